@@ -1,0 +1,56 @@
+# Two commands do everything: `make sweep-length` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+# CLUSTER=auto|local|slurm, TASKS=micro_vqa,micro_caption or all, ARGS="seed=0,1,2,3,4 optim.steps=300 --wait"
+CLUSTER ?= auto
+TASKS ?=
+ARGS ?=
+CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(if $(TASKS),task=$(TASKS)))
+
+.DEFAULT_GOAL := help
+.PHONY: help install test lint tables pretrain-micro slurm-up slurm-down slurm-status
+
+help: ## this list
+	@echo "mmprompt: ablations of prompt tuning, from config to table"
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
+	@echo "  with CLUSTER=auto|local|slurm, TASKS=all or a list, ARGS=\"KEY=VALUE ...\" (Hydra's grammar)"
+	@echo "  sweeps: $(basename $(notdir $(wildcard conf/sweep/*.yaml)))"
+
+install: $(INSTALLED) ## the virtual environment with the pinned packages (every target makes it when needed)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or later is needed, $(PYTHON) is {v.major}.{v.minor}; try make PYTHON=python3.11 ...")'
+	@echo "installing into $(VENV) (once)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+sweep-%: $(INSTALLED) ## run a sweep (what is done already is not run again), then its table and figure
+	@$(PY) -m sweeps launch $* $(CHOICE) $(ARGS); status=$$?; $(PY) -m analysis tables $*; exit $$status
+
+plan-%: $(INSTALLED) ## what `make sweep-%` would run, without running it
+	@$(PY) -m sweeps plan $* $(CHOICE) $(ARGS)
+
+tables: $(INSTALLED) ## rebuild the tables and figures of every sweep in the store
+	@$(PY) -m analysis tables
+
+pretrain-micro: $(INSTALLED) ## make the small backbone again (about an hour; its result is committed)
+	@$(PY) -m mmprompt --config-name pretrain $(ARGS)
+
+test: $(INSTALLED) ## all tests; those of SLURM skip, and say so, where its daemons are not installed
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED) ## ruff and mypy
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+
+slurm-up: $(INSTALLED) ## a real SLURM test cluster on this machine (needs its Debian packages)
+	@$(PY) tests/slurm/cluster.py up
+
+slurm-down: $(INSTALLED) ## stop the test cluster
+	@$(PY) tests/slurm/cluster.py down
+
+slurm-status: $(INSTALLED) ## is it up?
+	@$(PY) tests/slurm/cluster.py status

@@ -1,0 +1,1 @@
+"""mmprompt: the training core. Deep prefix prompts on a frozen OFA, one run at a time."""

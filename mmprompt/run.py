@@ -1,0 +1,280 @@
+"""A run on disk: its identity, its folder, its attempts, and how it is published exactly once.
+
+    STORE/sweeps/NAME.json       manifest of a sweep
+    STORE/run/ID/config.json     the canonical JSON whose sha256 is ID; written once
+    STORE/run/ID/attempts/N/     one try; nobody writes anywhere else until it publishes
+    STORE/run/ID/weights.safetensors, evaluations/EID.json and EID.npy, and, last of all, result.json
+
+There are no locks. An attempt is claimed by renaming a prepared folder into place, which only one process can do; a result is
+published by link(2), which never replaces what is there. Two copies of one run are therefore harmless.
+Part of the light half of the package: no torch, no Hydra.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmprompt.config import WORLD_VERSION, ConfigError, Place, RunConfig, parse
+from mmprompt.fingerprint import fingerprint
+
+ROOT = Path(__file__).resolve().parent.parent  # the folder that holds conf/, mmprompt/, sweeps/
+TRAINING_VERSION = 1  # raise when the same settings begin to mean other numbers: every run then gets a new id
+EVALUATION_VERSION = 1
+NEUTRAL: dict[str, Any] = {}  # key added later -> the value that stands for the time before it; left out of the hash
+ID_LENGTH = 16  # hex digits: 64 bits
+
+
+class StoreError(RuntimeError):
+    """The store cannot be read or written as needed. The message names the path and the reason."""
+
+
+def canonical(values: Mapping[str, Any]) -> str:
+    """The one JSON text of these values: sorted keys, no spaces, no NaN."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+
+def frozen_text(config: RunConfig, neutral: Mapping[str, Any] | None = None) -> str:
+    """What is hashed, and what `config.json` holds: all settings except those that stand at their neutral value."""
+    values = config.model_dump(mode="json")
+    for key, value in (NEUTRAL if neutral is None else neutral).items():
+        *path, last = key.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        if section[last] == value:
+            del section[last]
+    return canonical(values)
+
+
+def run_id(config: RunConfig) -> str:
+    return digest(frozen_text(config))
+
+
+def evaluation_id(run: str, settings: Mapping[str, Any]) -> str:
+    """An evaluation is one run's chosen checkpoint on one split under one decoding and attack setting."""
+    return digest(canonical({"run": run, "settings": settings, "evaluation_version": EVALUATION_VERSION}))
+
+
+def freeze(composed: Mapping[str, Any]) -> tuple[RunConfig, Place]:
+    """A composed configuration (plain containers, interpolations resolved) as what is computed, and where.
+
+    Raises ConfigError for a wrong key, type or value, and for a backbone file that is not there.
+    """
+    values = dict(composed)
+    place = parse(Place, {key: values.pop(key, {}) for key in Place.model_fields})
+    file = backbone_file(place)
+    if not file.is_file():
+        raise ConfigError(
+            f"paths.backbone={place.paths.backbone} is not a file; give the pretrained checkpoint of this model, "
+            "for instance paths.backbone=/data/ofa_base.pt"
+        )
+    values["backbone"] = dict(values["backbone"]) | {"checksum": fingerprint(file)}
+    data = dict(values["task"]["data"]) | {"fingerprint": f"digits-{WORLD_VERSION}"}
+    values["task"] = dict(values["task"]) | {"data": data}
+    return parse(RunConfig, values | {"training_version": TRAINING_VERSION}), place
+
+
+def git_commit() -> str | None:
+    """The commit that the code stands at; None outside a git checkout."""
+    answer = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def git_dirty() -> bool:
+    """Do the packages differ from that commit?"""
+    answer = subprocess.run(
+        ["git", "-C", str(ROOT), "status", "--porcelain", "--", "mmprompt", "sweeps"], capture_output=True, text=True
+    )
+    return bool(answer.stdout.strip())
+
+
+def backbone_file(place: Place) -> Path:
+    return ROOT / place.paths.backbone  # an absolute path stays itself
+
+
+def read_config(file: Path) -> RunConfig:
+    """The frozen settings of a run. Raises StoreError when they are not what the folder's name promises."""
+    text = file.read_text()
+    if digest(text) != file.parent.name:
+        raise StoreError(
+            f"{file} was changed after launch: its hash is {digest(text)}, its folder says {file.parent.name}"
+        )
+    values = json.loads(text)
+    for key, value in NEUTRAL.items():
+        *path, last = key.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        section.setdefault(last, value)
+    return parse(RunConfig, values)
+
+
+def write_once(path: Path, text: str) -> bool:
+    """Put a complete file in place unless one is there. True if it was ours. Readers never see half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.") as temporary:
+        temporary.write(text)
+        temporary.flush()
+        os.fsync(temporary.fileno())
+        os.fchmod(temporary.fileno(), 0o664)
+        try:
+            os.link(temporary.name, path)
+        except FileExistsError:
+            return False
+    return True
+
+
+def write_over(path: Path, text: str) -> None:
+    """Replace a file in one step. Readers see the old text or the new one."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o664)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder everything is written to, and the only place that knows how it is laid out."""
+
+    root: Path
+
+    def run(self, run: str) -> RunFolder:
+        return RunFolder(self.root / "run" / run)
+
+    def manifest(self, sweep: str) -> Path:
+        return self.root / "sweeps" / f"{sweep}.json"
+
+    @property
+    def jobs(self) -> Path:
+        """One folder per launch: what was submitted, submitit's files and logs."""
+        return self.root / "jobs"
+
+    @property
+    def code(self) -> Path:
+        """Copies of our packages as they were at a launch, by content hash."""
+        return self.root / "code"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder: at most 15 files once it is finished."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def result_file(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def weights_file(self) -> Path:
+        return self.path / "weights.safetensors"
+
+    def evaluation_file(self, evaluation: str) -> Path:
+        return self.path / "evaluations" / f"{evaluation}.json"
+
+    def create(self, config: RunConfig) -> None:
+        write_once(self.config_file, frozen_text(config))
+
+    def result(self) -> dict[str, Any] | None:
+        """The published result, or None while there is none."""
+        try:
+            return json.loads(self.result_file.read_text())
+        except FileNotFoundError:
+            return None
+
+    def attempts(self) -> list[Attempt]:
+        """All attempts, oldest first."""
+        numbers = sorted(int(path.name) for path in (self.path / "attempts").glob("*") if path.name.isdigit())
+        return [Attempt(self, number) for number in numbers]
+
+    def claim(self, job: Mapping[str, Any]) -> Attempt | None:
+        """A new attempt that holds `job.json`, or None when another process claimed that number first."""
+        attempts = self.attempts()
+        attempt = Attempt(self, attempts[-1].number + 1 if attempts else 1)
+        attempt.path.parent.mkdir(parents=True, exist_ok=True)
+        prepared = Path(tempfile.mkdtemp(dir=attempt.path.parent, prefix=".claim."))
+        os.chmod(prepared, 0o775)
+        (prepared / "job.json").write_text(json.dumps(job, indent=1))
+        try:
+            os.rename(prepared, attempt.path)  # fails if that attempt exists, because it holds a job.json
+        except OSError:
+            shutil.rmtree(prepared)
+            return None
+        return attempt
+
+    def publish(self, attempt: Attempt, result: Mapping[str, Any]) -> bool:
+        """Make the attempt's result the run's. False if another attempt was first; then nothing changes."""
+        won = write_once(self.result_file, json.dumps(result, indent=1))
+        for other in self.attempts():  # what only a resuming attempt would have needed
+            for file in other.path.glob("checkpoint*"):
+                file.unlink(missing_ok=True)
+        return won
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try of one run by one job. Everything it writes before publishing lies in its own folder."""
+
+    run: RunFolder
+    number: int
+
+    @property
+    def path(self) -> Path:
+        return self.run.path / "attempts" / str(self.number)
+
+    @property
+    def job(self) -> dict[str, Any]:
+        return json.loads((self.path / "job.json").read_text())
+
+    @property
+    def checkpoint_file(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def error(self) -> str | None:
+        """Why it failed; None if it did not, or if it never got to say."""
+        try:
+            return (self.path / "error.txt").read_text()
+        except FileNotFoundError:
+            return None
+
+    def fail(self, reason: str) -> None:
+        write_over(self.path / "error.txt", reason)
+
+    @property
+    def progress(self) -> dict[str, Any] | None:
+        try:
+            return json.loads((self.path / "progress.json").read_text())
+        except FileNotFoundError:
+            return None
+
+    def report(self, progress: Mapping[str, Any]) -> None:
+        write_over(self.path / "progress.json", json.dumps(progress))

@@ -1,0 +1,124 @@
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from tiny import JOB, frozen_run, settings
+
+from mmprompt.config import ConfigError, RunConfig, parse
+from mmprompt.run import Store, StoreError, digest, evaluation_id, frozen_text, read_config, run_id, write_once
+
+COMMITTED = json.loads((Path(__file__).parent / "data" / "committed_runs.json").read_text())
+
+
+@pytest.mark.parametrize("committed", COMMITTED, ids=lambda committed: committed["id"])
+def test_the_ids_of_committed_runs_never_change(committed: dict) -> None:  # type: ignore[type-arg]
+    assert run_id(parse(RunConfig, committed["config"])) == committed["id"]
+
+
+def test_there_are_ten_committed_runs_and_no_two_are_the_same() -> None:
+    assert len({committed["id"] for committed in COMMITTED}) == 10
+
+
+def test_every_scientific_setting_is_in_the_id_and_no_other_is() -> None:
+    base = run_id(settings()[0])
+    for change in ("seed=2", "threads=2", "prompt.length=5", "optim.lr=0.2", "task.data.seed=9", "backbone.mode=train"):
+        assert run_id(settings(change)[0]) != base, change
+    for change in ("cluster=local", "cluster.mem_gb=9", "tracking=disabled", "paths.runs=/elsewhere"):
+        assert run_id(settings(change)[0]) == base, change
+
+
+def test_settings_that_mean_the_same_have_the_same_id() -> None:
+    for one, other in [
+        (["prompt.decoder_length=4"], ["prompt.decoder_length=null"]),
+        (["prompt.layers=[1,0]"], ["prompt.layers=[0,1,1]"]),
+        (["optim.lr=1"], ["optim.lr=1.0"]),
+    ]:
+        assert run_id(settings(*one)[0]) == run_id(settings(*other)[0])
+
+
+def test_the_folder_holds_exactly_what_was_hashed(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    assert digest(folder.config_file.read_text()) == folder.id
+    assert read_config(folder.config_file) == settings()[0]
+
+
+def test_a_changed_configuration_is_named(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    folder.config_file.write_text(folder.config_file.read_text() + " ")
+    with pytest.raises(StoreError, match=r"config\.json was changed after launch"):
+        read_config(folder.config_file)
+
+
+def test_a_key_added_later_leaves_old_ids_alone_while_it_stands_at_its_neutral_value() -> None:
+    config = settings()[0]
+    before = frozen_text(config, neutral={"prompt.dropout": 0.0})  # as if the key had been added today
+    assert "dropout" not in json.loads(before)["prompt"]
+    changed = settings("prompt.dropout=0.2")[0]
+    assert json.loads(frozen_text(changed, neutral={"prompt.dropout": 0.0}))["prompt"]["dropout"] == 0.2
+
+
+def test_an_evaluation_is_known_by_its_run_and_its_settings() -> None:
+    ids = {evaluation_id(run, {"split": split}) for run in ("a", "b") for split in ("val", "test")}
+    assert len(ids) == 4
+
+
+def test_an_attempt_is_claimed_by_one_of_many(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    for number in range(1, 6):
+        barrier, won = threading.Barrier(8), []
+
+        def claim(barrier: threading.Barrier = barrier, won: list = won, number: int = number) -> None:  # type: ignore[type-arg]
+            barrier.wait()
+            attempt = folder.claim(JOB)
+            if attempt is not None and attempt.number == number:
+                won.append(attempt)
+
+        threads = [threading.Thread(target=claim) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        for attempt in folder.attempts()[number:]:  # a slow thread may have begun after the race was over
+            for file in attempt.path.iterdir():
+                file.unlink()
+            attempt.path.rmdir()
+
+
+def test_the_first_result_stays(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    one, two = folder.claim(JOB), folder.claim(JOB)
+    assert one is not None and two is not None
+    assert folder.publish(two, {"attempt": 2}) and not folder.publish(one, {"attempt": 1})
+    assert folder.result() == {"attempt": 2}
+
+
+def test_a_file_written_once_is_complete_or_absent(tmp_path: Path) -> None:
+    assert write_once(tmp_path / "a" / "b.json", "x" * 100_000)
+    assert not write_once(tmp_path / "a" / "b.json", "y")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("prompt.length=-1", "prompt.length=-1"),
+        ("prompt.depth=enc", "prompt.depth='enc' is not allowed; choose one of 'both', 'encoder' or 'decoder'"),
+        ("optim.lr=fast", "optim.lr='fast' (str) is not allowed; wanted: number"),
+        ("optim.micro_batch=3", "optim.micro_batch=3 must divide optim.batch_size=8"),
+        ("prompt.layers=[7]", "prompt.layers=[7] names a layer that the encoder of model.name=micro does not have"),
+        ("paths.backbone=nowhere.pt", "paths.backbone=nowhere.pt is not a file"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_its_key_and_what_is_allowed(change: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        settings(change)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_store_is_one_folder(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert all(
+        path.is_relative_to(tmp_path) for path in (store.jobs, store.code, store.manifest("x"), store.run("y").path)
+    )

@@ -1,0 +1,50 @@
+"""Runs that are over in a second: the embedded default with few steps and few examples, through the real code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from mmprompt.config import Place, RunConfig
+from mmprompt.run import ROOT, RunFolder, Store, freeze, run_id
+
+SMALL = [
+    *("task.data.train=40", "task.data.val=30", "task.data.test=30"),
+    *(
+        "optim.steps=4",
+        "optim.batch_size=8",
+        "optim.micro_batch=8",
+        "optim.validate_every=2",
+        "optim.checkpoint_every=2",
+    ),
+    "prompt.length=4",
+]
+
+
+def settings(*overrides: str) -> tuple[RunConfig, Place]:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed: Any = OmegaConf.to_container(compose("config", [*SMALL, *overrides]), resolve=True)
+    return freeze(composed)
+
+
+def frozen_run(store: Path, *overrides: str) -> RunFolder:
+    """A run folder as a launch leaves it."""
+    config, _ = settings(*overrides)
+    folder = Store(store).run(run_id(config))
+    folder.create(config)
+    return folder
+
+
+def where(tracking: str = "disabled") -> dict[str, Any]:
+    _, place = settings(f"tracking={tracking}")
+    return {
+        "backbone": str(ROOT / place.paths.backbone),
+        "tracking": place.tracking.model_dump(mode="json"),
+        "gpus": 0,
+    }
+
+
+JOB = {"batch": "test", "scheduler": "local", "job": "0", "code": None, "commit": None, "dirty": False}
