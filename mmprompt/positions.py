@@ -1,0 +1,120 @@
+"""Where things are: position embeddings, and the attention biases made of them (facts 4.6).
+
+OFA adds no position to its inputs. Positions reach attention as an additive bias per head, in two parts:
+absolute  the position embeddings of query and key, projected and multiplied; one for all layers of a stack
+relative  a table per layer over bucketed distances, between two text tokens or between two patches; none across
+T sequence, S text tokens, h x w grid of N = h w patches, H heads, Dh head width, d width, K largest grid side.
+Every bias is H T T: the same for all examples of a batch.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LONGEST = 1024  # the distance at which the logarithmic text buckets end, whatever the size of the position tables
+
+
+@lru_cache(maxsize=64)
+def token_buckets(length: int, buckets: int, device: torch.device) -> Tensor:
+    """Bucket of each (query, key) distance: exact up to buckets/2, then logarithmic. In 0 .. 2 buckets - 2."""
+    middle = buckets // 2
+    place = torch.arange(length)
+    distance = place[:, None] - place[None, :]
+    far = distance.abs().clamp(min=middle).double() / middle
+    far = torch.ceil(far.log() / torch.tensor((LONGEST - 1) / middle).double().log() * (middle - 1)) + middle
+    bucket = torch.where(distance.abs() <= middle, distance, distance.sign() * far.long())
+    return (bucket + buckets - 1).to(device)  # S S
+
+
+@lru_cache(maxsize=64)
+def image_buckets(h: int, w: int, side: int, device: torch.device) -> Tensor:
+    """Bucket of each pair of patches: row distance and column distance, both exact."""
+    row, column = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    row, column = row.flatten(), column.flatten()
+    rows, columns = row[:, None] - row[None, :], column[:, None] - column[None, :]
+    return ((rows + side - 1) * (2 * side - 1) + columns + side - 1).to(device)  # N N
+
+
+def image_bucket_count(side: int) -> int:
+    """Three more than the distances need: the official tables keep them for position 0, which no patch has."""
+    return (2 * side - 1) ** 2 + 3
+
+
+class TokenPositions(nn.Module):
+    """Normalised position embeddings of text. Text starts at position 0; pads count."""
+
+    def __init__(self, max_positions: int, dim: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(max_positions + 2, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, length: int) -> Tensor:
+        if length > self.table.num_embeddings:
+            raise ValueError(f"{length} tokens do not fit {self.table.num_embeddings} positions (model.max_positions)")
+        places: Tensor = self.norm(self.table.weight[:length])
+        return places  # S d
+
+
+class ImagePositions(nn.Module):
+    """Normalised position embeddings of patches. Row r, column c has place K r + c + 1, at every resolution."""
+
+    def __init__(self, side: int, interpolate_from: int | None, dim: int) -> None:
+        super().__init__()
+        self.side, self.interpolate_from = side, interpolate_from
+        self.table = nn.Embedding(side * side + 1, dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, h: int, w: int) -> Tensor:
+        if max(h, w) > self.side:
+            raise ValueError(f"a grid of {h} x {w} patches does not fit model.image_buckets={self.side}")
+        grid = self.table.weight[1:].view(self.side, self.side, -1)  # K K d
+        if self.interpolate_from is None:
+            grid = grid[:h, :w]
+        else:
+            small = grid[: self.interpolate_from, : self.interpolate_from].permute(2, 0, 1)[None]  # 1 d side side
+            grid = F.interpolate(small, size=(h, w), mode="bilinear")[0].permute(1, 2, 0)
+        places: Tensor = self.norm(grid.flatten(0, 1))
+        return places  # N d
+
+
+class AbsoluteBias(nn.Module):
+    """Scaled dot product of projected positions, per head."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (2 * dim // heads) ** -0.5
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:  # Tq d, Tk d
+        q = self.query(queries).view(len(queries), self.heads, -1).transpose(0, 1)  # H Tq Dh
+        k = self.key(keys).view(len(keys), self.heads, -1).permute(1, 2, 0)  # H Dh Tk
+        bias: Tensor = (q * self.scale) @ k
+        return bias  # H Tq Tk
+
+
+class TokenRelativeBias(nn.Module):
+    def __init__(self, buckets: int, heads: int) -> None:
+        super().__init__()
+        self.buckets = buckets
+        self.table = nn.Embedding(2 * buckets - 1, heads)
+
+    def forward(self, length: int) -> Tensor:
+        bias: Tensor = self.table(token_buckets(length, self.buckets, self.table.weight.device))
+        return bias.permute(2, 0, 1)  # H S S
+
+
+class ImageRelativeBias(nn.Module):
+    def __init__(self, side: int, heads: int) -> None:
+        super().__init__()
+        self.side = side
+        self.table = nn.Embedding(image_bucket_count(side), heads)
+
+    def forward(self, h: int, w: int) -> Tensor:
+        bias: Tensor = self.table(image_buckets(h, w, self.side, self.table.weight.device))
+        return bias.permute(2, 0, 1)  # H N N

@@ -1,0 +1,209 @@
+"""The backbone: sizes, masks, positions, noise, official checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+from mini import MINI, mini_ofa, mini_prompts, official
+from torch import Tensor
+
+from mmprompt.attention import Attention, attention_mask
+from mmprompt.layers import DropPath
+from mmprompt.loss import label_smoothed
+from mmprompt.ofa import OFA, PAD, drop_paths
+from mmprompt.official import CheckpointError, load_backbone, load_prompts, official_name, read
+from mmprompt.positions import image_bucket_count, token_buckets
+
+TOTALS = {"tiny": 33_488_336, "medium": 92_892_000, "base": 182_238_536, "large": 472_977_152, "huge": 929_486_848}
+IMAGES = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(2))
+SOURCE = torch.tensor([[0, 5, 6, 7, 2, 1], [0, 8, 9, 2, 1, 1], [0, 10, 11, 12, 13, 2]])
+TARGET = torch.tensor([[0, 20, 21, 1], [0, 22, 23, 24], [0, 25, 1, 1]])
+HAS_IMAGE = torch.tensor([True, False, True])
+
+
+@pytest.fixture(scope="module")
+def ofa() -> OFA:
+    return mini_ofa()
+
+
+def logits_of(ofa: OFA, source: Tensor, images: Tensor | None, has_image: Tensor | None, target: Tensor) -> Tensor:
+    with torch.no_grad():
+        features = None if images is None else ofa.features(images)
+        return ofa.decode(target, ofa.encode(source, features, has_image, None), None)
+
+
+@pytest.mark.parametrize("size", TOTALS)
+def test_parameters_and_the_image_generation_tensors_add_up_to_the_official_total(size: str) -> None:
+    model = official(size)
+    with torch.device("meta"):
+        ours = sum(parameter.numel() for parameter in OFA(model).parameters())
+    image_positions = (model.image_buckets**2 + 1) * model.dim
+    norms = 2 * 2 * model.dim  # decoder.image_pos_ln, decoder.code_layernorm_embedding
+    image_tables = model.decoder_layers * image_bucket_count(model.image_buckets) * model.heads
+    assert ours + image_positions + norms + image_tables == TOTALS[size]
+
+
+def test_shapes_are_those_of_the_docstring(ofa: OFA) -> None:
+    features = ofa.features(IMAGES)
+    assert features.shape == (3, 1024, 4, 6)
+    encoded = ofa.encode(SOURCE, features, HAS_IMAGE, None)
+    assert encoded.states.shape == (3, 24 + 6, 64)
+    assert encoded.padding is not None and encoded.padding.shape == (3, 30)
+    assert encoded.positions.shape == (30, 64)
+    assert ofa.decode(TARGET, encoded, None).shape == (3, 4, 1100)
+
+
+def test_more_padding_changes_no_answer(ofa: OFA) -> None:
+    wider = torch.nn.functional.pad(SOURCE, (0, 3), value=PAD)
+    longer = torch.nn.functional.pad(TARGET, (0, 2), value=PAD)
+    short = logits_of(ofa, SOURCE, IMAGES, HAS_IMAGE, TARGET)
+    long = logits_of(ofa, wider, IMAGES, HAS_IMAGE, longer)[:, :4]
+    torch.testing.assert_close(long[TARGET != PAD], short[TARGET != PAD], rtol=0, atol=2e-5)
+
+
+def test_an_example_alone_is_answered_as_in_a_batch(ofa: OFA) -> None:
+    together = logits_of(ofa, SOURCE, IMAGES, HAS_IMAGE, TARGET)
+    for row in range(3):
+        source, target = (t[row : row + 1, : (t[row] != PAD).sum()] for t in (SOURCE, TARGET))
+        alone = logits_of(ofa, source, IMAGES[row : row + 1] if HAS_IMAGE[row] else None, None, target)
+        torch.testing.assert_close(alone[0], together[row, : target.shape[1]], rtol=0, atol=2e-5)
+
+
+def test_an_absent_image_is_not_looked_at(ofa: OFA) -> None:
+    other = IMAGES.clone()
+    other[1] = 100.0
+    assert torch.equal(
+        logits_of(ofa, SOURCE, IMAGES, HAS_IMAGE, TARGET), logits_of(ofa, SOURCE, other, HAS_IMAGE, TARGET)
+    )
+
+
+def test_a_position_of_the_decoder_does_not_see_later_tokens(ofa: OFA) -> None:
+    changed = TARGET.clone()
+    changed[:, 2:] = 99
+    before, after = (logits_of(ofa, SOURCE, IMAGES, None, target) for target in (TARGET, changed))
+    torch.testing.assert_close(after[:, :2], before[:, :2], rtol=0, atol=2e-5)
+    assert not torch.allclose(after[:, 2:], before[:, 2:], atol=1e-2)
+
+
+def test_attention_is_the_written_out_formula() -> None:
+    torch.manual_seed(3)
+    attention = Attention(dim=8, heads=2)
+    torch.nn.init.normal_(attention.head_scale)
+    x, memory, bias = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.randn(2, 3, 5)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    prefix = torch.randn(2, 2, 4, 4), torch.randn(2, 2, 4, 4)
+    mask = attention_mask(bias, padding, prefix)
+    assert mask.shape == (2, 2, 3, 9)
+    assert (mask[..., :4] == 0).all()
+
+    query = attention.query(x).view(2, 3, 2, 4).transpose(1, 2) / 8**0.5
+    key = torch.cat([prefix[0], attention.key(memory).view(2, 5, 2, 4).transpose(1, 2)], dim=2)
+    value = torch.cat([prefix[1], attention.value(memory).view(2, 5, 2, 4).transpose(1, 2)], dim=2)
+    scores = query @ key.transpose(2, 3)
+    scores[..., 4:] += bias
+    scores[..., 4:].masked_fill_(padding[:, None, None, :], float("-inf"))
+    heads = scores.softmax(-1) @ value * attention.head_scale[:, None, None]
+    expected = attention.out(heads.transpose(1, 2).reshape(2, 3, 8))
+    torch.testing.assert_close(attention(x, memory, mask, prefix), expected, rtol=0, atol=1e-6)
+
+
+def test_text_buckets_are_exact_near_and_shared_far_away() -> None:
+    buckets = token_buckets(1024, 256, torch.device("cpu"))
+    assert buckets[5, 5] == 255 and buckets[9, 5] == 259 and buckets[5, 9] == 251  # query minus key
+    assert buckets[129, 0] == buckets[130, 0] != buckets[128, 0]
+    assert buckets.min() == 0 and buckets.max() == 510
+
+
+def test_a_batch_beyond_the_position_tables_is_refused_in_words(ofa: OFA) -> None:
+    with pytest.raises(ValueError, match=r"65 tokens do not fit 64 positions \(model.max_positions\)"):
+        ofa.encode(torch.zeros(1, 65, dtype=torch.long), None, None, None)
+    with pytest.raises(ValueError, match=r"7 x 2 patches does not fit model.image_buckets=6"):
+        ofa.encode(SOURCE[:1], torch.zeros(1, 1024, 7, 2), None, None)
+
+
+def test_only_train_mode_is_noisy() -> None:
+    ofa = mini_ofa()
+    assert torch.equal(*(logits_of(ofa, SOURCE, IMAGES, None, TARGET) for _ in range(2)))
+    ofa.train()
+    assert not torch.equal(*(logits_of(ofa, SOURCE, IMAGES, None, TARGET) for _ in range(2)))
+
+
+def test_drop_path_drops_whole_examples_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    kept = DropPath(0.25).train()(torch.ones(4000, 2, 3))
+    torch.testing.assert_close(kept.unique(), torch.tensor([0, 4 / 3]))
+    assert torch.equal(kept.amin((1, 2)), kept.amax((1, 2)))
+    assert float(kept.mean()) == pytest.approx(1, abs=0.05)
+    assert drop_paths(0.2, 3) == [0.0, 0.1, 0.2]
+
+
+def test_a_fresh_model_has_the_published_initialisation() -> None:
+    torch.manual_seed(0)
+    ofa = OFA(MINI)
+    assert (ofa.embed.weight[PAD] == 0).all()
+    for name, parameter in ofa.named_parameters():
+        if name.endswith(".bias"):
+            assert (parameter == 0).all(), name
+        elif "norm" in name or "shortcut.1" in name or "head_scale" in name:
+            assert (parameter == 1).all(), name
+        elif "resnet" not in name and parameter.numel() > 4000:
+            assert float(parameter.detach().std()) == pytest.approx(MINI.init_std, rel=0.1), name
+
+
+def test_smoothed_loss_is_the_published_formula_over_real_tokens() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 3, 7), torch.tensor([[4, 5, PAD], [6, PAD, PAD]])
+    total, count = label_smoothed(logits, targets, 0.1)
+    minus_log_p = -logits.log_softmax(-1)
+    each = 0.1 / 6
+    rows = [(0, 0, 4), (0, 1, 5), (1, 0, 6)]
+    expected = sum((1 - 0.1 - each) * minus_log_p[b, t, y] + each * minus_log_p[b, t].sum() for b, t, y in rows)
+    assert count == 3
+    torch.testing.assert_close(total, torch.as_tensor(expected))
+
+
+def official_state(ofa: OFA) -> dict[str, Tensor]:
+    state = {official_name(name): tensor for name, tensor in ofa.state_dict().items()}
+    embedding = state["encoder.embed_tokens.weight"]
+    aliases = {"decoder.embed_tokens.weight": embedding, "decoder.output_projection.weight": embedding}
+    return state | aliases | {"encoder.version": torch.ones(1), "decoder.image_pos_ln.bias": torch.zeros(64)}
+
+
+def test_an_official_file_with_its_namespace_of_settings_is_read(ofa: OFA, tmp_path: Path) -> None:
+    content = {"args": None, "cfg": {"model": argparse.Namespace(arch="ofa_tiny")}, "model": official_state(ofa)}
+    torch.save(content, tmp_path / "ofa.pt")
+    other = OFA(MINI)
+    load_backbone(other, read(tmp_path / "ofa.pt"))
+    assert all(torch.equal(a, b) for a, b in zip(ofa.parameters(), other.parameters(), strict=True))
+
+
+def test_a_file_that_could_run_code_is_refused_in_words(tmp_path: Path) -> None:
+    torch.save({"model": {}, "args": Path("x")}, tmp_path / "ofa.pt")
+    with pytest.raises(CheckpointError, match="holds objects besides tensors"):
+        read(tmp_path / "ofa.pt")
+
+
+def test_a_misfit_names_every_missing_superfluous_and_misshapen_tensor(ofa: OFA) -> None:
+    state = official_state(ofa)
+    del state["encoder.pos_ln.weight"]
+    state["encoder.layers.0.adapter.up_proj.bias"] = torch.zeros(64)
+    state["encoder.embed_image_positions.weight"] = torch.zeros(26, 64)
+    with pytest.raises(CheckpointError) as error:
+        load_backbone(OFA(MINI), state)
+    assert "missing: encoder.pos_ln.weight" in str(error.value)
+    assert "left over: encoder.layers.0.adapter.up_proj.bias" in str(error.value)
+    assert "encoder.embed_image_positions.weight is [26, 64], the model wants [37, 64]" in str(error.value)
+
+
+def test_an_untied_output_projection_is_refused(ofa: OFA) -> None:
+    state = official_state(ofa) | {"decoder.output_projection.weight": torch.zeros(1100, 64)}
+    with pytest.raises(CheckpointError, match=r"decoder.output_projection.weight differs"):
+        load_backbone(OFA(MINI), state)
+
+
+def test_a_prompt_in_some_layers_has_no_official_form() -> None:
+    with pytest.raises(CheckpointError, match="prompts 1 of 3 layers"):
+        load_prompts(mini_prompts(layers=[1]), {})

@@ -1,0 +1,217 @@
+"""Our model computes what the official one computes, up to its numerical noise.
+
+The fixtures are tensors recorded from the official code (their README). They lie in MMPROMPT_REFERENCE, by default in
+../shared/reference beside the repository.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from mini import MINI, PROMPT, official
+from torch import Tensor
+
+from mmprompt.config import Model, Prompt
+from mmprompt.generate import greedy
+from mmprompt.loss import label_smoothed
+from mmprompt.ofa import BOS, OFA, Encoded
+from mmprompt.official import export_prompts, load_backbone, load_prompts, official_name, official_prompt_name
+from mmprompt.positions import image_bucket_count, image_buckets, token_buckets
+from mmprompt.prompts import Prompts
+
+REFERENCE = Path(os.environ.get("MMPROMPT_REFERENCE", Path(__file__).parents[1] / "../shared/reference"))
+pytestmark = pytest.mark.skipif(
+    not (REFERENCE / "manifest.json").is_file(), reason=f"no parity fixtures in {REFERENCE} (MMPROMPT_REFERENCE)"
+)
+
+ENCODER_ATOL, LOGITS_ATOL, LOSS_RTOL, GRADIENT_TOL = 2e-5, 5e-5, 1e-6, 1e-5
+PROMPTED = ["b_prefix", "c_prefix_proj", "d_encoder_only", "e_decoder_only"]
+CASES = ["a_noprompt", "a_text_only", "a_square", "a_interpolate", *PROMPTED]
+GENERATING = ["a_noprompt", *PROMPTED]
+CPU = torch.device("cpu")
+
+
+@cache
+def weights() -> dict[str, Tensor]:
+    state = safetensors.torch.load_file(REFERENCE / "weights_transformer.safetensors")
+    resnet = np.load(REFERENCE / "weights_resnet.npz")
+    for key in resnet.files:
+        if key.endswith("|q"):
+            name = key.removesuffix("|q")
+            state[name] = torch.from_numpy(resnet[key].astype(np.float32) * resnet[f"{name}|scale"])
+        elif "|" not in key:
+            state[key] = torch.from_numpy(resnet[key])
+    return state
+
+
+@cache
+def manifest() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((REFERENCE / "manifest.json").read_text())
+    return content
+
+
+def settings(case: str) -> tuple[Model, Prompt | None]:
+    config = manifest()[case]["config"]
+    model = MINI.model_copy(update={"interpolate_from": 2 if config.get("interpolate_position") else None})
+    encoder, decoder = config.get("encoder_prompt", False), config.get("decoder_prompt", False)
+    if not (encoder or decoder):
+        return model, None
+    depth = "both" if encoder and decoder else "encoder" if encoder else "decoder"
+    return model, PROMPT.model_copy(update={"length": 5, "depth": depth})
+
+
+def load_prompts_of(case: str, model: Model, prompt: Prompt, extra: dict[str, Tensor]) -> Prompts:
+    """The projections of the two stacks in case c differ in width, which no configuration of ours asks for."""
+    if case != "c_prefix_proj":
+        prompts = Prompts(model, prompt, torch.Generator())
+        load_prompts(prompts, extra)
+        return prompts
+    mlp = prompt.model_copy(update={"reparameterization": "mlp", "mlp_dim": 128})
+    prompts = Prompts(model, mlp, torch.Generator())
+    prompts.decoder = Prompts(model, mlp.model_copy(update={"mlp_dim": 96}), torch.Generator()).decoder
+    load_prompts(prompts, extra)
+    return prompts
+
+
+@dataclass
+class Run:
+    model: OFA
+    prompts: Prompts | None
+    encoded: Encoded
+    features: Tensor | None
+    logits: Tensor
+    loss: Tensor
+    recorded: dict[str, Tensor]
+
+    def gradients(self) -> dict[str, Tensor | None]:
+        """Under official names."""
+        ours = {official_name(name): p.grad for name, p in self.model.named_parameters()}
+        if self.prompts is not None:
+            ours |= {official_prompt_name(name): p.grad for name, p in self.prompts.named_parameters()}
+        return ours
+
+
+@cache
+def run(case: str) -> Run:
+    recorded = safetensors.torch.load_file(REFERENCE / f"case_{case}.safetensors")
+    inputs = safetensors.torch.load_file(REFERENCE / "inputs.safetensors")
+    config, prompt = settings(case)
+    model = OFA(config).eval()
+    load_backbone(model, weights())
+    extra = {key.removeprefix("extra."): value for key, value in recorded.items() if key.startswith("extra.")}
+    prompts = None if prompt is None else load_prompts_of(case, config, prompt, extra).eval()
+    encoder, decoder = (None, None) if prompts is None else prompts(3)
+    images = inputs["patch_images"][..., :64] if case == "a_square" else inputs["patch_images"]
+    features = None if case == "a_text_only" else model.features(images)
+    encoded = model.encode(inputs["src_tokens"], features, inputs["patch_masks"], encoder)
+    logits = model.decode(inputs["prev_output_tokens"], encoded, decoder)
+    loss, count = label_smoothed(logits, inputs["target"], 0.1)
+    assert count == manifest()[case]["losses"]["ntokens"]
+    torch.autograd.backward(loss / count)
+    return Run(model, prompts, encoded, features, logits, loss, recorded)
+
+
+def apart(ours: Tensor, theirs: Tensor) -> float:
+    assert ours.shape == theirs.shape
+    return float((ours.detach() - theirs).abs().max())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_encoder_agrees_with_the_official_one(case: str) -> None:
+    encoded, recorded = run(case).encoded, run(case).recorded
+    assert apart(encoded.states, recorded["out.encoder_out"]) <= ENCODER_ATOL
+    assert apart(encoded.positions.expand_as(encoded.states), recorded["out.position_embeddings"]) <= ENCODER_ATOL
+    assert encoded.padding is not None
+    assert torch.equal(encoded.padding, recorded["out.encoder_padding_mask"].bool())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_logits_agree_with_the_official_ones_at_every_position(case: str) -> None:
+    assert apart(run(case).logits, run(case).recorded["out.logits"]) <= LOGITS_ATOL
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_losses_agree_with_the_official_ones(case: str) -> None:
+    recorded = manifest()[case]["losses"]
+    assert float(run(case).loss.detach()) == pytest.approx(recorded["label_smoothed_sum_eps0.1"], rel=LOSS_RTOL)
+    target = safetensors.torch.load_file(REFERENCE / "inputs.safetensors")["target"]
+    plain, _ = label_smoothed(run(case).logits.detach(), target, 0.0)
+    assert float(plain) == pytest.approx(recorded["nll_sum"], rel=LOSS_RTOL)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_recorded_gradients_agree_elementwise(case: str) -> None:
+    ours = run(case).gradients()
+    recorded = {key.removeprefix("grad."): g for key, g in run(case).recorded.items() if key.startswith("grad.")}
+    assert recorded or case.startswith("a_")
+    for name, theirs in recorded.items():
+        gradient = ours[name]
+        assert gradient is not None
+        assert apart(gradient, theirs) <= GRADIENT_TOL * float(theirs.abs().max()), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_gradient_norm_of_every_parameter_agrees(case: str) -> None:
+    recorded: dict[str, float | None] = manifest()[case]["grad_norms"]
+    ours = run(case).gradients()
+    assert ours.keys() <= recorded.keys()
+    for name, gradient in ours.items():
+        theirs = recorded[name]
+        norm = 0.0 if gradient is None else float(gradient.norm())
+        assert norm == pytest.approx(theirs or 0.0, rel=GRADIENT_TOL, abs=1e-6), name
+    assert not any(norm for name, norm in recorded.items() if name not in ours)
+
+
+def test_the_resnet_agrees_with_the_official_one() -> None:
+    features = run("a_noprompt").features
+    assert features is not None
+    theirs = run("a_noprompt").recorded["out.resnet_out"]
+    assert apart(features, theirs) <= 1e-5 * float(theirs.abs().max())
+
+
+@pytest.mark.parametrize("case", GENERATING)
+def test_greedy_decoding_writes_the_official_tokens(case: str) -> None:
+    model, prompts, recorded = run(case).model, run(case).prompts, run(case).recorded
+    decoder = None if prompts is None else prompts(3)[1]
+    start = torch.full((3, 1), BOS)
+    tokens, score = greedy(model, run(case).encoded, decoder, start, min_len=0, max_len=10, allowed=None)
+    assert torch.equal(tokens, recorded["gen.greedy_tokens"][:, 1:])
+    assert apart(score, recorded["gen.greedy_sum_logprob"]) <= 10 * LOGITS_ATOL
+
+
+@pytest.mark.parametrize("case", PROMPTED)
+def test_prompts_leave_under_their_official_names(case: str) -> None:
+    prompts, recorded = run(case).prompts, run(case).recorded
+    assert prompts is not None
+    exported = export_prompts(prompts)
+    assert {f"extra.{name}" for name in exported} == {key for key in recorded if key.startswith("extra.")}
+    assert all(torch.equal(tensor, recorded[f"extra.{name}"]) for name, tensor in exported.items())
+
+
+def test_buckets_agree_with_the_official_tables() -> None:
+    recorded = np.load(REFERENCE / "buckets.npz")
+
+    def same(ours: Tensor, theirs: np.ndarray) -> bool:
+        return torch.equal(ours, torch.from_numpy(theirs.astype(np.int64)))
+
+    assert same(token_buckets(1024, 8, CPU), recorded["mini_token_rp_bucket"])
+    assert same(token_buckets(1024, 256, CPU), recorded["official_token_rp_bucket_256"])
+    assert same(image_buckets(6, 6, 6, CPU), recorded["mini_image_rp_bucket"][1:, 1:])
+    assert same(image_buckets(42, 42, 42, CPU)[:199, :199], recorded["official_image_rp_bucket_42_first200"][1:, 1:])
+    assert image_bucket_count(42) == 6892
+
+
+@pytest.mark.parametrize(("name", "model"), [("mini", MINI), ("ofa_tiny", official("tiny"))])
+def test_every_official_tensor_is_ours_or_left_out_for_a_stated_reason(name: str, model: Model) -> None:
+    keys = json.loads((REFERENCE / f"{name}_state_dict_keys.json").read_text())
+    state = {key: torch.zeros(shape, dtype=getattr(torch, dtype)) for key, (shape, dtype) in keys.items()}
+    load_backbone(OFA(model), state)
