@@ -1,0 +1,277 @@
+"""The W&B record of one attempt: written by the real client, offline by default, complete when `finish` returns.
+
+What the client (0.31) does by itself, and what is done about it here:
+- a background process writes, and loses what it has not flushed when ours gets SIGTERM: a job calls `exit_on_sigterm`;
+- SLURM sends SIGTERM to every process of a step, and that one dies of it: it flushes every second, so that a second is
+  lost; to close the record of a run that fails is then no error of its own, and the next record starts a new process;
+- `finish()` returns before the exit record is on disk, sometimes: `Record.finish` waits until it reads it there;
+- the values of the last row overwrite the summary: that row is committed before the summary is set;
+- it drops a row whose step is below the last one without an error: here that is one;
+- it looks for an account, captures the console, reads git, logs under $HOME: switched off, or in a temporary folder.
+
+The user's WANDB_* variables and settings file are for the user's own runs: offline none of them is read, so WANDB_MODE,
+WANDB_DIR or WANDB_API_KEY change nothing. Online, those that say which server and who (`CREDENTIALS`) are read, and the
+settings file. What is tracked, and where, is what `conf/tracking` says.
+Part of the light half of the package: wandb is imported when a record is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import struct
+import sys
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mmprompt.config import Tracking
+
+BLOCK = 32768  # the file is cut into blocks; no chunk crosses a block's end
+MAGIC = b":W&B\xe1\xbe\x00"  # the file's first bytes
+CHUNK = struct.Struct("<IHB")  # checksum, length and kind, in front of each chunk's bytes
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # a record is one full chunk, or a first, any number of middle ones, and a last
+
+EXIT_DEADLINE = 10.0  # seconds; measured: 3 ms
+CREDENTIALS = (
+    "WANDB_API_KEY",
+    "WANDB_BASE_URL",
+    "WANDB_CONFIG_DIR",
+    "WANDB_CREDENTIALS_FILE",
+    "WANDB_HTTP_TIMEOUT",
+    "WANDB_IDENTITY_TOKEN_FILE",
+    "WANDB_INSECURE_DISABLE_SSL",
+)
+SETTINGS: dict[str, Any] = {
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "finish_timeout": 60,
+    "init_timeout": 20,
+    "label_disable": True,
+    "login_timeout": 1,  # a terminal is asked for a key this long, then the record is an offline one
+    "reinit": "create_new",  # a record left open by a failed run is not ours to finish as a success
+    "sagemaker_disable": True,
+    "save_code": False,
+    "silent": True,
+    "symlink": False,
+    "use_dot_wandb": False,
+}
+INTERNAL: dict[str, Any] = {  # W&B may drop these; then the record is larger, or flushed every 15 s, and still complete
+    "x_disable_machine_info": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+    "x_server_side_derived_summary": True,  # do not write the summary again after each row: half the file
+    "x_transaction_log_flush_interval": 1.0,
+}
+
+
+class TrackingError(RuntimeError):
+    """The record cannot be kept as promised. The message names the path and the reason."""
+
+
+class Record:
+    """The W&B run of one attempt. With tracking.mode=disabled it writes nothing."""
+
+    def __init__(
+        self, folder: Path, id: str, name: str, group: str, config: Mapping[str, Any], tracking: Tracking
+    ) -> None:
+        self._step = -1
+        self._run: Any = None
+        self.file: Path | None = None
+        if tracking.mode == "disabled":
+            return
+        folder = folder.absolute()
+        place = {"project": tracking.project, "entity": tracking.entity}
+        what = {"id": id, "name": name, "group": group, "config": dict(config)} | place
+        self._run = _open(tracking.mode, folder, what)
+        self.file = Path(self._run.settings.sync_file)
+        if not self.file.is_relative_to(folder):  # W&B turns to a temporary folder and says so to nobody
+            raise TrackingError(f"{folder} cannot be written to: W&B went to {self.file.parent}")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Values of one step. Calls with the same step make one row; a step cannot go back."""
+        if self._run is None:
+            return
+        if step < self._step:
+            raise TrackingError(f"step {step} was logged after step {self._step}; W&B would drop it")
+        self._step = step
+        with _living_client():
+            self._run.log(dict(values), step=step)
+
+    def finish(self, summary: Mapping[str, float], exit_code: int) -> None:
+        """Set the final values, close, and return when the file holds it all; that file is all that stays.
+
+        Raises TrackingError when it does not. Of a run that failed (exit_code is not 0) nothing is raised, whatever the
+        client says: the caller is about to raise what matters, a SystemExit maybe, and that must not be replaced.
+        """
+        if self._run is None or self.file is None:
+            return
+        with contextlib.suppress(*[Exception] if exit_code else []), _living_client():
+            if self._step >= 0:
+                self._run.log({}, step=self._step, commit=True)
+            self._run.summary.update(dict(summary))
+            self._run.finish(exit_code=exit_code)
+            _wait_for_exit(self.file)
+        _keep_only(self.file)
+
+
+def record_file(attempt: Path) -> str | None:
+    """The record of an attempt's folder, relative to the folder of its run. None: it has none (tracking disabled)."""
+    files = sorted(attempt.glob("wandb/*run-*-*/run-*.wandb"))
+    return str(files[-1].relative_to(attempt.parent.parent)) if files else None
+
+
+def exit_on_sigterm() -> None:
+    """End by exception, exit code 143, when told to end: only then does the client close its records.
+
+    A job calls this once, in its main thread.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A place where a record file cannot be read; what follows it in the same block is lost."""
+
+    offset: int
+    reason: str
+
+
+def payloads(data: bytes, start: int) -> Iterator[bytes | Damage]:
+    """Each record of a W&B file (LevelDB's log framing, CRC-32) as bytes, from `start` on; `data` begins a block."""
+    position, parts = start, b""
+    opened: int | None = None  # where the record began that is being put together
+    while position < len(data):
+        room = BLOCK - position % BLOCK
+        if room < CHUNK.size:  # the rest of a block that holds no chunk is padding
+            position += room
+            continue
+        head = data[position : position + CHUNK.size]
+        checksum, length, kind = CHUNK.unpack(head.ljust(CHUNK.size, b"\0"))
+        chunk = data[position + CHUNK.size : position + CHUNK.size + length]
+        if len(head) < CHUNK.size or len(chunk) < length <= room - CHUNK.size:
+            yield Damage(position, "the file ends inside a chunk")
+            return
+        if not FULL <= kind <= LAST or zlib.crc32(head[6:] + chunk) != checksum:
+            yield Damage(position, "a chunk does not match its checksum")
+            position, opened = position + room, None
+            continue
+        if opened is not None and kind in (FULL, FIRST):
+            yield Damage(opened, "a record has no end")
+        if kind in (FULL, FIRST):
+            opened, parts = position, b""
+        if opened is not None:  # else: the rest of a record whose beginning is not there
+            parts += chunk
+            if kind in (FULL, LAST):
+                yield parts
+                opened = None
+        position += CHUNK.size + length
+    if opened is not None:
+        yield Damage(opened, "a record has no end")
+
+
+def _open(mode: str, folder: Path, what: Mapping[str, Any]) -> Any:
+    """A started W&B run. Online, a server that cannot be had leaves an offline record and a warning."""
+    with _environment(mode), _living_client():
+        import wandb
+
+        internal = {key: value for key, value in INTERNAL.items() if key in wandb.Settings.model_fields}
+        if mode == "online":
+            internal.pop("x_server_side_derived_summary", None)  # a live view wants the last values
+        settings = wandb.Settings(**SETTINGS, **internal)
+        try:
+            return wandb.init(mode=mode, dir=str(folder), settings=settings, **what)  # type: ignore[arg-type]
+        except (wandb.errors.CommError, wandb.errors.UsageError) as error:
+            if mode == "offline":
+                raise TrackingError(f"no W&B record can be opened in {folder}: {error}") from error
+            warnings.warn(f"W&B cannot be reached, so the record in {folder} is an offline one: {error}", stacklevel=3)
+            wandb.teardown()  # its background process still holds the id
+    shutil.rmtree(folder / "wandb", ignore_errors=True)  # the attempt to go online leaves an empty record
+    return _open("offline", folder, what)
+
+
+@contextlib.contextmanager
+def _living_client() -> Iterator[None]:
+    """Raises TrackingError when W&B's background process turns out to be dead, and forgets it."""
+    import wandb
+    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+    dead = (ConnectionError, HandleAbandonedError, MailboxClosedError)
+    try:
+        yield
+    except dead as error:
+        with contextlib.suppress(*dead):
+            wandb.teardown()
+        reason = "W&B's background process is gone (killed, or out of memory), and with it what it had not written"
+        raise TrackingError(reason) from error
+
+
+@contextlib.contextmanager
+def _environment(mode: str) -> Iterator[None]:
+    """Only our own WANDB_* variables, and online the user's credentials; afterwards the user's again."""
+    users = {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}
+    kept = {key: users[key] for key in CREDENTIALS if key in users and mode == "online"}
+    ours = {f"WANDB_{kind}_DIR": _scratch() for kind in ("CACHE", "DATA", "CONFIG")}
+    if mode == "online":
+        del ours["WANDB_CONFIG_DIR"]  # `wandb login --host` leaves the server's address there
+    _set_wandb_variables({"WANDB_ERROR_REPORTING": "false"} | ours | kept)
+    try:
+        yield
+    finally:
+        _set_wandb_variables(users)
+
+
+def _set_wandb_variables(values: Mapping[str, str]) -> None:
+    for key in [key for key in os.environ if key.startswith("WANDB_")]:
+        del os.environ[key]
+    os.environ.update(values)
+
+
+@cache
+def _scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="mmprompt-wandb-", ignore_cleanup_errors=True)
+
+
+def _scratch() -> str:
+    """Where the client keeps what nobody reads; removed when this process ends."""
+    return _scratch_folder().name
+
+
+def _wait_for_exit(file: Path) -> None:
+    deadline = time.monotonic() + EXIT_DEADLINE
+    while not _holds_exit(file):
+        if time.monotonic() > deadline:
+            raise TrackingError(f"{file} holds no exit record {EXIT_DEADLINE:.0f} s after W&B said it was finished")
+        time.sleep(0.002)
+
+
+def _holds_exit(file: Path) -> bool:
+    """Whether the last record is the exit record, which W&B writes last; reads the last two blocks."""
+    from wandb.proto.wandb_internal_pb2 import Record as Message  # type: ignore[attr-defined]
+
+    with file.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        first = max(0, (size - 1) // BLOCK - 1) * BLOCK
+        stream.seek(first)
+        data = stream.read()
+    found = [payload for payload in payloads(data, 0 if first else len(MAGIC)) if isinstance(payload, bytes)]
+    return any(Message.FromString(payload).WhichOneof("record_type") == "exit" for payload in found[-4:])
+
+
+def _keep_only(file: Path) -> None:
+    """Remove the client's debug logs and empty folders."""
+    for path in file.parent.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path != file:
+            path.unlink(missing_ok=True)

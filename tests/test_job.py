@@ -1,0 +1,212 @@
+"""Runs from a frozen folder to a published result, through the real training core at a tiny size."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import JOB, frozen_run, settings, where
+
+from mmprompt.job import execute
+from mmprompt.run import ROOT, RunFolder
+from mmprompt.train import learning_rate, order
+
+LATER = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, str(Path("tests").absolute()))
+from tiny import JOB, where
+from mmprompt.job import execute
+print(json.dumps(execute(Path(sys.argv[1]), sys.argv[2:], where(), JOB)))
+"""
+
+
+def process(store: Path, *runs: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", LATER, str(store), *runs], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
+def done(folder: RunFolder) -> dict[str, object]:
+    result = folder.result()
+    assert result is not None
+    return result
+
+
+def same_bits(a: RunFolder, b: RunFolder) -> bool:
+    first, second = load_file(a.weights_file), load_file(b.weights_file)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_ends_with_metrics_weights_evaluations_and_at_most_15_files(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    assert execute(tmp_path, [folder.id], where("offline"), JOB) == {folder.id: "done"}
+    result = done(folder)
+    assert set(result["metrics"]) == {"val/acc@0.5", "test/acc@0.5"}  # type: ignore[call-overload]
+    for split, evaluation in result["evaluations"].items():  # type: ignore[attr-defined]
+        content = json.loads(folder.evaluation_file(evaluation).read_text())
+        scores = np.load(folder.evaluation_file(evaluation).with_suffix(".npy"))
+        assert len(scores) == content["n"] == 30
+        assert scores.mean() == pytest.approx(content["metrics"]["acc@0.5"])
+        assert content["settings"] == {"split": split}
+    assert (folder.path / str(result["wandb"])).is_file()
+    assert sum(path.is_file() for path in folder.path.rglob("*")) <= 15
+
+
+def test_asking_twice_trains_once(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    execute(tmp_path, [folder.id], where(), JOB)
+    before = folder.result_file.stat()
+    assert execute(tmp_path, [folder.id], where(), JOB) == {folder.id: "done"}
+    assert folder.result_file.stat() == before and len(folder.attempts()) == 1
+
+
+def test_a_run_gives_the_same_bits_whatever_ran_before_it_in_the_process(tmp_path: Path) -> None:
+    alone = frozen_run(tmp_path / "a", "task=micro_entailment", "prompt.dropout=0.2")
+    execute(tmp_path / "a", [alone.id], where(), JOB)
+    first = frozen_run(tmp_path / "b", "task=micro_grounding", "prompt.reparameterization=mlp", "backbone.mode=train")
+    after = frozen_run(tmp_path / "b", "task=micro_entailment", "prompt.dropout=0.2")
+    execute(tmp_path / "b", [first.id, after.id], where(), JOB)
+    assert alone.id == after.id
+    assert same_bits(alone, after)
+    assert done(alone)["metrics"] == done(after)["metrics"]
+
+
+def test_another_seed_gives_other_bits(tmp_path: Path) -> None:
+    one, two = frozen_run(tmp_path, "seed=1"), frozen_run(tmp_path, "seed=2")
+    execute(tmp_path, [one.id, two.id], where(), JOB)
+    assert not same_bits(one, two)
+
+
+def test_training_goes_on_from_a_checkpoint_of_another_attempt(tmp_path: Path) -> None:
+    """The dead attempt stopped after step 2 of 4: only steps 3 and 4 are trained again, to the same weights."""
+    whole, broken = frozen_run(tmp_path / "a"), frozen_run(tmp_path / "b")
+    execute(tmp_path / "a", [whole.id], where(), JOB)
+
+    class Killed(BaseException):
+        pass
+
+    def die(state) -> None:  # type: ignore[no-untyped-def]
+        if state.step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        execute(tmp_path / "b", [broken.id], where(), JOB, die)
+    attempt = broken.attempts()[0]
+    (attempt.path / "job.json").write_text(json.dumps(attempt.job | {"pid": 2**22}))  # as if its process were gone
+    steps = []
+    execute(tmp_path / "b", [broken.id], where(), JOB, lambda state: steps.append(state.step))
+    assert steps == [3, 4]
+    assert done(broken)["attempt"] == 2
+    assert same_bits(whole, broken)
+    assert not list(broken.path.rglob("checkpoint*"))
+
+
+def test_a_failing_run_says_why_and_stops_no_other(tmp_path: Path) -> None:
+    bad, good = frozen_run(tmp_path, "prompt.init_std=1e30"), frozen_run(tmp_path)
+    assert execute(tmp_path, [bad.id, good.id], where(), JOB) == {bad.id: "failed", good.id: "done"}
+    reason = bad.attempts()[0].error or ""
+    assert "TrainingError: the loss is nan at step 1 of 4" in reason
+
+
+def test_a_configuration_that_was_edited_after_launch_is_refused(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    folder.config_file.write_text(folder.config_file.read_text().replace('"seed":1', '"seed":2', 1))
+    assert execute(tmp_path, [folder.id], where(), JOB) == {folder.id: "failed"}
+    assert "was changed after launch" in (folder.attempts()[0].error or "")
+
+
+def test_another_backbone_than_at_launch_is_refused(tmp_path: Path) -> None:
+    folder, other = frozen_run(tmp_path), tmp_path / "other.safetensors"
+    other.write_bytes(Path(where()["backbone"]).read_bytes() + b" ")
+    assert execute(tmp_path, [folder.id], where() | {"backbone": str(other)}, JOB) == {folder.id: "failed"}
+    assert "has changed since launch" in (folder.attempts()[0].error or "")
+
+
+def test_two_processes_with_the_same_list_execute_each_run_once(tmp_path: Path) -> None:
+    folders = [frozen_run(tmp_path, f"seed={seed}") for seed in range(4)]
+    both = [process(tmp_path, *(folder.id for folder in folders)) for _ in range(2)]
+    outcomes = [json.loads(p.communicate(timeout=120)[0]) for p in both]
+    for folder in folders:
+        assert len(folder.attempts()) == 1 and folder.result()
+        assert "done" in [outcome[folder.id] for outcome in outcomes]
+
+
+def test_a_run_whose_process_was_killed_is_taken_up_by_the_next(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path, "optim.steps=2000", "optim.checkpoint_every=10", "optim.validate_every=1000")
+    victim = process(tmp_path, folder.id)
+    deadline = time.monotonic() + 90
+    while not (folder.attempts() and folder.attempts()[0].checkpoint_file.exists()):
+        assert victim.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    busy = execute(tmp_path, [folder.id], where(), JOB)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    assert busy == {folder.id: "elsewhere"}
+
+    first: list[int] = []
+
+    class Enough(BaseException):
+        pass
+
+    def look(state) -> None:  # type: ignore[no-untyped-def]
+        first.append(state.step)
+        raise Enough
+
+    with pytest.raises(Enough):
+        execute(tmp_path, [folder.id], where(), JOB, look)
+    assert first[0] > 10 and len(folder.attempts()) == 2
+
+
+def test_a_gpu_that_was_asked_for_and_is_not_there_fails_the_run(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    folder = frozen_run(tmp_path)
+    assert execute(tmp_path, [folder.id], where() | {"gpus": 1}, JOB) == {folder.id: "failed"}
+    assert "cluster.gpus=1 was asked for" in (folder.attempts()[0].error or "")
+
+
+def test_accumulated_micro_batches_give_the_update_of_the_whole_batch(tmp_path: Path) -> None:
+    whole = frozen_run(tmp_path, "optim.steps=1")
+    parts = frozen_run(tmp_path, "optim.steps=1", "optim.micro_batch=2")
+    execute(tmp_path, [whole.id, parts.id], where(), JOB)
+    a, b = load_file(whole.weights_file), load_file(parts.weights_file)
+    # AdamW's first step has the size of lr in every coordinate, so only directions can differ: where gradients are near 0.
+    assert sum(torch.isclose(a[n], b[n], atol=1e-3).sum().item() for n in a) > 0.99 * sum(t.numel() for t in a.values())
+
+
+def test_only_the_prompts_train(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    execute(tmp_path, [folder.id], where(), JOB)
+    names = set(load_file(folder.weights_file))
+    assert names == {"prompts.encoder.table", "prompts.decoder.table"}
+    assert done(folder)["trainable_parameters"] == 4 * 2 * 96 * (3 + 2)
+
+
+def test_a_live_backbone_saves_its_batchnorm_statistics_beside_the_prompts(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path, "backbone.mode=train")
+    execute(tmp_path, [folder.id], where(), JOB)
+    assert any("running_mean" in name for name in load_file(folder.weights_file))
+
+
+def test_the_learning_rate_warms_up_and_ends_just_above_zero() -> None:
+    optim = settings("optim.steps=100", "optim.warmup_ratio=0.1", "optim.lr=1.0")[0].optim
+    rates = [learning_rate(optim, update) for update in range(1, 101)]
+    assert rates[:10] == pytest.approx([0.1 * i for i in range(1, 11)])
+    assert rates[10] == pytest.approx(1.0) and rates[99] == pytest.approx(1 / 90)
+    assert all(a > b for a, b in pairwise(rates[10:]))
+
+
+def test_every_epoch_of_the_data_stream_is_another_permutation() -> None:
+    stream = [order(1, 10, first, 4) for first in range(0, 40, 4)]
+    epochs = np.concatenate(stream).reshape(4, 10)
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
