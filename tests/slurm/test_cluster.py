@@ -1,0 +1,63 @@
+"""The test cluster is a SLURM that schedules, counts GPUs, keeps accounts and stays on this machine."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+UP = [sys.executable, str(Path(__file__).with_name("cluster.py")), "up"]
+LOOPBACK = {"0100007F", "00000000000000000000000001000000"}  # 127.0.0.1 and ::1 as /proc/net writes them
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def pids(folder: Path) -> dict[str, int]:
+    return {path.name: int(path.read_text().split()[0]) for path in (folder / "pids").iterdir()}
+
+
+def test_a_job_has_the_submitters_environment_and_its_end_is_in_the_accounts(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GREETING", "good morning")
+    printed = tmp_path / "printed"
+    job = output("sbatch", "--parsable", "--wait", f"--output={printed}", "--wrap=echo $SLURMD_NODENAME: $GREETING")
+    assert printed.read_text() in {f"gn{i}: good morning\n" for i in (1, 2, 3, 4)}
+    deadline = time.monotonic() + 30  # the accounts lag behind
+    while (state := output("sacct", "-X", "-n", "-P", "-o", "State", "-j", job.strip())) != "COMPLETED\n":
+        assert time.monotonic() < deadline, f"sacct says {state!r}"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(("request_", "seen"), [("--gres=gpu:2", "0,1"), ("--gpus-per-node=1", "0"), ("-n1", "none")])
+def test_a_job_sees_the_gpus_it_asked_for_and_no_other(slurm: Path, request_: str, seen: str) -> None:
+    assert output("srun", "--exclusive", request_, "sh", "-c", "echo ${CUDA_VISIBLE_DEVICES-none}") == seen + "\n"
+
+
+@pytest.mark.parametrize("request_", ["--gres=gpu:3", "--cpus-per-task=5", "--mem=4001"])
+def test_what_no_node_has_is_refused(slurm: Path, request_: str) -> None:
+    refused = subprocess.run(["sbatch", request_, "--wrap=true"], capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "Requested node configuration is not available" in refused.stderr
+
+
+def test_every_daemon_listens_on_loopback_only(slurm: Path) -> None:
+    files = [path for pid in pids(slurm).values() for path in Path(f"/proc/{pid}/fd").iterdir()]
+    ours = {path.readlink().name for path in files}
+    tables = [Path("/proc/net") / name for name in ("tcp", "tcp6") if (Path("/proc/net") / name).exists()]
+    sockets = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
+    listening = [fields[1].split(":")[0] for fields in sockets if fields[3] == "0A" and f"socket:[{fields[9]}]" in ours]
+    assert len(listening) == 6  # slurmdbd, slurmctld and four slurmd
+    assert set(listening) <= LOOPBACK
+
+
+def test_up_again_starts_nothing_and_fresh_refuses_to_wipe_a_running_cluster(slurm: Path) -> None:
+    before = pids(slurm)
+    subprocess.run(UP, check=True)
+    refused = subprocess.run([*UP, "--fresh"], capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "down first" in refused.stderr
+    assert pids(slurm) == before
