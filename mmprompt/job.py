@@ -231,7 +231,7 @@ def facts(
         "run": folder.id,
         "attempt": attempt.number,
         "best_step": state.best_step,
-        "steps": config.optim.steps,
+        "steps": state.step,
         "trainable_parameters": sum(p.numel() for p in tuned.parameters() if p.requires_grad),
         "seconds": round(state.seconds, 2),
         "commit": job["commit"],

@@ -120,6 +120,8 @@ def train(
     `cached`: image features by split; None where the stem is live. `checkpoint` is written every so often; `resume` is one
     to go on from. `log` gets each step's values once, those of a resumed history first. Raises TrainingError.
     """
+    if not any(True for _ in tuned.prompts.parameters()):
+        return State()  # a prompt of length 0: the backbone as it is
     optim, device = config.optim, next(tuned.parameters()).device
     splits = {name: load(config.task, config.model, name) for name in ("train", "val")}
     features = {

@@ -191,6 +191,12 @@ def test_only_the_prompts_train(tmp_path: Path) -> None:
     assert done(folder)["trainable_parameters"] == 4 * 2 * 96 * (3 + 2)
 
 
+def test_a_prompt_of_length_0_is_the_backbone_evaluated_without_training(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path, "prompt.length=0")
+    assert execute(tmp_path, [folder.id], where("offline"), JOB) == {folder.id: "done"}
+    assert done(folder)["steps"] == 0 and done(folder)["trainable_parameters"] == 0
+
+
 def test_a_live_backbone_saves_its_batchnorm_statistics_beside_the_prompts(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path, "backbone.mode=train")
     execute(tmp_path, [folder.id], where(), JOB)

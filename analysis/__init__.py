@@ -1,0 +1,1 @@
+"""From runs to statistics to tables and figures. Reads the store; never torch, Hydra or `sweeps`."""

@@ -1,0 +1,317 @@
+"""From a store to the comparison table: what is in a cell, in a caption, and what is said when things do not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from synthetic_store import DISABLED, OFFLINE, claim, launch, manifest, run_all, run_of, scores, train
+
+from analysis import tables
+from analysis.__main__ import main
+from analysis.frame import read_sweep
+from analysis.published import published, published_values
+from analysis.statistics import cells
+from mmprompt.run import ROOT, RunFolder, Store, StoreError
+
+TASKS = ["micro_grounding", "micro_entailment"]
+LENGTHS = [10, 64, 120]
+FIGURE_2 = {"table": "6", "figure": "2"}
+
+
+def length_sweep(seeds: list[int], lengths: list[int], tasks: list[str]) -> dict[str, Any]:
+    axes: dict[str, list[Any]] = {"task": tasks, "prompt.length": lengths, "seed": seeds}
+    return manifest("length", axes, "prompt.length", FIGURE_2, {"prompt.length": 64})
+
+
+def point(task: str, length: int, seed: int) -> dict[str, Any]:
+    return {"task": task, "prompt.length": length, "seed": seed}
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """18 runs, of which grounding at 120 is missing (one failed, two never started) and entailment at 10 lacks one."""
+    store = Store(tmp_path_factory.mktemp("store"))
+    about = length_sweep([1, 2, 3], LENGTHS, TASKS)
+    launch(store, about)
+    left_out = [point("micro_grounding", 120, seed) for seed in (1, 2, 3)] + [point("micro_entailment", 10, 2)]
+    run_all(store, [p for p in about["points"] if p["values"] not in left_out], OFFLINE, seed=0)
+    claim(store, left_out[0]).fail("Traceback\nMemoryError")
+    return store
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Store:
+    """Two lengths, one task, two seeds; all done."""
+    store = Store(tmp_path)
+    about = length_sweep([1, 2], [10, 64], TASKS[:1])
+    launch(store, about)
+    run_all(store, about["points"], OFFLINE, seed=0)
+    return store
+
+
+def a_run(store: Store) -> RunFolder:
+    return store.run(run_of(point("micro_grounding", 10, 1)))
+
+
+def change_result(folder: RunFolder, change: Callable[[dict[str, Any]], None]) -> None:
+    result = folder.result()
+    assert result is not None
+    change(result)
+    folder.result_file.write_text(json.dumps(result))
+
+
+def table_of(store: Store, name: str = "length") -> tables.Table:
+    sweep = read_sweep(store, name)
+    return tables.comparison(sweep, cells(sweep))
+
+
+def test_a_cell_is_mean_half_width_and_n_of_what_the_runs_scored(unfinished: Store) -> None:
+    about = length_sweep([1, 2, 3], LENGTHS, TASKS)
+    noise = np.random.default_rng(0)
+    missing = {run_of(point("micro_grounding", 120, seed)) for seed in (1, 2, 3)}
+    missing.add(run_of(point("micro_entailment", 10, 2)))
+    made = [(p["values"], scores(p["values"], noise)) for p in about["points"] if p["run"] not in missing]
+    x = [value["test/acc@0.5"] for p, value in made if (p["task"], p["prompt.length"]) == ("micro_grounding", 10)]
+    half = stats.t.ppf(0.975, 2) * stats.sem(x)
+    assert len(x) == 3
+    cell = table_of(unfinished).frame.loc["10", "micro_grounding (acc@0.5)"]
+    assert cell == f"{np.mean(x):.1f} ± {half:.1f} (3)"
+
+
+def test_a_missing_cell_says_missing_and_a_partial_one_its_n(unfinished: Store) -> None:
+    frame = table_of(unfinished).frame
+    assert frame.loc["120", "micro_grounding (acc@0.5)"] == "missing"
+    assert str(frame.loc["10", "micro_entailment (accuracy)"]).endswith("(2 of 3)")
+
+
+def test_rows_and_columns_are_in_the_manifests_order_and_the_baseline_is_marked(unfinished: Store) -> None:
+    frame = table_of(unfinished).frame
+    assert list(frame.index) == ["10", "64 (baseline)", "120"]
+    assert list(frame.columns) == ["micro_grounding (acc@0.5)", "micro_entailment (accuracy)"]
+
+
+def test_the_caption_says_what_was_run_and_what_is_not_done(unfinished: Store) -> None:
+    caption = table_of(unfinished).caption
+    for said in [
+        "Sweep length.",
+        "The paper's claim (Table 6, Figure 2): Prompts of 64 vectors are enough",
+        "model micro, backbone.mode eval",
+        "Test split: mean ± half-width of the 95% t interval over seeds (n)",
+        "Commit: 0123456789.",
+        "INCOMPLETE: of 18 runs 14 done, 1 failed, 3 not done.",
+    ]:
+        assert said in caption
+
+
+def test_the_csv_has_both_splits_and_runs_that_are_in_the_store(unfinished: Store, tmp_path: Path) -> None:
+    file = tmp_path / "length.csv"
+    file.write_text(tables.csv(cells(read_sweep(unfinished, "length"))))
+    frame = pd.read_csv(file)
+    assert len(frame) == 2 * 3 * 2
+    assert set(frame["split"]) == {"val", "test"}
+    runs = [run for runs in frame["runs"].dropna() for run in runs.split()]
+    assert len(runs) == 2 * 14
+    assert all(unfinished.run(run).result() is not None for run in runs)
+    full = frame[frame["n"] == 3]
+    assert ((full["lower"] < full["value"]) & (full["value"] < full["upper"])).all()
+
+
+def test_the_frame_has_a_row_per_point_with_what_its_run_says(unfinished: Store) -> None:
+    frame = read_sweep(unfinished, "length").frame
+    assert len(frame) == 18
+    assert frame["state"].value_counts().to_dict() == {"done": 14, "failed": 1, "not done": 3}
+    done = frame[frame["state"] == "done"]
+    assert (
+        set(done["source"]) == {"wandb"} and set(done["attempt"]) == {1} and set(done["commit"]) == {"0123456789abcdef"}
+    )
+    assert set(done["trainable_parameters"]) == {12345} and set(done["device"]) == {"cpu: a core"}
+
+
+def test_the_latex_is_a_booktabs_table_with_nothing_left_unescaped(unfinished: Store) -> None:
+    sweep = read_sweep(unfinished, "length")
+    text = tables.latex([tables.comparison(sweep, cells(sweep)), *tables.paper(published(sweep.manifest))], "length")
+    for environment in ("table", "tabular"):
+        assert text.count(f"\\begin{{{environment}}}") == text.count(f"\\end{{{environment}}}") == 3
+    assert text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") == 3
+    assert re.findall(r"\\label\{(.*?)\}", text) == ["tab:length", "tab:length-paper-1", "tab:length-paper-2"]
+    assert "±" not in text and r"$\pm$" in text
+    assert not re.search(r"(?<!\\)[_%#]", text)
+    assert text.isascii()
+
+
+def test_the_papers_values_are_tables_of_their_own(unfinished: Store) -> None:
+    sweep = read_sweep(unfinished, "length")
+    ours = tables.comparison(sweep, cells(sweep))
+    table_6, figure_2 = tables.paper(published(sweep.manifest))
+    assert table_6.caption.startswith("The paper's Table 6: OFA-large, one seed per value, printed; the header says 32")
+    assert figure_2.caption == "The paper's Figure 2: OFA-large, one seed per value, read off the plot."
+    assert list(figure_2.frame.columns) == ["10", "16", "30", "64", "100", "120"]
+    assert figure_2.frame["64"].to_dict()["RefCOCO", "testA", "acc@0.5"] == "92.60"
+    assert not any("RefCOCO" in str(label) for label in ours.frame.index)
+
+
+@pytest.mark.parametrize(
+    ("compare", "table", "columns", "value"),
+    [
+        ("prompt.depth", "3", ["encoder", "decoder", "both"], "88.90"),
+        ("prompt.reparameterization", "4", ["none", "mlp"], "90.12"),
+    ],
+)
+def test_depth_and_reparameterization_find_their_tables(
+    compare: str, table: str, columns: list[str], value: str
+) -> None:
+    (part,) = tables.paper(published({"compare": compare, "paper": {"table": table}}))
+    assert list(part.frame.columns) == columns
+    assert part.frame[columns[1]].iloc[0] == value
+    assert len(part.frame) == 16
+
+
+def test_a_sweep_over_an_axis_that_the_paper_has_not_shows_no_published_values() -> None:
+    assert list(published({"compare": "optim.lr", "paper": FIGURE_2})) == []
+    assert list(published({"compare": "prompt.length", "paper": None})) == []
+
+
+def test_the_published_values_are_complete_and_say_where_they_are_from() -> None:
+    values = published_values()
+    assert len(values) == 284
+    assert values["value"].notna().all() and values["source"].notna().all()
+    assert set(values.loc[values["table"] == "figure2", "source"]) == {"read off the plot"}
+
+
+def test_a_record_that_disagrees_with_the_result_is_noted_and_the_record_counts(small: Store) -> None:
+    before = read_sweep(small, "length").scores
+    change_result(a_run(small), lambda result: result["metrics"].update({"test/acc@0.5": 99.0}))
+    sweep = read_sweep(small, "length")
+    (note,) = sweep.notes
+    assert note.startswith(f"run {a_run(small).id}: test/acc@0.5 is ") and note.endswith("and 99.0 in result.json")
+    assert sweep.scores["value"].equals(before["value"])
+
+
+def test_without_tracking_the_result_stands_in_and_it_is_said(small: Store) -> None:
+    about = length_sweep([1, 2, 3], [10, 64], TASKS[:1])
+    launch(small, about)
+    for length in (10, 64):
+        train(small, point("micro_grounding", length, 3), {"val/acc@0.5": 70.0, "test/acc@0.5": 71.0}, DISABLED)
+    sweep = read_sweep(small, "length")
+    assert sweep.notes == ("2 of 6 runs have no readable W&B record; their values are from result.json",)
+    assert (sweep.frame["source"] == "result.json").sum() == 2
+    assert set(cells(sweep)["n"]) == {3}
+
+
+def test_a_record_that_cannot_be_read_is_noted_and_the_result_stands_in(small: Store) -> None:
+    folder = a_run(small)
+    result = folder.result()
+    assert result is not None
+    record = folder.path / result["wandb"]
+    data = record.read_bytes()
+    record.write_bytes(data[: len(data) // 2])
+    notes = read_sweep(small, "length").notes
+    assert any("damaged" in note and folder.id in note for note in notes)
+    assert any("no end" in note for note in notes)
+    record.unlink()
+    sweep = read_sweep(small, "length")
+    assert any("cannot be read: No such file" in note for note in sweep.notes)
+    assert set(cells(sweep)["n"]) == {2}
+
+
+def test_an_evaluation_that_was_not_asked_for_is_left_out(small: Store) -> None:
+    change_result(a_run(small), lambda result: result["evaluations"].update({"test": "another"}))
+    sweep = read_sweep(small, "length")
+    assert sweep.notes == (f"run {a_run(small).id}: its test evaluation is not the one this sweep asks for; left out",)
+    test = cells(sweep).query("split == 'test'").set_index("prompt.length")
+    assert test["n"].to_dict() == {10: 1, 64: 2}
+
+
+def test_mixed_commits_devices_and_uncommitted_changes_are_said(small: Store) -> None:
+    other = {"commit": "fedcba9876543210", "dirty": True, "device": "cuda: another"}
+    change_result(a_run(small), lambda result: result.update(other))
+    caption = table_of(small).caption
+    assert "Mixed commits: 0123456789, fedcba9876 with uncommitted changes." in caption
+    assert "Mixed devices: cpu: a core, cuda: another." in caption
+
+
+def test_each_combination_of_a_further_axis_is_a_row(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    axes: dict[str, list[Any]] = {"task": TASKS[:1], "prompt.length": [10, 64], "prompt.depth": ["encoder", "decoder"]}
+    axes |= {"prompt.dropout": [0.2], "seed": [1]}
+    baseline = {"prompt.length": 64, "prompt.depth": "encoder"}
+    about = manifest("both", axes, "prompt.length", {}, baseline)
+    launch(store, about)
+    run_all(store, about["points"], DISABLED, seed=0)
+    table = table_of(store, "both")
+    assert list(table.frame.index) == [
+        ("10", "encoder"),
+        ("10", "decoder"),
+        ("64 (baseline)", "encoder"),
+        ("64", "decoder"),
+    ]
+    assert "prompt.dropout 0.2" in table.caption
+    assert all(re.fullmatch(r"\d+\.\d \(1\)( \*)?", cell) for cell in table.frame["micro_grounding (acc@0.5)"])
+    assert "One seed has no interval." in table.caption
+
+
+def test_a_point_that_the_sweep_excludes_is_a_dash_and_not_missing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    about = length_sweep([1], [10, 64], TASKS)
+    about["points"] = [entry for entry in about["points"] if entry["values"] != point("micro_entailment", 10, 1)]
+    launch(store, about)
+    frame = table_of(store).frame
+    assert frame.to_numpy().tolist() == [["missing", "-"], ["missing", "missing"]]
+
+
+def test_a_sweep_of_which_nothing_has_run_is_a_table_of_missing_cells(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    launch(store, length_sweep([1, 2], LENGTHS, TASKS))
+    table = table_of(store)
+    assert set(table.frame.to_numpy().flat) == {"missing"}
+    assert "Commit: none yet." in table.caption and "of 12 runs 12 not done" in table.caption
+
+
+def test_an_unknown_sweep_names_the_nearest_and_ends_with_2(
+    unfinished: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tables", "lenght", "--runs", str(unfinished.root)]) == 2
+    assert "no sweep lenght in" in (errors := capsys.readouterr().err) and "did you mean length?" in errors
+    with pytest.raises(StoreError, match="none was launched there yet"):
+        read_sweep(Store(unfinished.root / "nowhere"), "length")
+    assert main(["tables", "--runs", str(unfinished.root / "nowhere")]) == 2
+
+
+def test_the_command_writes_five_files_says_where_and_touches_neither_home_nor_torch(
+    unfinished: Store, tmp_path: Path
+) -> None:
+    home, out = tmp_path / "home", tmp_path / "out"
+    home.mkdir()
+    check = "import sys; from analysis.__main__ import main; code = main(sys.argv[1:]); "
+    check += (
+        "print(sorted({'torch', 'hydra', 'omegaconf', 'sweeps'} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "MPLCONFIGDIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", check, "tables", "length", "--runs", str(unfinished.root), "--out", str(out)],
+        env=environment | {"HOME": str(home), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert files == [
+        *(f"figures/length.{kind}" for kind in ("pdf", "png")),
+        *(f"tables/length.{kind}" for kind in ("csv", "md", "tex")),
+    ]
+    assert [*home.rglob("*")] == []
+    assert "| 64 (baseline) |" in done.stdout and f"figure   {out}/figures/length.png" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 120 + len(str(out))
+    assert "RefCOCO" in (out / "tables" / "length.md").read_text()

@@ -1,0 +1,292 @@
+"""The W&B record of an attempt, written by the real client."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from synthetic_store import DISABLED, OFFLINE
+
+from analysis.records import RunRecord, read_record
+from mmprompt import tracking
+from mmprompt.run import ROOT
+from mmprompt.tracking import Record, TrackingError, record_file
+
+PROGRAM = """
+    import os, sys, time
+    from pathlib import Path
+    from mmprompt import tracking
+    from mmprompt.config import Tracking
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True)
+    def opened(mode):
+        return tracking.Record(folder, "r-1", "n", "g", {"seed": 1}, Tracking(mode=mode, project="p", entity=None))
+"""
+
+
+def attempt_folder(root: Path) -> Path:
+    folder = root / "run" / "r" / "attempts" / "1"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def program(root: Path, body: str, **environment: str) -> subprocess.Popen[str]:
+    """A process of its own, with an empty home, that writes a record in root/attempts/1."""
+    code = textwrap.dedent(PROGRAM) + textwrap.dedent(body)
+    usual = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    home = root / "home"
+    home.mkdir()
+    places = {"HOME": str(home), "TMPDIR": str(root), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(root / "attempts" / "1")],
+        env=usual | places | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until_ready(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None and process.stderr is not None
+    line = process.stdout.readline()
+    assert line == "ready\n", process.stderr.read()
+
+
+def record_in(root: Path) -> RunRecord:
+    file = record_file(root / "attempts" / "1")
+    assert file is not None
+    return read_record(root / file, history=True)
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
+
+
+def test_the_exit_record_is_on_disk_when_finish_returns_twelve_times_in_a_row(tmp_path: Path) -> None:
+    for number in range(12):
+        folder = attempt_folder(tmp_path / str(number))
+        record = Record(folder, f"r{number}-1", "name", "group", {"seed": number}, OFFLINE)
+        for step in range(1, 21 * number):  # some records end in the middle of a block, some are longer than one
+            record.log(step, {"train/loss": 1 / step, "train/lr": 0.1})
+        record.finish({"test/accuracy": 50.0 + number}, 0)
+        assert record.file is not None
+        found = read_record(record.file, history=True)
+        assert found.state == "finished"
+        assert found.summary == {"test/accuracy": 50.0 + number}
+        assert (found.run, found.name, found.group, found.config) == (f"r{number}-1", "name", "group", {"seed": number})
+        assert len(found.history) == max(0, 21 * number - 1)
+        assert found.damage == ()
+
+
+def test_finish_waits_for_an_exit_record_that_comes_late_and_says_so_when_none_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B is late now and then only; so the file is cut before its exit record, which comes 0.3 s later."""
+    record = Record(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
+    for step in range(500):
+        record.log(step, {"train/loss": 1.0})
+    record.finish({}, 0)
+    assert record.file is not None
+    data = record.file.read_bytes()
+    record.file.write_bytes(data[:-5])
+    late = threading.Timer(0.3, record.file.write_bytes, [data])
+    late.start()
+    began = time.monotonic()
+    tracking._wait_for_exit(record.file)
+    assert time.monotonic() - began > 0.25
+    late.join()
+    record.file.write_bytes(data[:-5])
+    monkeypatch.setattr(tracking, "EXIT_DEADLINE", 0.1)
+    with pytest.raises(TrackingError, match="holds no exit record"):
+        tracking._wait_for_exit(record.file)
+
+
+def test_a_finished_record_is_one_file_and_is_found_relative_to_the_run(tmp_path: Path) -> None:
+    folder = attempt_folder(tmp_path)
+    record = Record(folder, "r-1", "name", "group", {}, OFFLINE)
+    record.log(1, {"train/loss": 1.0})
+    record.finish({}, 0)
+    assert files_in(folder) == [record.file]
+    found = record_file(folder)
+    assert found is not None and found.startswith("attempts/1/wandb/offline-run-")
+    assert tmp_path / "run" / "r" / found == record.file
+
+
+def test_a_failed_run_is_recorded_as_failed(tmp_path: Path) -> None:
+    record = Record(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
+    record.finish({}, 1)
+    assert record.file is not None
+    assert read_record(record.file, history=False).state == "failed"
+
+
+@pytest.mark.parametrize("setting", tracking.INTERNAL)
+def test_calls_with_one_step_make_one_row_and_the_last_row_does_not_become_the_summary(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when W&B drops one of its internal settings."""
+    monkeypatch.delitem(tracking.INTERNAL, setting)
+    record = Record(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
+    for step in (25, 50):
+        record.log(step, {"train/loss": 1.0})
+        record.log(step, {"val/accuracy": 60.0 + step / 100})
+    record.finish({"val/accuracy": 83.1}, 0)
+    assert record.file is not None
+    found = read_record(record.file, history=True)
+    assert found.summary["val/accuracy"] == 83.1
+    assert list(found.history["_step"]) == [25, 50]
+    assert list(found.history["val/accuracy"]) == [60.25, 60.5]
+    assert list(found.history["train/loss"]) == [1.0, 1.0]
+
+
+def test_a_step_that_goes_back_is_refused_instead_of_dropped(tmp_path: Path) -> None:
+    record = Record(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
+    record.log(10, {"train/loss": 1.0})
+    with pytest.raises(TrackingError, match="step 5 was logged after step 10"):
+        record.log(5, {"train/loss": 1.0})
+    record.finish({}, 0)
+
+
+def test_disabled_tracking_writes_nothing(tmp_path: Path) -> None:
+    folder = attempt_folder(tmp_path)
+    record = Record(folder, "r-1", "name", "group", {}, DISABLED)
+    record.log(1, {"train/loss": 1.0})
+    record.finish({"test/accuracy": 50.0}, 0)
+    assert list(folder.iterdir()) == []
+    assert record_file(folder) is None
+
+
+def test_sigterm_keeps_every_row_logged_before_it(tmp_path: Path) -> None:
+    body = """
+        tracking.exit_on_sigterm()
+        record = opened("offline")
+        for step in range(20):
+            record.log(step, {"train/loss": 1.0})
+        print("ready", flush=True)
+        time.sleep(60)
+    """
+    process = program(tmp_path, body)
+    wait_until_ready(process)
+    process.terminate()
+    assert process.wait(timeout=20) == 143
+    found = record_in(tmp_path)
+    assert len(found.history) == 20
+    assert found.exit_code == 143
+
+
+def test_sigterm_to_every_process_as_slurm_sends_it_still_ends_the_job_and_loses_a_second_at_most(
+    tmp_path: Path,
+) -> None:
+    body = """
+        tracking.exit_on_sigterm()
+        try:
+            record = opened("offline")
+            try:
+                for step in range(20):
+                    record.log(step, {"train/loss": 1.0})
+                time.sleep(2)
+                print("ready", flush=True)
+                time.sleep(60)
+            except BaseException:
+                record.finish({}, 1)
+                raise
+        except Exception:
+            print("the job goes on with its next run")
+    """
+    process = program(tmp_path, body)
+    wait_until_ready(process)
+    step = psutil.Process(process.pid)
+    for each in [*step.children(), step]:
+        each.terminate()
+    output, _ = process.communicate(timeout=20)
+    assert (process.returncode, output) == (143, "")
+    assert len(record_in(tmp_path).history) >= 19
+
+
+def test_when_the_background_process_dies_the_run_fails_with_the_reason_and_the_next_record_is_complete(
+    tmp_path: Path,
+) -> None:
+    record = Record(attempt_folder(tmp_path / "1"), "r-1", "name", "group", {}, OFFLINE)
+    record.log(1, {"train/loss": 1.0})
+    (background,) = [child for child in psutil.Process().children() if "wandb-core" in child.name()]
+    background.kill()
+    background.wait()
+    with pytest.raises(TrackingError, match="background process is gone"):
+        for step in range(2, 100):
+            record.log(step, {"train/loss": 1.0})
+    record.finish({}, 1)
+    record = Record(attempt_folder(tmp_path / "2"), "r-2", "name", "group", {}, OFFLINE)
+    record.log(1, {"train/loss": 1.0})
+    record.finish({"test/accuracy": 50.0}, 0)
+    assert record.file is not None
+    assert read_record(record.file, history=False).state == "finished"
+
+
+def test_kill_9_loses_no_more_than_the_last_seconds_rows(tmp_path: Path) -> None:
+    body = """
+        record = opened("offline")
+        for step in range(20):
+            record.log(step, {"train/loss": 1.0})
+        time.sleep(2)
+        print("ready", flush=True)
+        time.sleep(60)
+    """
+    process = program(tmp_path, body)
+    wait_until_ready(process)
+    process.kill()
+    process.wait()
+    found = record_in(tmp_path)
+    assert len(found.history) >= 19  # the row of the current step is still open
+    assert found.state == "no end"
+
+
+def test_the_users_wandb_settings_change_no_offline_record_and_nothing_is_written_at_home(tmp_path: Path) -> None:
+    body = """
+        settings = Path.home() / ".config" / "wandb" / "settings"
+        settings.parent.mkdir(parents=True)
+        settings.write_text("[default]\\nmode = disabled\\nproject = theirs\\n")
+        record = opened("offline")
+        record.log(1, {"train/loss": 1.0})
+        record.finish({"test/accuracy": 50.0}, 0)
+        assert os.environ["WANDB_MODE"] == "disabled"
+    """
+    theirs = {
+        "WANDB_MODE": "disabled",
+        "WANDB_DIR": "/nonexistent",
+        "WANDB_API_KEY": "x",
+        "WANDB_RUN_ID": "theirs",
+        "WANDB_SWEEP_ID": "theirs",
+        "WANDB_SERVICE": "theirs",
+    }
+    process = program(tmp_path, body, **theirs)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (0, "", "")
+    found = record_in(tmp_path)
+    assert (found.run, found.state, found.summary) == ("r-1", "finished", {"test/accuracy": 50.0})
+    assert [path.name for path in files_in(tmp_path / "home")] == ["settings"]
+    assert {path.name for path in tmp_path.iterdir()} == {"attempts", "home"}  # the temporary folder is gone
+
+
+def test_online_without_a_server_leaves_a_complete_offline_record(tmp_path: Path) -> None:
+    body = """
+        tracking.SETTINGS["init_timeout"] = 3
+        record = opened("online")
+        record.log(1, {"train/loss": 1.0})
+        record.finish({"test/accuracy": 50.0}, 0)
+    """
+    server = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "local" + 40 * "0"}
+    began = time.monotonic()
+    process = program(tmp_path, body, **server)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "the record in" in errors and "is an offline one" in errors
+    assert time.monotonic() - began < 30
+    found = record_in(tmp_path)
+    assert (found.state, found.summary, len(found.history)) == ("finished", {"test/accuracy": 50.0}, 1)
+    assert len(files_in(tmp_path / "attempts")) == 1
