@@ -45,7 +45,8 @@ def pretrain(values: dict[str, Any]) -> None:
             progress.update(line, completed=step, description=text)
 
         recipe, model = parse(Recipe, values["recipe"]), parse(Model, values["model"])
-        print(make_backbone(recipe, model, Path(values["folder"]), watch))
+        said = make_backbone(recipe, model, Path(values["folder"]), watch)
+    print(said)
 
 
 def one_run(values: dict[str, Any]) -> None:

@@ -257,6 +257,7 @@ def install(file: Path, state: dict[str, Tensor], recipe: Recipe, scores: dict[s
         "sha256": content.hexdigest(),  # of the tensors' bytes in the order of their names
     }
     save_file(tensors, file.with_suffix(".new"), metadata)
+    file.with_suffix(".new").chmod(0o644)
     os.replace(file.with_suffix(".new"), file)
 
 

@@ -73,7 +73,7 @@ def freeze(composed: Mapping[str, Any]) -> tuple[RunConfig, Place]:
 
     Raises ConfigError for a wrong key, type or value, and for a backbone file that is not there.
     """
-    values = dict(composed)
+    values = {key: value for key, value in composed.items() if key != "tuned"}  # rates that optim.lr refers to
     place = parse(Place, {key: values.pop(key, {}) for key in Place.model_fields})
     file = backbone_file(place)
     if not file.is_file():

@@ -1,0 +1,1 @@
+"""sweeps: the login node. Expands a sweep, freezes it, sends its runs off as jobs and watches them, without torch."""

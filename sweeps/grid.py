@@ -1,0 +1,190 @@
+"""A sweep's points: a union of blocks, each a product of axes times the rows of a zip, less what is excluded.
+
+`conf/sweep/NAME.yaml` says it; overrides from the command line replace the values of an axis, fix it, or add one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field
+from yaml import YAMLError
+
+from mmprompt.config import ConfigError, Section, nearest, parse
+from sweeps.compose import check
+
+
+class Block(Section):
+    """Axes and their values. What a sweep's file leaves out is empty."""
+
+    product: dict[str, list[Any]] = Field(default_factory=dict)
+    zip: dict[str, list[Any]] = Field(default_factory=dict)
+    fixed: dict[str, Any] = Field(default_factory=dict)  # for this block's points; not an axis
+
+    @property
+    def axes(self) -> dict[str, list[Any]]:
+        return self.product | self.zip
+
+    def points(self, fixed: Mapping[str, Any]) -> Iterator[Point]:
+        rows = list(zip(*self.zip.values(), strict=True)) or [()]
+        for values in itertools.product(*self.product.values()):
+            for row in rows:
+                point = dict(zip(self.axes, (*values, *row), strict=True))
+                yield Point(point, {**fixed, **self.fixed, **point})
+
+
+class Sweep(Section):
+    """What `conf/sweep/NAME.yaml` says."""
+
+    name: str
+    claim: str
+    paper: dict[str, str]  # the table and figure that it reproduces
+    command: str
+    cost: str
+    compare: str  # the axis that the table's rows and the figure's x show
+    fixed: dict[str, Any] = Field(default_factory=dict)
+    grid: list[Block]
+    exclude: list[dict[str, Any]] = Field(default_factory=list)
+    baseline: dict[str, Any] | None = None
+
+    @property
+    def axes(self) -> dict[str, list[Any]]:
+        """Every axis with its values, over all blocks."""
+        axes: dict[str, list[Any]] = {}
+        for block in self.grid:
+            for key, values in block.axes.items():
+                known = axes.setdefault(key, [])
+                known += [value for value in values if value not in known]
+        return axes
+
+    def all_points(self) -> list[Point]:
+        return [point for block in self.grid for point in block.points(self.fixed)]
+
+    def points(self) -> list[Point]:
+        """The points that are left after exclusion, in the order of the file."""
+        return [point for point in self.all_points() if not any(point.matches(row) for row in self.exclude)]
+
+    def lacks_baseline(self) -> bool:
+        return self.baseline is not None and not any(point.matches(self.baseline) for point in self.points())
+
+
+@dataclass(frozen=True)
+class Point:
+    values: dict[str, Any]  # on the axes
+    overrides: dict[str, Any]  # the same and what is fixed: all that distinguishes it from conf/'s defaults
+
+    def matches(self, row: Mapping[str, Any]) -> bool:
+        return all(key in self.overrides and self.overrides[key] == value for key, value in row.items())
+
+
+def names(conf: Path) -> list[str]:
+    return sorted(file.stem for file in (conf / "sweep").glob("*.yaml"))
+
+
+def read(name: str, conf: Path) -> Sweep:
+    """The sweep of this name. Raises ConfigError, naming file and key, for what cannot be meant."""
+    if name not in names(conf):
+        raise ConfigError(f"there is no sweep {name}{nearest(name, names(conf))}; there are {', '.join(names(conf))}")
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(conf / "sweep" / f"{name}.yaml"), resolve=False)
+        sweep = _sweep(name, content)
+        _check(sweep, conf)
+    except (ConfigError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"conf/sweep/{name}.yaml: {' '.join(str(error).split())}") from None
+    return sweep
+
+
+def _sweep(name: str, content: Any) -> Sweep:
+    if not isinstance(content, dict):
+        raise ConfigError("a sweep is a list of KEY: VALUE lines")
+    _known_keys("a sweep", content, Sweep)
+    for block in content["grid"] if isinstance(content.get("grid"), list) else []:
+        _known_keys("a block of the grid", block if isinstance(block, dict) else {}, Block)
+    return parse(Sweep, content | {"name": name})
+
+
+def _known_keys(what: str, content: Mapping[str, Any], schema: type[Section]) -> None:
+    for key in content:
+        if key not in schema.model_fields or key == "name":
+            raise ConfigError(f"{key} is not a key of {what}{nearest(str(key), schema.model_fields)}")
+
+
+def _check(sweep: Sweep, conf: Path) -> None:
+    if not sweep.grid:
+        raise ConfigError("grid has no blocks")
+    for block in sweep.grid:
+        _check_block(block)
+        for key, value in [*_each(block.axes), *block.fixed.items()]:
+            check(key, value, conf)
+    for key, value in sweep.fixed.items():
+        check(key, value, conf)
+    if sweep.compare not in sweep.axes:
+        raise ConfigError(f"compare={sweep.compare} is not an axis of the grid{nearest(sweep.compare, sweep.axes)}")
+    for row in sweep.exclude:
+        if not any(point.matches(row) for point in sweep.all_points()):
+            raise ConfigError(f"exclude {_text(row)} matches no point of the grid")
+    if not sweep.points():
+        raise ConfigError("exclude leaves no point of the grid")
+    if sweep.lacks_baseline():
+        raise ConfigError(f"baseline {_text(sweep.baseline or {})} matches no point of the grid")
+
+
+def _check_block(block: Block) -> None:
+    if not block.axes:
+        raise ConfigError("a block of the grid has no axes; give it product, zip or both")
+    for key, values in block.axes.items():
+        if not values:
+            raise ConfigError(f"axis {key} has no values")
+        for i, value in enumerate(values):
+            if value in values[:i]:
+                raise ConfigError(f"axis {key} has the value {value} twice")
+    if both := set(block.product) & set(block.zip):
+        raise ConfigError(f"axis {both.pop()} is in product and in zip of one block")
+    lengths = {key: len(values) for key, values in block.zip.items()}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{key} has {count} values" for key, count in lengths.items())
+        raise ConfigError(f"the axes of a zip need equally many values: {counts}")
+
+
+def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]]) -> Sweep:
+    """The sweep with other values on these axes, in every block; a new key becomes an axis, or is fixed by one value.
+
+    Exclusions and a baseline that the changed grid lacks are dropped. Raises ConfigError for what cannot be meant.
+    """
+    axes = {key: list(values) for key, values in changes.items() if key in sweep.axes or len(values) > 1}
+    fixed = {key: values[0] for key, values in changes.items() if key not in axes}
+    changed = sweep.model_copy(
+        update={
+            "grid": [_changed(block, axes, fixed) for block in sweep.grid],
+            "fixed": {key: value for key, value in sweep.fixed.items() if key not in changes} | fixed,
+        }
+    )
+    for block in changed.grid:
+        _check_block(block)
+    points = changed.all_points()
+    exclude = [row for row in sweep.exclude if any(point.matches(row) for point in points)]
+    changed = changed.model_copy(update={"exclude": exclude})
+    if not changed.points():
+        raise ConfigError(f"sweep {sweep.name}: with these overrides, exclude leaves no point of the grid")
+    return changed.model_copy(update={"baseline": None}) if changed.lacks_baseline() else changed
+
+
+def _changed(block: Block, axes: Mapping[str, list[Any]], fixed: Mapping[str, Any]) -> Block:
+    zipped = {key: axes.get(key, values) for key, values in block.zip.items() if key not in axes or len(axes[key]) > 1}
+    rest = {key: values for key, values in axes.items() if key not in zipped}
+    own = {key: value for key, value in block.fixed.items() if key not in axes and key not in fixed}
+    return Block(product=block.product | rest, zip=zipped, fixed=own)
+
+
+def _each(axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Any]]:
+    return ((key, value) for key, values in axes.items() for value in values)
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in row.items())

@@ -1,0 +1,89 @@
+"""The direction of the arrows: who may import whom (the layer table of the architecture)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mmprompt.run import ROOT
+
+LIGHT = {"config", "run", "fingerprint", "tracking", "wandb_file"}  # of mmprompt: what the other packages may use
+OURS = {"mmprompt", "sweeps", "analysis"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).glob("*.py"))
+
+
+def imports(file: Path) -> Iterator[tuple[str, bool]]:
+    """Dotted names of everything a module imports, and whether it does so when it is imported itself."""
+    tree = ast.parse(file.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    late = {id(inner) for function in functions for inner in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((name.name, id(node) not in late) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            yield from ((f"{node.module}.{name.name}", id(node) not in late) for name in node.names)
+
+
+def wrong(package: str, *allowed: str, never: set[str]) -> list[str]:
+    """Imports of the package that go against the arrows: of what is never allowed, and of ours all but `allowed`."""
+    found = []
+    for file in modules(package):
+        for name, _ in imports(file):
+            top = name.split(".")[0]
+            ours = top in OURS - {package} and not any(f"{name}.".startswith(f"{ok}.") for ok in allowed)
+            if top in never or ours:
+                found.append(f"{package}/{file.name}: {name}")
+    return found
+
+
+def test_each_package_has_modules_to_look_at() -> None:
+    assert all(len(modules(package)) > 3 for package in OURS)
+
+
+def test_the_core_knows_neither_sweeps_nor_analysis() -> None:
+    assert wrong("mmprompt", never=set()) == []
+
+
+def test_the_light_part_of_the_core_needs_neither_torch_nor_hydra_and_wandb_only_inside_the_writer() -> None:
+    for name in LIGHT:
+        for imported, at_once in imports(ROOT / "mmprompt" / f"{name}.py"):
+            top, *rest = imported.split(".")
+            assert top not in {"torch", "hydra", "omegaconf"}, f"{name}: {imported}"
+            assert top != "mmprompt" or rest[0] in LIGHT, f"{name}: {imported}"
+            assert top != "wandb" or (name == "tracking" and not at_once), f"{name}: {imported}"
+
+
+def test_hydra_is_only_in_the_main_of_the_core() -> None:
+    for file in modules("mmprompt"):
+        if file.stem != "__main__":
+            assert not {name.split(".")[0] for name, _ in imports(file)} & {"hydra", "omegaconf"}, file
+
+
+def test_sweeps_knows_of_the_core_its_light_part_and_on_the_node_its_job() -> None:
+    light = [f"mmprompt.{name}" for name in LIGHT]
+    found = wrong("sweeps", *light, never={"torch", "pandas", "matplotlib", "wandb"})
+    assert found == ["sweeps/node.py: mmprompt.job.execute"]
+    assert ("mmprompt.job.execute", False) in set(imports(ROOT / "sweeps" / "node.py"))
+
+
+def test_analysis_knows_of_the_core_its_light_part_and_neither_conf_nor_torch() -> None:
+    light = [f"mmprompt.{name}" for name in LIGHT]
+    assert wrong("analysis", *light, never={"torch", "hydra", "omegaconf", "submitit"}) == []
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["launch", "--help"], ["plan", "--help"]])
+def test_help_needs_neither_torch_nor_hydra_nor_wandb(arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "sweeps", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
+    assert "mmprompt" in loaded and "length" in done.stdout
+    assert not loaded & {"torch", "hydra", "omegaconf", "wandb", "submitit", "pandas", "numpy"}

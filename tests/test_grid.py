@@ -1,0 +1,214 @@
+"""Sweep files and command line as points: what is expanded, and what is refused in one sentence."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmprompt.config import ConfigError
+from mmprompt.run import ROOT
+from sweeps.compose import parse
+from sweeps.grid import Sweep, names, read, with_overrides
+
+SWEEP = """
+claim: A claim.
+paper: {table: "6"}
+command: make sweep-it
+cost: nothing
+compare: prompt.length
+"""
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Puts a sweep file `it` with this grid into a copy of conf/; gives the copy."""
+
+    def put(grid: str) -> Path:
+        shutil.copytree(ROOT / "conf", tmp_path / "conf", dirs_exist_ok=True)
+        (tmp_path / "conf" / "sweep" / "it.yaml").write_text(SWEEP + grid)
+        return tmp_path / "conf"
+
+    return put
+
+
+def points(sweep: Sweep) -> list[dict[str, Any]]:
+    return [point.values for point in sweep.points()]
+
+
+def changed(conf: Path, *overrides: str) -> Sweep:
+    return with_overrides(read("it", conf), dict(parse(text, conf) for text in overrides))
+
+
+def test_a_grid_is_the_union_of_products_times_the_rows_of_a_zip_less_the_exclusions(write: Write) -> None:
+    conf = write("""
+grid:
+  - product: {prompt.length: [10, 16], seed: [1, 2]}
+    zip: {optim.lr: [0.1, 0.2], optim.steps: [5, 6]}
+  - product: {prompt.length: [30]}
+exclude: [{prompt.length: 16, optim.lr: 0.2}]
+baseline: {prompt.length: 10}
+""")
+    rows = [(0.1, 5), (0.2, 6)]
+    product = [(length, seed, *row) for length in (10, 16) for seed in (1, 2) for row in rows]
+    keys = ("prompt.length", "seed", "optim.lr", "optim.steps")
+    wanted = [dict(zip(keys, values, strict=True)) for values in product if values[0] == 10 or values[2] == 0.1]
+    assert points(read("it", conf)) == [*wanted, {"prompt.length": 30}]
+
+
+def test_what_is_fixed_is_an_override_of_every_point_but_no_axis(write: Write) -> None:
+    conf = write("""
+fixed: {optim.steps: 5, optim.lr: 0.1}
+grid:
+  - product: {prompt.length: [10]}
+  - product: {prompt.length: [16]}
+    fixed: {optim.lr: 0.2}
+""")
+    first, second = read("it", conf).points()
+    assert first.values == {"prompt.length": 10} and second.values == {"prompt.length": 16}
+    assert first.overrides == {"optim.steps": 5, "optim.lr": 0.1, "prompt.length": 10}
+    assert second.overrides == {"optim.steps": 5, "optim.lr": 0.2, "prompt.length": 16}
+
+
+@pytest.mark.parametrize("name", names(ROOT / "conf"))
+def test_every_sweep_file_opens_with_its_claim_its_paper_its_cost_and_its_command(name: str) -> None:
+    lines = (ROOT / "conf" / "sweep" / f"{name}.yaml").read_text().splitlines()
+    opening = "\n".join(line for line in lines[: lines.index("compare: " + read(name, ROOT / "conf").compare)])
+    for word in ("# Claim: ", "# Paper: ", "# Cost: ", f"# Command: make sweep-{name}"):
+        assert word in opening
+
+
+def test_the_length_sweep_is_six_lengths_on_two_tasks_with_three_seeds() -> None:
+    sweep = read("length", ROOT / "conf")
+    assert len(sweep.points()) == 36
+    assert sweep.axes["prompt.length"] == [10, 16, 30, 64, 100, 120]
+
+
+GRID = """
+grid:
+  - product: {prompt.length: [10, 16], seed: [1, 2]}
+  - product: {prompt.length: [30], seed: [1, 2]}
+    fixed: {optim.lr: 0.5}
+baseline: {prompt.length: 10}
+exclude: [{prompt.length: 16, seed: 2}]
+"""
+
+
+def test_an_override_of_an_axis_replaces_its_values_in_every_block(write: Write) -> None:
+    sweep = changed(write(GRID), "seed=7")
+    assert points(sweep) == [{"prompt.length": length, "seed": 7} for length in (10, 16, 30)]
+
+
+def test_a_new_key_with_several_values_is_an_axis_of_every_block_even_where_it_was_fixed(write: Write) -> None:
+    sweep = changed(write(GRID), "optim.lr=0.1,0.2", "seed=1")
+    assert points(sweep) == [
+        {"prompt.length": length, "seed": 1, "optim.lr": lr} for length in (10, 16, 30) for lr in (0.1, 0.2)
+    ]
+
+
+def test_a_new_key_with_one_value_is_fixed_and_wins_over_what_a_block_fixed(write: Write) -> None:
+    sweep = changed(write(GRID), "optim.lr=0.1", "seed=1")
+    assert [point.overrides["optim.lr"] for point in sweep.points()] == [0.1, 0.1, 0.1]
+    assert "optim.lr" not in sweep.axes
+
+
+def test_one_value_for_an_axis_of_a_zip_leaves_the_other_axes_of_the_zip(write: Write) -> None:
+    conf = write("grid: [{product: {prompt.length: [10]}, zip: {optim.lr: [0.1, 0.2], optim.steps: [5, 6]}}]")
+    assert [(p["optim.lr"], p["optim.steps"]) for p in points(changed(conf, "optim.lr=0.3"))] == [(0.3, 5), (0.3, 6)]
+    with pytest.raises(ConfigError, match=r"zip need equally many values: optim.lr has 3 values, optim.steps has 2"):
+        changed(conf, "optim.lr=1,2,3")
+
+
+def test_exclusions_and_baseline_that_an_override_removed_are_dropped(write: Write) -> None:
+    sweep = changed(write(GRID), "prompt.length=64,100")
+    assert sweep.baseline is None and sweep.exclude == []
+    assert changed(write(GRID), "seed=1,2,3").baseline == {"prompt.length": 10}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "values"),
+    [
+        ("seed=1,2,3", "seed", [1, 2, 3]),
+        ("seed=range(0,5)", "seed", [0, 1, 2, 3, 4]),
+        ("seed=range(5)", "seed", [0, 1, 2, 3, 4]),
+        ("optim.lr=1e-3,0.5", "optim.lr", [0.001, 0.5]),
+        ("prompt.layers=[0,1]", "prompt.layers", [[0, 1]]),
+        ("prompt.layers=[0,1],null", "prompt.layers", [[0, 1], None]),
+        ("prompt.decoder_length=null", "prompt.decoder_length", [None]),
+        ("prompt={length: 3, depth: both}", "prompt", [{"length": 3, "depth": "both"}]),
+        ("task.template='which {phrase}, please'", "task.template", ["which {phrase}, please"]),
+        ('task.template="a","b,c"', "task.template", ["a", "b,c"]),
+        ("tracking.project=${task.name}", "tracking.project", ["${task.name}"]),
+        ("prompt.depth=choice(both,encoder)", "prompt.depth", ["both", "encoder"]),
+        ("task=micro_vqa,micro_grounding", "task", ["micro_vqa", "micro_grounding"]),
+    ],
+)
+def test_an_override_is_read_in_hydras_grammar(text: str, key: str, values: list[Any]) -> None:
+    assert parse(text, ROOT / "conf") == (key, values)
+
+
+def test_a_glob_chooses_the_files_of_a_group() -> None:
+    _, tasks = parse("task=glob(micro_*)", ROOT / "conf")
+    assert tasks == sorted(file.stem for file in (ROOT / "conf" / "task").glob("micro_*.yaml"))
+    assert len(tasks) >= 4
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("prompt.lenght=3", "there is no key prompt.lenght; did you mean prompt.length"),
+        ("task=micro_vqq", "task=micro_vqq does not exist; did you mean micro_vqa"),
+        ("tasks=micro_vqa", "there is no key tasks; did you mean task"),
+        ("sweep=length", "there is no key sweep"),
+        ("task=glob(mikro_*)", r"'task=glob\(mikro_\*\)' matches nothing; allowed: .*micro_caption"),
+        ("seed=glob(1*)", "glob chooses among the files of a group"),
+        ("seed=interval(0,1)", "an interval has no list of values"),
+        ("seed=[1", r"'seed=\[1' cannot be read \("),
+        ("seed=a=b", "'seed=a=b' cannot be read"),
+        ("seed", "'seed' cannot be read"),
+        ("+seed=1", r"'\+seed=1' is not KEY=VALUE"),
+        ("~seed", "'~seed' is not KEY=VALUE"),
+    ],
+)
+def test_a_wrong_override_gets_one_sentence(text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        parse(text, ROOT / "conf")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("grid", "complaint"),
+    [
+        ("grid: []", "grid has no blocks"),
+        ("grid: [{}]", "a block of the grid has no axes"),
+        ("grid: [{product: {prompt.length: []}}]", "axis prompt.length has no values"),
+        ("grid: [{product: {prompt.length: [10, 10]}}]", "axis prompt.length has the value 10 twice"),
+        ("grid: [{product: {prompt.length: [10]}, zip: {seed: [1], optim.steps: [1, 2]}}]", "zip need equally many"),
+        ("grid: [{product: {seed: [1], prompt.length: [10]}, zip: {seed: [1]}}]", "seed is in product and in zip"),
+        ("grid: [{product: {seed: [1]}}]", "compare=prompt.length is not an axis of the grid"),
+        ("grid: [{product: {prompt.length: [10]}}]\nexclude: [{seed: 3}]", "exclude seed=3 matches no point"),
+        ("grid: [{product: {prompt.length: [10]}}]\nexclude: [{prompt.length: 10}]", "exclude leaves no point"),
+        ("grid: [{product: {prompt.length: [10]}}]\nbaseline: {prompt.length: 9}", "prompt.length=9 matches no point"),
+        ("grid: [{product: {prompt.lenght: [10]}}]", "there is no key prompt.lenght; did you mean prompt.length"),
+        ("grid: [{product: {prompt.length: [10], task: [x]}}]", "task=x does not exist"),
+        ("grid: [{product: {prompt.length: [10]}}]\nfixed: {metod: prompt}", "there is no key metod"),
+        ("grid: [{product: {prompt.length: 10}}]", r"product.prompt.length=10 \(int\) is not allowed; wanted: list"),
+        ("grid: [{prodct: {prompt.length: [10]}}]", "prodct is not a key of a block of the grid; did you mean product"),
+        ("grid: [{product: {prompt.length: [10]}}]\nbasline: {}", "basline is not a key of a sweep; did you mean base"),
+        ("fixed: {method: prompt}", "grid is missing"),
+        ("grid: [", "while parsing"),
+    ],
+)
+def test_a_wrong_sweep_file_gets_one_sentence_that_names_the_file(write: Write, grid: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        read("it", write(grid))
+    assert str(caught.value).startswith("conf/sweep/it.yaml: ") and "\n" not in str(caught.value)
+
+
+def test_an_unknown_sweep_names_the_nearest_ones() -> None:
+    with pytest.raises(ConfigError, match=r"there is no sweep lenth; did you mean length"):
+        read("lenth", ROOT / "conf")

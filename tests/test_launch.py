@@ -1,0 +1,305 @@
+"""Launches on local processes, really: every run once, failures apart, whatever is interrupted goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mmprompt.config import Cluster
+from mmprompt.run import ROOT, Store, evaluation_id
+from sweeps import snapshot
+from sweeps.batch import batches, pack
+from sweeps.state import TRIES, tries
+
+TINY = [
+    "task=micro_grounding",
+    "prompt.length=4",
+    "optim.batch_size=4",
+    "optim.micro_batch=4",
+    "optim.validate_every=2",
+]
+TINY += ["task.data.train=8", "task.data.val=8", "task.data.test=8", "cluster=local", "tracking=disabled"]
+
+
+@dataclass
+class Launcher:
+    """`python -m sweeps` as a user calls it, from a folder that is not the repository."""
+
+    folder: Path
+    root: Path = ROOT
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "runs")
+
+    def start(self, verb: str, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sweeps", verb, "length", *TINY, *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(self.root)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, verb: str, *arguments: str) -> tuple[int, str]:
+        process = self.start(verb, *arguments)
+        output, _ = process.communicate(timeout=120)
+        return process.returncode, output
+
+    def manifest(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads(self.store.manifest("length").read_text())
+        return values
+
+    def attempts(self) -> dict[str, list[dict[str, Any]]]:
+        """By run: job.json of each attempt."""
+        folders = [self.store.run(point["run"]) for point in self.manifest()["points"]]
+        return {folder.id: [attempt.job for attempt in folder.attempts()] for folder in folders}
+
+    def worker(self) -> psutil.Process:
+        """A worker that is at a run now; waits for one."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if self.store.manifest("length").exists():
+                for jobs in self.attempts().values():
+                    if jobs and psutil.pid_exists(jobs[-1]["pid"]):
+                        return psutil.Process(jobs[-1]["pid"])
+            time.sleep(0.1)
+        raise AssertionError("no worker took a run")
+
+    def processes(self) -> list[psutil.Process]:
+        """Whatever still runs for this store."""
+        return [p for p in psutil.process_iter(["cmdline"]) if str(self.folder) in " ".join(p.info["cmdline"] or [])]
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path)
+    yield launcher
+    for process in launcher.processes():  # of a test that failed
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Launcher, int, str]:
+    """A sweep of three runs, of which one cannot succeed."""
+    launcher = Launcher(tmp_path_factory.mktemp("launched"))
+    return launcher, *launcher.run("launch", "seed=1", "optim.steps=2", "optim.lr=0.1,0.2,1e30")
+
+
+def test_a_failure_stops_no_other_run_is_shown_with_its_reason_and_makes_the_exit_code(
+    launched: tuple[Launcher, int, str],
+) -> None:
+    launcher, code, output = launched
+    assert code == 1
+    assert sorted(launcher.store.run(run).result() is not None for run in launcher.attempts()) == [False, True, True]
+    assert "1 run failed" in output and "the loss is nan" in output and "error.txt" in output and "_log.err" in output
+    assert "optim.lr=1e+30" in output  # runs are called by what differs between them
+    assert all(len(jobs) == 1 for jobs in launcher.attempts().values())
+
+
+def test_output_that_is_no_terminal_stays_calm(launched: tuple[Launcher, int, str]) -> None:
+    _, _, output = launched
+    assert "\x1b" not in output and "\r" not in output
+    assert len(output.splitlines()) < 15
+
+
+def test_the_manifest_says_what_the_tables_need(launched: tuple[Launcher, int, str]) -> None:
+    launcher, _, _ = launched
+    manifest = launcher.manifest()
+    assert manifest["axes"] == {
+        "task": ["micro_grounding"],
+        "prompt.length": [4],
+        "seed": [1],
+        "optim.lr": [0.1, 0.2, 1e30],
+    }
+    assert manifest["baseline"] is None  # length 64 is not among these points
+    assert manifest["compare"] == "prompt.length" and manifest["paper"] == {"table": "6", "figure": "2"}
+    assert manifest["tasks"] == {"micro_grounding": {"family": "grounding", "metric": "acc@0.5"}}
+    assert manifest["header"]["model"] == "micro" and manifest["header"]["optim.steps"] == 2
+    assert manifest["command"].startswith("make sweep-length ARGS=") and "cluster" not in manifest["command"]
+    for point in manifest["points"]:
+        for split, evaluation in point["evaluations"].items():
+            assert evaluation == evaluation_id(point["run"], {"split": split})
+            folder = launcher.store.run(point["run"])
+            assert folder.result() is None or folder.evaluation_file(evaluation).exists()
+
+
+def test_workers_import_the_snapshot_and_read_its_backbone(launched: tuple[Launcher, int, str]) -> None:
+    launcher, _, _ = launched
+    [batch] = batches(launcher.store)
+    copy = launcher.store.code / batch.frozen["job"]["code"]
+    assert {jobs[0]["code"] for jobs in launcher.attempts().values()} == {copy.name}
+    assert batch.frozen["jobs"][0][0]["where"]["backbone"].startswith(str(copy))
+    for file in snapshot.files(ROOT):
+        assert (copy / file).exists()
+    assert f"{copy}/sweeps/node.py" in "".join(log.read_text() for log in batch.folder.glob("*_log.err"))
+
+
+def test_a_second_launch_runs_only_what_is_not_done_and_leaves_alone_what_failed_too_often(
+    launched: tuple[Launcher, int, str],
+) -> None:
+    launcher, _, _ = launched
+    began = time.monotonic()
+    code, output = launcher.run("launch", "seed=1", "optim.steps=2", "optim.lr=0.1,0.2")
+    assert code == 0 and "all 2 runs are done already" in output
+    assert time.monotonic() - began < 10
+    arguments = ("seed=1", "optim.steps=2", "optim.lr=0.1,0.2,1e30")
+    code, output = launcher.run("plan", *arguments)
+    assert code == 0 and "2 done, 1 failed" in output and "1 run, 1 at a time in local processes" in output
+    assert launcher.run("launch", *arguments)[0] == 1  # it is tried again
+    folder = launcher.store.run(launcher.manifest()["points"][-1]["run"])
+    while tries(folder) < TRIES:  # as if it had been launched again
+        attempt = folder.claim(folder.attempts()[-1].job)
+        assert attempt is not None
+        attempt.fail("TrainingError: still nan")
+    code, output = launcher.run("launch", *arguments)
+    assert code == 1 and "1 run failed 3 times without getting further; only --retry tries again" in output
+    assert len(folder.attempts()) == TRIES
+    _, output = launcher.run("plan", *arguments, "--retry")
+    assert "1 run, 1 at a time" in output
+
+
+def test_a_killed_worker_costs_the_run_it_was_at_until_the_next_launch_and_no_other_run(launcher: Launcher) -> None:
+    arguments = ("seed=1,2,3", "optim.steps=2", "cluster.max_parallel=1")
+    process = launcher.start("launch", *arguments)
+    launcher.worker().kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and "1 run failed" in output and "ended without a word" in output
+    assert sorted(launcher.store.run(run).result() is not None for run in launcher.attempts()) == [False, True, True]
+    code, output = launcher.run("launch", *arguments)
+    assert code == 0 and "all 3 runs are done" in output
+    assert sorted(len(jobs) for jobs in launcher.attempts().values()) == [1, 1, 2]
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_launch_stops_its_workers_and_blames_no_run(launcher: Launcher, ending: signal.Signals) -> None:
+    arguments = ("seed=1,2", "optim.steps=100000")
+    process = launcher.start("launch", *arguments)
+    launcher.worker()
+    if ending is signal.SIGINT:
+        os.killpg(process.pid, ending)  # as a terminal does
+    else:
+        process.send_signal(ending)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "0 of 2 runs are done; the same command goes on from here" in output and "Traceback" not in output
+    assert launcher.processes() == []
+    _, output = launcher.run("plan", *arguments)
+    assert "2 runs: 2 to do" in output
+
+
+def test_two_launches_at_once_run_each_run_once(launcher: Launcher) -> None:
+    arguments = ("seed=1,2,3", "optim.steps=2", "cluster.max_parallel=1")
+    both = [launcher.start("launch", *arguments) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert all("all 3 runs are done" in output for output in outputs)
+    assert [len(jobs) for jobs in launcher.attempts().values()] == [1, 1, 1]
+
+
+def test_workers_that_die_before_they_work_end_the_launch_with_their_last_words(launcher: Launcher) -> None:
+    for package in ("conf", "mmprompt", "sweeps"):
+        shutil.copytree(ROOT / package, launcher.folder / "copy" / package)
+    (launcher.folder / "copy" / "mmprompt" / "job.py").write_text("raise ImportError('libsomething is missing')")
+    code, output = Launcher(launcher.folder, launcher.folder / "copy").run("launch", "seed=1,2", "optim.steps=2")
+    assert code == 1
+    assert "the workers ended before they were at every run" in output and "libsomething is missing" in output
+    assert "2 runs not done" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["prompt.lenght=3"], "sweeps: there is no key prompt.lenght; did you mean prompt.length"),
+        (["prompt.length=ten"], "sweeps: prompt.length='ten' (str) is not allowed"),
+        (["cluster.gpus=99"], "sweeps: cluster.gpus=99, but this machine has"),
+        (["paths.backbone=no.pt"], "sweeps: paths.backbone=no.pt is not a file"),
+    ],
+)
+def test_a_launch_that_cannot_be_meant_ends_with_one_sentence(
+    launcher: Launcher, arguments: list[str], complaint: str
+) -> None:
+    code, output = launcher.run("launch", *arguments)
+    assert code == 2 and complaint in output and "Traceback" not in output
+
+
+def test_a_wrong_verb_names_the_nearest(launcher: Launcher) -> None:
+    code, output = launcher.run("lanch")
+    assert code == 2 and "there is no verb lanch; did you mean launch" in output
+
+
+def test_a_snapshot_is_made_once_whole_and_anew_when_a_file_changes(tmp_path: Path) -> None:
+    for package in snapshot.PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / "tree" / package)
+    store = Store(tmp_path / "runs")
+    with ThreadPoolExecutor(8) as pool:
+        copies = list(pool.map(lambda _: snapshot.take(tmp_path / "tree", store), range(16)))
+    assert len(set(copies)) == 1 and [copies[0]] == list(store.code.iterdir())
+    assert snapshot.files(copies[0]) == snapshot.files(tmp_path / "tree")
+    (tmp_path / "tree" / "mmprompt" / "job.py").write_text("changed")
+    assert snapshot.take(tmp_path / "tree", store) != copies[0]
+
+
+CLUSTER = Cluster(
+    kind="slurm",
+    partition=None,
+    account=None,
+    qos=None,
+    gpus=0,
+    cpus=1,
+    mem_gb=2,
+    time_min=60,
+    max_parallel=None,
+    runs_per_job=None,
+)
+
+
+@pytest.mark.parametrize(
+    ("runs", "seconds", "runs_per_job", "sizes"),
+    [
+        (36, None, None, [4] * 9),  # unknown: at least eight jobs, at most four runs each
+        (3, None, None, [1, 1, 1]),
+        (36, 15.0, None, [36]),  # known: ten minutes
+        (90, 15.0, None, [30, 30, 30]),
+        (7, 200.0, None, [2, 2, 3]),
+        (4, 7200.0, None, [1] * 4),  # a run is never divided
+        (7, None, 3, [2, 2, 3]),
+    ],
+)
+def test_runs_are_packed_into_even_jobs(
+    runs: int, seconds: float | None, runs_per_job: int | None, sizes: list[int]
+) -> None:
+    ids = [str(i) for i in range(runs)]
+    jobs = pack(ids, seconds, CLUSTER.model_copy(update={"runs_per_job": runs_per_job}))
+    assert [len(job) for job in jobs] == sizes
+    assert [run for job in jobs for run in job] == ids
+
+
+def test_only_errors_without_progress_count_as_tries(tmp_path: Path) -> None:
+    folder = Store(tmp_path).run("run")
+
+    def attempt(step: int, error: str | None) -> int:
+        made = folder.claim({})
+        assert made is not None
+        made.report({"step": step})
+        if error is not None:
+            made.fail(error)
+        return tries(folder)
+
+    assert [attempt(5, "nan"), attempt(5, "nan"), attempt(9, "nan")] == [1, 2, 1]  # the third got further
+    assert [attempt(9, None), attempt(3, "interrupted: killed"), attempt(9, "nan")] == [1, 1, 2]
