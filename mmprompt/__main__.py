@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmprompt.config import ConfigError, Model, Place, check_override, parse
-from mmprompt.run import ROOT, Store, backbone_file, freeze, git_commit, git_dirty, run_id
+from mmprompt.run import ROOT, Store, backbone_file, freeze, provenance, run_id
 
 CONF = ROOT / "conf"
 
@@ -53,7 +54,7 @@ def one_run(values: dict[str, Any]) -> None:
     config, place = freeze(values)
     folder = Store(Path(place.paths.runs).absolute()).run(run_id(config))
     folder.create(config)
-    print(f"run {folder.id} in {folder.path}")
+    print(f"run {folder.id}")
     if folder.result() is None:
         from mmprompt.job import execute  # torch only where something is trained
 
@@ -69,7 +70,7 @@ def one_run(values: dict[str, Any]) -> None:
                 progress.update(line, completed=state.step, description=best)
 
             outcome = execute(folder.path.parent.parent, [folder.id], where(place), by_hand(), watch)
-        if outcome[folder.id] == "elsewhere":
+        if outcome[folder.id] == "open":
             sys.exit(f"another process is at this run: {folder.attempts()[-1].job}")
         if outcome[folder.id] == "failed":
             attempt = folder.attempts()[-1]
@@ -99,12 +100,11 @@ def by_hand() -> dict[str, Any]:
     """The job's facts for an attempt that no sweep launched."""
 
     return {
-        "batch": None,
+        "batch": f"by-hand-{os.getpid()}-{time.time_ns()}",
         "scheduler": "by hand",
         "job": None,
         "code": None,
-        "commit": git_commit(),
-        "dirty": git_dirty(),
+        **provenance(),
     }
 
 

@@ -31,7 +31,7 @@ from mmprompt.fingerprint import fingerprint
 from mmprompt.ofa import OFA
 from mmprompt.official import load_backbone, read
 from mmprompt.run import Attempt, RunFolder, Store, evaluation_id, read_config, write_once
-from mmprompt.tracking import Record, exit_on_sigterm, record_file
+from mmprompt.tracking import TOLD_TO_END, Record, exit_on_sigterm, record_file
 from mmprompt.train import State, features_of, train
 from mmprompt.tuned import Tuned
 
@@ -42,22 +42,35 @@ Report = Callable[[State], None]
 def execute(
     store: Path, runs: Sequence[str], where: Mapping[str, Any], job: Mapping[str, Any], watch: Report | None = None
 ) -> dict[str, str]:
-    """Executes the runs that are not done and that nobody else is at. Returns "done", "failed" or "elsewhere" for each."""
+    """Executes the runs that are not done, that nobody else is at, and that this batch has not seen fail.
+
+    Returns "done", "failed" or, of one that somebody else is at, "open" for each.
+    """
     exit_on_sigterm()
-    outcome = {}
     for run in runs:
         folder = Store(store).run(run)
-        attempt = None if folder.result() or is_live(folder) else folder.claim(dict(job) | process_facts())
+        attempt = folder.claim(dict(job) | process_facts()) if is_free(folder, job["batch"]) else None
         if attempt is not None:
             try:
                 perform(folder, attempt, where, watch)
             except Exception:  # whatever it is, it is this run's failure, and the next run goes on
+                if TOLD_TO_END:
+                    raise SystemExit(128 + TOLD_TO_END[0]) from None  # not the run's fault
                 attempt.fail(traceback.format_exc())
-        if folder.result():
-            outcome[run] = "done"
-        else:
-            outcome[run] = "failed" if attempt is not None else "elsewhere"
-    return outcome
+    return {run: outcome(Store(store).run(run), job["batch"]) for run in runs}
+
+
+def is_free(folder: RunFolder, batch: str) -> bool:
+    return outcome(folder, batch) == "open" and not is_live(folder)
+
+
+def outcome(folder: RunFolder, batch: str) -> str:
+    if folder.result():
+        return "done"
+    failed_here = [
+        attempt for attempt in folder.attempts() if attempt.error is not None and attempt.job["batch"] == batch
+    ]
+    return "failed" if failed_here else "open"
 
 
 def process_facts() -> dict[str, Any]:
@@ -73,17 +86,9 @@ def process_facts() -> dict[str, Any]:
 
 
 def is_live(folder: RunFolder) -> bool:
-    """Is some process at this run? Of a process on another host it is only known that nobody has said it failed."""
+    """Is some process at this run? Of one on another host it is only known that nobody has said it ended."""
     attempts = folder.attempts()
-    if not attempts or attempts[-1].error is not None:
-        return False
-    job = attempts[-1].job
-    if job["host"] != socket.gethostname():
-        return True
-    try:
-        return bool(psutil.Process(job["pid"]).create_time() == job["started"])
-    except psutil.NoSuchProcess:
-        return False
+    return bool(attempts) and attempts[-1].error is None and attempts[-1].lives() is not False
 
 
 def perform(folder: RunFolder, attempt: Attempt, where: Mapping[str, Any], watch: Report | None) -> None:

@@ -30,7 +30,7 @@ from mmprompt.config import Model, Section
 from mmprompt.generate import greedy
 from mmprompt.ofa import OFA, PAD
 from mmprompt.official import official_name
-from mmprompt.run import ROOT, git_commit
+from mmprompt.run import ROOT, provenance
 from mmprompt.tasks import Batch, Sample, collate, encode, preprocess
 from mmprompt.tokens import Tokenizer
 
@@ -252,7 +252,7 @@ def install(file: Path, state: dict[str, Tensor], recipe: Recipe, scores: dict[s
     metadata = {
         "recipe": recipe.model_dump_json(),
         "seed": str(recipe.seed),
-        "commit": git_commit() or "unknown",
+        "commit": provenance()["commit"] or "unknown",
         "metrics": json.dumps(scores),
         "sha256": content.hexdigest(),  # of the tensors' bytes in the order of their names
     }

@@ -16,12 +16,15 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from mmprompt.config import WORLD_VERSION, ConfigError, Place, RunConfig, parse
 from mmprompt.fingerprint import fingerprint
@@ -31,6 +34,7 @@ TRAINING_VERSION = 1  # raise when the same settings begin to mean other numbers
 EVALUATION_VERSION = 1
 NEUTRAL: dict[str, Any] = {}  # key added later -> the value that stands for the time before it; left out of the hash
 ID_LENGTH = 16  # hex digits: 64 bits
+CLOCK = 2.0  # seconds by which a process's start may seem to move, when the clock is set
 
 
 class StoreError(RuntimeError):
@@ -87,18 +91,18 @@ def freeze(composed: Mapping[str, Any]) -> tuple[RunConfig, Place]:
     return parse(RunConfig, values | {"training_version": TRAINING_VERSION}), place
 
 
-def git_commit() -> str | None:
-    """The commit that the code stands at; None outside a git checkout."""
-    answer = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return answer.stdout.strip() if answer.returncode == 0 else None
+def provenance() -> dict[str, Any]:
+    """{"commit": sha or None, "dirty": whether packages or conf differ from it}. None where git has no commit to name."""
 
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=30)
+        except (FileNotFoundError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
 
-def git_dirty() -> bool:
-    """Do the packages differ from that commit?"""
-    answer = subprocess.run(
-        ["git", "-C", str(ROOT), "status", "--porcelain", "--", "mmprompt", "sweeps"], capture_output=True, text=True
-    )
-    return bool(answer.stdout.strip())
+    changes = git("status", "--porcelain", "--", "mmprompt", "sweeps", "conf")
+    return {"commit": git("rev-parse", "--verify", "HEAD"), "dirty": bool(changes)}
 
 
 def backbone_file(place: Place) -> Path:
@@ -253,6 +257,18 @@ class Attempt:
     @property
     def job(self) -> dict[str, Any]:
         return json.loads((self.path / "job.json").read_text())
+
+    def lives(self) -> bool | None:
+        """Is its process still there? None: it is another host's, and nobody here can tell."""
+        job = self.job
+        if job["host"] != socket.gethostname():
+            return None
+        try:
+            process = psutil.Process(job["pid"])
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            return alive and abs(process.create_time() - job["started"]) < CLOCK  # else the pid is a stranger's by now
+        except psutil.NoSuchProcess:
+            return False
 
     @property
     def checkpoint_file(self) -> Path:

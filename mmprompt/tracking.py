@@ -124,12 +124,20 @@ def record_file(attempt: Path) -> str | None:
     return str(files[-1].relative_to(attempt.parent.parent)) if files else None
 
 
+TOLD_TO_END: list[int] = []  # signals that came; compiled code can turn the handler's exit into some other exception
+
+
 def exit_on_sigterm() -> None:
     """End by exception, exit code 143, when told to end: only then does the client close its records.
 
     A job calls this once, in its main thread.
     """
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+    def end(number: int, frame: object) -> None:
+        TOLD_TO_END.append(number)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _open(mode: str, folder: Path, what: Mapping[str, Any]) -> Any:

@@ -6,8 +6,8 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmprompt.run import ROOT, Attempt
-from sweeps import manifest, scheduler, snapshot
+from mmprompt.run import Attempt, provenance
+from sweeps import manifest, scheduler
 from sweeps.batch import freeze, log_of, pack
 from sweeps.outlook import Outlook, count, look
 from sweeps.screen import Screen
@@ -25,7 +25,7 @@ def launch(name: str, overrides: Sequence[str], wait: bool, retry: bool) -> int:
     with the sweep, an override or the cluster's settings.
     """
     seen = look(name, overrides, retry)
-    code = snapshot.commit(ROOT)
+    code = provenance()
     manifest.write(seen.expanded, code)
     print(f"{name}: {seen}")
     if not seen.to_do and not seen.named("running", "queued"):

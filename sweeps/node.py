@@ -6,8 +6,6 @@ import json
 import signal
 from pathlib import Path
 
-from mmprompt.run import Store
-
 
 def work(batch: str, index: int) -> None:
     """Executes the runs of job `index` of the batch in this folder.
@@ -15,22 +13,17 @@ def work(batch: str, index: int) -> None:
     Raises RuntimeError at the end if one failed: a scheduler then shows the job as failed.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; while torch loads nothing needs an orderly end
-    signal.signal(
-        signal.SIGUSR2, signal.SIG_IGN
-    )  # a time limit is near: submitit would raise, and blame the run for it
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a time limit is near: submitit would raise, and blame the run
     from submitit import JobEnvironment
 
     from mmprompt.job import execute
 
     frozen = json.loads((Path(batch) / "batch.json").read_text())
-    store = Store(Path(frozen["store"]))
+    store = Path(frozen["store"])
     job = frozen["job"] | {"job": JobEnvironment().job_id}
     outcome: dict[str, str] = {}
     for part in frozen["jobs"][index]:
-        for run in part["runs"]:
-            ended = [attempt for attempt in store.run(run).attempts() if attempt.error is not None]
-            if job["batch"] not in [attempt.job["batch"] for attempt in ended]:  # a batch lets a run fail once
-                outcome |= execute(store.root, [run], part["where"], job)
+        outcome |= execute(store, part["runs"], part["where"], job)
     failed = [run for run, end in outcome.items() if end == "failed"]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(outcome)} runs failed: {', '.join(failed)}")

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from mmprompt.fingerprint import fingerprint
 from mmprompt.run import Store, canonical, digest
@@ -54,17 +52,3 @@ def inside(file: Path, root: Path, snapshot: Path) -> Path:
     """The snapshot's copy of a file of our packages; a file that it does not hold stays itself."""
     copy = snapshot / file.relative_to(root) if file.is_relative_to(root) else file
     return copy if copy.is_file() else file
-
-
-def commit(root: Path) -> dict[str, Any]:
-    """{"commit": sha or None, "dirty": whether the packages differ from it}. None where git has no commit to name."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
-        except (FileNotFoundError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    changes = git("status", "--porcelain", "--", *PACKAGES, "conf")
-    return {"commit": git("rev-parse", "--verify", "HEAD"), "dirty": bool(changes)}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import psutil
 
 from mmprompt.run import Attempt, RunFolder, Store
 from sweeps import scheduler
@@ -15,7 +12,6 @@ from sweeps.batch import batches
 
 Name = Literal["done", "failed", "running", "queued", "lost?", "to do"]
 TRIES = 3  # attempts that end in an error without getting further than the ones before: then a run is left alone
-CLOCK = 2.0  # seconds by which a process's start may seem to move, when the clock is set
 SILENT = "its process ended without a word"
 INTERRUPTED = "interrupted: "  # how the error of an attempt begins that nothing was wrong with
 
@@ -73,14 +69,9 @@ def state(folder: RunFolder, queue: Queue) -> State:
 
 def is_alive(attempt: Attempt, held: tuple[str, str | None] | None) -> bool | None:
     """Whether some process is still at this attempt; None without information."""
-    job = attempt.job
-    if job["host"] == socket.gethostname():
-        try:
-            process = psutil.Process(job["pid"])
-            is_ours = abs(process.create_time() - job["started"]) < CLOCK  # else the pid is a stranger's by now
-            return bool(is_ours and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return False
+    here, job = attempt.lives(), attempt.job
+    if here is not None:
+        return here
     if job["scheduler"] != "slurm":
         return None
     if held is None:

@@ -150,7 +150,7 @@ def test_a_run_whose_process_was_killed_is_taken_up_by_the_next(tmp_path: Path) 
     busy = execute(tmp_path, [folder.id], where(), JOB)
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
-    assert busy == {folder.id: "elsewhere"}
+    assert busy == {folder.id: "open"}
 
     first: list[int] = []
 

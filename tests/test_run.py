@@ -1,7 +1,12 @@
 import json
+import socket
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny import JOB, frozen_run, settings
 
@@ -84,6 +89,22 @@ def test_an_attempt_is_claimed_by_one_of_many(tmp_path: Path) -> None:
             for file in attempt.path.iterdir():
                 file.unlink()
             attempt.path.rmdir()
+
+
+def test_an_attempt_lives_as_long_as_its_process_and_no_stranger_with_its_pid_keeps_it_alive(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    facts = {"host": socket.gethostname(), "pid": process.pid, "started": psutil.Process(process.pid).create_time()}
+    folder = frozen_run(tmp_path)
+    attempt = folder.claim(JOB | facts)
+    stranger = folder.claim(JOB | facts | {"started": facts["started"] - 100})
+    elsewhere = folder.claim(JOB | facts | {"host": "another"})
+    assert attempt and stranger and elsewhere
+    assert attempt.lives() is True and stranger.lives() is False and elsewhere.lives() is None
+    process.kill()
+    time.sleep(0.2)  # a zombie until it is waited for
+    assert attempt.lives() is False
+    process.wait()
+    assert attempt.lives() is False
 
 
 def test_the_first_result_stays(tmp_path: Path) -> None:
