@@ -4,10 +4,13 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-# CLUSTER=auto|local|slurm, TASKS=micro_vqa,micro_caption or all, ARGS="seed=0,1,2,3,4 optim.steps=300 --wait"
+# CLUSTER=auto|local|slurm, TASKS=micro_vqa,micro_caption or all, RUNS=the store,
+# ARGS="seed=0,1,2,3,4 optim.steps=300 --wait"; quote what a shell would read: ARGS="'seed=range(1,6)'"
 CLUSTER ?= auto
 TASKS ?=
 ARGS ?=
+RUNS ?= $(or $(MMPROMPT_RUNS),runs)
+export MMPROMPT_RUNS := $(RUNS)
 CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(if $(TASKS),task=$(TASKS)))
 
 .DEFAULT_GOAL := help
@@ -16,7 +19,7 @@ CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(
 help: ## this list
 	@echo "mmprompt: ablations of prompt tuning, from config to table"
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
-	@echo "  with CLUSTER=auto|local|slurm, TASKS=all or a list, ARGS=\"KEY=VALUE ...\" (Hydra's grammar)"
+	@echo "  with CLUSTER=auto|local|slurm, TASKS=all or a list, RUNS=the store, ARGS=\"KEY=VALUE ...\" (Hydra's grammar)"
 	@echo "  sweeps: $(basename $(notdir $(wildcard conf/sweep/*.yaml)))"
 
 install: $(INSTALLED) ## the virtual environment with the pinned packages (every target makes it when needed)
@@ -24,12 +27,13 @@ install: $(INSTALLED) ## the virtual environment with the pinned packages (every
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or later is needed, $(PYTHON) is {v.major}.{v.minor}; try make PYTHON=python3.11 ...")'
 	@echo "installing into $(VENV) (once)"
-	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 sweep-%: $(INSTALLED) ## run a sweep (what is done already is not run again), then its table and figure
-	@$(PY) -m sweeps launch $* $(CHOICE) $(ARGS); status=$$?; $(PY) -m analysis tables $*; exit $$status
+	@$(PY) -m sweeps launch $* $(CHOICE) $(ARGS); status=$$?; \
+	if [ $$status -eq 2 ]; then exit 2; fi; $(PY) -m analysis tables $* || exit $$?; exit $$status
 
 plan-%: $(INSTALLED) ## what `make sweep-%` would run, without running it
 	@$(PY) -m sweeps plan $* $(CHOICE) $(ARGS)

@@ -71,7 +71,8 @@ def one_run(values: dict[str, Any]) -> None:
 
             outcome = execute(folder.path.parent.parent, [folder.id], where(place), by_hand(), watch)
         if outcome[folder.id] == "open":
-            sys.exit(f"another process is at this run: {folder.attempts()[-1].job}")
+            job = folder.attempts()[-1].job
+            sys.exit(f"process {job['pid']} on {job['host']} is at this run, or died there; see {folder.path}")
         if outcome[folder.id] == "failed":
             attempt = folder.attempts()[-1]
             last = (attempt.error or "").strip().splitlines()[-1]
@@ -82,9 +83,8 @@ def one_run(values: dict[str, Any]) -> None:
     assert result is not None
     for name, value in result["metrics"].items():
         print(f"  {name:24s} {value:7.2f}")
-    print(
-        f"  chosen at step {result['best_step']} of {result['steps']}; {result['trainable_parameters']:,} trained parameters"
-    )
+    chosen = f"chosen at step {result['best_step']} of {result['steps']}"
+    print(f"  {chosen}; {result['trainable_parameters']:,} trained parameters\n  folder: {folder.path}")
 
 
 def where(place: Place) -> dict[str, Any]:
@@ -93,12 +93,12 @@ def where(place: Place) -> dict[str, Any]:
         "backbone": str(backbone_file(place)),
         "tracking": place.tracking.model_dump(mode="json"),
         "gpus": place.cluster.gpus,
+        "checkpoint_every": place.cluster.checkpoint_every,
     }
 
 
 def by_hand() -> dict[str, Any]:
     """The job's facts for an attempt that no sweep launched."""
-
     return {
         "batch": f"by-hand-{os.getpid()}-{time.time_ns()}",
         "scheduler": "by hand",
@@ -117,7 +117,7 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here
     try:
         for word in sys.argv[1:]:
-            if "=" in word and not word.startswith("-"):
+            if "=" in word and not word.startswith("-") and "pretrain" not in sys.argv:  # that has keys of its own
                 key, value = word.lstrip("+~").split("=", 1)
                 check_override(key, value, CONF)
         program()

@@ -108,7 +108,7 @@ class Prompt(Section):
     length: NotNegative  # P of the encoder, and of the decoder unless decoder_length says otherwise
     decoder_length: NotNegative | None
     depth: Literal["both", "encoder", "decoder"]
-    layers: list[NotNegative] | None  # which layers of each prompted stack; null: all
+    layers: Annotated[list[NotNegative], Field(min_length=1)] | None  # which layers of each prompted stack; null: all
     reparameterization: Literal["none", "mlp"]
     mlp_dim: Positive | None  # hidden width of the MLP; null: 2 d, as published
     dropout: Rate  # on the prefix keys and values while training; published: 0.2
@@ -117,11 +117,16 @@ class Prompt(Section):
     @model_validator(mode="before")
     @classmethod
     def _one_spelling_per_meaning(cls, values: Any) -> Any:
-        """Settings that mean the same get the same id."""
-        if isinstance(values, dict) and values.get("decoder_length") == values.get("length"):
+        """Spellings of one prompt that people do use get one id."""
+        if not isinstance(values, dict):
+            return values
+        layers = values.get("layers")
+        if values.get("decoder_length") == values.get("length") or values.get("depth") == "encoder":
             values = values | {"decoder_length": None}
-        if isinstance(values, dict) and isinstance(values.get("layers"), list):
-            values = values | {"layers": sorted(set(values["layers"]))}
+        if values.get("reparameterization") == "none":
+            values = values | {"mlp_dim": None}
+        if isinstance(layers, list) and all(type(layer) is int for layer in layers):
+            values = values | {"layers": sorted(set(layers))}
         return values
 
 
@@ -141,7 +146,6 @@ class Optim(Section):
     label_smoothing: Rate
     validate_every: Positive  # updates
     validate_examples: Positive  # of the validation split, while training; the whole split at the end
-    checkpoint_every: Positive  # updates
 
     @model_validator(mode="after")
     def _micro_batches_fill_a_batch(self) -> Self:
@@ -187,6 +191,7 @@ class Cluster(Section):
     mem_gb: PositiveFloat
     time_min: Positive
     max_parallel: Positive | None  # jobs at once; null: as many as the cores allow locally, no limit on SLURM
+    checkpoint_every: Positive  # updates between two checkpoints of a run
     runs_per_job: Positive | None  # null: chosen so that the jobs are even and imports are paid once
 
 
@@ -247,7 +252,7 @@ def known_keys() -> list[str]:
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """`; did you mean a or b?`, or nothing when nothing is near."""
-    near = difflib.get_close_matches(word, list(candidates), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(word, sorted(set(candidates)), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -30,9 +30,9 @@ from mmprompt.evaluate import example_scores
 from mmprompt.fingerprint import fingerprint
 from mmprompt.ofa import OFA
 from mmprompt.official import load_backbone, read
-from mmprompt.run import Attempt, RunFolder, Store, evaluation_id, read_config, write_once
+from mmprompt.run import Attempt, RunFolder, Store, evaluation_id, read_config, write_over
 from mmprompt.tracking import TOLD_TO_END, Record, exit_on_sigterm, record_file
-from mmprompt.train import State, features_of, train
+from mmprompt.train import Checkpoints, State, features_of, train
 from mmprompt.tuned import Tuned
 
 REPORT_EVERY = 2.0  # seconds between two progress reports
@@ -49,7 +49,8 @@ def execute(
     exit_on_sigterm()
     for run in runs:
         folder = Store(store).run(run)
-        attempt = folder.claim(dict(job) | process_facts()) if is_free(folder, job["batch"]) else None
+        number = folder.next_number  # before looking: whoever claims in between has it
+        attempt = folder.claim(number, dict(job) | process_facts()) if is_free(folder, job["batch"]) else None
         if attempt is not None:
             try:
                 perform(folder, attempt, where, watch)
@@ -86,9 +87,17 @@ def process_facts() -> dict[str, Any]:
 
 
 def is_live(folder: RunFolder) -> bool:
-    """Is some process at this run? Of one on another host it is only known that nobody has said it ended."""
+    """Is some process at this run? Of one on another host it is only known that nobody has said it ended.
+
+    Except that SLURM has started this very job again: then whoever had it before is gone.
+    """
     attempts = folder.attempts()
-    return bool(attempts) and attempts[-1].error is None and attempts[-1].lives() is not False
+    if not attempts or attempts[-1].error is not None:
+        return False
+    lives, before = attempts[-1].lives(), attempts[-1].job["scheduler_job"]
+    if lives is None:
+        return before is None or before != os.environ.get("SLURM_JOB_ID")
+    return lives
 
 
 def perform(folder: RunFolder, attempt: Attempt, where: Mapping[str, Any], watch: Report | None) -> None:
@@ -96,7 +105,6 @@ def perform(folder: RunFolder, attempt: Attempt, where: Mapping[str, Any], watch
     config = read_config(folder.config_file)
     device = the_device(where["gpus"])
     torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)  # the one place; dropout draws from this stream
     backbone = Path(where["backbone"])
     generator = torch.Generator().manual_seed(config.seed)
     tuned = Tuned(config, copy.deepcopy(backbone_of(config, backbone)), generator).to(device)
@@ -109,27 +117,20 @@ def perform(folder: RunFolder, attempt: Attempt, where: Mapping[str, Any], watch
         config=config.model_dump(mode="json") | {"run_id": folder.id, "attempt": attempt.number},
         tracking=parse(Tracking, where["tracking"]),
     )
+    # The one place, and after the last that may have drawn numbers: loading a backbone does, the first time in a process.
+    torch.manual_seed(config.seed)
+    checkpoints = Checkpoints(attempt.checkpoint_file, where["checkpoint_every"], older_checkpoints(folder))
     try:
-        state = train(
-            config,
-            tuned,
-            cached,
-            attempt.checkpoint_file,
-            newest_checkpoint(folder),
-            record.log,
-            reporter(config, attempt, watch),
-        )
+        state = train(config, tuned, cached, checkpoints, record.log, reporter(config, attempt, watch))
         result = facts(config, folder, attempt, state, tuned, device)
-        evaluations, values = evaluate_splits(config, folder, tuned, cached, device)
+        evaluations, values = evaluate_splits(config, attempt, tuned, cached, device)
         result |= {"metrics": values, "evaluations": evaluations}
         summary = values | {key: result[key] for key in ("best_step", "trainable_parameters", "seconds")}
     except BaseException:
         record.finish({}, exit_code=1)
         raise
     record.finish(summary, exit_code=0)  # on disk before the result says that the run is done
-    if not folder.weights_file.exists():
-        save_file(tuned.tuned_state(), attempt.path / "weights.new")
-        os.replace(attempt.path / "weights.new", folder.weights_file)
+    save_file(tuned.tuned_state(), attempt.weights_file)
     folder.publish(attempt, result | {"wandb": record_file(attempt.path)})
 
 
@@ -176,10 +177,10 @@ def cached_features(config: RunConfig, file: Path, device: torch.device) -> dict
     return {s: frozen_features(file, config.backbone.checksum, model_json, task_json, s, device) for s in SPLITS}
 
 
-def newest_checkpoint(folder: RunFolder) -> Path | None:
-    """The checkpoint of the latest attempt that has one."""
-    files = [attempt.checkpoint_file for attempt in folder.attempts() if attempt.checkpoint_file.exists()]
-    return files[-1] if files else None
+def older_checkpoints(folder: RunFolder) -> list[Path]:
+    """Those of all attempts, the latest attempt's first."""
+    files = [attempt.checkpoint_file for attempt in reversed(folder.attempts())]
+    return [file for file in files if file.exists()]
 
 
 def reporter(config: RunConfig, attempt: Attempt, watch: Report | None) -> Report:
@@ -207,7 +208,7 @@ def reporter(config: RunConfig, attempt: Attempt, watch: Report | None) -> Repor
 
 
 def evaluate_splits(
-    config: RunConfig, folder: RunFolder, tuned: Tuned, cached: dict[str, Tensor] | None, device: torch.device
+    config: RunConfig, attempt: Attempt, tuned: Tuned, cached: dict[str, Tensor] | None, device: torch.device
 ) -> tuple[dict[str, str], dict[str, float]]:
     """The chosen weights on the whole validation and test splits: ids of the evaluations, and their values by `split/metric`."""
     metric = PRIMARY_METRIC[config.task.family]
@@ -216,14 +217,12 @@ def evaluate_splits(
         split = load(config.task, config.model, name)
         features = features_of(tuned, config, split, None if cached is None else cached[name], device)
         scores = example_scores(config, tuned, split, features, len(split))
-        ids[name], values[f"{name}/{metric}"] = evaluation_id(folder.id, {"split": name}), float(scores.mean())
-        file = folder.evaluation_file(ids[name])
-        file.parent.mkdir(exist_ok=True)
-        with open(file.with_suffix(".new"), "wb") as handle:
-            np.save(handle, scores.astype(np.float32))
-        os.replace(file.with_suffix(".new"), file.with_suffix(".npy"))
-        evaluation = {"evaluation": ids[name], "run": folder.id, "settings": {"split": name}}
-        write_once(file, json.dumps(evaluation | {"metrics": {metric: values[f"{name}/{metric}"]}, "n": len(scores)}))
+        ids[name], values[f"{name}/{metric}"] = evaluation_id(attempt.run.id, {"split": name}), float(scores.mean())
+        attempt.evaluations.mkdir(exist_ok=True)
+        np.save(attempt.evaluations / f"{ids[name]}.npy", scores.astype(np.float32))
+        evaluation = {"evaluation": ids[name], "run": attempt.run.id, "settings": {"split": name}, "n": len(scores)}
+        content = json.dumps(evaluation | {"metrics": {metric: values[f"{name}/{metric}"]}})
+        write_over(attempt.evaluations / f"{ids[name]}.json", content)
     return ids, values
 
 

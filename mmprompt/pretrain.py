@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprompt import metrics, world
-from mmprompt.config import Model, Section
+from mmprompt.config import ConfigError, Model, Section
 from mmprompt.generate import greedy
 from mmprompt.ofa import OFA, PAD
 from mmprompt.official import official_name
@@ -272,6 +272,8 @@ def train(
     parts: dict[str, Any] = {"model": model, "head": head, "optimiser": optimiser}
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
+        if saved["recipe"] != recipe.model_dump_json():
+            raise ConfigError(f"{checkpoint} was made by another recipe; remove it, or give another folder=...")
         for name, part in parts.items():
             part.load_state_dict(saved[name])
         first = saved["step"]
@@ -293,7 +295,8 @@ def train(
                 file.write(json.dumps({"step": done, "loss": losses["text"].item()} | found) + "\n")
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
             torch.save(
-                {name: part.state_dict() for name, part in parts.items()} | {"step": done},
+                {name: part.state_dict() for name, part in parts.items()}
+                | {"step": done, "recipe": recipe.model_dump_json()},
                 checkpoint.with_suffix(".new"),
             )
             os.replace(checkpoint.with_suffix(".new"), checkpoint)

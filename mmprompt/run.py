@@ -12,6 +12,7 @@ Part of the light half of the package: no torch, no Hydra.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def backbone_file(place: Place) -> Path:
 
 def read_config(file: Path) -> RunConfig:
     """The frozen settings of a run. Raises StoreError when they are not what the folder's name promises."""
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     if digest(text) != file.parent.name:
         raise StoreError(
             f"{file} was changed after launch: its hash is {digest(text)}, its folder says {file.parent.name}"
@@ -127,33 +128,34 @@ def read_config(file: Path) -> RunConfig:
 
 
 def write_once(path: Path, text: str) -> bool:
-    """Put a complete file in place unless one is there. True if it was ours. Readers never see half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.") as temporary:
-        temporary.write(text)
-        temporary.flush()
-        os.fsync(temporary.fileno())
-        os.fchmod(temporary.fileno(), 0o664)
-        try:
-            os.link(temporary.name, path)
-        except FileExistsError:
-            return False
-    return True
+    """Put a complete file in place unless one is there. True if it was ours. Raises StoreError if it cannot be written."""
+    return _write(path, text, os.link)
 
 
 def write_over(path: Path, text: str) -> None:
-    """Replace a file in one step. Readers see the old text or the new one."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Replace a file in one step. Readers see the old text or the new one. Raises StoreError if it cannot be written."""
+    _write(path, text, os.replace)
+
+
+def _write(path: Path, text: str, put: Callable[[str, Path], None]) -> bool:
+    """Writes aside, to the disk, and puts it in place. False if `put` finds a file there."""
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o664)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fchmod(file.fileno(), 0o664)
+                os.fsync(file.fileno())
+            put(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+    return True
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """The published result, or None while there is none."""
         try:
-            return json.loads(self.result_file.read_text())
+            return json.loads(self.result_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
 
@@ -219,24 +221,41 @@ class RunFolder:
         numbers = sorted(int(path.name) for path in (self.path / "attempts").glob("*") if path.name.isdigit())
         return [Attempt(self, number) for number in numbers]
 
-    def claim(self, job: Mapping[str, Any]) -> Attempt | None:
-        """A new attempt that holds `job.json`, or None when another process claimed that number first."""
-        attempts = self.attempts()
-        attempt = Attempt(self, attempts[-1].number + 1 if attempts else 1)
+    def claim(self, number: int, job: Mapping[str, Any]) -> Attempt | None:
+        """Attempt `number`, holding `job.json`; None when another process claimed that number first.
+
+        A caller takes the number before it looks whether somebody is at the run: whoever claims in between has it.
+        """
+        attempt = Attempt(self, number)
         attempt.path.parent.mkdir(parents=True, exist_ok=True)
         prepared = Path(tempfile.mkdtemp(dir=attempt.path.parent, prefix=".claim."))
-        os.chmod(prepared, 0o775)
-        (prepared / "job.json").write_text(json.dumps(job, indent=1))
         try:
-            os.rename(prepared, attempt.path)  # fails if that attempt exists, because it holds a job.json
-        except OSError:
-            shutil.rmtree(prepared)
-            return None
+            prepared.chmod(0o775)
+            write_once(prepared / "job.json", json.dumps(job, indent=1))
+            prepared.rename(attempt.path)  # fails if that attempt exists, because it holds a job.json
+        except OSError as error:
+            shutil.rmtree(prepared, ignore_errors=True)
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                return None
+            raise StoreError(f"{attempt.path} cannot be made: {error.strerror}") from error
         return attempt
+
+    @property
+    def next_number(self) -> int:
+        """Of an attempt that would be made now."""
+        attempts = self.attempts()
+        return attempts[-1].number + 1 if attempts else 1
 
     def publish(self, attempt: Attempt, result: Mapping[str, Any]) -> bool:
         """Make the attempt's result the run's. False if another attempt was first; then nothing changes."""
+        if self.result() is None:
+            for file in (*attempt.path.glob(attempt.weights_file.name), *sorted(attempt.evaluations.glob("*"))):
+                place = self.path / file.relative_to(attempt.path)
+                place.parent.mkdir(exist_ok=True)
+                file.replace(place)
         won = write_once(self.result_file, json.dumps(result, indent=1))
+        shutil.rmtree(attempt.evaluations, ignore_errors=True)
+        attempt.weights_file.unlink(missing_ok=True)
         for other in self.attempts():  # what only a resuming attempt would have needed
             for file in other.path.glob("checkpoint*"):
                 file.unlink(missing_ok=True)
@@ -256,7 +275,7 @@ class Attempt:
 
     @property
     def job(self) -> dict[str, Any]:
-        return json.loads((self.path / "job.json").read_text())
+        return json.loads((self.path / "job.json").read_text(encoding="utf-8"))
 
     def lives(self) -> bool | None:
         """Is its process still there? None: it is another host's, and nobody here can tell."""
@@ -275,10 +294,19 @@ class Attempt:
         return self.path / "checkpoint.pt"
 
     @property
+    def weights_file(self) -> Path:
+        """Until it publishes, as are its evaluations."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations"
+
+    @property
     def error(self) -> str | None:
         """Why it failed; None if it did not, or if it never got to say."""
         try:
-            return (self.path / "error.txt").read_text()
+            return (self.path / "error.txt").read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
 
@@ -288,7 +316,7 @@ class Attempt:
     @property
     def progress(self) -> dict[str, Any] | None:
         try:
-            return json.loads((self.path / "progress.json").read_text())
+            return json.loads((self.path / "progress.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
 

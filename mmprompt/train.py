@@ -5,10 +5,11 @@ B micro-batch, C x h x w features.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mmprompt.evaluate import example_scores
 from mmprompt.tasks import collate, preprocess
 from mmprompt.tuned import Tuned
 
+HASH = hashlib.sha256().digest_size
 Features = Callable[[np.ndarray], Tensor]  # indices of examples -> B C h w
 
 
@@ -41,6 +43,54 @@ class State:
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where a run's state goes every so often, and where it may be found.
+
+    A file is the sha256 of its content and the content: everything that has a state between two steps.
+    """
+
+    file: Path  # this attempt's
+    every: int  # updates
+    older: Sequence[Path]  # of other attempts, the latest first
+
+    def save(self, state: State, tuned: Tuned, optimiser: torch.optim.Optimizer) -> None:
+        """Replaced in one step: there is always a complete one."""
+        on_gpu = next(tuned.parameters()).is_cuda
+        buffer = io.BytesIO()
+        content: dict[str, Any] = {
+            "state": vars(state),
+            "tuned": tuned.tuned_state(),
+            "optimiser": optimiser.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state() if on_gpu else None,
+        }
+        torch.save(content, buffer)
+        temporary = self.file.with_suffix(".new")
+        with open(temporary, "wb") as handle:
+            handle.write(hashlib.sha256(buffer.getbuffer()).digest())
+            handle.write(buffer.getbuffer())
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(self.file)
+
+    def resume(self, tuned: Tuned, optimiser: torch.optim.Optimizer) -> State:
+        """The state to go on from, put into `tuned` and `optimiser`: the latest that is intact, or a fresh one."""
+        for file in self.older:
+            data = file.read_bytes()
+            if hashlib.sha256(data[HASH:]).digest() != data[:HASH]:
+                print(f"{file} is damaged; an older checkpoint is taken, or training starts anew", flush=True)
+                continue
+            content = torch.load(io.BytesIO(data[HASH:]), map_location="cpu", weights_only=True)
+            tuned.load_tuned_state(content["tuned"])
+            optimiser.load_state_dict(content["optimiser"])
+            torch.set_rng_state(content["random"])
+            if content["random_cuda"] is not None and next(tuned.parameters()).is_cuda:
+                torch.cuda.set_rng_state(content["random_cuda"])
+            return State(**content["state"])
+        return State()
 
 
 def learning_rate(optim: Optim, update: int) -> float:
@@ -101,7 +151,11 @@ def update(
             f"the loss is {total} at step {step + 1} of {optim.steps} (optim.lr={optim.lr:g}, "
             f"learning rate {learning_rate(optim, step + 1):.3g}); a smaller optim.lr is the usual cure"
         )
-    nn.utils.clip_grad_norm_(tuned.prompts.parameters(), optim.clip_norm)
+    norm = nn.utils.clip_grad_norm_(tuned.prompts.parameters(), optim.clip_norm)
+    if not torch.isfinite(norm):
+        raise TrainingError(
+            f"the gradient is {norm.item()} at step {step + 1} of {optim.steps} (optim.lr={optim.lr:g})"
+        )
     optimiser.step()
     return total
 
@@ -110,15 +164,14 @@ def train(
     config: RunConfig,
     tuned: Tuned,
     cached: dict[str, Tensor] | None,
-    checkpoint: Path,
-    resume: Path | None,
+    checkpoints: Checkpoints,
     log: Callable[[int, dict[str, float]], None],
     report: Callable[[State], None],
 ) -> State:
     """Trains to the last step and leaves the best weights, by validation, in `tuned`.
 
-    `cached`: image features by split; None where the stem is live. `checkpoint` is written every so often; `resume` is one
-    to go on from. `log` gets each step's values once, those of a resumed history first. Raises TrainingError.
+    `cached`: image features by split; None where the stem is live. `log` gets each step's values once, those of a resumed
+    history first. Raises TrainingError.
     """
     if not any(True for _ in tuned.prompts.parameters()):
         return State()  # a prompt of length 0: the backbone as it is
@@ -135,7 +188,7 @@ def train(
         eps=optim.eps,
         weight_decay=optim.weight_decay,
     )
-    state = State() if resume is None else load_checkpoint(resume, tuned, optimiser)
+    state = checkpoints.resume(tuned, optimiser)
     for step, values in state.history:
         log(step, values)
     began = time.monotonic() - state.seconds
@@ -156,37 +209,8 @@ def train(
         state.seconds = time.monotonic() - began
         log(state.step, values)
         report(state)
-        if state.step % optim.checkpoint_every == 0 and state.step < optim.steps:
-            save_checkpoint(checkpoint, state, tuned, optimiser)
+        if state.step % checkpoints.every == 0 and state.step < optim.steps:
+            checkpoints.save(state, tuned, optimiser)
     tuned.load_tuned_state(state.best)
     tuned.eval()
     return state
-
-
-def save_checkpoint(file: Path, state: State, tuned: Tuned, optimiser: torch.optim.Optimizer) -> None:
-    """Everything that has a state, in one file, replaced in one step."""
-    content: dict[str, Any] = {
-        "state": vars(state),
-        "tuned": tuned.tuned_state(),
-        "optimiser": optimiser.state_dict(),
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    temporary = file.with_suffix(".new")
-    with open(temporary, "wb") as handle:
-        handle.write(buffer.getbuffer())
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, file)
-
-
-def load_checkpoint(file: Path, tuned: Tuned, optimiser: torch.optim.Optimizer) -> State:
-    content = torch.load(file, weights_only=True)
-    tuned.load_tuned_state(content["tuned"])
-    optimiser.load_state_dict(content["optimiser"])
-    torch.set_rng_state(content["random"])
-    if content["random_cuda"] is not None:
-        torch.cuda.set_rng_state(content["random_cuda"])
-    return State(**content["state"])

@@ -92,6 +92,7 @@ def freeze(expanded: Expanded, jobs: Sequence[Sequence[str]], kind: Kind, code: 
     def parts(runs: Iterable[str]) -> Iterator[dict[str, Any]]:
         for backbone, group in itertools.groupby(runs, key=lambda run: expanded.backbones[run]):
             where = {"backbone": str(snapshot.inside(backbone, ROOT, copy)), "gpus": place.cluster.gpus}
+            where |= {"checkpoint_every": place.cluster.checkpoint_every}
             yield {"where": where | {"tracking": place.tracking.model_dump()}, "runs": list(group)}
 
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")

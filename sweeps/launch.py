@@ -25,12 +25,15 @@ def launch(name: str, overrides: Sequence[str], wait: bool, retry: bool) -> int:
     with the sweep, an override or the cluster's settings.
     """
     seen = look(name, overrides, retry)
+    busy = seen.to_do or seen.named("running", "queued")
+    kind, why = (
+        scheduler.choose(seen.expanded.place.cluster.kind) if busy else ("local", "")
+    )  # before anything is written
     code = provenance()
     manifest.write(seen.expanded, code)
     print(f"{name}: {seen}")
-    if not seen.to_do and not seen.named("running", "queued"):
+    if not busy:
         return _report(seen, [], [])
-    kind, why = scheduler.choose(seen.expanded.place.cluster.kind)
     for run in seen.to_do:
         seen.expanded.store.run(run).create(seen.expanded.configs[run])
         attempt = seen.states[run].attempt

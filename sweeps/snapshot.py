@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from mmprompt.fingerprint import fingerprint
-from mmprompt.run import Store, canonical, digest
+from mmprompt.run import Store, StoreError, canonical, digest
 
 PACKAGES = ("mmprompt", "sweeps")
 LARGEST = 64 << 20  # bytes; a larger file is a published checkpoint, whose checksum is in the run's id
@@ -27,24 +27,32 @@ def files(root: Path) -> list[Path]:
     return sorted(file.relative_to(root) for file in found if file.stat().st_size <= LARGEST)
 
 
+def identity(root: Path) -> str:
+    """The hash of the packages' content under `root`."""
+    return digest(canonical({str(file): fingerprint(root / file) for file in files(root)}))
+
+
 def take(root: Path, store: Store) -> Path:
-    """The snapshot of the packages under `root`, made unless it is there."""
-    contents = {str(file): fingerprint(root / file) for file in files(root)}
-    snapshot = store.code / digest(canonical(contents))
-    if snapshot.is_dir():
+    """The snapshot of the packages under `root`, made unless it is there. Raises StoreError if it cannot be made."""
+    snapshot = store.code / identity(root)
+    if snapshot.is_dir() and identity(snapshot) == snapshot.name:  # scratch file systems remove what is old
         return snapshot
-    store.code.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=store.code, prefix=".draft."))
     try:
-        for file in contents:
-            (draft / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / file, draft / file)
-        draft.chmod(0o775)
-        draft.rename(snapshot)
-    except OSError:
-        shutil.rmtree(draft, ignore_errors=True)
-        if not snapshot.is_dir():  # else another launch made the same one first
-            raise
+        store.code.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=store.code, prefix=".draft.", ignore_cleanup_errors=True) as folder:
+            draft = Path(folder) / "copy"
+            for file in files(root):
+                (draft / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(root / file, draft / file)
+            if identity(draft) != snapshot.name:
+                raise StoreError(f"files under {root} were edited while they were copied; launch again")
+            if snapshot.is_dir() and identity(snapshot) != snapshot.name:
+                snapshot.rename(draft.with_name("incomplete"))
+            draft.rename(snapshot)
+    except OSError as error:
+        if snapshot.is_dir() and identity(snapshot) == snapshot.name:  # another launch made the same one first
+            return snapshot
+        raise StoreError(f"no copy of the packages can be made in {store.code}: {error.strerror}") from error
     return snapshot
 
 

@@ -58,7 +58,7 @@ def train(store: Store, point: Mapping[str, Any], values: Mapping[str, float], t
 def claim(store: Store, point: Mapping[str, Any]) -> Attempt:
     folder = store.run(run_of(point))
     write_once(folder.config_file, canonical(point))
-    attempt = folder.claim(JOB)
+    attempt = folder.claim(folder.next_number, JOB)
     assert attempt is not None
     return attempt
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import JOB, frozen_run, settings, where
 
-from mmprompt.job import execute
+from mmprompt.job import execute, pretrained
 from mmprompt.run import ROOT, RunFolder
 from mmprompt.train import learning_rate, order
 
@@ -70,6 +70,7 @@ def test_asking_twice_trains_once(tmp_path: Path) -> None:
 
 
 def test_a_run_gives_the_same_bits_whatever_ran_before_it_in_the_process(tmp_path: Path) -> None:
+    pretrained.cache_clear()  # as in a process of its own
     alone = frozen_run(tmp_path / "a", "task=micro_entailment", "prompt.dropout=0.2")
     execute(tmp_path / "a", [alone.id], where(), JOB)
     first = frozen_run(tmp_path / "b", "task=micro_grounding", "prompt.reparameterization=mlp", "backbone.mode=train")
@@ -110,6 +111,29 @@ def test_training_goes_on_from_a_checkpoint_of_another_attempt(tmp_path: Path) -
     assert not list(broken.path.rglob("checkpoint*"))
 
 
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+
+    class Killed(BaseException):
+        pass
+
+    def die(state) -> None:  # type: ignore[no-untyped-def]
+        if state.step == 3:
+            raise Killed
+
+    for number in (1, 2):  # two attempts with a checkpoint at step 2
+        with pytest.raises(Killed):
+            execute(tmp_path, [folder.id], where(), JOB, die)
+        attempt = folder.attempts()[-1]
+        (attempt.path / "job.json").write_text(json.dumps(attempt.job | {"pid": 2**22}))
+        if number == 1:
+            (tmp_path / "kept").write_bytes(attempt.checkpoint_file.read_bytes())
+    folder.attempts()[1].checkpoint_file.write_bytes((tmp_path / "kept").read_bytes()[:-10])
+    steps: list[int] = []
+    execute(tmp_path, [folder.id], where(), JOB, lambda state: steps.append(state.step))
+    assert steps == [3, 4] and done(folder)["attempt"] == 3
+
+
 def test_a_failing_run_says_why_and_stops_no_other(tmp_path: Path) -> None:
     bad, good = frozen_run(tmp_path, "prompt.init_std=1e30"), frozen_run(tmp_path)
     assert execute(tmp_path, [bad.id, good.id], where(), JOB) == {bad.id: "failed", good.id: "done"}
@@ -141,7 +165,7 @@ def test_two_processes_with_the_same_list_execute_each_run_once(tmp_path: Path) 
 
 
 def test_a_run_whose_process_was_killed_is_taken_up_by_the_next(tmp_path: Path) -> None:
-    folder = frozen_run(tmp_path, "optim.steps=2000", "optim.checkpoint_every=10", "optim.validate_every=1000")
+    folder = frozen_run(tmp_path, "optim.steps=2000", "optim.validate_every=1000")
     victim = process(tmp_path, folder.id)
     deadline = time.monotonic() + 90
     while not (folder.attempts() and folder.attempts()[0].checkpoint_file.exists()):
@@ -163,7 +187,7 @@ def test_a_run_whose_process_was_killed_is_taken_up_by_the_next(tmp_path: Path) 
 
     with pytest.raises(Enough):
         execute(tmp_path, [folder.id], where(), JOB, look)
-    assert first[0] > 10 and len(folder.attempts()) == 2
+    assert first[0] > 2 and len(folder.attempts()) == 2
 
 
 def test_a_gpu_that_was_asked_for_and_is_not_there_fails_the_run(tmp_path: Path) -> None:

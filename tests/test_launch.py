@@ -164,7 +164,7 @@ def test_a_second_launch_runs_only_what_is_not_done_and_leaves_alone_what_failed
     assert launcher.run("launch", *arguments)[0] == 1  # it is tried again
     folder = launcher.store.run(launcher.manifest()["points"][-1]["run"])
     while tries(folder) < TRIES:  # as if it had been launched again
-        attempt = folder.claim(folder.attempts()[-1].job)
+        attempt = folder.claim(folder.next_number, folder.attempts()[-1].job)
         assert attempt is not None
         attempt.fail("TrainingError: still nan")
     code, output = launcher.run("launch", *arguments)
@@ -294,7 +294,7 @@ def test_only_errors_without_progress_count_as_tries(tmp_path: Path) -> None:
     folder = Store(tmp_path).run("run")
 
     def attempt(step: int, error: str | None) -> int:
-        made = folder.claim({})
+        made = folder.claim(folder.next_number, {})
         assert made is not None
         made.report({"step": step})
         if error is not None:

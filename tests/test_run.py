@@ -75,29 +75,37 @@ def test_an_attempt_is_claimed_by_one_of_many(tmp_path: Path) -> None:
 
         def claim(barrier: threading.Barrier = barrier, won: list = won, number: int = number) -> None:  # type: ignore[type-arg]
             barrier.wait()
-            attempt = folder.claim(JOB)
-            if attempt is not None and attempt.number == number:
-                won.append(attempt)
+            won.append(folder.claim(number, JOB))
 
         threads = [threading.Thread(target=claim) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(won) == 1
-        for attempt in folder.attempts()[number:]:  # a slow thread may have begun after the race was over
-            for file in attempt.path.iterdir():
-                file.unlink()
-            attempt.path.rmdir()
+        assert len(won) == 8 and sum(attempt is not None for attempt in won) == 1
+    assert [path.name for path in (folder.path / "attempts").glob(".*")] == []
+
+
+def test_who_looked_before_another_claimed_does_not_get_the_run_as_well(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    number = folder.next_number
+    assert folder.claim(folder.next_number, JOB) is not None  # another, in between
+    assert folder.claim(number, JOB) is None
+
+
+def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"file/sub/x\.json cannot be written: Not a directory"):
+        write_once(tmp_path / "file" / "sub" / "x.json", "{}")
 
 
 def test_an_attempt_lives_as_long_as_its_process_and_no_stranger_with_its_pid_keeps_it_alive(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     facts = {"host": socket.gethostname(), "pid": process.pid, "started": psutil.Process(process.pid).create_time()}
     folder = frozen_run(tmp_path)
-    attempt = folder.claim(JOB | facts)
-    stranger = folder.claim(JOB | facts | {"started": facts["started"] - 100})
-    elsewhere = folder.claim(JOB | facts | {"host": "another"})
+    attempt = folder.claim(folder.next_number, JOB | facts)
+    stranger = folder.claim(folder.next_number, JOB | facts | {"started": facts["started"] - 100})
+    elsewhere = folder.claim(folder.next_number, JOB | facts | {"host": "another"})
     assert attempt and stranger and elsewhere
     assert attempt.lives() is True and stranger.lives() is False and elsewhere.lives() is None
     process.kill()
@@ -109,10 +117,13 @@ def test_an_attempt_lives_as_long_as_its_process_and_no_stranger_with_its_pid_ke
 
 def test_the_first_result_stays(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path)
-    one, two = folder.claim(JOB), folder.claim(JOB)
+    one, two = folder.claim(folder.next_number, JOB), folder.claim(folder.next_number, JOB)
     assert one is not None and two is not None
+    for attempt in (one, two):
+        attempt.weights_file.write_text(f"of attempt {attempt.number}")
     assert folder.publish(two, {"attempt": 2}) and not folder.publish(one, {"attempt": 1})
-    assert folder.result() == {"attempt": 2}
+    assert folder.result() == {"attempt": 2} and folder.weights_file.read_text() == "of attempt 2"
+    assert not one.weights_file.exists()
 
 
 def test_a_file_written_once_is_complete_or_absent(tmp_path: Path) -> None:
@@ -129,6 +140,8 @@ def test_a_file_written_once_is_complete_or_absent(tmp_path: Path) -> None:
         ("optim.lr=fast", "optim.lr='fast' (str) is not allowed; wanted: number"),
         ("optim.micro_batch=3", "optim.micro_batch=3 must divide optim.batch_size=8"),
         ("prompt.layers=[7]", "prompt.layers=[7] names a layer that the encoder of model.name=micro does not have"),
+        ("prompt.layers=[0,a]", "prompt.layers.1='a' (str) is not allowed; wanted: integer"),
+        ("prompt.layers=[]", "prompt.layers=[] (list) is not allowed"),
         ("paths.backbone=nowhere.pt", "paths.backbone=nowhere.pt is not a file"),
     ],
 )

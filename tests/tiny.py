@@ -18,7 +18,6 @@ SMALL = [
         "optim.batch_size=8",
         "optim.micro_batch=8",
         "optim.validate_every=2",
-        "optim.checkpoint_every=2",
     ),
     "prompt.length=4",
 ]
@@ -44,6 +43,7 @@ def where(tracking: str = "disabled") -> dict[str, Any]:
         "backbone": str(ROOT / place.paths.backbone),
         "tracking": place.tracking.model_dump(mode="json"),
         "gpus": 0,
+        "checkpoint_every": 2,
     }
 
 
