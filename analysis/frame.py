@@ -72,7 +72,7 @@ class Sweep:
 def read_sweep(store: Store, name: str) -> Sweep:
     """Raises StoreError when there is no such sweep."""
     try:
-        manifest = json.loads(store.manifest(name).read_text())
+        manifest = json.loads(store.manifest(name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(_no_such_sweep(store, name)) from None
     notes: list[str] = []

@@ -33,7 +33,7 @@ class Batch:
 
     @cached_property
     def frozen(self) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads((self.folder / "batch.json").read_text())
+        values: dict[str, Any] = json.loads((self.folder / "batch.json").read_text(encoding="utf-8"))
         return values
 
     @property

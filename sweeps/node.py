@@ -18,7 +18,7 @@ def work(batch: str, index: int) -> None:
 
     from mmprompt.job import execute
 
-    frozen = json.loads((Path(batch) / "batch.json").read_text())
+    frozen = json.loads((Path(batch) / "batch.json").read_text(encoding="utf-8"))
     store = Path(frozen["store"])
     job = frozen["job"] | {"job": JobEnvironment().job_id}
     outcome: dict[str, str] = {}

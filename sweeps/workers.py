@@ -64,7 +64,11 @@ class Workers:
     def last_words(self) -> str:
         """The end of the log that was written to last."""
         logs = sorted(self.batch.folder.glob("*_log.err"), key=lambda log: log.stat().st_mtime)
-        return f"{logs[-1]} ends with\n  {last_line(logs[-1].read_text())}" if logs else "they wrote no log"
+        return (
+            f"{logs[-1]} ends with\n  {last_line(logs[-1].read_text(encoding='utf-8'))}"
+            if logs
+            else "they wrote no log"
+        )
 
     def stop(self) -> None:
         """Ends every worker: SIGTERM, on which it closes its records, and SIGKILL for those that do not end."""
