@@ -103,20 +103,17 @@ def score_candidates(
     chunk: int,
 ) -> Tensor:
     """Log-probability of each candidate for each example, among the candidates: its tokens and </s>, summed. B C."""
-    undecided = (candidates.allowed.sum(2) > 1).any(
-        0
-    )  # A; beyond the last of these the trie leaves no choice, log-probability 0
-    longest = max(1, int(undecided.nonzero().max()) + 1) if undecided.any() else 1
+    # Beyond the last position with a choice the trie decides: log-probability 0, and nothing to compute.
+    choices = (candidates.allowed.sum(2) > 1).any(0).nonzero()
+    longest = int(choices.max()) + 1 if len(choices) else 1
     scores = []
     for first in range(0, len(candidates.tokens), chunk):
         part = slice(first, first + chunk), slice(longest)
         tokens, index, allowed = candidates.tokens[part], candidates.index[part], candidates.allowed[part]
         # Candidates that begin alike share the decoder's work; one-word answers are all read off one position.
-        inputs, row = (
-            torch.unique(tokens[:, : longest - 1], dim=0, return_inverse=True)
-            if longest > 1
-            else (tokens[:1, :0], torch.zeros_like(tokens[:, 0]))
-        )
+        inputs, row = tokens[:1, :0], torch.zeros_like(tokens[:, 0])
+        if longest > 1:
+            inputs, row = torch.unique(tokens[:, : longest - 1], dim=0, return_inverse=True)
         count = len(inputs)
         states = answer_states(model, encoded.repeat(count), repeat(prefixes, count), start, inputs)  # B r A d
         logits = states.float() @ model.embed.weight[candidates.words].float().T  # B r A W

@@ -13,20 +13,15 @@ from mmprompt.config import ConfigError
 from mmprompt.ofa import BOS, EOS, PAD
 
 UNK = 3
-WORDS = (
-    # what scenes are made of
-    *(
-        "zero one two three four five six seven eight nine red green blue yellow cyan magenta small large digit digits"
-    ).split(),
-    # what is asked of them, in pretraining and downstream
-    *(
-        "which region does the text describe image what many are there how color number size side high is left right top"
-    ).split(),
-    *(
-        "bottom leftmost rightmost topmost bottommost and yes no maybe of above below find can imply tell larger not a in"
-    ).split(),
-    *("from to say it every thing on where").split(),
-    *('? : , . " !').split(),
+# In the order in which the small backbone learnt them: what scenes are made of, what is asked of them, punctuation.
+WORDS = tuple(
+    """
+    zero one two three four five six seven eight nine red green blue yellow cyan magenta small large digit digits
+    which region does the text describe image what many are there how color number size side high is left right top
+    bottom leftmost rightmost topmost bottommost and yes no maybe of above below find can imply tell larger not a in
+    from to say it every thing on where
+    ? : , . " !
+    """.split()
 )
 PIECE = re.compile(r"<bin_\d+>|\w+|[^\w\s]")
 

@@ -47,7 +47,7 @@ PROMPT = Prompt(
 def official(size: str) -> Model:
     """The settings of conf/model/ofa_SIZE.yaml."""
     path = Path(__file__).parents[1] / f"conf/model/ofa_{size}.yaml"
-    return parse(Model, cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path))))
+    return parse(Model, cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path).model)))
 
 
 def mini_ofa() -> OFA:

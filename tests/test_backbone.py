@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors import safe_open
 
@@ -33,7 +34,7 @@ def recipe(**changes: Any) -> Recipe:
     return parse(Recipe, yaml("pretrain.yaml")["recipe"] | changes)
 
 
-MICRO = parse(Model, yaml("model/micro.yaml"))
+MICRO = parse(Model, yaml("model/micro.yaml")["model"])
 
 
 def test_the_file_says_which_recipe_seed_and_commit_made_it_and_what_it_reached() -> None:
@@ -59,9 +60,18 @@ def test_it_passes_the_gate_on_handwriting_it_never_saw() -> None:
 
 
 def test_micro_is_ofa_base_with_other_values() -> None:
-    assert yaml("model/micro.yaml").keys() == yaml("model/ofa_base.yaml").keys()
+    assert yaml("model/micro.yaml")["model"].keys() == yaml("model/ofa_base.yaml")["model"].keys()
     count = sum(parameter.numel() for parameter in OFA(MICRO).parameters())
     assert 0.5e6 < count < 1e6
+
+
+def test_the_official_sizes_are_tuned_as_published_unless_told_otherwise() -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        modes = {
+            name: compose("config", [f"model={name}"]).backbone.mode for name in ("micro", "ofa_base", "ofa_large")
+        }
+        told = compose("config", ["model=ofa_base", "backbone.mode=eval"]).backbone.mode
+    assert modes == {"micro": "eval", "ofa_base": "train", "ofa_large": "train"} and told == "eval"
 
 
 def test_no_code_asks_for_a_model_by_name() -> None:

@@ -54,6 +54,8 @@ class Launcher:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # A shell starts what it puts in the background with Ctrl-C ignored, and that is inherited: not by these.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, verb: str, *arguments: str) -> tuple[int, str]:
@@ -265,6 +267,7 @@ CLUSTER = Cluster(
     mem_gb=2,
     time_min=60,
     max_parallel=None,
+    checkpoint_every=50,
     runs_per_job=None,
 )
 
