@@ -76,7 +76,8 @@ class Backbone(Section):
     checksum: str
 
 
-WORLD_VERSION = 1  # of mmprompt.world; raise when the same settings begin to give other scenes: every run gets a new id
+# Of mmprompt.digits and mmprompt.world: raise when the same settings begin to give other scenes. Every run gets a new id.
+WORLD_VERSION = 1
 
 
 class Data(Section):

@@ -14,11 +14,11 @@ from torch import Tensor
 from mmprompt import metrics
 from mmprompt.config import RunConfig
 from mmprompt.data import Split
+from mmprompt.digits import S
 from mmprompt.generate import Candidates, greedy, score_candidates
 from mmprompt.tasks import collate
 from mmprompt.tokens import Tokenizer
 from mmprompt.tuned import Tuned
-from mmprompt.world import S
 
 BATCH = 250
 BOX_TOKENS = 4  # an answer of the grounding task is exactly four tokens

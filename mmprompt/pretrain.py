@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmprompt import metrics, world
+from mmprompt import digits, metrics, world
 from mmprompt.config import ConfigError, Model, Section
 from mmprompt.generate import greedy
 from mmprompt.ofa import OFA, PAD
@@ -83,11 +83,11 @@ class PatchLabels:
     box: Tensor  # B N 4, in [0, 1]
 
 
-def patch_labels(scenes: world.Scenes, side: int) -> PatchLabels:
+def patch_labels(scenes: digits.Scenes, side: int) -> PatchLabels:
     """side: patches per side of the image."""
-    centre = (np.arange(side) + 0.5) * world.S / side
+    centre = (np.arange(side) + 0.5) * digits.S / side
     x, y = np.tile(centre, side), np.repeat(centre, side)  # N, row by row
-    present = np.arange(world.K) < scenes.count[:, None]  # B K
+    present = np.arange(digits.K) < scenes.count[:, None]  # B K
     low, high = scenes.box[:, :, None, :2], scenes.box[:, :, None, 2:]  # B K 1 2
     point = np.stack([x, y], -1)  # N 2
     inside = ((point >= low) & (point < high)).all(-1) & present[:, :, None]  # B K N
@@ -96,7 +96,7 @@ def patch_labels(scenes: world.Scenes, side: int) -> PatchLabels:
     arrays = (
         inside.any(1),
         *(a[rows, which] for a in (scenes.digit, scenes.colour, scenes.size)),
-        scenes.box[rows, which] / world.S,
+        scenes.box[rows, which] / digits.S,
     )
     return PatchLabels(*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays))
 
@@ -104,7 +104,7 @@ def patch_labels(scenes: world.Scenes, side: int) -> PatchLabels:
 class PatchHead(nn.Module):
     """Reads a digit's attributes off the encoder's output. Thrown away after pretraining."""
 
-    SPLIT = (len(world.DIGITS), len(world.COLOURS), len(world.SIZES), 4)
+    SPLIT = (len(digits.DIGITS), len(digits.COLOURS), len(digits.SIZES), 4)
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -129,10 +129,10 @@ class Pretraining:
         self.soft = torch.softmax(
             -((place[:, None] - place) ** 2) / 2, -1
         )  # bins bins: a location's neighbours are nearly right
-        words = [[self.tokenizer.ids[w] for w in group] for group in (world.DIGITS, world.COLOURS, world.SIZES)]
+        words = [[self.tokenizer.ids[w] for w in group] for group in (digits.DIGITS, digits.COLOURS, digits.SIZES)]
         self.words = [torch.tensor(group) for group in words]
 
-    def sequences(self, rng: np.random.Generator, scenes: world.Scenes) -> Iterator[tuple[int, Sample]]:
+    def sequences(self, rng: np.random.Generator, scenes: digits.Scenes) -> Iterator[tuple[int, Sample]]:
         names = list(world.PRETRAINING)
         share = np.array([weight for _, weight, _ in world.PRETRAINING.values()])
         for scene in range(len(scenes.count)):
@@ -148,7 +148,7 @@ class Pretraining:
     def batch(self, seed: int, step: int) -> tuple[Tensor, PatchLabels, Tensor, Batch]:
         """The batch of a step is a function of seed and step alone: images B, labels, scene of each sequence Q, sequences."""
         rng = np.random.default_rng((seed, step))
-        scenes = world.sample_scenes(rng, self.recipe.scenes, "pretrain", "plain")
+        scenes = digits.sample_scenes(rng, self.recipe.scenes, "pretrain", "plain")
         index, samples = zip(*self.sequences(rng, scenes), strict=True)
         images = preprocess(torch.from_numpy(scenes.images), self.recipe.image_size)
         return images, patch_labels(scenes, self.side), torch.tensor(index), collate(samples)
@@ -201,7 +201,7 @@ class Pretraining:
                 encoded = model.encode(text.source, features, None, None)
                 found += greedy(model, encoded, None, text.start, 1, LONGEST_ANSWER, None)[0].tolist()
             if name == "grounding":
-                boxes = [self.tokenizer.coordinates(ids, world.S) for ids in found]
+                boxes = [self.tokenizer.coordinates(ids, digits.S) for ids in found]
                 right = metrics.hits(boxes, [item.box for item in items if item.box is not None])
             else:
                 right = metrics.matches([self.tokenizer.decode(ids) for ids in found], [item.answer for item in items])

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmprompt.digits import S
 from mmprompt.ofa import BOS, EOS, PAD
 from mmprompt.tokens import Tokenizer
-from mmprompt.world import Item, S
+from mmprompt.world import Item
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mmprompt import world
+from mmprompt import digits, world
 from mmprompt.config import WORLD_VERSION
 from mmprompt.ofa import EOS
 from mmprompt.tasks import collate, encode
@@ -24,7 +24,7 @@ PINNED = {
 }
 
 
-def items(name: str, n: int = 300, split: str = "train", seed: int = 0) -> tuple[world.Scenes, list[world.Item]]:
+def items(name: str, n: int = 300, split: str = "train", seed: int = 0) -> tuple[digits.Scenes, list[world.Item]]:
     return world.sample_items(np.random.default_rng(seed), n, split, MAKERS[name], "plain")
 
 
@@ -43,18 +43,18 @@ def test_the_scenes_of_this_world_version_never_change(name: str) -> None:
 
 
 def test_no_handwriting_is_in_two_splits() -> None:
-    _, _, glyphs = world.handwriting()
+    _, _, glyphs = digits.handwriting()
     together = np.concatenate(list(glyphs.values()))
     assert len(set(together)) == len(together) == 1797
-    assert {split: len(ids) for split, ids in glyphs.items()} == world.GLYPHS
+    assert {split: len(ids) for split, ids in glyphs.items()} == digits.GLYPHS
 
 
 def test_digits_lie_on_the_canvas_and_do_not_overlap() -> None:
-    scenes = world.sample_scenes(np.random.default_rng(3), 400, "val", "plain")
+    scenes = digits.sample_scenes(np.random.default_rng(3), 400, "val", "plain")
     for scene in range(400):
         objects = scenes.objects(scene)
         for i, a in enumerate(objects):
-            assert min(a.box) >= 0 and max(a.box) <= world.S
+            assert min(a.box) >= 0 and max(a.box) <= digits.S
             for b in objects[:i]:
                 width = min(a.box[2], b.box[2]) - max(a.box[0], b.box[0])
                 height = min(a.box[3], b.box[3]) - max(a.box[1], b.box[1])
@@ -62,20 +62,20 @@ def test_digits_lie_on_the_canvas_and_do_not_overlap() -> None:
 
 
 def test_a_digit_shows_its_colour_where_its_box_is() -> None:
-    scenes = world.sample_scenes(np.random.default_rng(3), 200, "val", "plain")
+    scenes = digits.sample_scenes(np.random.default_rng(3), 200, "val", "plain")
     right = []
     for scene in range(200):
         for o in scenes.objects(scene):
             x0, y0, x1, y1 = (int(c) for c in o.box)
             pixels = scenes.images[scene, y0:y1, x0:x1].reshape(-1, 3).astype(float)
             ink = pixels[pixels.max(1) > 150].mean(0)
-            right.append(np.abs(world.RGB - ink).sum(1).argmin() == o.colour)
+            right.append(np.abs(digits.RGB - ink).sum(1).argmin() == o.colour)
     assert np.mean(right) > 0.97
 
 
 def test_a_referring_phrase_fits_one_object_only() -> None:
     rng = np.random.default_rng(5)
-    scenes = world.sample_scenes(rng, 300, "train", "plain")
+    scenes = digits.sample_scenes(rng, 300, "train", "plain")
     found = 0
     for scene in range(300):
         objects = scenes.objects(scene)
@@ -88,7 +88,7 @@ def test_a_referring_phrase_fits_one_object_only() -> None:
                 o
                 for o in objects
                 if all(
-                    word in (world.DIGITS[o.digit], world.COLOURS[o.colour], world.SIZES[o.size], "digit")
+                    word in (digits.DIGITS[o.digit], digits.COLOURS[o.colour], digits.SIZES[o.size], "digit")
                     for word in phrase.split()
                 )
             ]
@@ -100,7 +100,7 @@ def test_entailment_says_yes_for_two_maybe_for_one_and_no_for_none() -> None:
     scenes, said = items("entailment")
     for item in said:
         words = [part.split() for part in item.fields["hypothesis"].split(" and ")]
-        here = {(world.COLOURS[o.colour], world.DIGITS[o.digit]) for o in scenes.objects(item.scene)}
+        here = {(digits.COLOURS[o.colour], digits.DIGITS[o.digit]) for o in scenes.objects(item.scene)}
         present = sum(tuple(pair) in here for pair in words)
         assert item.answer == {0: "no", 1: "maybe", 2: "yes"}[present]
     assert min(Counter(item.answer for item in said).values()) > 60
@@ -114,7 +114,7 @@ def test_matching_is_true_exactly_when_every_object_is_there() -> None:
             words = set(part.split())
             truths.append(
                 any(
-                    words <= {world.COLOURS[o.colour], world.DIGITS[o.digit], world.SIZES[o.size]}
+                    words <= {digits.COLOURS[o.colour], digits.DIGITS[o.digit], digits.SIZES[o.size]}
                     for o in scenes.objects(item.scene)
                 )
             )
@@ -140,9 +140,9 @@ def test_a_box_survives_its_location_tokens_within_half_a_bin() -> None:
     _, said = items("grounding", 100)
     for item in said:
         sample = encode(item, " find {phrase}", "none", TOKENIZER)
-        back = TOKENIZER.coordinates([*sample.answer, EOS], world.S)
+        back = TOKENIZER.coordinates([*sample.answer, EOS], digits.S)
         assert back is not None and item.box is not None
-        assert max(abs(x - y) for x, y in zip(back, item.box, strict=True)) <= world.S / 31 / 2 + 1e-6
+        assert max(abs(x - y) for x, y in zip(back, item.box, strict=True)) <= digits.S / 31 / 2 + 1e-6
 
 
 def test_the_repeated_instruction_is_read_but_not_trained_on() -> None:
