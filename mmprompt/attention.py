@@ -9,6 +9,7 @@ Per head, with c the learned head scale:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,37 @@ KeyValue = tuple[Tensor, Tensor]  # B H P Dh each
 Prefixes = Sequence[KeyValue | None]  # one per layer of a stack; None: that layer has no prompt
 
 
-def attention_mask(bias: Tensor, padding: Tensor | None, prefix: KeyValue | None) -> Tensor:
-    """What is added to the scores: the bias, 0 before it for the prefix, -inf on padded keys."""
-    mask = bias[None]  # 1 H T U
-    if padding is not None:  # B U
-        mask = mask.masked_fill(padding[:, None, None, :], float("-inf"))  # B H T U
-    if prefix is not None:
-        mask = F.pad(mask, (prefix[0].shape[2], 0))  # . H T P+U
-    return mask
+def joined(first: KeyValue | None, second: KeyValue) -> KeyValue:
+    """Keys and values one after the other."""
+    if first is None:
+        return second
+    return torch.cat([first[0], second[0]], dim=2), torch.cat([first[1], second[1]], dim=2)
+
+
+@dataclass(frozen=True)
+class Past:
+    """Keys and values that were read, in memory that may have room for more. Appending fills the room and copies nothing else:
+    of several continuations of one past only the latest then holds."""
+
+    memory: KeyValue  # B H . Dh each
+    length: int
+
+    @property
+    def key_value(self) -> KeyValue:
+        key, value = self.memory
+        return key[:, :, : self.length], value[:, :, : self.length]
+
+    def append(self, new: KeyValue) -> Past:
+        length = self.length + new[0].shape[2]
+        if length > self.memory[0].shape[2]:
+            return Past(joined(self.key_value, new), length)
+        for old, more in zip(self.memory, new, strict=True):
+            old[:, :, self.length : length] = more
+        return Past(self.memory, length)
+
+    def with_room(self, more: int) -> Past:
+        key, value = self.key_value
+        return Past((F.pad(key, (0, 0, 0, more)), F.pad(value, (0, 0, 0, more))), self.length)
 
 
 class Attention(nn.Module):
@@ -42,13 +66,17 @@ class Attention(nn.Module):
     def split(self, x: Tensor) -> Tensor:  # B T d
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # B H T Dh
 
-    def forward(self, x: Tensor, memory: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
-        """`x` (B T d) looks at `memory` (B U d) under `mask` (B or 1, H T P+U)."""
-        query = self.split(self.query(x))
-        key, value = self.split(self.key(memory)), self.split(self.value(memory))
-        if prefix is not None:
-            key, value = torch.cat([prefix[0], key], dim=2), torch.cat([prefix[1], value], dim=2)  # B H P+U Dh
+    def key_value(self, memory: Tensor) -> KeyValue:
+        return self.split(self.key(memory)), self.split(self.value(memory))  # B H U Dh each
+
+    def attend(self, x: Tensor, key_value: KeyValue, mask: Tensor) -> Tensor:
+        """`x` (B T d) looks at keys and values (B H U Dh) under `mask` (B or 1, H T U)."""
+        query, (key, value) = self.split(self.query(x)), key_value
         heads = F.scaled_dot_product_attention(query, key, value, mask, scale=self.scale)  # B H T Dh
         heads = heads * self.head_scale[:, None, None]
         out: Tensor = self.out(heads.transpose(1, 2).flatten(2))
         return out  # B T d
+
+    def forward(self, x: Tensor, memory: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
+        """`x` (B T d) looks at `memory` (B U d) under `mask` (B or 1, H T P+U)."""
+        return self.attend(x, joined(prefix, self.key_value(memory)), mask)

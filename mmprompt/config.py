@@ -101,6 +101,24 @@ class Task(Section):
     image_size: Positive  # pixels, square
     answers: list[str] | None  # the closed set of answers (facts 5.6); null: text is generated
     max_target_tokens: Positive  # longest generated answer
+    beam: Positive | None  # of the search, held to `answers`; null: every answer is scored, and text is greedy
+    no_repeat_ngram: Positive | None  # of the search: no so many tokens are written twice; null: off
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling_per_meaning(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("answers") is None and values.get("beam") == 1:
+            return values | {"beam": None}
+        return values
+
+    @model_validator(mode="after")
+    def _only_a_search_has_rules(self) -> Self:
+        if self.no_repeat_ngram is not None and self.answers is not None and self.beam is None:
+            raise ValueError(
+                f"task.no_repeat_ngram={self.no_repeat_ngram} is a rule of the search, and task.beam=null with a closed set of "
+                "answers does not search; give task.beam, or leave task.no_repeat_ngram at null"
+            )
+        return self
 
 
 class Prompt(Section):
@@ -161,6 +179,7 @@ class RunConfig(Section):
     training_version: Positive  # raised when the same settings begin to mean other numbers
     seed: NotNegative
     threads: Positive  # torch threads: they change the order of sums
+    precision: Literal["float32", "bfloat16"]  # of the forward; prompts, loss and optimiser are float32
     model: Model
     backbone: Backbone
     task: Task
@@ -191,7 +210,7 @@ class Cluster(Section):
     cpus: Positive  # per job
     mem_gb: PositiveFloat
     time_min: Positive
-    max_parallel: Positive | None  # jobs at once; null: as many as the cores allow locally, no limit on SLURM
+    max_parallel: Positive | None  # jobs at once, here those of all launches; null: as the cores allow, on SLURM all
     checkpoint_every: Positive  # updates between two checkpoints of a run
     runs_per_job: Positive | None  # null: chosen so that the jobs are even and imports are paid once
 
@@ -202,6 +221,13 @@ class Tracking(Section):
     entity: str | None
 
 
+class Caching(Section):
+    """What becomes of what a frozen backbone makes of an example (`mmprompt.frozen`). It changes no bit."""
+
+    frozen: Literal["auto", "on"]  # auto: kept on a CPU in mode eval; on: on a GPU too, and mode train is refused
+    max_gb: NotNegativeFloat  # of all that is kept in STORE/cache; 0: nothing is kept
+
+
 class Paths(Section):
     runs: str  # the store
     backbone: str  # checkpoint file; relative: to the folder that holds conf/
@@ -210,6 +236,7 @@ class Paths(Section):
 class Place(Section):
     cluster: Cluster
     tracking: Tracking
+    cache: Caching
     paths: Paths
 
 

@@ -1,6 +1,7 @@
 """One encoder layer and one decoder layer: pre-norm residual branches with OFA's extra norms (facts 4.7).
 
-B batch, T sequence, U encoder sequence, P prompt length, H heads, d width.
+B batch, T sequence, R tokens read before, U encoder sequence, P prompt length, A wanted places, H heads, Dh head width,
+d width.
 Each branch: norm, sublayer, norm (inside the feed-forward for the last), dropout, drop-path, add.
 """
 
@@ -10,8 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmprompt.attention import Attention, KeyValue, attention_mask
+from mmprompt.attention import Attention, KeyValue, Past
 from mmprompt.config import Model
+
+
+def pick(x: Tensor, places: Tensor) -> Tensor:
+    """x B T d at places B A: B A d."""
+    return x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 class DropPath(nn.Module):
@@ -51,9 +57,8 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(model.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, bias: Tensor, padding: Tensor | None, prefix: KeyValue | None) -> Tensor:
-        """x B T d; bias H T T; padding B T; prefix B H P Dh."""
-        mask = attention_mask(bias, padding, prefix)
+    def forward(self, x: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
+        """x B T d; mask (B or 1) H T P+T; prefix B H P Dh."""
         y: Tensor = self.self_norm(x)
         y = self.self_out_norm(self.self_attention(y, y, mask, prefix))
         x = x + self.drop_path(self.dropout(y))
@@ -79,20 +84,28 @@ class DecoderLayer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        bias: Tensor,
-        padding: Tensor | None,
-        prefix: KeyValue | None,
-        memory: Tensor,
+        mask: Tensor,
+        past: Past | None,
+        memory: KeyValue,
         memory_mask: Tensor,
-    ) -> Tensor:
-        """x B T d; bias H T T, causal; padding B T; prefix B H P Dh; memory B U d; memory_mask (B or 1) H T U."""
-        mask = attention_mask(bias, padding, prefix)
+        wanted: Tensor | None,
+    ) -> tuple[Tensor, Past]:
+        """x B T d; past: the prompt and what was read before, P+R; memory B H U Dh.
+
+        With `wanted` (B A) only these places of x go through the layer; all are there to be looked at. mask B or 1, H A R+T,
+        memory_mask B or 1, H A U. Returns B A d, and the past with x.
+        """
         y: Tensor = self.self_norm(x)
-        y = self.self_out_norm(self.self_attention(y, y, mask, prefix))
+        new = self.self_attention.key_value(y)
+        past = Past(new, x.shape[1]) if past is None else past.append(new)
+        mask = F.pad(mask, (past.length - mask.shape[3], 0))  # bias 0 on the prompt
+        if wanted is not None:
+            x, y = pick(x, wanted), pick(y, wanted)
+        y = self.self_out_norm(self.self_attention.attend(y, past.key_value, mask))
         x = x + self.drop_path(self.dropout(y))
         y = self.cross_norm(x)
-        y = self.cross_out_norm(self.cross_attention(y, memory, memory_mask, None))
+        y = self.cross_out_norm(self.cross_attention.attend(y, memory, memory_mask))
         x = x + self.drop_path(self.dropout(y))
         y = self.ffn(self.ffn_norm(x))
         x = x + self.drop_path(self.dropout(y))
-        return x
+        return x, past

@@ -13,20 +13,30 @@ Initialisation, dropout and drop-path draw from torch's global stream, which is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmprompt.attention import Prefixes, attention_mask
+from mmprompt.attention import KeyValue, Past, Prefixes
 from mmprompt.config import Model
-from mmprompt.layers import DecoderLayer, EncoderLayer
-from mmprompt.positions import AbsoluteBias, ImagePositions, ImageRelativeBias, TokenPositions, TokenRelativeBias
+from mmprompt.layers import DecoderLayer, EncoderLayer, pick
+from mmprompt.positions import (
+    AbsoluteBias,
+    ImagePositions,
+    ImageRelativeBias,
+    Remembered,
+    TokenPositions,
+    TokenRelativeBias,
+)
 from mmprompt.resnet import ResNet
 
 BOS, PAD, EOS = 0, 1, 2  # the same ids in every size (facts 4.2)
 TEXT, IMAGE = 0, 1  # rows of the type embedding
+STEP = 16  # text lengths that share their masks
 
 
 @dataclass(frozen=True)
@@ -37,10 +47,35 @@ class Encoded:
     padding: Tensor | None  # B U, True where there is nothing; None: no padding in the batch
     positions: Tensor  # U d, normalised position embeddings: the key side of cross-attention's bias
 
-    def repeat(self, times: int) -> Encoded:
-        """Each example `times` times in a row."""
-        padding = None if self.padding is None else self.padding.repeat_interleave(times, 0)
-        return Encoded(self.states.repeat_interleave(times, 0), padding, self.positions)
+
+@dataclass(frozen=True)
+class KeyValueCache:
+    """What the decoder has read of each example, and all that reading on needs. R tokens; they may be branches of a tree."""
+
+    past: Sequence[Past | None]  # of each layer's self-attention: the prompt, then the tokens, P+R
+    memory: Sequence[KeyValue]  # cross-attention's keys and values of each layer, B H U Dh
+    memory_padding: Tensor | None  # B U
+    places: Tensor  # (B or 1) R, the tokens' positions
+    biases: Sequence[Tensor]  # position bias of each layer's self-attention, H L L, for sequences of up to L tokens
+    memory_bias: Tensor  # position bias of cross-attention, H L U
+
+    def with_room(self, more: int) -> KeyValueCache:
+        """For so many tokens of each example, branches included. Room makes reading on cheaper, and only that."""
+        memory = [(key.contiguous(), value.contiguous()) for key, value in self.memory]
+        return replace(self, past=[past and past.with_room(more) for past in self.past], memory=memory)
+
+    def memory_mask(self, places: Tensor) -> Tensor:
+        """For queries at places (B or 1) n: (B or 1) H n U."""
+        mask = self.memory_bias[:, places].transpose(0, 1)
+        if self.memory_padding is not None:
+            mask = mask.masked_fill(self.memory_padding[:, None, None, :], float("-inf"))
+        return mask
+
+
+def mask_at(bias: Tensor, queries: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
+    """The bias H L L at queries b n and keys b m, -inf where a key is not visible (b n m): b H n m."""
+    mask = bias[:, queries[:, :, None], keys[:, None, :]].transpose(0, 1)
+    return mask.masked_fill(~visible[:, None], float("-inf"))
 
 
 def only_if_any(padding: Tensor) -> Tensor | None:
@@ -70,6 +105,7 @@ class Encoder(nn.Module):
         self.image_biases = nn.ModuleList(ImageRelativeBias(model.image_buckets, model.heads) for _ in rates)
         self.layers = nn.ModuleList(EncoderLayer(model, rate) for rate in rates)
         self.norm = nn.LayerNorm(model.dim)
+        self.remembered = Remembered()
 
     def embed_text(self, embedded: Tensor) -> Tensor:
         text: Tensor = self.dropout(self.token_norm(embedded + self.types.weight[TEXT]))
@@ -97,6 +133,28 @@ class Encoder(nn.Module):
             biases.append(bias)
         return biases
 
+    def masks(self, grid: tuple[int, int] | None, length: int, prompts: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Position embeddings U d, and what each layer adds to its scores, 1 H U P+U: 0 for its prompt, then its bias.
+
+        While nothing in them trains they are made once for all texts of about this length, and cut.
+        """
+        table = self.token_positions.table.weight
+        longest = max(length, min(-(-length // STEP) * STEP, len(table)))
+        device = table.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
+
+        def make() -> tuple[Tensor, list[Tensor]]:
+            with torch.autocast(device, enabled=False):
+                positions = self.positions(grid, longest)
+                biases = self.biases(grid, longest, positions)
+                return positions, [F.pad(b, (p, 0))[None].to(dtype) for b, p in zip(biases, prompts, strict=True)]
+
+        parts = (self.token_positions, self.image_positions, self.position_bias, self.token_biases, self.image_biases)
+        tensors = (parameter for part in parts for parameter in part.parameters())
+        positions, masks = self.remembered((grid, longest, *prompts, dtype), tensors, make)
+        end = len(positions) - longest + length
+        return positions[:end], [mask[:, :, :end, : prompt + end] for mask, prompt in zip(masks, prompts, strict=True)]
+
     def forward(
         self,
         embedded: Tensor,
@@ -112,13 +170,16 @@ class Encoder(nn.Module):
             x = torch.cat([image, x], dim=1)  # B U d
             absent = torch.zeros_like(padding[:, 0]) if image_mask is None else ~image_mask
             padding = torch.cat([absent[:, None].expand(-1, image.shape[1]), padding], dim=1)  # B U
+        prefixes = prefixes or [None] * len(self.layers)
+        prompts = [0 if prefix is None else prefix[0].shape[2] for prefix in prefixes]
+        positions, masks = self.masks(grid, embedded.shape[1], prompts)
         padded = only_if_any(padding)
         if padded is not None:
             x = x.masked_fill(padded[:, :, None], 0)
-        positions = self.positions(grid, embedded.shape[1])
-        biases = self.biases(grid, embedded.shape[1], positions)
-        for layer, bias, prefix in zip(self.layers, biases, prefixes or [None] * len(biases), strict=True):
-            x = layer(x, bias, padded, prefix)
+            hidden = masks[0].new_zeros(padded.shape).masked_fill(padded, float("-inf"))[:, None, None]  # B 1 1 U
+            masks = [mask + F.pad(hidden, (length, 0)) for mask, length in zip(masks, prompts, strict=True)]
+        for layer, mask, prefix in zip(self.layers, masks, prefixes, strict=True):
+            x = layer(x, mask, prefix)
         return Encoded(self.norm(x), padded, positions)
 
 
@@ -135,23 +196,43 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(model, rate) for rate in rates)
         self.norm = nn.LayerNorm(model.dim)
 
-    def biases(self, positions: Tensor) -> list[Tensor]:
-        """Position bias of each layer's self-attention, -inf on the future, H T T."""
-        length = len(positions)
-        future = positions.new_full((length, length), float("-inf")).triu(1)
-        absolute = self.self_bias(positions, positions) + future
-        return [absolute + token_bias(length) for token_bias in self.token_biases]
+    def cache(self, encoded: Encoded, prefixes: Prefixes | None, length: int) -> KeyValueCache:
+        """Before the first of at most `length` tokens."""
+        positions = self.token_positions(length)
+        absolute = self.self_bias(positions, positions)
+        return KeyValueCache(
+            past=[prefix and Past(prefix, prefix[0].shape[2]) for prefix in prefixes or [None] * len(self.layers)],
+            memory=[cast(DecoderLayer, layer).cross_attention.key_value(encoded.states) for layer in self.layers],
+            memory_padding=encoded.padding,
+            places=torch.zeros(1, 0, dtype=torch.long, device=positions.device),
+            biases=[absolute + token_bias(length) for token_bias in self.token_biases],
+            memory_bias=self.cross_bias(positions, encoded.positions),
+        )
 
-    def forward(self, embedded: Tensor, padding: Tensor, encoded: Encoded, prefixes: Prefixes | None) -> Tensor:
-        """embedded B T d; padding B T."""
-        x, padded = self.dropout(self.token_norm(embedded)), only_if_any(padding)
-        positions = self.token_positions(embedded.shape[1])
-        biases = self.biases(positions)
-        memory_mask = attention_mask(self.cross_bias(positions, encoded.positions), encoded.padding, None)
-        for layer, bias, prefix in zip(self.layers, biases, prefixes or [None] * len(biases), strict=True):
-            x = layer(x, bias, padded, prefix, encoded.states, memory_mask)
+    def forward(
+        self, embedded: Tensor, places: Tensor, visible: Tensor, cache: KeyValueCache, wanted: Tensor | None
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Reads n more tokens of each example.
+
+        embedded B n d; places (B or 1) n, their positions; visible (B or 1) n R+n, which tokens each looks at, of those read
+        before and these; wanted B A, the only places of `embedded` whose states are asked for (None: all, A = n).
+        Returns the states B A d, and the cache with these tokens.
+        """
+        batch = max(len(places), len(cache.places))
+        keys = torch.cat([cache.places.expand(batch, -1), places.expand(batch, -1)], dim=1)  # B R+n
+        x, pasts = self.dropout(self.token_norm(embedded)), []
+        memory_mask = cache.memory_mask(places)
+        for i, (layer, past, memory) in enumerate(zip(self.layers, cache.past, cache.memory, strict=True)):
+            last = None
+            if i == len(self.layers) - 1 and wanted is not None:
+                last, places = wanted, places.expand(len(wanted), -1).gather(1, wanted)
+                visible = pick(visible.expand(len(wanted), -1, -1), wanted)
+                memory_mask = cache.memory_mask(places)
+            mask = mask_at(cache.biases[i], places, keys, visible)
+            x, read = layer(x, mask, past, memory, memory_mask, last)
+            pasts.append(read)
         states: Tensor = self.norm(x)
-        return states  # B T d
+        return states, replace(cache, past=pasts, places=keys)  # B A d
 
 
 class OFA(nn.Module):
@@ -187,10 +268,40 @@ class OFA(nn.Module):
         encoded: Encoded = self.encoder(self.embed(tokens), tokens == PAD, features, image_mask, prefixes)
         return encoded
 
-    def decode_states(self, tokens: Tensor, encoded: Encoded, prefixes: Prefixes | None) -> Tensor:
-        """tokens B T, padded on the right."""
-        states: Tensor = self.decoder(self.embed(tokens), tokens == PAD, encoded, prefixes)
-        return states  # B T d
+    def decode_states(
+        self, tokens: Tensor, encoded: Encoded, prefixes: Prefixes | None, wanted: Tensor | None = None
+    ) -> Tensor:
+        """tokens B T, padded on the right; what stands at padding means nothing.
+
+        With `wanted` (B T) only where it is True, row by row: n d. The last layer then leaves out what nobody reads.
+        """
+        cache = self.decoder.cache(encoded, prefixes, tokens.shape[1])
+        if wanted is None:
+            return self.read(tokens, cache, None)[0]  # B T d
+        most = int(wanted.sum(1).max())
+        columns = wanted.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # B A
+        return self.read(tokens, cache, columns)[0][wanted.gather(1, columns)]
+
+    def read(self, tokens: Tensor, cache: KeyValueCache, wanted: Tensor | None) -> tuple[Tensor, KeyValueCache]:
+        """Each token after the other, from the first position on. tokens B T, wanted B A."""
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        states, cache = self.decoder(self.embed(tokens), places[None], (places[:, None] >= places)[None], cache, wanted)
+        return states, cache
+
+    def prefill(
+        self, start: Tensor, encoded: Encoded, prefixes: Prefixes | None, more: int
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Reads `start` (B S, padded on the right). Returns the state after each row's last token (B 1 d), and a cache with
+        room for `more` tokens after it; the padding in it is not to be looked at."""
+        cache = self.decoder.cache(encoded, prefixes, start.shape[1] + more)
+        return self.read(start, cache, (start != PAD).sum(1, keepdim=True) - 1)
+
+    def extend(
+        self, tokens: Tensor, places: Tensor, visible: Tensor, cache: KeyValueCache
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Reads on: tokens B n at places B n, looking at what is visible (B n R+n)."""
+        states, cache = self.decoder(self.embed(tokens), places, visible, cache, None)
+        return states, cache
 
     def logits(self, states: Tensor) -> Tensor:
         return F.linear(states, self.embed.weight)  # ... V

@@ -9,13 +9,16 @@ Every bias is H T T: the same for all examples of a batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Iterable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LONGEST = 1024  # the distance at which the logarithmic text buckets end, whatever the size of the position tables
+KEPT = 2  # results of each kind: a split's texts mostly have one or two lengths in steps of 16
 
 
 @lru_cache(maxsize=64)
@@ -118,3 +121,29 @@ class ImageRelativeBias(nn.Module):
     def forward(self, h: int, w: int) -> Tensor:
         bias: Tensor = self.table(image_buckets(h, w, self.side, self.table.weight.device))
         return bias.permute(2, 0, 1)  # H N N
+
+
+class Remembered:
+    """Results of frozen tensors, made anew when one of these is written to, moved or replaced (through `.data` nobody sees it).
+
+    While one of them trains nothing is remembered. A copy of the module that holds this begins with nothing.
+    """
+
+    def __init__(self) -> None:
+        self.results: dict[Hashable, Any] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Remembered:
+        return Remembered()
+
+    def __call__(self, key: Hashable, tensors: Iterable[Tensor], make: Callable[[], Any]) -> Any:
+        """make(), which depends on `key` and `tensors` alone."""
+        tensors = [*tensors]
+        if any(tensor.requires_grad for tensor in tensors):
+            return make()
+        name = (key, *((tensor.data_ptr(), tensor._version) for tensor in tensors))
+        if name not in self.results:
+            while len(self.results) >= KEPT:
+                del self.results[next(iter(self.results))]
+            # With the tensors, so that their addresses stay theirs as long as the result does.
+            self.results[name] = [tensor.detach() for tensor in tensors], make()
+        return self.results[name][1]

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from mmprompt import digits, metrics, world
 from mmprompt.config import ConfigError, Model, Section
-from mmprompt.generate import greedy
+from mmprompt.generate import search
 from mmprompt.ofa import OFA, PAD
 from mmprompt.official import official_name
 from mmprompt.run import ROOT, provenance
@@ -199,7 +199,7 @@ class Pretraining:
                 text = collate(samples[part])
                 features = model.features(preprocess(torch.from_numpy(scenes.images[part]), self.recipe.image_size))
                 encoded = model.encode(text.source, features, None, None)
-                found += greedy(model, encoded, None, text.start, 1, LONGEST_ANSWER, None)[0].tolist()
+                found += search(model, encoded, None, text.start, 1, 1, LONGEST_ANSWER, None, None)[0].tolist()
             if name == "grounding":
                 boxes = [self.tokenizer.coordinates(ids, digits.S) for ids in found]
                 right = metrics.hits(boxes, [item.box for item in items if item.box is not None])

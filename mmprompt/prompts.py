@@ -49,13 +49,15 @@ class Prefix(nn.Module):
 
     def forward(self, batch: int) -> Prefixes:
         """Key and value of each layer, for each of `batch` examples; dropout draws anew per example (global stream)."""
-        rows = self.values().expand(batch, -1, -1)  # B P 2Ld
-        rows = F.dropout(rows, self.dropout, self.training)
-        chunks = rows.reshape(batch, len(self.table), 2 * len(self.prompted), self.heads, self.head_dim)  # B P 2L H Dh
-        chunks = chunks.permute(2, 0, 3, 1, 4)  # 2L B H P Dh
+        table = self.values().view(len(self.table), 2 * len(self.prompted), self.heads, self.head_dim)  # P 2L H Dh
+        # Taken apart at once and before it is repeated: what flows back is then summed over the batch part by part.
+        parts = [
+            F.dropout(part.expand(batch, -1, -1, -1), self.dropout, self.training)  # B H P Dh
+            for part in table.permute(1, 2, 0, 3).unbind(0)
+        ]
         prefixes: list[KeyValue | None] = [None] * self.layers
-        for place, layer in enumerate(self.prompted):
-            prefixes[layer] = (chunks[2 * place], chunks[2 * place + 1])
+        for layer, key, value in zip(self.prompted, parts[::2], parts[1::2], strict=True):
+            prefixes[layer] = (key, value)
         return prefixes
 
     @torch.no_grad()

@@ -5,8 +5,10 @@ B batch, C x h x w features, T decoder tokens, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,10 @@ from mmprompt.ofa import OFA, PAD, Encoded
 from mmprompt.prompts import Prompts
 from mmprompt.tasks import Batch
 
+View = Callable[
+    [np.ndarray], Tensor | Encoded
+]  # indices of examples -> image features, or all the encoder says of them
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -24,6 +30,11 @@ class Asked:
 
     encoded: Encoded
     prefixes: Prefixes | None  # the decoder's
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Where a forward computes in this precision; weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 class Tuned(nn.Module):
@@ -34,7 +45,7 @@ class Tuned(nn.Module):
         super().__init__()
         self.backbone = backbone.requires_grad_(False)
         self.prompts = Prompts(config.model, config.prompt, generator)
-        self.live = config.backbone.mode == "train"
+        self.live, self.precision = config.backbone.mode == "train", config.precision
         self.eval()
 
     def train(self, mode: bool = True) -> Tuned:
@@ -42,17 +53,23 @@ class Tuned(nn.Module):
         self.backbone.train(mode and self.live)
         return self
 
-    def ask(self, source: Tensor, features: Tensor) -> Asked:
-        """source B S; features B C h w."""
-        encoder, decoder = self.prompts(len(source))
-        return Asked(self.backbone.encode(source, features, None, encoder), decoder)
+    def autocast(self) -> torch.autocast:
+        return autocast(self.backbone.embed.weight.device, self.precision)
 
-    def loss(self, text: Batch, features: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-        """Label-smoothed loss summed over the answers' tokens, and their count. Logits are made at these positions only."""
-        asked = self.ask(text.source, features)
-        states = self.backbone.decode_states(text.decoder, asked.encoded, asked.prefixes)
+    def ask(self, source: Tensor, seen: Tensor | Encoded) -> Asked:
+        """source B S; seen: image features B C h w, or what the encoder has said of source and image already."""
+        encoder, decoder = self.prompts(len(source))
+        if isinstance(seen, Encoded):
+            return Asked(seen, decoder)
+        return Asked(self.backbone.encode(source, seen, None, encoder), decoder)
+
+    def loss(self, text: Batch, seen: Tensor | Encoded, smoothing: float) -> Tensor:
+        """Label-smoothed loss summed over the answers' tokens. States and logits are made at these positions only."""
         answering = text.target != PAD
-        return label_smoothed(self.backbone.logits(states[answering]), text.target[answering], smoothing)
+        with self.autocast():
+            asked = self.ask(text.source, seen)
+            states = self.backbone.decode_states(text.decoder, asked.encoded, asked.prefixes, answering)
+            return label_smoothed(states, self.backbone.embed.weight, text.target[answering], smoothing)
 
     def tuned_state(self) -> dict[str, Tensor]:
         """What differs from the pretrained backbone: the prompts, and in `train` mode the BatchNorm statistics."""

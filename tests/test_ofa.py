@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from mini import MINI, mini_ofa, mini_prompts, official
 from torch import Tensor
 
-from mmprompt.attention import Attention, attention_mask
+from mmprompt.attention import Attention
 from mmprompt.layers import DropPath
 from mmprompt.loss import label_smoothed
 from mmprompt.ofa import OFA, PAD, drop_paths
@@ -95,9 +97,8 @@ def test_attention_is_the_written_out_formula() -> None:
     x, memory, bias = torch.randn(2, 3, 8), torch.randn(2, 5, 8), torch.randn(2, 3, 5)
     padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
     prefix = torch.randn(2, 2, 4, 4), torch.randn(2, 2, 4, 4)
-    mask = attention_mask(bias, padding, prefix)
-    assert mask.shape == (2, 2, 3, 9)
-    assert (mask[..., :4] == 0).all()
+    mask = bias[None].masked_fill(padding[:, None, None, :], float("-inf"))
+    mask = torch.nn.functional.pad(mask, (4, 0))  # 0 on the prefix
 
     query = attention.query(x).view(2, 3, 2, 4).transpose(1, 2) / 8**0.5
     key = torch.cat([prefix[0], attention.key(memory).view(2, 5, 2, 4).transpose(1, 2)], dim=2)
@@ -108,6 +109,74 @@ def test_attention_is_the_written_out_formula() -> None:
     heads = scores.softmax(-1) @ value * attention.head_scale[:, None, None]
     expected = attention.out(heads.transpose(1, 2).reshape(2, 3, 8))
     torch.testing.assert_close(attention(x, memory, mask, prefix), expected, rtol=0, atol=1e-6)
+
+
+def test_what_an_example_is_told_does_not_depend_on_what_was_asked_before(ofa: OFA) -> None:
+    features = ofa.features(IMAGES)
+    fresh, used = (copy.deepcopy(ofa) for _ in range(2))
+    for length in (2, 18, 40, 3):
+        used.encode(SOURCE[:1, :1].expand(1, length), features[:1], None, None)
+    assert torch.equal(*(model.encode(SOURCE, features, None, None).states for model in (fresh, used)))
+
+
+def written(ofa: OFA) -> None:
+    with torch.no_grad():
+        ofa.encoder.position_bias.query.weight.mul_(2)
+
+
+def loaded(ofa: OFA) -> None:
+    ofa.load_state_dict({name: 2 * value for name, value in ofa.state_dict().items()})
+
+
+def replaced(ofa: OFA) -> None:
+    ofa.load_state_dict({name: 2 * value for name, value in ofa.state_dict().items()}, assign=True)
+
+
+def moved(ofa: OFA) -> None:
+    ofa.double()
+
+
+@pytest.mark.parametrize("change", [written, loaded, replaced, moved])
+@torch.no_grad()
+def test_remembered_biases_follow_their_parameters(change: Callable[[OFA], None]) -> None:
+    ofa = mini_ofa().requires_grad_(False)
+    features = ofa.features(IMAGES)
+    for _ in range(3):  # so that memory that was given back is used again
+        before = ofa.encode(SOURCE, features, None, None).states
+        change(ofa)
+        features = features.to(ofa.embed.weight.dtype)
+        now = ofa.encode(SOURCE, features, None, None).states
+        assert torch.equal(now, copy.deepcopy(ofa).encode(SOURCE, features, None, None).states)
+        assert now.dtype != before.dtype or change is moved or not torch.equal(now, before)
+
+
+@torch.no_grad()
+def test_memory_that_is_used_again_is_not_mistaken_for_what_lay_there() -> None:
+    """Every parameter in one block of memory, so that the block after the next lies where this one was."""
+    ofa = mini_ofa().requires_grad_(False)
+    features = ofa.features(IMAGES)
+    for _ in range(6):
+        parameters = dict(ofa.named_parameters())
+        block = torch.cat([parameter.flatten() for parameter in parameters.values()]) * 1.1
+        values = zip(parameters.values(), block.split([p.numel() for p in parameters.values()]), strict=True)
+        state = dict(zip(parameters, (value.view_as(parameter) for parameter, value in values), strict=True))
+        ofa.load_state_dict(state, strict=False, assign=True)
+        del parameters, block, values, state
+        now = ofa.encode(SOURCE, features, None, None).states
+        assert torch.equal(now, copy.deepcopy(ofa).encode(SOURCE, features, None, None).states)
+
+
+def test_biases_are_remembered_by_who_made_them_and_while_they_are_frozen() -> None:
+    ofa = mini_ofa()
+    states = ofa.encode(SOURCE, ofa.features(IMAGES), None, None).states
+    assert not ofa.encoder.remembered.results
+    states.sum().backward()
+    assert ofa.encoder.image_biases[0].table.weight.grad is not None  # type: ignore[union-attr]
+    ofa.requires_grad_(False)
+    first, second = (ofa.encoder.masks((4, 6), length, [0, 5, 0]) for length in (5, 9))
+    assert first[1][0].data_ptr() == second[1][0].data_ptr()  # made once for both
+    assert [mask.shape for mask in second[1]] == [(1, 4, 33, 33), (1, 4, 33, 38), (1, 4, 33, 33)]
+    assert not copy.deepcopy(ofa).encoder.remembered.results
 
 
 def test_text_buckets_are_exact_near_and_shared_far_away() -> None:
@@ -153,16 +222,23 @@ def test_a_fresh_model_has_the_published_initialisation() -> None:
             assert float(parameter.detach().std()) == pytest.approx(MINI.init_std, rel=0.1), name
 
 
-def test_smoothed_loss_is_the_published_formula_over_real_tokens() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_smoothed_loss_is_the_published_formula_and_so_are_its_gradients(smoothing: float) -> None:
     torch.manual_seed(0)
-    logits, targets = torch.randn(2, 3, 7), torch.tensor([[4, 5, PAD], [6, PAD, PAD]])
-    total, count = label_smoothed(logits, targets, 0.1)
-    minus_log_p = -logits.log_softmax(-1)
-    each = 0.1 / 6
-    rows = [(0, 0, 4), (0, 1, 5), (1, 0, 6)]
-    expected = sum((1 - 0.1 - each) * minus_log_p[b, t, y] + each * minus_log_p[b, t].sum() for b, t, y in rows)
-    assert count == 3
-    torch.testing.assert_close(total, torch.as_tensor(expected))
+    states, embedding = (torch.randn(n, 4, requires_grad=True) for n in (3, 7))
+    targets = torch.tensor([4, 6, 4])
+    minus_log_p = -(states @ embedding.t()).log_softmax(-1)
+    each = smoothing / 6
+    expected = (1 - smoothing - each) * minus_log_p[range(3), targets].sum() + each * minus_log_p.sum()
+    total = label_smoothed(states, embedding, targets, smoothing)
+    torch.testing.assert_close(total, expected)
+    for ours, theirs in zip(*(torch.autograd.grad(t * 3, (states, embedding)) for t in (total, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_survives_large_logits() -> None:
+    loss = label_smoothed(torch.full((1, 1), 1000.0), torch.tensor([[-1.0], [0.0], [1.0]]), torch.tensor([0]), 0.0)
+    assert loss == 2000
 
 
 def official_state(ofa: OFA) -> dict[str, Tensor]:

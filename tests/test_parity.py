@@ -21,9 +21,9 @@ from mini import MINI, PROMPT, official
 from torch import Tensor
 
 from mmprompt.config import Model, Prompt
-from mmprompt.generate import greedy
+from mmprompt.generate import search
 from mmprompt.loss import label_smoothed
-from mmprompt.ofa import BOS, OFA, Encoded
+from mmprompt.ofa import BOS, OFA, PAD, Encoded
 from mmprompt.official import export_prompts, load_backbone, load_prompts, official_name, official_prompt_name
 from mmprompt.positions import image_bucket_count, image_buckets, token_buckets
 from mmprompt.prompts import Prompts
@@ -88,6 +88,7 @@ class Run:
     prompts: Prompts | None
     encoded: Encoded
     features: Tensor | None
+    states: Tensor  # of the decoder, n d, where something is to be answered
     logits: Tensor
     loss: Tensor
     recorded: dict[str, Tensor]
@@ -113,11 +114,11 @@ def run(case: str) -> Run:
     images = inputs["patch_images"][..., :64] if case == "a_square" else inputs["patch_images"]
     features = None if case == "a_text_only" else model.features(images)
     encoded = model.encode(inputs["src_tokens"], features, inputs["patch_masks"], encoder)
-    logits = model.decode(inputs["prev_output_tokens"], encoded, decoder)
-    loss, count = label_smoothed(logits, inputs["target"], 0.1)
-    assert count == manifest()[case]["losses"]["ntokens"]
-    torch.autograd.backward(loss / count)
-    return Run(model, prompts, encoded, features, logits, loss, recorded)
+    states, answering = model.decode_states(inputs["prev_output_tokens"], encoded, decoder), inputs["target"] != PAD
+    loss = label_smoothed(states[answering], model.embed.weight, inputs["target"][answering], 0.1)
+    assert answering.sum() == manifest()[case]["losses"]["ntokens"]
+    torch.autograd.backward(loss / answering.sum())
+    return Run(model, prompts, encoded, features, states[answering], model.logits(states), loss, recorded)
 
 
 def apart(ours: Tensor, theirs: Tensor) -> float:
@@ -135,8 +136,9 @@ def test_the_encoder_agrees_with_the_official_one(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_logits_agree_with_the_official_ones_at_every_position(case: str) -> None:
-    assert apart(run(case).logits, run(case).recorded["out.logits"]) <= LOGITS_ATOL
+def test_the_logits_agree_with_the_official_ones_at_every_token(case: str) -> None:
+    real = safetensors.torch.load_file(REFERENCE / "inputs.safetensors")["prev_output_tokens"] != PAD
+    assert apart(run(case).logits[real], run(case).recorded["out.logits"][real]) <= LOGITS_ATOL
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -144,8 +146,8 @@ def test_the_losses_agree_with_the_official_ones(case: str) -> None:
     recorded = manifest()[case]["losses"]
     assert float(run(case).loss.detach()) == pytest.approx(recorded["label_smoothed_sum_eps0.1"], rel=LOSS_RTOL)
     target = safetensors.torch.load_file(REFERENCE / "inputs.safetensors")["target"]
-    plain, _ = label_smoothed(run(case).logits.detach(), target, 0.0)
-    assert float(plain) == pytest.approx(recorded["nll_sum"], rel=LOSS_RTOL)
+    plain = label_smoothed(run(case).states, run(case).model.embed.weight, target[target != PAD], 0.0)
+    assert float(plain.detach()) == pytest.approx(recorded["nll_sum"], rel=LOSS_RTOL)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -178,14 +180,25 @@ def test_the_resnet_agrees_with_the_official_one() -> None:
     assert apart(features, theirs) <= 1e-5 * float(theirs.abs().max())
 
 
-@pytest.mark.parametrize("case", GENERATING)
-def test_greedy_decoding_writes_the_official_tokens(case: str) -> None:
-    model, prompts, recorded = run(case).model, run(case).prompts, run(case).recorded
+def generated(case: str, beam: int, max_len: int) -> tuple[Tensor, Tensor]:
+    model, prompts = run(case).model, run(case).prompts
     decoder = None if prompts is None else prompts(3)[1]
     start = torch.full((3, 1), BOS)
-    tokens, score = greedy(model, run(case).encoded, decoder, start, min_len=0, max_len=10, allowed=None)
+    return search(model, run(case).encoded, decoder, start, beam, 0, max_len, no_repeat_ngram=None, trie=None)
+
+
+@pytest.mark.parametrize("case", GENERATING)
+def test_greedy_decoding_writes_the_official_tokens(case: str) -> None:
+    recorded, (tokens, score) = run(case).recorded, generated(case, beam=1, max_len=10)
     assert torch.equal(tokens, recorded["gen.greedy_tokens"][:, 1:])
-    assert apart(score, recorded["gen.greedy_sum_logprob"]) <= 10 * LOGITS_ATOL
+    assert apart(score * 10, recorded["gen.greedy_sum_logprob"]) <= 10 * LOGITS_ATOL
+
+
+@pytest.mark.parametrize("case", GENERATING)
+def test_beam_search_finds_the_recorded_answer(case: str) -> None:
+    recorded, (tokens, score) = run(case).recorded, generated(case, beam=3, max_len=5)  # and </s>
+    assert torch.equal(tokens, recorded["gen.beam3_tokens"][:, 1:])
+    assert apart(score, recorded["gen.beam3_norm_score"]) <= LOGITS_ATOL
 
 
 @pytest.mark.parametrize("case", PROMPTED)

@@ -152,6 +152,27 @@ def test_with_a_frozen_backbone_every_prompt_number_and_nothing_else_has_a_gradi
         assert parameter.grad is not None and (parameter.grad != 0).float().mean() > 0.9, name
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"layers": [2], "depth": "encoder"}, "0 0 1 | 1 1"),
+        ({"layers": [1]}, "0 1 1 | 1 1"),
+        ({"layers": [1], "depth": "decoder"}, "0 0 0 | 0 1"),
+        ({"depth": "decoder"}, "0 0 0 | 1 1"),
+    ],
+)
+def test_nothing_is_differentiated_below_the_lowest_prompt(changes: dict[str, Any], expected: str) -> None:
+    ofa, prompts, seen = mini_ofa().requires_grad_(False), mini_prompts(**changes), []
+
+    def look(layer: torch.nn.Module, inputs: Any, output: Tensor | tuple[Tensor, ...]) -> None:
+        seen.append(str(int((output if isinstance(output, Tensor) else output[0]).requires_grad)))
+
+    for layer in (*ofa.encoder.layers, *ofa.decoder.layers):
+        layer.register_forward_hook(look)
+    logits_of(ofa, prompts)
+    assert " ".join(seen[:3]) + " | " + " ".join(seen[3:]) == expected
+
+
 def test_collapsing_the_mlp_changes_no_bit_of_the_answer(ofa: OFA) -> None:
     prompts = mini_prompts(reparameterization="mlp", mlp_dim=32)
     before = logits_of(ofa, prompts)
