@@ -1,11 +1,10 @@
-"""A task's examples, and the image features that a frozen stem makes of them.
+"""A task's examples.
 
-n examples of a split, S x S raw pixels, C x h x w features.
+n examples of a split, S x S raw pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,11 +14,10 @@ from torch import Tensor
 
 from mmprompt import world
 from mmprompt.config import Model, Task
-from mmprompt.tasks import Sample, encode, preprocess
+from mmprompt.tasks import Sample, encode
 from mmprompt.tokens import Tokenizer
 
 SPLITS = ("train", "val", "test")
-FEATURE_BATCH = 50  # one fixed shape, so that a feature has the same bits whoever computes it
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,3 @@ def _load(task_json: str, vocab_size: int, num_bins: int, split: str) -> Split:
     tokenizer = Tokenizer(vocab_size, num_bins)
     samples = [encode(item, task.template, task.prompt_type, tokenizer) for item in items]
     return Split(torch.from_numpy(scenes.images), items, samples)
-
-
-@torch.no_grad()
-def stem_features(stem: Callable[[Tensor], Tensor], images: Tensor, size: int, device: torch.device) -> Tensor:
-    """Features of every image, n C h w. The last batch is filled up, so that each has the same shape."""
-    made = []
-    for first in range(0, len(images), FEATURE_BATCH):
-        part = images[first : first + FEATURE_BATCH]
-        full = torch.cat([part, part.new_zeros(FEATURE_BATCH - len(part), *part.shape[1:])])
-        made.append(stem(preprocess(full.to(device), size))[: len(part)].contiguous())
-    return torch.cat(made)

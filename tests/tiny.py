@@ -44,6 +44,7 @@ def where(tracking: str = "disabled") -> dict[str, Any]:
         "tracking": place.tracking.model_dump(mode="json"),
         "gpus": 0,
         "checkpoint_every": 2,
+        "cache": place.cache.model_dump(),
     }
 
 
