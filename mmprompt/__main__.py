@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmprompt.config import ConfigError, Model, Place, check_override, parse
-from mmprompt.run import ROOT, Store, backbone_file, freeze, provenance, run_id
+from mmprompt.run import ROOT, Store, StoreError, backbone_file, freeze, provenance, run_id
 
 CONF = ROOT / "conf"
 
@@ -32,7 +32,7 @@ def program(composed: DictConfig) -> None:
             pretrain(values)
         else:
             one_run(values)
-    except ConfigError as error:  # an exit, because Hydra adds a line of its own to every exception
+    except (ConfigError, StoreError) as error:  # an exit, because Hydra adds a line of its own to every exception
         sys.exit(f"mmprompt: {error}")
 
 
@@ -94,6 +94,7 @@ def where(place: Place) -> dict[str, Any]:
         "tracking": place.tracking.model_dump(mode="json"),
         "gpus": place.cluster.gpus,
         "checkpoint_every": place.cluster.checkpoint_every,
+        "cache": place.cache.model_dump(),
     }
 
 

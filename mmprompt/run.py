@@ -2,16 +2,19 @@
 
     STORE/sweeps/NAME.json       manifest of a sweep
     STORE/run/ID/config.json     the canonical JSON whose sha256 is ID; written once
-    STORE/run/ID/attempts/N/     one try; nobody writes anywhere else until it publishes
-    STORE/run/ID/weights.safetensors, evaluations/EID.json and EID.npy, and, last of all, result.json
+    STORE/run/ID/attempts/N/     one try, and all that it makes: checkpoints, weights.safetensors, evaluations/, wandb/
+    STORE/run/ID/result.json     the result; it names the attempt whose files are the run's
+    STORE/cache/                 what frozen backbones made of examples (`mmprompt.cache`); may be deleted at any time
 
 There are no locks. An attempt is claimed by renaming a prepared folder into place, which only one process can do; a result is
-published by link(2), which never replaces what is there. Two copies of one run are therefore harmless.
+published by link(2), which never replaces what is there, and nothing else is moved. Two copies of one run are therefore
+harmless, and a process may die between any two steps. What begins with a dot is not finished.
 Part of the light half of the package: no torch, no Hydra.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -31,11 +34,13 @@ from mmprompt.config import WORLD_VERSION, ConfigError, Place, RunConfig, parse
 from mmprompt.fingerprint import fingerprint
 
 ROOT = Path(__file__).resolve().parent.parent  # the folder that holds conf/, mmprompt/, sweeps/
-TRAINING_VERSION = 1  # raise when the same settings begin to mean other numbers: every run then gets a new id
+TRAINING_VERSION = 2  # raise when the same settings begin to mean other numbers: every run then gets a new id
 EVALUATION_VERSION = 1
-NEUTRAL: dict[str, Any] = {}  # key added later -> the value that stands for the time before it; left out of the hash
+# key added later -> the value that stands for the time before it; left out of the hash
+NEUTRAL: dict[str, Any] = {"task.beam": None, "task.no_repeat_ngram": None, "precision": "float32"}
 ID_LENGTH = 16  # hex digits: 64 bits
 CLOCK = 2.0  # seconds by which a process's start may seem to move, when the clock is set
+INTERRUPTED = "interrupted: "  # how the error of an attempt begins that nothing was wrong with
 
 
 class StoreError(RuntimeError):
@@ -78,18 +83,38 @@ def freeze(composed: Mapping[str, Any]) -> tuple[RunConfig, Place]:
 
     Raises ConfigError for a wrong key, type or value, and for a backbone file that is not there.
     """
-    values = {key: value for key, value in composed.items() if key != "tuned"}  # rates that optim.lr refers to
-    place = parse(Place, {key: values.pop(key, {}) for key in Place.model_fields})
+    place = place_of(composed)
+    return config_of(composed, checksum_of(place)), place
+
+
+def place_of(composed: Mapping[str, Any]) -> Place:
+    return parse(Place, {key: composed.get(key, {}) for key in Place.model_fields})
+
+
+def checksum_of(place: Place) -> str:
+    """Of the backbone's file."""
     file = backbone_file(place)
     if not file.is_file():
         raise ConfigError(
             f"paths.backbone={place.paths.backbone} is not a file; give the pretrained checkpoint of this model, "
             "for instance paths.backbone=/data/ofa_base.pt"
         )
-    values["backbone"] = dict(values["backbone"]) | {"checksum": fingerprint(file)}
+    return fingerprint(file)
+
+
+def config_of(composed: Mapping[str, Any], checksum: str) -> RunConfig:
+    """`tuned`, the rates that optim.lr refers to, is no part of it."""
+    values = {key: value for key, value in composed.items() if key != "tuned" and key not in Place.model_fields}
+    values["backbone"] = dict(values["backbone"]) | {"checksum": checksum}
     data = dict(values["task"]["data"]) | {"fingerprint": f"digits-{WORLD_VERSION}"}
     values["task"] = dict(values["task"]) | {"data": data}
-    return parse(RunConfig, values | {"training_version": TRAINING_VERSION}), place
+    config = parse(RunConfig, values | {"training_version": TRAINING_VERSION})
+    if composed["cache"]["frozen"] == "on" and config.backbone.mode == "train":
+        raise ConfigError(
+            "cache.frozen=on does not go with backbone.mode=train, where BatchNorm follows the batches and nothing stays as it "
+            "was computed; leave cache.frozen at auto, or freeze the backbone with backbone.mode=eval"
+        )
+    return config
 
 
 def provenance() -> dict[str, Any]:
@@ -111,40 +136,44 @@ def backbone_file(place: Place) -> Path:
 
 
 def read_config(file: Path) -> RunConfig:
-    """The frozen settings of a run. Raises StoreError when they are not what the folder's name promises."""
+    """The frozen settings of a run. Raises ConfigError when they are not what the folder's name promises."""
     text = file.read_text(encoding="utf-8")
     if digest(text) != file.parent.name:
-        raise StoreError(
+        raise ConfigError(
             f"{file} was changed after launch: its hash is {digest(text)}, its folder says {file.parent.name}"
         )
-    values = json.loads(text)
+    return parse(RunConfig, completed(json.loads(text)))
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they were frozen, with the neutral value of each key that was added later."""
     for key, value in NEUTRAL.items():
         *path, last = key.split(".")
         section = values
         for part in path:
             section = section[part]
         section.setdefault(last, value)
-    return parse(RunConfig, values)
+    return values
 
 
 def write_once(path: Path, text: str) -> bool:
     """Put a complete file in place unless one is there. True if it was ours. Raises StoreError if it cannot be written."""
-    return _write(path, text, os.link)
+    return _write(path, text.encode(), os.link)
 
 
-def write_over(path: Path, text: str) -> None:
-    """Replace a file in one step. Readers see the old text or the new one. Raises StoreError if it cannot be written."""
-    _write(path, text, os.replace)
+def write_over(path: Path, content: str | bytes | memoryview) -> None:
+    """Replace a file in one step. Readers see the old one or the new one. Raises StoreError if it cannot be written."""
+    _write(path, content.encode() if isinstance(content, str) else content, os.replace)
 
 
-def _write(path: Path, text: str, put: Callable[[str, Path], None]) -> bool:
+def _write(path: Path, content: bytes | memoryview, put: Callable[[str, Path], None]) -> bool:
     """Writes aside, to the disk, and puts it in place. False if `put` finds a file there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fchmod(file.fileno(), 0o664)
                 os.fsync(file.fileno())
@@ -158,6 +187,29 @@ def _write(path: Path, text: str, put: Callable[[str, Path], None]) -> bool:
     return True
 
 
+def remove(file: Path) -> None:
+    """A file that nobody needs; one that cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        file.unlink()
+
+
+def this_process() -> dict[str, Any]:
+    """What `lives` needs to know of the process that calls this."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def lives(process: Mapping[str, Any]) -> bool | None:
+    """Is a process still there, by its host, pid and start? None: it is another host's, and nobody here can tell."""
+    if process["host"] != socket.gethostname():
+        return None
+    try:
+        found = psutil.Process(process["pid"])
+        alive = found.status() != psutil.STATUS_ZOMBIE
+        return alive and abs(found.create_time() - process["started"]) < CLOCK  # else the pid is a stranger's by now
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass(frozen=True)
 class Store:
     """The folder everything is written to, and the only place that knows how it is laid out."""
@@ -167,8 +219,20 @@ class Store:
     def run(self, run: str) -> RunFolder:
         return RunFolder(self.root / "run" / run)
 
+    def runs(self) -> set[str]:
+        """The runs that have a folder."""
+        try:
+            return set(os.listdir(self.root / "run"))
+        except FileNotFoundError:
+            return set()
+
     def manifest(self, sweep: str) -> Path:
         return self.root / "sweeps" / f"{sweep}.json"
+
+    @property
+    def cache(self) -> Path:
+        """What frozen backbones made of examples; anyone may delete it at any time."""
+        return self.root / "cache"
 
     @property
     def jobs(self) -> Path:
@@ -183,7 +247,7 @@ class Store:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder: at most 15 files once it is finished."""
+    """One run's folder: at most 15 files once it is finished, and up to four for each attempt that did not finish it."""
 
     path: Path
 
@@ -200,14 +264,20 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def published(self) -> Attempt:
+        """The attempt whose files are the run's. Raises FileNotFoundError while there is none."""
+        return Attempt(self, json.loads(self.result_file.read_text(encoding="utf-8"))["attempt"])
+
+    @property
     def weights_file(self) -> Path:
-        return self.path / "weights.safetensors"
+        return self.published.weights_file
 
     def evaluation_file(self, evaluation: str) -> Path:
-        return self.path / "evaluations" / f"{evaluation}.json"
+        return self.published.evaluation_file(evaluation)
 
     def create(self, config: RunConfig) -> None:
-        write_once(self.config_file, frozen_text(config))
+        if not self.config_file.exists():
+            write_once(self.config_file, frozen_text(config))
 
     def result(self) -> dict[str, Any] | None:
         """The published result, or None while there is none."""
@@ -227,14 +297,15 @@ class RunFolder:
         A caller takes the number before it looks whether somebody is at the run: whoever claims in between has it.
         """
         attempt = Attempt(self, number)
-        attempt.path.parent.mkdir(parents=True, exist_ok=True)
-        prepared = Path(tempfile.mkdtemp(dir=attempt.path.parent, prefix=".claim."))
         try:
-            prepared.chmod(0o775)
-            write_once(prepared / "job.json", json.dumps(job, indent=1))
-            prepared.rename(attempt.path)  # fails if that attempt exists, because it holds a job.json
+            attempt.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=attempt.path.parent, prefix=".claim.") as folder:
+                prepared = Path(folder) / "attempt"
+                prepared.mkdir()
+                prepared.chmod(0o775)
+                write_once(prepared / "job.json", json.dumps(job, indent=1))
+                prepared.rename(attempt.path)  # fails if that attempt exists, because it holds a job.json
         except OSError as error:
-            shutil.rmtree(prepared, ignore_errors=True)
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                 return None
             raise StoreError(f"{attempt.path} cannot be made: {error.strerror}") from error
@@ -246,20 +317,35 @@ class RunFolder:
         attempts = self.attempts()
         return attempts[-1].number + 1 if attempts else 1
 
+    def checkpoints(self) -> list[tuple[int, Attempt]]:
+        """Step and attempt of every checkpoint, the furthest first; of equals the latest attempt's."""
+        found = [(step, attempt) for attempt in self.attempts() for step in attempt.checkpoint_steps]
+        return sorted(found, key=lambda one: (one[0], one[1].number), reverse=True)
+
     def publish(self, attempt: Attempt, result: Mapping[str, Any]) -> bool:
         """Make the attempt's result the run's. False if another attempt was first; then nothing changes."""
-        if self.result() is None:
-            for file in (*attempt.path.glob(attempt.weights_file.name), *sorted(attempt.evaluations.glob("*"))):
-                place = self.path / file.relative_to(attempt.path)
-                place.parent.mkdir(exist_ok=True)
-                file.replace(place)
         won = write_once(self.result_file, json.dumps(result, indent=1))
-        shutil.rmtree(attempt.evaluations, ignore_errors=True)
-        attempt.weights_file.unlink(missing_ok=True)
-        for other in self.attempts():  # what only a resuming attempt would have needed
-            for file in other.path.glob("checkpoint*"):
-                file.unlink(missing_ok=True)
+        self.tidy(attempt)
         return won
+
+    def tidy(self, mine: Attempt | None) -> None:
+        """Of a done run, removes what nobody will need: checkpoints, what other attempts made, what was left half written.
+
+        Attempts that are still at work, other than `mine`, are left to tidy up themselves.
+        """
+        published = self.published
+        for attempt in self.attempts():
+            if attempt == mine or not attempt.lives():
+                attempt.sweep()
+                for step in attempt.checkpoint_steps:
+                    remove(attempt.checkpoint_file(step))
+                if attempt != published:
+                    shutil.rmtree(attempt.evaluations, ignore_errors=True)
+                    remove(attempt.weights_file)
+        for claim in (self.path / "attempts").glob(".claim.*"):
+            shutil.rmtree(claim, ignore_errors=True)
+        for file in self.path.glob(".*"):
+            remove(file)
 
 
 @dataclass(frozen=True)
@@ -279,28 +365,35 @@ class Attempt:
 
     def lives(self) -> bool | None:
         """Is its process still there? None: it is another host's, and nobody here can tell."""
-        job = self.job
-        if job["host"] != socket.gethostname():
-            return None
-        try:
-            process = psutil.Process(job["pid"])
-            alive = process.status() != psutil.STATUS_ZOMBIE
-            return alive and abs(process.create_time() - job["started"]) < CLOCK  # else the pid is a stranger's by now
-        except psutil.NoSuchProcess:
-            return False
+        return lives(self.job)
+
+    def checkpoint_file(self, step: int) -> Path:
+        return self.path / f"checkpoint.{step}.pt"
 
     @property
-    def checkpoint_file(self) -> Path:
-        return self.path / "checkpoint.pt"
+    def checkpoint_steps(self) -> list[int]:
+        """Of the checkpoints that are there, in order."""
+        return sorted(int(file.name.split(".")[1]) for file in self.path.glob("checkpoint.*.pt"))
 
     @property
     def weights_file(self) -> Path:
-        """Until it publishes, as are its evaluations."""
         return self.path / "weights.safetensors"
 
     @property
     def evaluations(self) -> Path:
         return self.path / "evaluations"
+
+    def evaluation_file(self, evaluation: str) -> Path:
+        """Its values; the scores of single examples lie beside it, as .npy."""
+        return self.evaluations / f"{evaluation}.json"
+
+    def sweep(self) -> None:
+        """Removes what its process, now gone, was writing when it ended, and the W&B client's logs, but not its record."""
+        for file in (*self.path.glob(".*"), *self.evaluations.glob(".*")):
+            remove(file)
+        for part in ("files", "logs", "tmp"):
+            for folder in self.path.glob(f"wandb/*run-*/{part}"):
+                shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def error(self) -> str | None:

@@ -1,15 +1,15 @@
 """The training loop: prompts on a frozen backbone, chosen on validation (facts 3.2, 3.4).
 
-B micro-batch, C x h x w features.
+B micro-batch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
+import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from mmprompt.config import Optim, RunConfig
 from mmprompt.data import Split, load
 from mmprompt.evaluate import example_scores
-from mmprompt.tasks import collate, preprocess
-from mmprompt.tuned import Tuned
+from mmprompt.run import Attempt, remove, write_over
+from mmprompt.tasks import collate
+from mmprompt.tuned import Tuned, View
 
 HASH = hashlib.sha256().digest_size
-Features = Callable[[np.ndarray], Tensor]  # indices of examples -> B C h w
+KEPT = 2  # checkpoints of an attempt
+PARTS = {"state", "tuned", "optimiser", "random", "random_cuda"}  # of a checkpoint
 
 
 class TrainingError(RuntimeError):
@@ -45,21 +47,29 @@ class State:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
+class DamagedError(RuntimeError):
+    """A checkpoint cannot be gone on from. The message says why."""
+
+
+@dataclass
 class Checkpoints:
     """Where a run's state goes every so often, and where it may be found.
 
-    A file is the sha256 of its content and the content: everything that has a state between two steps.
+    A file is the sha256 of its content and the content: everything that has a state between two steps. An attempt keeps
+    its newest two, so that one that is damaged costs little; once it has two, those of attempts before it go.
     """
 
-    file: Path  # this attempt's
+    attempt: Attempt  # the one that saves here
     every: int  # updates
-    older: Sequence[Path]  # of other attempts, the latest first
+    resumed_from: dict[str, int] | None = None  # attempt and step; None: from the beginning
+    damaged: list[str] = field(default_factory=list)  # what was passed over, and why
+
+    def __post_init__(self) -> None:
+        self._older = self.attempt.run.checkpoints()
 
     def save(self, state: State, tuned: Tuned, optimiser: torch.optim.Optimizer) -> None:
-        """Replaced in one step: there is always a complete one."""
+        """Raises StoreError if it cannot be written; what was there before stays."""
         on_gpu = next(tuned.parameters()).is_cuda
-        buffer = io.BytesIO()
         content: dict[str, Any] = {
             "state": vars(state),
             "tuned": tuned.tuned_state(),
@@ -67,30 +77,56 @@ class Checkpoints:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state() if on_gpu else None,
         }
+        buffer = io.BytesIO()
+        buffer.write(bytes(HASH))  # room for it
         torch.save(content, buffer)
-        temporary = self.file.with_suffix(".new")
-        with open(temporary, "wb") as handle:
-            handle.write(hashlib.sha256(buffer.getbuffer()).digest())
-            handle.write(buffer.getbuffer())
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(self.file)
+        data = buffer.getbuffer()
+        data[:HASH] = hashlib.sha256(data[HASH:]).digest()
+        write_over(self.attempt.checkpoint_file(state.step), data)
+        own = [(step, self.attempt) for step in self.attempt.checkpoint_steps]
+        for step, attempt in [*own[:-KEPT], *(self._older if len(own) >= KEPT else [])]:
+            remove(attempt.checkpoint_file(step))
 
     def resume(self, tuned: Tuned, optimiser: torch.optim.Optimizer) -> State:
-        """The state to go on from, put into `tuned` and `optimiser`: the latest that is intact, or a fresh one."""
-        for file in self.older:
-            data = file.read_bytes()
-            if hashlib.sha256(data[HASH:]).digest() != data[:HASH]:
-                print(f"{file} is damaged; an older checkpoint is taken, or training starts anew", flush=True)
+        """The state to go on from, put into `tuned` and `optimiser`: the furthest that is intact, or a fresh one.
+
+        Of which attempt it is makes no difference: on the same kind of machine all attempts go through the same states.
+        """
+        for step, attempt in self._older:
+            file = attempt.checkpoint_file(step)
+            try:
+                content = read_checkpoint(file, tuned)
+            except DamagedError as error:
+                self.damaged.append(f"{file.relative_to(attempt.run.path)}: {error}")
+                print(f"{file} is passed over: {error}", flush=True)
                 continue
-            content = torch.load(io.BytesIO(data[HASH:]), map_location="cpu", weights_only=True)
             tuned.load_tuned_state(content["tuned"])
             optimiser.load_state_dict(content["optimiser"])
             torch.set_rng_state(content["random"])
             if content["random_cuda"] is not None and next(tuned.parameters()).is_cuda:
                 torch.cuda.set_rng_state(content["random_cuda"])
+            self.resumed_from = {"attempt": attempt.number, "step": step}
+            print(f"goes on from step {step} of attempt {attempt.number}", flush=True)
             return State(**content["state"])
         return State()
+
+
+def read_checkpoint(file: Path, tuned: Tuned) -> dict[str, Any]:
+    """A checkpoint's content, of which every part is there and fits. Raises DamagedError."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DamagedError(f"it cannot be read: {error.strerror}") from error
+    if hashlib.sha256(memoryview(data)[HASH:]).digest() != data[:HASH]:
+        raise DamagedError(f"its {len(data)} bytes do not have the checksum they begin with")
+    try:
+        content = torch.load(io.BytesIO(data[HASH:]), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise DamagedError(f"torch {torch.__version__} cannot read it: {error}") from error
+    parts = content.keys() == PARTS and content["state"].keys() == vars(State()).keys()
+    if not parts or content["tuned"].keys() != tuned.tuned_state().keys():
+        raise DamagedError("it is of another version of the code")
+    return content
 
 
 def learning_rate(optim: Optim, update: int) -> float:
@@ -115,21 +151,8 @@ def order(seed: int, examples: int, first: int, count: int) -> np.ndarray:
     return np.concatenate(picked)
 
 
-def features_of(tuned: Tuned, config: RunConfig, split: Split, cached: Tensor | None, device: torch.device) -> Features:
-    """Image features by example: looked up where the stem is frozen, computed where it is live."""
-    if cached is not None:
-        return lambda index: cached[torch.from_numpy(index)].to(device)
-
-    def compute(index: np.ndarray) -> Tensor:
-        images = preprocess(split.images[torch.from_numpy(index)].to(device), config.task.image_size)
-        with torch.no_grad():
-            return tuned.backbone.features(images)
-
-    return compute
-
-
 def update(
-    tuned: Tuned, optimiser: torch.optim.Optimizer, config: RunConfig, split: Split, features: Features, step: int
+    tuned: Tuned, optimiser: torch.optim.Optimizer, config: RunConfig, split: Split, view: View, step: int
 ) -> float:
     """One optimiser update over `batch_size` examples; returns the mean loss per token. Raises TrainingError on NaN."""
     optim = config.optim
@@ -143,7 +166,7 @@ def update(
     optimiser.zero_grad()
     total = 0.0
     for text, part in zip(texts, parts, strict=True):
-        loss, _ = tuned.loss(text, features(part), optim.label_smoothing)
+        loss = tuned.loss(text, view(part), optim.label_smoothing)
         (loss / tokens).backward()
         total += loss.item() / tokens
     if not np.isfinite(total):
@@ -163,24 +186,20 @@ def update(
 def train(
     config: RunConfig,
     tuned: Tuned,
-    cached: dict[str, Tensor] | None,
+    views: Mapping[str, View],
     checkpoints: Checkpoints,
     log: Callable[[int, dict[str, float]], None],
     report: Callable[[State], None],
 ) -> State:
     """Trains to the last step and leaves the best weights, by validation, in `tuned`.
 
-    `cached`: image features by split; None where the stem is live. `log` gets each step's values once, those of a resumed
+    `views`: what is seen of each split. `log` gets each step's values once, those of a resumed
     history first. Raises TrainingError.
     """
     if not any(True for _ in tuned.prompts.parameters()):
         return State()  # a prompt of length 0: the backbone as it is
-    optim, device = config.optim, next(tuned.parameters()).device
+    optim = config.optim
     splits = {name: load(config.task, config.model, name) for name in ("train", "val")}
-    features = {
-        name: features_of(tuned, config, split, None if cached is None else cached[name], device)
-        for name, split in splits.items()
-    }
     optimiser = torch.optim.AdamW(
         tuned.prompts.parameters(),
         lr=optim.lr,
@@ -195,11 +214,11 @@ def train(
     while state.step < optim.steps:
         tuned.train()
         values = {"train/lr": learning_rate(optim, state.step + 1)}
-        values["train/loss"] = update(tuned, optimiser, config, splits["train"], features["train"], state.step)
+        values["train/loss"] = update(tuned, optimiser, config, splits["train"], views["train"], state.step)
         state.step += 1
         if state.step % optim.validate_every == 0 or state.step == optim.steps:
             tuned.eval()
-            scores = example_scores(config, tuned, splits["val"], features["val"], optim.validate_examples)
+            scores = example_scores(config, tuned, splits["val"], views["val"], optim.validate_examples)
             score = float(scores.mean())
             values["val/while_training"] = score
             state.validation.append((state.step, score))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmprompt.config import Cluster
-from mmprompt.run import ROOT, Attempt, Store, write_once
+from mmprompt.run import ROOT, Attempt, Store, this_process, write_once
 from sweeps import snapshot
 from sweeps.manifest import Expanded
 
@@ -31,9 +31,13 @@ UNKNOWN_JOBS, UNKNOWN_RUNS = 8, 4  # where none does: this many jobs, or more, s
 class Batch:
     folder: Path
 
+    @property
+    def file(self) -> Path:
+        return self.folder / "batch.json"
+
     @cached_property
     def frozen(self) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads((self.folder / "batch.json").read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
         return values
 
     @property
@@ -92,7 +96,7 @@ def freeze(expanded: Expanded, jobs: Sequence[Sequence[str]], kind: Kind, code: 
     def parts(runs: Iterable[str]) -> Iterator[dict[str, Any]]:
         for backbone, group in itertools.groupby(runs, key=lambda run: expanded.backbones[run]):
             where = {"backbone": str(snapshot.inside(backbone, ROOT, copy)), "gpus": place.cluster.gpus}
-            where |= {"checkpoint_every": place.cluster.checkpoint_every}
+            where |= {"checkpoint_every": place.cluster.checkpoint_every, "cache": place.cache.model_dump()}
             yield {"where": where | {"tracking": place.tracking.model_dump()}, "runs": list(group)}
 
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -102,9 +106,10 @@ def freeze(expanded: Expanded, jobs: Sequence[Sequence[str]], kind: Kind, code: 
         "store": str(store.root),
         "snapshot": str(copy),
         "job": {"batch": batch.id, "scheduler": kind, "code": copy.name, **code},
+        "driver": this_process() if kind == "local" else None,  # without it local workers end; SLURM's need nobody
         "threads": max(expanded.configs[run].threads for runs in jobs for run in runs),
         "cluster": place.cluster.model_dump(),
         "jobs": [list(parts(runs)) for runs in jobs],
     }
-    write_once(batch.folder / "batch.json", json.dumps(frozen, indent=1))
+    write_once(batch.file, json.dumps(frozen, indent=1))
     return batch

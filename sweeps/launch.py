@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmprompt.run import Attempt, provenance
+from mmprompt.run import Attempt, StoreError, provenance
 from sweeps import manifest, scheduler
 from sweeps.batch import freeze, log_of, pack
 from sweeps.outlook import Outlook, count, look
@@ -65,12 +65,17 @@ def _launch_on_slurm(seen: Outlook, code: Mapping[str, Any], why: str, wait: boo
 
 def _follow(watch: Watch, seen: Outlook) -> int:
     for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)  # as Ctrl-C
+        if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(ending, signal.default_int_handler)  # as Ctrl-C
     try:
         with Screen() as screen:
             watch.follow(screen)
     except KeyboardInterrupt:
         return _interrupted(watch, seen)
+    except StoreError:
+        if watch.workers:
+            watch.workers.stop()
+        raise
     if watch.workers and watch.open:
         print(f"the workers ended before they were at every run; {watch.workers.last_words()}")
     failed = [run for run in watch.failed if watch.store.run(run).result() is None]  # another launch may have done it
@@ -99,6 +104,7 @@ def _report(seen: Outlook, failed: Sequence[str], not_done: Sequence[str]) -> in
         _say_why(seen, seen.left_alone)
     if not_done:
         print(f"{count(not_done)} not done; the same command goes on from here")
+        _say_why(seen, not_done)
     lost = [run for run in seen.named("lost?") if run not in seen.to_do]
     if lost:
         print(f"{count(lost)} may be at work where nobody can be asked now; --retry starts them again")
@@ -111,8 +117,9 @@ def _report(seen: Outlook, failed: Sequence[str], not_done: Sequence[str]) -> in
 def _say_why(seen: Outlook, runs: Sequence[str]) -> None:
     grouped: dict[str, list[Attempt]] = {}
     for run in runs:
-        attempt = seen.expanded.store.run(run).attempts()[-1]
-        grouped.setdefault(last_line(attempt.error or ""), []).append(attempt)
+        for attempt in seen.expanded.store.run(run).attempts()[-1:]:
+            if attempt.error is not None:
+                grouped.setdefault(last_line(attempt.error), []).append(attempt)
     for reason, attempts in grouped.items():
         print(f"  {reason}")
         for attempt in attempts[:SHOWN]:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mmprompt.run import Attempt, RunFolder, Store
+from mmprompt.run import INTERRUPTED, Attempt, RunFolder, Store
 from sweeps import scheduler
 from sweeps.batch import batches
 
 Name = Literal["done", "failed", "running", "queued", "lost?", "to do"]
+AT_ONCE = 16  # runs that are looked at together
 TRIES = 3  # attempts that end in an error without getting further than the ones before: then a run is left alone
 SILENT = "its process ended without a word"
-INTERRUPTED = "interrupted: "  # how the error of an attempt begins that nothing was wrong with
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Queue:
 @dataclass(frozen=True)
 class State:
     name: Name  # "lost?": another machine may be at it, and nobody can tell
-    attempt: Attempt | None  # the newest
+    attempt: Attempt | None  # the newest; of a done run, the one that published
     result: dict[str, Any] | None
 
 
@@ -45,17 +47,31 @@ def queue(store: Store, runs: Iterable[str]) -> Queue:
     return Queue({run: (batch.id, word) for batch, word, held in known for run in held})
 
 
+def states(store: Store, runs: Sequence[str], queue: Queue) -> dict[str, State]:
+    """The state of each of these runs. On a shared file system every look-up waits for a server, so there are few of them,
+    and several at a time."""
+    there = store.runs() | queue.jobs.keys()
+
+    def some(runs: Sequence[str]) -> list[tuple[str, State]]:
+        return [(run, state(store.run(run), queue) if run in there else State("to do", None, None)) for run in runs]
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = dict(itertools.chain(*pool.map(some, (runs[i::AT_ONCE] for i in range(AT_ONCE)))))
+    return {run: found[run] for run in runs}
+
+
 def state(folder: RunFolder, queue: Queue) -> State:
     """One run's state. A result is the last word, an error ends an attempt; the rest is asked of who executes it."""
     result = folder.result()
+    if result is not None:
+        return State("done", Attempt(folder, result["attempt"]), result)
     attempts = folder.attempts()
     attempt = attempts[-1] if attempts else None
-    if result is not None:
-        return State("done", attempt, result)
     error = attempt.error if attempt else None
+    failed = error is not None and not error.startswith(INTERRUPTED)
     held = queue.jobs.get(folder.id)
-    if held and attempt and error is not None and attempt.job["batch"] == held[0]:
-        held = None  # that job has had its try
+    if held and attempt and failed and attempt.job["batch"] == held[0]:
+        held = None  # that job has had its try; one that was interrupted SLURM starts again
     alive = is_alive(attempt, held) if attempt and error is None else False
     if alive:
         return State("running", attempt, None)
@@ -63,8 +79,10 @@ def state(folder: RunFolder, queue: Queue) -> State:
         return State("queued", attempt, None)
     if held or alive is None:
         return State("lost?", attempt, None)
-    is_failure = error is not None and not error.startswith(INTERRUPTED)
-    return State("failed" if is_failure else "to do", attempt, None)
+    result = folder.result()  # again: whoever was at it may have published, and gone, since the first look
+    if result is not None:
+        return State("done", attempt, result)
+    return State("failed" if failed else "to do", attempt, None)
 
 
 def is_alive(attempt: Attempt, held: tuple[str, str | None] | None) -> bool | None:
@@ -80,13 +98,16 @@ def is_alive(attempt: Attempt, held: tuple[str, str | None] | None) -> bool | No
 
 
 def tries(folder: RunFolder) -> int:
-    """How many attempts in a row ended in an error without getting further than the best one before them."""
-    count, furthest = 0, -1
+    """How many attempts in a row ended in an error without getting further than those before them.
+
+    To get further is to leave a further checkpoint: where the next attempt would go on.
+    """
+    count, furthest = 0, 0
     for attempt in folder.attempts():
-        step = (attempt.progress or {"step": 0})["step"]
-        count = count if step <= furthest else 0
+        step = max(attempt.checkpoint_steps, default=0)
+        if step > furthest:
+            count, furthest = 0, step
         count += attempt.error is not None and not attempt.error.startswith(INTERRUPTED)
-        furthest = max(furthest, step)
     return count
 
 

@@ -8,16 +8,23 @@ from __future__ import annotations
 import dataclasses
 import socket
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
 
+from mmprompt.config import PRIMARY_METRIC
 from mmprompt.run import Attempt
 from sweeps.manifest import Expanded
-from sweeps.screen import Screen
-from sweeps.state import SILENT, Queue, State, last_line, queue, state
-from sweeps.workers import Workers
+from sweeps.outlook import ORDER
+from sweeps.screen import Row, Screen, View
+from sweeps.state import SILENT, Name, Queue, State, last_line, queue, state
+from sweeps.workers import Workers, at_work, folder_of
 
 POLL = 0.5  # seconds between two looks at the store
 SQUEUE = 30.0  # seconds between two questions to SLURM's controller
+LONG = 300.0  # seconds that a start takes no large part of
+AT_WORK: tuple[Name, ...] = ("running", "lost?")  # shown in this order
 NEWS = 60.0  # seconds until what another host has written is surely seen here (NFS)
 
 
@@ -35,8 +42,9 @@ class Watch:
         self._before = {run: number(next(reversed(self.store.run(run).attempts()), None)) for run in self.open}
         self._dead_since: dict[str, float] = {}
         self._queue, self._asked = Queue({}), -SQUEUE
-        self._started_at = -1  # how many runs were settled when workers were last started
+        self._waits = False  # for workers of other launches
         self._began = time.monotonic()
+        self._end = (0.0, 0.0)  # what was done, in runs, when the end was last foreseen; for when
         self._head_start: float | None = None  # runs' worth of steps that was done when the watch began
 
     def follow(self, screen: Screen) -> None:
@@ -46,10 +54,10 @@ class Watch:
             alive = self.workers.alive() if self.workers else 0  # before the store: what the dead did is there
             self.look(screen)
             waiting = [run for run in self.open if self.states[run].name in ("to do", "failed")]
-            started = self._start_missing(alive, len(waiting))
-            if not (alive or started or len(waiting) < len(self.open)) or not self.open:
+            more = self._start_missing(alive, len(waiting), screen)
+            if not (alive or more or len(waiting) < len(self.open)) or not self.open:
                 return
-            screen.now(self._summary(), self._rows())
+            screen.now(self._view())
             time.sleep(max(POLL, 5 * (time.monotonic() - began)))  # a big sweep is looked at less often
 
     def look(self, screen: Screen) -> None:
@@ -63,15 +71,14 @@ class Watch:
             elif seen.name == "failed" and number(seen.attempt) > self._before[run]:
                 self._settle(run, self.failed, screen)
         if self._head_start is None:
-            self._head_start = sum(fraction(self.states[run]) for run in self.open)
+            self._head_start = sum(fraction(progress(self.states[run])) for run in self.open)
 
     def _seen(self, run: str) -> State:
         """A run's state. An attempt of this watch whose process is gone failed, and cannot say so itself."""
         folder = self.store.run(run)
         seen = state(folder, self._queue)
-        if seen.name == "to do" and number(seen.attempt) > self._before[run]:
-            seen = state(folder, self._queue)  # again: it may have published while the first look was taken
-        if seen.attempt is None or seen.name != "to do" or seen.attempt.number <= self._before[run]:
+        said = seen.attempt is not None and seen.attempt.error is not None
+        if seen.attempt is None or said or seen.name != "to do" or seen.attempt.number <= self._before[run]:
             self._dead_since.pop(run, None)
             return seen
         since = time.monotonic() - self._dead_since.setdefault(run, time.monotonic())
@@ -87,33 +94,61 @@ class Watch:
         what = metrics(seen) if seen.result else last_line((seen.attempt and seen.attempt.error) or "")
         screen.line(f"[{total - len(self.open)}/{total}] {seen.name:<6} {self.expanded.labels[run]}  {what}")
 
-    def _start_missing(self, alive: int, waiting: int) -> bool:
-        """Starts the workers that are missing; again only once a run was settled: some die before they work."""
-        settled = len(self.done) + len(self.failed)
-        if not self.workers or alive >= min(self.workers.most, waiting) or settled <= self._started_at:
+    def _start_missing(self, alive: int, waiting: int, screen: Screen) -> bool:
+        """Starts the workers that are missing and have a place. False: none was started, nor will one that lives make room.
+
+        One for each run at most, and one more for each that was settled: some die before they work.
+        """
+        if not self.workers:
             return False
-        self._started_at = settled
-        for _ in range(min(self.workers.most, waiting) - alive):
-            self.workers.start()
-        return True
+        settled = len(self.done) + len(self.failed)
+        left = min(self.workers.most, settled + len(self.open)) + settled - len(self.workers.jobs)
+        missing = min(self.workers.most, waiting, alive + left) - alive
+        if missing <= 0:
+            return False
+        there = at_work(self.store)
+        started = self.workers.start(missing, there)
+        others = len([worker for worker in there if folder_of(worker) != self.workers.batch.folder])
+        if started == missing or not others:
+            self._waits = False
+        elif not self._waits:
+            self._waits = True
+            screen.line(waits(others))
+        return bool(started or there)
 
-    def _summary(self) -> str:
-        names = [self.states[run].name for run in self.open]
-        counts = {"done": len(self.done), "failed": len(self.failed), "running": names.count("running")}
-        counts["to do"] = len(self.open) - counts["running"]
-        return ", ".join(f"{count} {name}" for name, count in counts.items() if count) + f"; {self._time_left()}"
+    def _view(self) -> View:
+        names = {run: self.states[run].name for run in self.open}
+        at_work = sorted((run for run in self.open if names[run] in AT_WORK), key=lambda run: AT_WORK.index(names[run]))
+        said = {run: progress(self.states[run]) for run in at_work}
+        # What failed before this watch, and is still open, is to be done.
+        counts: Counter[Name] = Counter("to do" if name == "failed" else name for name in names.values())
+        counts.update(done=len(self.done), failed=len(self.failed))
+        summary = ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
+        rows = [row(self.expanded.differences[run], names[run], said[run]) for run in at_work]
+        return View(f"{summary}; {self._time_left(sum(map(fraction, said.values())))}", self._metric, rows)
 
-    def _time_left(self) -> str:
+    @cached_property
+    def _metric(self) -> str:
+        names = {PRIMARY_METRIC[config.task.family] for config in self.expanded.configs.values()}
+        return f"val/{names.pop()}" if len(names) == 1 else "validation"
+
+    def _time_left(self, under_way: float) -> str:
         """From what was done since the watch began, runs in progress counted by their steps."""
-        under_way = sum(fraction(self.states[run]) for run in self.open)
         done = len(self.done) + len(self.failed) + under_way - (self._head_start or 0.0)
-        if done < 0.5:
+        now = time.monotonic()
+        took = now - self._began
+        if done < (0.5 if took < LONG else 0.01):
             return "time left not known yet"
-        return f"about {duration((time.monotonic() - self._began) * (len(self.open) - under_way) / done)} left"
+        if done != self._end[0]:  # between two reports of the runs the clock runs down, and no more is known
+            self._end = done, now + took * (len(self.open) - under_way) / done
+        return f"about {duration(max(0.0, self._end[1] - now))} left"
 
-    def _rows(self) -> list[str]:
-        running = [run for run in self.open if self.states[run].name == "running"]
-        return [f"{self.expanded.labels[run]}  {position(self.states[run].attempt)}" for run in running]
+
+def waits(others: int) -> str:
+    """What is said while other launches' workers have the places."""
+    if others == 1:
+        return "1 process of another launch is at work here; it is waited for"
+    return f"{others} processes of other launches are at work here; they are waited for"
 
 
 def number(attempt: Attempt | None) -> int:
@@ -126,18 +161,24 @@ def metrics(seen: State) -> str:
     return f"{values}  ({duration(seen.result['seconds'])})"
 
 
-def fraction(seen: State) -> float:
-    """How much of a run is done, as far as it has said."""
-    progress = seen.attempt.progress if seen.attempt and seen.name == "running" else None
+def progress(seen: State) -> dict[str, Any] | None:
+    """What a run that is at work has said last."""
+    return seen.attempt.progress if seen.attempt and seen.name == "running" else None
+
+
+def fraction(progress: Mapping[str, Any] | None) -> float:
+    """How much of a run is done."""
     return progress["step"] / progress["steps"] if progress else 0.0
 
 
-def position(attempt: Attempt | None) -> str:
-    progress = attempt.progress if attempt else None
+def row(differences: Mapping[str, str], name: Name, progress: Mapping[str, Any] | None) -> Row:
+    """A run at work, in words. Its time left is that of its steps; how long the splits take at the end is not known."""
     if progress is None:
-        return "starting"
-    validation = f", validation {progress['validation'][-1][1]:.1f}" if progress["validation"] else ""
-    return f"step {progress['step']}/{progress['steps']}{validation}"
+        return Row(differences, "starting" if name == "running" else name, "", "", "")
+    step, steps = progress["step"], progress["steps"]
+    score = f"{progress['validation'][-1][1]:.1f}" if progress["validation"] else ""
+    left = duration(progress["seconds"] / step * (steps - step)) if step < steps else ""
+    return Row(differences, "running" if left else "scoring", f"{step}/{steps}", score, left)
 
 
 def duration(seconds: float) -> str:

@@ -2,90 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
+from launcher import Launcher
 
 from mmprompt.config import Cluster
 from mmprompt.run import ROOT, Store, evaluation_id
 from sweeps import snapshot
 from sweeps.batch import batches, pack
 from sweeps.state import TRIES, tries
-
-TINY = [
-    "task=micro_grounding",
-    "prompt.length=4",
-    "optim.batch_size=4",
-    "optim.micro_batch=4",
-    "optim.validate_every=2",
-]
-TINY += ["task.data.train=8", "task.data.val=8", "task.data.test=8", "cluster=local", "tracking=disabled"]
-
-
-@dataclass
-class Launcher:
-    """`python -m sweeps` as a user calls it, from a folder that is not the repository."""
-
-    folder: Path
-    root: Path = ROOT
-
-    @property
-    def store(self) -> Store:
-        return Store(self.folder / "runs")
-
-    def start(self, verb: str, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "sweeps", verb, "length", *TINY, *arguments],
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(self.root)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            # A shell starts what it puts in the background with Ctrl-C ignored, and that is inherited: not by these.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-
-    def run(self, verb: str, *arguments: str) -> tuple[int, str]:
-        process = self.start(verb, *arguments)
-        output, _ = process.communicate(timeout=120)
-        return process.returncode, output
-
-    def manifest(self) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads(self.store.manifest("length").read_text())
-        return values
-
-    def attempts(self) -> dict[str, list[dict[str, Any]]]:
-        """By run: job.json of each attempt."""
-        folders = [self.store.run(point["run"]) for point in self.manifest()["points"]]
-        return {folder.id: [attempt.job for attempt in folder.attempts()] for folder in folders}
-
-    def worker(self) -> psutil.Process:
-        """A worker that is at a run now; waits for one."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if self.store.manifest("length").exists():
-                for jobs in self.attempts().values():
-                    if jobs and psutil.pid_exists(jobs[-1]["pid"]):
-                        return psutil.Process(jobs[-1]["pid"])
-            time.sleep(0.1)
-        raise AssertionError("no worker took a run")
-
-    def processes(self) -> list[psutil.Process]:
-        """Whatever still runs for this store."""
-        return [p for p in psutil.process_iter(["cmdline"]) if str(self.folder) in " ".join(p.info["cmdline"] or [])]
+from sweeps.workers import held_back, listed
 
 
 @pytest.fixture
@@ -214,6 +148,44 @@ def test_two_launches_at_once_run_each_run_once(launcher: Launcher) -> None:
     assert [len(jobs) for jobs in launcher.attempts().values()] == [1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("visible", "gpus"),
+    [
+        ("0,1,2", ["0", "1", "2"]),
+        ("3, 1", ["3", "1"]),
+        ("GPU-8932f937,MIG-GPU-8932f937/1/0", ["GPU-8932f937", "MIG-GPU-8932f937/1/0"]),
+        ("1,-1,2", ["1"]),  # CUDA stops at what is no GPU
+        ("NoDevFiles", []),
+        ("", []),
+    ],
+)
+def test_visible_gpus_are_read_as_cuda_reads_them(visible: str, gpus: list[str]) -> None:
+    assert listed(visible) == gpus
+
+
+def test_inside_an_allocation_each_worker_gets_a_gpu_of_it_and_no_other(launcher: Launcher) -> None:
+    """Of an allocation of two GPUs that are not there: so the runs fail, at once, and say which one they looked for."""
+    launcher.environment["CUDA_VISIBLE_DEVICES"] = "995,GPU-none"
+    code, output = launcher.run("launch", "seed=1,2", "optim.steps=2", "cluster.gpus=1")
+    assert code == 1 and "2 runs failed" in output and "sees 0: " in output
+    assert {jobs[0]["visible_gpus"] for jobs in launcher.attempts().values()} == {"995", "GPU-none"}
+    assert all(len(jobs) == 1 for jobs in launcher.attempts().values())
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_would_end_a_launch_waits_until_the_worker_that_it_is_starting_is_there(ending: signal.Signals) -> None:
+    before = signal.signal(ending, signal.default_int_handler)
+    started = ""
+    try:
+        with pytest.raises(KeyboardInterrupt), held_back():
+            os.kill(os.getpid(), ending)
+            started = subprocess.run(["grep", "SigBlk", "/proc/self/status"], capture_output=True, text=True).stdout
+    finally:
+        signal.signal(ending, before)
+    assert int(started.split()[1], 16) == 1 << signal.SIGINT - 1  # which of the worker's signals are blocked
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
 def test_workers_that_die_before_they_work_end_the_launch_with_their_last_words(launcher: Launcher) -> None:
     for package in ("conf", "mmprompt", "sweeps"):
         shutil.copytree(ROOT / package, launcher.folder / "copy" / package)
@@ -299,7 +271,7 @@ def test_only_errors_without_progress_count_as_tries(tmp_path: Path) -> None:
     def attempt(step: int, error: str | None) -> int:
         made = folder.claim(folder.next_number, {})
         assert made is not None
-        made.report({"step": step})
+        made.checkpoint_file(step).write_text("")
         if error is not None:
             made.fail(error)
         return tries(folder)

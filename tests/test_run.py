@@ -11,14 +11,25 @@ import pytest
 from tiny import JOB, frozen_run, settings
 
 from mmprompt.config import ConfigError, RunConfig, parse
-from mmprompt.run import Store, StoreError, digest, evaluation_id, frozen_text, read_config, run_id, write_once
+from mmprompt.run import (
+    Store,
+    StoreError,
+    completed,
+    digest,
+    evaluation_id,
+    frozen_text,
+    read_config,
+    run_id,
+    this_process,
+    write_once,
+)
 
 COMMITTED = json.loads((Path(__file__).parent / "data" / "committed_runs.json").read_text())
 
 
 @pytest.mark.parametrize("committed", COMMITTED, ids=lambda committed: committed["id"])
 def test_the_ids_of_committed_runs_never_change(committed: dict) -> None:  # type: ignore[type-arg]
-    assert run_id(parse(RunConfig, committed["config"])) == committed["id"]
+    assert run_id(parse(RunConfig, completed(committed["config"]))) == committed["id"]
 
 
 def test_there_are_ten_committed_runs_and_no_two_are_the_same() -> None:
@@ -51,7 +62,7 @@ def test_the_folder_holds_exactly_what_was_hashed(tmp_path: Path) -> None:
 def test_a_changed_configuration_is_named(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path)
     folder.config_file.write_text(folder.config_file.read_text() + " ")
-    with pytest.raises(StoreError, match=r"config\.json was changed after launch"):
+    with pytest.raises(ConfigError, match=r"config\.json was changed after launch"):
         read_config(folder.config_file)
 
 
@@ -117,13 +128,32 @@ def test_an_attempt_lives_as_long_as_its_process_and_no_stranger_with_its_pid_ke
 
 def test_the_first_result_stays(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path)
-    one, two = folder.claim(folder.next_number, JOB), folder.claim(folder.next_number, JOB)
+    one, two = (folder.claim(folder.next_number, JOB | this_process()) for _ in range(2))
     assert one is not None and two is not None
     for attempt in (one, two):
         attempt.weights_file.write_text(f"of attempt {attempt.number}")
-    assert folder.publish(two, {"attempt": 2}) and not folder.publish(one, {"attempt": 1})
+        attempt.checkpoint_file(50).write_text("")
+    assert folder.publish(two, {"attempt": 2})
+    assert one.checkpoint_steps == [50] and two.checkpoint_steps == []  # the other is still at work
+    assert not folder.publish(one, {"attempt": 1})
     assert folder.result() == {"attempt": 2} and folder.weights_file.read_text() == "of attempt 2"
-    assert not one.weights_file.exists()
+    assert not one.weights_file.exists() and one.checkpoint_steps == []
+
+
+def test_a_done_run_keeps_nothing_half_written_of_those_that_died(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    dead = folder.claim(1, JOB | this_process() | {"pid": 2**22})
+    mine = folder.claim(2, JOB | this_process())
+    assert dead is not None and mine is not None
+    dead.evaluations.mkdir()
+    (folder.path / "attempts" / ".claim.x").mkdir()
+    left = [folder.path / ".result.json.x", dead.path / ".checkpoint.50.pt.x", dead.evaluations / ".a.json.x"]
+    left += [dead.weights_file, dead.evaluation_file("a"), folder.path / "attempts" / ".claim.x" / "job.json"]
+    for file in left:
+        file.write_text("")
+    assert folder.publish(mine, {"attempt": 2})
+    found = sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file())
+    assert found == ["attempts/1/job.json", "attempts/2/job.json", "config.json", "result.json"]
 
 
 def test_a_file_written_once_is_complete_or_absent(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""`python -m sweeps` as a user calls it, on sweeps that are over in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mmprompt.run import ROOT, Store
+
+TINY = [
+    "task=micro_grounding",
+    "prompt.length=4",
+    "optim.batch_size=4",
+    "optim.micro_batch=4",
+    "optim.validate_every=2",
+]
+TINY += ["task.data.train=8", "task.data.val=8", "task.data.test=8", "cluster=local", "tracking=disabled"]
+
+
+@dataclass
+class Launcher:
+    """`python -m sweeps` as a user calls it, from a folder that is not the repository."""
+
+    folder: Path
+    root: Path = ROOT
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "runs")
+
+    def start(self, verb: str, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "sweeps", verb, "length", *TINY, *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(self.root), **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            # A shell starts what it puts in the background with Ctrl-C ignored, and that is inherited: not by these.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def run(self, verb: str, *arguments: str) -> tuple[int, str]:
+        process = self.start(verb, *arguments)
+        output, _ = process.communicate(timeout=120)
+        return process.returncode, output
+
+    def manifest(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads(self.store.manifest("length").read_text())
+        return values
+
+    def attempts(self) -> dict[str, list[dict[str, Any]]]:
+        """By run: job.json of each attempt."""
+        folders = [self.store.run(point["run"]) for point in self.manifest()["points"]]
+        return {folder.id: [attempt.job for attempt in folder.attempts()] for folder in folders}
+
+    def worker(self) -> psutil.Process:
+        """A worker that is at a run now; waits for one."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if self.store.manifest("length").exists():
+                for jobs in self.attempts().values():
+                    if jobs and psutil.pid_exists(jobs[-1]["pid"]):
+                        return psutil.Process(jobs[-1]["pid"])
+            time.sleep(0.1)
+        raise AssertionError("no worker took a run")
+
+    def processes(self) -> list[psutil.Process]:
+        """Whatever still runs for this store."""
+        return [p for p in psutil.process_iter(["cmdline"]) if str(self.folder) in " ".join(p.info["cmdline"] or [])]

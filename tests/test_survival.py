@@ -1,0 +1,178 @@
+"""A sweep whose processes are killed at any moment ends, launched again, in the tables of an undisturbed one.
+
+Every launch is `python -m sweeps launch` on local processes. MMPROMPT_LONG=1 disturbs it ten times as often.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from launcher import Launcher
+
+from analysis.__main__ import main as analysis
+from mmprompt.run import RunFolder
+from sweeps.batch import batches
+
+LONG = os.environ.get("MMPROMPT_LONG") == "1"
+SWEEP = ("seed=1,2,3", "prompt.length=4,6", "optim.steps=12", "cluster.checkpoint_every=2", "tracking=offline")
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path)
+    yield launcher
+    for process in launcher.processes():  # of a test that failed
+        process.kill()
+
+
+def tables(launcher: Launcher) -> dict[str, bytes]:
+    """What `python -m analysis tables length` writes."""
+    out = launcher.folder / "out"
+    assert analysis(["tables", "length", "--runs", str(launcher.store.root), "--out", str(out)]) == 0
+    return {file.name: file.read_bytes() for file in sorted((out / "tables").iterdir())}
+
+
+def runs(launcher: Launcher) -> list[RunFolder]:
+    return [launcher.store.run(point["run"]) for point in launcher.manifest()["points"]]
+
+
+def workers(launcher: Launcher) -> list[psutil.Process]:
+    """submitit's processes: of each worker the one that waits and the one that works."""
+    found = []
+    for process in launcher.processes():
+        try:
+            if any("submitit" in word for word in process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def until(condition: Callable[[], object], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.01)
+
+
+def kill_driver(launcher: Launcher, process: subprocess.Popen[str], chance: random.Random) -> None:
+    process.kill()
+
+
+def kill_worker(launcher: Launcher, process: subprocess.Popen[str], chance: random.Random) -> None:
+    there = workers(launcher)
+    if there:
+        chance.choice(there).kill()
+
+
+def interrupt(launcher: Launcher, process: subprocess.Popen[str], chance: random.Random) -> None:
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+
+
+def test_a_sweep_that_is_killed_at_random_moments_ends_in_the_tables_of_an_undisturbed_one(
+    launcher: Launcher, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    undisturbed = Launcher(tmp_path_factory.mktemp("undisturbed"))
+    began = time.monotonic()
+    code, output = undisturbed.run("launch", *SWEEP)
+    assert code == 0 and "all 6 runs are done" in output
+    took = time.monotonic() - began
+
+    chance, ends = random.Random(3), []
+    for disturb in [kill_driver, kill_worker, interrupt, kill_driver] * (10 if LONG else 1):
+        process = launcher.start("launch", *SWEEP)
+        time.sleep(chance.uniform(0.1, 0.8) * took)
+        if process.poll() is None:
+            disturb(launcher, process, chance)
+        ends.append((disturb.__name__, process.wait(timeout=120)))  # its workers go on when it was the launch
+        if LONG and launcher.store.manifest("length").exists() and all(run.result() for run in runs(launcher)):
+            for run in chance.sample(runs(launcher), 4):
+                run.result_file.unlink()  # and so it goes on
+    code, output = launcher.run("launch", *SWEEP)
+    assert code == 0 and "all 6 runs are done" in output, (ends, output)
+    until(lambda: launcher.processes() == [])  # of the last that was killed a worker may find out only now
+
+    assert tables(launcher) == tables(undisturbed)
+    for run, other in zip(runs(launcher), runs(undisturbed), strict=True):
+        result, expected = run.result() or {}, other.result() or {}
+        assert result["metrics"] == expected["metrics"]
+        assert run.weights_file.read_bytes() == other.weights_file.read_bytes()
+
+
+def test_without_its_launch_a_worker_ends_after_its_run_and_the_next_launch_waits_for_it(launcher: Launcher) -> None:
+    sweep = ("seed=1,2,3", "optim.steps=40", "cluster.max_parallel=1")
+    first = launcher.start("launch", *sweep)
+    worker = launcher.worker()
+    worker.suspend()  # it is at the first run until we have looked
+    first.kill()
+    first.wait()
+    second = launcher.start("launch", *sweep)
+    assert second.stdout
+    lines = [next(second.stdout) for _ in range(3)]
+    assert lines[-1] == "1 process of another launch is at work here; it is waited for\n", lines
+    time.sleep(2)
+    assert worker.is_running() and len(workers(launcher)) == 2  # submitit's two processes for it
+    worker.resume()
+    output, _ = second.communicate(timeout=120)
+    assert second.returncode == 0 and "all 3 runs are done" in output, output
+    assert not worker.is_running()
+    assert [len(jobs) for jobs in launcher.attempts().values()] == [1, 1, 1]
+    old, new = (batch.id for batch in batches(launcher.store))
+    assert [jobs[0]["batch"] for jobs in launcher.attempts().values()] == [old, new, new]
+    [log] = (launcher.store.jobs / old).glob("*_log.out")
+    assert "the launch that started this process is gone" in log.read_text()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_a_launch_that_ends_while_it_starts_a_worker_leaves_none_at_work(
+    launcher: Launcher, ending: signal.Signals
+) -> None:
+    process = launcher.start("launch", "seed=1,2,3", "optim.steps=100000", "cluster.max_parallel=1")
+    until(lambda: workers(launcher))  # it has only been forked
+    process.send_signal(ending)
+    process.communicate(timeout=60)
+    assert process.returncode == (-ending if ending is signal.SIGKILL else 130)
+    if ending is signal.SIGKILL:
+        until(lambda: not workers(launcher))
+    assert workers(launcher) == []
+    assert all(jobs == [] for jobs in launcher.attempts().values())
+
+
+def test_nohup_keeps_a_launch_alive_when_its_terminal_closes(launcher: Launcher) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited, as nohup does it
+    try:
+        process = launcher.start("launch", "seed=1", "optim.steps=2")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    launcher.worker()
+    process.send_signal(signal.SIGHUP)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "all 1 runs are done" in output
+
+
+def test_an_interrupted_run_is_taken_up_by_the_other_launch_and_not_blamed(launcher: Launcher) -> None:
+    """Two launches, of which the one that is at the run gets Ctrl-C."""
+    sweep = ("seed=1", "optim.steps=200", "cluster.max_parallel=1", "cluster.checkpoint_every=2")
+    first = launcher.start("launch", *sweep)
+    worker = launcher.worker()
+    until(lambda: runs(launcher)[0].attempts()[0].checkpoint_steps)
+    worker.suspend()
+    second = launcher.start("launch", *sweep)
+    until(lambda: len(batches(launcher.store)) == 2)
+    worker.resume()
+    os.killpg(first.pid, signal.SIGINT)
+    first.communicate(timeout=60)
+    output, _ = second.communicate(timeout=120)
+    assert (first.returncode, second.returncode) == (130, 0), output
+    [run] = runs(launcher)
+    assert [attempt.error for attempt in run.attempts()] == ["interrupted: told to end by SIGTERM", None]
+    assert json.loads(run.result_file.read_text())["resumed_from"]["attempt"] == 1

@@ -1,0 +1,159 @@
+"""A process that executes a run and dies where it is told to: as `python tests/victim.py STORE`, asked through `Victims`.
+
+Importing torch takes seconds, so that one process does it once, prepares what a run needs, and forks for every attempt.
+The fork is the whole process that a scheduler would start: pid, claim, W&B record, and its death by SIGKILL are its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmprompt.run import ROOT
+
+TOUCHES = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "tempfile.mkstemp"}
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_before_operation(number: int, store: str) -> None:
+    """Of those on files and folders of the store, counted from 1."""
+    count = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event in TOUCHES and any(isinstance(a, str | os.PathLike) and store in os.fspath(a) for a in arguments[:2]):
+            count += 1
+            if count == number:
+                die()
+
+    sys.addaudithook(hook)
+
+
+def attempt(asked: dict[str, Any], place: dict[str, Any]) -> dict[str, str]:
+    """What the forked process does. `asked` says what, and where to die."""
+    from tiny import JOB
+
+    from mmprompt.job import execute
+
+    def shell(command: str) -> None:
+        subprocess.run(command, shell=True, check=True)
+
+    def watch(state: Any) -> None:
+        if state.step == asked.get("die_after_step"):
+            die()
+        if state.step == asked.get("shell_after_step"):
+            shell(asked["then"])
+
+    if "first" in asked:
+        shell(asked["first"])
+
+    if "die_before_operation" in asked:
+        die_before_operation(asked["die_before_operation"], asked["store"])
+    if "die_at_byte" in asked:  # of a file: the kernel kills whoever writes more, in the middle of that write
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (asked["die_at_byte"], resource.RLIM_INFINITY))
+    place |= {"checkpoint_every": asked["checkpoint_every"]}
+    return execute(Path(asked["store"]), asked["runs"], place, JOB, watch)
+
+
+def end(asked: dict[str, Any], place: dict[str, Any]) -> None:
+    """The attempt, and the end of this process with its exit code; to take down the interpreter costs a second."""
+    code = 0
+    try:
+        print(json.dumps(attempt(asked, place)), flush=True)
+    except SystemExit as reason:
+        code = reason.code if isinstance(reason.code, int) else 1
+        print("" if isinstance(reason.code, int) else reason.code, flush=True)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    os._exit(code)
+
+
+def main() -> None:
+    from tiny import JOB, frozen_run, where
+
+    from mmprompt.job import execute
+
+    store = Path(sys.argv[1])
+    places = {tracking: where(tracking) for tracking in ("disabled", "offline")}
+    warm = frozen_run(store, "optim.steps=1")
+    execute(store, [warm.id], places["disabled"], JOB)
+    import wandb  # noqa: F401
+
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    for line in sys.stdin:
+        asked = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            output = os.open(asked["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            end(asked, places[asked["tracking"]])
+        if "die_after_seconds" in asked:
+            time.sleep(asked["die_after_seconds"])
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+
+
+@dataclass(frozen=True)
+class End:
+    code: int  # minus the signal, if it died of one
+    output: str
+
+    @property
+    def killed(self) -> bool:
+        return self.code in (-signal.SIGKILL, -signal.SIGXFSZ)
+
+
+class Victims:
+    """The process that forks. Where that is allowed it has a small disk of its own, which can be filled and spoiled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.output = folder / "output"
+        self.disk: Path | None = folder / "disk"
+        self.disk.mkdir()
+        mount = f'mount -t tmpfs -o size=16m none "{self.disk}" && exec "$@"'
+        before = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+        if shutil.which("unshare") is None or subprocess.run([*before, "true"], capture_output=True).returncode:
+            self.disk, before = None, []
+        self.process = subprocess.Popen(
+            [*before, sys.executable, __file__, str(folder / "warm")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    def attempt(
+        self, store: Path, *runs: str, tracking: str = "disabled", checkpoint_every: int = 2, **asked: Any
+    ) -> End:
+        """Executes the runs in a process of its own, to its end."""
+        assert self.process.stdin and self.process.stdout
+        asked |= {"store": str(store), "runs": runs, "tracking": tracking, "checkpoint_every": checkpoint_every}
+        self.process.stdin.write(json.dumps(asked | {"output": str(self.output)}) + "\n")
+        self.process.stdin.flush()
+        while not (answer := self.process.stdout.readline().strip()).lstrip("-").isdigit():
+            assert answer or self.process.poll() is None, "the process that forks has ended"
+        return End(int(answer), self.output.read_text())
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+if __name__ == "__main__":
+    main()
