@@ -1,7 +1,8 @@
-"""`python -m analysis tables [NAME ...]`: the table and the figure of a sweep, from what lies in the store.
+"""`python -m analysis tables [NAME ...]`: the table and the figure of a sweep; `curves`: every logged step, as CSV.
 
-Writes tables/NAME.md, .tex, .csv and figures/NAME.png, .pdf; prints the table, what is wrong with the data, and where
-everything lies.
+`tables` writes tables/NAME.md, .tex, .csv and figures/NAME.png, .pdf, and prints the table, what is wrong with the data, and
+where everything lies. `curves` writes curves/NAME.csv. Both read the store, or with `--from server` the runs' W&B records from
+the server that `wandb login` or WANDB_BASE_URL and WANDB_API_KEY name.
 """
 
 from __future__ import annotations
@@ -9,45 +10,66 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmprompt.run import Store, StoreError
 
+if TYPE_CHECKING:
+    from analysis.frame import Source
+
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables and figures from the store.")
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables, figures and curves of sweeps.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    tables = verbs.add_parser("tables", help="table and figure of sweeps that were launched")
-    tables.add_argument("names", nargs="*", metavar="NAME", help="sweeps; none: every sweep in the store")
-    tables.add_argument("--runs", type=Path, default=Path(os.environ.get("MMPROMPT_RUNS", "runs")), help="the store")
-    tables.add_argument("--out", type=Path, help="where tables/ and figures/ are made; not given: in the store")
+    for verb, what in (("tables", "table and figure of sweeps"), ("curves", "every logged step of their runs, as CSV")):
+        options = verbs.add_parser(verb, help=what, description=what)
+        options.add_argument("names", nargs="*", metavar="NAME", help="sweeps; none: every sweep in the store")
+        runs = Path(os.environ.get("MMPROMPT_RUNS", "runs"))
+        options.add_argument("--runs", type=Path, default=runs, help="the store; default: MMPROMPT_RUNS, or runs/")
+        options.add_argument("--out", type=Path, help="where the files are made; default: in the store")
+        options.add_argument("--from", dest="place", choices=["store", "server"], default="store", help="W&B records")
+        options.add_argument("--project", metavar="[ENTITY/]PROJECT", help="on the server; default: as launched")
     given = parser.parse_args(arguments)
     # Matplotlib keeps a list of fonts, under $HOME unless told otherwise before it is imported; so that comes later.
     os.environ.setdefault("MPLCONFIGDIR", str((given.runs / "cache" / "matplotlib").absolute()))
-    from analysis.frame import sweep_names
+    from analysis.frame import read_manifest, sweep_names
+    from mmprompt.wandb_online import ServerError
 
-    store = Store(given.runs)
+    store, make = Store(given.runs), {"tables": report, "curves": write_curves}[given.verb]
     try:
         names = given.names or sweep_names(store)
         if not names:
             raise StoreError(f"no sweep was launched in {store.root}; give the store with --runs or MMPROMPT_RUNS")
         for name in names:
-            print(report(store, name, given.out or store.root))
-    except StoreError as error:
+            manifest = read_manifest(store, name)
+            with source_of(given.place, manifest, given.project) as source:
+                print(make(store, manifest, source, given.out or store.root))
+    except (StoreError, ServerError) as error:
         print(f"analysis: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def report(store: Store, name: str, out: Path) -> str:
+def source_of(place: str, manifest: Mapping[str, Any], project: str | None) -> AbstractContextManager[Source]:
+    """Where the W&B records of this sweep are read."""
+    from analysis.frame import in_store
+    from analysis.server import on_server
+
+    return on_server(manifest, project) if place == "server" else nullcontext(in_store)
+
+
+def report(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> str:
     """Write a sweep's files; returns what its user should read."""
     from analysis import figures, tables
-    from analysis.frame import read_sweep
+    from analysis.frame import assemble, in_store
     from analysis.published import published
     from analysis.statistics import cells
 
-    sweep = read_sweep(store, name)
+    name = manifest["sweep"]
+    sweep = assemble(store, manifest, source)
     values, papers = cells(sweep), list(published(sweep.manifest))
     ours, theirs = tables.comparison(sweep, values), tables.paper(papers)
     written = {
@@ -60,12 +82,24 @@ def report(store: Store, name: str, out: Path) -> str:
     stem = out / "figures" / name
     stem.parent.mkdir(parents=True, exist_ok=True)
     figures.save(figures.draw(sweep, values, papers), stem)
+    records = f"{store.run('ID').path}/attempts/N/wandb" if source is in_store else "on the W&B server"
     places = [
         f"table    {out / 'tables' / name}.md, .tex, .csv" + (" (with the paper's values)" if papers else ""),
         f"figure   {stem}.png, .pdf",
-        f"records  {store.run('ID').path}/attempts/N/wandb, IDs in the csv",
+        f"records  {records}, IDs in the csv",
     ]
     return "\n".join([tables.markdown([ours], sweep.notes), *places])
+
+
+def write_curves(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> str:
+    """Write a sweep's curves; returns what its user should read."""
+    from analysis.curves import curves
+
+    notes: list[str] = []
+    rows = curves(store, manifest, source, notes)
+    file = out / "curves" / f"{manifest['sweep']}.csv"
+    write(file, rows.to_csv(index=False))
+    return "\n".join([*dict.fromkeys(notes), f"curves   {file} ({len(rows):,} steps of {rows['run'].nunique()} runs)"])
 
 
 def write(path: Path, text: str) -> None:

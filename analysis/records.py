@@ -1,13 +1,15 @@
 """A W&B record read back from its `.wandb` file: configuration, final values, history, how it ended, what is damaged.
 
-The file is a log of protobuf messages (`mmprompt.wandb_file.payloads` knows the framing). Updates are played back in
-order; values stay JSON text until the end, where each column is parsed at once. Everything that can be read is read:
-damage is listed, not raised.
+The file is a log of protobuf messages (`mmprompt.wandb_file.payloads` knows the framing), numbered from 1. Updates are played
+back in order; values stay JSON text until the end, where each column is parsed at once. Everything that can be read is read:
+damage is listed, not raised. What is missing at the end shows in `exit_code` and `state`, what is missing before it in `damage`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -51,6 +53,7 @@ def read_record(path: Path, history: bool) -> RunRecord:
     damage: list[str] = []
     run: Any = None
     exit_code: int | None = None
+    number = 0
     config: dict[str, str] = {}
     summary: dict[str, str] = {}
     rows: list[dict[str, str]] = []
@@ -63,6 +66,12 @@ def read_record(path: Path, history: bool) -> RunRecord:
         except DecodeError as error:
             damage.append(f"a record of {len(payload)} bytes is no W&B message: {error}")
             continue
+        if message.num > number + 1:
+            damage.append(f"records {number + 1} to {message.num - 1} are missing")
+        if message.num <= number:
+            damage.append(f"record {message.num} comes after record {number}")
+            continue
+        number = message.num
         match message.WhichOneof("record_type"):
             case "history" if history:
                 rows.append({_key(item): item.value_json for item in message.history.item})
@@ -80,11 +89,11 @@ def read_record(path: Path, history: bool) -> RunRecord:
         run=run.run_id if run else None,
         name=run.display_name if run else "",
         group=run.run_group if run else "",
-        config=_parsed(config),
-        summary=_parsed(summary),
-        history=_frame(rows),
+        config=_parsed(config, damage),
+        summary=_parsed(summary, damage),
+        history=_frame(rows, damage),
         exit_code=exit_code,
-        damage=tuple(damage),
+        damage=tuple(damage),  # last, when all have added to it
     )
 
 
@@ -111,11 +120,33 @@ def _update(values: dict[str, str], change: Any) -> None:
         values.pop(_key(item), None)
 
 
-def _parsed(values: Mapping[str, str]) -> dict[str, Any]:
-    return {key: json.loads(value) for key, value in values.items() if not key.startswith("_")}
+def _parsed(values: Mapping[str, str], damage: list[str]) -> dict[str, Any]:
+    ours = {key: text for key, text in values.items() if not key.startswith("_")}
+    return {key: value for key, text in ours.items() if (value := _value(key, text, damage)) is not MISSING}
 
 
-def _frame(rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
+MISSING = object()  # a value that cannot be read; null is one that can
+
+
+def _value(key: str, text: str, damage: list[str]) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        damage.append(f"a value of {key} is no JSON: {text[:20]!r}")
+        return MISSING
+
+
+def _column(key: str, texts: list[str], damage: list[str]) -> list[Any]:
+    """All values of a column, parsed at once; one by one if that fails."""
+    with contextlib.suppress(ValueError, RecursionError):
+        values = json.loads(f"[{','.join(texts)}]")
+        if len(values) == len(texts):
+            return values
+    found = [_value(key, text, damage) for text in texts]
+    return [math.nan if value is MISSING else value for value in found]
+
+
+def _frame(rows: Iterable[Mapping[str, str]], damage: list[str]) -> pd.DataFrame:
     """History as columns; a key that a row does not have is missing there."""
     texts: defaultdict[str, list[str]] = defaultdict(list)
     places: defaultdict[str, list[int]] = defaultdict(list)
@@ -125,5 +156,5 @@ def _frame(rows: Iterable[Mapping[str, str]]) -> pd.DataFrame:
             texts[key].append(text)
             places[key].append(count)
         count += 1
-    columns = {key: pd.Series(json.loads(f"[{','.join(texts[key])}]"), index=places[key]) for key in sorted(texts)}
+    columns = {key: pd.Series(_column(key, texts[key], damage), index=places[key]) for key in sorted(texts)}
     return pd.DataFrame(columns, index=pd.RangeIndex(count))

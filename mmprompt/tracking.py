@@ -7,6 +7,9 @@ What the client (0.31) does by itself, and what is done about it here:
 - `finish()` returns before the exit record is on disk, sometimes: `Record.finish` waits until it reads it there;
 - the values of the last row overwrite the summary: that row is committed before the summary is set;
 - it drops a row whose step is below the last one without an error: here that is one;
+- it waits for a server that does not answer, at the beginning and at the end of each run: here up to 20 s and 30 s, and
+  then not again for `ASK_AGAIN`; meanwhile records are offline ones, which `sync` uploads (`mmprompt.wandb_online`);
+- it reads its environment once, and asks that server ever after: it begins anew when the environment is another;
 - it looks for an account, captures the console, reads git, logs under $HOME: switched off, or in a temporary folder.
 
 The user's WANDB_* variables and settings file are for the user's own runs: offline none of them is read, so WANDB_MODE,
@@ -28,12 +31,15 @@ import warnings
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from mmprompt.config import Tracking
 from mmprompt.wandb_file import BLOCK, MAGIC, payloads
 
 EXIT_DEADLINE = 10.0  # seconds; measured: 3 ms
+ASK_AGAIN = 600.0  # seconds until a server that could not be had is asked again: a job may be many short runs
 CREDENTIALS = (
     "WANDB_API_KEY",
     "WANDB_BASE_URL",
@@ -47,10 +53,10 @@ SETTINGS: dict[str, Any] = {
     "console": "off",
     "disable_code": True,
     "disable_git": True,
-    "finish_timeout": 60,
+    "finish_timeout": 30,  # what is not uploaded by then is on disk
+    "finish_timeout_raises": True,
     "init_timeout": 20,
     "label_disable": True,
-    "login_timeout": 1,  # a terminal is asked for a key this long, then the record is an offline one
     "reinit": "create_new",  # a record left open by a failed run is not ours to finish as a success
     "sagemaker_disable": True,
     "save_code": False,
@@ -86,7 +92,7 @@ class Record:
         folder = folder.absolute()
         place = {"project": tracking.project, "entity": tracking.entity}
         what = {"id": id, "name": name, "group": group, "config": dict(config)} | place
-        self._run = _open(tracking.mode, folder, what)
+        self._run = _open_online(folder, what) if tracking.mode == "online" else _open("offline", folder, what)
         self.file = Path(self._run.settings.sync_file)
         if not self.file.is_relative_to(folder):  # W&B turns to a temporary folder and says so to nobody
             raise TrackingError(f"{folder} cannot be written to: W&B went to {self.file.parent}")
@@ -101,7 +107,7 @@ class Record:
         with _living_client():
             self._run.log(dict(values), step=step)
 
-    def finish(self, summary: Mapping[str, float], exit_code: int) -> None:
+    def finish(self, summary: Mapping[str, float | str], exit_code: int) -> None:
         """Set the final values, close, and return when the file holds it all; that file is all that stays.
 
         Raises TrackingError when it does not. Of a run that failed (exit_code is not 0) nothing is raised, whatever the
@@ -113,7 +119,10 @@ class Record:
             if self._step >= 0:
                 self._run.log({}, step=self._step, commit=True)
             self._run.summary.update(dict(summary))
-            self._run.finish(exit_code=exit_code)
+            try:
+                self._run.finish(exit_code=exit_code)
+            except TimeoutError:
+                _stay_offline(f"W&B did not take the end of {self._run.id} within {SETTINGS['finish_timeout']} s")
             _wait_for_exit(self.file)
         _keep_only(self.file)
 
@@ -140,59 +149,110 @@ def exit_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-def _open(mode: str, folder: Path, what: Mapping[str, Any]) -> Any:
-    """A started W&B run. Online, a server that cannot be had leaves an offline record and a warning."""
-    with _environment(mode), _living_client():
-        import wandb
+_offline_until = 0.0  # by the monotonic clock
 
+
+def _stay_offline(reason: str) -> None:
+    global _offline_until
+    _offline_until = time.monotonic() + ASK_AGAIN
+    rest = f"records are offline ones for {ASK_AGAIN / 60:.0f} minutes; `make sync` uploads what is missing there"
+    warnings.warn(f"{reason}: {rest}", stacklevel=4)
+
+
+def _open_online(folder: Path, what: Mapping[str, Any]) -> Any:
+    """A started W&B run; an offline one, and a warning, if the server cannot be had."""
+    import wandb
+
+    if time.monotonic() >= _offline_until:
+        try:
+            return _open("online", folder, what)
+        except (wandb.errors.Error, ValueError) as error:  # ValueError: of a setting, such as WANDB_BASE_URL
+            _stay_offline(f"W&B cannot be reached ({first_line(error)})")
+        forget_client()  # its background process still holds the id
+        shutil.rmtree(folder / "wandb", ignore_errors=True)  # the attempt to go online leaves an empty record
+    return _open("offline", folder, what)
+
+
+def first_line(error: Exception) -> str:
+    """The reason, without the advice that W&B adds, and without the value of a setting, which may be a key."""
+    if isinstance(error, ValidationError):
+        wrong = error.errors()[0]
+        return f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _open(mode: Literal["offline", "online"], folder: Path, what: Mapping[str, Any]) -> Any:
+    with _living_client(), client(mode) as wandb:
         internal = {key: value for key, value in INTERNAL.items() if key in wandb.Settings.model_fields}
         if mode == "online":
             internal.pop("x_server_side_derived_summary", None)  # a live view wants the last values
         settings = wandb.Settings(**SETTINGS, **internal)
         try:
-            return wandb.init(mode=mode, dir=str(folder), settings=settings, **what)  # type: ignore[arg-type]
-        except (wandb.errors.CommError, wandb.errors.UsageError) as error:
-            if mode == "offline":
-                raise TrackingError(f"no W&B record can be opened in {folder}: {error}") from error
-            warnings.warn(f"W&B cannot be reached, so the record in {folder} is an offline one: {error}", stacklevel=3)
-            wandb.teardown()  # its background process still holds the id
-    shutil.rmtree(folder / "wandb", ignore_errors=True)  # the attempt to go online leaves an empty record
-    return _open("offline", folder, what)
+            return wandb.init(mode=mode, dir=str(folder), settings=settings, **what)
+        except wandb.errors.Error as error:
+            if mode == "online":
+                raise
+            raise TrackingError(f"no W&B record can be opened in {folder}: {error}") from error
 
 
 @contextlib.contextmanager
 def _living_client() -> Iterator[None]:
     """Raises TrackingError when W&B's background process turns out to be dead, and forgets it."""
-    import wandb
-    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
-
-    dead = (ConnectionError, HandleAbandonedError, MailboxClosedError)
     try:
         yield
-    except dead as error:
-        with contextlib.suppress(*dead):
-            wandb.teardown()
+    except _dead() as error:
+        forget_client()
         reason = "W&B's background process is gone (killed, or out of memory), and with it what it had not written"
         raise TrackingError(reason) from error
 
 
+def _dead() -> tuple[type[Exception], ...]:
+    """What the client raises when its background process is dead."""
+    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+
+    return (ConnectionError, HandleAbandonedError, MailboxClosedError)
+
+
+def forget_client() -> None:
+    """End the background process, if it has not ended by itself, and forget what it was told."""
+    import wandb
+
+    with contextlib.suppress(*_dead()):
+        wandb.teardown()
+
+
+_seen: dict[str, str] = {}  # the environment that the client has read
+
+
 @contextlib.contextmanager
-def _environment(mode: str) -> Iterator[None]:
-    """Only our own WANDB_* variables, and online the user's credentials; afterwards the user's again."""
-    users = {key: value for key, value in os.environ.items() if key.startswith("WANDB_")}
+def client(mode: Literal["offline", "online"]) -> Iterator[Any]:
+    """The wandb module, with only our own WANDB_* variables, and online the user's credentials; afterwards the user's again.
+
+    It reads them when it is first used. What it read for another mode or server is forgotten: it would go on to ask that
+    server, and show it this one's key.
+    """
+    global _seen
+    users = {key: value for key, value in os.environ.items() if key.startswith("WANDB_") or key == "TERM"}
     kept = {key: users[key] for key in CREDENTIALS if key in users and mode == "online"}
-    ours = {f"WANDB_{kind}_DIR": _scratch() for kind in ("CACHE", "DATA", "CONFIG")}
+    ours = {f"WANDB_{kind}DIR": _scratch() for kind in ("", "CACHE_", "DATA_", "CONFIG_")}
     if mode == "online":
         del ours["WANDB_CONFIG_DIR"]  # `wandb login --host` leaves the server's address there
-    _set_wandb_variables({"WANDB_ERROR_REPORTING": "false"} | ours | kept)
+    quiet = {"WANDB_ERROR_REPORTING": "false", "TERM": "dumb"}  # such a terminal is not asked for a key
+    _set_variables(quiet | ours | kept)
     try:
-        yield
+        import wandb
+
+        if _seen != {"mode": mode} | kept:
+            forget_client()
+            _seen = {"mode": mode} | kept
+        yield wandb
     finally:
-        _set_wandb_variables(users)
+        _set_variables(users)
 
 
-def _set_wandb_variables(values: Mapping[str, str]) -> None:
-    for key in [key for key in os.environ if key.startswith("WANDB_")]:
+def _set_variables(values: Mapping[str, str]) -> None:
+    """W&B's, and the kind of the terminal."""
+    for key in [key for key in os.environ if key.startswith("WANDB_") or key == "TERM"]:
         del os.environ[key]
     os.environ.update(values)
 

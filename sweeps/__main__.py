@@ -1,13 +1,12 @@
-"""`python -m sweeps VERB NAME [KEY=VALUE ...]`: plan a sweep, launch it."""
+"""`python -m sweeps VERB NAME [KEY=VALUE ...]`: plan a sweep, launch it, send its records to W&B."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
-
-from mmprompt.config import ConfigError, nearest
-from mmprompt.run import ROOT, StoreError
+from pathlib import Path
 
 OVERRIDES = """
 overrides, in Hydra's grammar; several values make an axis, one value fixes it:
@@ -22,6 +21,7 @@ overrides, in Hydra's grammar; several values make an axis, one value fixes it:
 VERBS = {
     "plan": "say what a launch would do; changes nothing",
     "launch": "run what is not done yet",
+    "sync": "send the records that the W&B server has not",
 }
 STORY = {
     "plan": """Says what `launch` would do: which runs are done, failed, running or to do, in how many jobs, and where.
@@ -30,6 +30,9 @@ Changes nothing.""",
 runs only what changed; an interrupted sweep goes on where it was. Settings and code are frozen: what is edited while
 jobs queue is not in them. On local processes it waits, and Ctrl-C stops them; on SLURM it returns once they are there.
 The exit code is 1 if a run failed.""",
+    "sync": """Sends the W&B records of the store, or of the sweeps named, to the server that `wandb login` or WANDB_BASE_URL
+and WANDB_API_KEY name. What is there is not sent again, what an attempt is still writing waits for its end; interrupted, the
+same command goes on. The exit code is 1 if the server cannot be had, or did not take a record.""",
 }
 
 
@@ -40,6 +43,14 @@ def parser(verb: str) -> argparse.ArgumentParser:
         epilog=f"sweeps: {', '.join(sweeps())}\n{OVERRIDES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    if verb == "sync":
+        parser.epilog = None
+        parser.add_argument("names", metavar="NAME", nargs="*", help="sweeps that were launched; none: the whole store")
+        store = Path(os.environ.get("MMPROMPT_RUNS", "runs"))
+        parser.add_argument(
+            "--runs", type=Path, default=store, help="the store; default: MMPROMPT_RUNS, or runs/ in this folder"
+        )
+        return parser
     parser.add_argument("name", metavar="NAME", help="a sweep: a file of conf/sweep/")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="changes to it, see below")
     parser.add_argument("--retry", action="store_true", help="also runs that failed too often, or that may be lost")
@@ -49,7 +60,8 @@ def parser(verb: str) -> argparse.ArgumentParser:
 
 
 def sweeps() -> list[str]:
-    return sorted(file.stem for file in (ROOT / "conf" / "sweep").glob("*.yaml"))
+    conf = Path(__file__).resolve().parent.parent / "conf"
+    return sorted(file.stem for file in (conf / "sweep").glob("*.yaml"))
 
 
 def usage() -> str:
@@ -64,15 +76,24 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     verb, *rest = arguments
     if verb not in VERBS:
+        from mmprompt.config import nearest
+
         print(f"sweeps: there is no verb {verb}{nearest(verb, VERBS)}\n\n{usage()}", file=sys.stderr)
         return 2
     asked = vars(parser(verb).parse_intermixed_args(rest))
+    from mmprompt.config import ConfigError  # pydantic, and all that takes time: help does without
+    from mmprompt.run import StoreError
+
     try:
         if verb == "plan":
-            from sweeps.outlook import plan  # Hydra, and all that takes time
+            from sweeps.outlook import plan
 
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `plan | head` ends quietly
             return plan(**asked)
+        if verb == "sync":
+            from sweeps.sync import sync
+
+            return sync(**asked)
         from sweeps.launch import launch
 
         return launch(**asked)

@@ -24,41 +24,44 @@ FAMILY = {
     "micro_caption": "caption",
 }
 JOB: dict[str, Any] = {"batch": "b", "code": "c0de", "commit": "0123456789abcdef", "dirty": False}
+JOB |= {"scheduler": "local", "host": "elsewhere", "pid": 1, "started": 0.0}
 
 
 def train(store: Store, point: Mapping[str, Any], values: Mapping[str, float], tracking: Tracking) -> RunFolder:
     """Do what a job does for one run, with these `split/metric` values. Its settings are the point's values."""
     attempt, metric = claim(store, point), PRIMARY_METRIC[FAMILY[point["task"]]]
     folder = attempt.run
-    record = Record(attempt.path, f"{folder.id}-{attempt.number}", str(point), "micro", point, tracking)
+    made = {
+        "attempt": attempt.number,
+        **{key: JOB[key] for key in ("commit", "dirty", "code")},
+        "device": "cpu: a core",
+    }
+    config = {**point, "run_id": folder.id, **made}
+    record = Record(attempt.path, f"{folder.id}-{attempt.number}", str(point), "micro", config, tracking)
     for step in range(1, STEPS + 1):
         record.log(step, {"train/loss": 2.0 / step})
         if step % 10 == 0:
             record.log(step, {f"val/{metric}": 10.0 + step})
-    record.finish({**values, "best_step": 20, "trainable_parameters": 12345}, 0)
+    evaluations = evaluations_of(folder.id)
+    said = {"best_step": 20, "trainable_parameters": 12345, "seconds": 14.2}
+    record.finish({**values, **said, **{f"{split}/evaluation": one for split, one in evaluations.items()}}, 0)
     result = {
         "run": folder.id,
-        "attempt": attempt.number,
+        **made,
+        **said,
         "metrics": dict(values),
-        "best_step": 20,
         "steps": STEPS,
-        "trainable_parameters": 12345,
-        "seconds": 14.2,
-        "commit": JOB["commit"],
-        "dirty": JOB["dirty"],
-        "code": JOB["code"],
-        "device": "cpu: a core",
-        "evaluations": evaluations_of(folder.id),
+        "evaluations": evaluations,
         "wandb": record_file(attempt.path),
     }
     assert folder.publish(attempt, result)
     return folder
 
 
-def claim(store: Store, point: Mapping[str, Any]) -> Attempt:
+def claim(store: Store, point: Mapping[str, Any], job: Mapping[str, Any] = JOB) -> Attempt:
     folder = store.run(run_of(point))
     write_once(folder.config_file, canonical(point))
-    attempt = folder.claim(folder.next_number, JOB)
+    attempt = folder.claim(folder.next_number, job)
     assert attempt is not None
     return attempt
 
@@ -90,6 +93,7 @@ def manifest(
         "compare": compare,
         "tasks": tasks,
         "header": {"model": "micro", "backbone.mode": "eval", "method": "prompt", "optim.steps": STEPS},
+        "tracking": {"project": OFFLINE.project, "entity": OFFLINE.entity},
         "points": points,
         "commit": JOB["commit"],
         "dirty": JOB["dirty"],

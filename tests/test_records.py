@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from synthetic_store import OFFLINE
+from wandb.proto.wandb_internal_pb2 import Record as Message
 
 from analysis.records import RecordError, RunRecord, read_record
 from mmprompt.tracking import Record
-from mmprompt.wandb_file import BLOCK, CHUNK, MAGIC
+from mmprompt.wandb_file import BLOCK, CHUNK, MAGIC, framed, payloads
 
 ROWS = 600  # three blocks
 
@@ -42,7 +47,7 @@ def assert_true_rows(found: RunRecord, whole: RunRecord) -> None:
     """Every row that is there is a row that was written."""
     true = whole.history.set_index("_step")["train/loss"]
     if len(found.history):
-        read = found.history.set_index("_step")["train/loss"]
+        read = found.history.set_index("_step")["train/loss"].astype("float64")  # 1.0 is written as 1
         assert read.equals(true.loc[read.index])
 
 
@@ -64,9 +69,21 @@ def test_without_history_all_else_is_the_same(written: Path) -> None:
     assert len(rest.history) == 0
 
 
-def test_the_reader_agrees_with_wandbs_own_inspector(written: Path) -> None:
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(written)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "none": lambda data: data,
+    "killed": lambda data: data[: 2 * len(data) // 3],
+    "flipped": lambda data: (
+        data[:BLOCK] + bytes([data[BLOCK] ^ 1]) + data[BLOCK + 1 :]
+    ),  # the whole of its block is lost
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_reader_agrees_with_wandbs_own_inspector(written: Path, tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "run-r-1.wandb"
+    file.write_bytes(DAMAGES[damage](written.read_bytes()))
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     messages: list[dict[str, Any]] = [json.loads(line) for line in lines]
     rows = [message["history"]["item"] for message in messages if message["type"] == "history"]
     summary: dict[str, Any] = {}
@@ -74,15 +91,15 @@ def test_the_reader_agrees_with_wandbs_own_inspector(written: Path) -> None:
         if message["type"] == "summary":
             summary |= message["summary"]["update"]
     (run,) = [message["run"] for message in messages if message["type"] == "run"]
-    (end,) = [message["exit"] for message in messages if message["type"] == "exit"]
-    record = read_record(written, history=True)
+    ends = [message["exit"]["exit_code"] for message in messages if message["type"] == "exit"]
+    record = read_record(file, history=True)
     assert record.run == run["run_id"]
     assert record.config == {key: value for key, value in run["config"]["update"].items() if key != "_wandb"}
     assert record.summary == {key: value for key, value in summary.items() if not key.startswith("_")}
-    assert record.exit_code == end["exit_code"]
-    assert list(record.history["_step"]) == [row["_step"] for row in rows]
-    assert list(record.history["_timestamp"]) == [row["_timestamp"] for row in rows]
-    assert list(record.history["train/loss"]) == [row["train/loss"] for row in rows]
+    assert ([] if record.exit_code is None else [record.exit_code]) == ends
+    for key in ("_step", "_timestamp", "train/loss"):
+        assert list(record.history[key]) == [row[key] for row in rows]
+    assert len(rows) == ROWS if damage == "none" else 0 < len(rows) < ROWS
 
 
 def test_a_file_cut_anywhere_gives_the_rows_before_the_cut(written: Path, tmp_path: Path) -> None:
@@ -120,6 +137,136 @@ def test_a_zeroed_stretch_is_damage_and_the_next_block_is_read(written: Path, tm
     assert found.state == "finished" and found.summary == whole.summary
     assert 0 < len(found.history) < ROWS
     assert found.damage[0].startswith("byte ") and "checksum" in found.damage[0]
+
+
+PLACE, LENGTH = st.floats(0, 1, exclude_max=True), st.integers(1, 9000)
+MUTATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("cut"), PLACE, st.just(0)),
+        st.tuples(st.just("flip"), PLACE, st.integers(0, 7)),
+        st.tuples(st.sampled_from(["zero", "delete", "repeat"]), PLACE, LENGTH),
+        st.tuples(st.just("insert"), PLACE, st.binary(min_size=1, max_size=50)),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def mutated(data: bytes, kind: str, place: float, how: Any) -> bytes:
+    at = int(place * len(data))
+    head, tail = data[:at], data[at:]
+    match kind:
+        case "cut":
+            return head
+        case "flip":
+            return head + bytes([tail[0] ^ (1 << how)]) + tail[1:] if tail else head
+        case "zero":
+            return head + bytes(min(how, len(tail))) + tail[how:]
+        case "delete":
+            return head + tail[how:]
+        case "repeat":
+            return head + tail[:how] + tail
+        case _:
+            return head + how + tail
+
+
+@settings(max_examples=150, deadline=None)
+@given(MUTATIONS)
+def test_whatever_happens_to_a_file_its_rows_are_true_and_what_is_missing_is_said(
+    written: Path, tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, float, Any]]
+) -> None:
+    data, whole = written.read_bytes(), read_record(written, history=True)
+    for change in changes:
+        data = mutated(data, *change)
+    try:
+        found = damaged(data, tmp_path_factory.mktemp("damaged"))
+    except RecordError:
+        assert not data.startswith(MAGIC)
+        return
+    assert_true_rows(found, whole)
+    if not found.damage:
+        beginning = whole.history.head(len(found.history))[found.history.columns]
+        assert found.history.astype("float64").equals(beginning.astype("float64"))
+    if not found.damage and found.state == "finished":
+        assert len(found.history) == ROWS
+        assert (found.config, found.summary) == (whole.config, whole.summary)
+
+
+def test_chunks_that_are_gone_as_a_whole_are_missed(written: Path, tmp_path: Path) -> None:
+    """Nothing but the numbers of the records tells, where the loss begins and ends with a chunk of the last block."""
+    records = [payload for payload in payloads(written.read_bytes(), len(MAGIC)) if isinstance(payload, bytes)]
+    found = damaged(framed([*records[:500], *records[510:]]), tmp_path)
+    assert found.damage == ("records 501 to 510 are missing",)
+    assert len(found.history) == ROWS - 10
+    assert damaged(framed(records), tmp_path).damage == ()
+
+
+def test_records_that_are_there_twice_count_once(written: Path, tmp_path: Path) -> None:
+    records = [payload for payload in payloads(written.read_bytes(), len(MAGIC)) if isinstance(payload, bytes)]
+    found = damaged(framed([*records[:500], *records[490:]]), tmp_path)
+    assert found.history.equals(read_record(written, history=True).history)
+    assert found.damage[0] == "record 491 comes after record 500" and len(found.damage) == 10
+
+
+def test_a_record_without_its_first_chunk_is_missed() -> None:
+    file = framed([b"x" * (BLOCK - len(MAGIC) - CHUNK.size - 20), b"y" * 100, b"z"])  # y crosses the end of a block
+    missed, *rest = payloads(file[: len(MAGIC)] + file[BLOCK:], len(MAGIC))
+    assert not isinstance(missed, bytes) and missed.reason == "a record has no beginning"
+    assert rest == [b"z"]
+
+
+def test_a_record_without_its_last_chunk_is_missed() -> None:
+    record, missed = payloads(framed([b"a", b"b" * BLOCK])[:BLOCK], len(MAGIC))
+    assert record == b"a"
+    assert not isinstance(missed, bytes) and missed.reason == "a record has no end"
+
+
+def test_a_record_with_a_hole_is_not_put_together() -> None:
+    file = bytearray(framed([b"a", b"b" * (2 * BLOCK + 100), b"c"]))
+    file[BLOCK + 1000] ^= 1
+    assert [part for part in payloads(bytes(file), len(MAGIC)) if isinstance(part, bytes)] == [b"a", b"c"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 3 * BLOCK), max_size=6))
+@example(
+    [BLOCK - len(MAGIC) - 2 * CHUNK.size, 5]
+)  # what is left of the block holds the head of a chunk, and no byte of it
+def test_what_is_framed_is_read_as_it_was(lengths: list[int]) -> None:
+    records = [bytes([number + 1]) * length for number, length in enumerate(lengths)]
+    assert list(payloads(framed(records), len(MAGIC))) == records
+
+
+def evil(text: str) -> bytes:
+    """A sound file whose values are this text."""
+    run, row, last = Message(num=1), Message(num=2), Message(num=3)
+    run.run.run_id = "r-1"
+    run.run.config.update.add(key="seed", value_json=text)
+    row.history.item.add(nested_key=["_step"], value_json="1")
+    row.history.item.add(nested_key=["train/loss"], value_json=text)
+    last.summary.update.add(nested_key=["test", "accuracy"], value_json=text)
+    return framed(message.SerializeToString() for message in (run, row, last))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(st.sampled_from('[]{},:"1e-. \\naN'), max_size=20))
+@example("")
+@example("1,2")
+@example("1],[2")
+@example("[" * 100_000)
+@example("9" * 5000)
+@example("1e999")
+def test_a_value_that_is_no_json_is_left_out_and_said(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    found = damaged(evil(text), tmp_path_factory.mktemp("evil"))
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        assert len(found.damage) == 3 and all("is no JSON" in damage for damage in found.damage)
+        assert (found.config, found.summary) == ({}, {})
+        assert math.isnan(found.history["train/loss"][0])
+    else:
+        assert found.damage == ()
+        assert str(found.config) == str({"seed": value}) and str(found.summary) == str({"test.accuracy": value})
 
 
 def test_a_sound_chunk_that_holds_no_message_is_damage(written: Path, tmp_path: Path) -> None:

@@ -271,22 +271,3 @@ def test_the_users_wandb_settings_change_no_offline_record_and_nothing_is_writte
     assert (found.run, found.state, found.summary) == ("r-1", "finished", {"test/accuracy": 50.0})
     assert [path.name for path in files_in(tmp_path / "home")] == ["settings"]
     assert {path.name for path in tmp_path.iterdir()} == {"attempts", "home"}  # the temporary folder is gone
-
-
-def test_online_without_a_server_leaves_a_complete_offline_record(tmp_path: Path) -> None:
-    body = """
-        tracking.SETTINGS["init_timeout"] = 3
-        record = opened("online")
-        record.log(1, {"train/loss": 1.0})
-        record.finish({"test/accuracy": 50.0}, 0)
-    """
-    server = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "local" + 40 * "0"}
-    began = time.monotonic()
-    process = program(tmp_path, body, **server)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert "the record in" in errors and "is an offline one" in errors
-    assert time.monotonic() - began < 30
-    found = record_in(tmp_path)
-    assert (found.state, found.summary, len(found.history)) == ("finished", {"test/accuracy": 50.0}, 1)
-    assert len(files_in(tmp_path / "attempts")) == 1

@@ -1,0 +1,59 @@
+"""The curves of a sweep as one table: a row per logged step of each done run, with the run's value on every axis.
+
+Nothing is smoothed, sampled or averaged; that is for whoever draws them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pandas as pd
+
+from analysis.frame import Source, Tracked, point_values
+from mmprompt.run import RunFolder, Store
+
+AT_ONCE = 8  # runs that are read side by side: more, and a server calls it too many requests
+PATIENCE = 60.0  # seconds for the curve of one run
+
+
+def curves(store: Store, manifest: Mapping[str, Any], source: Source, notes: list[str]) -> pd.DataFrame:
+    """Columns: the axes, run, step, and every key that was logged, NaN where a step does not have it.
+
+    Raises TimeoutError when a server stops answering.
+    """
+    points = {point["run"]: point_values(manifest, point) for point in reversed(manifest["points"])}
+    done = {run: tracked for run in reversed(points) if (tracked := _tracked(store.run(run), source, notes))}
+    missing = len(points) - len(done)
+    if missing:
+        notes.append(f"{missing} of {len(points)} runs have no curve")
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        waiting = {run: pool.submit(_curve, tracked) for run, tracked in done.items()}
+        read = {run: future.result(PATIENCE) for run, future in waiting.items()}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    for run, curve in read.items():
+        held = done[run].rows
+        if held is not None and held != len(curve):
+            notes.append(f"run {run}: the server holds {held} rows, and {len(curve)} steps were read")
+    parts = [curve.assign(**points[run]) for run, curve in read.items()]
+    labels = list(dict.fromkeys([*manifest["axes"], "task", "run", "step"]))
+    rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=labels)
+    return rows[[*labels, *sorted(set(rows.columns) - set(labels))]]
+
+
+def _tracked(folder: RunFolder, source: Source, notes: list[str]) -> Tracked | None:
+    """The record of a done run."""
+    result = folder.result()
+    tracked = source(folder, result, notes)
+    return tracked if tracked and (result is not None or tracked.state == "finished") else None
+
+
+def _curve(tracked: Tracked) -> pd.DataFrame:
+    history = tracked.history()
+    if not len(history):  # all of it may be damaged
+        return pd.DataFrame({"step": pd.Series(dtype="int64")})
+    logged = [key for key in history.columns if not key.startswith("_")]
+    return history[logged].astype("float64").assign(step=history["_step"].astype("int64"))

@@ -1,0 +1,70 @@
+"""The records of a sweep on a W&B server, through its public Api: the same frames as from the store, in few calls.
+
+Configuration and final values of all runs come in one call for every 500 runs that the sweep names, curves in three per run.
+Of the attempts of a run, the one that `result.json` names is taken; where that file is not, as when nothing but the manifest
+was copied, the first that finished.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from analysis.frame import Source, Tracked
+from mmprompt.run import RunFolder, StoreError
+from mmprompt.wandb_online import find, server
+
+ROWS = 10_000  # of a curve, in one call
+
+
+@contextmanager
+def on_server(manifest: Mapping[str, Any], project: str | None) -> Iterator[Source]:
+    """Where `analysis.frame` finds the records of this sweep. `project`: PROJECT or ENTITY/PROJECT; None: as launched.
+
+    Raises ServerError when the server cannot be had, also later in the block.
+    """
+    entity, project = _place(manifest, project)
+    runs = list(dict.fromkeys(point["run"] for point in manifest["points"]))
+    with server() as api:
+        attempts: defaultdict[str, dict[int, Any]] = defaultdict(dict)
+        for run in find(api, project, entity, "config.run_id", runs, lazy=False):
+            attempts[run.config["run_id"]][run.config["attempt"]] = run
+        yield partial(_tracked, attempts)
+
+
+def _place(manifest: Mapping[str, Any], project: str | None) -> tuple[str, str]:
+    """Entity, empty for the account's own, and project."""
+    if project is not None:
+        entity, _, name = project.rpartition("/")
+        return entity, name
+    if "tracking" not in manifest:
+        raise StoreError(f"sweep {manifest['sweep']} was launched before manifests named a W&B project; give --project")
+    return manifest["tracking"]["entity"] or "", manifest["tracking"]["project"]
+
+
+def _tracked(
+    attempts: Mapping[str, Mapping[int, Any]], folder: RunFolder, result: Mapping[str, Any] | None, notes: list[str]
+) -> Tracked | None:
+    found = attempts.get(folder.id, {})
+    if result is not None:
+        run = found.get(result["attempt"])
+    else:
+        finished = [number for number in sorted(found) if found[number].state == "finished"]
+        run = found[finished[0] if finished else max(found)] if found else None
+        if finished:
+            notes.append("where no result.json says which attempt was published, the first that finished is taken")
+    if run is None:
+        return None
+    summary = {key: value for key, value in dict(run.summary).items() if not key.startswith("_")}
+    return Tracked(run.state, dict(run.config), summary, partial(_history, run), run.historyLineCount)
+
+
+def _history(run: Any) -> pd.DataFrame:
+    """A row per logged step. A server that was sent a row twice may have it twice."""
+    rows = pd.DataFrame(list(run.scan_history(page_size=ROWS, use_cache=False)))
+    return rows.drop_duplicates("_step", keep="last", ignore_index=True) if len(rows) else rows

@@ -1,0 +1,89 @@
+"""`python -m sweeps sync`: the records of the store's runs, on the W&B server.
+
+It may be asked again at any time: what arrived is not sent twice, and what an attempt is still writing waits for its end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmprompt.config import nearest
+from mmprompt.run import Attempt, RunFolder, Store, StoreError
+from mmprompt.tracking import record_file
+from mmprompt.wandb_online import OnDisk, ServerError, is_marked, known, look, mark, send, server
+from sweeps.state import Queue, is_alive, queue
+
+
+def sync(names: Sequence[str], runs: Path) -> int:
+    """Sends what the server has not: of these sweeps, of all runs if none is named.
+
+    Returns 0 if every record of an attempt that is over is there, 1 if not. Raises StoreError for an unknown sweep.
+    """
+    store = Store(runs.absolute())
+    folders = [store.run(run) for run in _runs(store, names)]
+    queued = queue(store, [folder.id for folder in folders])
+    over = {file: is_over for folder in folders for file, is_over in _records(folder, queued)}
+    unmarked = [file for file, is_over in over.items() if is_over and not is_marked(file)]
+    records = [record for file in unmarked if (record := look(file))]
+    there = len(over) - len(unmarked) - list(over.values()).count(False)
+    print(f"{len(over)} records: {there} are on the server, {len(records)} to look at" + _rest(over, unmarked, records))
+    try:
+        return _send(records) if records else 0
+    except ServerError as error:
+        print(f"{error}\nthe same command goes on from here")
+        return 1
+
+
+def _rest(over: dict[Path, bool], unmarked: Sequence[Path], records: Sequence[OnDisk]) -> str:
+    """What stays here, and why."""
+    at_work, empty = list(over.values()).count(False), len(unmarked) - len(records)
+    parts = [f"{at_work} of attempts at work"] if at_work else []
+    parts += [f"{empty} with nothing in it"] if empty else []
+    return "".join(f", {part}" for part in parts)
+
+
+def _runs(store: Store, names: Sequence[str]) -> list[str]:
+    if not names:
+        return sorted(store.runs())
+    found: dict[str, None] = {}
+    for name in names:
+        try:
+            manifest = json.loads(store.manifest(name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            there = [path.stem for path in store.manifest(name).parent.glob("*.json")]
+            raise StoreError(f"no sweep {name} in {store.root}{nearest(name, there)}") from None
+        found |= dict.fromkeys(point["run"] for point in manifest["points"])
+    return list(found)
+
+
+def _records(folder: RunFolder, queued: Queue) -> Iterator[tuple[Path, bool]]:
+    """The record of each attempt, and whether the attempt is over."""
+    result = folder.result()
+    for attempt in folder.attempts():
+        file = record_file(attempt.path)
+        if file is not None:
+            published = result is not None and result["attempt"] == attempt.number
+            yield folder.path / file, published or _is_over(attempt, queued)
+
+
+def _is_over(attempt: Attempt, queued: Queue) -> bool:
+    return attempt.error is not None or is_alive(attempt, queued.jobs.get(attempt.run.id)) is False
+
+
+def _send(records: Sequence[OnDisk]) -> int:
+    with server() as api:
+        there = known(api, records)
+        for record in there:
+            mark(record.file)
+        missing = [record for record in records if record not in there]
+        print(f"{len(there)} were sent while they were written, {len(missing)} to send", flush=True)
+        refused = [(record, why) for record, why in send(api, missing) if why is not None]
+    print(f"{len(missing) - len(refused)} sent" + (f", {len(refused)} not:" if refused else ""))
+    for record, why in refused[:SHOWN]:
+        print(f"  {record.file}\n    {why}")
+    return 1 if refused else 0
+
+
+SHOWN = 5  # records that were not sent

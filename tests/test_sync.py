@@ -1,0 +1,300 @@
+"""`sync`: records on disk to a W&B server, whatever becomes of the server, the records, and the command itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from synthetic_store import JOB, OFFLINE, claim, launch, manifest, run_all
+from test_tracking import files_in
+from wandb_server import KEY, Upload, WandbServer
+
+from analysis.records import read_record
+from mmprompt import wandb_online
+from mmprompt.run import ROOT, Attempt, Store, this_process
+from mmprompt.tracking import Record, record_file
+from mmprompt.wandb_file import BLOCK
+from sweeps.__main__ import main
+from sweeps.sync import sync
+
+LENGTHS = manifest("length", {"task": ["micro_vqa"], "prompt.length": [10, 64], "seed": [1]}, "prompt.length", {}, {})
+DEPTHS = manifest("depth", {"task": ["micro_vqa"], "prompt.depth": ["both"], "seed": [1]}, "prompt.depth", {}, {})
+RUNS = [point["run"] for about in (LENGTHS, DEPTHS) for point in about["points"]]
+ROWS = 300
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    with WandbServer() as server:
+        for key, value in server.environment.items():
+            monkeypatch.setenv(key, value)
+        yield server
+        assert server.unknown == []
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Three done runs of two sweeps."""
+    store = Store(tmp_path / "store")
+    for number, about in enumerate((LENGTHS, DEPTHS)):
+        launch(store, about)
+        run_all(store, about["points"], OFFLINE, seed=number)
+    return store
+
+
+def upload(server: WandbServer, id: str) -> Upload:
+    return server.runs[f"somebody/mmprompt/{id}"]
+
+
+def another(store: Store, seed: int, exit_code: int) -> tuple[Attempt, Path]:
+    """One more attempt, by this process, with its record."""
+    attempt = claim(store, {"task": "micro_vqa", "seed": seed}, JOB | this_process() | {"scheduler": "local"})
+    record = Record(attempt.path, f"{attempt.run.id}-1", "name", "group", {"seed": seed}, OFFLINE)
+    for step in range(1, ROWS + 1):
+        record.log(step, {"train/loss": 1 / step, "train/gradient": float(step)})
+    record.finish({"test/accuracy": 50.0}, exit_code)
+    assert record.file is not None
+    return attempt, record.file
+
+
+def test_every_record_arrives_once_and_nothing_but_a_mark_is_left_in_the_store(
+    server: WandbServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in files_in(store.root)}
+    assert sync([], store.root) == 0
+    assert "3 sent" in capsys.readouterr().out
+    assert {path.rsplit("/", 1)[1] for path in server.runs} == {f"{run}-1" for run in RUNS}
+    assert all(len(run.rows) == 30 and run.state == "finished" for run in server.runs.values())
+    new = {path: path.read_bytes() for path in files_in(store.root) if path not in before}
+    assert sorted(path.name for path in new) == sorted(f"run-{run}-1.wandb.synced" for run in RUNS)
+    assert set(new.values()) == {b""}
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_only_the_runs_of_the_sweeps_that_are_named_are_sent(server: WandbServer, store: Store) -> None:
+    assert sync(["depth"], store.root) == 0
+    assert list(server.runs) == [f"somebody/mmprompt/{RUNS[2]}-1"]
+    assert sync(["depth", "length"], store.root) == 0
+    assert len(server.runs) == 3
+
+
+def test_an_unknown_sweep_is_named_with_its_nearest(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["sync", "lenght", "--runs", str(store.root)]) == 2
+    assert "no sweep lenght in" in capsys.readouterr().err
+
+
+def test_many_records_go_through_few_processes_and_each_arrives(
+    server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wandb_online, "TOGETHER", 2)
+    assert sync([], store.root) == 0
+    assert all(len(run.rows) == 30 for run in server.runs.values()) and len(server.runs) == 3
+
+
+def test_a_server_that_has_a_record_already_is_not_sent_it_again(
+    server: WandbServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when the run was recorded online, or when the command was killed before it could say what it had sent."""
+    sync([], store.root)
+    for file in store.root.rglob("*.synced"):
+        file.unlink()
+    calls = server.calls.copy()
+    assert sync([], store.root) == 0
+    assert "3 were sent while they were written, 0 to send" in capsys.readouterr().out
+    assert server.calls["UpsertBucket"] == calls["UpsertBucket"] and server.calls["Runs"] == calls["Runs"] + 1
+    assert len(list(store.root.rglob("*.synced"))) == 3
+
+
+@pytest.mark.parametrize("state", ["running", "crashed", "failed"])
+def test_a_run_of_which_the_server_has_every_row_but_not_the_end_is_sent_again(
+    state: str, server: WandbServer, store: Store
+) -> None:
+    sync([], store.root)
+    run = upload(server, f"{RUNS[0]}-1")
+    run.state = state
+    for file in store.root.rglob("*.synced"):
+        file.unlink()
+    calls = server.calls["UpsertBucket"]
+    assert sync([], store.root) == 0
+    assert (run.state, len(run.rows)) == ("finished", 30)
+    assert server.calls["UpsertBucket"] == calls + 2
+
+
+NO_SERVER: dict[str, Callable[[WandbServer, pytest.MonkeyPatch], object]] = {
+    "refused": lambda server, patch: server.refuse(),
+    "500": lambda server, patch: server.fail(500),
+    "403": lambda server, patch: server.fail(403),
+    "slow": lambda server, patch: setattr(server, "delay", 6.0),
+    "another's key": lambda server, patch: patch.setenv("WANDB_API_KEY", "local" + 40 * "1"),
+    "no key": lambda server, patch: patch.delenv("WANDB_API_KEY"),
+    "no address": lambda server, patch: patch.setenv("WANDB_BASE_URL", "no address"),
+}
+
+
+@pytest.mark.parametrize("fault", NO_SERVER)
+def test_without_a_server_it_says_so_in_a_sentence_and_exits_with_1(
+    fault: str,
+    server: WandbServer,
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(wandb_online, "TIMEOUT", 3)
+    NO_SERVER[fault](server, monkeypatch)
+    began = time.monotonic()
+    assert main(["sync", "--runs", str(store.root)]) == 1
+    assert time.monotonic() - began < 15
+    said = capsys.readouterr()
+    assert "the W&B server cannot be had: " in said.out and "the same command goes on from here" in said.out
+    assert KEY not in said.out + said.err
+    assert not list(store.root.rglob("*.synced"))
+
+
+@pytest.mark.parametrize(("fault", "answers"), [("401", 4), ("404", 6), ("500", 6), ("refused", 5)])
+def test_a_server_that_fails_half_way_is_sent_the_rest_the_next_time_and_no_row_twice(
+    fault: str, answers: int, server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a record that was refused half way (401, 404) the client says that it was sent, and marks it."""
+    monkeypatch.setattr(wandb_online, "TIMEOUT", 3)
+    monkeypatch.setattr(wandb_online, "STALLED", 2.0)
+    server.after(answers, server.refuse if fault == "refused" else lambda: server.fail(int(fault)))
+    began = time.monotonic()
+    assert sync([], store.root) == 1
+    assert time.monotonic() - began < 20
+    whole = [run for run in server.runs.values() if run.state == "finished"]
+    assert len(whole) < 3 and len(list(store.root.rglob("*.synced"))) <= len(whole)
+    server.heal()
+    assert sync([], store.root) == 0
+    assert all(len(run.rows) == 30 and run.state == "finished" for run in server.runs.values())
+    assert len(server.runs) == len(list(store.root.rglob("*.synced"))) == 3
+
+
+def test_a_server_that_answers_and_takes_nothing_is_given_up(
+    server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(wandb_online, "STALLED", 1.0)
+    monkeypatch.setattr(wandb_online, "GIVE_UP", 5.0)
+    server.deaf = True
+    assert sync([], store.root) == 1
+    assert "answers, and took no record within 5 s" in capsys.readouterr().out
+    assert server.calls["Viewer"] > 2  # it was asked whether it is there, and it was
+
+
+def test_a_run_that_the_server_will_not_have_is_named_with_the_reason_and_the_others_arrive(
+    server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """W&B refuses the id of a run that was deleted there, and the client tries for ever."""
+    monkeypatch.setattr(wandb_online, "GIVE_UP", 5.0)
+    server.deleted.add(f"{RUNS[0]}-1")
+    assert sync([], store.root) == 1
+    said = capsys.readouterr().out
+    assert "2 sent, 1 not:" in said and f"run-{RUNS[0]}-1.wandb\n    " in said and "was deleted" in said
+    assert {f"{run}-1" for run in RUNS[1:]} == {run.id for run in server.runs.values()}
+
+
+def test_an_interrupted_command_stops_the_client_and_goes_on_the_next_time(server: WandbServer, store: Store) -> None:
+    server.delay = 1.0
+    command = [sys.executable, "-m", "sweeps", "sync", "--runs", str(store.root)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while not server.calls["UpsertBucket"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    server.heal()
+    time.sleep(1.2)  # what was on its way has arrived
+    calls = server.calls.copy()
+    time.sleep(2)
+    assert server.calls == calls  # nobody is left who would send
+    assert sync([], store.root) == 0
+    assert all(len(run.rows) == 30 for run in server.runs.values()) and len(server.runs) == 3
+
+
+def test_what_an_attempt_is_still_writing_waits_for_its_end(
+    server: WandbServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its record may look finished: the client may be about to send it."""
+    attempt, _ = another(store, 7, exit_code=0)
+    assert sync([], store.root) == 0
+    assert "4 records: 0 are on the server, 3 to look at, 1 of attempts at work" in capsys.readouterr().out
+    assert len(server.runs) == 3
+    attempt.fail("RuntimeError: it failed")
+    assert sync([], store.root) == 0
+    assert len(server.runs) == 4
+
+
+def test_failed_and_killed_attempts_arrive_as_failed_with_what_they_had(server: WandbServer, store: Store) -> None:
+    failed, _ = another(store, 7, exit_code=1)
+    killed, file = another(store, 8, exit_code=0)
+    for attempt in (failed, killed):
+        attempt.fail("RuntimeError: it failed")
+    file.write_bytes(file.read_bytes()[: BLOCK + 1000])  # inside a chunk
+    rows = len(read_record(file, history=True).history)
+    assert 0 < rows < ROWS
+    assert sync([], store.root) == 0
+    assert [upload(server, f"{one.run.id}-1").state for one in (failed, killed)] == ["failed", "failed"]
+    assert [len(upload(server, f"{one.run.id}-1").rows) for one in (failed, killed)] == [ROWS, rows]
+    calls = server.calls.copy()
+    assert sync([], store.root) == 0 and server.calls == calls
+
+
+def test_of_a_damaged_record_all_that_can_be_read_arrives_and_how_it_ended(server: WandbServer, store: Store) -> None:
+    """The client alone sends what comes before the damage, and calls the run failed."""
+    attempt, file = another(store, 7, exit_code=0)
+    attempt.fail("another attempt was first")
+    data = bytearray(file.read_bytes())
+    data[BLOCK // 2] ^= 1
+    file.write_bytes(data)
+    rows = read_record(file, history=True).history
+    assert sync([], store.root) == 0
+    found = upload(server, f"{attempt.run.id}-1")
+    assert [row["_step"] for row in found.rows] == list(rows["_step"])
+    assert 0 < len(rows) < ROWS and max(rows["_step"]) == ROWS
+    assert (found.state, found.summary["test/accuracy"]) == ("finished", 50)
+    assert file.read_bytes() == data
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 something else", b":W&B\xe1\xbe\x00"])
+def test_a_record_with_nothing_in_it_keeps_no_other_from_arriving(
+    content: bytes, server: WandbServer, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt, file = another(store, 7, exit_code=1)
+    attempt.fail("RuntimeError: it failed")
+    file.write_bytes(content)
+    assert sync([], store.root) == 0
+    assert "1 with nothing in it" in capsys.readouterr().out
+    assert len(server.runs) == 3
+
+
+def test_a_terminal_is_not_asked_for_a_key(store: Store, tmp_path: Path) -> None:
+    usual = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    command = f"{sys.executable} -m sweeps sync --runs {store.root}"
+    terminal = ["script", "--quiet", "--return", "--command", command, "/dev/null"]
+    done = subprocess.run(terminal, env=usual | {"HOME": str(tmp_path)}, cwd=ROOT, capture_output=True, timeout=60)
+    assert done.returncode == 1 and b"the W&B server cannot be had: " in done.stdout
+    assert not (tmp_path / ".netrc").exists()
+
+
+def test_without_anything_to_send_no_server_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sync", "--runs", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("0 records")
+
+
+def test_a_mark_lies_beside_the_record_it_marks(server: WandbServer, store: Store) -> None:
+    sync([], store.root)
+    for run in RUNS:
+        folder = store.run(run)
+        file = record_file(folder.attempts()[0].path)
+        assert file is not None and (folder.path / f"{file}.synced").is_file()
