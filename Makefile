@@ -14,7 +14,7 @@ export MMPROMPT_RUNS := $(RUNS)
 CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(if $(TASKS),task=$(TASKS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint tables pretrain-micro slurm-up slurm-down slurm-status
+.PHONY: help install test bench lint sync tables pretrain-micro slurm-up slurm-down slurm-status
 
 help: ## this list
 	@echo "mmprompt: ablations of prompt tuning, from config to table"
@@ -38,6 +38,9 @@ sweep-%: $(INSTALLED) ## run a sweep (what is done already is not run again), th
 plan-%: $(INSTALLED) ## what `make sweep-%` would run, without running it
 	@$(PY) -m sweeps plan $* $(CHOICE) $(ARGS)
 
+sync: $(INSTALLED) ## send the records that the W&B server has not (of the sweeps in ARGS; none: the whole store)
+	@$(PY) -m sweeps sync $(ARGS)
+
 tables: $(INSTALLED) ## rebuild the tables and figures of every sweep in the store
 	@$(PY) -m analysis tables
 
@@ -46,6 +49,9 @@ pretrain-micro: $(INSTALLED) ## make the small backbone again (about an hour; it
 
 test: $(INSTALLED) ## all tests; those of SLURM skip, and say so, where its daemons are not installed
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+bench: $(INSTALLED) ## every benchmark, as Markdown; ARGS="planning sweep" chooses
+	@$(PY) tests/bench $(ARGS)
 
 lint: $(INSTALLED) ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

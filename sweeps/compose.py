@@ -6,8 +6,9 @@ A choice of groups (`task=micro_vqa`) decides which files of `conf/` are read; t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import copy
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,8 @@ from omegaconf.errors import OmegaConfBaseException
 from mmprompt.config import ConfigError, check_override, nearest
 
 NOT_SETTINGS = ("sweep", "search")  # folders of conf/ that name what to do, not how
+INNERMOST = re.compile(r"\$\{([^${}]*)\}")  # an interpolation that holds no other
+ABSOLUTE = re.compile(r"\w+(\.\w+)*")
 
 
 def groups(conf: Path) -> dict[str, list[str]]:
@@ -42,8 +45,7 @@ def parse(text: str, conf: Path) -> tuple[str, list[Any]]:
         raise ConfigError(
             f"{text!r} cannot be read ({reason}); write KEY=VALUE or KEY=A,B, and quote a value with special characters"
         ) from None
-    for value in values:
-        check(override.key_or_group, value, conf)
+    check(override.key_or_group, values, conf)
     return override.key_or_group, values
 
 
@@ -66,62 +68,114 @@ def _values(override: Override, text: str, options: Mapping[str, list[str]]) -> 
     return [Override._convert_value(value) for value in override.sweep_iterator()]
 
 
-def check(key: str, value: Any, conf: Path) -> None:
+def check(key: str, values: Sequence[Any], conf: Path) -> None:
     """Raises ConfigError if no configuration has this key, or its group no such file."""
     if key in NOT_SETTINGS:
         raise ConfigError(f"there is no key {key}")
-    check_override(key, value if isinstance(value, str) else str(value), conf)
+    for value in values if (conf / key).is_dir() else values[:1]:  # of a leaf nothing is known here but its key
+        check_override(key, str(value), conf)
 
 
-@dataclass
 class Composed:
-    """One choice of groups, composed once: its unresolved configuration, flat by dotted keys."""
+    """One choice of groups under leaves of the same keys, of which those that are interpolations always read the same.
 
-    config: DictConfig
-    flat: dict[str, Any]
-    interpolated: set[str]
+    OmegaConf resolves an interpolation once for all points that give the same values to the leaves it can read.
+    """
+
+    def __init__(self, config: DictConfig, leaves: Mapping[str, Any]) -> None:
+        self.config = config  # each point overwrites all that the last one set
+        flat = _flat(cast(dict[str, Any], OmegaConf.to_container(config, resolve=False)))
+        for key in leaves:
+            if key not in flat:
+                raise ConfigError(f"there is no key {key}{nearest(key, flat)}")
+        self.unresolved = _nested(flat)
+        texts = _interpolated(flat | dict(leaves))
+        self.reads = {key: read_by(key, texts, leaves) for key in texts}
+        self._resolved: dict[tuple[str, ...], Any] = {}
 
     def with_leaves(self, leaves: Mapping[str, Any]) -> dict[str, Any]:
-        """Plain, resolved containers. Changes `config` in place: callers set the same keys each time."""
-        for key, value in leaves.items():
-            if key not in self.flat:
-                raise ConfigError(f"there is no key {key}{nearest(key, self.flat)}")
-            OmegaConf.update(self.config, key, value)
-        interpolated = self.interpolated | {key for key, value in leaves.items() if "${" in str(value)}
-        resolved = {key: _resolved(OmegaConf.select(self.config, key)) for key in interpolated}
-        return _nested(self.flat | dict(leaves) | resolved)
+        """Plain, resolved containers, to be read only: points share what does not differ between them."""
+        names = {key: (key, *(repr(leaves[leaf]) for leaf in read)) for key, read in self.reads.items()}
+        missing = [key for key, name in names.items() if name not in self._resolved]
+        if missing:
+            for key, value in leaves.items():
+                OmegaConf.update(self.config, key, value)
+            self._resolved |= {names[key]: _resolved(OmegaConf.select(self.config, key)) for key in missing}
+        resolved = {key: self._resolved[name] for key, name in names.items()}
+        return _replaced(self.unresolved, dict(leaves) | resolved)
 
 
 class Composer:
-    """Composes points of a sweep. Hydra works once per choice of groups, and per set of leaf keys that is set on it."""
+    """Composes points of a sweep. Hydra works once per choice of groups, OmegaConf once per interpolation that differs."""
 
     def __init__(self, conf: Path) -> None:
         self.conf = conf
         self.options = groups(conf)
+        self._choices: dict[tuple[Any, ...], DictConfig] = {}
         self._composed: dict[tuple[Any, ...], Composed] = {}
 
     def compose(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """The whole configuration under these overrides as plain containers, interpolations resolved.
+        """The whole configuration under these overrides as plain containers, interpolations resolved. To be read only.
 
         Raises ConfigError for unknown keys and options, and for what Hydra and OmegaConf refuse.
         """
         choices = {key: value for key, value in overrides.items() if key in self.options}
         leaves = _flat({key: value for key, value in overrides.items() if key not in self.options})
+        name = (*sorted(choices.items()), frozenset(leaves), frozenset(_interpolated(leaves).items()))
         try:
-            return self._choice(choices, frozenset(leaves)).with_leaves(leaves)
+            if name not in self._composed:
+                self._composed[name] = Composed(copy.deepcopy(self._choice(choices)), leaves)
+            return self._composed[name].with_leaves(leaves)
         except (HydraException, OmegaConfBaseException) as error:
             given = " ".join(f"{key}={value}" for key, value in overrides.items())
             raise ConfigError(f"{given}: {str(error).strip().splitlines()[0]}") from None
 
-    def _choice(self, choices: Mapping[str, Any], keys: frozenset[str]) -> Composed:
-        name = (*sorted(choices.items()), keys)  # by keys, too: then each point overwrites all that the last one set
-        if name not in self._composed:
+    def _choice(self, choices: Mapping[str, Any]) -> DictConfig:
+        name = tuple(sorted(choices.items()))
+        if name not in self._choices:
             with initialize_config_dir(str(self.conf), version_base="1.3"):
-                config = compose("config", [f"{key}={value}" for key, value in choices.items()])
-            flat = _flat(cast(dict[str, Any], OmegaConf.to_container(config, resolve=False)))
-            interpolated = {key for key, value in flat.items() if "${" in str(value)}
-            self._composed[name] = Composed(config, flat, interpolated)
-        return self._composed[name]
+                self._choices[name] = compose("config", [f"{key}={value}" for key, value in choices.items()])
+        return self._choices[name]
+
+
+def read_by(key: str, texts: Mapping[str, str], leaves: Iterable[str]) -> list[str]:
+    """Which of these leaves the interpolation at `key` can read, itself or through others. `texts` are all there are."""
+    read, seen = set(), {key}
+    ahead = [key]
+    while ahead:
+        references = references_in(texts[ahead.pop()])
+        if references is None:
+            return list(leaves)
+        touched = {one for one in (*texts, *leaves) if any(_touches(one, reference) for reference in references)}
+        read |= touched.intersection(leaves)
+        ahead += (touched & texts.keys()) - seen
+        seen |= touched
+    return sorted(read)
+
+
+def references_in(text: str) -> set[str] | None:
+    """The keys and sections that the interpolations in this text can read; None: any, as far as one can tell.
+
+    `${tuned.${prompt.reparameterization}}` reads that key, and something in the section `tuned`. Only absolute keys and
+    `oc.env`, which reads none, are understood; relative keys, brackets and other resolvers are not.
+    """
+    found = set()
+    while match := INNERMOST.search(text):
+        if not match[1].startswith("oc.env:"):
+            known = match[1] if "*" not in match[1] else match[1].partition("*")[0].rpartition(".")[0]
+            if not ABSOLUTE.fullmatch(known):
+                return None
+            found.add(known)
+        text = f"{text[: match.start()]}*{text[match.end() :]}"  # its value, whatever that is
+    return None if "${" in text else found
+
+
+def _touches(key: str, reference: str) -> bool:
+    return f"{key}.".startswith(f"{reference}.") or f"{reference}.".startswith(f"{key}.")
+
+
+def _interpolated(flat: Mapping[str, Any]) -> dict[str, str]:
+    return {key: repr(value) for key, value in flat.items() if "${" in str(value)}
 
 
 def _resolved(value: Any) -> Any:
@@ -134,6 +188,20 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
     return flat
+
+
+def _replaced(nested: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`nested` with these values at these dotted keys. Sections that hold none of them are not copied."""
+    sections = {"": dict(nested)}
+    for key, value in flat.items():
+        section, path = sections[""], key.split(".")
+        for depth, part in enumerate(path[:-1], start=1):
+            name = ".".join(path[:depth])
+            if name not in sections:
+                section[part] = sections[name] = dict(section[part])
+            section = sections[name]
+        section[path[-1]] = value
+    return sections[""]
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

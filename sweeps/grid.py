@@ -33,9 +33,10 @@ class Block(Section):
 
     def points(self, fixed: Mapping[str, Any]) -> Iterator[Point]:
         rows = list(zip(*self.zip.values(), strict=True)) or [()]
+        keys = list(self.axes)
         for values in itertools.product(*self.product.values()):
             for row in rows:
-                point = dict(zip(self.axes, (*values, *row), strict=True))
+                point = dict(zip(keys, (*values, *row), strict=True))
                 yield Point(point, {**fixed, **self.fixed, **point})
 
 
@@ -59,8 +60,7 @@ class Sweep(Section):
         axes: dict[str, list[Any]] = {}
         for block in self.grid:
             for key, values in block.axes.items():
-                known = axes.setdefault(key, [])
-                known += [value for value in values if value not in known]
+                axes[key] = distinct([*axes.get(key, []), *values])
         return axes
 
     def all_points(self) -> list[Point]:
@@ -81,6 +81,18 @@ class Point:
 
     def matches(self, row: Mapping[str, Any]) -> bool:
         return all(key in self.overrides and self.overrides[key] == value for key, value in row.items())
+
+
+def distinct(values: Sequence[Any]) -> list[Any]:
+    """Each value once, in the order of its first time."""
+    try:
+        return list(dict.fromkeys(values))
+    except TypeError:  # lists have no hash
+        found: list[Any] = []
+        for value in values:
+            if value not in found:
+                found.append(value)
+        return found
 
 
 def names(conf: Path) -> list[str]:
@@ -120,10 +132,11 @@ def _check(sweep: Sweep, conf: Path) -> None:
         raise ConfigError("grid has no blocks")
     for block in sweep.grid:
         _check_block(block)
-        for key, value in [*_each(block.axes), *block.fixed.items()]:
-            check(key, value, conf)
-    for key, value in sweep.fixed.items():
-        check(key, value, conf)
+        for key, values in block.axes.items():
+            check(key, values, conf)
+    for fixed in (sweep.fixed, *(block.fixed for block in sweep.grid)):
+        for key, value in fixed.items():
+            check(key, [value], conf)
     if sweep.compare not in sweep.axes:
         raise ConfigError(f"compare={sweep.compare} is not an axis of the grid{nearest(sweep.compare, sweep.axes)}")
     for row in sweep.exclude:
@@ -141,9 +154,9 @@ def _check_block(block: Block) -> None:
     for key, values in block.axes.items():
         if not values:
             raise ConfigError(f"axis {key} has no values")
-        for i, value in enumerate(values):
-            if value in values[:i]:
-                raise ConfigError(f"axis {key} has the value {value} twice")
+        if len(distinct(values)) < len(values):
+            twice = next(value for i, value in enumerate(values) if value in values[:i])
+            raise ConfigError(f"axis {key} has the value {twice} twice")
     if both := set(block.product) & set(block.zip):
         raise ConfigError(f"axis {both.pop()} is in product and in zip of one block")
     lengths = {key: len(values) for key, values in block.zip.items()}
@@ -180,10 +193,6 @@ def _changed(block: Block, axes: Mapping[str, list[Any]], fixed: Mapping[str, An
     rest = {key: values for key, values in axes.items() if key not in zipped}
     own = {key: value for key, value in block.fixed.items() if key not in axes and key not in fixed}
     return Block(product=block.product | rest, zip=zipped, fixed=own)
-
-
-def _each(axes: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Any]]:
-    return ((key, value) for key, values in axes.items() for value in values)
 
 
 def _text(row: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.config import PRIMARY_METRIC, ConfigError, Place, RunConfig
-from mmprompt.run import Store, backbone_file, evaluation_id, freeze, run_id, write_over
+from mmprompt.run import Store, backbone_file, checksum_of, config_of, evaluation_id, place_of, run_id, write_over
 from sweeps import grid
 from sweeps.compose import Composer, parse
 from sweeps.grid import Point, Sweep
 
+PLAIN = re.compile(r"[A-Za-z_][\w./-]*")  # needs no quotes
 SPLITS = ("val", "test")
 HEADER = ("model", "backbone.mode", "method", "optim.steps", "optim.batch_size")  # what a table's caption must say
 
@@ -45,18 +47,30 @@ class Expanded:
         used: dict[str, list[Any]] = {key: [] for key in self.sweep.axes}
         for _, point in self.points:
             for key, value in point.values.items():
-                if value not in used.setdefault(key, []):
-                    used[key].append(value)
-        return used
+                used.setdefault(key, []).append(value)
+        return {key: grid.distinct(values) for key, values in used.items()}
+
+    @cached_property
+    def differences(self) -> dict[str, dict[str, str]]:
+        """By run: what tells it from the others, the axes on which points differ, or that some do not have."""
+        points = [point.values for _, point in self.points]
+        varied = [key for key, values in self.axes.items() if len(values) > 1 or any(key not in p for p in points)]
+        found: dict[str, dict[str, str]] = {}
+        for run, point in self.points:
+            values = {key: as_text(point.values[key]) for key in varied or self.axes if key in point.values}
+            found.setdefault(run, values)
+        return found
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """By run: what tells it from the others of this sweep."""
-        varied = [key for key, values in self.axes.items() if len(values) > 1] or list(self.axes)
-        labels: dict[str, str] = {}
-        for run, point in self.points:
-            labels.setdefault(run, " ".join(f"{key}={point.values[key]}" for key in varied if key in point.values))
-        return labels
+        """The same as text; no two runs have the same."""
+        return {run: " ".join(f"{key}={text}" for key, text in one.items()) for run, one in self.differences.items()}
+
+
+def as_text(value: Any) -> str:
+    """A value in Hydra's grammar; two that differ have different texts."""
+    is_plain = isinstance(value, str) and PLAIN.fullmatch(value) and value not in ("null", "true", "false")
+    return value if is_plain else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
@@ -66,13 +80,18 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
     points: list[tuple[str, Point]] = []
     configs: dict[str, RunConfig] = {}
     backbones: dict[str, Path] = {}
-    first: Place | None = None
+    places: dict[str, tuple[Place, str]] = {}  # by what the settings say of it; with its backbone's checksum
     known: dict[str, str] = {}  # a point's values -> its run
     for point in sweep.points():
-        config, place = freeze(composer.compose(point.overrides))
+        composed = composer.compose(point.overrides)
+        where = repr([composed.get(key) for key in Place.model_fields])
+        if where not in places:
+            place = place_of(composed)
+            places[where] = place, checksum_of(place)
+            _check_place(name, next(iter(places.values()))[0], place)
+        place, checksum = places[where]
+        config = config_of(composed, checksum)
         run = run_id(config)
-        first = first or place
-        _check_place(name, first, place)
         # A table has tasks as columns and averages over seeds: every point says its own, axis or not.
         point = Point({"task": config.task.name, "seed": config.seed} | point.values, point.overrides)
         values = json.dumps(point.values, sort_keys=True)
@@ -83,7 +102,7 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
         known[values] = run
         points.append((run, point))
         configs[run], backbones[run] = config, backbone_file(place)
-    assert first is not None  # a sweep has points
+    first, _ = next(iter(places.values()))
     return Expanded(sweep, overrides, points, configs, backbones, first)
 
 
@@ -116,6 +135,7 @@ def manifest(expanded: Expanded, code: Mapping[str, Any]) -> dict[str, Any]:
         "compare": sweep.compare,
         "tasks": {name: {"family": task.family, "metric": PRIMARY_METRIC[task.family]} for name, task in tasks.items()},
         "header": header,
+        "tracking": {"project": expanded.place.tracking.project, "entity": expanded.place.tracking.entity},
         "points": [
             {"values": point.values, "run": run, "evaluations": {s: evaluation_id(run, {"split": s}) for s in SPLITS}}
             for run, point in expanded.points

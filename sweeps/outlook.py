@@ -10,7 +10,7 @@ from mmprompt.run import ROOT
 from sweeps.batch import Kind, pack
 from sweeps.manifest import Expanded, expand
 from sweeps.scheduler import choose
-from sweeps.state import TRIES, Name, State, queue, state, tries
+from sweeps.state import TRIES, Name, State, queue, states, tries
 from sweeps.workers import places
 
 CONF = ROOT / "conf"
@@ -63,12 +63,11 @@ def look(name: str, overrides: Sequence[str], retry: bool) -> Outlook:
     """Expands the sweep and asks store and scheduler. With `retry` nothing is left alone. Raises ConfigError."""
     expanded = expand(name, overrides, CONF)
     store, runs = expanded.store, list(expanded.configs)
-    queued = queue(store, runs)
-    states = {run: state(store.run(run), queued) for run in runs}
-    left_alone = [run for run in runs if states[run].name == "failed" and not retry and tries(store.run(run)) >= TRIES]
-    wanted = {"to do", "failed", "lost?"} if retry else {"to do", "failed"}
-    to_do = [run for run in runs if states[run].name in wanted and run not in left_alone]
-    return Outlook(expanded, states, to_do, left_alone)
+    seen = states(store, runs, queue(store, runs))
+    left_alone = [run for run in runs if seen[run].name == "failed" and not retry and tries(store.run(run)) >= TRIES]
+    wanted, alone = {"to do", "failed", "lost?"} if retry else {"to do", "failed"}, set(left_alone)
+    to_do = [run for run in runs if seen[run].name in wanted and run not in alone]
+    return Outlook(expanded, seen, to_do, left_alone)
 
 
 def plan(name: str, overrides: Sequence[str], retry: bool) -> int:

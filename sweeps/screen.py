@@ -1,43 +1,143 @@
-"""The screen: lines that stay, and below them a few that change. In a log nothing moves: one line now and then."""
+"""The screen: lines that stay, and below them a table that changes. In a log nothing moves: one line now and then."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+from rich.cells import cell_len, set_cell_size
 
-QUIET = 60.0  # seconds between two lines in a log while nothing finishes
-ROWS = 8  # of running runs, on a terminal
+QUIET = 60.0  # seconds between two lines in a log while nothing finishes; twice as long after each of them
+QUIETEST = 960.0  # seconds; at most
+ROWS = 8  # of runs at work, on a terminal
+GAP = 2  # columns between two cells
+UP, CLEAR_LINE, CLEAR_BELOW = "\x1b[A", "\x1b[K", "\x1b[J"  # to the end of the line; of the screen
+NARROW = 4  # columns that a cell keeps when the terminal is too narrow for all
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run at work."""
+
+    differences: Mapping[str, str]  # by axis: what tells it from the others
+    state: str
+    step: str
+    score: str
+    left: str
+
+
+@dataclass(frozen=True)
+class View:
+    """How things stand at this moment."""
+
+    summary: str
+    metric: str  # of the scores
+    rows: Sequence[Row]
 
 
 class Screen:
+    """On a terminal that can move its cursor, each picture is written over the last one, in one piece: nothing flickers."""
+
     def __init__(self) -> None:
-        self.console = console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._spoken = time.monotonic()
+        self._moves = sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
+        self._drawn: list[str] = []  # the lines of the table as it stands there
+        self._widths: list[int] = []  # of the columns so far: they never shrink, so that nothing jumps
+        self._spoken, self._quiet = time.monotonic(), QUIET
 
     def __enter__(self) -> Screen:
-        if self._live is not None:
-            self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._write([], [])
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text)
-        self._spoken = time.monotonic()
+        self._write(text.splitlines(), self._drawn)
+        self._spoken, self._quiet = time.monotonic(), QUIET
 
-    def now(self, summary: str, rows: Sequence[str]) -> None:
-        """How things stand at this moment."""
-        if self._live is not None:
-            more = [f"  and {len(rows) - ROWS} more"] if len(rows) > ROWS else []
-            text = "\n".join([summary, *(f"  {row}" for row in rows[:ROWS]), *more])
-            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
-        elif time.monotonic() - self._spoken >= QUIET:
-            self.line("; ".join([summary, *rows[:1]]))
+    def now(self, view: View) -> None:
+        if self._moves:
+            lines = self._lines(view, *shutil.get_terminal_size())
+            if lines != self._drawn:
+                self._write([], lines)
+        elif time.monotonic() - self._spoken >= self._quiet:
+            self._write([sentence(view)], [])
+            self._spoken, self._quiet = time.monotonic(), min(2 * self._quiet, QUIETEST)
+
+    def _lines(self, view: View, width: int, height: int) -> list[str]:
+        rows = view.rows[: max(1, min(ROWS, height - 4))]  # 4: summary, head, how many more, and a line that stays
+        cells = table(view.metric, rows)
+        widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+        if len(widths) == len(self._widths):
+            widths = [max(both) for both in zip(widths, self._widths, strict=True)]
+        self._widths = widths or self._widths
+        more = [f"  and {len(view.rows) - len(rows)} more"] if len(view.rows) > len(rows) else []
+        lines = [view.summary, *aligned(cells, widths, width - 1), *more]
+        return [set_cell_size(line, min(cell_len(line), width - 1)) for line in lines[: max(1, height - 1)]]
+
+    def _write(self, stay: Sequence[str], table: Sequence[str]) -> None:
+        """Lines that stay, and the table below them, in place of the table that is there."""
+        up = f"\r{UP * (len(self._drawn) - 1)}" if self._drawn else ""
+        erase = CLEAR_LINE if self._moves else ""
+        text = up + "".join(f"{line}{erase}\n" for line in stay) + f"{erase}\n".join(table)
+        print(text + (CLEAR_BELOW if self._moves else ""), end="", flush=True)
+        self._drawn = list(table)
+
+
+def table(metric: str, rows: Sequence[Row]) -> list[list[str]]:
+    """A head and the rows, as cells. Empty without rows."""
+    axes = list(dict.fromkeys(axis for row in rows for axis in row.differences))
+    head = [*short(axes), "state", "step", metric, "left"]
+    body = [
+        [*(row.differences.get(axis, "") for axis in axes), row.state, row.step, row.score, row.left] for row in rows
+    ]
+    return [head, *body] if rows else []
+
+
+def aligned(cells: Sequence[Sequence[str]], widths: Sequence[int], width: int) -> list[str]:
+    """The cells as lines of at most `width`, the last three of each, numbers, to the right. The widest are cut if need be."""
+    widths = list(widths)
+    while sum(widths) + GAP * len(widths) > width and max(widths) > NARROW:
+        widths[widths.index(max(widths))] -= 1
+    lines = []
+    for row in cells:
+        fitted = [
+            _fitted(cell, width, i >= len(row) - 3) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("".join(f"{' ' * GAP}{cell}" for cell in fitted).rstrip())
+    return lines
+
+
+def _fitted(cell: str, width: int, is_right: bool) -> str:
+    if cell_len(cell) > width:
+        return f"{set_cell_size(cell, width - 1)}~"
+    return " " * (width - cell_len(cell)) + cell if is_right else set_cell_size(cell, width)
+
+
+def short(keys: Sequence[str]) -> list[str]:
+    """The ends of dotted keys, as long as they have to be to differ: `prompt.length` as `length`."""
+    parts = {key: key.split(".") for key in keys}
+
+    def end(key: str, length: int) -> str:
+        return ".".join(parts[key][-length:])
+
+    def shortest(key: str) -> str:
+        others = [other for other in keys if other != key]
+        lengths = range(1, len(parts[key]) + 1)
+        return next((end(key, n) for n in lengths if all(end(key, n) != end(other, n) for other in others)), key)
+
+    return [shortest(key) for key in keys]
+
+
+def sentence(view: View) -> str:
+    """A view as one line, the first run at work for all."""
+    if not view.rows:
+        return view.summary
+    row = view.rows[0]
+    label = " ".join(f"{axis}={value}" for axis, value in row.differences.items())
+    words = [row.state, row.step and f"step {row.step}", row.score and f"{view.metric} {row.score}"]
+    return f"{view.summary}; {label}: {', '.join(word for word in words if word)}"

@@ -123,6 +123,12 @@ def test_one_value_for_an_axis_of_a_zip_leaves_the_other_axes_of_the_zip(write: 
         changed(conf, "optim.lr=1,2,3")
 
 
+def test_axes_have_each_value_once_in_order_whether_it_has_a_hash_or_not(write: Write) -> None:
+    lists = "grid: [{product: {prompt.length: [3, 1], prompt.layers: [[0, 1], null, [0]]}}, "
+    axes = changed(write(lists + "{product: {prompt.length: [1, 2], prompt.layers: [[0], [1]]}}]")).axes
+    assert axes == {"prompt.length": [3, 1, 2], "prompt.layers": [[0, 1], None, [0], [1]]}
+
+
 def test_exclusions_and_baseline_that_an_override_removed_are_dropped(write: Write) -> None:
     sweep = changed(write(GRID), "prompt.length=64,100")
     assert sweep.baseline is None and sweep.exclude == []
@@ -187,6 +193,8 @@ def test_a_wrong_override_gets_one_sentence(text: str, complaint: str) -> None:
         ("grid: [{}]", "a block of the grid has no axes"),
         ("grid: [{product: {prompt.length: []}}]", "axis prompt.length has no values"),
         ("grid: [{product: {prompt.length: [10, 10]}}]", "axis prompt.length has the value 10 twice"),
+        ("grid: [{product: {prompt.layers: [[0], null, [0]]}}]", r"axis prompt.layers has the value \[0\] twice"),
+        ("grid: [{product: {task: [micro_vqa, x]}}]", "task=x does not exist"),
         ("grid: [{product: {prompt.length: [10]}, zip: {seed: [1], optim.steps: [1, 2]}}]", "zip need equally many"),
         ("grid: [{product: {seed: [1], prompt.length: [10]}, zip: {seed: [1]}}]", "seed is in product and in zip"),
         ("grid: [{product: {seed: [1]}}]", "compare=prompt.length is not an axis of the grid"),

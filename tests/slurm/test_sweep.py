@@ -70,3 +70,29 @@ def test_a_failed_run_fails_its_slurm_job(slurm: Path, tmp_path: Path) -> None:
 def test_what_sbatch_refuses_is_one_sentence(slurm: Path, tmp_path: Path) -> None:
     code, output = sweeps(tmp_path, "launch", "cluster=slurm", "cluster.partition=nowhere")
     assert code == 2 and "sbatch refused the jobs: " in output and "partition" in output and "Traceback" not in output
+
+
+def test_a_job_that_slurm_requeues_goes_on_from_its_checkpoint_and_is_not_submitted_twice(
+    slurm: Path, tmp_path: Path
+) -> None:
+    settings = ("cluster=slurm", "seed=1", "optim.steps=400", "cluster.checkpoint_every=2")
+    assert sweeps(tmp_path, "launch", *settings)[0] == 0
+    store = Store(tmp_path / "runs")
+    [batch] = batches(store)
+    run = store.run(batch.jobs[0][0])
+    deadline = time.monotonic() + 60
+    while not (run.attempts() and run.attempts()[0].checkpoint_steps):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    job = run.attempts()[0].job["scheduler_job"]
+    subprocess.run(["scontrol", "requeue", job], check=True)
+    while run.attempts()[0].error is None and len(run.attempts()) == 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    code, output = sweeps(tmp_path, "launch", *settings, "--wait")
+    assert code == 0 and "all 1 runs are done" in output, output
+    assert batches(store) == [batch]
+    assert [attempt.job["scheduler_job"] for attempt in run.attempts()] == [job, job]
+    assert run.attempts()[0].error == "interrupted: told to end by SIGTERM"
+    resumed = json.loads(run.result_file.read_text())["resumed_from"]
+    assert resumed["attempt"] == 1 and resumed["step"] >= 2

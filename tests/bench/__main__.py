@@ -1,0 +1,33 @@
+"""`make bench`, or `python tests/bench [SUBJECT ...]`: every benchmark, or those named, as Markdown on the standard output."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from mmprompt.job import cpu_name
+
+SUBJECTS = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__main__", "measure"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)}; none: all")
+    chosen = parser.parse_args().subjects or SUBJECTS
+    if unknown := set(chosen) - set(SUBJECTS):
+        parser.error(f"there is no subject {unknown.pop()}; there are {', '.join(SUBJECTS)}")
+    cores = len(os.sched_getaffinity(0))
+    print(f"{cpu_name()}, {cores} cores, torch {torch.__version__}, Python {platform.python_version()}\n")
+    for subject in chosen:
+        for section in importlib.import_module(subject).sections():
+            print(section.markdown(), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""The live view: a calm table on a terminal, as a person sees it there, and one line now and then in a log."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mmprompt.run import ROOT
+from sweeps.screen import NARROW, QUIET, QUIETEST, Row, Screen, View, aligned, short
+from sweeps.watch import row
+
+TOKEN = re.compile(r"\x1b\[(?P<number>\d*)(?P<code>[A-Za-z])|(?P<plain>[^\x1b])", re.DOTALL)
+
+
+@dataclass
+class Terminal:
+    """What a person sees. It knows the few codes that we use, and no others."""
+
+    width: int
+    height: int
+    lines: list[str] = field(default_factory=lambda: [""])  # what scrolled away too
+    top: int = 0  # the first that did not
+    row: int = 0
+    column: int = 0
+
+    def pictures(self, output: str) -> Iterator[list[str]]:
+        """What is there after each time that something was drawn, and in the end."""
+        end = 0
+        while end < len(output):
+            token = TOKEN.match(output, end)
+            assert token, f"nothing for a terminal: {output[end : end + 20]!r}"
+            end = token.end()
+            if token["code"]:
+                self.obey(token["code"], int(token["number"] or 1))
+            else:
+                self.show(token["plain"])
+            if token["code"] == "J":
+                yield [line.rstrip() for line in self.lines]
+        yield [line.rstrip() for line in self.lines]
+
+    def obey(self, code: str, number: int) -> None:
+        kept = self.lines[self.row][: self.column]
+        if code == "A":
+            self.row -= number
+            assert self.row >= self.top, "the cursor cannot go to what scrolled away"
+        elif code == "K":
+            self.lines[self.row] = kept
+        else:
+            assert code == "J", f"no code of ours: {code}"
+            self.lines[self.row :] = [kept]
+
+    def show(self, character: str) -> None:
+        if character == "\n" or self.column == self.width:
+            self.row += 1
+            self.column = 0
+            self.top = max(self.top, self.row - self.height + 1)
+            self.lines += [""] * (self.row == len(self.lines))
+        if character == "\r":
+            self.column = 0
+        elif character != "\n":
+            line = self.lines[self.row].ljust(self.column)
+            self.lines[self.row] = line[: self.column] + character + line[self.column + 1 :]
+            self.column += 1
+
+
+def on_a_terminal(command: list[str], folder: Path, size: tuple[int, int] = (80, 24), **environment: str) -> str:
+    """The output of a command in a real pseudo-terminal of this width and height."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+    inherited = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    settings = inherited | {"TERM": "xterm", "PYTHONPATH": str(ROOT)} | environment
+    process = subprocess.Popen(command, cwd=folder, env=settings, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    output = b""
+    while True:
+        try:
+            output += os.read(ours, 65536)
+        except OSError:  # how a terminal says that nobody is left
+            break
+    os.close(ours)
+    assert process.wait(timeout=60) == 0, output
+    return output.decode()
+
+
+LINE = f"[1/21] done   {'a line that is wider than the terminal, ' * 2}the end"
+DRAW = f"""
+from sweeps.screen import Row, Screen, View
+def rows(step):
+    return [Row({{"task": "micro_entailment", "prompt.length": str(i)}}, "running", step, "61.3", "9 s") for i in range(20)]
+with Screen() as screen:
+    for step in ("1/1000", "1/1000", "1/1000", "1000/1000"):
+        screen.now(View("20 running; about 9 min left", "val/accuracy", rows(step)))
+    screen.line("{LINE}")
+    screen.now(View("1 done, 1 running; about 5 s left", "val/accuracy", rows(step)[:1]))
+print("all 21 runs are done")
+"""
+COMMAND = [sys.executable, "-c", DRAW]
+
+
+def test_a_table_is_drawn_in_place_below_the_lines_that_stay_and_is_gone_in_the_end(tmp_path: Path) -> None:
+    output = on_a_terminal(COMMAND, tmp_path)
+    first, later, with_line, smaller, *_, last = Terminal(80, 24).pictures(output)
+    assert first == [
+        "20 running; about 9 min left",
+        "  task              length  state      step  val/accuracy  left",
+        *(f"  micro_entailment  {i}       running  1/1000          61.3   9 s" for i in range(8)),
+        "  and 12 more",
+    ]
+    stays = [LINE[:80].rstrip(), LINE[80:]]
+    assert later[2] == "  micro_entailment  0       running  1000/1000          61.3   9 s"
+    assert with_line == [*stays, *later]
+    assert smaller == [*stays, "1 done, 1 running; about 5 s left", *later[1:3]]
+    assert last == [*stays, "all 21 runs are done", ""]
+
+
+def test_what_has_not_changed_is_not_drawn_again(tmp_path: Path) -> None:
+    assert on_a_terminal(COMMAND, tmp_path).count("20 running") == 3  # first, as steps change, below the line
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 8), (25, 5), (80, 3), (200, 50)])
+def test_a_table_fits_the_terminal_whatever_its_size(tmp_path: Path, width: int, height: int) -> None:
+    output = on_a_terminal(COMMAND, tmp_path, (width, height))
+    *pictures, last = Terminal(width, height).pictures(output)  # also sees to it that the cursor stays where it can go
+    assert len(pictures[0]) <= height - 1 and all(len(line) < width for line in pictures[0])
+    if height > 4:
+        assert pictures[0][-1] == f"  and {20 - (len(pictures[0]) - 3)} more"
+    assert not any("running" in line for line in last) and last[-2] == "all 21 runs are done"
+
+
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": "dumb", "FORCE_COLOR": "1"}, {"TERM": ""}])
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(tmp_path: Path, environment: dict[str, str]) -> None:
+    output = on_a_terminal(COMMAND, tmp_path, **environment).replace("\r\n", "\n")
+    assert output == f"{LINE}\nall 21 runs are done\n"
+
+
+def test_nothing_is_coloured_and_a_pipe_is_no_terminal_even_if_colours_are_forced(tmp_path: Path) -> None:
+    assert "m" not in re.findall(r"\x1b\[\d*([A-Za-z])", on_a_terminal(COMMAND, tmp_path, NO_COLOR="1"))
+    settings = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm", "PYTHONPATH": str(ROOT)}
+    output = subprocess.run(COMMAND, cwd=tmp_path, env=settings, capture_output=True, text=True, check=True).stdout
+    assert "\x1b" not in output and "\r" not in output and len(output.splitlines()) == 2
+
+
+def test_a_log_gets_a_line_after_a_minute_of_silence_and_ever_fewer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    view = View("1 running", "val/cider", [Row({"seed": "3", "optim.lr": "0.1"}, "running", "7/9", "61.3", "9 s")])
+    spoken = []
+    with Screen() as screen:
+        for second in range(int(60 * QUIET)):
+            now = float(second)
+            screen.now(view)
+            if line := capsys.readouterr().out:
+                assert line == "1 running; seed=3 optim.lr=0.1: running, step 7/9, val/cider 61.3\n"
+                spoken.append(now)
+            if second == 50 * QUIET:
+                screen.line("a run is done")
+                capsys.readouterr()
+    assert [second / QUIET for second in spoken] == [1, 3, 7, 15, 31, 47, 51, 53, 57]
+    assert QUIETEST == 16 * QUIET
+
+
+def test_a_launch_on_a_terminal_shows_what_differs_state_step_score_and_time_left(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "sweeps",
+        "launch",
+        "length",
+        "task=micro_grounding",
+        "prompt.length=4",
+        "seed=1,2",
+    ]
+    command += ["optim.steps=250", "optim.batch_size=4", "optim.micro_batch=4", "optim.validate_every=50"]
+    command += ["task.data.train=40", "task.data.val=40", "task.data.test=40", "cluster=local", "tracking=disabled"]
+    output = on_a_terminal([*command, "cluster.max_parallel=1", f"paths.runs={tmp_path / 'runs'}"], tmp_path)
+    pictures = list(Terminal(80, 24).pictures(output))
+    tables = [picture[-2:] for picture in pictures if len(picture) > 3 and "state" in picture[-2]]
+    assert {head.split()[0] for head, _ in tables} == {"seed"}  # all that differs
+    assert all(len(line) < 80 for table in tables for line in table)
+    seen = {line[head.index("state") :].split()[0] for head, line in tables}
+    assert "running" in seen and seen <= {"starting", "running", "scoring"}
+    assert any(re.fullmatch(r"  1     running +\d+/250 +\d+\.\d +\d+ s", line) for _, line in tables)
+    assert any(head.endswith("step  val/acc@0.5  left") for head, _ in tables)
+    lines = [line for line in pictures[-1] if re.match(r"\[[12]/2\] done   seed=[12]  val/acc@0.5 \d", line)]
+    assert len(lines) == 2 and pictures[-1][-2] == "all 2 runs are done"
+    assert "state" not in "".join(pictures[-1])
+
+
+@pytest.mark.parametrize(
+    ("keys", "ends"),
+    [
+        (["prompt.length", "seed"], ["length", "seed"]),
+        (["task.data.seed", "seed", "prompt.length"], ["data.seed", "seed", "length"]),
+        (["model.dropout", "prompt.dropout"], ["model.dropout", "prompt.dropout"]),
+    ],
+)
+def test_the_head_has_the_ends_of_keys_as_long_as_they_have_to_be(keys: list[str], ends: list[str]) -> None:
+    assert short(keys) == ends
+
+
+def test_where_room_is_short_the_widest_cells_are_cut_and_wide_characters_count_twice() -> None:
+    cells = [
+        ["template", "seed", "step", "val", "left"],
+        ["ein sehr langer Satz", "1", "5/9", "", ""],
+        ["図図図図図図図図", "2", "", "", ""],
+    ]
+    lines = aligned(cells, [20, 4, 4, 3, 4], 38)
+    assert lines[0] == "  template       seed  step  val  left"
+    assert lines[1] == "  ein sehr lan~  1      5/9"
+    assert lines[2] == "  図図図図図図~  2"
+    assert aligned(cells, [20, 4, 4, 3, 4], 5)[1].startswith(f"  {'ein sehr'[: NARROW - 1]}~")
+
+
+def test_the_time_left_of_a_run_is_that_of_its_steps() -> None:
+    said = {"step": 10, "steps": 40, "seconds": 20.0, "validation": [[5, 61.0], [10, 62.34]]}
+    assert row({}, "running", said) == Row({}, "running", "10/40", "62.3", "60 s")
+    assert row({}, "running", said | {"step": 40}) == Row({}, "scoring", "40/40", "62.3", "")
+    assert row({}, "running", None) == Row({}, "starting", "", "", "")
+    assert row({}, "lost?", None) == Row({}, "lost?", "", "", "")
