@@ -108,7 +108,8 @@ def is_marked(file: Path) -> bool:
 
 
 def mark(file: Path) -> None:
-    _mark(file).touch()
+    with contextlib.suppress(OSError):  # in a store of somebody else's; then the server is asked again
+        _mark(file).touch()
 
 
 @contextlib.contextmanager

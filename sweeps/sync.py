@@ -15,6 +15,8 @@ from mmprompt.tracking import record_file
 from mmprompt.wandb_online import OnDisk, ServerError, is_marked, known, look, mark, send, server
 from sweeps.state import Queue, is_alive, queue
 
+SHOWN = 5  # records that were not sent
+
 
 def sync(names: Sequence[str], runs: Path) -> int:
     """Sends what the server has not: of these sweeps, of all runs if none is named.
@@ -24,24 +26,22 @@ def sync(names: Sequence[str], runs: Path) -> int:
     store = Store(runs.absolute())
     folders = [store.run(run) for run in _runs(store, names)]
     queued = queue(store, [folder.id for folder in folders])
-    over = {file: is_over for folder in folders for file, is_over in _records(folder, queued)}
-    unmarked = [file for file, is_over in over.items() if is_over and not is_marked(file)]
+    found = [one for folder in folders for one in _records(folder, queued)]
+    over = [file for file, is_over in found if is_over]
+    unmarked = [file for file in over if not is_marked(file)]
     records = [record for file in unmarked if (record := look(file))]
-    there = len(over) - len(unmarked) - list(over.values()).count(False)
-    print(f"{len(over)} records: {there} are on the server, {len(records)} to look at" + _rest(over, unmarked, records))
+    parts = {
+        "are on the server": len(over) - len(unmarked),
+        "to check": len(records),
+        "with nothing in it": len(unmarked) - len(records),
+        "of attempts at work": len(found) - len(over),
+    }
+    print(f"{len(found)} records: " + ", ".join(f"{count} {what}" for what, count in parts.items() if count))
     try:
         return _send(records) if records else 0
     except ServerError as error:
         print(f"{error}\nthe same command goes on from here")
         return 1
-
-
-def _rest(over: dict[Path, bool], unmarked: Sequence[Path], records: Sequence[OnDisk]) -> str:
-    """What stays here, and why."""
-    at_work, empty = list(over.values()).count(False), len(unmarked) - len(records)
-    parts = [f"{at_work} of attempts at work"] if at_work else []
-    parts += [f"{empty} with nothing in it"] if empty else []
-    return "".join(f", {part}" for part in parts)
 
 
 def _runs(store: Store, names: Sequence[str]) -> list[str]:
@@ -78,12 +78,9 @@ def _send(records: Sequence[OnDisk]) -> int:
         for record in there:
             mark(record.file)
         missing = [record for record in records if record not in there]
-        print(f"{len(there)} were sent while they were written, {len(missing)} to send", flush=True)
+        print(f"{len(there)} are there already, {len(missing)} to send", flush=True)
         refused = [(record, why) for record, why in send(api, missing) if why is not None]
     print(f"{len(missing) - len(refused)} sent" + (f", {len(refused)} not:" if refused else ""))
     for record, why in refused[:SHOWN]:
         print(f"  {record.file}\n    {why}")
     return 1 if refused else 0
-
-
-SHOWN = 5  # records that were not sent

@@ -352,3 +352,10 @@ def record_in(store: Path, run: str, attempt: int) -> Path:
     file = record_file(folder.attempts()[attempt - 1].path)
     assert file is not None
     return folder.path / file
+
+
+def test_an_operation_that_our_server_does_not_know_is_refused_and_remembered() -> None:
+    server = WandbServer()
+    assert server.answer("/graphql", {"query": "query Unheard($id: ID!) { of }"})[0] == 400
+    assert server.answer("/nowhere", None)[0] == 404
+    assert server.unknown == ["Unheard", "/nowhere"]
