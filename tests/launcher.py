@@ -33,6 +33,7 @@ class Launcher:
     folder: Path
     root: Path = ROOT
     environment: dict[str, str] = field(default_factory=dict)
+    nohup: bool = False
 
     @property
     def store(self) -> Store:
@@ -47,9 +48,13 @@ class Launcher:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            # A shell starts what it puts in the background with Ctrl-C ignored, and that is inherited: not by these.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=self.take_signals,
         )
+
+    def take_signals(self) -> None:
+        """A shell starts what it puts in the background with Ctrl-C ignored, and that is inherited: not by these."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if self.nohup else signal.SIG_DFL)
 
     def run(self, verb: str, *arguments: str) -> tuple[int, str]:
         process = self.start(verb, *arguments)

@@ -139,20 +139,16 @@ def test_a_launch_that_ends_while_it_starts_a_worker_leaves_none_at_work(
     process = launcher.start("launch", "seed=1,2,3", "optim.steps=100000", "cluster.max_parallel=1")
     until(lambda: workers(launcher))  # it has only been forked
     process.send_signal(ending)
-    process.communicate(timeout=60)
-    assert process.returncode == (-ending if ending is signal.SIGKILL else 130)
+    assert process.wait(timeout=60) == (-ending if ending is signal.SIGKILL else 130)
     if ending is signal.SIGKILL:
-        until(lambda: not workers(launcher))
+        until(lambda: not workers(launcher))  # up to a minute: submitit's wait for what it was to be sent
     assert workers(launcher) == []
     assert all(jobs == [] for jobs in launcher.attempts().values())
 
 
 def test_nohup_keeps_a_launch_alive_when_its_terminal_closes(launcher: Launcher) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # inherited, as nohup does it
-    try:
-        process = launcher.start("launch", "seed=1", "optim.steps=2")
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    launcher.nohup = True
+    process = launcher.start("launch", "seed=1", "optim.steps=2")
     launcher.worker()
     process.send_signal(signal.SIGHUP)
     output, _ = process.communicate(timeout=60)

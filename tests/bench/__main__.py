@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import platform
@@ -25,8 +26,9 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     print(f"{cpu_name()}, {cores} cores, torch {torch.__version__}, Python {platform.python_version()}\n")
     for subject in chosen:
-        for section in importlib.import_module(subject).sections():
-            print(section.markdown(), flush=True)
+        with contextlib.redirect_stdout(sys.stderr):  # what the measured says
+            for section in importlib.import_module(subject).sections():
+                print(section.markdown(), file=sys.__stdout__, flush=True)
 
 
 if __name__ == "__main__":

@@ -28,17 +28,20 @@ class Section:
     rows: Mapping[str, list[Timing]]
     per: float = 1.0  # units of work in one measurement: seconds are shown per unit
     unit: str = ""
+    parts: bool = False  # the rows are parts of the first
 
     def markdown(self) -> str:
         baseline = next(iter(self.rows.values()))
         head = f"### {self.title}\n\n{self.setting}; {len(baseline)} rounds.\n\n"
         of = f" per {self.unit}" if self.unit else ""
-        head += f"| | wall s{of} | CPU s{of} | times the first, by CPU (least to most) |\n|---|--:|--:|--:|\n"
+        compared = "share" if self.parts else "times the first"
+        head += f"| | wall s{of} | CPU s{of} | {compared}, by CPU (least to most) |\n|---|--:|--:|--:|\n"
         lines = []
         for name, timings in self.rows.items():
             wall = statistics.median(t.wall for t in timings) / self.per
             cpu = statistics.median(t.cpu for t in timings) / self.per
-            ratios = sorted(b.cpu / t.cpu for b, t in zip(baseline, timings, strict=True))
+            pairs = [(b.cpu, t.cpu) for b, t in zip(baseline, timings, strict=True)]
+            ratios = sorted(t / b if self.parts else b / t for b, t in pairs)
             spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
             lines.append(f"| {name} | {wall:.3g} | {cpu:.3g} | {'1' if timings is baseline else spread} |")
         return head + "\n".join(lines) + "\n"

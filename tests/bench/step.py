@@ -273,9 +273,8 @@ def sections() -> Iterator[Section]:
         tiny = Official(Path(folder))
         rows: Mapping[str, list[Timing]] = interleaved(tiny.steps(), 5)
         yield Section("Training step, ofa_tiny", f"{size}, B = 2, P = 64 + 64, 1 thread", rows)
-        yield Section(
-            "Where the default's step goes, ofa_tiny", "the same; the columns add up to the first row", tiny.parts()
-        )
+        setting = "the same; the rows below the first are its parts"
+        yield Section("Where the default's step goes, ofa_tiny", setting, tiny.parts(), parts=True)
         ways = {
             "features of an image computed": lambda: tiny.anew.features(tiny.index),
             "read (2.36 MB, in the page cache)": lambda: tiny.kept.features(tiny.index),
