@@ -26,9 +26,8 @@ def launch(name: str, overrides: Sequence[str], wait: bool, retry: bool) -> int:
     """
     seen = look(name, overrides, retry)
     busy = seen.to_do or seen.named("running", "queued")
-    kind, why = (
-        scheduler.choose(seen.expanded.place.cluster.kind) if busy else ("local", "")
-    )  # before anything is written
+    # Before anything is written: it may refuse.
+    kind, why = scheduler.choose(seen.expanded.place.cluster.kind) if busy else ("local", "")
     code = provenance()
     manifest.write(seen.expanded, code)
     print(f"{name}: {seen}")

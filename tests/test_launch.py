@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,14 +19,6 @@ from sweeps import snapshot
 from sweeps.batch import batches, pack
 from sweeps.state import TRIES, tries
 from sweeps.workers import held_back, listed
-
-
-@pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[Launcher]:
-    launcher = Launcher(tmp_path)
-    yield launcher
-    for process in launcher.processes():  # of a test that failed
-        process.kill()
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -24,14 +23,6 @@ from sweeps.batch import batches
 
 LONG = os.environ.get("MMPROMPT_LONG") == "1"
 SWEEP = ("seed=1,2,3", "prompt.length=4,6", "optim.steps=12", "cluster.checkpoint_every=2", "tracking=offline")
-
-
-@pytest.fixture
-def launcher(tmp_path: Path) -> Iterator[Launcher]:
-    launcher = Launcher(tmp_path)
-    yield launcher
-    for process in launcher.processes():  # of a test that failed
-        process.kill()
 
 
 def tables(launcher: Launcher) -> dict[str, bytes]:
