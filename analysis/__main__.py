@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprompt.run import Store, StoreError
+from mmprompt.run import Store, StoreError, default_store, follow_mode, write_over
 
 if TYPE_CHECKING:
     from analysis.frame import Source
@@ -27,8 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     for verb, what in (("tables", "table and figure of sweeps"), ("curves", "every logged step of their runs, as CSV")):
         options = verbs.add_parser(verb, help=what, description=what)
         options.add_argument("names", nargs="*", metavar="NAME", help="sweeps; none: every sweep in the store")
-        runs = Path(os.environ.get("MMPROMPT_RUNS", "runs"))
-        options.add_argument("--runs", type=Path, default=runs, help="the store; default: MMPROMPT_RUNS, or runs/")
+        help = "the store; default: MMPROMPT_RUNS, or runs/ in the clone"
+        options.add_argument("--runs", type=Path, default=default_store(), help=help)
         options.add_argument("--out", type=Path, help="where the files are made; default: in the store")
         options.add_argument("--from", dest="place", choices=["store", "server"], default="store", help="W&B records")
         options.add_argument("--project", metavar="[ENTITY/]PROJECT", help="on the server; default: as launched")
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 
     store, make = Store(given.runs), {"tables": report, "curves": write_curves}[given.verb]
     try:
+        follow_mode(store.root)
         names = given.names or sweep_names(store)
         if not names:
             raise StoreError(f"no sweep was launched in {store.root}; give the store with --runs or MMPROMPT_RUNS")
@@ -70,6 +71,8 @@ def report(store: Store, manifest: dict[str, Any], source: Source, out: Path) ->
 
     name = manifest["sweep"]
     sweep = assemble(store, manifest, source)
+    if not (sweep.frame["state"] == "done").any():
+        return "\n".join([f"{name}: none of its runs is done yet, so there is no table", *sweep.notes])
     values, papers = cells(sweep), list(published(sweep.manifest))
     ours, theirs = tables.comparison(sweep, values), tables.paper(papers)
     written = {
@@ -78,9 +81,8 @@ def report(store: Store, manifest: dict[str, Any], source: Source, out: Path) ->
         "csv": tables.csv(values),
     }
     for kind, text in written.items():
-        write(out / "tables" / f"{name}.{kind}", text)
+        write_over(out / "tables" / f"{name}.{kind}", text)
     stem = out / "figures" / name
-    stem.parent.mkdir(parents=True, exist_ok=True)
     figures.save(figures.draw(sweep, values, papers), stem)
     records = f"{store.run('ID').path}/attempts/N/wandb" if source is in_store else "on the W&B server"
     places = [
@@ -98,13 +100,8 @@ def write_curves(store: Store, manifest: dict[str, Any], source: Source, out: Pa
     notes: list[str] = []
     rows = curves(store, manifest, source, notes)
     file = out / "curves" / f"{manifest['sweep']}.csv"
-    write(file, rows.to_csv(index=False))
+    write_over(file, rows.to_csv(index=False))
     return "\n".join([*dict.fromkeys(notes), f"curves   {file} ({len(rows):,} steps of {rows['run'].nunique()} runs)"])
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

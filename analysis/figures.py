@@ -6,6 +6,7 @@ The same values give the same bytes: matplotlib's own style and font whatever th
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Iterable
@@ -25,6 +26,7 @@ from analysis.frame import Sweep
 from analysis.published import Published
 from analysis.statistics import LEVEL
 from mmprompt.config import PRIMARY_METRIC
+from mmprompt.run import write_over
 
 SPLIT = "test"
 WIDTH = 6.8  # inches: the text width of a page
@@ -80,9 +82,12 @@ def draw(sweep: Sweep, cells: pd.DataFrame, published: Iterable[Published]) -> F
 
 def save(figure: Figure, stem: Path) -> None:
     """STEM.png and STEM.pdf."""
+    png, pdf = io.BytesIO(), io.BytesIO()
     with matplotlib.style.context(["default", STYLE]):
-        figure.savefig(f"{stem}.png", dpi=200, metadata={"Software": None})
-        figure.savefig(f"{stem}.pdf", metadata={"CreationDate": None})
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
+    write_over(stem.with_name(f"{stem.name}.png"), png.getbuffer())
+    write_over(stem.with_name(f"{stem.name}.pdf"), pdf.getbuffer())
 
 
 def _draw_ours(block: SubFigure, sweep: Sweep, cells: pd.DataFrame) -> None:

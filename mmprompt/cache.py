@@ -18,7 +18,6 @@ import hashlib
 import math
 import os
 import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -29,6 +28,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from mmprompt.run import draft_of, make_folder, share
 
 SHARD_BYTES = 64e6  # a file is no larger, give or take a batch
 SHARDS = 8  # of a split if it is small: several processes can share the work
@@ -56,10 +57,8 @@ class Cache:
         return total
 
     def prepare(self) -> None:
-        """Makes the folder, for the whole group, and sweeps out what writers who were killed left behind."""
-        if not self.folder.is_dir():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.folder.chmod(0o775)
+        """Makes the folder, and sweeps out what writers who were killed left behind."""
+        make_folder(self.folder)
         for file in self.folder.glob(".*"):
             with contextlib.suppress(OSError):
                 if time.time() - file.stat().st_mtime > ABANDONED:
@@ -67,16 +66,16 @@ class Cache:
 
     def write(self, file: Path, chunks: Sequence[bytes]) -> None:
         """Complete or not at all. Raises OSError."""
-        descriptor, temporary = tempfile.mkstemp(dir=self.folder, prefix=".")
+        draft = draft_of(file)
         try:
-            with os.fdopen(descriptor, "wb") as handle:
+            with draft.open("xb") as handle:
                 handle.writelines(chunks)
                 handle.flush()
-                os.fchmod(handle.fileno(), 0o664)
+                share(draft)
                 os.fsync(handle.fileno())
-            os.replace(temporary, file)
+            draft.rename(file)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
 
 
 class Cached:

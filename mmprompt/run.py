@@ -9,6 +9,8 @@
 There are no locks. An attempt is claimed by renaming a prepared folder into place, which only one process can do; a result is
 published by link(2), which never replaces what is there, and nothing else is moved. Two copies of one run are therefore
 harmless, and a process may die between any two steps. What begins with a dot is not finished.
+
+Several Unix users may share a store: all that is made in it has the group and the permissions of the folder it lies in.
 Part of the light half of the package: no torch, no Hydra.
 """
 
@@ -19,11 +21,13 @@ import errno
 import hashlib
 import json
 import os
+import pwd
+import secrets
 import shutil
 import socket
+import stat
 import subprocess
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +45,8 @@ NEUTRAL: dict[str, Any] = {"task.beam": None, "task.no_repeat_ngram": None, "pre
 ID_LENGTH = 16  # hex digits: 64 bits
 CLOCK = 2.0  # seconds by which a process's start may seem to move, when the clock is set
 INTERRUPTED = "interrupted: "  # how the error of an attempt begins that nothing was wrong with
+TRIES = 3  # attempts that end in an error without getting further than the ones before: then a run is left alone
+NEAR_LIMIT = f"{INTERRUPTED}the time limit of its job was near"
 
 
 class StoreError(RuntimeError):
@@ -166,25 +172,99 @@ def write_over(path: Path, content: str | bytes | memoryview) -> None:
     _write(path, content.encode() if isinstance(content, str) else content, os.replace)
 
 
-def _write(path: Path, content: bytes | memoryview, put: Callable[[str, Path], None]) -> bool:
+def _write(path: Path, content: bytes | memoryview, put: Callable[[Path, Path], None]) -> bool:
     """Writes aside, to the disk, and puts it in place. False if `put` finds a file there."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        make_folder(path.parent)
+        draft = draft_of(path)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with draft.open("xb") as file:
                 file.write(content)
                 file.flush()
-                os.fchmod(file.fileno(), 0o664)
+                share(draft)
                 os.fsync(file.fileno())
-            put(temporary, path)
+            put(draft, path)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
     except FileExistsError:
         return False
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
     return True
+
+
+def draft_of(path: Path) -> Path:
+    """A name of its own beside `path`, for what shall be renamed to it once it is complete."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+@contextlib.contextmanager
+def drafted(folder: Path) -> Iterator[Path]:
+    """An empty folder to prepare `folder` in and to rename to it, which fails if that is there and holds anything.
+
+    Raises OSError if it cannot be made.
+    """
+    draft = draft_of(folder)
+    make_folder(draft)
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes it, and those above it, where they are missing. Raises OSError."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            share(folder)
+
+
+def share(made: Path) -> None:
+    """Gives what we have made the group and the permissions of the folder it lies in, whatever the umask is.
+
+    Not in a folder that everyone may write to, such as /tmp: what is made there is for the one who made it, by his umask.
+    """
+    here, folder = made.stat(), made.parent.stat()
+    if folder.st_mode & stat.S_IWOTH:
+        return
+    mode = folder.st_mode & (0o2777 if stat.S_ISDIR(here.st_mode) else 0o666)
+    with contextlib.suppress(PermissionError):  # not a member of the group; a disk without owners
+        if here.st_gid != folder.st_gid:
+            os.chown(made, -1, folder.st_gid)
+        if stat.S_IMODE(here.st_mode) != mode:
+            made.chmod(mode)
+
+
+def follow_mode(store: Path) -> None:
+    """Sets this process's umask to what the store's permissions say: W&B, submitit and SLURM go by it in what they write.
+
+    Of a store that is not there yet, to those of the folder it will lie in. Raises StoreError if we may not look into it.
+    """
+    store = store.absolute()
+    try:
+        folder = next(folder for folder in (store, *store.parents) if folder.is_dir())
+        mode = folder.stat().st_mode
+        if folder == store:
+            os.scandir(store).close()
+    except OSError as error:
+        raise StoreError(f"the store {store} cannot be read: {error.strerror}") from error
+    if not mode & stat.S_IWOTH:
+        os.umask(~mode & 0o077)
+
+
+def default_store() -> Path:
+    """Where no other is named: MMPROMPT_RUNS, else `runs` in the clone, whatever folder one is in."""
+    return Path(os.environ.get("MMPROMPT_RUNS") or ROOT / "runs").absolute()
+
+
+def who() -> str:
+    """The user whose process this is; by number where nobody knows a name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def remove(file: Path) -> None:
@@ -199,7 +279,10 @@ def this_process() -> dict[str, Any]:
 
 
 def lives(process: Mapping[str, Any]) -> bool | None:
-    """Is a process still there, by its host, pid and start? None: it is another host's, and nobody here can tell."""
+    """Is a process still there, by its host, pid and start?
+
+    None: nobody here can tell. It is another host's, or another user's where /proc hides those (hidepid).
+    """
     if process["host"] != socket.gethostname():
         return None
     try:
@@ -207,7 +290,18 @@ def lives(process: Mapping[str, Any]) -> bool | None:
         alive = found.status() != psutil.STATUS_ZOMBIE
         return alive and abs(found.create_time() - process["started"]) < CLOCK  # else the pid is a stranger's by now
     except psutil.NoSuchProcess:
-        return False
+        return None if is_hidden(process["pid"]) else False
+    except psutil.AccessDenied:
+        return None
+
+
+def is_hidden(pid: int) -> bool:
+    """Whether it is another user's process that /proc does not show."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return False
 
 
 @dataclass(frozen=True)
@@ -298,13 +392,9 @@ class RunFolder:
         """
         attempt = Attempt(self, number)
         try:
-            attempt.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=attempt.path.parent, prefix=".claim.") as folder:
-                prepared = Path(folder) / "attempt"
-                prepared.mkdir()
-                prepared.chmod(0o775)
-                write_once(prepared / "job.json", json.dumps(job, indent=1))
-                prepared.rename(attempt.path)  # fails if that attempt exists, because it holds a job.json
+            with drafted(attempt.path) as draft:
+                write_once(draft / "job.json", json.dumps(job, indent=1))
+                draft.rename(attempt.path)  # fails if that attempt exists, because it holds a job.json
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                 return None
@@ -316,6 +406,19 @@ class RunFolder:
         """Of an attempt that would be made now."""
         attempts = self.attempts()
         return attempts[-1].number + 1 if attempts else 1
+
+    def tries(self) -> int:
+        """How many attempts in a row ended in an error, or at a time limit, without getting further than those before them.
+
+        To get further is to leave a further checkpoint: where the next attempt would go on.
+        """
+        count, furthest = 0, 0
+        for attempt in self.attempts():
+            step, error = max(attempt.checkpoint_steps, default=0), attempt.error
+            if step > furthest:
+                count, furthest = 0, step
+            count += error is not None and (not error.startswith(INTERRUPTED) or error.startswith(NEAR_LIMIT))
+        return count
 
     def checkpoints(self) -> list[tuple[int, Attempt]]:
         """Step and attempt of every checkpoint, the furthest first; of equals the latest attempt's."""
@@ -342,8 +445,8 @@ class RunFolder:
                 if attempt != published:
                     shutil.rmtree(attempt.evaluations, ignore_errors=True)
                     remove(attempt.weights_file)
-        for claim in (self.path / "attempts").glob(".claim.*"):
-            shutil.rmtree(claim, ignore_errors=True)
+        for draft in (self.path / "attempts").glob(".*"):
+            shutil.rmtree(draft, ignore_errors=True)
         for file in self.path.glob(".*"):
             remove(file)
 
@@ -364,7 +467,7 @@ class Attempt:
         return json.loads((self.path / "job.json").read_text(encoding="utf-8"))
 
     def lives(self) -> bool | None:
-        """Is its process still there? None: it is another host's, and nobody here can tell."""
+        """Is its process still there? None: nobody here can tell."""
         return lives(self.job)
 
     def checkpoint_file(self, step: int) -> Path:

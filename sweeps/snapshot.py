@@ -5,13 +5,13 @@ STORE/code/HASH/ holds `mmprompt/` and `sweeps/`; HASH is of the content, so an 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from mmprompt.fingerprint import fingerprint
-from mmprompt.run import Store, StoreError, canonical, digest
+from mmprompt.run import Store, StoreError, canonical, digest, drafted, make_folder, share
 
 PACKAGES = ("mmprompt", "sweeps")
 LARGEST = 64 << 20  # bytes; a larger file is a published checkpoint, whose checksum is in the run's id
@@ -35,20 +35,22 @@ def identity(root: Path) -> str:
 def take(root: Path, store: Store) -> Path:
     """The snapshot of the packages under `root`, made unless it is there. Raises StoreError if it cannot be made."""
     snapshot = store.code / identity(root)
+    with contextlib.suppress(OSError):
+        os.utime(snapshot)  # before it is looked at: `clean` puts back what it has just put aside
     if snapshot.is_dir() and identity(snapshot) == snapshot.name:  # scratch file systems remove what is old
         return snapshot
     try:
-        store.code.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=store.code, prefix=".draft.", ignore_cleanup_errors=True) as folder:
-            draft = Path(folder) / "copy"
+        with drafted(snapshot) as draft:
+            copy = draft / "copy"
             for file in files(root):
-                (draft / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(root / file, draft / file)
-            if identity(draft) != snapshot.name:
+                make_folder((copy / file).parent)
+                shutil.copyfile(root / file, copy / file)
+                share(copy / file)
+            if identity(copy) != snapshot.name:
                 raise StoreError(f"files under {root} were edited while they were copied; launch again")
             if snapshot.is_dir() and identity(snapshot) != snapshot.name:
-                snapshot.rename(draft.with_name("incomplete"))
-            draft.rename(snapshot)
+                snapshot.rename(draft / "incomplete")
+            copy.rename(snapshot)
     except OSError as error:
         if snapshot.is_dir() and identity(snapshot) == snapshot.name:  # another launch made the same one first
             return snapshot

@@ -59,6 +59,7 @@ def test_what_is_not_there_is_made(tmp_path: Path) -> None:
 
 
 def test_files_are_the_groups_and_no_other_is_left(tmp_path: Path) -> None:
+    tmp_path.chmod(0o775)
     cached(tmp_path).fill()
     files = list((tmp_path / "cache").iterdir())
     assert sorted(files) == sorted(cached(tmp_path).files) and len(files) == 8

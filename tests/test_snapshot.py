@@ -1,0 +1,53 @@
+"""The copy of our packages that a launch's jobs import."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from mmprompt.run import Store, StoreError
+from sweeps import snapshot
+
+
+def tree(folder: Path) -> Path:
+    for package in snapshot.PACKAGES:
+        (folder / package / "sub").mkdir(parents=True)
+        (folder / package / "sub" / "module.py").write_text(package)
+    return folder
+
+
+def test_a_copy_can_be_read_by_whoever_reads_the_store_however_private_the_clone_is(tmp_path: Path) -> None:
+    root = tree(tmp_path / "clone")
+    for path in [root, *root.rglob("*")]:
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group").chmod(0o2775)
+    copy = snapshot.take(root, Store(tmp_path / "group" / "runs"))
+    found = [copy, *copy.rglob("*")]
+    assert len(found) == 7
+    assert all(stat.S_IMODE(path.stat().st_mode) == (0o2775 if path.is_dir() else 0o664) for path in found)
+
+
+@pytest.mark.parametrize("damage", ["a file is gone", "a file is empty", "the folder is empty"])
+def test_a_copy_that_the_scratch_file_system_has_nibbled_at_is_made_again(tmp_path: Path, damage: str) -> None:
+    root, store = tree(tmp_path / "clone"), Store(tmp_path / "runs")
+    copy = snapshot.take(root, store)
+    for file in copy.rglob("*.py"):
+        if damage == "a file is empty":
+            file.write_text("")
+        else:
+            file.unlink()
+        if damage == "a file is gone":
+            break
+    assert snapshot.take(root, store) == copy and snapshot.identity(copy) == copy.name
+    assert list(store.code.iterdir()) == [copy]
+
+
+def test_a_store_that_takes_no_copy_is_named(tmp_path: Path) -> None:
+    root, store = tree(tmp_path / "clone"), Store(tmp_path / "runs")
+    store.root.mkdir()
+    store.code.write_text("a file in the way")
+    with pytest.raises(StoreError, match=r"no copy of the packages can be made in .*runs/code: Not a directory"):
+        snapshot.take(root, store)

@@ -1,0 +1,266 @@
+"""One store, several Unix users: what one makes in it the other can use, and a private store stays private."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from launcher import TINY
+from tiny import JOB, frozen_run
+from users import ANNA, BORIS, GROUP, PATIENCE, User, paths, python
+
+from mmprompt.cache import Cache
+from mmprompt.run import ROOT, Store, default_store, drafted, follow_mode, this_process, write_over
+from sweeps import snapshot
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def modes(folder: Path) -> dict[str, int]:
+    """Of everything in it, by path; links have none."""
+    found = [path for path in folder.rglob("*") if not path.is_symlink()]
+    return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in found}
+
+
+def wrong(folder: Path) -> dict[str, str]:
+    """What does not have the permissions of `folder`."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    return {
+        name: oct(found)
+        for name, found in modes(folder).items()
+        if found != (mode if (folder / name).is_dir() else mode & 0o666)
+    }
+
+
+# ------------------------------------------------------------------------------------------------ by whatever is made
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+@pytest.mark.parametrize("mode", [0o2775, 0o2770, 0o755, 0o700])
+def test_all_that_is_made_has_the_permissions_of_the_folder_it_lies_in(
+    tmp_path: Path, mode: int, mask: int, umask: None
+) -> None:
+    for package in snapshot.PACKAGES:
+        (tmp_path / "tree" / package).mkdir(parents=True)
+        (tmp_path / "tree" / package / "a.py").write_text("")
+    place = tmp_path / "place"
+    place.mkdir()
+    place.chmod(mode)
+    os.umask(mask)
+    store = Store(place / "deep" / "runs")
+    folder = frozen_run(store.root)
+    attempt = folder.claim(1, JOB)
+    assert attempt is not None
+    attempt.report({"step": 1})
+    write_over(attempt.evaluation_file("a"), "{}")
+    snapshot.take(tmp_path / "tree", store)
+    cache = Cache(store.cache, 1.0)
+    cache.prepare()
+    cache.write(store.cache / "x.rows", [b"1", b"2"])
+    with drafted(store.jobs / "1") as draft:
+        draft.rename(store.jobs / "1")
+    assert len(modes(place)) == 21 and wrong(place) == {}
+
+
+def test_in_a_folder_where_everyone_may_write_ours_is_only_ours(tmp_path: Path, umask: None) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    os.umask(0o027)
+    follow_mode(tmp_path / "tmp" / "runs")
+    assert os.umask(0o027) == 0o027
+    write_over(tmp_path / "tmp" / "runs" / "sub" / "x", "x")
+    assert modes(tmp_path / "tmp") == {"runs": 0o750, "runs/sub": 0o750, "runs/sub/x": 0o640}
+
+
+@pytest.mark.parametrize(("mode", "mask"), [(0o2775, 0o002), (0o2770, 0o007), (0o755, 0o022), (0o700, 0o077)])
+def test_the_umask_of_what_others_write_is_what_the_store_wants(
+    tmp_path: Path, mode: int, mask: int, umask: None
+) -> None:
+    tmp_path.chmod(mode)
+    follow_mode(tmp_path / "not" / "there" / "yet")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "file").write_text("")
+    assert wrong(tmp_path) == {} and os.umask(0) == mask
+
+
+def test_a_folder_is_prepared_aside_and_leaves_nothing_when_another_was_first(tmp_path: Path) -> None:
+    for number in range(2):
+        try:
+            with drafted(tmp_path / "a" / "1") as draft:
+                (draft / "file").write_text(f"{number}")
+                draft.rename(tmp_path / "a" / "1")
+        except OSError:
+            assert number == 1
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["1"]
+    assert (tmp_path / "a" / "1" / "file").read_text() == "0"
+
+
+def test_the_store_is_the_clones_unless_the_environment_names_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MMPROMPT_RUNS", raising=False)
+    assert default_store() == ROOT / "runs"
+    monkeypatch.setenv("MMPROMPT_RUNS", "here")
+    assert default_store() == tmp_path / "here"
+    monkeypatch.setenv("MMPROMPT_RUNS", "/scratch/me/runs")
+    assert default_store() == Path("/scratch/me/runs")
+
+
+# ------------------------------------------------------------------------------------------------------- by two users
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder of a group, with homes of two users beside it; pytest's own folder is root's alone."""
+    python()  # skips
+    folder = Path(tempfile.mkdtemp(prefix="mmprompt-users-"))
+    folder.chmod(0o755)
+    group = folder / "group"
+    group.mkdir()
+    os.chown(group, 0, GROUP)
+    group.chmod(0o2770)
+    for user in (ANNA, BORIS):
+        (folder / user.name).mkdir(mode=0o700)
+        os.chown(folder / user.name, user.uid, user.uid)
+    yield folder
+    for process in psutil.process_iter(["uids"]):  # of a test that failed
+        if process.info["uids"] and process.info["uids"].real in (ANNA.uid, BORIS.uid):
+            process.kill()
+    shutil.rmtree(folder)
+
+
+SEEDS = ["-m", "sweeps", "{verb}", "length", *TINY, "optim.steps=2", "tracking=offline", "seed=1,2,3,4"]
+
+
+def sweep(shared: Path, user: User, verb: str, *arguments: str) -> subprocess.Popen[str]:
+    words = [word.format(verb=verb) for word in SEEDS]
+    return user.start(shared / user.name, *words, *arguments, MMPROMPT_RUNS=str(shared / "group" / "runs"))
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """What it said, when it ended well."""
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, output
+    return output
+
+
+def test_one_begins_a_sweep_the_other_completes_it_and_both_see_it_done(shared: Path) -> None:
+    end(sweep(shared, ANNA, "launch", "--limit", "2"))
+    assert "all 4 runs are done" in end(sweep(shared, BORIS, "launch"))
+    store = Store(shared / "group" / "runs")
+    for user in (ANNA, BORIS):
+        assert "4 done" in end(sweep(shared, user, "plan"))
+        tables = ("-m", "analysis", "tables", "length")
+        assert "(4)" in end(user.start(shared / user.name, *tables, MMPROMPT_RUNS=str(store.root)))
+    points = json.loads(store.manifest("length").read_text())["points"]
+    owners = [store.run(point["run"]).result_file.stat().st_uid for point in points]
+    assert sorted(owners) == 2 * [ANNA.uid] + 2 * [BORIS.uid]
+    assert wrong(shared / "group") == {}
+    assert {path.stat().st_gid for path in (shared / "group").rglob("*")} == {GROUP}
+
+
+def test_two_who_launch_the_same_at_once_train_each_run_once_and_both_see_it_done(shared: Path) -> None:
+    launches = [sweep(shared, user, "launch") for user in (ANNA, BORIS)]
+    assert all("all 4 runs are done" in end(launch) for launch in launches)
+    store = Store(shared / "group" / "runs")
+    assert [len(store.run(run).attempts()) for run in sorted(store.runs())] == [1, 1, 1, 1]
+    assert wrong(shared / "group") == {}
+
+
+def test_a_folder_that_does_not_hand_on_its_group_by_itself_is_shared_all_the_same(shared: Path) -> None:
+    (shared / "group").chmod(0o770)  # without setgid, new files have the primary group of whoever makes them
+    write = (
+        "import sys; from pathlib import Path; from mmprompt.run import write_once; write_once(Path(sys.argv[1]), '')"
+    )
+    code, output = ANNA.run(shared / "anna", "-c", write, str(shared / "group" / "runs" / "sub" / "file"))
+    assert code == 0, output
+    assert [path.stat().st_gid for path in (shared / "group").rglob("*")] == 3 * [GROUP]
+
+
+TAKE_OVER = """
+import sys
+from pathlib import Path
+from mmprompt.run import Attempt, Store, follow_mode, this_process
+follow_mode(Path(sys.argv[1]))
+folder = Store(Path(sys.argv[1])).run("0123456789abcdef")
+if sys.argv[2] == "begin":
+    attempt = folder.claim(folder.next_number, this_process())
+    attempt.checkpoint_file(1).write_text("")
+    attempt.evaluations.mkdir()
+    (attempt.path / ".half").write_text("")
+    (attempt.path / "wandb" / "run-1" / "logs").mkdir(parents=True)
+    (attempt.path / "wandb" / "run-1" / "logs" / "debug.log").write_text("")
+else:
+    Attempt(folder, 1).fail("its process ended without a word")
+    assert folder.publish(folder.claim(folder.next_number, this_process()), {"attempt": 2})
+"""
+
+
+def test_an_attempt_that_one_left_behind_another_declares_failed_and_tidies_up(shared: Path) -> None:
+    store = Store(shared / "group" / "runs")
+    for user, act in ((ANNA, "begin"), (BORIS, "end")):
+        code, output = user.run(shared / user.name, "-c", TAKE_OVER, str(store.root), act)
+        assert code == 0, output
+    assert sorted(name for name in modes(store.run("0123456789abcdef").path) if "." in name) == [
+        "attempts/1/error.txt",
+        "attempts/1/job.json",
+        "attempts/2/job.json",
+        "result.json",
+    ]
+
+
+@pytest.mark.parametrize("private", ["anna/runs", "anna/closed/runs"])
+def test_a_private_store_is_closed_to_others_and_one_sentence_says_so(shared: Path, private: Path) -> None:
+    private = shared / private
+    (shared / "anna").chmod(0o755)
+    closed = private if private.parent.name == "anna" else private.parent
+    closed.mkdir(mode=0o700)
+    os.chown(closed, ANNA.uid, ANNA.uid)
+    place = {"MMPROMPT_RUNS": str(private)}
+    launch = ["-m", "sweeps", "launch", "length", *TINY, "optim.steps=2", "seed=1"]
+    code, output = ANNA.run(shared / "anna", *launch, **place)
+    assert code == 0, output
+    assert wrong(closed) == {} and stat.S_IMODE(private.stat().st_mode) == 0o700
+    for words in (launch, ["-m", "analysis", "tables"]):
+        code, output = BORIS.run(shared / "boris", *words, **place)
+        assert code == 2 and f"the store {private} cannot be read: Permission denied" in output, output
+        assert output.count("\n") == 1
+
+
+ASK = """
+import json, sys
+from mmprompt.run import lives
+print(lives(json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("option", ["hidepid=0", "hidepid=2"])
+def test_a_process_that_proc_hides_is_neither_alive_nor_dead(shared: Path, option: str) -> None:
+    other = ANNA.start(shared / "anna", "-c", "import time; time.sleep(60)")
+    facts = this_process() | {"pid": other.pid, "started": psutil.Process(other.pid).create_time()}
+    gone = facts | {"pid": 2**22 - 1}
+    mount = ["unshare", "--mount", "sh", "-c", f'mount -t proc -o {option} proc /proc && exec "$@"', "sh"]
+    drop = ["setpriv", f"--reuid={BORIS.uid}", f"--regid={BORIS.uid}", "--clear-groups"]
+    if subprocess.run([*mount, "true"], capture_output=True).returncode != 0:
+        pytest.skip("no /proc can be mounted here")
+    said = []
+    for process in (facts, gone):
+        command = [*mount, *drop, python(), "-c", ASK, json.dumps(process)]
+        said.append(subprocess.run(command, capture_output=True, text=True, env=os.environ | paths()).stdout.strip())
+    other.kill()
+    other.wait()
+    assert said == (["True", "False"] if option == "hidepid=0" else ["None", "False"])
