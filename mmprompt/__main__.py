@@ -19,7 +19,17 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmprompt.config import ConfigError, Model, Place, check_override, parse
-from mmprompt.run import ROOT, Store, StoreError, backbone_file, freeze, provenance, run_id
+from mmprompt.run import (
+    ROOT,
+    Store,
+    StoreError,
+    backbone_file,
+    default_store,
+    follow_mode,
+    freeze,
+    provenance,
+    run_id,
+)
 
 CONF = ROOT / "conf"
 
@@ -52,7 +62,10 @@ def pretrain(values: dict[str, Any]) -> None:
 
 def one_run(values: dict[str, Any]) -> None:
     config, place = freeze(values)
-    folder = Store(Path(place.paths.runs).absolute()).run(run_id(config))
+    runs = place.paths.runs
+    store = Store(default_store() if runs is None else Path(runs).absolute())
+    follow_mode(store.root)
+    folder = store.run(run_id(config))
     folder.create(config)
     print(f"run {folder.id}")
     if folder.result() is None:
@@ -95,6 +108,7 @@ def where(place: Place) -> dict[str, Any]:
         "gpus": place.cluster.gpus,
         "checkpoint_every": place.cluster.checkpoint_every,
         "cache": place.cache.model_dump(),
+        "stage": place.data.stage,
     }
 
 
@@ -104,6 +118,7 @@ def by_hand() -> dict[str, Any]:
         "batch": f"by-hand-{os.getpid()}-{time.time_ns()}",
         "scheduler": "by hand",
         "job": None,
+        "log": None,
         "code": None,
         **provenance(),
     }

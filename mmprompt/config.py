@@ -8,6 +8,7 @@ Part of the light half of the package: no torch, no Hydra.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -200,12 +201,16 @@ class RunConfig(Section):
 
 
 class Cluster(Section):
-    """Where jobs run, and what a job may use."""
+    """Where jobs run, and what a job may use. What is null is left to the cluster."""
 
     kind: Literal["auto", "local", "slurm"]
     partition: str | None
     account: str | None
     qos: str | None
+    constraint: str | None
+    reservation: str | None
+    exclude: str | None  # nodes
+    gres: str | None  # as sbatch reads it, `gpu:a100:1`; null: gpu:GPUS
     gpus: NotNegative  # per job
     cpus: Positive  # per job
     mem_gb: PositiveFloat
@@ -213,6 +218,40 @@ class Cluster(Section):
     max_parallel: Positive | None  # jobs at once, here those of all launches; null: as the cores allow, on SLURM all
     checkpoint_every: Positive  # updates between two checkpoints of a run
     runs_per_job: Positive | None  # null: chosen so that the jobs are even and imports are paid once
+    python: str | None  # the interpreter on the nodes, as a shell reads it; null: the one that launches
+    setup: list[str]  # lines of shell before it; the first that fails ends the job
+    sbatch: dict[str, str | int | bool]  # whatever else sbatch knows, `{mail-user: me@there}`
+
+    @model_validator(mode="after")
+    def _settings_go_into_files(self) -> Self:
+        for line in self.setup:
+            if secret := SECRET.search(line):
+                raise ValueError(
+                    f"cluster.setup={line.replace(secret['value'], '...')!r} would write a secret into the job's script, which "
+                    f"others can read; export {secret['name']} in the shell that launches: jobs inherit it"
+                )
+        if self.gres is not None and not self.gpus:
+            raise ValueError(f"cluster.gres={self.gres} needs cluster.gpus, the number that a run uses; it is 0")
+        for key in self.sbatch:
+            if key.replace("_", "-") in OWN_SBATCH:
+                raise ValueError(f"cluster.sbatch has {key}, which is set by {OWN_SBATCH[key.replace('_', '-')]}")
+        return self
+
+
+# A word that names a secret, given a value of its own; `$X`, `$(...)` and backquotes take it from elsewhere.
+SECRET = re.compile(
+    r"\b(?P<name>\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*)=(?P<value>[\"']?[^\s$`\"';][^\s;]*)", re.IGNORECASE
+)
+OWN_SBATCH = {
+    **{
+        key: f"cluster.{key}" for key in ("partition", "account", "qos", "constraint", "reservation", "exclude", "gres")
+    },
+    **{"time": "cluster.time_min", "mem": "cluster.mem_gb", "cpus-per-task": "cluster.cpus", "gpus": "cluster.gpus"},
+    **dict.fromkeys(
+        ("array", "job-name", "output", "error", "open-mode", "signal", "requeue", "no-requeue"), "a launch"
+    ),
+    **dict.fromkeys(("dependency", "ntasks", "nodes", "wckey"), "a launch"),
+}
 
 
 class Tracking(Section):
@@ -228,8 +267,12 @@ class Caching(Section):
     max_gb: NotNegativeFloat  # of all that is kept in STORE/cache; 0: nothing is kept
 
 
+class Staging(Section):
+    stage: bool  # what runs read is copied to $TMPDIR, once per node
+
+
 class Paths(Section):
-    runs: str  # the store
+    runs: str | None  # the store; null: MMPROMPT_RUNS, or runs/ in the clone
     backbone: str  # checkpoint file; relative: to the folder that holds conf/
 
 
@@ -237,6 +280,7 @@ class Place(Section):
     cluster: Cluster
     tracking: Tracking
     cache: Caching
+    data: Staging
     paths: Paths
 
 

@@ -29,6 +29,7 @@ from safetensors.torch import save
 
 from mmprompt.config import PRIMARY_METRIC, Caching, Model, RunConfig, Tracking, parse
 from mmprompt.data import SPLITS, load
+from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up
 from mmprompt.evaluate import example_scores
 from mmprompt.fingerprint import fingerprint
 from mmprompt.frozen import cpu_name, kept, view
@@ -36,6 +37,8 @@ from mmprompt.ofa import OFA
 from mmprompt.official import load_backbone, read
 from mmprompt.run import (
     INTERRUPTED,
+    NEAR_LIMIT,
+    TRIES,
     Attempt,
     RunFolder,
     Store,
@@ -43,12 +46,15 @@ from mmprompt.run import (
     evaluation_id,
     read_config,
     this_process,
+    who,
     write_over,
 )
-from mmprompt.tracking import TOLD_TO_END, Record, exit_on_sigterm, record_file
+from mmprompt.staging import staged
+from mmprompt.tracking import Record, record_file
 from mmprompt.train import Checkpoints, State, train
 from mmprompt.tuned import Tuned, View
 
+FAKE_GPUS = "MMPROMPT_FAKE_GPUS"
 REPORT_EVERY = 2.0  # seconds between two progress reports
 Report = Callable[[State], None]
 
@@ -70,7 +76,7 @@ def execute(
     Asks before each whether it is still `wanted`. Returns "done", "failed" or, of one that somebody else is at or that was
     not begun, "open" for each. Raises SystemExit, with a sentence, when the process has to end.
     """
-    exit_on_sigterm()
+    end_when_told()
     for run in runs:
         folder = Store(store).run(run)
         number = folder.next_number  # before looking: whoever claims in between has it
@@ -79,7 +85,7 @@ def execute(
                 folder.tidy(None)  # whoever published may have been killed before it did
             continue
         if not wanted():
-            print("the launch that started this process is gone; what is left waits for the next one", flush=True)
+            print("this process ends here; what it has not begun waits for another", flush=True)
             break
         try:
             attempt = folder.claim(number, dict(job) | process_facts())
@@ -97,7 +103,18 @@ def try_once(folder: RunFolder, attempt: Attempt, where: Mapping[str, Any], watc
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         told = [*TOLD_TO_END, *([signal.SIGINT] if isinstance(error, KeyboardInterrupt) else [])]
         if told:  # whatever was raised: compiled code can turn the handler's exit into some other exception
-            record(folder, attempt, f"{INTERRUPTED}told to end by {signal.Signals(told[0]).name}")
+            record(
+                folder,
+                attempt,
+                NEAR_LIMIT if time_is_up() else f"{INTERRUPTED}told to end by {signal.Signals(told[0]).name}",
+            )
+            if time_is_up() and folder.tries() >= TRIES:
+                record(
+                    folder,
+                    attempt,
+                    f"TimeLimitError: {TRIES} attempts came near the time limit of their jobs, and none got further "
+                    f"than the one before; a larger cluster.time_min is the cure\n",
+                )
             raise SystemExit(128 + told[0]) from None
         if isinstance(error, StoreError):
             if record(folder, attempt, INTERRUPTED + traceback.format_exc()):
@@ -144,6 +161,7 @@ def process_facts() -> dict[str, Any]:
     """Who executes an attempt: enough to tell later whether it still lives, and on what its numbers were made."""
     return {
         **this_process(),
+        "user": who(),
         "scheduler_job": os.environ.get("SLURM_JOB_ID"),
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -172,7 +190,7 @@ def perform(folder: RunFolder, attempt: Attempt, where: Mapping[str, Any], watch
     config = read_config(folder.config_file)
     device = the_device(where["gpus"])
     torch.set_num_threads(config.threads)
-    backbone = backbone_of(config, Path(where["backbone"]))
+    backbone = backbone_of(config, Path(where["backbone"]), where["stage"])
     generator = torch.Generator().manual_seed(config.seed)
     tuned = Tuned(config, copy.deepcopy(backbone), generator).to(device)
     cache = kept(parse(Caching, where["cache"]), Store(folder.path.parent.parent).cache, device)
@@ -205,11 +223,16 @@ def perform(folder: RunFolder, attempt: Attempt, where: Mapping[str, Any], watch
 
 
 def the_device(gpus: int) -> torch.device:
-    """Raises NoGPUError if more GPUs were asked for than are seen: never a silent CPU."""
+    """Raises NoGPUError if more GPUs were asked for than are seen: never a silent CPU.
+
+    Those of the test cluster (tests/slurm) are fake, and said to be so: then it is the CPU, and the record says it.
+    """
     if not gpus:
         return torch.device("cpu")
     seen = torch.cuda.device_count()
     if seen < gpus:
+        if os.environ.get(FAKE_GPUS) == "1":
+            return torch.device("cpu")
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         raise NoGPUError(
             f"cluster.gpus={gpus} was asked for, and torch {torch.__version__} (built for CUDA {torch.version.cuda}) sees "
@@ -228,8 +251,10 @@ def nvidia_driver() -> str:
 
 
 @lru_cache(maxsize=1)
-def pretrained(file: Path, checksum: str, model_json: str) -> OFA:
+def pretrained(file: Path, checksum: str, model_json: str, stage: bool) -> OFA:
     """The backbone as it came, read once per process; never trained, only copied. Raises RuntimeError if it is another file."""
+    if stage:
+        file = staged(file, checksum)
     found = fingerprint(file)
     if found != checksum:
         raise RuntimeError(
@@ -240,8 +265,8 @@ def pretrained(file: Path, checksum: str, model_json: str) -> OFA:
     return model.eval().requires_grad_(False)
 
 
-def backbone_of(config: RunConfig, file: Path) -> OFA:
-    return pretrained(file, config.backbone.checksum, config.model.model_dump_json())
+def backbone_of(config: RunConfig, file: Path, stage: bool = False) -> OFA:
+    return pretrained(file, config.backbone.checksum, config.model.model_dump_json(), stage)
 
 
 def reporter(config: RunConfig, attempt: Attempt, watch: Report | None) -> Report:
@@ -307,6 +332,8 @@ def origin(attempt: Attempt, device: torch.device) -> dict[str, Any]:
     """Whose numbers they are, and made with what; the W&B record says it too, so that it can be read without the store."""
     made_with = {key: attempt.job[key] for key in ("commit", "dirty", "code")}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu: {cpu_name()}"
+    if device.type == "cpu" and os.environ.get(FAKE_GPUS) == "1" and os.environ.get("CUDA_VISIBLE_DEVICES"):
+        name += " (in place of a fake GPU)"
     return {"attempt": attempt.number, **made_with, "device": name}
 
 

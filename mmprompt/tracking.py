@@ -1,7 +1,7 @@
 """The W&B record of one attempt: written by the real client, offline by default, complete when `finish` returns.
 
 What the client (0.31) does by itself, and what is done about it here:
-- a background process writes, and loses what it has not flushed when ours gets SIGTERM: a job calls `exit_on_sigterm`;
+- a background process writes, and loses what it has not flushed when ours gets SIGTERM: a job calls `end_when_told`;
 - SLURM sends SIGTERM to every process of a step, and that one dies of it: it flushes every second, so that a second is
   lost; to close the record of a run that fails is then no error of its own, and the next record starts a new process;
 - `finish()` returns before the exit record is on disk, sometimes: `Record.finish` waits until it reads it there;
@@ -23,8 +23,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
-import sys
 import tempfile
 import time
 import warnings
@@ -131,22 +129,6 @@ def record_file(attempt: Path) -> str | None:
     """The record of an attempt's folder, relative to the folder of its run. None: it has none (tracking disabled)."""
     files = sorted(attempt.glob("wandb/*run-*-*/run-*.wandb"))
     return str(files[-1].relative_to(attempt.parent.parent)) if files else None
-
-
-TOLD_TO_END: list[int] = []  # signals that came; compiled code can turn the handler's exit into some other exception
-
-
-def exit_on_sigterm() -> None:
-    """End by exception, exit code 143, when told to end: only then does the client close its records.
-
-    A job calls this once, in its main thread.
-    """
-
-    def end(number: int, frame: object) -> None:
-        TOLD_TO_END.append(number)
-        sys.exit(128 + number)
-
-    signal.signal(signal.SIGTERM, end)
 
 
 _offline_until = 0.0  # by the monotonic clock

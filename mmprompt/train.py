@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mmprompt.config import Optim, RunConfig
 from mmprompt.data import Split, load
+from mmprompt.ending import leave, time_is_up
 from mmprompt.evaluate import example_scores
 from mmprompt.run import Attempt, remove, write_over
 from mmprompt.tasks import collate
@@ -194,7 +195,7 @@ def train(
     """Trains to the last step and leaves the best weights, by validation, in `tuned`.
 
     `views`: what is seen of each split. `log` gets each step's values once, those of a resumed
-    history first. Raises TrainingError.
+    history first. Raises TrainingError, and SystemExit, its state kept, when a time limit is near.
     """
     if not any(True for _ in tuned.prompts.parameters()):
         return State()  # a prompt of length 0: the backbone as it is
@@ -228,8 +229,11 @@ def train(
         state.seconds = time.monotonic() - began
         log(state.step, values)
         report(state)
-        if state.step % checkpoints.every == 0 and state.step < optim.steps:
+        # After the last step as well: to evaluate may take long, and be interrupted.
+        if state.step % checkpoints.every == 0 or state.step == optim.steps or time_is_up():
             checkpoints.save(state, tuned, optimiser)
+        if time_is_up():
+            leave()
     tuned.load_tuned_state(state.best)
     tuned.eval()
     return state

@@ -1,4 +1,4 @@
-"""`python -m sweeps VERB NAME [KEY=VALUE ...]`: plan a sweep, launch it, send its records to W&B."""
+"""`python -m sweeps VERB ...`: plan a sweep, launch it, see how far it is, and what went wrong."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = """
 overrides, in Hydra's grammar; several values make an axis, one value fixes it:
   seed=1,2,3,4,5                other values of an axis of the sweep
@@ -16,58 +18,130 @@ overrides, in Hydra's grammar; several values make an axis, one value fixes it:
   prompt.depth=encoder          a setting for every run
   cluster=local                 here; cluster=slurm: SLURM; default: SLURM where sinfo answers
   cluster.max_parallel=2        jobs at once; cluster.runs_per_job=4: runs in a SLURM job
-  paths.runs=/scratch/me/runs   the store; also MMPROMPT_RUNS; default: runs/ in this folder
+  paths.runs=/scratch/me/runs   the store; also MMPROMPT_RUNS; default: runs/ in the clone
 """
+CAUSES = ("error", "oom", "time", "preempted", "node", "cancelled", "killed", "start")
 VERBS = {
-    "plan": "say what a launch would do; changes nothing",
+    "plan": "say what a launch would do, and what it costs; changes nothing",
     "launch": "run what is not done yet",
+    "status": "how far it is, and what went wrong",
+    "logs": "what a run's job printed",
+    "cancel": "stop runs or sweeps",
+    "diff": "why a run is not the same as another",
+    "clean": "free what nobody needs any more",
+    "doctor": "find out what a new cluster needs",
     "sync": "send the records that the W&B server has not",
 }
 STORY = {
-    "plan": """Says what `launch` would do: which runs are done, failed, running or to do, in how many jobs, and where.
-Changes nothing.""",
-    "launch": """Runs what a sweep asks for and what is not done yet. Asking twice runs nothing twice; changing a value
-runs only what changed; an interrupted sweep goes on where it was. Settings and code are frozen: what is edited while
-jobs queue is not in them. On local processes it waits, and Ctrl-C stops them; on SLURM it returns once they are there.
-The exit code is 1 if a run failed.""",
+    "plan": """Says what `launch` would do: which runs are done, failed, queued or to do, in how many jobs, what they cost,
+whether the disk has room, and what sbatch would be asked for. Changes nothing.""",
+    "launch": """Runs what a sweep asks for and what is not done yet. Asking twice runs nothing twice; changing a value runs
+only what changed; an interrupted sweep goes on where it was. Settings and code are frozen: what is edited
+while jobs queue is not in them. On local processes it waits, and Ctrl-C stops them; on SLURM it asks once
+(YES=1: not at all), submits and returns, and with --wait it follows, and submits again what was killed. The
+exit code is 1 if a run failed.""",
+    "status": """A row for each run: what tells it from the others, state, job, node, attempt, step, score, time. Then the
+failures, by cause, with the command to type next. Without a name: the newest sweep that is not done, and a
+line for each other one. On a terminal runs that are done or wait are counted where their rows have no place;
+elsewhere, and with --json, all are there. The exit code is 1 if a run has stopped: failed, or to do with a
+cause.""",
+    "logs": """What the job of a run printed, and why its attempt ended. A run is named by the beginning of its id.""",
+    "cancel": """Stops runs: by the beginning of their ids, by sweep, or those of a state. Nothing else is touched, and nobody
+else's jobs ever. A run that was at work keeps its checkpoint: the next launch goes on from there. It asks
+once; YES=1 skips the question.""",
+    "diff": """Which setting, checkpoint or data set of a run differs from another run, or from the nearest finished one: why
+it runs again. A run is named by the beginning of its id.""",
+    "clean": """Says what could be freed: leftovers of killed processes, checkpoints of finished runs, old code and logs; then
+asks, and frees it (YES=1 skips the question). Results, their weights and records stay, and whatever a job may
+still need.""",
+    "doctor": """Tries your cluster settings: asks SLURM on this machine, then sends a probe job of five minutes at most with
+exactly these settings. Each thing that is wrong comes with the line for conf/cluster/mine.yaml.
+cluster=local: the same checks in a process here.""",
     "sync": """Sends the W&B records of the store, or of the sweeps named, to the server that `wandb login` or WANDB_BASE_URL
-and WANDB_API_KEY name. What is there is not sent again, what an attempt is still writing waits for its end; interrupted, the
-same command goes on. The exit code is 1 if the server cannot be had, or did not take a record.""",
+and WANDB_API_KEY name. What is there is not sent again, what an attempt is still writing waits for its end;
+interrupted, the same command goes on. The exit code is 1 if the server cannot be had, or did not take a
+record.""",
 }
 
 
 def parser(verb: str) -> argparse.ArgumentParser:
+    composes = verb in ("plan", "launch", "doctor")
     parser = argparse.ArgumentParser(
         prog=f"python -m sweeps {verb}",
         description=STORY[verb],
-        epilog=f"sweeps: {', '.join(sweeps())}\n{OVERRIDES}",
+        epilog=f"sweeps: {', '.join(sweeps())}\n{OVERRIDES}" if composes else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    if verb == "sync":
-        parser.epilog = None
-        parser.add_argument("names", metavar="NAME", nargs="*", help="sweeps that were launched; none: the whole store")
-        store = Path(os.environ.get("MMPROMPT_RUNS", "runs"))
-        parser.add_argument(
-            "--runs", type=Path, default=store, help="the store; default: MMPROMPT_RUNS, or runs/ in this folder"
-        )
-        return parser
-    parser.add_argument("name", metavar="NAME", help="a sweep: a file of conf/sweep/")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="changes to it, see below")
-    parser.add_argument("--retry", action="store_true", help="also runs that failed too often, or that may be lost")
-    if verb == "launch":
-        parser.add_argument("--wait", action="store_true", help="on SLURM: follow the jobs to their end")
+    add = parser.add_argument
+    if not composes:
+        store = Path(os.environ.get("MMPROMPT_RUNS") or ROOT / "runs")
+        add("--runs", type=Path, default=store, help="the store; default: MMPROMPT_RUNS, or runs/ in the clone")
+    match verb:
+        case "plan" | "launch":
+            add("name", metavar="NAME", help="a sweep: a file of conf/sweep/")
+            add("overrides", metavar="KEY=VALUE", nargs="*", help="changes to it, see below")
+            which = f"one of {', '.join(CAUSES)}"
+            retry = f"also runs that failed too often or may be lost; with {which}: of the failed ones only those"
+            add("--retry", metavar="CAUSE", nargs="?", const="all", help=retry)
+            add("--limit", metavar="N", type=positive, help="of the runs to do, the first N")
+            if verb == "launch":
+                add(
+                    "--wait",
+                    action="store_true",
+                    help="on SLURM: follow the jobs to their end, start killed ones again",
+                )
+        case "doctor":
+            add("overrides", metavar="KEY=VALUE", nargs="*", help="settings to try, see below")
+        case "status":
+            add("names", metavar="NAME", nargs="*", help="sweeps that were launched")
+            add("--watch", action="store_true", help="again and again, until all are done or Ctrl-C")
+            add("--json", action="store_true", help="for programs")
+        case "logs":
+            add("run", metavar="RUN", help="the beginning of its id")
+            add("-f", "--follow", action="store_true", help="go on while it is at work")
+            add("--attempt", metavar="N", type=positive, help="not the newest, but this one")
+        case "cancel":
+            add("what", metavar="RUN|SWEEP", nargs="*", help="the beginning of a run's id, or a sweep")
+            add(
+                "--state",
+                choices=("queued", "running"),
+                help="of these only what is in this state; alone: of the store",
+            )
+        case "diff":
+            add("run", metavar="RUN", help="the beginning of its id")
+            add("other", metavar="RUN", nargs="?", help="default: the finished run that differs least")
+        case "clean":
+            add(
+                "--days",
+                metavar="N",
+                type=positive,
+                default=30,
+                help="logs and code not used for so long (%(default)s)",
+            )
+            add(
+                "--cache",
+                action="store_true",
+                help="also what frozen backbones made of examples; it is made again when needed",
+            )
+        case "sync":
+            add("names", metavar="NAME", nargs="*", help="sweeps that were launched; none: the whole store")
     return parser
 
 
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
 def sweeps() -> list[str]:
-    conf = Path(__file__).resolve().parent.parent / "conf"
-    return sorted(file.stem for file in (conf / "sweep").glob("*.yaml"))
+    return sorted(file.stem for file in (ROOT / "conf" / "sweep").glob("*.yaml"))
 
 
 def usage() -> str:
     verbs = "\n".join(f"  {verb:<8} {what}" for verb, what in VERBS.items())
     more = "`python -m sweeps VERB --help` says more."
-    return f"usage: python -m sweeps VERB NAME [KEY=VALUE ...]\n\n{verbs}\n\nsweeps: {', '.join(sweeps())}\n{more}"
+    return f"usage: python -m sweeps VERB ...\n\n{verbs}\n\nsweeps: {', '.join(sweeps())}\n{more}"
 
 
 def main(arguments: list[str]) -> int:
@@ -81,27 +155,43 @@ def main(arguments: list[str]) -> int:
         print(f"sweeps: there is no verb {verb}{nearest(verb, VERBS)}\n\n{usage()}", file=sys.stderr)
         return 2
     asked = vars(parser(verb).parse_intermixed_args(rest))
+    if verb in ("plan", "launch"):
+        settle_retry(asked)
     from mmprompt.config import ConfigError  # pydantic, and all that takes time: help does without
-    from mmprompt.run import StoreError
+    from mmprompt.run import StoreError, follow_mode
 
     try:
-        if verb == "plan":
-            from sweeps.outlook import plan
-
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `plan | head` ends quietly
-            return plan(**asked)
-        if verb == "sync":
-            from sweeps.sync import sync
-
-            return sync(**asked)
-        from sweeps.launch import launch
-
-        return launch(**asked)
+        if "runs" in asked:
+            follow_mode(asked["runs"])
+        code = function(verb)(**asked)
+        sys.stdout.flush()
+        return code
     except (ConfigError, StoreError) as error:
         print(f"sweeps: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # before anything was submitted
+    except BrokenPipeError:  # `plan | head` ends quietly, and what python would still flush goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
         return 130
+
+
+def settle_retry(asked: dict[str, object]) -> None:
+    """`--retry KEY=VALUE` means no cause. Exits for a word that is none."""
+    retry = asked["retry"]
+    if isinstance(retry, str) and "=" in retry:
+        asked["overrides"], asked["retry"] = [retry, *asked["overrides"]], "all"  # type: ignore[misc]
+    elif retry not in (None, "all", *CAUSES):
+        print(f"sweeps: --retry {retry}: no such cause; wanted one of {', '.join(CAUSES)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def function(verb: str) -> Callable[..., int]:
+    """Each verb is a function of its own module; what another verb needs is not imported."""
+    from importlib import import_module
+
+    verbs: Callable[..., int] = getattr(import_module(f"sweeps.{verb}"), verb)
+    return verbs
 
 
 if __name__ == "__main__":

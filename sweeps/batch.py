@@ -1,28 +1,36 @@
-"""A batch: what one launch hands to a scheduler. Frozen in STORE/jobs/ID/batch.json before anything is submitted.
+"""A batch: what one launch hands to a scheduler. Frozen in STORE/jobs/N/batch.json before anything is submitted.
 
 A job is a list of runs, so that imports and backbone are paid once. Local worker processes share one list, and whoever
-is free takes the next run; a SLURM job has a list of its own.
+is free takes the next run; a SLURM job has a list of its own. SLURM's jobs go in arrays: the one whose first job is
+number F has its script and logs in STORE/jobs/N/F/, and the name `NAME.F`, so that a job of it is number F + its task.
+
+Batches are numbered. A launch looks at all there are, decides, and puts its own in place as the next one: if another
+launch was faster, that number is taken, and it looks again. So every decision knows those before it, and there are no locks.
 """
 
 from __future__ import annotations
 
-import datetime
+import errno
 import itertools
 import json
 import math
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmprompt.config import Cluster
-from mmprompt.run import ROOT, Attempt, Store, this_process, write_once
+from mmprompt.run import ROOT, Attempt, Store, StoreError, drafted, this_process, who, write_once
 from sweeps import snapshot
-from sweeps.manifest import Expanded
+
+if TYPE_CHECKING:  # it brings Hydra, which the verbs after a launch do without
+    from sweeps.manifest import Expanded
 
 Kind = Literal["local", "slurm"]
+LOG = re.compile(r"\d+(_(?P<task>\d+))?_0_log\.err")  # as submitit names it
 JOB_SECONDS = 600.0  # what a SLURM job lasts at least, where finished runs tell how long a run takes
 UNKNOWN_JOBS, UNKNOWN_RUNS = 8, 4  # where none does: this many jobs, or more, so that none has more runs than that
 
@@ -37,7 +45,13 @@ class Batch:
 
     @cached_property
     def frozen(self) -> dict[str, Any]:
-        values: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
+        """Raises StoreError if the file is damaged."""
+        try:
+            values: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{self.file} cannot be read ({error}); without it nobody knows what it submitted"
+            ) from None
         return values
 
     @property
@@ -46,17 +60,61 @@ class Batch:
 
     @property
     def job_name(self) -> str:
-        """SLURM's name of its jobs: they can be found by it even if the launcher died while submitting."""
-        return f"mmprompt-{self.id}"
+        """How the names of its SLURM jobs begin: they can be found by it even if the launcher died while submitting."""
+        return str(self.frozen["job_name"])
 
     @property
     def is_slurm(self) -> bool:
         return bool(self.frozen["job"]["scheduler"] == "slurm")
 
-    @property
+    @cached_property
     def jobs(self) -> list[list[str]]:
         """The runs of each job."""
         return [[run for part in parts for run in part["runs"]] for parts in self.frozen["jobs"]]
+
+    @property
+    def arrays(self) -> dict[int, str]:
+        """By the number of its first job: the name of each array that SLURM has been, or is about to be, asked for."""
+        firsts = sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+        return {first: self.array_name(first) for first in firsts}
+
+    def array_name(self, first: int) -> str:
+        return f"{self.job_name}.{first}"
+
+    def array(self, first: int) -> Path:
+        return self.folder / str(first)
+
+    def note(self, first: int, job: str, count: int) -> None:
+        """SLURM has taken an array of so many jobs, under this id."""
+        write_once(self.array(first) / "submitted.json", json.dumps({"job": job, "count": count}))
+
+    @property
+    def job_ids(self) -> dict[int, str]:
+        """SLURM's id of each job that is known to be handed over; one that is alone in its array has no task number."""
+        found: dict[int, str] = {}
+        for first in self.arrays:
+            taken = _read(self.array(first) / "submitted.json")
+            if taken:
+                job, count = taken["job"], taken["count"]
+                found |= {first + task: f"{job}_{task}" if count > 1 else job for task in range(count)}
+        return found
+
+    def log(self, number: int) -> Path | None:
+        """What that job printed as errors; None if it printed nothing yet."""
+        first = max((first for first in self.arrays if first <= number), default=None)
+        if first is None:
+            return None
+        logs = [(LOG.fullmatch(file.name), file) for file in self.array(first).iterdir()]
+        return next((file for name, file in logs if name and int(name["task"] or 0) == number - first), None)
+
+    @property
+    def end_file(self) -> Path:
+        return self.folder / "submitted.json"
+
+    @property
+    def end(self) -> dict[str, Any] | None:
+        """How submission ended: {"waiting": how many jobs were not taken, "why": sbatch's words}. None: it has not."""
+        return _read(self.end_file)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -65,31 +123,60 @@ class Batch:
         return dict.fromkeys(names, str(self.frozen["threads"]))
 
 
-def log_of(attempt: Attempt) -> Path:
-    """What the job of an attempt printed; submitit names it by the scheduler's id of the job."""
-    job = attempt.job
-    return attempt.run.path.parent.parent / "jobs" / str(job["batch"]) / f"{job['job']}_0_log.err"
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return values
+
+
+def log_of(attempt: Attempt) -> Path | None:
+    """What the job of an attempt printed as errors; None of a run that was started by hand, or before that was written down."""
+    log: str | None = attempt.job.get("log")
+    return None if log is None else attempt.run.path.parent.parent / log
 
 
 def batches(store: Store) -> list[Batch]:
     """All that was ever submitted from this store, oldest first."""
-    return [Batch(file.parent) for file in sorted(store.jobs.glob("*/batch.json"))]
+    try:
+        numbers = sorted(int(path.name) for path in store.jobs.iterdir() if path.name.isdigit())
+    except FileNotFoundError:
+        return []
+    return [Batch(store.jobs / str(number)) for number in numbers]
 
 
-def pack(runs: Sequence[str], seconds: float | None, cluster: Cluster) -> list[list[str]]:
-    """Runs shared out to SLURM jobs, evenly. `seconds`: what a run takes; None where no finished run tells."""
+def pack(runs: Sequence[str], seconds: Mapping[str, float | None], cluster: Cluster) -> list[list[str]]:
+    """Runs shared out to SLURM jobs, in their order. `seconds`: what each takes; None where no finished run tells."""
     if cluster.runs_per_job is not None:
-        most = cluster.runs_per_job
-    elif seconds is None:
-        most = min(UNKNOWN_RUNS, math.ceil(len(runs) / UNKNOWN_JOBS))
-    else:
-        most = max(1, int(min(JOB_SECONDS, 30.0 * cluster.time_min) / seconds))  # at most half of the time limit
+        return _evenly(runs, cluster.runs_per_job)
+    if any(seconds[run] is None for run in runs):
+        return _evenly(runs, min(UNKNOWN_RUNS, math.ceil(len(runs) / UNKNOWN_JOBS)))
+    wanted = min(JOB_SECONDS, 30.0 * cluster.time_min)  # at most half of the time limit
+    takes = [seconds[run] or 0.0 for run in runs]
+    total = sum(takes)
+    count = math.ceil(total / wanted) or 1
+    jobs: list[list[str]] = [[] for _ in range(count)]
+    before = 0.0
+    for run, took in zip(runs, takes, strict=True):
+        jobs[int(count * (before + took / 2) / total) if total else 0].append(run)  # where the middle of it falls
+        before += took
+    return [job for job in jobs if job]
+
+
+def _evenly(runs: Sequence[str], most: int) -> list[list[str]]:
     jobs = math.ceil(len(runs) / most)
     return [list(runs[i * len(runs) // jobs : (i + 1) * len(runs) // jobs]) for i in range(jobs)]
 
 
-def freeze(expanded: Expanded, jobs: Sequence[Sequence[str]], kind: Kind, code: Mapping[str, Any]) -> Batch:
-    """Snapshot and batch.json, on disk; nothing is submitted yet. `code` says commit and dirty."""
+def freeze(
+    expanded: Expanded, jobs: Sequence[Sequence[str]], kind: Kind, about: Mapping[str, Any], after: Sequence[Batch]
+) -> Batch | None:
+    """Snapshot and batch.json, on disk; nothing is submitted yet. None: another launch has put one in place `after` those that
+    this one has looked at. `about` says commit, dirty, and SLURM's name of the cluster.
+
+    Raises StoreError if it cannot be written.
+    """
     store, place = expanded.store, expanded.place
     copy = snapshot.take(ROOT, store)
 
@@ -97,19 +184,32 @@ def freeze(expanded: Expanded, jobs: Sequence[Sequence[str]], kind: Kind, code: 
         for backbone, group in itertools.groupby(runs, key=lambda run: expanded.backbones[run]):
             where = {"backbone": str(snapshot.inside(backbone, ROOT, copy)), "gpus": place.cluster.gpus}
             where |= {"checkpoint_every": place.cluster.checkpoint_every, "cache": place.cache.model_dump()}
-            yield {"where": where | {"tracking": place.tracking.model_dump()}, "runs": list(group)}
+            where |= {"stage": place.data.stage, "tracking": place.tracking.model_dump()}
+            yield {"where": where, "runs": list(group)}
 
-    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    batch = Batch(store.jobs / f"{now}-{secrets.token_hex(3)}")
+    number = int(after[-1].id) + 1 if after else 1
+    batch = Batch(store.jobs / str(number))
+    code = {key: about[key] for key in ("commit", "dirty")}
     frozen = {
         "sweep": expanded.sweep.name,
+        "overrides": list(expanded.overrides),
         "store": str(store.root),
         "snapshot": str(copy),
         "job": {"batch": batch.id, "scheduler": kind, "code": copy.name, **code},
-        "driver": this_process() if kind == "local" else None,  # without it local workers end; SLURM's need nobody
+        "job_name": f"mmprompt-{number}-{secrets.token_hex(3)}",
+        "launcher": this_process(),  # without it local workers end; SLURM's jobs need nobody once they are submitted
+        "user": who(),
+        "slurm_cluster": about["slurm_cluster"],
         "threads": max(expanded.configs[run].threads for runs in jobs for run in runs),
         "cluster": place.cluster.model_dump(),
         "jobs": [list(parts(runs)) for runs in jobs],
     }
-    write_once(batch.file, json.dumps(frozen, indent=1))
+    try:
+        with drafted(batch.folder) as draft:
+            write_once(draft / "batch.json", json.dumps(frozen, indent=1))
+            draft.rename(batch.folder)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            return None
+        raise StoreError(f"{batch.folder} cannot be made: {error.strerror}") from error
     return batch

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmprompt.config import ConfigError, check_override, nearest
 
+TABLES = ("cluster.sbatch",)  # keys whose value is a table of the user's own keys
 NOT_SETTINGS = ("sweep", "search")  # folders of conf/ that name what to do, not how
 INNERMOST = re.compile(r"\$\{([^${}]*)\}")  # an interpolation that holds no other
 ABSOLUTE = re.compile(r"\w+(\.\w+)*")
@@ -99,7 +100,7 @@ class Composed:
         missing = [key for key, name in names.items() if name not in self._resolved]
         if missing:
             for key, value in leaves.items():
-                OmegaConf.update(self.config, key, value)
+                OmegaConf.update(self.config, key, value, merge=False)
             self._resolved |= {names[key]: _resolved(OmegaConf.select(self.config, key)) for key in missing}
         resolved = {key: self._resolved[name] for key, name in names.items()}
         return _replaced(self.unresolved, dict(leaves) | resolved)
@@ -183,10 +184,12 @@ def _resolved(value: Any) -> Any:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}. Lists are values; an empty section stays one."""
+    """{"a": {"b": 1}} as {"a.b": 1}. Lists are values, and so are `TABLES`; an empty section stays one."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+        name = f"{prefix}{key}"
+        is_section = isinstance(value, Mapping) and value and name not in TABLES
+        flat |= _flat(value, f"{name}.") if is_section else {name: value}
     return flat
 
 

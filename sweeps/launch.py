@@ -3,63 +3,159 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from mmprompt.run import Attempt, StoreError, provenance
-from sweeps import manifest, scheduler
-from sweeps.batch import freeze, log_of, pack
+from mmprompt.config import ConfigError
+from mmprompt.run import TRIES, Attempt, StoreError, provenance
+from sweeps import manifest, outlook, scheduler
+from sweeps.batch import Batch, freeze, log_of
 from sweeps.outlook import Outlook, count, look
-from sweeps.screen import Screen
-from sweeps.state import TRIES, bury, last_line
+from sweeps.screen import Screen, agreed
+from sweeps.state import bury, last_line
 from sweeps.watch import Watch
 from sweeps.workers import Workers
 
+UNSAID = ("kind", "checkpoint_every", "runs_per_job", "setup", "sbatch", "python")  # of what is asked of SLURM
 SHOWN = 3  # runs of one reason for failing
 
 
-def launch(name: str, overrides: Sequence[str], wait: bool, retry: bool) -> int:
+def launch(name: str, overrides: Sequence[str], wait: bool, retry: str | None, limit: int | None) -> int:
     """Submits what is not done; local runs are waited for.
 
     Returns 0 if all is well, 1 if a run failed or is not done, 130 if interrupted. Raises ConfigError for what is wrong
     with the sweep, an override or the cluster's settings.
     """
-    seen = look(name, overrides, retry)
+    seen = look(name, overrides, retry, limit)
     busy = seen.to_do or seen.named("running", "queued")
     # Before anything is written: it may refuse.
     kind, why = scheduler.choose(seen.expanded.place.cluster.kind) if busy else ("local", "")
-    code = provenance()
-    manifest.write(seen.expanded, code)
+    about = provenance() | {"slurm_cluster": None}
     print(f"{name}: {seen}")
+    if kind == "slurm" and seen.to_do:
+        about["slurm_cluster"] = (scheduler.config() or {}).get("ClusterName")
+        print(f"{seen.what('slurm')} ({why}): {terms(seen)}\n{seen.cost}", flush=True)
+        if not agreed(f"submit {len(seen.jobs)} jobs?"):
+            print("nothing was submitted")
+            return 1
+    manifest.write(seen.expanded, about)
     if not busy:
         return _report(seen, [], [])
+    if kind == "local":
+        return _launch_here(seen, about, why, retry, limit)
+    return _launch_on_slurm(seen, about, wait, retry, limit)
+
+
+def terms(seen: Outlook) -> str:
+    """What is asked of SLURM, on whose account."""
+    cluster = seen.expanded.place.cluster.model_dump(exclude_none=True)
+    asked = {key: value for key, value in cluster.items() if key not in UNSAID and value not in (0, [], {})}
+    return " ".join(f"{key}={value}" for key, value in asked.items())
+
+
+def _launch_here(seen: Outlook, about: Mapping[str, Any], why: str, retry: str | None, limit: int | None) -> int:
+    batch = None
+    while batch is None:
+        runs = [*seen.to_do, *seen.named("running")]  # what another launch is at may be left to this one
+        if not runs:
+            return _report(seen, [], [])
+        _prepare(seen)
+        batch = freeze(seen.expanded, [runs], "local", about, seen.batches)
+        if batch is None:  # another launch was faster
+            seen = outlook.of(seen.expanded, retry, limit)
+    workers = Workers(batch, seen.places)
+    print(f"{seen.what('local')} ({why}); logs in {batch.folder}", flush=True)
+    return _follow(Watch(seen.expanded, runs, workers), seen)
+
+
+def _launch_on_slurm(seen: Outlook, about: Mapping[str, Any], wait: bool, retry: str | None, limit: int | None) -> int:
+    runs = [*seen.to_do, *seen.named("running", "queued", "lost?")]
+    seen, _ = _submit(seen, about, retry, limit, _say)
+    if wait:
+        return _follow(Watch(seen.expanded, runs, None, Again(seen, about).submit), seen)
+    if seen.problem:
+        print(f"no information from SLURM: {seen.problem}")
+    if seen.named("running", "queued"):
+        print("the jobs need nobody here; `status` says how far they are, the same command with --wait follows them")
+    return _report(seen, [], [])
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+class Again:
+    """Submits runs of a sweep again, for a launch that waits."""
+
+    def __init__(self, seen: Outlook, about: Mapping[str, Any]) -> None:
+        self.expanded, self.about = seen.expanded, about
+        self._full = jobs_of(seen) if seen.to_do else None  # jobs of ours in the queue when SLURM took no more
+
+    def submit(self, runs: Sequence[str], say: Callable[[str], None]) -> list[str]:
+        """Those that were handed over: under a submit limit as many jobs as have ended since."""
+        now = outlook.of(self.expanded, None, None)
+        now = replace(now, to_do=[run for run in now.to_do if run in runs])
+        there = jobs_of(now)
+        if self._full is not None and there:
+            fit = now.jobs[: max(0, self._full - there)]
+            now = replace(now, to_do=[run for job in fit for run in job])
+        try:
+            then, handed = _submit(now, self.about, None, None, say)
+        except (ConfigError, StoreError) as error:
+            say(str(error))
+            return []
+        self._full = jobs_of(then) if len(handed) < len(now.to_do) else self._full if there else None
+        return handed
+
+
+def jobs_of(seen: Outlook) -> int:
+    """How many SLURM has of this sweep."""
+    return len({one.job.id for one in seen.states.values() if one.job})
+
+
+def _submit(
+    seen: Outlook, about: Mapping[str, Any], retry: str | None, limit: int | None, say: Callable[[str], None]
+) -> tuple[Outlook, list[str]]:
+    """Hands over what is to do. The sweep as it is afterwards, and the runs that SLURM took. Raises ConfigError if it refuses."""
+    while seen.to_do:
+        _prepare(seen)
+        batch = freeze(seen.expanded, seen.jobs, "slurm", about, seen.batches)
+        if batch is not None:
+            handed = _hand_over(batch, say)
+            return outlook.of(seen.expanded, None, None), handed
+        wanted = set(seen.to_do)  # another launch was faster
+        seen = outlook.of(seen.expanded, retry, limit)
+        seen = replace(seen, to_do=[run for run in seen.to_do if run in wanted])
+    return seen, []
+
+
+def _hand_over(batch: Batch, say: Callable[[str], None]) -> list[str]:
+    try:
+        scheduler.submit(batch)
+    except scheduler.NoAnswerError as error:
+        raise StoreError(
+            f"SLURM did not say whether it took the jobs of {batch.folder} ({error}); nothing is lost: the same command finds "
+            "those that it took, and submits the others"
+        ) from None
+    ids = sorted({identity.split("_")[0] for identity in batch.job_ids.values()}, key=int)
+    if ids:
+        jobs = f"jobs {', '.join(ids)}" if len(ids) > 1 else f"job {ids[0]}"
+        say(f"submitted as SLURM {jobs}; logs in {batch.folder}")
+    end = batch.end
+    if end and end["waiting"]:
+        why = f"SLURM takes no more now ({end['why']})"
+        say(f"{end['waiting']} of {len(batch.jobs)} jobs wait: {why}; the same command goes on")
+    return [run for number in batch.job_ids for run in batch.jobs[number]]
+
+
+def _prepare(seen: Outlook) -> None:
+    """The folders of runs to do, and a word on attempts that ended without one."""
     for run in seen.to_do:
         seen.expanded.store.run(run).create(seen.expanded.configs[run])
         attempt = seen.states[run].attempt
         if attempt is not None and attempt.error is None:
             bury(attempt)
-    return _launch_here(seen, code, why) if kind == "local" else _launch_on_slurm(seen, code, why, wait)
-
-
-def _launch_here(seen: Outlook, code: Mapping[str, Any], why: str) -> int:
-    runs = [*seen.to_do, *seen.named("running")]  # what another launch is at may be left to this one
-    if not runs:
-        return _report(seen, [], [])
-    workers = Workers(freeze(seen.expanded, [runs], "local", code), seen.places)
-    print(f"{seen.jobs('local')} ({why}); logs in {workers.batch.folder}", flush=True)
-    return _follow(Watch(seen.expanded, runs, workers), seen)
-
-
-def _launch_on_slurm(seen: Outlook, code: Mapping[str, Any], why: str, wait: bool) -> int:
-    if seen.to_do:
-        jobs = pack(seen.to_do, seen.seconds, seen.expanded.place.cluster)
-        batch = freeze(seen.expanded, jobs, "slurm", code)
-        print(f"{seen.jobs('slurm')} ({why})")
-        print(f"submitted as SLURM job {scheduler.submit(batch)}; logs in {batch.folder}", flush=True)
-    if wait:
-        return _follow(Watch(seen.expanded, [*seen.to_do, *seen.named("running", "queued")], None), seen)
-    print("the jobs need nobody here; the same command says how far they are, and --wait follows them")
-    return _report(seen, [], [])
 
 
 def _follow(watch: Watch, seen: Outlook) -> int:
@@ -78,7 +174,7 @@ def _follow(watch: Watch, seen: Outlook) -> int:
     if watch.workers and watch.open:
         print(f"the workers ended before they were at every run; {watch.workers.last_words()}")
     failed = [run for run in watch.failed if watch.store.run(run).result() is None]  # another launch may have done it
-    return _report(seen, failed, watch.open)
+    return _report(seen, failed, [*watch.open, *watch.left])
 
 
 def _interrupted(watch: Watch, seen: Outlook) -> int:
@@ -123,7 +219,7 @@ def _say_why(seen: Outlook, runs: Sequence[str]) -> None:
         print(f"  {reason}")
         for attempt in attempts[:SHOWN]:
             print(f"    {seen.expanded.labels[attempt.run.id]}")
-            print(f"      {attempt.path / 'error.txt'}\n      {log_of(attempt)}")
+            print(f"      {attempt.path / 'error.txt'}\n      {log_of(attempt) or 'started by hand'}")
         if len(attempts) > SHOWN:
             print(f"    and {len(attempts) - SHOWN} more")
 

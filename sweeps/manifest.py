@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.config import PRIMARY_METRIC, ConfigError, Place, RunConfig
-from mmprompt.run import Store, backbone_file, checksum_of, config_of, evaluation_id, place_of, run_id, write_over
+from mmprompt.run import (
+    Store,
+    backbone_file,
+    checksum_of,
+    config_of,
+    default_store,
+    evaluation_id,
+    place_of,
+    run_id,
+    write_over,
+)
 from sweeps import grid
 from sweeps.compose import Composer, parse
 from sweeps.grid import Point, Sweep
+from sweeps.launched import differences, label
 
-PLAIN = re.compile(r"[A-Za-z_][\w./-]*")  # needs no quotes
 SPLITS = ("val", "test")
 HEADER = ("model", "backbone.mode", "method", "optim.steps", "optim.batch_size")  # what a table's caption must say
 
@@ -39,7 +48,8 @@ class Expanded:
 
     @property
     def store(self) -> Store:
-        return Store(Path(self.place.paths.runs).absolute())
+        runs = self.place.paths.runs
+        return Store(default_store() if runs is None else Path(runs).absolute())
 
     @cached_property
     def axes(self) -> dict[str, list[Any]]:
@@ -52,25 +62,12 @@ class Expanded:
 
     @cached_property
     def differences(self) -> dict[str, dict[str, str]]:
-        """By run: what tells it from the others, the axes on which points differ, or that some do not have."""
-        points = [point.values for _, point in self.points]
-        varied = [key for key, values in self.axes.items() if len(values) > 1 or any(key not in p for p in points)]
-        found: dict[str, dict[str, str]] = {}
-        for run, point in self.points:
-            values = {key: as_text(point.values[key]) for key in varied or self.axes if key in point.values}
-            found.setdefault(run, values)
-        return found
+        return differences([(run, point.values) for run, point in self.points], self.axes)
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """The same as text; no two runs have the same."""
-        return {run: " ".join(f"{key}={text}" for key, text in one.items()) for run, one in self.differences.items()}
-
-
-def as_text(value: Any) -> str:
-    """A value in Hydra's grammar; two that differ have different texts."""
-    is_plain = isinstance(value, str) and PLAIN.fullmatch(value) and value not in ("null", "true", "false")
-    return value if is_plain else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        """What tells each run from the others, as text; no two have the same."""
+        return {run: label(one) for run, one in self.differences.items()}
 
 
 def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
@@ -147,7 +144,6 @@ def manifest(expanded: Expanded, code: Mapping[str, Any]) -> dict[str, Any]:
 
 def write(expanded: Expanded, code: Mapping[str, Any]) -> Path:
     file = expanded.store.manifest(expanded.sweep.name)
-    file.parent.mkdir(parents=True, exist_ok=True)
     write_over(file, json.dumps(manifest(expanded, code), indent=1))
     return file
 

@@ -1,39 +1,131 @@
-"""What runs on the node: one job of a batch. It reads what was frozen at launch and imports the snapshot's packages."""
+"""What runs on the node: one job of a batch. It reads what was frozen at launch and imports the snapshot's packages.
+
+SLURM's jobs are `python -m sweeps.node BATCH FIRST`, submitit's local processes call `work`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from mmprompt.run import lives
+from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up
+from mmprompt.run import TRIES, Store, follow_mode, lives
 
 GPUS = "MMPROMPT_GPUS"  # the variable that says which a local worker may use; others find it in its environment
+BEGINS = "== "  # how the line begins that each execution of a job writes first into its log
+ASKS = 60.0  # seconds that SLURM's controller has for an answer
 
 
 def work(batch: str, index: int) -> None:
-    """Executes the runs of job `index` of the batch in this folder; on local processes only as long as the launch lives.
+    """A local worker: executes the runs of job `index` of the batch in this folder, as long as the launch lives.
 
-    Raises RuntimeError at the end if one failed: a scheduler then shows the job as failed.
+    Raises RuntimeError at the end if one failed.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; while torch loads nothing needs an orderly end
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a time limit is near: submitit would raise, and blame the run
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit would raise, and blame the run
     frozen = json.loads((Path(batch) / "batch.json").read_text(encoding="utf-8"))
-    driver = frozen["driver"]
-    if driver is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[GPUS]  # before anything could look
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[GPUS]  # before anything could look
     from submitit import JobEnvironment
 
+    job, launcher = JobEnvironment(), frozen["launcher"]
+    outcome = execute(frozen, index, job.job_id, job.paths.stderr, lambda: lives(launcher) is True)
+    if reason := failures(outcome):
+        raise RuntimeError(reason)
+
+
+def main(batch: Path, first: int) -> None:
+    """A job of SLURM's, of the array whose first job is number `first`. Exits with 1 if a run failed.
+
+    It is told some time before its time limit: then it keeps its state and has itself started again.
+    """
+    frozen = json.loads((batch / "batch.json").read_text(encoding="utf-8"))
+    end_when_told(patience=warning(frozen["cluster"]["time_min"]) / 3)
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    now = time.strftime("%Y-%m-%dT%H:%M:%S")
+    print(f"{BEGINS}job {job} on {socket.gethostname()}, {now}", file=sys.stderr, flush=True)
+    log = batch / str(first) / f"{job}_0_log.err"
+    index = first + int(task or 0)
+    try:
+        outcome = execute(frozen, index, job, log, lambda: not time_is_up())
+    except SystemExit:
+        if time_is_up() and not has_begun(frozen, index) and int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= TRIES:
+            sys.exit(
+                "TimeLimitError: the time limit is near and no run has begun, again; a larger cluster.time_min is the cure"
+            )
+        if time_is_up() or is_preempted():
+            start_again()
+        raise
+    if "open" in outcome.values() and time_is_up():
+        start_again()
+    sys.exit(failures(outcome))
+
+
+def execute(frozen: dict[str, Any], index: int, job: str, log: Path, wanted: Callable[[], bool]) -> dict[str, str]:
+    """The runs of a job, one after another, and how each ended. Raises SystemExit when told to end."""
+    store = Path(frozen["store"])
+    follow_mode(store)
     from mmprompt.job import execute
 
-    store = Path(frozen["store"])
-    job = frozen["job"] | {"job": JobEnvironment().job_id}
+    about = frozen["job"] | {"job": job, "log": str(log.resolve().relative_to(store.resolve()))}
     outcome: dict[str, str] = {}
     for part in frozen["jobs"][index]:
-        outcome |= execute(
-            store, part["runs"], part["where"], job, wanted=lambda: driver is None or lives(driver) is True
-        )
+        outcome |= execute(store, part["runs"], part["where"], about, wanted=wanted)
+    return outcome
+
+
+def has_begun(frozen: dict[str, Any], index: int) -> bool:
+    """Whether this process has claimed a run."""
+    store = Store(Path(frozen["store"]))
+    runs = [store.run(run) for part in frozen["jobs"][index] for run in part["runs"]]
+    return any(attempt.job["pid"] == os.getpid() for run in runs for attempt in run.attempts()[-1:])
+
+
+def failures(outcome: Mapping[str, str]) -> str | None:
     failed = [run for run, end in outcome.items() if end == "failed"]
-    if failed:
-        raise RuntimeError(f"{len(failed)} of {len(outcome)} runs failed: {', '.join(failed)}")
+    return f"{len(failed)} of {len(outcome)} runs failed: {', '.join(failed)}" if failed else None
+
+
+def warning(time_min: int) -> int:
+    """How many seconds before its time limit a job is told. SLURM may do so a minute earlier."""
+    return min(120, 15 * time_min)
+
+
+def is_preempted() -> bool:
+    """Whether SLURM told this job to end for another's sake. It starts such a job again only if it has to kill it."""
+    if signal.SIGTERM not in TOLD_TO_END:
+        return False
+    said = scontrol("show", "job", "-o", os.environ["SLURM_JOB_ID"])
+    words = dict(word.split("=", 1) for word in said.split() if "=" in word)
+    return words.get("PreemptTime", "None") not in ("None", "Unknown") and words.get("JobState") == "RUNNING"
+
+
+def start_again() -> None:
+    """Has SLURM put this job back into the queue; it will end this process. If it will not, the next launch goes on."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it comes at once, and shall not disturb the end
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    scontrol("requeue", os.environ["SLURM_JOB_ID"])
+
+
+def scontrol(*arguments: str) -> str:
+    """Its output; what went wrong goes to the log."""
+    try:
+        done = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=ASKS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"scontrol {' '.join(arguments)}: {error}", file=sys.stderr, flush=True)
+        return ""
+    if done.returncode != 0:
+        print(f"scontrol {' '.join(arguments)}: {done.stderr.strip()}", file=sys.stderr, flush=True)
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

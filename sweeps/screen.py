@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
@@ -17,6 +17,16 @@ ROWS = 8  # of runs at work, on a terminal
 GAP = 2  # columns between two cells
 UP, CLEAR_LINE, CLEAR_BELOW = "\x1b[A", "\x1b[K", "\x1b[J"  # to the end of the line; of the screen
 NARROW = 4  # columns that a cell keeps when the terminal is too narrow for all
+
+
+def agreed(question: str) -> bool:
+    """Asks once, on a terminal. Where nobody can answer, and with YES=1, it is agreed."""
+    if os.environ.get("YES") == "1" or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return True
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -60,12 +70,16 @@ class Screen:
         self._spoken, self._quiet = time.monotonic(), QUIET
 
     def now(self, view: View) -> None:
+        self.show(lambda width, height: self._lines(view, width, height), sentence(view))
+
+    def show(self, lines: Callable[[int, int], Sequence[str]], sentence: str) -> None:
+        """The lines that fit a terminal of so many columns and rows; in a log the sentence, now and then."""
         if self._moves:
-            lines = self._lines(view, *shutil.get_terminal_size())
-            if lines != self._drawn:
-                self._write([], lines)
+            drawn = list(lines(*shutil.get_terminal_size()))
+            if drawn != self._drawn:
+                self._write([], drawn)
         elif time.monotonic() - self._spoken >= self._quiet:
-            self._write([sentence(view)], [])
+            self._write([sentence], [])
             self._spoken, self._quiet = time.monotonic(), min(2 * self._quiet, QUIETEST)
 
     def _lines(self, view: View, width: int, height: int) -> list[str]:
@@ -76,8 +90,9 @@ class Screen:
             widths = [max(both) for both in zip(widths, self._widths, strict=True)]
         self._widths = widths or self._widths
         more = [f"  and {len(view.rows) - len(rows)} more"] if len(view.rows) > len(rows) else []
-        lines = [view.summary, *aligned(cells, widths, width - 1), *more]
-        return [set_cell_size(line, min(cell_len(line), width - 1)) for line in lines[: max(1, height - 1)]]
+        right = range(len(widths) - 3, len(widths))
+        lines = [view.summary, *aligned(cells, widths, width - 1, right), *more]
+        return [cut(line, width - 1) for line in lines[: max(1, height - 1)]]
 
     def _write(self, stay: Sequence[str], table: Sequence[str]) -> None:
         """Lines that stay, and the table below them, in place of the table that is there."""
@@ -98,18 +113,23 @@ def table(metric: str, rows: Sequence[Row]) -> list[list[str]]:
     return [head, *body] if rows else []
 
 
-def aligned(cells: Sequence[Sequence[str]], widths: Sequence[int], width: int) -> list[str]:
-    """The cells as lines of at most `width`, the last three of each, numbers, to the right. The widest are cut if need be."""
+def aligned(
+    cells: Sequence[Sequence[str]], widths: Sequence[int], width: int, right: Collection[int] = ()
+) -> list[str]:
+    """The cells as lines of at most `width`, the columns of numbers to the `right`. The widest are cut if need be."""
     widths = list(widths)
     while sum(widths) + GAP * len(widths) > width and max(widths) > NARROW:
         widths[widths.index(max(widths))] -= 1
     lines = []
     for row in cells:
-        fitted = [
-            _fitted(cell, width, i >= len(row) - 3) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
+        fitted = [_fitted(cell, width, i in right) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
         lines.append("".join(f"{' ' * GAP}{cell}" for cell in fitted).rstrip())
     return lines
+
+
+def cut(line: str, width: int) -> str:
+    """A line that fits."""
+    return set_cell_size(line, min(cell_len(line), width))
 
 
 def _fitted(cell: str, width: int, is_right: bool) -> str:
@@ -141,3 +161,9 @@ def sentence(view: View) -> str:
     label = " ".join(f"{axis}={value}" for axis, value in row.differences.items())
     words = [row.state, row.step and f"step {row.step}", row.score and f"{view.metric} {row.score}"]
     return f"{view.summary}; {label}: {', '.join(word for word in words if word)}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -10,22 +10,29 @@ from typing import Any, Literal
 
 from mmprompt.run import INTERRUPTED, Attempt, RunFolder, Store
 from sweeps import scheduler
-from sweeps.batch import batches
+from sweeps.batch import Batch, batches
+from sweeps.scheduler import Job
 
 Name = Literal["done", "failed", "running", "queued", "lost?", "to do"]
 AT_ONCE = 16  # runs that are looked at together
-TRIES = 3  # attempts that end in an error without getting further than the ones before: then a run is left alone
 SILENT = "its process ended without a word"
 
 
 @dataclass(frozen=True)
+class Held:
+    """A SLURM job that holds a run. `job` is None where there is no information."""
+
+    batch: str
+    number: int
+    job: Job | None
+
+
+@dataclass(frozen=True)
 class Queue:
-    """What SLURM has of our runs: by run, the newest batch that holds it, and SLURM's word for the state of its job.
+    """What SLURM has of our runs: by run, the jobs that hold it, oldest first. `problem`: why something is not known."""
 
-    The word is None where squeue gives no information.
-    """
-
-    jobs: Mapping[str, tuple[str, str | None]]
+    jobs: Mapping[str, Sequence[Held]]
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,18 +40,27 @@ class State:
     name: Name  # "lost?": another machine may be at it, and nobody can tell
     attempt: Attempt | None  # the newest; of a done run, the one that published
     result: dict[str, Any] | None
+    job: Job | None  # that SLURM has, of a run that is queued or running
 
 
-def queue(store: Store, runs: Iterable[str]) -> Queue:
-    """Asks squeue once, and only if a SLURM batch of this store holds one of these runs."""
+def queue(store: Store, runs: Iterable[str], known: Sequence[Batch] | None = None) -> Queue:
+    """Asks squeue once, and only if a SLURM batch of this store holds one of these runs. `known`: the batches there are."""
     asked = set(runs)
-    submitted = [batch for batch in batches(store) if batch.is_slurm]
-    jobs = [(batch, number, asked.intersection(job)) for batch in submitted for number, job in enumerate(batch.jobs)]
-    answer = scheduler.jobs(sorted({batch for batch, _, held in jobs if held}, key=lambda batch: batch.id))
-    if answer is None:
-        return Queue({run: (batch.id, None) for batch, _, held in jobs for run in held})
-    known = [(batch, answer[batch, number], held) for batch, number, held in jobs if (batch, number) in answer]
-    return Queue({run: (batch.id, word) for batch, word, held in known for run in held})
+    found = [batch for batch in (batches(store) if known is None else known) if batch.is_slurm]
+    every = [(batch, number, asked.intersection(job)) for batch in found for number, job in enumerate(batch.jobs)]
+    held = [(batch, number, some) for batch, number, some in every if some]
+    holding = list(dict.fromkeys(batch for batch, _, _ in held))
+    submitting = set(filter(scheduler.is_submitting, holding))  # before: what has been handed over is in squeue
+    answer = scheduler.jobs(holding)
+    jobs: dict[str, list[Held]] = {}
+    for batch, number, some in held:
+        job = answer.jobs.get((batch, number))
+        if job is None and batch in submitting:
+            job = Job("", "SUBMITTING", "", "a launch hands it over", "", batch.frozen["user"])
+        if job is not None or batch in answer.unknown:
+            for run in some:
+                jobs.setdefault(run, []).append(Held(batch.id, number, job))
+    return Queue(jobs, answer.problem)
 
 
 def states(store: Store, runs: Sequence[str], queue: Queue) -> dict[str, State]:
@@ -53,7 +69,9 @@ def states(store: Store, runs: Sequence[str], queue: Queue) -> dict[str, State]:
     there = store.runs() | queue.jobs.keys()
 
     def some(runs: Sequence[str]) -> list[tuple[str, State]]:
-        return [(run, state(store.run(run), queue) if run in there else State("to do", None, None)) for run in runs]
+        return [
+            (run, state(store.run(run), queue) if run in there else State("to do", None, None, None)) for run in runs
+        ]
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = dict(itertools.chain(*pool.map(some, (runs[i::AT_ONCE] for i in range(AT_ONCE)))))
@@ -64,51 +82,39 @@ def state(folder: RunFolder, queue: Queue) -> State:
     """One run's state. A result is the last word, an error ends an attempt; the rest is asked of who executes it."""
     result = folder.result()
     if result is not None:
-        return State("done", Attempt(folder, result["attempt"]), result)
+        return State("done", Attempt(folder, result["attempt"]), result, None)
     attempts = folder.attempts()
     attempt = attempts[-1] if attempts else None
     error = attempt.error if attempt else None
     failed = error is not None and not error.startswith(INTERRUPTED)
-    held = queue.jobs.get(folder.id)
-    if held and attempt and failed and attempt.job["batch"] == held[0]:
-        held = None  # that job has had its try; one that was interrupted SLURM starts again
+    held = list(queue.jobs.get(folder.id, ()))
+    if failed and attempt:  # a batch tries a run once; one that was interrupted SLURM starts again
+        held = [one for one in held if one.batch != attempt.job["batch"]]
+    own = next((one for one in held if attempt and one.job and one.job.id == attempt.job["job"]), None)
     alive = is_alive(attempt, held) if attempt and error is None else False
     if alive:
-        return State("running", attempt, None)
-    if held and held[1] is not None:
-        return State("queued", attempt, None)
+        return State("running", attempt, None, own.job if own else None)
+    waiting = next((one.job for one in [*([own] if own else []), *reversed(held)] if one.job), None)
+    if waiting:
+        return State("queued", attempt, None, waiting)
     if held or alive is None:
-        return State("lost?", attempt, None)
+        return State("lost?", attempt, None, None)
     result = folder.result()  # again: whoever was at it may have published, and gone, since the first look
     if result is not None:
-        return State("done", attempt, result)
-    return State("failed" if failed else "to do", attempt, None)
+        return State("done", Attempt(folder, result["attempt"]), result, None)
+    return State("failed" if failed else "to do", attempt, None, None)
 
 
-def is_alive(attempt: Attempt, held: tuple[str, str | None] | None) -> bool | None:
+def is_alive(attempt: Attempt, held: Sequence[Held]) -> bool | None:
     """Whether some process is still at this attempt; None without information."""
     here, job = attempt.lives(), attempt.job
     if here is not None:
         return here
     if job["scheduler"] != "slurm":
         return None
-    if held is None:
-        return False
-    return None if held[1] is None else held[1] != "PENDING"
-
-
-def tries(folder: RunFolder) -> int:
-    """How many attempts in a row ended in an error without getting further than those before them.
-
-    To get further is to leave a further checkpoint: where the next attempt would go on.
-    """
-    count, furthest = 0, 0
-    for attempt in folder.attempts():
-        step = max(attempt.checkpoint_steps, default=0)
-        if step > furthest:
-            count, furthest = 0, step
-        count += attempt.error is not None and not attempt.error.startswith(INTERRUPTED)
-    return count
+    if any(one.job and one.job.id == job["job"] and one.job.word != "PENDING" for one in held):
+        return True
+    return None if any(one.batch == job["batch"] and one.job is None for one in held) else False
 
 
 def bury(attempt: Attempt) -> None:

@@ -9,16 +9,17 @@ import dataclasses
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from mmprompt.config import PRIMARY_METRIC
-from mmprompt.run import Attempt
+from mmprompt.run import TRIES, Attempt
+from sweeps import causes
 from sweeps.manifest import Expanded
 from sweeps.outlook import ORDER
-from sweeps.screen import Row, Screen, View
-from sweeps.state import SILENT, Name, Queue, State, last_line, queue, state
+from sweeps.screen import Row, Screen, View, duration
+from sweeps.state import SILENT, Name, Queue, State, last_line, queue, state, states
 from sweeps.workers import Workers, at_work, folder_of
 
 POLL = 0.5  # seconds between two looks at the store
@@ -26,19 +27,30 @@ SQUEUE = 30.0  # seconds between two questions to SLURM's controller
 LONG = 300.0  # seconds that a start takes no large part of
 AT_WORK: tuple[Name, ...] = ("running", "lost?")  # shown in this order
 NEWS = 60.0  # seconds until what another host has written is surely seen here (NFS)
+RECONCILE = 60.0  # seconds between two looks for runs that have to be submitted again
+Submit = Callable[[Sequence[str], Callable[[str], None]], Sequence[str]]  # these runs, where to say so; those that were
 
 
 class Watch:
-    """`open` runs are neither done nor failed yet; `states` is what was last seen of each run."""
+    """`open` runs are neither done nor failed yet; `states` is what was last seen of each run.
 
-    def __init__(self, expanded: Expanded, runs: Iterable[str], workers: Workers | None) -> None:
+    With `submit`, of SLURM's jobs, runs that were killed or failed are submitted again, until that leads nowhere.
+    """
+
+    def __init__(
+        self, expanded: Expanded, runs: Iterable[str], workers: Workers | None, submit: Submit | None = None
+    ) -> None:
         self.expanded = expanded
         self.store = expanded.store
         self.workers = workers
         self.open = list(runs)
         self.done: list[str] = []
         self.failed: list[str] = []
+        self.left: list[str] = []  # cancelled: neither done nor failed, and not to be submitted again
         self.states: dict[str, State] = {}
+        self._submit = submit
+        self._submitted: Counter[tuple[str, int]] = Counter()  # how often again, by run and furthest step
+        self._reconciled = time.monotonic()
         self._before = {run: number(next(reversed(self.store.run(run).attempts()), None)) for run in self.open}
         self._dead_since: dict[str, float] = {}
         self._queue, self._asked = Queue({}), -SQUEUE
@@ -53,9 +65,10 @@ class Watch:
             began = time.monotonic()
             alive = self.workers.alive() if self.workers else 0  # before the store: what the dead did is there
             self.look(screen)
+            self._reconcile(screen)
             waiting = [run for run in self.open if self.states[run].name in ("to do", "failed")]
             more = self._start_missing(alive, len(waiting), screen)
-            if not (alive or more or len(waiting) < len(self.open)) or not self.open:
+            if not (alive or more or self._submit or len(waiting) < len(self.open)) or not self.open:
                 return
             screen.now(self._view())
             time.sleep(max(POLL, 5 * (time.monotonic() - began)))  # a big sweep is looked at less often
@@ -64,19 +77,42 @@ class Watch:
         """Reads the state of every open run, and settles those that are done or failed."""
         if time.monotonic() - self._asked >= SQUEUE:
             self._queue, self._asked = queue(self.store, self.open), time.monotonic()
+        looked = states(self.store, self.open, self._queue)
         for run in list(self.open):
-            seen = self.states[run] = self._seen(run)
+            seen = self.states[run] = self._seen(run, looked[run])
             if seen.name == "done":
                 self._settle(run, self.done, screen)
-            elif seen.name == "failed" and number(seen.attempt) > self._before[run]:
+            elif seen.name == "failed" and number(seen.attempt) > self._before[run] and self._is_final(run):
                 self._settle(run, self.failed, screen)
         if self._head_start is None:
             self._head_start = sum(fraction(progress(self.states[run])) for run in self.open)
 
-    def _seen(self, run: str) -> State:
+    def _is_final(self, run: str) -> bool:
+        return self._submit is None or self.store.run(run).tries() >= TRIES
+
+    def _reconcile(self, screen: Screen) -> None:
+        """Submits again what was killed or failed, three times at most without getting further; what was cancelled is left."""
+        if self._submit is None or time.monotonic() - self._reconciled < RECONCILE:
+            return
+        self._reconciled = time.monotonic()
+        ended = [run for run in self.open if self.states[run].name in ("to do", "failed")]
+        why = causes.failures(self.store, ended, self.states)
+        again: dict[str, int] = {}
+        for run in ended:
+            furthest = max((step for step, _ in self.store.run(run).checkpoints()), default=0)
+            if run in why and why[run].cause == "cancelled":
+                self._settle(run, self.left, screen, "cancelled")
+            elif self._submitted[run, furthest] >= TRIES:
+                self._settle(run, self.failed, screen, why[run].reason if run in why else "its jobs end without a word")
+            else:
+                again[run] = furthest
+        if again:
+            self._submitted.update((run, again[run]) for run in self._submit(list(again), screen.line))
+            self._asked = -SQUEUE  # what was known of the queue is not true any more
+
+    def _seen(self, run: str, seen: State) -> State:
         """A run's state. An attempt of this watch whose process is gone failed, and cannot say so itself."""
         folder = self.store.run(run)
-        seen = state(folder, self._queue)
         said = seen.attempt is not None and seen.attempt.error is not None
         if seen.attempt is None or said or seen.name != "to do" or seen.attempt.number <= self._before[run]:
             self._dead_since.pop(run, None)
@@ -87,11 +123,11 @@ class Watch:
         seen.attempt.fail(f"{SILENT}: killed, cancelled, or out of memory\n")
         return state(folder, self._queue)
 
-    def _settle(self, run: str, settled: list[str], screen: Screen) -> None:
+    def _settle(self, run: str, settled: list[str], screen: Screen, reason: str = "") -> None:
         self.open.remove(run)
         settled.append(run)
-        seen, total = self.states[run], len(self.done) + len(self.failed) + len(self.open)
-        what = metrics(seen) if seen.result else last_line((seen.attempt and seen.attempt.error) or "")
+        seen, total = self.states[run], len(self.done) + len(self.failed) + len(self.left) + len(self.open)
+        what = metrics(seen) if seen.result else reason or last_line((seen.attempt and seen.attempt.error) or "")
         screen.line(f"[{total - len(self.open)}/{total}] {seen.name:<6} {self.expanded.labels[run]}  {what}")
 
     def _start_missing(self, alive: int, waiting: int, screen: Screen) -> bool:
@@ -179,9 +215,3 @@ def row(differences: Mapping[str, str], name: Name, progress: Mapping[str, Any] 
     score = f"{progress['validation'][-1][1]:.1f}" if progress["validation"] else ""
     left = duration(progress["seconds"] / step * (steps - step)) if step < steps else ""
     return Row(differences, "running" if left else "scoring", f"{step}/{steps}", score, left)
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -43,7 +43,12 @@ class Launcher:
         return subprocess.Popen(
             [sys.executable, "-m", "sweeps", verb, "length", *TINY, *arguments],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(self.root), **self.environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(self.root),
+                "MMPROMPT_RUNS": str(self.folder / "runs"),
+                **self.environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -14,6 +14,7 @@ from mmprompt.run import ROOT
 
 LIGHT = {
     "config",
+    "ending",
     "run",
     "fingerprint",
     "tracking",
@@ -78,8 +79,12 @@ def test_hydra_is_only_in_the_main_of_the_core() -> None:
 def test_sweeps_knows_of_the_core_its_light_part_and_on_the_node_its_job() -> None:
     light = [f"mmprompt.{name}" for name in LIGHT]
     found = wrong("sweeps", *light, never={"torch", "pandas", "matplotlib", "wandb"})
-    assert found == ["sweeps/node.py: mmprompt.job.execute"]
-    assert ("mmprompt.job.execute", False) in set(imports(ROOT / "sweeps" / "node.py"))
+    node = {"sweeps/node.py: mmprompt.job.execute"}
+    probe = {f"sweeps/probe.py: {name}" for name in ("torch", "mmprompt.job.backbone_of", "mmprompt.data.load")}
+    assert set(found) == node | probe
+    for file in ("node.py", "probe.py"):
+        late = [name for name, at_once in imports(ROOT / "sweeps" / file) if not at_once]
+        assert all(line.split(": ")[1] in late for line in found if file in line)
 
 
 def test_analysis_knows_of_the_core_its_light_part_and_neither_conf_nor_torch() -> None:

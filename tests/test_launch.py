@@ -14,10 +14,9 @@ import pytest
 from launcher import Launcher
 
 from mmprompt.config import Cluster
-from mmprompt.run import ROOT, Store, evaluation_id
+from mmprompt.run import NEAR_LIMIT, ROOT, TRIES, Store, evaluation_id
 from sweeps import snapshot
 from sweeps.batch import batches, pack
-from sweeps.state import TRIES, tries
 from sweeps.workers import held_back, listed
 
 
@@ -90,7 +89,7 @@ def test_a_second_launch_runs_only_what_is_not_done_and_leaves_alone_what_failed
     assert code == 0 and "2 done, 1 failed" in output and "1 run, 1 at a time in local processes" in output
     assert launcher.run("launch", *arguments)[0] == 1  # it is tried again
     folder = launcher.store.run(launcher.manifest()["points"][-1]["run"])
-    while tries(folder) < TRIES:  # as if it had been launched again
+    while folder.tries() < TRIES:  # as if it had been launched again
         attempt = folder.claim(folder.next_number, folder.attempts()[-1].job)
         assert attempt is not None
         attempt.fail("TrainingError: still nan")
@@ -220,18 +219,18 @@ def test_a_snapshot_is_made_once_whole_and_anew_when_a_file_changes(tmp_path: Pa
     assert snapshot.take(tmp_path / "tree", store) != copies[0]
 
 
-CLUSTER = Cluster(
-    kind="slurm",
-    partition=None,
-    account=None,
-    qos=None,
-    gpus=0,
-    cpus=1,
-    mem_gb=2,
-    time_min=60,
-    max_parallel=None,
-    checkpoint_every=50,
-    runs_per_job=None,
+CLUSTER = Cluster.model_validate(
+    dict.fromkeys(Cluster.model_fields)
+    | {
+        "kind": "slurm",
+        "gpus": 0,
+        "cpus": 1,
+        "mem_gb": 2.0,
+        "time_min": 60,
+        "checkpoint_every": 50,
+        "setup": [],
+        "sbatch": {},
+    }
 )
 
 
@@ -242,7 +241,7 @@ CLUSTER = Cluster(
         (3, None, None, [1, 1, 1]),
         (36, 15.0, None, [36]),  # known: ten minutes
         (90, 15.0, None, [30, 30, 30]),
-        (7, 200.0, None, [2, 2, 3]),
+        (7, 200.0, None, [2, 3, 2]),
         (4, 7200.0, None, [1] * 4),  # a run is never divided
         (7, None, 3, [2, 2, 3]),
     ],
@@ -251,7 +250,7 @@ def test_runs_are_packed_into_even_jobs(
     runs: int, seconds: float | None, runs_per_job: int | None, sizes: list[int]
 ) -> None:
     ids = [str(i) for i in range(runs)]
-    jobs = pack(ids, seconds, CLUSTER.model_copy(update={"runs_per_job": runs_per_job}))
+    jobs = pack(ids, dict.fromkeys(ids, seconds), CLUSTER.model_copy(update={"runs_per_job": runs_per_job}))
     assert [len(job) for job in jobs] == sizes
     assert [run for job in jobs for run in job] == ids
 
@@ -265,7 +264,16 @@ def test_only_errors_without_progress_count_as_tries(tmp_path: Path) -> None:
         made.checkpoint_file(step).write_text("")
         if error is not None:
             made.fail(error)
-        return tries(folder)
+        return folder.tries()
 
     assert [attempt(5, "nan"), attempt(5, "nan"), attempt(9, "nan")] == [1, 2, 1]  # the third got further
     assert [attempt(9, None), attempt(3, "interrupted: killed"), attempt(9, "nan")] == [1, 1, 2]
+    assert [attempt(9, NEAR_LIMIT), attempt(12, NEAR_LIMIT)] == [3, 1]
+
+
+def test_jobs_of_runs_that_take_unlike_times_are_even_in_time() -> None:
+    ids = [str(i) for i in range(12)]
+    seconds: dict[str, float | None] = {run: 100.0 if i < 4 else 400.0 for i, run in enumerate(ids)}
+    jobs = pack(ids, seconds, CLUSTER)
+    assert [run for job in jobs for run in job] == ids
+    assert [sum(seconds[run] or 0 for run in job) for job in jobs] == [400, 800] * 3

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mmprompt.run import INTERRUPTED, ROOT, Store, this_process
-from sweeps.state import Queue, State, state, states
+from sweeps.scheduler import Job
+from sweeps.state import Held, Queue, State, state, states
 
 KINDS = ("never", "waits", "works", "done", "failed", "interrupted", "elsewhere")
 NOBODY = Queue({})
@@ -39,19 +40,19 @@ def runs() -> list[str]:
     return [f"{kind}-{i}" for i in range(40) for kind in KINDS]
 
 
-@pytest.mark.parametrize("word", ["PENDING", None])
-def test_the_states_of_many_runs_are_those_of_each_alone_in_their_order(store: Store, word: str | None) -> None:
-    queue = Queue({name: ("b", word) for name in runs() if name.startswith("waits")})
+@pytest.mark.parametrize("job", [Job("300", "PENDING", "", "Priority", "1:00:00", "ann"), None])
+def test_the_states_of_many_runs_are_those_of_each_alone_in_their_order(store: Store, job: Job | None) -> None:
+    queue = Queue({name: [Held("2", number, job)] for number, name in enumerate(runs()) if name.startswith("waits")})
     found = states(store, runs(), queue)
     assert list(found) == runs()
     assert found == {name: state(store.run(name), queue) for name in runs()}
     names = {"never": "to do", "works": "running", "done": "done", "failed": "failed", "interrupted": "to do"}
-    names |= {"waits": "queued" if word else "lost?", "elsewhere": "lost?"}
+    names |= {"waits": "queued" if job else "lost?", "elsewhere": "lost?"}
     assert {name: seen.name for name, seen in found.items()} == {name: names[name.split("-")[0]] for name in runs()}
 
 
 def test_a_store_that_is_not_there_has_no_runs(tmp_path: Path) -> None:
-    assert states(Store(tmp_path / "none"), ["a", "b"], NOBODY) == dict.fromkeys("ab", State("to do", None, None))
+    assert states(Store(tmp_path / "none"), ["a", "b"], NOBODY) == dict.fromkeys("ab", State("to do", None, None, None))
 
 
 def test_a_run_without_a_folder_costs_no_look_up_and_a_done_one_costs_one(store: Store) -> None:

@@ -22,7 +22,6 @@ from victim import Victims
 
 from analysis.records import read_record
 from mmprompt.run import INTERRUPTED, RunFolder
-from sweeps.state import tries
 
 LONG = os.environ.get("MMPROMPT_LONG") == "1"
 STEPS = 12
@@ -125,7 +124,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_nobody_disturbe
 
 
 SHORT = ("optim.steps=4",)
-OPERATIONS = 60  # at least: what an attempt does to files and folders of the store, when features are known
+OPERATIONS = 55  # at least: what an attempt does to files and folders of the store, when features are known
 
 
 def test_a_process_may_die_between_any_two_operations_on_files(victims: Victims, tmp_path: Path) -> None:
@@ -282,13 +281,13 @@ def test_a_disk_that_cannot_be_written_is_named_ends_the_process_and_costs_nothi
     assert "checkpoint.6.pt cannot be written" in end.output + (attempt.error or "")
     assert attempt.checkpoint_steps == [2, 4] and list(attempt.path.glob(".*")) == []
     assert attempt.error is None or attempt.error.startswith(INTERRUPTED)
-    assert tries(run) == 0 and other.attempts() == []
+    assert run.tries() == 0 and other.attempts() == []
 
     end = victims.attempt(store, run.id, other.id, tracking="offline")
     assert (
         end.code == 1 and reason in end.output.splitlines()[-1]
     )  # where exactly it fails depends on the last free block
-    assert tries(run) == 0 and attempt.checkpoint_steps == [2, 4] and other.attempts() == []
+    assert run.tries() == 0 and attempt.checkpoint_steps == [2, 4] and other.attempts() == []
 
     end = victims.attempt(store, run.id, other.id, tracking="offline", first=mend)
     assert end.code == 0 and other.result() is not None

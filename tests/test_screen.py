@@ -217,7 +217,7 @@ def test_where_room_is_short_the_widest_cells_are_cut_and_wide_characters_count_
         ["ein sehr langer Satz", "1", "5/9", "", ""],
         ["図図図図図図図図", "2", "", "", ""],
     ]
-    lines = aligned(cells, [20, 4, 4, 3, 4], 38)
+    lines = aligned(cells, [20, 4, 4, 3, 4], 38, right=(2, 3, 4))
     assert lines[0] == "  template       seed  step  val  left"
     assert lines[1] == "  ein sehr lan~  1      5/9"
     assert lines[2] == "  図図図図図図~  2"

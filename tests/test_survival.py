@@ -120,7 +120,7 @@ def test_without_its_launch_a_worker_ends_after_its_run_and_the_next_launch_wait
     old, new = (batch.id for batch in batches(launcher.store))
     assert [jobs[0]["batch"] for jobs in launcher.attempts().values()] == [old, new, new]
     [log] = (launcher.store.jobs / old).glob("*_log.out")
-    assert "the launch that started this process is gone" in log.read_text()
+    assert "this process ends here" in log.read_text()
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])

@@ -22,7 +22,7 @@ from mmprompt.tracking import Record, TrackingError, record_file
 PROGRAM = """
     import os, sys, time
     from pathlib import Path
-    from mmprompt import tracking
+    from mmprompt import ending, tracking
     from mmprompt.config import Tracking
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True)
@@ -164,7 +164,7 @@ def test_disabled_tracking_writes_nothing(tmp_path: Path) -> None:
 
 def test_sigterm_keeps_every_row_logged_before_it(tmp_path: Path) -> None:
     body = """
-        tracking.exit_on_sigterm()
+        ending.end_when_told()
         record = opened("offline")
         for step in range(20):
             record.log(step, {"train/loss": 1.0})
@@ -184,7 +184,7 @@ def test_sigterm_to_every_process_as_slurm_sends_it_still_ends_the_job_and_loses
     tmp_path: Path,
 ) -> None:
     body = """
-        tracking.exit_on_sigterm()
+        ending.end_when_told()
         try:
             record = opened("offline")
             try:

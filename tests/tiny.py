@@ -45,7 +45,9 @@ def where(tracking: str = "disabled") -> dict[str, Any]:
         "gpus": 0,
         "checkpoint_every": 2,
         "cache": place.cache.model_dump(),
+        "stage": False,
     }
 
 
-JOB = {"batch": "test", "scheduler": "local", "job": "0", "code": None, "commit": None, "dirty": False}
+JOB = {"batch": "test", "scheduler": "local", "job": "0", "log": "jobs/test/0_log.err"}
+JOB |= {"code": None, "commit": None, "dirty": False}

@@ -1,0 +1,44 @@
+"""How a job is told to end, and what it does then.
+
+SIGTERM (Ctrl-C of a launch, scancel, preemption, the system's end): at once, by an exception, so that records are closed.
+SIGUSR2 (SLURM, some time before its time limit): training ends after the step that it is at and keeps its state; whatever
+has not come to such a point within `patience` ends like by SIGTERM.
+Part of the light half of the package.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+TOLD_TO_END: list[int] = []  # signals that came; compiled code can turn the handler's exit into some other exception
+
+
+def end_when_told(patience: float | None = None) -> None:
+    """A job calls this once, in its main thread. `patience`: seconds after SIGUSR2; None: that signal is left as it is."""
+    signal.signal(signal.SIGTERM, _end)
+    if patience is not None:
+        signal.signal(signal.SIGALRM, _end)
+        signal.signal(signal.SIGUSR2, lambda number, _: _remember(number, patience))
+
+
+def time_is_up() -> bool:
+    """Has a time limit been announced?"""
+    return signal.SIGUSR2 in TOLD_TO_END
+
+
+def _end(number: int, frame: object) -> None:
+    TOLD_TO_END.append(number)
+    sys.exit(128 + TOLD_TO_END[0])
+
+
+def _remember(number: int, patience: float) -> None:
+    if not time_is_up():
+        TOLD_TO_END.append(number)
+        signal.setitimer(signal.ITIMER_REAL, patience)
+
+
+def leave() -> None:
+    """Ends as told by SIGUSR2, from a point where nothing is lost."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    sys.exit(128 + signal.SIGUSR2)

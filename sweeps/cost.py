@@ -1,0 +1,199 @@
+"""What runs will take, as finished runs of their kind tell: time, GPU-hours, disk. Nothing is guessed where none is finished.
+
+A kind is a model, a task and a method, on a GPU or not. Finished runs of the sweep at hand tell, else a sample of the store's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any
+
+from mmprompt.config import Cluster, RunConfig
+from mmprompt.run import Attempt, RunFolder, Store
+from sweeps.state import State
+
+LOOKED_INTO = 1000  # run folders, for kinds of which the sweep has not finished any
+ENOUGH = 16  # finished runs of a kind, of which each is looked at
+AT_ONCE = 16  # folders that are looked into together
+STATES = 4  # of the size of the trainable parameters: themselves, the best so far, and AdamW's two moments
+KEPT = 3  # checkpoints of a run at work: two, and one that is being written
+TRY = "try `launch --limit 1`"
+
+Kind = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run that can tell what others of its kind will take."""
+
+    folder: RunFolder
+    examples: int  # that it trained on, counted as often as it saw them
+    result: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What finished runs tell of a kind."""
+
+    seconds: float  # of training, per example
+    rest: float  # seconds before and after it
+    bytes: float  # that a finished run leaves
+    files: float
+    checkpoints: float  # bytes that a run needs besides while it is at work
+
+    def of(self, config: RunConfig) -> float:
+        """Seconds that a run with these settings takes."""
+        return self.rest + self.seconds * config.optim.steps * config.optim.batch_size
+
+
+@dataclass(frozen=True)
+class Cost:
+    """By run that is to do: its seconds, and what is told of its kind; None where nothing is."""
+
+    seconds: dict[str, float | None]
+    told: dict[str, Told | None]
+    finished: int  # runs that told it
+    devices: int  # that a job asks for: GPUs, or CPU cores where it asks for no GPU
+    unit: str
+
+    @property
+    def known(self) -> list[float]:
+        return [seconds for seconds in self.seconds.values() if seconds is not None]
+
+    @property
+    def hours(self) -> float | None:
+        """GPU-hours or CPU-core-hours of the runs of which something is known."""
+        return self.devices * sum(self.known) / 3600 if self.known else None
+
+    def wall(self, jobs: Iterable[Sequence[str]], at_once: int) -> float | None:
+        """Seconds until the last of these jobs has ended, so many at a time, if none has to wait for others' jobs."""
+        free = [0.0] * at_once
+        for job in jobs:
+            took = [seconds for run in job if (seconds := self.seconds[run]) is not None]
+            if len(took) < len(job):
+                return None
+            heapq.heapreplace(free, free[0] + sum(took))
+        return max(free)
+
+    def disk(self, at_once: int) -> tuple[float, float] | None:
+        """Bytes and files that the runs need, so many of them at work together."""
+        told = [one for one in self.told.values() if one is not None]
+        if len(told) < len(self.told):
+            return None
+        checkpoints = sorted((one.checkpoints for one in told), reverse=True)[:at_once]
+        return sum(one.bytes for one in told) + sum(checkpoints), sum(one.files for one in told)
+
+    def __str__(self) -> str:
+        if self.hours is None:
+            return f"{self.unit} unknown, no run of their kind is finished; {TRY}"
+        told = f"as {self.finished} finished run{'s' if self.finished != 1 else ''} of their kind took"
+        unknown = len(self.seconds) - len(self.known)
+        more = f"; {unknown} more runs are of a kind that was never finished, unknown, {TRY}" if unknown else ""
+        return f"about {self.hours:.2g} {self.unit}, {told}{more}"
+
+
+def cost(
+    store: Store,
+    configs: Mapping[str, RunConfig],
+    states: Mapping[str, State],
+    to_do: Sequence[str],
+    cluster: Cluster,
+) -> Cost:
+    """Of the runs that are to do; `configs` and `states` are of the whole sweep."""
+    on_gpu = cluster.gpus > 0 and os.environ.get("MMPROMPT_FAKE_GPUS") != "1"  # there a CPU stands in for it
+    found: dict[Kind, list[Finished]] = {kind_of(configs[run]): [] for run in to_do}
+    for run, seen in states.items():
+        config = configs[run]
+        if seen.result and kind_of(config) in found and is_on_gpu(seen.result) == on_gpu:
+            found[kind_of(config)].append(
+                Finished(store.run(run), config.optim.steps * config.optim.batch_size, seen.result)
+            )
+    _look_elsewhere(store, {kind: there for kind, there in found.items() if not there}, on_gpu)
+    told = {kind: tell(there) if there else None for kind, there in found.items()}
+    by_run = {run: told[kind_of(configs[run])] for run in to_do}
+    seconds = {run: one.of(configs[run]) if one else None for run, one in by_run.items()}
+    unit = "GPU-hours" if cluster.gpus else "CPU-core-hours"
+    return Cost(seconds, by_run, sum(map(len, found.values())), cluster.gpus or cluster.cpus, unit)
+
+
+def kind_of(config: RunConfig) -> Kind:
+    return config.model.name, config.task.name, config.method
+
+
+def is_on_gpu(result: Mapping[str, Any]) -> bool:
+    return not str(result["device"]).startswith("cpu")
+
+
+def _look_elsewhere(store: Store, missing: Mapping[Kind, list[Finished]], on_gpu: bool) -> None:
+    """Fills in finished runs of these kinds. A big store is sampled: ids are hashes, so any part of them is a fair one."""
+    runs = sorted(store.runs())
+    runs = runs[:: max(1, len(runs) // LOOKED_INTO)] if missing else []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for i in range(0, len(runs), AT_ONCE):
+            for kind, finished in filter(None, pool.map(_finished, map(store.run, runs[i : i + AT_ONCE]))):
+                if kind in missing and is_on_gpu(finished.result) == on_gpu:
+                    missing[kind].append(finished)
+            if all(len(there) >= ENOUGH for there in missing.values()):
+                return
+
+
+def _finished(folder: RunFolder) -> tuple[Kind, Finished] | None:
+    with contextlib.suppress(OSError, ValueError):
+        result = folder.result()
+        if result is not None:
+            config = json.loads(folder.config_file.read_text(encoding="utf-8"))  # as it was, of whatever version
+            kind = config["model"]["name"], config["task"]["name"], config["method"]
+            return kind, Finished(folder, config["optim"]["steps"] * config["optim"]["batch_size"], result)
+    return None
+
+
+def tell(there: Sequence[Finished]) -> Told:
+    some = there[:: max(1, len(there) // ENOUGH)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        rests = [rest for rest in pool.map(_rest, some) if rest is not None]
+        sizes = list(pool.map(lambda one: list(_sizes(one.folder.path)), some))
+    parameters = mean(one.result["trainable_parameters"] for one in some)
+    return Told(
+        sum(one.result["seconds"] for one in there) / sum(one.examples for one in there),
+        median(rests) if rests else 0.0,
+        mean(map(sum, sizes)),
+        mean(map(len, sizes)),
+        4 * parameters * STATES * KEPT,
+    )
+
+
+def _rest(one: Finished) -> float | None:
+    """Seconds from the claim to the result that were not training; None of a run that took several attempts."""
+    attempt = Attempt(one.folder, one.result["attempt"])
+    if attempt.number > 1:
+        return None
+    try:
+        began, ended = ((attempt.path / "job.json").stat().st_mtime, one.folder.result_file.stat().st_mtime)
+    except FileNotFoundError:
+        return None
+    return max(0.0, ended - began - one.result["seconds"])
+
+
+def _sizes(folder: os.PathLike[str] | str) -> Iterator[int]:
+    """Of every file and folder in it."""
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _sizes(entry.path)
+        with contextlib.suppress(FileNotFoundError):
+            yield entry.stat(follow_symlinks=False).st_size
+
+
+def volume(bytes: float) -> str:
+    """In words."""
+    units = iter(("bytes", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while bytes >= 999.5 and unit != "TB":
+        bytes, unit = bytes / 1000, next(units)
+    return f"{bytes:.0f} {unit}" if bytes >= 10 or unit == "bytes" else f"{bytes:.1f} {unit}"

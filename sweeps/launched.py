@@ -1,0 +1,116 @@
+"""A sweep as it was launched: its manifest. All that the verbs after a launch know of it, so that they need no `conf/`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmprompt.config import nearest
+from mmprompt.run import RunFolder, Store, StoreError
+
+SHOWN = 8  # runs, where several are meant
+
+
+@dataclass(frozen=True)
+class Launched:
+    store: Store
+    name: str
+    manifest: dict[str, Any]
+
+    @property
+    def runs(self) -> list[str]:
+        """Each once, in the order of the points."""
+        return list(dict.fromkeys(point["run"] for point in self.manifest["points"]))
+
+    @cached_property
+    def differences(self) -> dict[str, dict[str, str]]:
+        points = [(point["run"], point["values"]) for point in self.manifest["points"]]
+        return differences(points, self.manifest["axes"])
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """What tells each run from the others, as text."""
+        return {run: label(one) for run, one in self.differences.items()}
+
+
+def differences(
+    points: Sequence[tuple[str, Mapping[str, Any]]], axes: Mapping[str, Sequence[Any]]
+) -> dict[str, dict[str, str]]:
+    """By run: what tells it from the others, the axes on which points differ, or that some do not have."""
+    varied = [key for key, values in axes.items() if len(values) > 1 or any(key not in values for _, values in points)]
+    found: dict[str, dict[str, str]] = {}
+    for run, values in points:
+        found.setdefault(run, {key: as_text(values[key]) for key in varied or axes if key in values})
+    return found
+
+
+def label(differences: Mapping[str, str]) -> str:
+    return " ".join(f"{key}={text}" for key, text in differences.items())
+
+
+def as_text(value: Any) -> str:
+    """A value in Hydra's grammar; two that differ have different texts."""
+    is_plain = isinstance(value, str) and value not in ("null", "true", "false") and is_word(value)
+    return str(value) if is_plain else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def is_word(text: str) -> bool:
+    """Does it need no quotes?"""
+    first, rest = text[:1], text[1:]
+    return (first.isascii() and (first.isalpha() or first == "_")) and all(c.isalnum() or c in "_./-" for c in rest)
+
+
+def names(store: Store) -> list[str]:
+    """Of the sweeps that were launched into this store, the last launched first."""
+    files = list(store.manifest("*").parent.glob("*.json"))
+    return [file.stem for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)]
+
+
+def read(store: Store, name: str) -> Launched:
+    """Raises StoreError, with the nearest names, for a sweep that was not launched into this store."""
+    try:
+        return Launched(store, name, json.loads(store.manifest(name).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        there = names(store)
+        known = f"; there are {', '.join(sorted(there))}" if there else "; none was launched into it"
+        raise StoreError(f"no sweep {name} in {store.root}{nearest(name, there) or known}") from None
+    except ValueError as error:
+        raise StoreError(f"{store.manifest(name)} is not a manifest ({error}); launch the sweep again") from None
+
+
+def label_of(store: Store, run: str) -> str:
+    """What a run is called in the newest sweep that has it; nothing if none has."""
+    for name in names(store):
+        try:
+            labels = read(store, name).labels
+        except StoreError:
+            continue
+        if run in labels:
+            return f"{name}: {labels[run]}"
+    return ""
+
+
+def find_run(store: Store, prefix: str) -> RunFolder:
+    """The run whose id begins so. Raises StoreError if none does, or several do."""
+    runs = store.runs()
+    found = sorted(run for run in runs if run.startswith(prefix))
+    if len(found) == 1:
+        return store.run(found[0])
+    if not found:
+        raise StoreError(f"no run's id begins with {prefix!r} in {store.root}{nearest(prefix, runs)}")
+    meant = [f"{run} {label_of(store, run)}".rstrip() for run in found[:SHOWN]]
+    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    raise StoreError(
+        f"{prefix!r} begins the ids of {len(found)} runs; give more of it:\n  " + "\n  ".join(meant + more)
+    )
+
+
+def store_at(folder: Path) -> Store:
+    """Raises StoreError if it is no folder."""
+    if not folder.is_dir():
+        raise StoreError(f"there is no store {folder.absolute()}; --runs or MMPROMPT_RUNS names it")
+    return Store(folder.absolute())

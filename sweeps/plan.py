@@ -1,0 +1,104 @@
+"""`python -m sweeps plan`: what a launch would do, and what it costs. It changes nothing, and loads no torch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from mmprompt.config import Cluster
+from mmprompt.run import TRIES
+from sweeps import scheduler
+from sweeps.cost import volume
+from sweeps.outlook import Outlook, count, look
+from sweeps.screen import duration
+
+SHOWN = 12  # values of an axis
+OURS = ("kind", "checkpoint_every", "runs_per_job", "max_parallel", "setup", "sbatch")  # settings that are not sbatch's
+
+
+def plan(name: str, overrides: Sequence[str], retry: str | None, limit: int | None) -> int:
+    """Prints it. Raises ConfigError for what is wrong with the sweep, an override or the cluster's settings."""
+    seen = look(name, overrides, retry, limit)
+    print(f"{name}: {seen.expanded.sweep.claim}\n  {seen}")
+    for line in (*_axes(seen), *_left_out(seen, retry), *(_work(seen) if seen.to_do else [])):
+        print(f"  {line}")
+    print(f"  store: {seen.expanded.store.root}")
+    return 0
+
+
+def _axes(seen: Outlook) -> Iterator[str]:
+    """Of each value how many of its runs are done."""
+    runs: dict[str, dict[str, set[str]]] = {key: defaultdict(set) for key in seen.expanded.axes}
+    for run, point in seen.expanded.points:
+        for key, value in point.values.items():
+            runs[key][str(value)].add(run)
+    done = set(seen.named("done"))
+    for key, values in runs.items():
+        shown = [f"{value} ({len(done & those)}/{len(those)} done)" for value, those in list(values.items())[:SHOWN]]
+        yield f"{key}: " + ", ".join(shown) + (f", and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
+
+
+def _left_out(seen: Outlook, retry: str | None) -> Iterator[str]:
+    if seen.left_alone and retry is None:
+        yield f"{count(seen.left_alone)} failed {TRIES} times without getting further; only --retry includes them"
+    elif seen.left_alone:
+        yield f"{count(seen.left_alone)} failed of another cause than {retry}"
+    if seen.later:
+        yield f"{seen.later} more to do than --limit allows"
+    if seen.problem:
+        yield f"no information from SLURM: {seen.problem}"
+
+
+def _work(seen: Outlook) -> Iterator[str]:
+    """What would be submitted, and what that costs."""
+    kind, why = scheduler.choose(seen.expanded.place.cluster.kind)
+    yield f"{seen.what(kind)} ({why})"
+    cluster = seen.expanded.place.cluster
+    jobs = seen.jobs if kind == "slurm" else [[run] for run in seen.to_do]
+    at_once = min((cluster.max_parallel or len(jobs)) if kind == "slurm" else seen.places, len(jobs))
+    if kind == "slurm":
+        yield _arrays(len(jobs), cluster)
+    wall = seen.cost.wall(jobs, at_once)
+    yield str(seen.cost) + (f"; {duration(wall)} with {at_once} at once" if wall is not None else "")
+    yield _disk(seen, at_once)
+    yield from _sbatch(cluster) if kind == "slurm" else []
+
+
+def _arrays(jobs: int, cluster: Cluster) -> str:
+    most = scheduler.max_array()
+    arrays = math.ceil(jobs / most)
+    said = "MaxArraySize" if scheduler.config() else "SLURM's own MaxArraySize; scontrol does not say this cluster's"
+    together = f", {cluster.max_parallel} jobs at once" if cluster.max_parallel else ""
+    if arrays == 1:
+        return f"1 array{together}"
+    order = ", one after another" if cluster.max_parallel else ""
+    return f"{arrays} arrays of up to {most} jobs ({said}){order}{together}"
+
+
+def _disk(seen: Outlook, at_once: int) -> str:
+    root = seen.expanded.store.root
+    there = os.statvfs(next(folder for folder in (root, *root.parents) if folder.is_dir()))
+    free, files = there.f_bavail * there.f_frsize, there.f_favail if there.f_files else math.inf
+    free_text = volume(free) + (f" and {files:,} files" if files < math.inf else "")
+    needed = seen.cost.disk(at_once)
+    if needed is None:
+        return f"disk: what they need is unknown; {free_text} free"
+    enough = needed[0] < free and needed[1] < files
+    text = f"disk: {volume(needed[0])} and {needed[1]:,.0f} files needed, {free_text} free"
+    return text + ("" if enough else ": NOT ENOUGH")
+
+
+def _sbatch(cluster: Cluster) -> Iterator[str]:
+    asked = cluster.model_dump(exclude=set(OURS))
+    given = {key: value for key, value in asked.items() if value is not None}
+    given |= {f"sbatch.{key}": value for key, value in cluster.sbatch.items()}
+    left = ", ".join(key for key, value in asked.items() if value is None)
+    yield (
+        "sbatch: " + " ".join(f"{key}={value}" for key, value in given.items()) + (f"; not set: {left}" if left else "")
+    )
+    yield from (f"setup: {line}" for line in cluster.setup)
+    ignored = sorted(key for key in os.environ if key.startswith("SBATCH_"))
+    if ignored:
+        yield f"not used: {', '.join(ignored)} of your environment; cluster.* settings say what is asked for"

@@ -1,0 +1,236 @@
+"""`plan`, and what it says of costs: as finished runs tell, and nothing where none does."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmprompt.config import Cluster, RunConfig
+from mmprompt.run import ROOT, RunFolder, Store, this_process
+from sweeps.cost import LOOKED_INTO, Cost, cost, volume
+from sweeps.manifest import Expanded, expand
+from sweeps.plan import plan
+from sweeps.state import Queue, states
+
+FACTS = {"attempt": 1, "device": "cpu: a core", "seconds": 50.0, "trainable_parameters": 1000}
+LENGTH = ["task=micro_vqa", "prompt.length=10", "cluster=local", "seed=1,2,3", "optim.steps=100"]
+
+
+@pytest.fixture(scope="module")
+def expanded() -> Expanded:
+    """Three runs of one kind."""
+    return expand("length", LENGTH, ROOT / "conf")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setenv("MMPROMPT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.delenv("MMPROMPT_FAKE_GPUS", raising=False)
+    umask = os.umask(0o022)
+    yield Store(tmp_path / "runs")
+    os.umask(umask)  # whoever looks at a store follows its permissions
+
+
+def finish(folder: RunFolder, config: RunConfig, **facts: Any) -> None:
+    """Published at the moment at which its training ended that began with its attempt."""
+    folder.create(config)
+    attempt = folder.claim(1, this_process() | {"batch": "1", "scheduler": "local"})
+    assert attempt is not None
+    result = FACTS | facts
+    folder.publish(attempt, result)
+    began = (attempt.path / "job.json").stat().st_mtime
+    os.utime(folder.result_file, (began + result["seconds"], began + result["seconds"]))
+
+
+def cost_of(store: Store, expanded: Expanded, **settings: Any) -> Cost:
+    seen = states(store, list(expanded.configs), Queue({}))
+    to_do = [run for run, state in seen.items() if state.name != "done"]
+    cluster: Cluster = expanded.place.cluster.model_copy(update=settings)
+    return cost(store, expanded.configs, seen, to_do, cluster)
+
+
+def finish_first(store: Store, expanded: Expanded, **facts: Any) -> None:
+    run, config = next(iter(expanded.configs.items()))
+    finish(store.run(run), config, **facts)
+
+
+def test_a_run_takes_what_finished_ones_took_per_step(store: Store, expanded: Expanded) -> None:
+    finish_first(store, expanded)  # 50 s for 100 steps
+    longer = expand("length", [*LENGTH, "optim.steps=300"], ROOT / "conf")
+    told = cost_of(store, longer, cpus=4)
+    assert list(told.seconds.values()) == [150.0] * 3
+    assert told.hours == 4 * 3 * 150 / 3600
+    assert str(told) == "about 0.5 CPU-core-hours, as 1 finished run of their kind took"
+
+
+def test_what_a_run_takes_besides_its_steps_does_not_grow_with_them(store: Store, expanded: Expanded) -> None:
+    finish_first(store, expanded)
+    folder = store.run(next(iter(expanded.configs)))
+    ended = folder.result_file.stat().st_mtime + 7.0  # loading before, scoring after
+    os.utime(folder.result_file, (ended, ended))
+    longer = expand("length", [*LENGTH, "optim.steps=300"], ROOT / "conf")
+    assert list(cost_of(store, longer).seconds.values()) == pytest.approx([157.0] * 3, abs=0.1)
+
+
+@pytest.mark.parametrize("other", ["task=micro_caption", "model=ofa_tiny"])
+def test_runs_of_another_kind_tell_nothing(store: Store, expanded: Expanded, other: str, tmp_path: Path) -> None:
+    (tmp_path / "backbone").write_bytes(b"")
+    overrides = [*LENGTH, other, f"paths.backbone={tmp_path / 'backbone'}"]
+    for run, config in expand("length", overrides, ROOT / "conf").configs.items():
+        finish(store.run(run), config)
+    told = cost_of(store, expanded)
+    assert told.hours is None and told.wall([list(told.seconds)], 1) is None and told.disk(1) is None
+    assert str(told) == "CPU-core-hours unknown, no run of their kind is finished; try `launch --limit 1`"
+
+
+def test_a_kind_that_nothing_is_known_of_is_named_beside_what_is(store: Store, expanded: Expanded) -> None:
+    finish_first(store, expanded)
+    both = expand("length", [*LENGTH, "task=micro_vqa,micro_caption"], ROOT / "conf")
+    told = cost_of(store, both)
+    assert [seconds for seconds in told.seconds.values() if seconds is not None] == [50.0] * 2
+    assert "; 3 more runs are of a kind that was never finished, unknown" in str(told)
+
+
+def test_a_run_on_a_cpu_tells_nothing_of_one_on_a_gpu_except_where_gpus_are_fake(
+    store: Store, expanded: Expanded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish_first(store, expanded)
+    assert str(cost_of(store, expanded, gpus=2)).startswith("GPU-hours unknown")
+    monkeypatch.setenv("MMPROMPT_FAKE_GPUS", "1")
+    assert cost_of(store, expanded, gpus=2).hours == 2 * 2 * 50 / 3600
+
+
+def test_other_finished_runs_of_the_store_tell_and_those_of_the_sweep_tell_more(
+    store: Store, expanded: Expanded
+) -> None:
+    for run, config in expand("length", [*LENGTH, "seed=4,5"], ROOT / "conf").configs.items():
+        finish(store.run(run), config, seconds=80.0)
+    assert list(cost_of(store, expanded).seconds.values()) == [80.0] * 3
+    finish_first(store, expanded)
+    assert list(cost_of(store, expanded).seconds.values()) == [50.0] * 2
+
+
+def test_of_a_big_store_only_a_part_is_looked_into(store: Store, expanded: Expanded) -> None:
+    for number in range(2 * LOOKED_INTO + 10):
+        (store.run(f"{number:016x}").path).mkdir(parents=True)
+    looked: set[str] = set()
+    sys.addaudithook(lambda event, given: looked.add(str(given[0])) if event == "open" else None)
+    assert cost_of(store, expanded).hours is None
+    opened = [path for path in looked if path.startswith(str(store.root)) and path.endswith("result.json")]
+    assert 0.9 * LOOKED_INTO < len(opened) < 1.1 * LOOKED_INTO
+
+
+def test_the_disk_that_runs_need_is_what_finished_ones_hold_and_checkpoints_of_those_at_work(
+    store: Store, expanded: Expanded
+) -> None:
+    finish_first(store, expanded)
+    folder = store.run(next(iter(expanded.configs)))
+    before = cost_of(store, expanded).disk(at_once=1)
+    (folder.path / "attempts/1/weights.safetensors").write_bytes(bytes(5000))
+    after, more = cost_of(store, expanded).disk(at_once=1), cost_of(store, expanded).disk(at_once=2)
+    assert before is not None and after is not None and more is not None
+    assert after[1] == before[1] + 2 and after[0] >= before[0] + 2 * 5000  # two are to do; a file each
+    assert more[0] - after[0] == 3 * 4 * 4 * 1000  # three checkpoints of four states of 1000 float32
+
+
+@given(st.lists(st.floats(0, 1e4), min_size=1), st.integers(1, 10))
+def test_the_wall_time_lies_between_that_of_enough_machines_and_that_of_one(seconds: list[float], places: int) -> None:
+    runs = {str(number): one for number, one in enumerate(seconds)}
+    told = Cost(dict(runs), {}, 1, 1, "GPU-hours")
+    wall = told.wall([[run] for run in runs], places)
+    assert wall is not None
+    assert max(max(seconds), sum(seconds) / places) * 0.999 <= wall <= sum(seconds) * 1.001
+
+
+@pytest.mark.parametrize(("bytes", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (999_900, "1.0 MB")])
+def test_volumes_are_said_in_the_unit_that_fits(bytes: float, text: str) -> None:
+    assert volume(bytes) == text
+
+
+def said(capsys: pytest.CaptureFixture[str], *overrides: str, limit: int | None = None) -> str:
+    assert plan("length", [*LENGTH, *overrides], None, limit) == 0
+    return capsys.readouterr().out
+
+
+def test_a_plan_counts_by_state_and_by_value_and_leaves_no_trace(
+    store: Store, expanded: Expanded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = said(capsys)
+    assert "3 runs: 3 to do" in output and "disk: what they need is unknown" in output
+    assert not store.root.exists()
+    finish_first(store, expanded)
+    before = sorted(store.root.rglob("*"))
+    output = said(capsys, "cluster.max_parallel=1")
+    assert "3 runs: 1 done, 2 to do" in output and "seed: 1 (1/1 done), 2 (0/1 done), 3 (0/1 done)" in output
+    assert "about 0.028 CPU-core-hours, as 1 finished run of their kind took; 2 min with 1 at once" in output
+    assert sorted(store.root.rglob("*")) == before
+    assert "1 more to do than --limit allows" in said(capsys, limit=1)
+
+
+def test_a_disk_that_is_too_small_is_said(store: Store, expanded: Expanded, capsys: pytest.CaptureFixture[str]) -> None:
+    finish_first(store, expanded)
+    assert "NOT ENOUGH" not in said(capsys)
+    folder = store.run(next(iter(expanded.configs)))
+    text = folder.result_file.read_text()
+    folder.result_file.write_text(text.replace('"trainable_parameters": 1000', '"trainable_parameters": 1e18'))
+    assert "free: NOT ENOUGH" in said(capsys)
+
+
+def command(*arguments: str, **environment: str) -> tuple[str, float]:
+    """What `python -m sweeps plan` prints, and the CPU seconds that it takes."""
+    code = "import sys; from sweeps.__main__ import main; code = main(sys.argv[1:]); sys.exit('torch' in sys.modules or code)"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "plan", "length", *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done.stdout, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_a_thousand_runs_are_planned_in_two_seconds_without_torch(store: Store) -> None:
+    output, seconds = command("cluster=local", "prompt.length=range(1,11)", "seed=range(1,51)")
+    assert "1000 runs: 1000 to do" in output
+    assert seconds < 2
+
+
+def slurm(folder: Path, answers: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Programs that answer as SLURM's would."""
+    for program, lines in answers.items():
+        (folder / program).write_text("#!/bin/sh\n" + "\n".join(f"echo '{line}'" for line in lines))
+        (folder / program).chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_on_slurm_it_says_arrays_settings_and_what_of_the_environment_is_not_used(store: Store, tmp_path: Path) -> None:
+    answers = {"sinfo": ["main"], "squeue": [], "scontrol": ["ClusterName = lab", "MaxArraySize            = 5"]}
+    settings = ["task=micro_vqa", "seed=range(1,4)", "cluster=slurm", "cluster.runs_per_job=1", "cluster.partition=gpu"]
+    setup = ["cluster.setup=['module load cuda']", "cluster.sbatch={mail-user: me@there}"]
+    environment = slurm(tmp_path, answers) | {"SBATCH_PARTITION": "debug"}
+    output, _ = command(*settings, *setup, **environment)
+    assert (
+        "18 runs in 18 SLURM jobs of up to 1 (cluster.kind=slurm)\n  4 arrays of up to 5 jobs (MaxArraySize)\n"
+        in output
+    )
+    assert (
+        "sbatch: partition=gpu gpus=0 cpus=1 mem_gb=2.0 time_min=60 sbatch.mail-user=me@there; not set: account"
+        in output
+    )
+    assert "  setup: module load cuda\n  not used: SBATCH_PARTITION of your environment" in output
+    output, _ = command(*settings, "cluster.max_parallel=2", **environment)
+    assert "4 arrays of up to 5 jobs (MaxArraySize), one after another, 2 jobs at once" in output
+    (tmp_path / "scontrol").write_text("#!/bin/sh\nexit 1\n")
+    output, _ = command(*settings, **environment)
+    assert "  1 array\n" in output
