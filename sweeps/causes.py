@@ -1,0 +1,291 @@
+"""Why runs stopped.
+
+What an attempt said of itself comes first, then what SLURM's accounting knows, then the end of the job's log, which needs no
+accounting. Where none of them tells, the cause is "killed": a process that is killed says nothing. A wrong cause is worse than
+that, because somebody will act on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from mmprompt.run import INTERRUPTED, Attempt, Store, lives
+from sweeps.accounts import Ended, ended
+from sweeps.batch import Batch, batches, log_of
+from sweeps.node import BEGINS
+from sweeps.state import AT_ONCE, SILENT, State
+
+Cause = Literal["error", "out of memory", "time limit", "preempted", "node lost", "cancelled", "killed", "not begun"]
+WORDS: dict[str, Cause] = {  # as they are typed
+    "error": "error",
+    "oom": "out of memory",
+    "time": "time limit",
+    "preempted": "preempted",
+    "node": "node lost",
+    "cancelled": "cancelled",
+    "killed": "killed",
+    "start": "not begun",
+}
+# SLURM's states. FAILED says no cause: kill -9 and, without cgroups, too much memory end so.
+ACCOUNTED: dict[str, Cause] = {
+    "OUT_OF_MEMORY": "out of memory",
+    "TIMEOUT": "time limit",
+    "DEADLINE": "time limit",
+    "PREEMPTED": "preempted",
+    "NODE_FAIL": "node lost",
+    "BOOT_FAIL": "node lost",
+    "CANCELLED": "cancelled",  # "CANCELLED by 1000"
+}
+OF_SLURM = re.compile(r"(slurmstepd|srun)\b[^:]*:|\[[\d.T:-]+\] error:")  # how its lines in a log begin, up to 25.11
+MARKS: tuple[tuple[re.Pattern[str], Cause], ...] = (  # what slurmstepd and srun say there
+    (re.compile(r"xceeded (\w+ )?memory limit(?! at some point)|oom[-_]kill event|: Out Of Memory$"), "out of memory"),
+    (re.compile(r"CANCELLED AT \S+ DUE TO TIME LIMIT|task \d+: User defined signal 2$"), "time limit"),
+    (re.compile(r"CANCELLED AT \S+ DUE TO PREEMPTION"), "preempted"),
+    (re.compile(r"CANCELLED AT \S+ DUE TO NODE FAILURE|Node failure on \S+$"), "node lost"),
+    (re.compile(r"JOB \d+ ON \S+ CANCELLED AT \S+ (DUE to SIGNAL .*)?\*\*\*"), "cancelled"),  # of a STEP: by any signal
+    (re.compile(r"task \d+: (Segmentation fault|Bus error|Aborted|Illegal instruction)"), "error"),
+)
+STAMP = re.compile(r"CANCELLED AT (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
+EXITED = re.compile(r"srun: error: .*: Exited with exit code \d\d?$")  # by itself: 128 and more are signals
+MEMORY = re.compile(
+    r"\bMemoryError\b|OutOfMemoryError|out of memory|an't allocate memory|annot allocate memory|std::bad_alloc"
+)
+END = 64 * 1024  # bytes of a log
+CLOCKS = 5.0  # seconds by which those of two machines may differ
+
+
+@dataclass(frozen=True)
+class Failure:
+    run: str
+    cause: Cause
+    reason: str  # one line: the last of the traceback or of the log, or SLURM's word
+    attempt: Attempt | None  # None: its job ended before it began any run
+    log: Path | None  # of the job, where there is one
+    batch: Batch | None  # that the job belongs to
+
+
+@dataclass(frozen=True)
+class End:
+    """The end of a run's last job, as far as the store tells."""
+
+    failure: Failure
+    is_known: bool  # why it ended
+    job: str | None  # SLURM's id; None of a local process
+    began: float  # seconds since 1970: what the log says of earlier times is of another end
+
+
+def failures(
+    store: Store, runs: Sequence[str], states: Mapping[str, State], known: Sequence[Batch] | None = None
+) -> dict[str, Failure]:
+    """Why these runs stopped: those that failed, and those to do whose attempt or job has ended. The others are not in it.
+
+    `known`: the batches there are.
+    """
+    stopped = [run for run in runs if states[run].name in ("failed", "to do")]
+    handed = Handed(store, stopped, known if known is not None else batches(store) if stopped else ())
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        found = dict(zip(stopped, pool.map(lambda run: handed.ends(run, states[run].attempt), stopped), strict=True))
+    silent = [end for ends in found.values() for end in ends if not end.is_known]
+    accounted = ended({end.job: end.failure.batch for end in silent if end.job and end.failure.batch})
+    logs = Logs()
+    causes = {}
+    for run, ends in found.items():
+        whys = (why(end, accounted.get(end.job or ""), logs) for end in ends)
+        failure = next((failure for failure in whys if failure is not None), None)
+        if failure is not None:
+            causes[run] = failure
+    return causes
+
+
+class Handed:
+    """What was handed over of these runs, and how it ended as far as the store tells."""
+
+    def __init__(self, store: Store, runs: Sequence[str], known: Sequence[Batch]) -> None:
+        self.store = store
+        self._batches = {batch.id: batch for batch in known}
+        self._last: dict[str, tuple[Batch, int]] = {}  # by run: where it was submitted last
+        self._jobs: dict[Batch, dict[int, str]] = {}  # SLURM's ids
+        self._begun: dict[tuple[Batch, int], bool] = {}
+        wanted = set(runs)
+        for batch in known:  # oldest first
+            places = {run: (batch, number) for number, job in enumerate(batch.jobs) for run in wanted & set(job)}
+            if places:
+                self._last |= places
+                self._jobs[batch] = batch.job_ids if batch.is_slurm else {}
+
+    def ends(self, run: str, attempt: Attempt | None) -> list[End]:
+        """The ends that its last job may have come to, the newest first; empty of a run that nobody was ever at."""
+        facts = attempt.job if attempt else None
+        last = self._last.get(run)
+        ends = []
+        if last and not (facts and facts["batch"] == last[0].id) and not self._is_begun(*last):
+            ends += self._not_begun(run, *last)
+        if attempt and facts:
+            is_slurm = facts["scheduler"] == "slurm"
+            cause, reason, is_known = said(attempt.error or "")
+            if not is_known and reason != SILENT and not is_slurm:
+                cause = "cancelled"  # by Ctrl-C; SLURM sends that signal for many reasons
+            failure = Failure(run, cause, reason, attempt, log_of(attempt), self._batches.get(facts["batch"]))
+            ends.append(End(failure, is_known, facts["job"] if is_slurm else None, facts["started"]))
+        return ends
+
+    def _not_begun(self, run: str, batch: Batch, number: int) -> list[End]:
+        """The end of a job that died before it claimed a run; empty if nothing says that there was one."""
+        began = batch.file.stat().st_mtime
+        if batch.is_slurm:
+            job = self._jobs[batch].get(number)
+            if job is None:  # it did not fit under a submit limit, or its launch was killed
+                return []
+            log = batch.array(max(first for first in batch.arrays if first <= number)) / f"{job}_0_log.err"
+            return [End(Failure(run, "not begun", SILENT, None, log, batch), False, job, began)]
+        logs = sorted(batch.folder.glob("*_log.err"), key=lambda log: log.stat().st_mtime)
+        is_alive = lives(batch.frozen["launcher"]) is not False
+        if is_alive or not logs or not is_traceback(tail(logs[-1]).splitlines()):
+            return []  # the launch goes on, or somebody ended it
+        return [End(Failure(run, "not begun", SILENT, None, logs[-1], batch), False, None, began)]
+
+    def _is_begun(self, batch: Batch, number: int) -> bool:
+        """Did this job claim any of its runs?"""
+        key = batch, number
+        if key not in self._begun:
+            attempts = (attempt for run in batch.jobs[number] for attempt in reversed(self.store.run(run).attempts()))
+            self._begun[key] = any(attempt.job["batch"] == batch.id for attempt in attempts)
+        return self._begun[key]
+
+
+class Logs:
+    """The ends of logs, each read once."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Path, list[str]] = {}
+
+    def since(self, log: Path, began: float) -> list[str]:
+        """The lines of a job's last execution: SLURM may have started it several times, and all of them write there."""
+        if log not in self._lines:
+            self._lines[log] = tail(log).splitlines()
+        lines = self._lines[log]
+        old = [i for i, line in enumerate(lines) if line.startswith(BEGINS) or is_before(line, began)]
+        return lines[old[-1] + 1 :] if old else lines
+
+
+def tail(file: Path, size: int = END) -> str:
+    """The end of a file; nothing of one that is not there, or that we may not read."""
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - size))
+        return opened.read().decode(errors="replace")
+    return ""
+
+
+def is_before(line: str, began: float) -> bool:
+    stamp = STAMP.search(line)
+    return stamp is not None and moment(stamp[1]) < began - CLOCKS
+
+
+def moment(text: str) -> float:
+    """Seconds since 1970, of a time as SLURM writes it; 0 where it says Unknown or None."""
+    with contextlib.suppress(ValueError):
+        return datetime.fromisoformat(text).timestamp()
+    return 0.0
+
+
+def said(error: str) -> tuple[Cause, str, bool]:
+    """The cause that an error.txt gives, in one line; and whether it is one, not only that the process ended."""
+    text = error.removeprefix(INTERRUPTED).strip()
+    if not text or text.startswith(SILENT):
+        return "killed", SILENT, False
+    if text.startswith("told to end by "):
+        return "killed", text, False
+    if text.startswith(("the time limit ", "TimeLimitError: ")):
+        return "time limit", text, True
+    reason = conclusion(text)
+    return "out of memory" if MEMORY.search(reason) else "error", reason, True
+
+
+def conclusion(text: str) -> str:
+    """The line of a traceback that names the exception; of other text the last one."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    frames = [i for i, line in enumerate(lines) if line.startswith('  File "')]
+    named = [line for line in lines[frames[-1] :] if not line.startswith(" ")] if frames else []
+    return (named or lines[-1:] or ["no reason given"])[0].strip()
+
+
+def why(end: End, accounted: Ended | None, logs: Logs) -> Failure | None:
+    """The failure, with what SLURM's accounting and the log know of it. None: this job ended well."""
+    if end.is_known:
+        return end.failure
+    began = max(end.began, moment(accounted.start)) if accounted else end.began
+    lines = logs.since(end.failure.log, began) if end.failure.log else []
+    state = accounted.state if accounted else ""
+    known = ACCOUNTED.get(state.split(" ")[0].rstrip("+"))
+    cause, reason = marked(lines)
+    is_slurms_own = (known, cause) == ("cancelled", "out of memory")  # so it ends a script that takes too much
+    if known is not None and cause != known and not is_slurms_own:
+        cause, reason = known, f"SLURM says {state}"
+    if cause == "cancelled" and " by " in state:
+        reason = f"cancelled by {user(state.split()[-1])}"
+    if cause is not None:
+        return replace(end.failure, cause=cause, reason=reason)
+    return without_mark(end.failure, lines, accounted)
+
+
+def marked(lines: Sequence[str]) -> tuple[Cause | None, str]:
+    """What SLURM's own lines in the log give as the cause: the first that does, what follows from it comes later."""
+    slurm = [line for line in lines if OF_SLURM.match(line)]
+    marks = ((cause, said_by_slurm(line)) for line in slurm for mark, cause in MARKS if mark.search(line))
+    return next(marks, (None, ""))
+
+
+def without_mark(failure: Failure, lines: Sequence[str], accounted: Ended | None) -> Failure | None:
+    """Then the last words of the process tell, if it had any and was not killed."""
+    own = [line for line in lines if line.strip() and not OF_SLURM.match(line)]
+    has_exited = any(EXITED.match(line) for line in lines)
+    if failure.attempt is None:
+        return not_begun(failure, lines, own, accounted)
+    is_local = failure.batch is not None and not failure.batch.is_slurm
+    if failure.reason == SILENT and own and (has_exited or (is_local and is_traceback(own))):
+        return replace(failure, cause="error", reason=conclusion("\n".join(own)))
+    return failure
+
+
+def not_begun(failure: Failure, lines: Sequence[str], own: Sequence[str], accounted: Ended | None) -> Failure | None:
+    """Of a job that claimed no run."""
+    if own:
+        cause, reason, _ = said("\n".join(own))
+        return replace(failure, cause="not begun" if cause == "error" else cause, reason=reason)
+    if accounted and accounted.state == "COMPLETED":
+        return None  # somebody else was at its runs
+    refused = [said_by_slurm(line) for line in lines if OF_SLURM.match(line) and not line.startswith("srun:")]
+    if refused:
+        return replace(failure, reason=refused[0])
+    if accounted and not accounted.state:
+        return replace(failure, cause="cancelled", reason="cancelled before it began")
+    ended = (
+        f"SLURM says {accounted.state}, exit code {accounted.exit}" if accounted else "SLURM does not know it any more"
+    )
+    return replace(failure, reason=f"its job left no log; {ended}")
+
+
+def is_traceback(lines: Sequence[str]) -> bool:
+    """Do they end with one?"""
+    starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    return bool(starts) and all(line.startswith("  ") for line in lines[starts[-1] + 1 : -1])
+
+
+def said_by_slurm(line: str) -> str:
+    return OF_SLURM.sub("", line).removeprefix(" error:").strip(" *")
+
+
+def user(number: str) -> str:
+    """The name of a user, by the number that sacct gives."""
+    with contextlib.suppress(KeyError, ValueError):
+        return pwd.getpwuid(int(number)).pw_name
+    return f"uid {number}"

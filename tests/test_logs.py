@@ -1,0 +1,178 @@
+"""`python -m sweeps logs RUN`: what a run's job printed, and how its attempt ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import synthetic_store as made
+from test_causes import BEGIN, KILLED, TRACEBACK, answers, attempt, create, store, submit
+from test_status import store_of
+
+from mmprompt.run import ROOT, Store, StoreError, this_process
+from sweeps.logs import LINES, logs
+
+__all__ = ["store"]  # the fixture: without SLURM's programs
+
+
+def said(capsys: pytest.CaptureFixture[str], store: Store, run: str, number: int | None = None) -> str:
+    assert logs(run, store.root, follow=False, attempt=number) == 0
+    return capsys.readouterr().out
+
+
+def answering(folder: Path, **jobs: str) -> None:
+    """A squeue that has these tasks of batch 1: `PENDING||Resources`."""
+    lines = {}
+    for task, one in jobs.items():
+        word, node, reason = one.split("|")
+        number = task.removeprefix("task")
+        lines["mmprompt-1-abc.0"] = f"300_{number}|{number}|{word}|{node}|1:00:00|root|{reason}"
+    answers(folder, "squeue", lines)
+
+
+def test_it_says_which_attempt_how_it_ended_and_the_end_of_what_its_job_printed(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, [run] = store_of(tmp_path, 1)
+    printed = "".join(f"line {i}\n" for i in range(100))
+    attempt(store, BEGIN + printed, f"{TRACEBACK}ValueError: no\n", seed=0)
+    submit(store, [[run]])
+    answering(tmp_path)
+    (store.root / "jobs/1/0/300_0_0_log.out").write_text("to the standard output\n")
+    output = said(capsys, store, run[:6])
+    first, second, *_ = output.splitlines()
+    assert first == f"{run}  length: task=micro_vqa seed=0"
+    assert second == "attempt 1 of 1: SLURM job 300_0 on elsewhere; error: ValueError: no"
+    assert f"attempts/1/error.txt:\n{TRACEBACK}ValueError: no\n" in output
+    assert f"{store.root}/jobs/1/0/300_0_0_log.err:\nline {100 - LINES}\n" in output and "line 99\n" in output
+    assert output.endswith("300_0_0_log.out:\nto the standard output\n") and "other run" not in output
+
+
+def test_of_a_job_with_several_runs_it_says_that_all_print_there(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, other = attempt(store, BEGIN + KILLED, seed=0), create(store, 1)
+    submit(store, [[run, other]])
+    answering(tmp_path)
+    output = said(capsys, store, run)
+    assert "killed: its process ended without a word" in output
+    assert "the log is that of a job that has 1 other run as well" in output
+
+
+def test_an_earlier_attempt_is_shown_without_what_its_job_printed_when_it_was_started_again(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = BEGIN.replace("12:00:01", "12:30:01")
+    log = f"{BEGIN}of the first\n{again}of the second\n"
+    run = attempt(store, log, "interrupted: told to end by SIGTERM", seed=0)
+    attempt(store, log, seed=0)
+    submit(store, [[run]])
+    answering(tmp_path, task0="RUNNING|gn2|None")
+    output = said(capsys, store, run, 1)
+    assert "attempt 1 of 2: SLURM job 300_0 on elsewhere; over" in output and "told to end by SIGTERM" in output
+    assert "of the first" in output and "of the second" not in output
+    assert "attempt 2 of 2: SLURM job 300_0 on elsewhere; running" in said(capsys, store, run)
+
+
+def test_of_a_run_that_has_not_begun_it_says_what_it_waits_for(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = create(store, 0)
+    assert "not begun; SLURM has no job for it" in said(capsys, store, run)
+    folder = submit(store, [[run], ["another"]])
+    assert "not begun; no information from SLURM (there is no squeue here)" in said(capsys, store, run)
+    answering(tmp_path, task0="PENDING||Resources")
+    assert "queued: SLURM job 300_0 is pending (Resources)" in said(capsys, store, run)
+    answering(tmp_path, task0="RUNNING|gn3|None")
+    assert "queued: SLURM job 300_0 is running on gn3" in said(capsys, store, run)
+    answering(tmp_path)
+    (folder / "0" / "300_0_0_log.err").write_text("slurm_script: line 19: module: command not found\n")
+    output = said(capsys, store, run)
+    assert output.count("slurm_script: line 19: module: command not found") == 2  # the reason, and the log
+
+
+def test_a_run_or_an_attempt_that_is_not_there_is_one_sentence(store: Store) -> None:
+    first, _ = create(store, 0), create(store, 1)
+    with pytest.raises(StoreError, match="no run's id begins with"):
+        logs("x", store.root, follow=False, attempt=None)
+    with pytest.raises(StoreError, match="begins the ids of 2 runs"):
+        logs("", store.root, follow=False, attempt=None)
+    with pytest.raises(StoreError, match=r"--attempt 3: run .* has no such attempt; it was never begun"):
+        logs(first, store.root, follow=False, attempt=3)
+    run = attempt(store, error="interrupted: told to end by SIGTERM", kind="local", seed=2)
+    attempt(store, error="interrupted: told to end by SIGTERM", kind="local", seed=2)
+    submit(store, [[run]], kind="local")
+    with pytest.raises(StoreError, match="has no such attempt; there are 1, 2"):
+        logs(run, store.root, follow=False, attempt=3)
+    with pytest.raises(StoreError, match="--attempt 1 is over, and -f has nothing to wait for"):
+        logs(run, store.root, follow=True, attempt=1)
+
+
+# Following
+
+
+class Follower:
+    def __init__(self, store: Store, run: str) -> None:
+        self.file = store.root / "followed"
+        with self.file.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "sweeps", "logs", run, "-f", "--runs", str(store.root)],
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def until(self, text: str) -> str:
+        deadline = time.monotonic() + 30
+        while text not in self.file.read_text():
+            assert time.monotonic() < deadline, self.file.read_text()
+            time.sleep(0.05)
+        return self.file.read_text()
+
+    def end(self) -> str:
+        assert self.process.wait(timeout=30) == 0, self.file.read_text()
+        return self.file.read_text()
+
+
+def test_following_shows_what_comes_goes_over_to_the_next_attempt_and_ends_with_the_run(store: Store) -> None:
+    facts = made.JOB | this_process() | {"scheduler": "local", "batch": "1", "job": "77"}
+    point = {"task": "micro_vqa", "seed": 0}
+    store.jobs.mkdir(parents=True)
+    first, second = store.root / "first.err", store.root / "second.err"
+    first.write_text("it begins\n")
+    attempt = made.claim(store, point, facts | {"log": "first.err"})
+    follower = Follower(store, attempt.run.id)
+    try:
+        assert "attempt 1 of 1: process 77" in follower.until("it begins\n")
+        with first.open("a") as log:
+            log.write("it goes on\n")
+        follower.until("it goes on\n")
+        second.write_text("from the checkpoint\n")
+        again = made.claim(store, point, facts | {"log": "second.err"})
+        output = follower.until("from the checkpoint\n")
+        assert "attempt 2 of 2" in output and output.count("it begins") == output.count("it goes on") == 1
+        again.fail(f"{TRACEBACK}ValueError: no\n")
+        assert follower.end().endswith("error: ValueError: no\n")
+    finally:
+        follower.process.kill()
+        follower.process.wait()
+
+
+def test_ctrl_c_ends_following_quietly(store: Store) -> None:
+    facts = made.JOB | this_process() | {"scheduler": "local", "batch": "1", "job": "77", "log": "first.err"}
+    (store.root).mkdir()
+    (store.root / "first.err").write_text("it begins\n")
+    run = made.claim(store, {"task": "micro_vqa", "seed": 0}, facts).run.id
+    follower = Follower(store, run)
+    try:
+        follower.until("it begins")
+        time.sleep(0.5)
+        follower.process.send_signal(2)
+        assert "Traceback" not in follower.end()
+    finally:
+        follower.process.kill()
+        follower.process.wait()

@@ -1,0 +1,432 @@
+"""`python -m sweeps status`: a row for each run, what went wrong and what to type next, for persons and for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic_store as made
+from launcher import Launcher
+from test_causes import BEGIN, KILLED, LOGS, TRACEBACK, attempt, submit
+from test_screen import Terminal, on_a_terminal
+
+from mmprompt.config import ConfigError
+from mmprompt.run import ROOT, Store, StoreError, this_process
+from sweeps import launched
+from sweeps.report import Line, Report, in_seconds
+from sweeps.status import status
+
+KEYS = {"run", "values", "state", "slurm", "job", "node", "attempt", "step", "steps", "validation", "elapsed", "left"}
+KEYS |= {"job_left", "heard", "cause", "reason"}
+
+
+def said(capsys: pytest.CaptureFixture[str], store: Path, *names: str) -> tuple[int, str]:
+    code = status(names, store, watch=False, json=False)
+    return code, capsys.readouterr().out
+
+
+def as_json(capsys: pytest.CaptureFixture[str], store: Path, *names: str) -> dict[str, Any]:
+    status(names, store, watch=False, json=True)
+    values: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return values
+
+
+def command(store: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "sweeps", "status", "--runs", str(store), *arguments]
+
+
+# A sweep that was really launched, on local processes
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run is done, one failed."""
+    launcher = Launcher(tmp_path_factory.mktemp("swept"))
+    code, output = launcher.run("launch", "seed=1", "optim.lr=0.1,1e30", "optim.steps=4")
+    assert code == 1, output
+    return launcher.store.root
+
+
+def test_a_row_says_what_differs_and_how_far_a_run_is_and_a_failure_what_to_type_next(
+    swept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output = said(capsys, swept)
+    first, head, failed, done, *advice = output.splitlines()
+    assert code == 1 and first == "length: 2 runs: 1 done, 1 failed (1 error); 50 % done"
+    assert head.split() == [
+        "run",
+        "lr",
+        "state",
+        "job",
+        "attempt",
+        "step",
+        "val/acc@0.5",
+        "elapsed",
+    ]  # seed does not differ
+    assert re.fullmatch(r"  [0-9a-f]{4} +1e\+30  failed \(error\)  \d+ +1 +1/4 +\d s", failed)
+    assert re.fullmatch(r"  [0-9a-f]{4} +0\.1 +done +\d+ +1 +4/4 +\d+\.\d +\d s", done)
+    assert advice[0] == "error: 1 run" and "the loss is nan at step 2 of 4" in advice[1]
+    assert re.match(r"    at mmprompt/train\.py:\d+, in update: raise TrainingError", advice[2])
+    run = failed.split()[0]
+    assert advice[3] == f"    {run}  optim.lr=1e+30" and f"`python -m sweeps logs {run}`" in advice[4]
+    make, sweep, cluster, store, arguments = shlex.split(advice[5])
+    assert [make, sweep, cluster] == ["make", "sweep-length", "CLUSTER=local"] and store == f"RUNS={swept}"
+    asked = shlex.split(arguments.removeprefix("ARGS="))
+    assert {"optim.lr=0.1,1e30", "optim.steps=4", "tracking=disabled"} < set(asked) and asked[-2:] == [
+        "--retry",
+        "error",
+    ]
+    assert not [text for text in asked if text.startswith("cluster")]
+
+
+def test_the_command_to_type_next_runs_the_failed_run_again_and_nothing_else(
+    swept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {run["run"]: run["attempt"] for run in as_json(capsys, swept)["sweeps"][0]["runs"]}
+    line = said(capsys, swept)[1].splitlines()[-1]
+    recipe = "$(PY) -m sweeps launch $* $(CHOICE) $(ARGS)"
+    assert (
+        recipe in (ROOT / "Makefile").read_text()
+    )  # what make does with it, without its virtual environment and tables
+    arguments = shlex.split(shlex.split(line)[-1].removeprefix("ARGS="))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MMPROMPT_RUNS": str(swept)}
+    launch = [sys.executable, "-m", "sweeps", "launch", "length", "cluster=local", *arguments]
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stdout + done.stderr
+    after = {run["run"]: (run["attempt"], run["state"]) for run in as_json(capsys, swept)["sweeps"][0]["runs"]}
+    assert {run: number for run, (number, _) in after.items()} == {
+        run: before[run] + (state == "failed") for run, (_, state) in after.items()
+    }
+
+
+def test_the_json_has_the_same_keys_whatever_the_state_and_typed_values(
+    swept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = as_json(capsys, swept, "length")
+    assert said["store"] == str(swept) and said["scheduler"].startswith("not asked")
+    [sweep] = said["sweeps"]
+    assert sweep["counts"] == {"done": 1, "running": 0, "queued": 0, "lost?": 0, "failed": 1, "to do": 0}
+    done, failed = sweep["runs"]  # in the order of the manifest
+    assert set(done) == set(failed) == KEYS
+    assert done["values"] == {"task": "micro_grounding", "seed": 1, "prompt.length": 4, "optim.lr": 0.1}
+    assert (done["state"], done["step"], done["steps"], done["cause"]) == ("done", 4, 4, None)
+    assert (failed["state"], failed["cause"]) == ("failed", "error") and "the loss is nan" in failed["reason"]
+    assert isinstance(done["validation"], float) and done["elapsed"] > 0
+
+
+def test_it_writes_nothing(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def contents() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in swept.rglob("*")}
+
+    before = contents()
+    said(capsys, swept)
+    assert contents() == before
+
+
+def test_an_unknown_sweep_names_the_nearest_and_a_store_that_is_not_there_is_said(swept: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"no sweep lenght in .*length"):
+        status(["lenght"], swept, watch=False, json=False)
+    with pytest.raises(StoreError, match="there is no store"):
+        status([], tmp_path / "nowhere", watch=False, json=False)
+    with pytest.raises(StoreError, match="no sweep was launched"):
+        status([], tmp_path, watch=False, json=False)
+    with pytest.raises(ConfigError, match="--watch and --json"):
+        status([], swept, watch=True, json=True)
+
+
+def test_neither_torch_nor_hydra_is_imported(swept: Path) -> None:
+    code = f"import sys; from sweeps.status import status; from pathlib import Path; status([], Path({str(swept)!r}), False, True)"
+    check = "; sys.exit(str([name for name in ('torch', 'hydra', 'submitit', 'pandas') if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code + check], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.strip() == "[]"
+
+
+# A sweep that is at work
+
+
+@pytest.fixture
+def at_work(launcher: Launcher) -> Iterator[Launcher]:
+    """Two runs, one after the other, of which the first has reported."""
+    process = launcher.start("launch", "seed=1,2", "optim.steps=3000", "cluster.max_parallel=1")
+    deadline = time.monotonic() + 90
+    while not list(launcher.store.root.glob("run/*/attempts/1/progress.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    yield launcher
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
+def test_a_watch_shows_how_it_goes_on_in_place_and_ctrl_c_ends_it_quietly(
+    at_work: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [sweep] = as_json(capsys, at_work.store.root)["sweeps"]
+    running, waiting = sorted(sweep["runs"], key=lambda run: run["state"])
+    assert (running["state"], running["steps"], waiting["state"], waiting["cause"]) == ("running", 3000, "to do", None)
+    assert 0 < running["step"] < 3000 and running["left"] > 0 and running["elapsed"] > 0 and running["heard"] > 0
+    assert sweep["left"] > running["left"]  # the launch will come to the other one as well
+
+    seconds = 8
+    ended = [
+        sys.executable,
+        "-c",
+        f"import os, signal, subprocess, sys; process = subprocess.Popen(sys.argv[1:]); "
+        f"import time; time.sleep({seconds}); process.send_signal(signal.SIGINT); sys.exit(process.wait())",
+    ]
+    output = on_a_terminal([*ended, *command(at_work.store.root, "--watch")], at_work.folder, size=(100, 30))
+    assert "Traceback" not in output and "^C" not in output
+    pictures = list(Terminal(100, 30).pictures(output))
+    steps = [re.search(r" (\d+)/3000", "\n".join(picture)) for picture in pictures]
+    seen = [int(step[1]) for step in steps if step]
+    assert len(set(seen)) > 1 and seen == sorted(seen)
+    assert all(sum("seed" in line and "state" in line for line in picture) <= 1 for picture in pictures)  # one table
+    assert re.match(r"length: 2 runs: 1 running, 1 to do; \d+ % done, about .* left", pictures[-1][0])
+
+
+# Stores that were made up
+
+
+def store_of(folder: Path, seeds: int) -> tuple[Store, list[str]]:
+    """A sweep of so many runs on one task; nothing was begun."""
+    store = Store(folder / "runs")
+    about = made.manifest("length", {"task": ["micro_vqa"], "seed": list(range(seeds))}, "seed", {}, {})
+    made.launch(store, about)
+    return store, [point["run"] for point in about["points"]]
+
+
+def finish(store: Store, run: str, seconds: float = 10.0) -> None:
+    folder = store.run(run)
+    attempt = folder.path / "attempts" / "1"
+    attempt.mkdir(parents=True)
+    (attempt / "job.json").write_text(json.dumps(made.JOB | {"job": "7"}))
+    metrics = {"val/acc": 50.0, "test/acc": 50.0}
+    folder.result_file.write_text(
+        json.dumps({"run": run, "attempt": 1, "steps": 30, "seconds": seconds, "metrics": metrics})
+    )
+
+
+def test_on_a_terminal_runs_that_are_done_are_counted_where_rows_have_no_place_and_elsewhere_all_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, runs = store_of(tmp_path, 60)
+    answering(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    attempt(store, error=f"{TRACEBACK}ValueError: no\n", seed=0)
+    submit(store, [[runs[0]]])
+    for run in runs[3:]:
+        finish(store, run)
+    code, output = said(capsys, store.root)
+    assert code == 1 and len(re.findall(r"^  [0-9a-f]{4,}  ", output, re.MULTILINE)) == 60
+
+    whatever_it_returns = ["/bin/sh", "-c", '"$@"; true', "sh"]
+    output = on_a_terminal([*whatever_it_returns, *command(store.root)], tmp_path, size=(100, 30))
+    lines = output.replace("\r\n", "\n").splitlines()
+    assert lines[2].split()[2] == "failed" and len(lines) < 30
+    [more] = [line for line in lines if line.startswith("  and ")]
+    assert re.fullmatch(r"  and \d+ done", more)
+
+
+def test_without_a_name_it_is_the_newest_sweep_that_is_not_done_and_a_line_for_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, runs = store_of(tmp_path, 2)
+    for name, seeds, age in (("old", 3, 300), ("length", 2, 200), ("finished", 2, 100)):
+        about = made.manifest(name, {"task": ["micro_vqa"], "seed": list(range(seeds))}, "seed", {}, {})
+        made.launch(store, about)
+        os.utime(store.manifest(name), (time.time() - age,) * 2)
+    for run in runs:
+        finish(store, run)
+    code, output = said(capsys, store.root)
+    assert code == 0 and output.splitlines()[0] == "old: 3 runs: 2 done, 1 to do; 67 % done"
+    assert output.splitlines()[-1] == "finished, length: done" and output.count("state") == 1
+    third = made.run_of({"task": "micro_vqa", "seed": 2})
+    finish(store, third)
+    assert said(capsys, store.root)[1].splitlines()[0] == "finished: 2 runs: 2 done; 100 % done"
+    assert [sweep["sweep"] for sweep in as_json(capsys, store.root)["sweeps"]] == ["finished", "length", "old"]
+
+
+def test_without_an_answer_of_slurm_it_says_so_and_no_run_is_called_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, runs = store_of(tmp_path, 2)
+    run = attempt(store, BEGIN + KILLED, seed=0)
+    submit(store, [[run], [runs[1]]])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, output = said(capsys, store.root)
+    assert code == 0 and output.splitlines()[0] == "no information from SLURM (there is no squeue here)"
+    assert output.splitlines()[1] == "length: 2 runs: 2 lost?; 0 % done"
+    said_ = as_json(capsys, store.root)
+    assert said_["scheduler"] == "no information: there is no squeue here"
+    assert {one["cause"] for one in said_["sweeps"][0]["runs"]} == {None}
+
+
+def test_an_interrupted_run_that_a_launch_will_come_to_is_not_called_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, runs = store_of(tmp_path, 2)
+    for seed in range(2):
+        attempt(store, error="interrupted: told to end by SIGTERM", kind="local", seed=seed)
+    submit(store, [runs], kind="local")
+    assert "2 to do (2 cancelled)" in said(capsys, store.root)[1]
+    again = submit(store, [runs[:1]], number=2, kind="local") / "batch.json"
+    again.write_text(json.dumps(json.loads(again.read_text()) | {"launcher": this_process()}))
+    assert "2 to do (1 cancelled)" in said(capsys, store.root)[1]
+
+
+# What to type next
+
+
+def answering(folder: Path) -> None:
+    """A squeue that answers, and has no job."""
+    program = folder / "bin" / "squeue"
+    program.parent.mkdir(exist_ok=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+
+
+def advised(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    asked: Mapping[str, Any],
+    **left: Any,
+) -> list[str]:
+    """The last word of status about an attempt that left this, submitted with these settings."""
+    store, runs = store_of(folder, 1)
+    run = attempt(store, seed=0, **left)
+    batch = submit(store, [[run]], kind=left.get("kind", "slurm")) / "batch.json"
+    frozen = json.loads(batch.read_text())
+    batch.write_text(json.dumps(frozen | {"cluster": {"mem_gb": 2.0, "time_min": 60}} | dict(asked)))
+    answering(folder)
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+    monkeypatch.setenv("MMPROMPT_RUNS", str(store.root))
+    assert runs == [run] and said(capsys, store.root)[0] == 1
+    return said(capsys, store.root)[1].splitlines()
+
+
+def test_out_of_memory_asks_for_twice_what_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = BEGIN + LOGS["out of memory"]
+    overrides = ["cluster=auto", "seed=1,2", "cluster.partition=gpu", "cluster.mem_gb=3.5", "paths.runs=x"]
+    asked = {"cluster": {"mem_gb": 3.5, "time_min": 60}, "overrides": overrides}
+    *_, last = advised(tmp_path, monkeypatch, capsys, asked, log=log)
+    # The sweep is what the manifest says now, the place is where the run was.
+    assert last == '    make sweep-length ARGS="cluster.partition=gpu --retry oom cluster.mem_gb=7"'
+
+
+def test_a_time_limit_asks_for_twice_the_time_and_a_gpu_without_memory_for_another_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = BEGIN + LOGS["time limit"]
+    (tmp_path / "a").mkdir()
+    *_, last = advised(tmp_path / "a", monkeypatch, capsys, {"overrides": ["cluster=slurm"]}, log=log)
+    assert last == '    make sweep-length CLUSTER=slurm ARGS="--retry time cluster.time_min=120"'
+    (tmp_path / "b").mkdir()
+    error = f"{TRACEBACK}torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n"
+    *_, last = advised(tmp_path / "b", monkeypatch, capsys, {}, error=error)
+    assert last == '    make sweep-length ARGS="--retry oom cluster.gres=gpu:TYPE:1"'
+
+
+@pytest.mark.parametrize("name", ["preempted", "node lost", "cancelled", "killed"])
+def test_what_needs_no_change_is_the_same_command_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    *_, last = advised(tmp_path, monkeypatch, capsys, {}, log=BEGIN + LOGS[name])
+    assert last == "    make sweep-length"
+
+
+def test_a_run_that_was_killed_too_often_is_left_alone_unless_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, _ = store_of(tmp_path, 1)
+    for _ in range(2):
+        attempt(store, error="its process ended without a word\n", seed=0)
+    *_, last = advised(tmp_path, monkeypatch, capsys, {}, error="its process ended without a word\n")
+    assert last == '    make sweep-length ARGS="--retry killed"'
+
+
+def test_reasons_that_differ_in_numbers_alone_are_one_and_of_many_runs_some_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, runs = store_of(tmp_path, 12)
+    for seed in range(12):
+        reason = f"the loss is nan at step {seed}" if seed < 8 else "no such file"
+        attempt(store, error=f"{TRACEBACK}ValueError: {reason}\n", seed=seed)
+    submit(store, [runs])
+    answering(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    _, output = said(capsys, store.root)
+    advice = output[output.index("error: 12 runs") :]
+    assert advice.count("the loss is nan") == 1 and advice.count("no such file") == 1
+    assert "    and 5 more\n" in advice and "    and 1 more\n" in advice
+
+
+# Words and numbers
+
+LINE = Line("0" * 16, {}, "running", None, "7", None, 1, 100, 300, 61.3, 200.0, 400.0, None, time.time(), None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({}, "running"),
+        ({"step": None, "steps": None}, "starting"),
+        ({"step": 300}, "scoring"),
+        ({"slurm": "SUSPENDED"}, "suspended"),
+        ({"heard": time.time() - 30 * 60 - 20}, "running, silent for "),
+        ({"heard": time.time() - 3000, "slurm": "SUSPENDED"}, "suspended"),
+        ({"state": "queued", "slurm": "PENDING", "reason": "Resources"}, "queued (Resources)"),
+        ({"state": "queued", "slurm": "PENDING"}, "queued"),
+        ({"state": "queued", "slurm": "RUNNING"}, "queued (its job runs)"),
+        ({"state": "queued", "slurm": "SUBMITTING"}, "queued (submitting)"),
+        ({"state": "to do", "cause": "killed"}, "to do (killed)"),
+        ({"state": "lost?"}, "lost?"),
+    ],
+)
+def test_a_state_in_words(changes: Mapping[str, Any], word: str) -> None:
+    said = replace(LINE, **changes).word
+    assert said == word or (word.endswith(" ") and re.fullmatch(word + r"3\d min", said))
+
+
+def test_the_job_s_own_time_is_said_where_it_ends_before_the_run() -> None:
+    assert replace(LINE, job_left=60.0).cells[-1] == "7 min (job 60 s)"
+    assert replace(LINE, job_left=6000.0).cells[-1] == "7 min"
+
+
+def left_of(lines: Sequence[Line], waiting: int = 0) -> float | None:
+    about = launched.Launched(Store(Path("/nowhere")), "length", {})
+    return Report(about, lines, {}, waiting).left
+
+
+def test_the_time_left_is_that_of_what_runs_and_what_waits_for_it_and_unknown_where_nothing_tells() -> None:
+    done = replace(LINE, state="done", elapsed=600.0, left=None)
+    queued = replace(LINE, state="queued", slurm="PENDING", left=None, elapsed=None)
+    assert left_of([LINE]) == 400
+    assert left_of([LINE, done]) == 400
+    assert left_of([LINE, LINE, done, queued, queued]) == (400 + 400 + 600 + 600) / 2
+    assert left_of([LINE, queued]) == 400 + 600  # no run is done: as long as the one that runs, 200 s and 400 s
+    assert left_of([LINE, done], waiting=3) == 400 + 3 * 600
+    assert left_of([LINE, replace(LINE, left=10.0), done]) == 400  # not before the last of them
+    assert left_of([done, queued]) is None  # nothing runs: who knows when it will
+    assert left_of([replace(LINE, left=None, elapsed=None)]) is None
+    assert left_of([replace(LINE, slurm="SUSPENDED"), done]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2:03", 123), ("1:02:03", 3723), ("1-02:03:04", 93784), ("UNLIMITED", None), ("INVALID", None), ("", None)],
+)
+def test_slurm_s_times_are_read(text: str, seconds: float | None) -> None:
+    assert in_seconds(text) == seconds
