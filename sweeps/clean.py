@@ -1,0 +1,183 @@
+"""`python -m sweeps clean`: what nobody needs any more, and its size; after one question it is gone.
+
+Never: settings, results, manifests, what the published attempt of a run made besides checkpoints; anything of a run that is
+queued, at work, or of which nobody can tell; `batch.json`, so that no batch's number comes twice.
+A launch may come at any time. What it needs is there already and newer than a day, but for a copy of our code that it
+chooses to use again: such a copy is first put aside, and put back if that has just happened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmprompt.run import Attempt, RunFolder, Store, draft_of, lives, remove
+from sweeps.batch import Batch, batches
+from sweeps.cost import volume
+from sweeps.launched import store_at
+from sweeps.outlook import count
+from sweeps.screen import agreed
+from sweeps.state import Queue, State, queue, states
+from sweeps.workers import at_work, folder_of
+
+DAY = 86_400.0  # seconds after which what was being written belongs to nobody
+AT_ONCE = 16  # runs that are looked at together
+DRAFTS = "half written, by processes that were killed"
+ATTEMPTS = "checkpoints of finished runs, and what attempts made that another was faster than"
+LOGS = "scripts and logs of batches whose runs are all done, older than {days} days"
+CODE = "copies of our code that no open batch uses, not used for {days} days"
+PROBES = "what the probes of `doctor` left, older than {days} days"
+CACHE = "what frozen backbones made of examples"
+
+Found = tuple[str, Path]
+
+
+@dataclass(frozen=True)
+class Waste:
+    kind: str
+    path: Path  # a file or a folder
+    size: int  # bytes
+
+
+def clean(runs: Path, days: int, cache: bool) -> int:
+    """Says what can be freed, asks, and frees it. With `cache` also STORE/cache. Returns 1 if something stayed."""
+    store = store_at(runs)
+    known = batches(store)
+    ids = sorted(store.runs() | {run for batch in known for job in batch.jobs for run in job})
+    queued = queue(store, ids)
+    seen = states(store, ids, queued)
+    open_batches = {batch.id for batch in known if is_open(batch, seen, queued)} | _of_workers(store)
+    found = [*of_runs(store, seen, queued), *of_batches(store, known, open_batches, days)]
+    found += of_code(store, known, open_batches, days)
+    found += [(PROBES, folder) for folder in (store.root / "doctor").glob("*") if is_older(folder, days * DAY)]
+    found += [(CACHE, file) for file in store.cache.glob("*")] if cache else []
+    waste = [Waste(kind, path, size_of(path)) for kind, path in found]
+    _print(store, waste, days)
+    _print_unknown(queued)
+    if not waste or not agreed(f"free {volume(sum(one.size for one in waste))}?"):
+        return 0
+    stayed = [one for one in waste if not free(one, days)]
+    print(f"freed {volume(sum(one.size for one in waste) - sum(one.size for one in stayed))}")
+    for one in stayed:
+        print(f"  {one.path} stays: it is in use again, or another user's")
+    return 1 if stayed else 0
+
+
+def of_runs(store: Store, seen: dict[str, State], queued: Queue) -> Iterator[Found]:
+    """Nothing of a run that a job may still hold, be it done or not."""
+    free = [run for run, state in seen.items() if state.name in ("done", "failed", "to do") and run not in queued.jobs]
+
+    def some(runs: Sequence[str]) -> list[Found]:
+        return [one for run in runs for one in of_run(store.run(run), seen[run])]
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from itertools.chain(*pool.map(some, (free[i::AT_ONCE] for i in range(AT_ONCE))))
+
+
+def of_run(folder: RunFolder, seen: State) -> Iterator[Found]:
+    yield from drafts(folder.path, folder.path / "attempts")
+    for attempt in folder.attempts():
+        is_published = seen.result is not None and seen.result["attempt"] == attempt.number
+        if is_published or is_over(attempt):
+            if not is_published:
+                yield from drafts(attempt.path, attempt.evaluations)
+            if seen.name == "done":
+                files = [attempt.checkpoint_file(step) for step in attempt.checkpoint_steps]
+                files += [attempt.weights_file, *attempt.evaluations.glob("[!.]*")] if not is_published else []
+                yield from ((ATTEMPTS, file) for file in files if file.exists())
+
+
+def is_over(attempt: Attempt) -> bool:
+    """Of a run that no job of SLURM holds. Whether a process lives on another host, nobody here can tell."""
+    if attempt.error is not None:
+        return True
+    lives = attempt.lives()
+    return lives is False or (lives is None and attempt.job["scheduler"] == "slurm")
+
+
+def is_open(batch: Batch, seen: dict[str, State], queued: Queue) -> bool:
+    """May some job of it still do something?"""
+    runs = [run for job in batch.jobs for run in job]
+    is_held = any(held.batch == batch.id for run in runs if run in queued.jobs for held in queued.jobs[run])
+    return is_held or lives(batch.frozen["launcher"]) is True or any(seen[run].name != "done" for run in runs)
+
+
+def _of_workers(store: Store) -> set[str]:
+    return {folder_of(worker).name for worker in at_work(store)}
+
+
+def of_batches(store: Store, known: Iterable[Batch], open_batches: set[str], days: int) -> Iterator[Found]:
+    """All but what says what was submitted: later launches look at it, and count on from its number."""
+    yield from drafts(store.jobs)
+    for batch in known:
+        if batch.id not in open_batches:
+            files = [Path(folder, name) for folder, _, names in os.walk(batch.folder) for name in names]
+            rest = [file for file in files if file.name not in ("batch.json", "submitted.json")]
+            yield from ((LOGS, file) for file in rest if is_older(file, days * DAY))
+
+
+def of_code(store: Store, known: Iterable[Batch], open_batches: set[str], days: int) -> Iterator[Found]:
+    """Code that no commit has stays: nobody could say any more what made the results."""
+    used = {Path(b.frozen["snapshot"]).name for b in known if b.id in open_batches or b.frozen["job"]["dirty"]}
+    yield from drafts(store.code)
+    for snapshot in store.code.glob("[!.]*"):
+        if snapshot.name not in used and is_older(snapshot, days * DAY):
+            yield CODE, snapshot
+
+
+def drafts(*folders: Path) -> Iterator[Found]:
+    """What begins with a dot is not finished, and after a day it never will be."""
+    for folder in folders:
+        yield from ((DRAFTS, path) for path in folder.glob(".*") if is_older(path, DAY))
+
+
+def is_older(path: Path, seconds: float) -> bool:
+    try:
+        return time.time() - path.lstat().st_mtime > seconds
+    except FileNotFoundError:
+        return False
+
+
+def size_of(path: Path) -> int:
+    total = 0
+    for file in [path, *(Path(folder, name) for folder, _, names in os.walk(path) for name in names)]:
+        with contextlib.suppress(FileNotFoundError):
+            total += file.lstat().st_size
+    return total
+
+
+def free(waste: Waste, days: int) -> bool:
+    """Whether it is gone."""
+    path = waste.path
+    if waste.kind == CODE:
+        with contextlib.suppress(OSError):
+            path = waste.path.rename(draft_of(waste.path))
+            if not is_older(path, days * DAY):  # a launch that uses a copy again touches it first
+                path.rename(waste.path)
+                return False
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        remove(path)
+    return not os.path.lexists(path)
+
+
+def _print(store: Store, waste: Sequence[Waste], days: int) -> None:
+    print(f"{store.root}: {volume(sum(one.size for one in waste)) if waste else 'nothing'} can be freed")
+    for kind in (DRAFTS, ATTEMPTS, LOGS, CODE, PROBES, CACHE):
+        sizes = [one.size for one in waste if one.kind == kind]
+        if sizes:
+            print(f"  {volume(sum(sizes)):>8}  {kind.format(days=days)} ({len(sizes)})")
+
+
+def _print_unknown(queued: Queue) -> None:
+    unknown = [run for run, jobs in queued.jobs.items() if any(held.job is None for held in jobs)]
+    if unknown:
+        print(f"SLURM gives no information about jobs that may hold {count(unknown)}: all that is theirs stays")

@@ -1,0 +1,98 @@
+"""`cancel` on local processes: a launch ends as by Ctrl-C, and what was not asked for goes on."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from launcher import Launcher
+
+from mmprompt.run import ROOT, StoreError
+from sweeps.cancel import cancel, ranges
+
+LONG = ["seed=1,2", "optim.steps=4000", "cluster.max_parallel=1"]
+
+
+def stop(launcher: Launcher, *what: str, state: str | None = None) -> int:
+    return cancel(what, launcher.store.root, state)
+
+
+def test_a_launch_is_ended_if_all_its_runs_were_asked_for_and_the_answer_is_yes(
+    launcher: Launcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch = launcher.start("launch", *LONG)
+    worker = launcher.worker()
+    runs = [point["run"] for point in launcher.manifest()["points"]]
+    assert stop(launcher, runs[1][:12]) == 1  # the launch is at the other one
+    assert f"1 run stays: the launch of batch 1 also holds {runs[0]}; name all" in capsys.readouterr().out
+    assert stop(launcher, state="running") == 1
+    assert f"1 run stays: the launch of batch 1 also holds {runs[1]}; name all" in capsys.readouterr().out
+    assert answered(launcher, "n") == 1
+    assert worker.is_running() and launch.poll() is None
+
+    assert answered(launcher, "y") == 0
+    assert launch.wait(10) == 130 and launcher.processes() == []
+    [attempt] = launcher.store.run(runs[0]).attempts()
+    assert attempt.error is not None and attempt.error.startswith("interrupted: ")
+    assert stop(launcher, "length") == 0
+    assert "of 2 runs none is queued or running" in capsys.readouterr().out
+
+
+def answered(launcher: Launcher, answer: str) -> int:
+    """The exit code of a `cancel` of the sweep whose question was answered so on a terminal."""
+    ours, terminal = pty.openpty()
+    words = [sys.executable, "-m", "sweeps", "cancel", "length", "--runs", str(launcher.store.root)]
+    environment = {key: value for key, value in os.environ.items() if key != "YES"} | {"PYTHONPATH": str(ROOT)}
+    os.write(ours, f"{answer}\n".encode())
+    process = subprocess.Popen(words, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
+    code = process.wait(60)
+    assert b"cancel 2 runs? [y/N]" in os.read(ours, 4096)
+    os.close(ours), os.close(terminal)
+    return code
+
+
+def test_processes_whose_launch_was_killed_are_ended(launcher: Launcher, capsys: pytest.CaptureFixture[str]) -> None:
+    launch = launcher.start("launch", *LONG)
+    launcher.worker()
+    launch.kill()
+    launch.wait()
+    assert stop(launcher, *launcher.attempts()) == 0
+    assert launcher.processes() == []
+    assert "2 of 2 runs cancelled" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ([], "cancel what? give the beginning of a run's id, a sweep, or --state queued or running"),
+        (["lenght"], "no sweep is called so; did you mean length?"),
+    ],
+)
+def test_what_is_not_there_is_an_error_of_one_sentence(tmp_path: Path, what: list[str], said: str) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps/length.json").write_text("{}")
+    with pytest.raises(StoreError, match=re.escape(said)):
+        cancel(what, tmp_path, None)
+
+
+@given(st.sets(st.tuples(st.integers(1, 3), st.none() | st.integers(0, 30))))
+def test_ranges_name_exactly_the_jobs_that_were_given(jobs: set[tuple[int, int | None]]) -> None:
+    alone = {array for array, task in jobs if task is None}
+    given_ids = {f"{a}_{t}" for a, t in jobs if t is not None and a not in alone} | {str(a) for a in alone}
+    assert {one for text in ranges(sorted(given_ids)) for one in spelled_out(text)} == given_ids
+
+
+def spelled_out(text: str) -> list[str]:
+    """As scancel reads it."""
+    array, _, tasks = text.partition("_[")
+    if not tasks:
+        return [array]
+    ends = [part.split("-") for part in tasks.removesuffix("]").split(",")]
+    return [f"{array}_{task}" for end in ends for task in range(int(end[0]), int(end[-1]) + 1)]
