@@ -6,15 +6,19 @@ INSTALLED := $(VENV)/.installed
 
 # CLUSTER=auto|local|slurm, TASKS=micro_vqa,micro_caption or all, RUNS=the store,
 # ARGS="seed=0,1,2,3,4 optim.steps=300 --wait"; quote what a shell would read: ARGS="'seed=range(1,6)'"
+# RUN=the beginning of a run's id; YES=1 answers the question before jobs are submitted or cancelled, or files deleted
 CLUSTER ?= auto
 TASKS ?=
 ARGS ?=
+RUN ?=
 RUNS ?= $(or $(MMPROMPT_RUNS),runs)
-export MMPROMPT_RUNS := $(RUNS)
+export MMPROMPT_RUNS := $(abspath $(RUNS))
+export YES
 CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(if $(TASKS),task=$(TASKS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install test bench lint sync tables pretrain-micro slurm-up slurm-down slurm-status
+.PHONY: help install status logs cancel diff clean doctor sync tables test test-all chaos bench lint pretrain-micro \
+	slurm-up slurm-down slurm-status
 
 help: ## this list
 	@echo "mmprompt: ablations of prompt tuning, from config to table"
@@ -38,6 +42,24 @@ sweep-%: $(INSTALLED) ## run a sweep (what is done already is not run again), th
 plan-%: $(INSTALLED) ## what `make sweep-%` would run, without running it
 	@$(PY) -m sweeps plan $* $(CHOICE) $(ARGS)
 
+status: $(INSTALLED) ## how far sweeps are, and what went wrong (ARGS="length --watch")
+	@$(PY) -m sweeps status $(ARGS)
+
+logs: $(INSTALLED) ## what the job of a run printed (RUN=3f2a ARGS=-f)
+	@$(PY) -m sweeps logs $(RUN) $(ARGS)
+
+cancel: $(INSTALLED) ## stop runs or sweeps (RUN=3f2a, or ARGS="length --state queued")
+	@$(PY) -m sweeps cancel $(RUN) $(ARGS)
+
+diff: $(INSTALLED) ## why a run is not the same as another (RUN=3f2a, or ARGS="3f2a 91bc")
+	@$(PY) -m sweeps diff $(RUN) $(ARGS)
+
+clean: $(INSTALLED) ## free what nobody needs any more; says first what
+	@$(PY) -m sweeps clean $(ARGS)
+
+doctor: $(INSTALLED) ## what a new cluster needs (CLUSTER=slurm ARGS="cluster.partition=gpu cluster.gpus=1")
+	@$(PY) -m sweeps doctor $(CHOICE) $(ARGS)
+
 sync: $(INSTALLED) ## send the records that the W&B server has not (of the sweeps in ARGS; none: the whole store)
 	@$(PY) -m sweeps sync $(ARGS)
 
@@ -50,6 +72,12 @@ pretrain-micro: $(INSTALLED) ## make the small backbone again (about an hour; it
 test: $(INSTALLED) ## all tests; those of SLURM skip, and say so, where its daemons are not installed
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
+test-all: $(INSTALLED) ## the same and the long ones (an hour)
+	@MMPROMPT_LONG=1 $(PY) -m pytest $(PYTEST_ARGS)
+
+chaos: $(INSTALLED) ## a sweep under fifty random faults on the test cluster must give the table of an undisturbed one
+	@$(PY) tests/slurm/chaos.py $(ARGS)
+
 bench: $(INSTALLED) ## every benchmark, as Markdown; ARGS="planning sweep" chooses
 	@$(PY) tests/bench $(ARGS)
 
@@ -57,7 +85,7 @@ lint: $(INSTALLED) ## ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
 slurm-up: $(INSTALLED) ## a real SLURM test cluster on this machine (needs its Debian packages)
-	@$(PY) tests/slurm/cluster.py up
+	@$(PY) tests/slurm/cluster.py up $(ARGS)
 
 slurm-down: $(INSTALLED) ## stop the test cluster
 	@$(PY) tests/slurm/cluster.py down
