@@ -14,6 +14,7 @@ RUN ?=
 RUNS ?= $(or $(MMPROMPT_RUNS),runs)
 export MMPROMPT_RUNS := $(abspath $(RUNS))
 export YES
+PROCESSES := -n 2 --dist loadgroup
 CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(if $(TASKS),task=$(TASKS)))
 
 .DEFAULT_GOAL := help
@@ -70,10 +71,10 @@ pretrain-micro: $(INSTALLED) ## make the small backbone again (about an hour; it
 	@$(PY) -m mmprompt --config-name pretrain $(ARGS)
 
 test: $(INSTALLED) ## all tests; those of SLURM skip, and say so, where its daemons are not installed
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PY) -m pytest $(PROCESSES) $(PYTEST_ARGS)
 
 test-all: $(INSTALLED) ## the same and the long ones (an hour)
-	@MMPROMPT_LONG=1 $(PY) -m pytest $(PYTEST_ARGS)
+	@MMPROMPT_LONG=1 $(PY) -m pytest $(PROCESSES) $(PYTEST_ARGS)
 
 chaos: $(INSTALLED) ## a sweep under fifty random faults on the test cluster must give the table of an undisturbed one
 	@$(PY) tests/slurm/chaos.py $(ARGS)

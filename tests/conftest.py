@@ -1,4 +1,6 @@
-"""The fixture `launcher`: `python -m sweeps` in a folder of its own, with nothing left running behind it."""
+"""What all tests share: how they are divided between processes, and the fixture `launcher`
+(`python -m sweeps` in a folder of its own, with nothing left running behind it).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,17 @@ from pathlib import Path
 
 import pytest
 from launcher import Launcher
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes (pytest -n) one has all of SLURM's tests: some stop its daemons. Of the others a file stays together.
+
+    SLURM's come first: they take longest.
+    """
+    items.sort(key=lambda item: "slurm" not in item.path.parts)
+    for item in items:
+        group = "slurm" if "slurm" in item.path.parts else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

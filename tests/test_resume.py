@@ -124,7 +124,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_nobody_disturbe
 
 
 SHORT = ("optim.steps=4",)
-OPERATIONS = 55  # at least: what an attempt does to files and folders of the store, when features are known
+OPERATIONS = 50  # at least: what an attempt does to files and folders of the store, when features are known
 
 
 def test_a_process_may_die_between_any_two_operations_on_files(victims: Victims, tmp_path: Path) -> None:

@@ -11,6 +11,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,22 +33,36 @@ class Section:
     per: float = 1.0  # units of work in one measurement: seconds are shown per unit
     unit: str = ""
     parts: bool = False  # the rows are parts of the first
+    by_wall: bool = False  # ratios of wall seconds: where it is waiting that is compared
 
     def markdown(self) -> str:
         baseline = next(iter(self.rows.values()))
         head = f"### {self.title}\n\n{self.setting}; {len(baseline)} rounds.\n\n"
         of = f" per {self.unit}" if self.unit else ""
         compared = "share" if self.parts else "times the first"
-        head += f"| | wall s{of} | CPU s{of} | {compared}, by CPU (least to most) |\n|---|--:|--:|--:|\n"
+        by = "wall" if self.by_wall else "CPU"
+        head += f"| | wall s{of} | CPU s{of} | {compared}, by {by} (least to most) |\n|---|--:|--:|--:|\n"
         lines = []
         for name, timings in self.rows.items():
             wall = statistics.median(t.wall for t in timings) / self.per
             cpu = statistics.median(t.cpu for t in timings) / self.per
-            pairs = [(b.cpu, t.cpu) for b, t in zip(baseline, timings, strict=True)]
+            both = zip(baseline, timings, strict=True)
+            pairs = [(b.wall, t.wall) if self.by_wall else (b.cpu, t.cpu) for b, t in both]
             ratios = sorted(t / b if self.parts else b / t for b, t in pairs)
             spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
             lines.append(f"| {name} | {wall:.3g} | {cpu:.3g} | {'1' if timings is baseline else spread} |")
         return head + "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What could not be measured here, and why."""
+
+    title: str
+    reason: str
+
+    def markdown(self) -> str:
+        return f"### {self.title}\n\nNot measured: {self.reason}\n"
 
 
 def timed(call: Callable[[], object]) -> Timing:
@@ -64,9 +82,15 @@ def interleaved(
     if warm_up:
         for call in variants.values():
             call()
-    names, timings = list(variants), {name: [] for name in variants}
+    return in_turns({name: partial(timed, call) for name, call in variants.items()}, rounds)
+
+
+def in_turns(variants: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """What each variant says of itself, `rounds` times, in turns."""
+    names: list[str] = list(variants)
+    said: dict[str, list[T]] = {name: [] for name in variants}
     for turn in range(rounds):
         for i in range(len(names)):
             name = names[(turn + i) % len(names)]
-            timings[name].append(timed(variants[name]))
-    return timings
+            said[name].append(variants[name]())
+    return said

@@ -1,4 +1,4 @@
-"""A sweep of short runs: launched as one, against a process for each run."""
+"""A sweep of short runs: launched as one, against a process for each run; on SLURM in few jobs, against a job for each run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from measure import Section, Timing, interleaved
+from measure import Section, Skipped, Timing, in_turns, interleaved
+from submit import cluster, launched, through
 
-from mmprompt.run import ROOT
+from mmprompt.run import ROOT, Store
+from sweeps.batch import batches
 
 ROUNDS = 1
+RUNS = 48  # on SLURM
 AXES = {"task": ["micro_grounding", "micro_entailment"], "prompt.length": [4, 16, 64], "seed": [1, 2, 3, 4]}
 SHORT = ["optim.steps=20", "optim.validate_every=20", "task.data.train=640", "task.data.val=200", "task.data.test=200"]
 POINTS = [[f"{k}={v}" for k, v in zip(AXES, row, strict=True)] for row in itertools.product(*AXES.values())]
@@ -55,7 +59,32 @@ def by_hand(at_once: int) -> None:
         assert len(list(Path(folder).glob("run/*/result.json"))) == BY_HAND
 
 
-def sections() -> Iterator[Section]:
+def on_slurm(runs: int, *settings: str) -> tuple[int, Timing]:
+    """In how many jobs it was, and what that took. The store is a fresh one, so that nothing tells how long a run takes."""
+    axes = ["task=micro_grounding,micro_entailment", "prompt.length=4,16,64", f"seed=range(1,{runs // 6 + 1})"]
+    with tempfile.TemporaryDirectory() as folder:
+        _, timing = through(lambda: launched(Path(folder), *axes, *SHORT, *settings))
+        assert len(list(Path(folder).glob("run/*/result.json"))) == runs
+        [batch] = batches(Store(Path(folder)))
+        return len(batch.jobs), timing
+
+
+def sections(runs: int = RUNS) -> Iterator[Section | Skipped]:
+    """`runs`: on SLURM, a multiple of 6."""
+    yield here()
+    title = f"{runs} short runs through SLURM"
+    with cluster() as problem:
+        if problem:
+            yield Skipped(title, problem)
+            return
+        packings = {"a job per run": ("cluster.runs_per_job=1",), "packed by `python -m sweeps launch`": ()}
+        measured = in_turns({name: partial(on_slurm, runs, *words) for name, words in packings.items()}, ROUNDS)
+    rows = {f"{name}: {some[0][0]} jobs": [timing for _, timing in some] for name, some in measured.items()}
+    setting = "The embedded default, W&B offline, a fresh store; the test cluster's four nodes, on the cores of this machine: "
+    yield Section(title, setting + " ".join(SHORT), rows)
+
+
+def here() -> Section:
     ctypes.CDLL(None).prctl(BECOME_PARENT, 1)
     cores = len(os.sched_getaffinity(0))
     variants = {
@@ -69,4 +98,4 @@ def sections() -> Iterator[Section]:
         each = [Timing(t.wall / runs, t.cpu / runs) for t in timings[name]]
         rows[f"{name}: {60 / statistics.median(t.wall for t in each):.1f} runs a minute"] = each
     setting = f"{len(POINTS)} runs of the embedded default, W&B offline, each with a fresh store: {' '.join(SHORT)}"
-    yield Section("A sweep of short runs", setting, rows, unit="run")
+    return Section("A sweep of short runs", setting, rows, unit="run")

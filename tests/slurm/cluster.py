@@ -3,11 +3,14 @@
     python tests/slurm/cluster.py up                       # seconds; nothing to do when all runs
     eval "$(python tests/slurm/cluster.py env)"            # then sbatch, srun, squeue and sacct work in this shell
     python tests/slurm/cluster.py status                   # exit code 0 when all is up
+    python tests/slurm/cluster.py kill slurmd.gn4          # what a machine that crashes does; `up` starts it again
     python tests/slurm/cluster.py down
 
 munged (who is asking), MariaDB and slurmdbd (accounting, for sacct), slurmctld (the controller), and slurmd gn1 .. gn4,
-each a node with 4 CPUs, 4000 MB and two fake GPUs. All files lie in one folder outside the repository; the settings are
-the templates in etc/ beside this file. Any user can run it; jobs of several users need a cluster that root runs.
+each a node with 4 CPUs, 4000 MB and two fake GPUs. `up --bare` is a smaller one: no MariaDB and no slurmdbd, hence no
+accounts, two nodes, and arrays of 4 tasks at most. All files lie in one folder outside the repository; the settings are
+the templates in etc/ beside this file. Any user can run it; jobs of several users need a cluster that root runs, and each
+of them an account in it (`add_user`).
 """
 
 import argparse
@@ -25,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,8 +37,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TEMPLATES = Path(__file__).resolve().parent / "etc"
 DEFAULT_FOLDER = Path(tempfile.gettempdir()) / f"mmprompt-slurm-{os.getuid()}"
 FIRST_PORT_BASE = 16800  # the 1000 ports from here on lie below the kernel's range for outgoing connections
+BARE_FOLDER = DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}-bare")
+BARE_PORTS = FIRST_PORT_BASE + 1000
 NODES = ("gn1", "gn2", "gn3", "gn4")
-PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "sacctmgr", "slurmctld", "slurmd", "sbatch")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
+ACCOUNTING = ("mariadbd", "mariadb-install-db", "slurmdbd", "sacctmgr")
+ACCOUNT = "mmprompt"  # which those who are allowed to submit belong to; root belongs to SLURM's own
 INSTALL = (
     "apt-get install -y --no-install-recommends slurm-wlm slurmdbd slurmctld slurmd slurm-client munge "
     "mariadb-server mariadb-client slurm-wlm-mysql-plugin"
@@ -61,7 +68,8 @@ class Daemon:
 class Cluster:
     """The cluster in one folder: its daemons, and what `up`, `down` and `status` do."""
 
-    def __init__(self, folder: Path, port_base: int | None = None) -> None:
+    def __init__(self, folder: Path, port_base: int | None = None, bare: bool = False) -> None:
+        """`bare` matters when it is made; a folder that was up stays what it is."""
         self.folder = folder.resolve()
         if self.folder.is_relative_to(REPOSITORY):
             raise ClusterError(f"--folder {self.folder} lies in the repository {REPOSITORY}, wanted one outside")
@@ -69,7 +77,9 @@ class Cluster:
             raise ClusterError(f"--folder {self.folder} has {len(str(self.folder))} characters, wanted at most 80")
         self.conf = self.folder / "etc/slurm.conf"
         self.user = pwd.getpwuid(os.getuid()).pw_name
-        self.port_base = port_base or self._last_port_base()
+        self.port_base = port_base or self._last_port_base() or (BARE_PORTS if bare else FIRST_PORT_BASE)
+        self.bare = self._was_bare(bare)
+        self.nodes = NODES[:2] if self.bare else NODES
         # Not os.environ: its SLURM_*, SBATCH_* and SINFO_* variables would change what our commands do.
         self.env = {
             "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",  # where the daemons are, whatever the user's PATH
@@ -86,20 +96,23 @@ class Cluster:
         munged = ["munged", "--force", "--foreground", *(f"--{k}={self.folder / path}" for k, path in files.items())]
         mariadbd = ["mariadbd", f"--defaults-file={self.folder}/etc/my.cnf"]
         succeeds = self._succeeds
-        return [
-            [
-                Daemon("munged", munged, partial(succeeds, "munge", "-n", "-S", f"{self.folder}/run/munge.sock")),
-                # Killed hard it loses nothing: slurmdbd, its only client, has stopped, and its log is replayed.
-                Daemon("mariadbd", mariadbd, self._database_answers, signal.SIGKILL),
-            ],
-            [Daemon("slurmdbd", ["slurmdbd", "-D"], partial(succeeds, "sacctmgr", "-n", "list", "cluster"))],
+        identity = [Daemon("munged", munged, partial(succeeds, "munge", "-n", "-S", f"{self.folder}/run/munge.sock"))]
+        # Killed hard it loses nothing: slurmdbd, its only client, has stopped, and its log is replayed.
+        database = Daemon("mariadbd", mariadbd, self._database_answers, signal.SIGKILL)
+        accounts = Daemon("slurmdbd", ["slurmdbd", "-D"], partial(succeeds, "sacctmgr", "-n", "list", "cluster"))
+        serving = [
             [Daemon("slurmctld", ["slurmctld", "-D"], partial(succeeds, "sinfo"))],
-            [Daemon(f"slurmd.{node}", ["slurmd", "-D", "-N", node], partial(self._serves, node)) for node in NODES],
+            [
+                Daemon(f"slurmd.{node}", ["slurmd", "-D", "-N", node], partial(self._serves, node))
+                for node in self.nodes
+            ],
         ]
+        return [identity, *serving] if self.bare else [[*identity, database], [accounts], *serving]
 
     def up(self, fresh: bool = False) -> None:
         """Starts what does not run, and returns when every node takes jobs. `fresh`: without any memory."""
-        missing = [program for program in PROGRAMS if shutil.which(program, path=self.env["PATH"]) is None]
+        wanted = PROGRAMS if self.bare else (*PROGRAMS, *ACCOUNTING)
+        missing = [program for program in wanted if shutil.which(program, path=self.env["PATH"]) is None]
         if missing:
             raise ClusterError(f"SLURM tests need {', '.join(missing)}: {INSTALL}")
         with self._locked():
@@ -109,13 +122,50 @@ class Cluster:
             for part in ("var", "log") if fresh else ():
                 shutil.rmtree(self.folder / part, ignore_errors=True)
             self._write_settings(bool(running))
-            self._create_database()
+            if not self.bare:
+                self._create_database()
             for stage in self.stages:
                 for daemon in stage:
                     if daemon.name not in running:
                         self._start(daemon)
                 for daemon in stage:
                     self._wait_until_ready(daemon)
+                if stage[0].name == "slurmdbd":
+                    self._create_accounts()
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL to these daemons, as when their machine crashes. What slurmd had started goes on."""
+        with self._locked():
+            for daemon in self._named(names):
+                self._signal(daemon, signal.SIGKILL)
+                if not wait_for(partial(self._has_ended, daemon), STOP_SECONDS):
+                    raise ClusterError(f"{daemon.name} did not end within {STOP_SECONDS:g} s of SIGKILL")
+
+    def start(self, *names: str) -> None:
+        """Starts these daemons, unless they run, and returns when they answer; others stay as they are."""
+        with self._locked():
+            for daemon in self._named(names):
+                if self._has_ended(daemon):
+                    self._start(daemon)
+                self._wait_until_ready(daemon)
+
+    def add_user(self, user: str, account: str = ACCOUNT, **limits: int) -> None:
+        """Lets somebody submit, with limits such as MaxSubmitJobs=10; -1 lifts one. slurmctld knows at once."""
+        if self.bare:
+            return
+        self._run("sacctmgr", "-i", "add", "account", account)  # fails if it is there
+        self._run("sacctmgr", "-i", "add", "user", user, f"account={account}")
+        settings = [f"{key}={value}" for key, value in limits.items()]
+        where = [f"user={user}", f"account={account}"]
+        if settings and not self._succeeds("sacctmgr", "-i", "modify", "user", "where", *where, "set", *settings):
+            raise ClusterError(f"sacctmgr does not take {', '.join(settings)} for {user} in {account}")
+        listed = self._run("sacctmgr", "-n", "-P", "list", "associations", *where, "format=user").stdout.split()
+        if listed != [user]:
+            raise ClusterError(f"{user} is not in the account {account} after it was added; sacctmgr lists {listed}")
+
+    def remove_user(self, user: str) -> None:
+        if not self.bare:
+            self._run("sacctmgr", "-i", "delete", "user", user)
 
     def down(self, keep_jobs: bool = False) -> None:
         """Cancels all jobs, unless `keep_jobs`, and stops the daemons, last started first."""
@@ -148,8 +198,17 @@ class Cluster:
 
     @property
     def export(self) -> str:
-        """The line of shell after which SLURM's commands find this cluster."""
-        return f"export SLURM_CONF={shlex.quote(str(self.conf))}"
+        """The line of shell after which SLURM's commands find this cluster, and our runs know that its GPUs are fake."""
+        return f"export SLURM_CONF={shlex.quote(str(self.conf))} MMPROMPT_FAKE_GPUS=1"
+
+    def _named(self, names: Sequence[str]) -> list[Daemon]:
+        known = {daemon.name: daemon for stage in self.stages for daemon in stage}
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise ClusterError(
+                f"there is no daemon {', '.join(unknown) or '(none named)'}; there are {', '.join(known)}"
+            )
+        return [known[name] for name in names]
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -164,10 +223,16 @@ class Cluster:
 
     # What `up` does, in its order
 
-    def _last_port_base(self) -> int:
-        conf = self.conf.read_text() if self.conf.exists() else ""
-        port = re.search(r"^SlurmctldPort=(\d+)$", conf, re.MULTILINE)
-        return int(port[1]) - 1 if port else FIRST_PORT_BASE
+    def _last_port_base(self) -> int | None:
+        port = re.search(r"^SlurmctldPort=(\d+)$", self._last_conf(), re.MULTILINE)
+        return int(port[1]) - 1 if port else None
+
+    def _was_bare(self, otherwise: bool) -> bool:
+        included = re.search(r"^Include .*/(full|bare)\.conf$", self._last_conf(), re.MULTILINE)
+        return included[1] == "bare" if included else otherwise
+
+    def _last_conf(self) -> str:
+        return self.conf.read_text() if self.conf.exists() else ""
 
     def _write_settings(self, in_use: bool) -> None:
         """Fills in the templates. Settings that daemons already use stay, or it is an error."""
@@ -179,7 +244,9 @@ class Cluster:
             "host": socket.gethostname().split(".")[0],
             "slurmctld_port": self.port_base + 1,
             "slurmdbd_port": self.port_base + 2,
-            "slurmd_ports": f"[{self.port_base + 11}-{self.port_base + 10 + len(NODES)}]",
+            "slurmd_ports": f"[{self.port_base + 11}-{self.port_base + 10 + len(self.nodes)}]",
+            "kind": "bare" if self.bare else "full",
+            "nodes": f"gn[1-{len(self.nodes)}]",
             "srun_ports": f"{self.port_base + 100}-{self.port_base + 999}",
         }
         for template in TEMPLATES.iterdir():
@@ -197,7 +264,7 @@ class Cluster:
                 gpu.symlink_to("/dev/null")
 
     def _create_database(self) -> None:
-        """MariaDB's own tables, once. The rest is done by slurmdbd (its tables) and slurmctld (the cluster's entry)."""
+        """MariaDB's own tables, once. The rest is done by slurmdbd."""
         data, draft = self.folder / "var/mysql", self.folder / "var/mysql.draft"
         if data.exists():
             return
@@ -208,6 +275,12 @@ class Cluster:
         if created.returncode != 0:
             raise ClusterError(f"mariadb-install-db failed:\n{created.stdout}{created.stderr}")
         draft.rename(data)
+
+    def _create_accounts(self) -> None:
+        """The cluster's entry, which slurmctld wants to find where limits hold, and us in an account."""
+        self._run("sacctmgr", "-i", "add", "cluster", "mmprompt")  # fails if it is there
+        if self.user != "root":
+            self.add_user(self.user)
 
     def _start(self, daemon: Daemon) -> None:
         with self._output(daemon).open("ab") as output:
@@ -296,16 +369,18 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=["up", "down", "status", "env"])
-    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where all files lie (%(default)s)")
+    parser.add_argument("verb", choices=["up", "down", "status", "env", "kill", "start"])
+    parser.add_argument("daemons", nargs="*", help="kill, start: which, by the names that status prints")
+    parser.add_argument("--folder", type=Path, help=f"where all files lie ({DEFAULT_FOLDER}; {BARE_FOLDER})")
     parser.add_argument("--port-base", type=int, help=f"up: first of 1000 ports (the last used, or {FIRST_PORT_BASE})")
+    parser.add_argument("--bare", action="store_true", help="the smaller cluster without accounts")
     parser.add_argument("--fresh", action="store_true", help="up: wipe database, jobs and logs first")
     parser.add_argument("--keep-jobs", action="store_true", help="down: cancel no job; the next up finds them again")
     asked = parser.parse_args(arguments)
     os.umask(0o022)  # other users read slurm.conf and reach munge's socket
     began = time.monotonic()
     try:
-        cluster = Cluster(asked.folder, asked.port_base)
+        cluster = Cluster(asked.folder or (BARE_FOLDER if asked.bare else DEFAULT_FOLDER), asked.port_base, asked.bare)
         if asked.verb == "up":
             cluster.up(asked.fresh)
             print(f"up in {cluster.folder} after {time.monotonic() - began:.1f} s; in your shell: {cluster.export}")
@@ -314,6 +389,10 @@ def main(arguments: list[str]) -> int:
             print(f"down after {time.monotonic() - began:.1f} s; {cluster.folder} stays")
         elif asked.verb == "env":
             print(cluster.export)
+        elif asked.verb == "kill":
+            cluster.kill(*asked.daemons)
+        elif asked.verb == "start":
+            cluster.start(*asked.daemons)
         elif not cluster.status():
             return 1
     except ClusterError as error:

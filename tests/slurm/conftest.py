@@ -1,4 +1,4 @@
-"""The fixture `slurm`: a test that asks for it runs against the real test cluster of cluster.py.
+"""The fixtures `slurm` and `together`: tests that ask for one run against the real test cluster of cluster.py.
 
 Several test processes (pytest -n) share one cluster, and the last of them stops it, unless it was up before the tests.
 Without SLURM's daemons such tests are skipped; with MMPROMPT_REQUIRE_SLURM=1 they fail.
@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cluster import Cluster
+from lab import Together
 
 USERS = Path(tempfile.gettempdir()) / f"mmprompt-slurm-{os.getuid()}.tests"
 
@@ -59,4 +61,17 @@ def stop_if_last(users: int) -> None:
 def slurm(slurm_cluster: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cluster's folder; during the test sbatch, squeue, sacct and submitit find the cluster."""
     monkeypatch.setenv("SLURM_CONF", str(slurm_cluster / "etc/slurm.conf"))
+    monkeypatch.setenv("MMPROMPT_FAKE_GPUS", "1")
     return slurm_cluster
+
+
+@pytest.fixture(scope="session")
+def together(
+    request: pytest.FixtureRequest, slurm_cluster: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Together]:
+    """Starts the stories that were selected; each test asks for the end of its own."""
+    tests = [item.function for item in request.session.items if isinstance(item, pytest.Function)]
+    stories = [test.story for test in tests if hasattr(test, "story")]
+    together = Together(tmp_path_factory.mktemp("together"), Cluster(slurm_cluster), stories)
+    yield together
+    together.close()

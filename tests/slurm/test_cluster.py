@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
+from cluster import Cluster
+from lab import bare_cluster
 
 UP = [sys.executable, str(Path(__file__).with_name("cluster.py")), "up"]
 LOOPBACK = {"0100007F", "00000000000000000000000001000000"}  # 127.0.0.1 and ::1 as /proc/net writes them
@@ -61,3 +63,39 @@ def test_up_again_starts_nothing_and_fresh_refuses_to_wipe_a_running_cluster(slu
     assert refused.returncode == 1
     assert "down first" in refused.stderr
     assert pids(slurm) == before
+
+
+def test_a_daemon_that_is_killed_is_down_until_it_is_started_and_the_others_do_not_notice(slurm: Path) -> None:
+    before, cluster = pids(slurm), Cluster(slurm)
+    cluster.kill("slurmd.gn4")
+    assert "slurmd.gn4" not in cluster.running()
+    assert subprocess.run([*UP[:-1], "status"], capture_output=True).returncode == 1
+    cluster.start("slurmd.gn4")
+    after = pids(slurm)
+    assert [name for name in before if before[name] != after[name]] == ["slurmd.gn4"]
+
+
+def test_a_daemon_is_called_by_its_name(slurm: Path) -> None:
+    said = subprocess.run([*UP[:-1], "kill", "slurmd"], capture_output=True, text=True)
+    assert said.returncode == 1 and "there is no daemon slurmd; there are munged, " in said.stderr
+
+
+def test_a_limit_on_submitted_jobs_holds_from_then_on_and_can_be_lifted(slurm: Path) -> None:
+    cluster = Cluster(slurm)
+    submit = ["sbatch", "--parsable", "-A", "two", "--hold", "--wrap=true", "--array=0-2"]
+    cluster.add_user(cluster.user, "two", MaxSubmitJobs=2)
+    refused = subprocess.run(submit, capture_output=True, text=True)
+    assert refused.returncode != 0 and "AssocMaxSubmitJobLimit" in refused.stderr
+    cluster.add_user(cluster.user, "two", MaxSubmitJobs=-1)
+    output("scancel", output(*submit).strip())
+
+
+def test_the_bare_cluster_keeps_no_accounts_and_takes_arrays_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    with bare_cluster() as cluster:
+        monkeypatch.setenv("SLURM_CONF", str(cluster.conf))
+        refused = subprocess.run(["sbatch", "--array=0-4", "--wrap=true"], capture_output=True, text=True)
+        assert refused.returncode != 0 and "Invalid job array specification" in refused.stderr
+        output("sbatch", "--wait", "--array=0-3", "--output=/dev/null", "--wrap=true")
+        sacct = subprocess.run(["sacct"], capture_output=True, text=True)
+        assert sacct.returncode != 0 and "accounting storage is disabled" in sacct.stderr
+        assert cluster.nodes == ("gn1", "gn2") and not {"slurmdbd", "mariadbd"} & set(cluster.running())

@@ -1,98 +1,74 @@
-"""A sweep on the real test cluster: submitted, attached to, followed to its end."""
+"""A sweep on the real test cluster: submitted, attached to, followed to its end, frozen, and failed where it failed.
+
+The stories run side by side, each on a sweep of its own.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
+import shutil
 
-from mmprompt.run import ROOT, Store
-from sweeps.batch import batches
+from faults import HELD, assert_same
+from lab import Lab, beside
 
-SWEEP = ["length", "task=micro_grounding", "prompt.length=4", "seed=1,2,3", "optim.steps=2"]
-SWEEP += ["optim.batch_size=4", "optim.micro_batch=4", "task.data.train=8", "task.data.val=8", "task.data.test=8"]
-SWEEP += ["tracking=disabled", "cluster.mem_gb=1", "cluster.runs_per_job=2"]
+from analysis.records import read_record
+from mmprompt.run import ROOT
 
 
-def sweeps(folder: Path, verb: str, *arguments: str) -> tuple[int, str]:
-    """`python -m sweeps` in this folder, as a user calls it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "sweeps", verb, *SWEEP, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-    )
-    return done.returncode, done.stdout
+@beside
+def test_a_sweep_of_three_runs_goes_through_slurm_once_and_the_same_command_follows_it(lab: Lab) -> None:
+    sweep = lab.sweep("optim.steps=20", seeds=(1, 2, 3))
+    output = sweep.launch("cluster.runs_per_job=2")
+    assert "3 runs in 2 SLURM jobs of up to 2" in output and "submitted as SLURM job" in output
+    [batch] = sweep.batches()
+    code, output = sweep.run("plan", "cluster=auto")  # sinfo answers
+    assert code == 0 and "to do" not in output, output
+    assert "all 3 runs are done" in sweep.launch("--wait")
+    assert sweep.batches() == [batch]  # nothing was submitted again
+    for seed in sweep.seeds:
+        [attempt] = sweep[seed].attempts()
+        assert attempt.job["scheduler"] == "slurm" and attempt.job["batch"] == "1"
+        assert sweep.accounts(attempt.job["job"]) == ["COMPLETED"]
+        assert (sweep.store.root / attempt.job["log"]).is_file()
+        assert sweep[seed].id in [run for parts in batch["jobs"] for part in parts for run in part["runs"]]
+    assert {row["state"] for row in sweep.rows().values()} == {"done"}
+    assert "all 3 runs are done already" in sweep.launch()
 
 
-def test_a_sweep_of_three_runs_goes_through_slurm_once_and_the_same_command_follows_it(
-    slurm: Path, tmp_path: Path
-) -> None:
-    code, output = sweeps(tmp_path, "launch", "cluster=slurm")
-    assert code == 0 and "3 runs in 2 SLURM jobs of up to 2" in output and "submitted as SLURM job" in output
-    store = Store(tmp_path / "runs")
-    [batch] = batches(store)
-    _, output = sweeps(tmp_path, "plan")  # without cluster=: sinfo answers
-    assert "to do" not in output
-
-    code, output = sweeps(tmp_path, "launch", "--wait")
-    assert code == 0 and "all 3 runs are done" in output
-    assert batches(store) == [batch]  # nothing was submitted again
-    points = json.loads(store.manifest("length").read_text())["points"]
-    for point in points:
-        [attempt] = store.run(point["run"]).attempts()
-        assert attempt.job["scheduler"] == "slurm" and attempt.job["batch"] == batch.id
-        assert attempt.job["scheduler_job"] is not None
-        assert point["run"] in [run for job in batch.jobs for run in job]
-
-    code, output = sweeps(tmp_path, "launch", "cluster=slurm")
-    assert code == 0 and "all 3 runs are done already" in output
+@beside
+def test_a_failed_run_is_failed_everywhere_and_the_others_go_on(lab: Lab) -> None:
+    sweep = lab.sweep("optim.steps=20")
+    code, output = sweep.run("launch", "optim.lr=1e30,0.1", "cluster.runs_per_job=2", "--wait")
+    assert code == 1 and "1 run failed" in output and "the loss is nan" in output, output
+    states = {row["values"]["optim.lr"]: row for row in sweep.rows().values()}
+    assert states[0.1]["state"] == "done"
+    assert (states[1e30]["state"], states[1e30]["cause"]) == ("failed", "error")
+    attempt = sweep.store.run(states[1e30]["run"]).attempts()[-1]
+    assert "the loss is nan" in (attempt.error or "")
+    assert sweep.accounts(attempt.job["job"]) == ["FAILED"]  # the job of both
+    [record] = attempt.path.glob("wandb/*/*.wandb")
+    assert read_record(record, history=False).state == "failed"
+    code, output = sweep.run("status")
+    assert code == 1 and "the loss is nan" in output
 
 
-def test_a_failed_run_fails_its_slurm_job(slurm: Path, tmp_path: Path) -> None:
-    code, output = sweeps(tmp_path, "launch", "cluster=slurm", "seed=1", "optim.lr=0.1,1e30", "--wait")
-    assert code == 1 and "1 run failed" in output and "the loss is nan" in output
-    [batch] = batches(Store(tmp_path / "runs"))
-    asked = ["sacct", "-n", "-X", "-P", "-o", "State", f"--name={batch.job_name}"]
-    deadline, states = time.monotonic() + 60, ["RUNNING"]
-    while (not states or set(states) & {"RUNNING", "COMPLETING", "PENDING"}) and time.monotonic() < deadline:
-        time.sleep(0.5)  # the accounting is behind
-        states = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
-    assert states == ["FAILED"]  # both runs were in one job
+@beside
+def test_what_sbatch_refuses_is_one_sentence(lab: Lab) -> None:
+    sweep = lab.sweep()
+    code, output = sweep.run("launch", "cluster.partition=nowhere")
+    assert code == 2 and "partition" in output and "Traceback" not in output, output
 
 
-def test_what_sbatch_refuses_is_one_sentence(slurm: Path, tmp_path: Path) -> None:
-    code, output = sweeps(tmp_path, "launch", "cluster=slurm", "cluster.partition=nowhere")
-    assert code == 2 and "sbatch refused the jobs: " in output and "partition" in output and "Traceback" not in output
-
-
-def test_a_job_that_slurm_requeues_goes_on_from_its_checkpoint_and_is_not_submitted_twice(
-    slurm: Path, tmp_path: Path
-) -> None:
-    settings = ("cluster=slurm", "seed=1", "optim.steps=400", "cluster.checkpoint_every=2")
-    assert sweeps(tmp_path, "launch", *settings)[0] == 0
-    store = Store(tmp_path / "runs")
-    [batch] = batches(store)
-    run = store.run(batch.jobs[0][0])
-    deadline = time.monotonic() + 60
-    while not (run.attempts() and run.attempts()[0].checkpoint_steps):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    job = run.attempts()[0].job["scheduler_job"]
-    subprocess.run(["scontrol", "requeue", job], check=True)
-    while run.attempts()[0].error is None and len(run.attempts()) == 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    code, output = sweeps(tmp_path, "launch", *settings, "--wait")
-    assert code == 0 and "all 1 runs are done" in output, output
-    assert batches(store) == [batch]
-    assert [attempt.job["scheduler_job"] for attempt in run.attempts()] == [job, job]
-    assert run.attempts()[0].error == "interrupted: told to end by SIGTERM"
-    resumed = json.loads(run.result_file.read_text())["resumed_from"]
-    assert resumed["attempt"] == 1 and resumed["step"] >= 2
+@beside
+def test_what_is_edited_while_jobs_queue_is_not_in_them(lab: Lab) -> None:
+    clone = lab.folder / "clone"
+    for part in ("mmprompt", "sweeps", "conf"):
+        shutil.copytree(ROOT / part, clone / part, ignore=shutil.ignore_patterns("__pycache__", "mine.yaml"))
+    sweep = lab.sweep(root=clone)
+    sweep.launch(HELD)
+    job = sweep.job()
+    for file in [*clone.glob("mmprompt/*.py"), *clone.glob("sweeps/*.py")]:
+        file.write_text("raise SystemExit('edited')\n")
+    shutil.rmtree(clone / "conf")
+    sweep.let_go(job)
+    assert sweep.done()["attempt"] == 1
+    assert_same(sweep[1], lab.undisturbed(1))

@@ -1,0 +1,311 @@
+"""A sweep in a store of its own on the test cluster, and what can happen to its jobs: each fault as a function.
+
+To be hit while it is at work, a run is held: its process is stopped (SIGSTOP) as soon as it has left a checkpoint. Whatever
+the machine's load, the fault then comes in the middle of the run, and a run that waits costs no CPU time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from cluster import Cluster
+
+from analysis.records import read_record
+from mmprompt.run import ROOT, Attempt, RunFolder, Store
+
+STEPS = 200  # 3 s on one core
+SETTINGS = [
+    "task=micro_grounding",
+    "prompt.length=4",
+    "optim.batch_size=4",
+    "optim.micro_batch=4",
+    f"optim.steps={STEPS}",
+]
+SETTINGS += ["task.data.train=8", "task.data.val=8", "task.data.test=8", "optim.validate_every=50", "tracking=offline"]
+PLACE = ["cluster=slurm", "cluster.mem_gb=0.9", "cluster.checkpoint_every=5", "cluster.runs_per_job=1"]
+PATIENCE = 400.0  # seconds; how long a fault takes to be noticed is the affair of SLURM and of the machine's load
+HELD = "cluster.partition=later"  # where jobs wait until somebody lets them go
+CLOCK = ["_timestamp", "_runtime"]  # columns of a W&B history that no two runs share
+LONG = os.environ.get("MMPROMPT_LONG") == "1"
+
+
+OVER = threading.Event()  # nobody waits any more
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    """The first true value of the condition. Fails, and says what did not happen."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert not OVER.is_set(), f"the tests are over, and it did not happen that {what}"
+        assert time.monotonic() < deadline, f"within {seconds:g} s it did not happen that {what}"
+        time.sleep(0.05)
+    return value
+
+
+@dataclass
+class Sweep:
+    """`python -m sweeps` on one store, as a user calls it from another folder."""
+
+    folder: Path
+    cluster: Cluster
+    settings: Sequence[str] = ()  # beside SETTINGS and PLACE
+    seeds: Sequence[int] = (1,)
+    root: Path = ROOT
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "runs")
+
+    @property
+    def env(self) -> dict[str, str]:
+        ours = {"SLURM_CONF": str(self.cluster.conf), "MMPROMPT_FAKE_GPUS": "1", "PYTHONPATH": str(self.root)}
+        return {**os.environ, **ours, "MMPROMPT_RUNS": str(self.store.root), "YES": "1", **self.environment}
+
+    def command(self, verb: str, *arguments: str) -> list[str]:
+        sweep = ["length", *SETTINGS, *PLACE, f"seed={','.join(map(str, self.seeds))}", *self.settings]
+        program = [sys.executable, "-m", "sweeps", verb]
+        return [*program, *(sweep if verb in ("plan", "launch") else []), *arguments]
+
+    def start(self, verb: str, *arguments: str) -> subprocess.Popen[str]:
+        return self.started(self.command(verb, *arguments))
+
+    def started(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, verb: str, *arguments: str, patience: float = PATIENCE * 2) -> tuple[int, str]:
+        process = self.start(verb, *arguments)
+        try:
+            output, _ = process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            raise AssertionError(f"{verb} goes on and on, and said\n{output}") from None
+        return process.returncode, output
+
+    def launch(self, *arguments: str) -> str:
+        """One that must end well."""
+        code, output = self.run("launch", *arguments)
+        assert code == 0, output
+        return output
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """By run: what `status --json` says of it."""
+        _, output = self.run("status", "--json")
+        return {row["run"]: row for sweep in json.loads(output)["sweeps"] for row in sweep["runs"]}
+
+    def row(self, seed: int = 1) -> dict[str, Any]:
+        return self.rows()[self[seed].id]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads(self.store.manifest("length").read_text())
+        return values
+
+    def __getitem__(self, seed: int) -> RunFolder:
+        """The run of this seed."""
+        [run] = {point["run"] for point in self.manifest["points"] if point["values"]["seed"] == seed}
+        return self.store.run(run)
+
+    # SLURM
+
+    def slurm(self, *command: str) -> str:
+        """What one of SLURM's commands prints. Fails if it fails."""
+        done = subprocess.run(command, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+        return done.stdout
+
+    def batches(self) -> list[dict[str, Any]]:
+        """What each launch froze, oldest first."""
+        files = [file for file in self.store.jobs.glob("*/batch.json") if file.parent.name.isdigit()]
+        return [json.loads(file.read_text()) for file in sorted(files, key=lambda file: int(file.parent.name))]
+
+    def queue(self) -> dict[str, list[tuple[str, str]]]:
+        """By run: SLURM's id and word of each job that holds it, found as the store and squeue say."""
+        held: dict[str, list[tuple[str, str]]] = {}
+        for batch in self.batches():
+            lists = [[run for part in parts for run in part["runs"]] for parts in batch["jobs"]]
+            for line in self.slurm("squeue", "-h", "-r", "-o", "%i %j %K %T").splitlines():
+                job, name, task, word = line.split()
+                if found := re.fullmatch(re.escape(batch["job_name"]) + r"\.(\d+)", name):
+                    for run in lists[int(found[1]) + (int(task) if task.isdigit() else 0)]:
+                        held.setdefault(run, []).append((job, word))
+        return held
+
+    def job(self, seed: int = 1) -> str:
+        """SLURM's id of the one job that holds this run; waits until there is one."""
+        [(job, _)] = until(lambda: self.queue().get(self[seed].id), "SLURM has a job for the run")
+        return job
+
+    def let_go(self, job: str) -> None:
+        """A job that was submitted as HELD."""
+        self.slurm("scontrol", "update", f"JobId={job}", "Partition=main")
+
+    def word(self, job: str) -> str:
+        """SLURM's word for a job now; empty when it has it no more."""
+        done = subprocess.run(
+            ["squeue", "-h", "-r", "-j", job, "-o", "%T"], env=self.env, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    def accounts(self, job: str) -> list[str]:
+        """sacct's word for each execution of a job, oldest first, once they have ended. It lags behind."""
+
+        def ended() -> list[str]:
+            lines = self.slurm("sacct", "-n", "-X", "-D", "-P", "-o", "State", "-j", job).splitlines()
+            return lines if lines and not {"PENDING", "RUNNING", "SUSPENDED"} & set(lines) else []
+
+        words: list[str] = until(ended, f"sacct knows the end of job {job}", 60)
+        return words
+
+    # Runs at work
+
+    def hold(self, seed: int = 1, number: int = 1) -> Attempt:
+        """Stops an attempt's process once it has left a checkpoint."""
+        attempt = Attempt(self[seed], number)
+        until(lambda: attempt.path.exists() and attempt.checkpoint_steps, f"attempt {number} of seed {seed} is at work")
+        os.kill(attempt.job["pid"], signal.SIGSTOP)
+        return attempt
+
+    def done(self, seed: int = 1) -> dict[str, Any]:
+        """The result, once it is there."""
+        result: dict[str, Any] = until(self[seed].result, f"the run of seed {seed} is done")
+        return result
+
+    def errors(self, seed: int = 1) -> list[str | None]:
+        """The last line of what each attempt wrote of its end; None of one that ended well, or without a word."""
+        texts = [attempt.error for attempt in self[seed].attempts()]
+        return [text if text is None else text.strip().splitlines()[-1] for text in texts]
+
+    def close(self) -> None:
+        """Nothing goes on when a test is over, however it ended."""
+        with contextlib.suppress(AssertionError, FileNotFoundError):
+            jobs = {job for jobs in self.queue().values() for job, _ in jobs}
+            for job in jobs:
+                subprocess.run(["scancel", job], env=self.env, capture_output=True)
+        for run in self.store.runs():
+            for attempt in self.store.run(run).attempts():
+                if is_alive(attempt):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(attempt.job["pid"], signal.SIGKILL)
+
+
+def is_alive(attempt: Attempt) -> bool:
+    """Whether its process is there, whatever host it thinks that it is on."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(attempt.job["pid"])
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - attempt.job["started"]) < 2
+    return False
+
+
+def hosts(folder: Path) -> list[str]:
+    """Settings with which each node of the test cluster has a host name of its own, as real ones do; none if that is not allowed.
+
+    What is on another host cannot be seen: there only SLURM knows whether a process lives.
+    """
+    program = folder / "python-on-node"
+    for unshare in ("unshare --uts", "unshare --user --map-root-user --uts"):
+        if subprocess.run([*unshare.split(), "hostname", "gn1"], capture_output=True).returncode == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            inside = f'hostname "$SLURMD_NODENAME"; exec {sys.executable} "$@"'
+            program.write_text(f"#!/bin/sh\nexec {unshare} sh -c '{inside}' sh \"$@\"\n")
+            program.chmod(0o755)
+            return [f"cluster.python='{program}'"]
+    return []
+
+
+def release(attempt: Attempt) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(attempt.job["pid"], signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def slow(attempt: Attempt, share: float) -> Iterator[None]:
+    """An attempt that is held goes on with a share of its speed: time passes, and little is done."""
+    ended = threading.Event()
+
+    def turns() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            while not ended.wait(0.2 * (1 - share)):
+                os.kill(attempt.job["pid"], signal.SIGCONT)
+                ended.wait(0.2 * share)
+                if not ended.is_set():
+                    os.kill(attempt.job["pid"], signal.SIGSTOP)
+
+    thread = threading.Thread(target=turns, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        release(attempt)
+
+
+def damage(attempt: Attempt) -> Path:
+    """The newest checkpoint loses its end, as on a disk that lied."""
+    file = attempt.checkpoint_file(attempt.checkpoint_steps[-1])
+    file.write_bytes(file.read_bytes()[:-100])
+    return file
+
+
+def step_daemon(attempt: Attempt) -> psutil.Process | None:
+    """The slurmstepd above an attempt's process."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(attempt.job["pid"]).parents():
+            if "slurmstepd" in process.name():
+                return process
+    return None
+
+
+def litter(folder: Path, chance: random.Random) -> list[str]:
+    """What other versions, killed processes and people leave behind in STORE/jobs."""
+    pieces = {
+        "notes.txt": "mine\n",
+        ".7.abc123/batch.json": '{"sweep": "len',
+        "20250101-000000-abcdef/batch.json": "{}",
+        f"{chance.randint(50, 90)}_0_result.pkl.save_tmp": "\x80\x04",
+    }
+    for name, text in pieces.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return list(pieces)
+
+
+def assert_same(run: RunFolder, undisturbed: RunFolder, steps: int = STEPS) -> None:
+    """The published attempt's numbers, weights and W&B record are those of a run that nobody disturbed."""
+    ours, theirs = run.result(), undisturbed.result()
+    assert ours is not None and theirs is not None
+    for key in ("run", "metrics", "evaluations", "best_step", "steps"):
+        assert ours[key] == theirs[key], key
+    assert run.weights_file.read_bytes() == undisturbed.weights_file.read_bytes()
+    a, b = (read_record(folder.path / folder.result()["wandb"], history=True) for folder in (run, undisturbed))
+    assert Path(ours["wandb"]).is_relative_to(f"attempts/{ours['attempt']}")
+    assert a.state == b.state == "finished" and a.damage == b.damage == ()
+    assert list(a.history["_step"]) == list(range(1, steps + 1))
+    assert a.history.drop(columns=CLOCK).equals(b.history.drop(columns=CLOCK))

@@ -1,0 +1,147 @@
+"""Two ordinary Unix users with a folder of their group, on a test cluster that root runs.
+
+They are made when they are missing, and removed again by who made them. They run the code of this checkout and the packages of
+this interpreter; what of these lies where only root can look (a checkout or a pyenv under /root) they get as a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import Cluster
+
+from mmprompt.run import ROOT
+
+GROUP, NAMES = "mmprompt-test", ("mmprompt-ada", "mmprompt-bob")
+PARTS = ("mmprompt", "sweeps", "analysis", "conf")  # of the checkout
+
+
+@dataclass(frozen=True)
+class Person:
+    name: str
+    home: Path
+    group_folder: Path
+    code: Path
+    python: Path
+    environment: dict[str, str]
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
+        """A command as a login shell of theirs starts it: their ids, their home, the umask that Debian gives."""
+        ids = pwd.getpwnam(self.name)
+        return subprocess.Popen(
+            command,
+            cwd=self.home,
+            env=self.environment | {"HOME": str(self.home), "USER": self.name, "LOGNAME": self.name} | environment,
+            user=ids.pw_uid,
+            group=ids.pw_gid,
+            extra_groups=[grp.getgrnam(GROUP).gr_gid],
+            umask=0o022,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *command: str, **environment: str) -> tuple[int, str]:
+        process = self.start(*command, **environment)
+        output, _ = process.communicate(timeout=240)
+        return process.returncode, output
+
+    def sweeps(self, *arguments: str) -> list[str]:
+        return [str(self.python), "-m", "sweeps", *arguments]
+
+
+@contextlib.contextmanager
+def people(folder: Path, cluster: Cluster) -> Iterator[list[Person]]:
+    """The two, for as long as the context lasts. `folder` is root's, and everybody may go through it."""
+    made = []
+    before = os.umask(0o022)  # both shall read what we put there
+    try:
+        if GROUP not in {group.gr_name for group in grp.getgrall()}:
+            change("groupadd", "--system", GROUP)
+            made.append(["groupdel", GROUP])
+        group_folder = folder / "group"
+        group_folder.mkdir()
+        os.chown(group_folder, -1, grp.getgrnam(GROUP).gr_gid)
+        group_folder.chmod(0o2775)
+        environment, python, code = surroundings(folder, cluster)
+        found = []
+        for name in NAMES:
+            home = folder / name
+            if name not in {user.pw_name for user in pwd.getpwall()}:
+                add = ["useradd", "--user-group", "--groups", GROUP, "--home-dir", str(home), "--create-home", name]
+                change(*add, "--shell", "/bin/bash")
+                made.append(["userdel", "--force", name])
+            elif not home.exists():  # left by one that was killed
+                home.mkdir()
+                shutil.chown(home, name, name)
+            cluster.add_user(name)
+            found.append(Person(name, home, group_folder, code, python, environment))
+        yield found
+    finally:
+        os.umask(before)
+        for command in reversed(made):
+            if command[0] == "userdel":
+                cluster.remove_user(command[-1])
+            change(*command)
+
+
+def change(*command: str) -> None:
+    """One of the programs that change /etc/passwd and the like; waits for whoever is at it."""
+    deadline = time.monotonic() + 60
+    while (done := subprocess.run(command, capture_output=True, text=True)).returncode != 0:
+        if "lock" not in done.stderr or time.monotonic() > deadline:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
+        time.sleep(0.5)
+
+
+def surroundings(folder: Path, cluster: Cluster) -> tuple[dict[str, str], Path, Path]:
+    """Environment, interpreter and checkout that everybody can read."""
+    environment = {"SLURM_CONF": str(cluster.conf), "MMPROMPT_FAKE_GPUS": "1", "LANG": "C.UTF-8"}
+    environment["PATH"] = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+    code = folder / "code"  # a clone of theirs: conf/cluster/mine.yaml is not in it
+    for part in PARTS:
+        shutil.copytree(ROOT / part, code / part, ignore=shutil.ignore_patterns("__pycache__", "mine.yaml"))
+    packages = Path(sysconfig.get_path("purelib"))
+    everything = [code, packages if is_open(packages) else linked(packages, folder / "packages")]
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, everything))
+    python = Path(sys.executable)
+    if not is_open(python.resolve()):
+        base, version = Path(sys.base_prefix), f"python{sysconfig.get_python_version()}"
+        for library in (base / "lib").glob("libpython*.so*"):
+            linked(library, folder / "python/lib" / library.name)
+        linked(base / "lib" / version, folder / "python/lib" / version)
+        python = linked(base / "bin" / version, folder / "python/bin" / version)
+        environment["LD_LIBRARY_PATH"] = str(folder / "python/lib")
+    return environment, python, code
+
+
+def is_open(path: Path) -> bool:
+    """Whether everybody can come there."""
+    return all(folder.stat().st_mode & stat.S_IXOTH for folder in [path, *path.parents] if folder.is_dir())
+
+
+def linked(source: Path, target: Path) -> Path:
+    """A copy that costs no space where the file system is the same; without what only runs the source's own tests."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    copy = shutil.copy2 if source.stat().st_dev != target.parent.stat().st_dev else os.link
+    if source.is_file():
+        copy(source, target)
+    else:
+        ignored: Sequence[str] = ("site-packages", "test", "__pycache__", "idlelib", "ensurepip")
+        left_out = shutil.ignore_patterns(*(ignored if source.name.startswith("python") else ()))
+        shutil.copytree(source, target, symlinks=True, ignore=left_out, copy_function=copy)
+    return target

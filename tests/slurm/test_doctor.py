@@ -1,0 +1,393 @@
+"""The doctor on the real test cluster: a healthy pass, and one planted fault after another, each found and nothing else.
+
+All of them run side by side, since most of what a probe takes is waiting; each test looks at its own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from lab import bare_cluster
+from people import people
+
+from mmprompt.run import ROOT
+from sweeps.probe import MINE
+
+CLINIC = f"clinic{os.getpid()}"  # a partition with a time limit in which nobody is preempted; and one that is down
+LATER = "cluster.sbatch={begin: now+1hour}"
+DOCTOR = ("-m", "sweeps", "doctor")
+HURRIED = (
+    "from sweeps import doctor, examination as e; import sys; e.PATIENCE = 1.0; sys.exit(doctor.doctor(sys.argv[1:]))"
+)
+LINE = re.compile(r"^  (PASS|FAIL|NOTE)  (\S+)", re.MULTILINE)
+SECONDS = 240  # until a doctor must have ended, on a machine with other work
+
+
+@dataclass
+class Visit:
+    """`python -m sweeps doctor` in a folder of its own."""
+
+    folder: Path
+    overrides: Sequence[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    program: Sequence[str] = DOCTOR
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output").read_text()
+
+    @property
+    def words(self) -> str:
+        """Its output as one line."""
+        return " ".join(self.output.split())
+
+    def start(self, partition: str) -> Visit:
+        settings = ["cluster=slurm", f"cluster.partition={partition}", "cluster.mem_gb=1", "task.data.val=8"]
+        named = {override.split("=")[0] for override in self.overrides}
+        settings = [setting for setting in settings if setting.split("=")[0] not in named]
+        with (self.folder / "output").open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *self.program, *settings, *self.overrides],
+                cwd=self.folder,
+                env=os.environ | {"PYTHONPATH": str(ROOT), "MMPROMPT_RUNS": str(self.store)} | self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        return self
+
+    def code(self) -> int:
+        assert self.process is not None
+        return self.process.wait(SECONDS)
+
+    def grades(self, grade: str) -> list[str]:
+        return [name for found, name in LINE.findall(self.output) if found == grade]
+
+    def advice(self, name: str) -> str:
+        """The lines below a failure."""
+        failure = re.search(rf"^  FAIL  {name}\b.*?(?=^\S|^  \S|\Z)", self.output, re.MULTILINE | re.DOTALL)
+        assert failure, self.output
+        return "\n".join(line.strip() for line in failure[0].splitlines() if "->" in line)
+
+    def until(self, text: str) -> None:
+        deadline = time.monotonic() + SECONDS
+        while text not in self.output:
+            assert time.monotonic() < deadline, f"{text!r} did not come:\n{self.output}"
+            time.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong, and what the doctor must make of it."""
+
+    overrides: Callable[[Path], Sequence[str]]  # from a folder in which something may be planted
+    finding: str
+    advice: str
+    reaches_a_node: bool = True  # and everything that has nothing to do with it passes there
+    environment: Callable[[Path], dict[str, str]] = lambda folder: {}
+    program: Sequence[str] = DOCTOR
+    says: str = ""
+
+
+def plain(*overrides: str) -> Callable[[Path], Sequence[str]]:
+    return lambda folder: overrides
+
+
+def an_interpreter_without_packages(folder: Path) -> Sequence[str]:
+    venv.create(folder / "bare", symlinks=True)
+    return [f"cluster.python={folder}/bare/bin/python"]
+
+
+def a_container_without_the_store(folder: Path) -> Sequence[str]:
+    """As Apptainer without --bind: a mount namespace in which something else lies over the store."""
+    wrapper = folder / "container"
+    wrapper.write_text(
+        f'#!/bin/sh\nexec unshare --mount sh -c \'mount -t tmpfs none {folder}/runs && exec "$@"\' sh {sys.executable} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    return [f"cluster.python={wrapper}"]
+
+
+def an_interpreter_that_goes_elsewhere(folder: Path) -> Sequence[str]:
+    wrapper = folder / "python"
+    wrapper.write_text(f'#!/bin/sh\ncd {ROOT} && exec {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+    return [f"cluster.python={wrapper}"]
+
+
+def half_a_backbone(folder: Path) -> Sequence[str]:
+    whole = (ROOT / "mmprompt/backbones/micro.safetensors").read_bytes()
+    (folder / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+    return [f"paths.backbone={folder}/half.safetensors"]
+
+
+def a_full_disk(folder: Path) -> Sequence[str]:
+    (folder / "runs").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", folder / "runs"], check=True)
+    return []
+
+
+def a_store_in_a_file(folder: Path) -> Sequence[str]:
+    (folder / "file").write_text("not a folder")
+    return [f"paths.runs={folder}/file/runs"]
+
+
+def a_dead_controller(folder: Path) -> dict[str, str]:
+    """Its port, and how long one waits for it."""
+    conf = Path(os.environ["SLURM_CONF"]).read_text()
+    conf = re.sub(r"^SlurmctldPort=.*", "SlurmctldPort=9", conf, flags=re.MULTILINE)
+    (folder / "slurm.conf").write_text(re.sub(r"^MessageTimeout=.*", "MessageTimeout=2", conf, flags=re.MULTILINE))
+    return {"SLURM_CONF": str(folder / "slurm.conf")}
+
+
+SETUP = "setup line"
+FAULTS = {
+    "partition": Fault(plain("cluster.partition=mian"), "partition", f"{MINE}:  partition: main", False),
+    "partition that is down": Fault(
+        plain(f"cluster.partition={CLINIC}down"), "partition", "partition: main", False, says="0 of 4 nodes take jobs"
+    ),
+    "time limit": Fault(plain("cluster.time_min=600"), "time_min", f"{MINE}:  time_min: 90"),
+    "GPUs": Fault(plain("cluster.gpus=3"), "gpus", f"{MINE}:  gpus: 2", False),
+    "memory": Fault(plain("cluster.mem_gb=64"), "mem_gb", f"{MINE}:  mem_gb: 3.9", False),
+    "CPUs": Fault(plain("cluster.cpus=5"), "cpus", f"{MINE}:  cpus: 4", False),
+    "account": Fault(plain("cluster.account=nobody"), "account", f"{MINE}:  account: root", False),
+    "constraint": Fault(plain("cluster.constraint=a100"), "constraint", f"{MINE}:  constraint: null", False),
+    "reservation": Fault(plain("cluster.reservation=mine"), "reservation", f"{MINE}:  reservation: null", False),
+    SETUP: Fault(plain('cluster.setup=["true","module load cuda/99"]'), "setup", f'{MINE}:  setup: ["true"]', False),
+    "setup line that traps": Fault(
+        plain('cluster.setup=["trap true EXIT; module load cuda/99"]'), "setup", f"{MINE}:  setup: ", False
+    ),
+    "no interpreter": Fault(
+        plain("cluster.python=/opt/no/python"), "python", f"{MINE}:  python: {sys.executable}", False
+    ),
+    "no packages": Fault(an_interpreter_without_packages, "packages", f"{MINE}:  python: {sys.executable}", False),
+    "other code": Fault(an_interpreter_that_goes_elsewhere, "code", f"{MINE}:  python: "),
+    "container": Fault(a_container_without_the_store, "store", "--bind"),
+    "backbone": Fault(half_a_backbone, "backbone", "paths.backbone="),
+    "full disk": Fault(a_full_disk, "space", "MMPROMPT_RUNS="),
+    "no store": Fault(a_store_in_a_file, "store", "MMPROMPT_RUNS=", False),
+    "controller": Fault(plain(), "sinfo", "scontrol ping", False, a_dead_controller),
+    "held": Fault(plain("cluster.sbatch={hold: true}"), "queue", 'sbatch: {"hold": true}', False, says="JobHeldUser"),
+    "no node in time": Fault(
+        plain(LATER), "queue", "sinfo -s", False, program=("-c", HURRIED), says="BeginTime: ask for less"
+    ),
+    "W&B": Fault(plain('cluster.setup=["export GOMEMLIMIT=lots"]'), "wandb", f"{MINE}:  setup: "),
+}
+NEEDS_ROOT = {"container", "full disk"}  # they mount
+DEPENDENT = {"container": {"files", "clock", "code", "backbone"}}
+HEALTHY = {
+    "setup",
+    "python",
+    "store",
+    "files",
+    "clock",
+    "cores",
+    "scratch",
+    "packages",
+    "code",
+    "torch",
+    "gpu",
+    "wandb",
+}
+HEALTHY |= {"data", "backbone", "memory", "back", "squeue", "sacct"}
+
+
+@pytest.fixture(scope="module")
+def partition(slurm_cluster: Path) -> Iterator[str]:
+    """Of our own."""
+    environment = os.environ | {"SLURM_CONF": str(slurm_cluster / "etc/slurm.conf")}
+
+    def run(*words: str, check: bool = True) -> int:
+        return subprocess.run(words, env=environment, check=check, capture_output=not check).returncode
+
+    for name, state in ((CLINIC, "UP"), (f"{CLINIC}down", "DOWN")):
+        run(
+            "scontrol",
+            "create",
+            f"PartitionName={name}",
+            "Nodes=ALL",
+            "MaxTime=90",
+            "PreemptMode=OFF",
+            f"State={state}",
+        )
+    yield CLINIC
+    for name in (CLINIC, f"{CLINIC}down"):
+        run("scancel", "-p", name, check=False)
+        deadline = time.monotonic() + 20  # until its jobs have ended
+        while run("scontrol", "delete", f"PartitionName={name}", check=False) and time.monotonic() < deadline:
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def visits(
+    request: pytest.FixtureRequest, slurm_cluster: Path, partition: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Visit]]:
+    """All that selected tests look at, started at once."""
+    items = [item for item in request.session.items if item.path == request.path]
+    names = {item.callspec.params["name"] for item in items if hasattr(item, "callspec")} | {SETUP}
+    if os.geteuid() != 0:
+        names -= NEEDS_ROOT
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(slurm_cluster / "etc/slurm.conf"))
+        patch.setenv("MMPROMPT_FAKE_GPUS", "1")
+        healthy = Visit(tmp_path_factory.mktemp("healthy"), ["cluster.gpus=1", 'cluster.setup=["cd /"]'])
+        visits = {"nothing": healthy.start(partition)}
+        for number, (name, fault) in enumerate((name, fault) for name, fault in FAULTS.items() if name in names):
+            folder = tmp_path_factory.mktemp(f"fault{number}")
+            overrides, environment = fault.overrides(folder), fault.environment(folder)
+            visits[name] = Visit(folder, overrides, environment, fault.program).start(partition)
+        yield visits
+        for visit in visits.values():
+            assert visit.process is not None
+            visit.process.kill()
+        if "full disk" in visits:
+            subprocess.run(["umount", visits["full disk"].store], check=True)
+
+
+@pytest.fixture
+def visit(slurm: Path, tmp_path: Path, partition: str) -> Iterator[Callable[..., Visit]]:
+    """Starts one more."""
+    started: list[Visit] = []
+
+    def start(*overrides: str) -> Visit:
+        started.append(Visit(tmp_path, overrides).start(partition))
+        return started[-1]
+
+    yield start
+    for visit in started:
+        assert visit.process is not None
+        visit.process.kill()
+
+
+def test_where_all_is_well_nothing_fails_and_nothing_stays_in_the_store(visits: dict[str, Visit]) -> None:
+    visit = visits["nothing"]
+    assert visit.code() == 0, visit.output
+    assert visit.grades("FAIL") == [] and set(visit.grades("PASS") + visit.grades("NOTE")) >= HEALTHY
+    assert not visit.store.exists()
+    assert "All is well" in visit.output and "Traceback" not in visit.output
+    assert max(len(line) for line in visit.output.splitlines()[1:]) <= 80
+
+
+def test_fake_gpus_are_noted_and_are_no_failure(visits: dict[str, Visit]) -> None:
+    visit = visits["nothing"]
+    assert visit.code() == 0
+    assert "gpu" in visit.grades("NOTE") and "gpus" in visit.grades("PASS")
+    assert re.search(r"gpu +CUDA_VISIBLE_DEVICES=[01]; torch\s+sees 0", visit.output)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found_and_nothing_else_fails(visits: dict[str, Visit], name: str) -> None:
+    if name not in visits:
+        pytest.skip("only root can plant it")
+    fault, visit = FAULTS[name], visits[name]
+    assert visit.code() == 1, visit.output
+    assert visit.grades("FAIL") == [fault.finding], visit.output
+    assert fault.advice in visit.advice(fault.finding), visit.output
+    assert fault.says in visit.words and "Traceback" not in visit.output
+    if fault.reaches_a_node:
+        rest = HEALTHY - {fault.finding} - DEPENDENT.get(name, set()) - {"back", "gpu", "store"}
+        assert set(visit.grades("PASS")) >= rest, visit.output
+
+
+def test_the_log_of_a_probe_that_met_a_fault_stays_and_nothing_else(visits: dict[str, Visit]) -> None:
+    visit = visits[SETUP]
+    assert visit.code() == 1
+    [folder] = (visit.store / "doctor").iterdir()
+    assert str(folder) in visit.output
+    assert sorted(file.name.split("_", 1)[1] for file in folder.iterdir()) == [
+        "0_log.err",
+        "0_log.out",
+        "submission.sh",
+    ]
+    assert "module" in next(folder.glob("*.err")).read_text()
+
+
+def test_a_probe_that_does_not_start_is_cancelled(slurm: Path, visits: dict[str, Visit]) -> None:
+    for name in ("held", "no node in time"):
+        if name in visits:
+            assert visits[name].code() == 1
+            [job] = re.findall(r"probe, job (\d+), is cancelled", visits[name].words)
+            assert (
+                job not in subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True).stdout.split()
+            )
+
+
+def test_an_interrupted_doctor_cancels_its_probe_and_no_other_job(visit: Callable[..., Visit]) -> None:
+    other = subprocess.run(
+        ["sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    try:
+        interrupted = visit(LATER)
+        interrupted.until("BeginTime")
+        job = re.search(r"probe is job (\d+)", interrupted.output)
+        assert job and interrupted.process
+        interrupted.process.send_signal(signal.SIGINT)
+        assert interrupted.code() == 130 and "is cancelled" in interrupted.output
+        there = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True, check=True).stdout.split()
+        assert other in there and job[1] not in there
+        assert not interrupted.store.exists()
+    finally:
+        subprocess.run(["scancel", other], check=True)
+
+
+def test_a_node_that_does_not_see_the_store_leaves_no_log_and_that_is_the_finding(visit: Callable[..., Visit]) -> None:
+    lost = visit(LATER)
+    lost.until("BeginTime")
+    lost.store.rename(lost.folder / "elsewhere")
+    job = re.search(r"probe is job (\d+)", lost.output)
+    assert job
+    subprocess.run(["scontrol", "update", f"JobId={job[1]}", "StartTime=now"], check=True)
+    assert lost.code() == 1, lost.output
+    assert lost.grades("FAIL") == ["store"] and "left no log" in lost.output and "0:53" in lost.output
+
+
+def test_who_is_in_no_account_or_may_not_write_to_the_store_or_has_a_submit_limit_is_told(slurm: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    folder = Path(tempfile.mkdtemp(prefix="mmprompt-doctor-"))
+    folder.chmod(0o755)
+    cluster = Cluster(slurm)
+    try:
+        with people(folder, cluster) as (ada, bob):
+            cluster.add_user(ada.name, MaxSubmitJobs=10)
+            cluster.remove_user(bob.name)
+            asked = ["doctor", "cluster=slurm", "cluster.mem_gb=64"]  # no node has it, so that no probe runs
+            doctors = [ada.start(*ada.sweeps(*asked, f"paths.runs={ada.home}/runs")), bob.start(*bob.sweeps(*asked))]
+            adas, bobs = [one.communicate(timeout=SECONDS)[0] for one in doctors]
+            cluster.add_user(ada.name, MaxSubmitJobs=-1)
+    finally:
+        shutil.rmtree(folder)
+    assert "10 jobs of yours at once" in adas, adas
+    assert [name for grade, name in LINE.findall(adas) if grade == "FAIL"] == ["mem_gb"], adas
+    assert [name for grade, name in LINE.findall(bobs) if grade == "FAIL"] == ["mem_gb", "account", "store"], (
+        bobs
+    )  # root's folder
+
+
+def test_without_accounting_the_doctor_is_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bare_cluster() as bare:
+        monkeypatch.setenv("SLURM_CONF", str(bare.conf))
+        visit = Visit(tmp_path, ["tracking=disabled"]).start("main")
+        assert visit.code() == 0, visit.output
+    assert "accounting" in visit.grades("NOTE") and "sacct" not in visit.output

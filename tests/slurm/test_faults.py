@@ -1,0 +1,312 @@
+"""What SLURM, the machine and people do to a job that is at work or waits: each fault ends with the right record.
+
+The stories run side by side, the longest first, each on a sweep of its own. The nodes gn3 and gn4 are for those that break a node.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import signal
+import socket
+
+from faults import HELD, LONG, Sweep, assert_same, damage, is_alive, litter, release, slow, step_daemon, until
+from lab import Lab, beside
+
+TOLD = "interrupted: told to end by SIGTERM"
+
+
+@beside
+def test_a_run_longer_than_the_time_limit_ends_after_several_jobs_that_nobody_sent(lab: Lab) -> None:
+    limits = 4 if LONG else 2
+    sweep = lab.sweep("cluster.time_min=2")
+    sweep.launch()
+    job = sweep.job()
+    for number in range(1, limits + 1):
+        attempt = sweep.hold(1, number)
+        if not LONG:  # an administrator shortens the limit, to the next minute that leaves time for the warning
+            set_limit(sweep, job, (elapsed(sweep, job) + 40) // 60 + 1)
+        with slow(attempt, 0.05):
+            until(lambda attempt=attempt: attempt.error, "the attempt is told that its time is up")
+        until(lambda: sweep.word(job) == "PENDING", "SLURM has the job in its queue again")
+        set_limit(sweep, job, 2)
+    result = sweep.done()
+    assert result["attempt"] == limits + 1 and result["resumed_from"]["attempt"] == limits
+    *interrupted, last = sweep.errors()
+    assert last is None and all(str(error).startswith("interrupted: the time limit") for error in interrupted)
+    assert sweep.accounts(job) == ["REQUEUED"] * limits + ["COMPLETED"]
+    assert len(sweep.batches()) == 1
+    assert_same(sweep[1], lab.undisturbed(1))
+
+
+def elapsed(sweep: Sweep, job: str) -> int:
+    """Seconds since a job began."""
+    clock = sweep.slurm("squeue", "-h", "-j", job, "-o", "%M").strip()
+    minutes, seconds = clock.split(":")
+    return 60 * int(minutes) + int(seconds)
+
+
+def set_limit(sweep: Sweep, job: str, minutes: int) -> None:
+    sweep.slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+
+
+@beside
+def test_a_run_whose_node_is_lost_goes_on_elsewhere_and_the_copy_that_lived_on_changes_nothing(lab: Lab) -> None:
+    with lab.nodes["gn4"]:
+        sweep = lab.sweep_on("gn4")
+        sweep.launch()
+        first, job = sweep.hold(), sweep.job()
+        try:
+            lab.cluster.kill("slurmd.gn4")
+            until(lambda: sweep.word(job) == "PENDING", "SLURM has lost the node and requeues the job", 90)
+            row = sweep.row()
+            assert row["state"] in ("queued", "running")
+            sweep.slurm("scontrol", "update", f"JobId={job}", "ExcNodeList=gn[3-4]")
+            second = sweep.hold(1, 2) if first.job["host"] != socket.gethostname() else first
+            assert is_alive(first)
+            with slow(first, 0.5), slow(second, 0.5):  # two copies at once
+                result = sweep.done()
+            until(lambda: not is_alive(first) and not is_alive(second), "both copies have ended")
+        finally:
+            lab.cluster.start("slurmd.gn4")
+    assert sweep.done() == result and result["attempt"] in (1, 2)
+    assert len(list(sweep[1].path.rglob("weights.safetensors"))) == 1
+    assert "all 1 runs are done already" in sweep.launch() and len(sweep.batches()) == 1
+    assert sweep.accounts(job)[0] == "NODE_FAIL"
+    assert_same(sweep[1], lab.undisturbed(1))
+
+
+@beside
+def test_a_job_that_is_requeued_goes_on_from_its_checkpoint_and_is_not_submitted_again(lab: Lab) -> None:
+    sweep = lab.sweep()
+    sweep.launch()
+    attempt, job = sweep.hold(), sweep.job()
+    sweep.slurm("scontrol", "requeue", job)
+    release(attempt)
+    until(lambda: attempt.error, "the attempt says why it ended")
+    assert sweep.row()["state"] in ("queued", "running", "done")
+    result = sweep.done()
+    assert result["attempt"] == 2 and result["resumed_from"]["attempt"] == 1
+    assert sweep.errors() == [TOLD, None]
+    assert sweep.accounts(job) == ["REQUEUED", "COMPLETED"]
+    assert "all 1 runs are done already" in sweep.launch() and len(sweep.batches()) == 1
+    assert_same(sweep[1], lab.undisturbed(1))
+
+
+@beside
+def test_a_job_that_is_preempted_comes_back_and_goes_on_from_its_checkpoint(lab: Lab) -> None:
+    with lab.nodes["gn3"]:
+        sweep = lab.sweep_on("gn3")
+        sweep.launch()
+        attempt, job = sweep.hold(), sweep.job()
+        sweep.slurm("sbatch", "-p", "high", "-w", "gn3", "-N", "1", "-n", "4", "--output=/dev/null", "--wrap=sleep 3")
+        until(lambda: "PreemptTime=None" not in sweep.slurm("scontrol", "show", "job", job), "SLURM preempts the job")
+        release(attempt)
+        result = sweep.done()
+    assert result["attempt"] == 2 and result["resumed_from"]["attempt"] == 1
+    assert sweep.errors() == [TOLD, None]
+    preempted, last = sweep.accounts(job)  # the first may have had itself requeued before SLURM killed it
+    assert preempted in ("PREEMPTED", "REQUEUED") and last == "COMPLETED"
+    assert len(sweep.batches()) == 1
+    assert_same(sweep[1], lab.undisturbed(1))
+
+
+@beside
+def test_a_cancelled_job_is_not_submitted_again_by_who_waits_for_it_but_by_the_next_launch(lab: Lab) -> None:
+    sweep = lab.sweep()
+    waiting = sweep.start("launch", "--wait")
+    until(lambda: sweep.batches(), "the launch submits")
+    attempt, job = sweep.hold(), sweep.job()
+    sweep.slurm("scancel", job)
+    release(attempt)
+    output, _ = waiting.communicate(timeout=120)
+    assert waiting.returncode == 1 and "cancelled" in output, output
+    assert sweep.row()["state"] == "to do" and sweep.row()["cause"] == "cancelled"
+    assert sweep.errors() == [TOLD] and sweep.accounts(job) == ["CANCELLED by 0"]
+    assert len(sweep.batches()) == 1
+    sweep.launch()
+    assert sweep.done()["resumed_from"]["attempt"] == 1 and sweep.errors() == [TOLD, None]
+    assert_same(sweep[1], lab.undisturbed(1))
+
+
+@beside
+def test_one_cancelled_element_of_an_array_leaves_the_others_alone_and_alone_is_submitted_again(lab: Lab) -> None:
+    sweep = lab.sweep(seeds=(1, 2, 3))
+    sweep.launch()
+    attempts = [sweep.hold(seed) for seed in sweep.seeds]
+    job = sweep.job(2)
+    assert "_" in job and len({sweep.job(seed).split("_")[0] for seed in sweep.seeds}) == 1
+    sweep.slurm("scancel", job)
+    for attempt in attempts:
+        release(attempt)
+    for seed in (1, 3):
+        assert sweep.done(seed)["attempt"] == 1
+    assert sweep.accounts(job) == ["CANCELLED by 0"]
+    rows = sweep.rows()
+    assert [rows[sweep[seed].id]["state"] for seed in sweep.seeds] == ["done", "to do", "done"]
+    sweep.launch()
+    assert [[run for part in parts for run in part["runs"]] for parts in sweep.batches()[1]["jobs"]] == [[sweep[2].id]]
+    assert sweep.done(2)["attempt"] == 2
+    for seed in sweep.seeds:
+        assert_same(sweep[seed], lab.undisturbed(seed))
+
+
+@beside
+def test_a_job_that_is_cancelled_while_it_waits_has_no_attempt_and_its_run_is_to_do_again(lab: Lab) -> None:
+    sweep = lab.sweep(seeds=(1, 2))
+    sweep.launch(HELD)
+    jobs = [sweep.job(seed) for seed in sweep.seeds]
+    assert [row["state"] for row in sweep.rows().values()] == ["queued", "queued"]
+    sweep.slurm("scancel", jobs[0])
+    sweep.let_go(jobs[1])
+    assert sweep.done(2)["attempt"] == 1
+    row = sweep.row(1)
+    assert row["state"] == "to do" and row["attempt"] is None
+    assert row["cause"] in (
+        "cancelled",
+        "not begun",
+    )  # sacct does not know an element that was cancelled before it began
+    sweep.launch()
+    assert sweep.done(1)["attempt"] == 1 and len(sweep.batches()) == 2
+    for seed in sweep.seeds:
+        assert_same(sweep[seed], lab.undisturbed(seed))
+
+
+@beside
+def test_who_waits_submits_a_run_again_whose_process_was_killed(lab: Lab) -> None:
+    sweep = lab.sweep()
+    waiting = sweep.start("launch", "--wait")
+    until(lambda: sweep.batches(), "the launch submits")
+    attempt, job = sweep.hold(), sweep.job()
+    os.kill(attempt.job["pid"], signal.SIGKILL)
+    assert sweep.accounts(job) == ["FAILED"]
+    output, _ = waiting.communicate(timeout=240)
+    assert waiting.returncode == 0 and "all 1 runs are done" in output, output
+    assert sweep.done()["resumed_from"]["attempt"] == 1
+    assert len(sweep.batches()) == 2 and len(sweep[1].attempts()) == 2
+    assert_same(sweep[1], lab.undisturbed(1))
+
+
+@beside
+def test_a_killed_run_is_to_do_and_the_next_launch_passes_over_a_damaged_checkpoint(lab: Lab) -> None:
+    sweep = lab.sweep()
+    sweep.launch()
+    attempt, job = sweep.hold(), sweep.job()
+    with slow(attempt, 0.3):
+        until(lambda: len(attempt.checkpoint_steps) == 2, "there are two checkpoints")
+    attempt = sweep.hold()
+    os.kill(attempt.job["pid"], signal.SIGKILL)
+    until(lambda: not sweep.word(job), "the job ends", 30)
+    older, _ = attempt.checkpoint_steps
+    file = damage(attempt)
+    row = sweep.row()
+    assert row["state"] == "to do" and row["cause"] == "killed"
+    sweep.launch()
+    result = sweep.done()
+    assert result["resumed_from"] == {"attempt": 1, "step": older}
+    assert file.name in result["damaged_checkpoints"][0]
+    assert_same(sweep[1], lab.undisturbed(1))
+
+
+@beside
+def test_two_processes_at_one_run_publish_once_after_the_daemon_above_the_first_died(lab: Lab) -> None:
+    """Nobody is left who could end the first: SLURM gives the job up, and its process lives on."""
+    sweep = lab.sweep()
+    sweep.launch()
+    first, job = sweep.hold(), sweep.job()
+    daemon = step_daemon(first)
+    assert daemon is not None
+    release(first)  # of what is stopped when its parent dies the kernel would make an end, by SIGHUP
+    daemon.kill()
+    daemon.wait()
+    os.kill(first.job["pid"], signal.SIGSTOP)
+    sweep.slurm("scancel", job)
+    until(lambda: not sweep.word(job), "SLURM gives the job up")
+    assert is_alive(first) and first.error is None
+    sweep.launch()
+    second = sweep.hold(1, 2) if first.job["host"] != socket.gethostname() else first
+    with slow(first, 0.5), slow(second, 0.5):
+        result = sweep.done()
+    until(lambda: not is_alive(first) and not is_alive(second), "both processes have ended")
+    assert sweep.done() == result
+    assert len(list(sweep[1].path.rglob("weights.safetensors"))) == 1
+    assert "all 1 runs are done already" in sweep.launch()
+    assert_same(sweep[1], lab.undisturbed(1))
+
+
+@beside
+def test_a_job_without_enough_memory_says_so_and_is_done_with_more_of_it(lab: Lab) -> None:
+    sweep = lab.sweep()
+    sweep.launch("cluster.mem_gb=0.1")
+    job = sweep.job()
+    until(lambda: not sweep.word(job), "SLURM kills the job", 90)
+    assert sweep.accounts(job)[-1] in ("FAILED", "OUT_OF_MEMORY")  # with cgroups the latter
+    assert sweep.row()["cause"] == "out of memory"
+    _, output = sweep.run("status")
+    assert "--retry oom cluster.mem_gb=" in output, output
+    sweep.launch("--retry", "oom")  # SETTINGS ask for more
+    assert sweep.done() and len(sweep.batches()) == 2
+    assert_same(sweep[1], lab.undisturbed(1))
+
+
+@beside
+def test_a_suspended_job_is_neither_failed_nor_submitted_again_and_goes_on_when_it_is_resumed(lab: Lab) -> None:
+    sweep = lab.sweep()
+    sweep.launch()
+    attempt, job = sweep.hold(), sweep.job()
+    sweep.slurm("scontrol", "suspend", job)
+    until(lambda: sweep.word(job) == "SUSPENDED", "SLURM has suspended the job", 30)
+    assert sweep.row()["state"] == "running"
+    sweep.launch()
+    assert len(sweep.batches()) == 1
+    sweep.slurm("scontrol", "resume", job)
+    release(attempt)
+    assert sweep.done()["attempt"] == 1 and sweep.errors() == [None]
+    assert sweep.accounts(job) == ["COMPLETED"]
+    assert_same(sweep[1], lab.undisturbed(1))
+
+
+@beside
+def test_a_run_does_not_notice_that_the_slurmd_of_its_node_is_killed_and_comes_back(lab: Lab) -> None:
+    with lab.nodes["gn3"]:
+        sweep = lab.sweep_on("gn3")
+        sweep.launch()
+        attempt, job = sweep.hold(), sweep.job()
+        lab.cluster.kill("slurmd.gn3")
+        lab.cluster.start("slurmd.gn3")
+        release(attempt)
+        assert sweep.done()["attempt"] == 1 and sweep.errors() == [None]
+        assert sweep.accounts(job) == ["COMPLETED"]
+    assert_same(sweep[1], lab.undisturbed(1))
+
+
+@beside
+def test_stale_and_poisonous_files_in_the_store_change_nothing(lab: Lab) -> None:
+    sweep = lab.sweep()
+    sweep.launch(HELD)
+    job, folder = sweep.job(), sweep.store.jobs / "1/0"
+    for name in (f"{job}_0_result.pkl", f"{job}_0_result.pkl.save_tmp", f"{job}_submitted.pkl"):
+        (folder / name).write_bytes(pickle.dumps(("success", "of another life")))
+    litter(sweep.store.jobs, random.Random(1))
+    assert sweep.row()["state"] == "queued"
+    sweep.launch()
+    assert len(sweep.batches()) == 1
+    sweep.let_go(job)
+    assert sweep.done()["attempt"] == 1
+    assert "all 1 runs are done already" in sweep.launch()
+    assert_same(sweep[1], lab.undisturbed(1))
+
+
+@beside
+def test_a_batch_that_cannot_be_read_is_named_in_one_sentence_and_nothing_is_submitted(lab: Lab) -> None:
+    sweep = lab.sweep()
+    sweep.launch(HELD)
+    text = (sweep.store.jobs / "1/batch.json").read_text()
+    (sweep.store.jobs / "1/batch.json").write_text(text[: len(text) // 2])
+    for verb in ("launch", "plan", "status"):
+        code, output = sweep.run(verb)
+        assert code == 2 and "jobs/1/batch.json" in output and "Traceback" not in output, output
+    assert not (sweep.store.jobs / "2").exists()
+    (sweep.store.jobs / "1/batch.json").write_text(text)
+    assert sweep.row()["state"] == "queued"

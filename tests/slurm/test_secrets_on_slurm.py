@@ -1,0 +1,27 @@
+"""No secret of the environment is in any file of the store after a launch on SLURM: not in scripts, logs or records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster import Cluster
+from faults import Sweep, until
+from leaks import SECRETS, leaks
+from wandb_server import WandbServer
+
+from sweeps.batch import batches
+
+SETTINGS = ("tracking=online", "optim.steps=2", "optim.validate_every=1", "optim.lr=0.1,1e30")  # the second fails
+
+
+def test_no_file_of_a_sweep_on_slurm_holds_a_secret(slurm: Path, tmp_path: Path) -> None:
+    with WandbServer() as server:
+        environment = SECRETS | server.environment
+        sweep = Sweep(tmp_path, Cluster(slurm), SETTINGS, environment=environment)
+        output = sweep.launch()
+        [batch] = batches(sweep.store)
+        asked = ("squeue", "-h", f"--name={','.join(batch.arrays.values())}")
+        until(lambda: not sweep.slurm(*asked), "both jobs ended")
+    assert sorted(upload.state for upload in server.runs.values()) == ["failed", "finished"]
+    assert leaks(sweep.store.root, environment) == []
+    assert not [name for name in SECRETS if environment[name] in output]

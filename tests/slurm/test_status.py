@@ -1,0 +1,130 @@
+"""What `status` and `logs` say of jobs of the real test cluster: while they wait, run and are suspended, and why they ended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster import Cluster
+from faults import HELD, Sweep, until
+
+from mmprompt.run import who
+
+
+@pytest.fixture(scope="module")
+def sweep(slurm_cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
+    """Four runs, a task of one array each: two are at work and stopped there, two are held back."""
+    sweep = Sweep(tmp_path_factory.mktemp("status"), Cluster(slurm_cluster), seeds=(1, 2, 3, 4))
+    try:
+        sweep.launch(HELD)
+        for seed in (1, 2):
+            sweep.let_go(sweep.job(seed))
+        for seed in (1, 2):
+            sweep.hold(seed)
+        yield sweep
+    finally:
+        sweep.close()
+
+
+def without_sacct(folder: Path) -> dict[str, str]:
+    """The environment of a cluster without accounting."""
+    programs = folder / "programs"
+    programs.mkdir()
+    for program in ("squeue", "scontrol"):
+        found = shutil.which(program)
+        assert found is not None
+        (programs / program).symlink_to(found)
+    return {"PATH": str(programs)}
+
+
+def test_a_row_has_job_node_and_time_of_what_runs_and_slurm_s_reason_of_what_waits(sweep: Sweep) -> None:
+    code, output = sweep.run("status")
+    assert code == 0 and output.startswith("length: 4 runs: 2 running, 2 queued; "), output
+    row, waits = sweep.row(1), sweep.row(3)
+    assert (row["state"], row["slurm"], row["job"], row["attempt"]) == ("running", "RUNNING", sweep.job(1), 1)
+    assert row["node"] in ("gn1", "gn2", "gn3", "gn4") and 0 < row["job_left"] <= 3600 and row["step"] >= 1
+    assert (waits["state"], waits["slurm"], waits["job"], waits["node"]) == ("queued", "PENDING", sweep.job(3), None)
+    assert f"queued ({waits['reason']})" in output and waits["reason"].startswith("Partition")
+    code, output = sweep.run("logs", sweep[3].id[:8])
+    assert code == 0 and f"queued: SLURM job {sweep.job(3)} is pending ({waits['reason']})" in output
+
+
+def test_a_suspended_job_is_called_so(sweep: Sweep) -> None:
+    job = sweep.job(2)
+    sweep.slurm("scontrol", "suspend", job)
+    until(lambda: sweep.word(job) == "SUSPENDED", "the job is suspended")
+    assert sweep.row(2)["slurm"] == "SUSPENDED" and sweep.row(2)["state"] == "running"
+    assert "suspended" in sweep.run("status")[1] and "suspended" in sweep.run("logs", sweep[2].id)[1]
+    sweep.slurm("scontrol", "resume", job)
+
+
+def test_each_end_has_its_cause_with_and_without_accounting_and_what_is_left_alone_has_none(
+    sweep: Sweep, tmp_path: Path
+) -> None:
+    jobs = [sweep.job(seed) for seed in (1, 2, 3)]
+    os.kill(sweep[1].attempts()[0].job["pid"], signal.SIGKILL)
+    sweep.slurm("scancel", jobs[1])
+    sweep.slurm("scancel", jobs[2])  # alone, out of an array that waits: SLURM keeps no trace of it
+    for job in jobs:
+        until(lambda job=job: not sweep.word(job), "the job has ended")
+    wanted = {1: "killed", 2: "cancelled", 3: "cancelled", 4: None}
+
+    def causes() -> dict[int, str | None]:
+        rows = sweep.rows()
+        return {seed: rows[sweep[seed].id]["cause"] for seed in sweep.seeds}
+
+    until(lambda: causes() == wanted, "status knows the ends", 60)
+    until(lambda: sweep.row(2)["reason"] == f"cancelled by {who()}", "accounting has heard of it", 60)
+    code, output = sweep.run("status")
+    assert code == 1 and "1 queued, 3 to do (1 killed, 2 cancelled)" in output, output
+    sweep.environment = without_sacct(tmp_path)
+    try:
+        assert causes() == wanted
+        assert sweep.row(2)["reason"].endswith("***") or "CANCELLED" in sweep.row(2)["reason"]
+    finally:
+        sweep.environment = {}
+
+
+def test_following_goes_over_to_the_attempt_that_begins_when_slurm_starts_the_job_again(sweep: Sweep) -> None:
+    job = sweep.job(4)
+    with (sweep.folder / "followed").open("w+") as output:
+        follow = sweep.command("logs", sweep[4].id[:8], "-f")
+        process = subprocess.Popen(follow, cwd=sweep.folder, env=sweep.env, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            until(lambda: "is pending" in (sweep.folder / "followed").read_text(), "it is followed")
+            sweep.let_go(job)
+            held = sweep.hold(4)
+            sweep.slurm("scontrol", "requeue", job)
+            os.kill(held.job["pid"], signal.SIGCONT)
+            sweep.done(4)
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
+            process.wait()
+        output.seek(0)
+        said = output.read()
+    assert f"queued: SLURM job {job} is pending" in said and said.index("attempt 1 of 1") < said.index("attempt 2 of 2")
+    assert said.count(f"== job {job} on ") == 2 and said.endswith("\ndone\n"), said
+
+
+def test_a_job_whose_python_is_not_there_is_not_begun_and_status_and_logs_say_why(
+    slurm_cluster: Path, tmp_path: Path
+) -> None:
+    sweep = Sweep(tmp_path, Cluster(slurm_cluster))
+    try:
+        sweep.launch("cluster.python=/no/such/python", HELD)
+        job = sweep.job()
+        sweep.let_go(job)
+        until(lambda: not sweep.word(job), "the job has ended")
+        until(lambda: sweep.row()["cause"] == "not begun", "status says so", 30)
+        code, output = sweep.run("status")
+        assert code == 1 and "/no/such/python: No such file or directory" in output and "sweeps doctor" in output
+        assert "cluster.python=/no/such/python" in output.splitlines()[-1]  # so that one sees what to change
+        assert "/no/such/python: No such file or directory" in sweep.run("logs", sweep[1].id)[1]
+    finally:
+        sweep.close()
