@@ -11,6 +11,7 @@ import pytest
 from launcher import Launcher
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several processes (pytest -n) one has all of SLURM's tests: some stop its daemons. Of the others a file stays together.
 

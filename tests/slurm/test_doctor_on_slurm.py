@@ -259,7 +259,7 @@ def visits(
             assert visit.process is not None
             visit.process.kill()
         if "full disk" in visits:
-            subprocess.run(["umount", visits["full disk"].store], check=True)
+            subprocess.run(["umount", "--lazy", visits["full disk"].store], check=True)
 
 
 @pytest.fixture
