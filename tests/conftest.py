@@ -11,8 +11,8 @@ import pytest
 from launcher import Launcher
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Of several processes (pytest -n) one has all of SLURM's tests: some stop its daemons. Of the others a file stays together.
 
     SLURM's come first: they take longest.
@@ -21,6 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "slurm" if "slurm" in item.path.parts else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
+    yield
 
 
 @pytest.fixture
