@@ -6,22 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from launcher import Launcher
 
 
-@pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Of several processes (pytest -n) one has all of SLURM's tests: some stop its daemons. Of the others a file stays together.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of several processes (pytest -n) one has all of SLURM's tests: some stop its daemons. Of the others a file stays together."""
+    from xdist.scheduler import LoadFileScheduling
 
-    SLURM's come first: they take longest.
-    """
-    items.sort(key=lambda item: "slurm" not in item.path.parts)
-    for item in items:
-        group = "slurm" if "slurm" in item.path.parts else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-    yield
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "slurm" if nodeid.startswith("tests/slurm/") else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture
