@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # it brings Hydra, which the verbs after a launch do without
     from sweeps.manifest import Expanded
 
 Kind = Literal["local", "slurm"]
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # variables
 LOG = re.compile(r"\d+(_(?P<task>\d+))?_0_log\.err")  # as submitit names it
 JOB_SECONDS = 600.0  # what a SLURM job lasts at least, where finished runs tell how long a run takes
 UNKNOWN_JOBS, UNKNOWN_RUNS = 8, 4  # where none does: this many jobs, or more, so that none has more runs than that
@@ -119,8 +120,7 @@ class Batch:
     @property
     def environment(self) -> dict[str, str]:
         """What must be set before a job's python starts: numpy reads it once."""
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        return dict.fromkeys(names, str(self.frozen["threads"]))
+        return dict.fromkeys(THREADS, str(self.frozen["threads"]))
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -16,14 +16,16 @@ import subprocess
 import sys
 import textwrap
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmprompt.config import Cluster, ConfigError, Place, RunConfig
-from mmprompt.run import ROOT, Store, StoreError, backbone_file
+from mmprompt.run import ROOT, Store, backbone_file
 from sweeps import probe, scheduler, snapshot
+from sweeps.batch import THREADS
 from sweeps.probe import MARK, Finding, bad, good, mine, note
 from sweeps.workers import gpus as gpus_here
 
@@ -108,7 +110,7 @@ class Settings:
     problem: str  # with it
 
 
-class Examination:
+class Examination(ABC):
     """Its log is read while it grows."""
 
     is_slurm: bool
@@ -124,11 +126,7 @@ class Examination:
 
     def examine(self) -> None:
         """Raises StoreError if nothing can be put into the folder."""
-        try:
-            self.code = snapshot.take(ROOT, Store(self.folder))
-        except StoreError:  # somebody may be editing the packages
-            time.sleep(1)
-            self.code = snapshot.take(ROOT, Store(self.folder))
+        self.code = snapshot.take(ROOT, Store(self.folder))
         self.nonce = secrets.token_hex(8)
         try:
             probe.write(self.folder / "login", self.nonce)
@@ -138,8 +136,9 @@ class Examination:
             return
         self.probe(command)
 
+    @abstractmethod
     def probe(self, command: str) -> None:
-        raise NotImplementedError
+        """Has this command of python executed where jobs run, and says what comes of it."""
 
     def asked(self) -> dict[str, Any]:
         """What the probe needs to know."""
@@ -165,8 +164,7 @@ class Examination:
     @property
     def threads(self) -> dict[str, str]:
         """What must be set before python starts, as for a run."""
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        return dict.fromkeys(names, str(self.settings.config.threads))
+        return dict.fromkeys(THREADS, str(self.settings.config.threads))
 
     def listen(self) -> bool:
         """Says what has come since. True if the probe, or its script, has ended."""
@@ -194,8 +192,9 @@ class Examination:
         else:
             self.report.say(Finding(said["grade"], said["name"], said["found"], tuple(said["advice"])))
 
+    @abstractmethod
     def started(self) -> None:
-        """The probe has begun to look."""
+        """Says where, when the probe has begun to look."""
 
     def words(self) -> list[str]:
         """What the job printed besides, the last line last. It printed something, or this says that it did not."""
@@ -256,6 +255,9 @@ class Here(Examination):
             found = f"the probe ended (exit code {process.returncode}) while it looked at this: {self.words()[-1]}"
             self.report.say(bad(self.begun or "python", found))
         self.settle()
+
+    def started(self) -> None:
+        pass  # it is here, as the heading said
 
 
 class Slurm(Examination):
