@@ -1,11 +1,14 @@
 """One run by hand: `python -m mmprompt prompt.length=64 task=micro_grounding seed=1`, an ordinary Hydra program.
 
-The same run in a sweep has the same id: whoever comes second finds it done. With `--config-name pretrain` it makes the small
-backbone instead (`make pretrain-micro`).
+The same run in a sweep has the same id: whoever comes second finds it done. `attack.epsilon=0.01` or `evaluation.beam=5` asks its
+finished weights; they are trained only if they are not there. With `--params` it trains nothing and shows which
+tensors would train, for any size and without its weights. With `--config-name pretrain` it makes the small backbone instead
+(`make pretrain-micro`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -23,8 +26,12 @@ from mmprompt.run import (
     ROOT,
     Store,
     StoreError,
+    as_written,
     backbone_file,
+    data_folder,
     default_store,
+    evaluation_id,
+    evaluations_of,
     follow_mode,
     freeze,
     provenance,
@@ -44,6 +51,39 @@ def program(composed: DictConfig) -> None:
             one_run(values)
     except (ConfigError, StoreError) as error:  # an exit, because Hydra adds a line of its own to every exception
         sys.exit(f"mmprompt: {error}")
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def parameters(composed: DictConfig) -> None:
+    """A row per tensor that trains, and how many numbers that is of how many."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mmprompt.methods import is_added
+    from mmprompt.official import left_out
+    from mmprompt.tuned import outline
+
+    values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
+    try:
+        config = as_written(values, checksum="none")
+    except ConfigError as error:
+        sys.exit(f"mmprompt: {error}")
+    tuned = outline(config)
+    table = Table("tensor", "shape", "numbers", box=None)
+    table.columns[2].justify = "right"
+    for name, parameter in tuned.trained.items():
+        table.add_row(name, " x ".join(map(str, parameter.shape)), f"{parameter.numel():,}")
+    console = Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True)
+    console.print(table)
+    trained = sum(parameter.numel() for parameter in tuned.trained.values())
+    here = sum(parameter.numel() for name, parameter in tuned.backbone.named_parameters() if not is_added(name))
+    whole = here + left_out(config.model)
+    share = f"{trained / here:.3%} of the {here:,} that {config.model.name} has here"
+    print(f"method={config.method} trains {trained:,} numbers in {len(tuned.trained)} tensors: {share},")
+    print(f"{trained / whole:.3%} of the {whole:,} with those for generating images")
+    if tuned.live:
+        moved = sum(name.endswith("running_mean") for name, _ in tuned.backbone.named_buffers())
+        print(f"the running statistics of {moved} BatchNorms move as well (backbone.mode=train)")
 
 
 def pretrain(values: dict[str, Any]) -> None:
@@ -68,11 +108,16 @@ def one_run(values: dict[str, Any]) -> None:
     folder = store.run(run_id(config))
     folder.create(config)
     print(f"run {folder.id}")
-    if folder.result() is None:
-        from mmprompt.job import execute  # torch only where something is trained
+    asked = evaluations_of(values, config)
+    ids = {split: evaluation_id(folder.id, settings) for split, settings in asked.items()}
+    if not folder.is_done(list(ids.values())):
+        from mmprompt.job import execute  # torch only where something is trained or evaluated
 
         with bar() as progress:
-            line = progress.add_task("training", total=config.optim.steps)
+            is_trained = folder.result() is not None
+            line = progress.add_task(
+                "evaluating" if is_trained else "training", total=None if is_trained else config.optim.steps
+            )
 
             def watch(state: Any) -> None:
                 best = (
@@ -82,22 +127,38 @@ def one_run(values: dict[str, Any]) -> None:
                 )
                 progress.update(line, completed=state.step, description=best)
 
-            outcome = execute(folder.path.parent.parent, [folder.id], where(place), by_hand(), watch)
+            outcome = execute(
+                folder.path.parent.parent,
+                [folder.id],
+                where(place),
+                by_hand(),
+                watch,
+                evaluations=list(asked.values()),
+            )
         if outcome[folder.id] == "open":
             job = folder.attempts()[-1].job
             sys.exit(f"process {job['pid']} on {job['host']} is at this run, or died there; see {folder.path}")
         if outcome[folder.id] == "failed":
             attempt = folder.attempts()[-1]
             last = (attempt.error or "").strip().splitlines()[-1]
-            sys.exit(f"the run failed: {last}\n  the whole story: {attempt.path / 'error.txt'}")
+            what = "evaluation" if attempt.evaluates else "run"
+            sys.exit(f"the {what} failed: {last}\n  the whole story: {attempt.path / 'error.txt'}")
     else:
         print("it is done already; another seed or setting makes another run")
     result = folder.result()
     assert result is not None
-    for name, value in result["metrics"].items():
-        print(f"  {name:24s} {value:7.2f}")
+    for split, evaluation in ids.items():
+        for metric, value in json.loads(folder.evaluation_file(evaluation).read_text())["metrics"].items():
+            print(f"  {f'{split}/{metric}':24s} {value:7.2f}  {described(asked[split])}".rstrip())
     chosen = f"chosen at step {result['best_step']} of {result['steps']}"
     print(f"  {chosen}; {result['trainable_parameters']:,} trained parameters\n  folder: {folder.path}")
+
+
+def described(settings: dict[str, Any]) -> str:
+    """What makes an evaluation another than the clean one of the whole split."""
+    attack = " ".join(f"{key}={value}" for key, value in settings.get("attack", {}).items())
+    rest = [f"{key}={value}" for key, value in settings.items() if key not in ("split", "attack")]
+    return ", ".join([*rest, *([f"attack {attack}"] if attack else [])])
 
 
 def where(place: Place) -> dict[str, Any]:
@@ -108,6 +169,7 @@ def where(place: Place) -> dict[str, Any]:
         "gpus": place.cluster.gpus,
         "checkpoint_every": place.cluster.checkpoint_every,
         "cache": place.cache.model_dump(),
+        "data": data_folder(place),
         "stage": place.data.stage,
     }
 
@@ -136,7 +198,11 @@ def main() -> None:
             if "=" in word and not word.startswith("-") and "pretrain" not in sys.argv:  # that has keys of its own
                 key, value = word.lstrip("+~").split("=", 1)
                 check_override(key, value, CONF)
-        program()
+        if "--params" in sys.argv:
+            sys.argv.remove("--params")
+            parameters()
+        else:
+            program()
     except ConfigError as error:
         sys.exit(f"mmprompt: {error}")
     except (HydraException, OmegaConfBaseException) as error:

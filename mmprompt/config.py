@@ -10,8 +10,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from string import Formatter
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,6 +25,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 T = TypeVar("T", bound="Section")
+
+METHODS = ("prompt", "finetune", "bitfit", "adapter", "lora")
 
 
 PRIMARY_METRIC = {  # on the paper's scale: percent; CIDEr times 100
@@ -81,7 +85,7 @@ class Backbone(Section):
 WORLD_VERSION = 1
 
 
-class Data(Section):
+class Digits(Section):
     """Generated scenes (`mmprompt.world`)."""
 
     world: Literal["digits"]
@@ -92,18 +96,102 @@ class Data(Section):
     test: Positive
     fingerprint: str  # of what the scenes are made from
 
+    @property
+    def splits(self) -> list[str]:
+        return ["train", "val", "test"]
+
+    @property
+    def validation(self) -> str:
+        return "val"
+
+
+class Files(Section):
+    """OFA's files (facts 5.1; `mmprompt.tsv`). Names are relative to the folder paths.data."""
+
+    world: Literal["tsv"]
+    files: dict[str, Annotated[list[str], Field(min_length=1)]]  # of each split, one behind the other; `train` is one
+    validation: str  # the split that weights are chosen on
+    columns: dict[str, NotNegative]  # what stands in which column, counted from 0
+    encoder: str  # GPT-2's byte-level BPE: encoder.json,
+    merges: str  # vocab.bpe,
+    dictionary: str  # and which of its ids is OFA's fourth, fifth, ...: dict.txt
+    max_image_size: Positive | None  # pixels of the resized image that location tokens span; null where there is no box
+    max_source_words: Positive  # of each text that fills the template
+    max_target_words: Positive  # of a caption that is trained on
+    confidence: bool  # the loss of an answer is weighted by how many people gave it
+    fingerprint: str  # of all files
+
+    @property
+    def splits(self) -> list[str]:
+        return list(self.files)
+
+    @model_validator(mode="after")
+    def _names_mean_something(self) -> Self:
+        if "train" not in self.files:
+            raise ValueError(f"task.data.files has the splits {', '.join(self.files)}; one must be train")
+        if self.validation not in self.files or self.validation == "train":
+            others = ", ".join(split for split in self.files if split != "train")
+            raise ValueError(
+                f"task.data.validation={self.validation} must be one of task.data.files other than train: {others}"
+            )
+        for name in (*chain.from_iterable(self.files.values()), self.encoder, self.merges, self.dictionary):
+            check_name(name)
+        return self
+
+
+def check_name(name: str) -> None:
+    """Of a task's file. Raises ValueError: no path of a machine gets into an id."""
+    if not name or name.startswith(("/", "~")) or ".." in name.split("/"):
+        raise ValueError(f"task.data names the file {name!r}; wanted: a name inside the folder paths.data")
+
+
+WORLDS = ("digits", "tsv")
+TABLES = ("task.data.files", "task.data.columns")  # keys whose own keys are the task's
+
+# What OFA's files say, by family: the texts that a template may ask for, and what answers are made of.
+TEXTS = {
+    "grounding": ("phrase",),
+    "entailment": ("hypothesis", "caption"),
+    "vqa": ("question", "objects"),
+    "caption": (),
+}
+TRUTH = {"grounding": "box", "entailment": "label", "vqa": "answers", "caption": "captions"}
+
 
 class Task(Section):
     name: str
     family: Literal["grounding", "entailment", "vqa", "caption"]
-    data: Data
+    data: Digits | Files = Field(discriminator="world")
     template: str  # the instruction; every {field} is filled from the example
-    prompt_type: Literal["none", "prev_output"]  # prev_output: the decoder reads the instruction before it answers
+    prompt_type: Literal[
+        "none", "src", "prev_output"
+    ]  # the decoder first reads the instruction: not, with </s>, without it
     image_size: Positive  # pixels, square
-    answers: list[str] | None  # the closed set of answers (facts 5.6); null: text is generated
+    answers: (
+        list[str] | str | None
+    )  # the closed set of answers (facts 5.6), or its file in paths.data; null: text is generated
     max_target_tokens: Positive  # longest generated answer
     beam: Positive | None  # of the search, held to `answers`; null: every answer is scored, and text is greedy
     no_repeat_ngram: Positive | None  # of the search: no so many tokens are written twice; null: off
+
+    @property
+    def validation(self) -> str:
+        """The split that weights are chosen on."""
+        return self.data.validation
+
+    @property
+    def splits(self) -> list[str]:
+        """Those that finished weights are asked by default: validation first, then the tests."""
+        return [self.validation, *(split for split in self.data.splits if split not in ("train", self.validation))]
+
+    @property
+    def files(self) -> list[str]:
+        """Names of all files that it reads, in an order of their own."""
+        if isinstance(self.data, Digits):
+            return []
+        examples = chain.from_iterable(self.data.files[split] for split in sorted(self.data.files))
+        text = [self.data.encoder, self.data.merges, self.data.dictionary]
+        return [*examples, *text, *([self.answers] if isinstance(self.answers, str) else [])]
 
     @model_validator(mode="before")
     @classmethod
@@ -118,6 +206,36 @@ class Task(Section):
             raise ValueError(
                 f"task.no_repeat_ngram={self.no_repeat_ngram} is a rule of the search, and task.beam=null with a closed set of "
                 "answers does not search; give task.beam, or leave task.no_repeat_ngram at null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _files_say_what_is_asked(self) -> Self:
+        if isinstance(self.answers, str):
+            check_name(self.answers)
+            if isinstance(self.data, Digits):
+                raise ValueError(
+                    f"task.answers={self.answers} names a file, and task.data.world=digits has none; give a list"
+                )
+        if isinstance(self.data, Digits):
+            return self
+        asked = {name for _, name, _, _ in Formatter().parse(self.template) if name is not None}
+        if strange := sorted(asked - {*TEXTS[self.family]}):
+            known = ", ".join(TEXTS[self.family]) or "none"
+            raise ValueError(
+                f"task.template asks for {{{strange[0]}}}; of task.family={self.family} it may ask for: {known}"
+            )
+        wanted, columns = {"image", TRUTH[self.family], *asked}, self.data.columns
+        if missing := sorted(wanted - columns.keys()):
+            raise ValueError(f"task.data.columns={columns} does not say in which column {missing[0]} stands")
+        if strange := sorted(columns.keys() - {"image", TRUTH[self.family], *TEXTS[self.family]}):
+            near = nearest(strange[0], wanted)
+            raise ValueError(f"task.data.columns has {strange[0]}, which task.family={self.family} does not read{near}")
+        if self.family == "grounding" and self.data.max_image_size is None:
+            raise ValueError("task.data.max_image_size=null, but location tokens need an extent; published: 512")
+        if self.data.confidence and self.family != "vqa":
+            raise ValueError(
+                f"task.data.confidence=true, but answers of task.family={self.family} have none; only those of vqa do"
             )
         return self
 
@@ -150,6 +268,43 @@ class Prompt(Section):
         return values
 
 
+class Finetune(Section):
+    """Everything trains."""
+
+    freeze_embedding: (
+        bool  # the token embedding, which is also the output projection; so in the published caption and VQA
+    )
+
+
+class BitFit(Section):
+    """Biases alone (facts 1.5)."""
+
+    rule: Literal[
+        "published", "all"
+    ]  # published: of norms before attention and FFN, of the stacks, of the FFN's two layers
+
+
+class Adapter(Section):
+    """A bottleneck after each feed-forward (facts 1.6)."""
+
+    dim: Positive  # r, its width
+
+
+class LoRA(Section):
+    """Low-rank updates of attention projections (Hu et al. 2021, section 4)."""
+
+    rank: Positive
+    alpha: PositiveFloat  # the update is scaled by alpha / rank
+    targets: Annotated[list[Literal["query", "key", "value", "out"]], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling_per_meaning(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(targets := values.get("targets"), list):
+            return values | {"targets": sorted(set(targets), key=str)}
+        return values
+
+
 class Optim(Section):
     """AdamW, linear warm-up and polynomial decay to 0 (facts 3.2, 3.4)."""
 
@@ -164,6 +319,14 @@ class Optim(Section):
     batch_size: Positive  # examples per update
     micro_batch: Positive  # examples per forward; batch_size / micro_batch are accumulated
     label_smoothing: Rate
+    smoothing_over: Literal[
+        "vocabulary", "allowed"
+    ]  # allowed: the loss sees only what a closed set of answers allows next
+    drop_worst: (
+        Rate  # share of a micro-batch's tokens, those with the largest loss, that is left out; published: captions 0.2
+    )
+    drop_worst_after: NotNegative  # updates
+    ema_decay: Rate | None  # what is validated and published is this moving average of the weights; null: the weights
     validate_every: Positive  # updates
     validate_examples: Positive  # of the validation split, while training; the whole split at the end
 
@@ -184,12 +347,38 @@ class RunConfig(Section):
     model: Model
     backbone: Backbone
     task: Task
-    method: Literal["prompt"]
-    prompt: Prompt
+    method: Literal["prompt", "finetune", "bitfit", "adapter", "lora"]
+    prompt: Prompt | None  # of these five the one of the method; the others are null
+    finetune: Finetune | None
+    bitfit: BitFit | None
+    adapter: Adapter | None
+    lora: LoRA | None
     optim: Optim
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling_per_meaning(cls, values: Any) -> Any:
+        """Settings of other methods, and a smoothing that the task has no use for, decide nothing."""
+        if not isinstance(values, dict):
+            return values
+        values = values | {method: None for method in METHODS if method != values.get("method")}
+        task, optim = values.get("task"), values.get("optim")
+        if isinstance(task, dict) and isinstance(optim, dict) and task.get("answers") is None:
+            values = values | {"optim": optim | {"smoothing_over": "vocabulary"}}
+        if isinstance(optim, dict) and optim.get("drop_worst") == 0:
+            values = values | {"optim": values["optim"] | {"drop_worst_after": 0}}
+        return values
+
+    @model_validator(mode="after")
+    def _the_method_has_its_settings(self) -> Self:
+        if getattr(self, self.method) is None:
+            raise ValueError(f"method={self.method} needs the settings {self.method}.*")
+        return self
 
     @model_validator(mode="after")
     def _prompted_layers_exist(self) -> Self:
+        if self.prompt is None:
+            return self
         stacks = {"encoder": self.model.encoder_layers, "decoder": self.model.decoder_layers}
         for stack, layers in stacks.items():
             if self.prompt.depth in (stack, "both") and any(i >= layers for i in self.prompt.layers or []):
@@ -198,6 +387,33 @@ class RunConfig(Section):
                     f"{self.model.name} does not have; allowed are 0 to {layers - 1}"
                 )
         return self
+
+
+class Attack(Section):
+    """An adversarial attack on an evaluation (paper 4.4.3; `mmprompt.attack`). epsilon 0: none."""
+
+    kind: Literal["fgsm", "pgd"]  # one signed step of the gradient, as in the paper; several, each projected back
+    input: Literal[
+        "embeddings", "pixels"
+    ]  # text and image embeddings, as in the paper; the normalised pixels, in [-1, 1]
+    epsilon: NotNegativeFloat  # largest change of any single number
+    steps: Positive  # of pgd
+
+
+class Evaluation(Section):
+    """What the tuned weights of a run are asked. It makes an evaluation's id, and no run's."""
+
+    splits: Annotated[list[str], Field(min_length=1)] | None  # null: the task's for validation and test
+    examples: Positive | None  # of each split, the first; null: all
+    beam: Positive | None  # null: the task's
+    no_repeat_ngram: Positive | None  # null: the task's
+
+
+class Questions(Section):
+    """All that decides an evaluation of a run."""
+
+    evaluation: Evaluation
+    attack: Attack
 
 
 class Cluster(Section):
@@ -274,6 +490,7 @@ class Staging(Section):
 class Paths(Section):
     runs: str | None  # the store; null: MMPROMPT_RUNS, or runs/ in the clone
     backbone: str  # checkpoint file; relative: to the folder that holds conf/
+    data: str | None  # folder of the files that the task names; relative: to the folder that holds conf/
 
 
 class Place(Section):
@@ -287,8 +504,16 @@ class Place(Section):
 def sentence(error: ValidationError) -> str:
     """The first complaint of pydantic as one sentence: which key, what came, what is allowed."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    # the schema of a task's data is chosen by its `world`, and pydantic says which one it chose
+    place = [
+        part for at, part in enumerate(first["loc"]) if at == 0 or first["loc"][at - 1] != "data" or part not in WORLDS
+    ]
+    key = ".".join(str(part) for part in place)
     match first["type"]:
+        case "union_tag_invalid":
+            return f"{key}.world={first['ctx']['tag']!r} is not allowed; choose one of {', '.join(WORLDS)}"
+        case "union_tag_not_found":
+            return f"{key}.world is missing"
         case "value_error":  # raised by a validator above, which already says it all
             return str(first["ctx"]["error"])
         case "missing":
@@ -315,11 +540,12 @@ def known_keys() -> list[str]:
     def walk(schema: type[BaseModel], prefix: str) -> Iterable[str]:
         for name, field in schema.model_fields.items():
             yield prefix + name
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                yield from walk(field.annotation, f"{prefix}{name}.")
+            for part in (field.annotation, *get_args(field.annotation)):
+                if isinstance(part, type) and issubclass(part, BaseModel):
+                    yield from walk(part, f"{prefix}{name}.")
 
     derived = {"training_version", "backbone.checksum", "task.data.fingerprint"}  # computed, never set
-    return [key for schema in (RunConfig, Place) for key in walk(schema, "") if key not in derived]
+    return [key for schema in (RunConfig, Questions, Place) for key in walk(schema, "") if key not in derived]
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
@@ -335,5 +561,5 @@ def check_override(key: str, value: str | None, conf: Path) -> None:
         options = groups[key]
         if value is not None and value not in options:
             raise ConfigError(f"{key}={value} does not exist{nearest(value, options)}; allowed: {', '.join(options)}")
-    elif key not in known_keys() and not key.startswith("hydra"):
+    elif key not in known_keys() and not key.startswith(("hydra", *(f"{table}." for table in TABLES))):
         raise ConfigError(f"there is no key {key}{nearest(key, [*known_keys(), *groups])}")

@@ -11,11 +11,12 @@ computed an example, and whether it was kept (`mmprompt.cache`) need not be in a
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import platform
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from mmprompt.cache import Cache, Cached, Make
 from mmprompt.config import Caching, Model, RunConfig, Task
-from mmprompt.data import SPLITS, load
+from mmprompt.data import KEPT, load
 from mmprompt.ofa import OFA, PAD, Encoded, only_if_any
 from mmprompt.resnet import STRIDE
 from mmprompt.tasks import pad, preprocess
@@ -40,20 +41,35 @@ class Frozen:
         settings = json.loads(known)
         self.task, model = Task.model_validate(settings.pop("task")), Model.model_validate(settings["model"])
         self.backbone, self.device, self.precision = backbone, backbone.embed.weight.device, settings["precision"]
-        examples = load(self.task, model, split)
-        self.images, self.source = examples.images, pad([sample.source for sample in examples.samples])  # n S
+        self.examples, self.name, self.cache = load(self.task, model, split), f"{self.task.name}/{split}", cache
         side = -(-self.task.image_size // STRIDE)
-        self.grid, self.patches = (side, side), side * side
-        self.feature_rows, self.output_rows = self.in_batches(self.make_features), self.in_batches(self.make_outputs)
-        if cache is not None:
-            facts = json.dumps([settings, self.task.image_size, machine(self.device)])
-            looks = [hashlib.sha256(image).digest() for image in self.images.numpy()]
-            asked = [look + text.tobytes() for look, text in zip(looks, self.source.numpy(), strict=True)]
-            shape = (side, side, backbone.encoder.resnet.channels)
-            batch, name = batch_size(self.task.image_size), f"features of {self.task.name}/{split}"
-            self.feature_rows = Cached(self.feature_rows, batch, name, shape, facts, looks, cache)
-            name, wide = f"encoder outputs of {self.task.name}/{split}", self.patches + self.source.shape[1]
-            self.output_rows = Cached(self.output_rows, batch, name, (wide, model.dim), facts, asked, cache)
+        self.grid, self.patches, self.dim = (side, side), side * side, model.dim
+        self.facts = json.dumps([settings, self.task.image_size, machine(self.device)])
+
+    @cached_property
+    def source(self) -> Tensor:  # n S
+        return pad([sample.source for sample in self.examples.samples])
+
+    @cached_property
+    def looks(self) -> list[bytes]:
+        return self.examples.looks()
+
+    @cached_property
+    def feature_rows(self) -> Make:
+        made, shape = self.in_batches(self.make_features), (*self.grid, self.backbone.encoder.resnet.channels)
+        return made if self.cache is None else self.kept(made, "features", shape, self.looks, self.cache)
+
+    @cached_property
+    def output_rows(self) -> Make:
+        made = self.in_batches(self.make_outputs)
+        if self.cache is None:
+            return made
+        asked = [look + text.tobytes() for look, text in zip(self.looks, self.source.numpy(), strict=True)]
+        return self.kept(made, "encoder outputs", (self.patches + self.source.shape[1], self.dim), asked, self.cache)
+
+    def kept(self, made: Make, what: str, shape: tuple[int, ...], of: list[bytes], cache: Cache) -> Cached:
+        """Rows of this shape, computed once for each of what they are computed `of`."""
+        return Cached(made, batch_size(self.task.image_size), f"{what} of {self.name}", shape, self.facts, of, cache)
 
     def in_batches(self, make: Make) -> Make:
         size = batch_size(self.task.image_size)
@@ -70,7 +86,7 @@ class Frozen:
         return made
 
     def make_features(self, index: np.ndarray) -> Tensor:
-        pixels = preprocess(self.images[torch.from_numpy(index)].to(self.device), self.task.image_size)
+        pixels = preprocess(self.examples.images[torch.from_numpy(index)].to(self.device), self.task.image_size)
         return self.backbone.features(pixels).permute(0, 2, 3, 1)  # B h w C, as the encoder reads them
 
     def make_outputs(self, index: np.ndarray) -> Tensor:
@@ -97,7 +113,7 @@ class Frozen:
         return Encoded(states, only_if_any(hidden.to(self.device)), self.backbone.encoder.positions(self.grid, length))
 
 
-@lru_cache(maxsize=len(SPLITS))  # the runs of a job mostly share their task
+@lru_cache(maxsize=KEPT)  # the runs of a job mostly share their task
 def frozen(backbone: OFA, known: str, split: str, cache: Cache | None) -> Frozen:
     return Frozen(backbone, known, split, cache)
 
@@ -107,28 +123,46 @@ def on(backbone: OFA, device: torch.device) -> OFA:
     return backbone if device.type == "cpu" else copy.deepcopy(backbone).to(device)
 
 
-def view(config: RunConfig, tuned: Tuned, backbone: OFA, split: str, cache: Cache | None) -> View:
-    """What `tuned` looks at of a split. `backbone`: as it came, before anything was tuned on it."""
+def view(
+    config: RunConfig,
+    tuned: Tuned,
+    backbone: OFA,
+    split: str,
+    cache: Cache | None,
+    want: Literal["pixels", "features", "encoded"] = "encoded",
+) -> View:
+    """What `tuned` looks at of a split. `backbone`: as it came, before anything was tuned on it.
+
+    Of what is fixed as much as possible is computed once, up to what is wanted: the encoder's output or the image features. What
+    trains, or follows the batches, is computed from the pixels each time.
+    """
     device = next(tuned.parameters()).device
-    if tuned.live:
+    if want == "pixels":
+        return pixels(config, split, device)
+    if not tuned.resnet_is_fixed:
         return live(config, tuned, split, device)
     known = config.model_dump_json(include={"training_version", "threads", "precision", "model", "backbone", "task"})
     seen = frozen(on(backbone, device), known, split, cache)
-    encoder_is_frozen = tuned.prompts.encoder is None
-    seen.fill(seen.output_rows if encoder_is_frozen else seen.feature_rows)
-    return seen.outputs if encoder_is_frozen else seen.features
+    encoded = want == "encoded" and tuned.encoder_is_fixed
+    seen.fill(seen.output_rows if encoded else seen.feature_rows)
+    return seen.outputs if encoded else seen.features
 
 
 def live(config: RunConfig, tuned: Tuned, split: str, device: torch.device) -> View:
-    """Features under a BatchNorm that follows the batches: each batch is computed as it is."""
-    images = load(config.task, config.model, split).images
+    """Features of a ResNet that trains, or whose BatchNorm follows the batches: each batch is computed as it is."""
+    looks = pixels(config, split, device)
 
     def see(index: np.ndarray) -> Tensor:
-        pixels = preprocess(images[torch.from_numpy(index)].to(device), config.task.image_size)
-        with torch.no_grad(), autocast(device, config.precision):
-            return tuned.backbone.features(pixels)
+        with autocast(device, config.precision):
+            return tuned.backbone.features(looks(index))
 
     return see
+
+
+def pixels(config: RunConfig, split: str, device: torch.device) -> Callable[[np.ndarray], Tensor]:
+    """The images as the ResNet wants them, B 3 h w."""
+    images = load(config.task, config.model, split).images
+    return lambda index: preprocess(images[torch.from_numpy(index)].to(device), config.task.image_size)
 
 
 def batch_size(image_size: int) -> int:

@@ -55,6 +55,19 @@ class Trie:
             ends=torch.tensor([number[sequence] for sequence in sequences], device=device),
         )
 
+    def allowed(self, answers: Tensor) -> tuple[Tensor, Tensor]:  # B T
+        """Which words may stand at each place of these answers, with </s>, padded on either side: B T W. And which of the answers
+        are the trie's: B; from where another leaves it, nothing may stand."""
+        nodes, known, found = answers.new_zeros(len(answers)), torch.ones_like(answers[:, 0], dtype=torch.bool), []
+        for token in answers.t().contiguous():
+            following = self.following(nodes[:, None])[:, 0]  # B W
+            found.append((following > 0) & known[:, None])
+            place = torch.searchsorted(self.words, token).clamp(max=len(self.words) - 1)
+            there = torch.where(self.words[place] == token, following.gather(1, place[:, None])[:, 0], 0)
+            known = known & ((there > 0) | (token == PAD))
+            nodes = torch.where(token == PAD, nodes, there)
+        return torch.stack(found, 1), known
+
     @property
     def longest(self) -> int:
         """Tokens of the longest answer with its </s>."""

@@ -2,7 +2,8 @@
 
 B batch, T sequence, R tokens read before, U encoder sequence, P prompt length, A wanted places, H heads, Dh head width,
 d width.
-Each branch: norm, sublayer, norm (inside the feed-forward for the last), dropout, drop-path, add.
+Each branch: norm, sublayer, norm (inside the feed-forward for the last), dropout, adapter if there is one (feed-forward
+only), drop-path, add.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class EncoderLayer(nn.Module):
         self.self_out_norm = nn.LayerNorm(model.dim)
         self.ffn_norm = nn.LayerNorm(model.dim)
         self.ffn = FeedForward(model)
+        self.adapter: nn.Module = nn.Identity()  # `mmprompt.methods` may put one there
         self.dropout = nn.Dropout(model.dropout)
         self.drop_path = DropPath(drop_path)
 
@@ -63,7 +65,7 @@ class EncoderLayer(nn.Module):
         y = self.self_out_norm(self.self_attention(y, y, mask, prefix))
         x = x + self.drop_path(self.dropout(y))
         y = self.ffn(self.ffn_norm(x))
-        x = x + self.drop_path(self.dropout(y))
+        x = x + self.drop_path(self.adapter(self.dropout(y)))
         return x
 
 
@@ -78,6 +80,7 @@ class DecoderLayer(nn.Module):
         self.cross_out_norm = nn.LayerNorm(model.dim)
         self.ffn_norm = nn.LayerNorm(model.dim)
         self.ffn = FeedForward(model)
+        self.adapter: nn.Module = nn.Identity()  # `mmprompt.methods` may put one there
         self.dropout = nn.Dropout(model.dropout)
         self.drop_path = DropPath(drop_path)
 
@@ -107,5 +110,5 @@ class DecoderLayer(nn.Module):
         y = self.cross_out_norm(self.cross_attention.attend(y, memory, memory_mask))
         x = x + self.drop_path(self.dropout(y))
         y = self.ffn(self.ffn_norm(x))
-        x = x + self.drop_path(self.dropout(y))
+        x = x + self.drop_path(self.adapter(self.dropout(y)))
         return x, past

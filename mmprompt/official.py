@@ -14,7 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from mmprompt.config import Model
 from mmprompt.ofa import OFA
+from mmprompt.positions import image_bucket_count
 from mmprompt.prompts import Prefix, Prompts
 
 State = dict[str, Tensor]
@@ -56,6 +58,7 @@ RENAMED = [
     (r"\.ffn\.up\b", ".fc1"),
     (r"\.ffn\.norm\b", ".ffn_layernorm"),
     (r"\.ffn\.down\b", ".fc2"),
+    (r"\.adapter\.(down|up)\b", r".adapter.\1_proj"),
     (r"^(encoder|decoder)\.norm\b", r"\1.layer_norm"),
 ]
 RENAMED_PROMPTS = [
@@ -77,6 +80,15 @@ NOT_OURS = [
     r"^decoder\.image_rel_pos_table_list\.",
 ]
 PROMPT = r"\.(encoder|decoder)_prompt_encoder\."  # loaded by `load_prompts`
+ADAPTER = r"\.adapter\."  # loaded by `load_adapters`
+
+
+def left_out(model: Model) -> int:
+    """Parameters of the official model that are for generating images: ours and these are the published total (facts 4.1)."""
+    positions = (model.image_buckets**2 + 1) * model.dim
+    norms = 2 * 2 * model.dim
+    tables = model.decoder_layers * image_bucket_count(model.image_buckets) * model.heads
+    return positions + norms + tables
 
 
 class CheckpointError(ValueError):
@@ -116,13 +128,13 @@ def official_prompt_name(name: str) -> str:
 
 
 def load_backbone(model: OFA, state: State) -> None:
-    """Fills every tensor of the model from an official state; prompts in it are left to `load_prompts`."""
+    """Fills every tensor of the model from an official state; prompts and adapters in it are left to those who load them."""
     names = {name: official_name(name) for name in model.state_dict() if not name.endswith("num_batches_tracked")}
     embedding = state.get("encoder.embed_tokens.weight")
     for alias in ALIASES:
         if embedding is not None and alias in state and not torch.equal(state[alias], embedding):
             raise CheckpointError(f"{alias} differs from encoder.embed_tokens.weight; wanted: one shared embedding")
-    skipped = "|".join([*NOT_OURS, PROMPT])
+    skipped = "|".join([*NOT_OURS, PROMPT, ADAPTER])
     offered = {key for key in state if key not in ALIASES and not re.search(skipped, key)}
     fill(model, names, state, offered)
 
@@ -138,6 +150,22 @@ def export_prompts(prompts: Prompts) -> State:
     """The prompts under their official names."""
     check_every_layer_is_prompted(prompts)
     return {official_prompt_name(name): tensor for name, tensor in prompts.state_dict().items()}
+
+
+def adapters_of(model: OFA) -> dict[str, str]:
+    """The official name of each tensor of the model's adapters."""
+    return {name: official_name(name) for name in model.state_dict() if ".adapter." in name}
+
+
+def load_adapters(model: OFA, state: State) -> None:
+    """Fills the adapters that `mmprompt.methods` has put into the model from an official state; the rest of it is ignored."""
+    fill(model, adapters_of(model), state, {key for key in state if re.search(ADAPTER, key)})
+
+
+def export_adapters(model: OFA) -> State:
+    """The adapters under their official names."""
+    tensors = model.state_dict()
+    return {official: tensors[name] for name, official in adapters_of(model).items()}
 
 
 def check_every_layer_is_prompted(prompts: Prompts) -> None:

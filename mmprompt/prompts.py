@@ -68,10 +68,14 @@ class Prefix(nn.Module):
 
 
 class Prompts(nn.Module):
-    """Everything prompt tuning trains. A stack without prompt (by depth, or P = 0) is None."""
+    """Everything prompt tuning trains. A stack without prompt (by depth, or P = 0) is None; by another method both are."""
 
-    def __init__(self, model: Model, prompt: Prompt, generator: torch.Generator) -> None:
+    def __init__(self, model: Model, prompt: Prompt | None, generator: torch.Generator) -> None:
         super().__init__()
+        self.encoder: Prefix | None = None
+        self.decoder: Prefix | None = None
+        if prompt is None:
+            return
         length = {"encoder": prompt.length, "decoder": prompt.length}
         if prompt.decoder_length is not None:
             length["decoder"] = prompt.decoder_length

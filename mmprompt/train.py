@@ -1,4 +1,4 @@
-"""The training loop: prompts on a frozen backbone, chosen on validation (facts 3.2, 3.4).
+"""The training loop: what a method tunes of a backbone, chosen on validation (facts 3.2, 3.4).
 
 B micro-batch.
 """
@@ -9,7 +9,8 @@ import hashlib
 import io
 import pickle
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from mmprompt.ending import leave, time_is_up
 from mmprompt.evaluate import example_scores
 from mmprompt.run import Attempt, remove, write_over
 from mmprompt.tasks import collate
-from mmprompt.tuned import Tuned, View
+from mmprompt.tuned import Tuned, View, kept
 
 HASH = hashlib.sha256().digest_size
 KEPT = 2  # checkpoints of an attempt
@@ -40,6 +41,7 @@ class State:
     """Everything a run is made of between two steps, besides the model's frozen part."""
 
     step: int = 0
+    ema: dict[str, Tensor] = field(default_factory=dict)  # moving average of the trained weights, if there shall be one
     best_step: int = 0
     best_score: float = float("-inf")
     best: dict[str, Tensor] = field(default_factory=dict)  # tuned weights at best_step
@@ -63,6 +65,7 @@ class Checkpoints:
     attempt: Attempt  # the one that saves here
     every: int  # updates
     resumed_from: dict[str, int] | None = None  # attempt and step; None: from the beginning
+    seconds_before: float = 0.0  # of training, until there
     damaged: list[str] = field(default_factory=list)  # what was passed over, and why
 
     def __post_init__(self) -> None:
@@ -108,6 +111,7 @@ class Checkpoints:
                 torch.cuda.set_rng_state(content["random_cuda"])
             self.resumed_from = {"attempt": attempt.number, "step": step}
             print(f"goes on from step {step} of attempt {attempt.number}", flush=True)
+            self.seconds_before = content["state"]["seconds"]
             return State(**content["state"])
         return State()
 
@@ -161,13 +165,14 @@ def update(
     parts = np.split(index, optim.batch_size // optim.micro_batch)
     device = next(tuned.parameters()).device
     texts = [collate([split.samples[i] for i in part]).to(device) for part in parts]
-    tokens = sum(text.answer_tokens for text in texts)
+    dropped = optim.drop_worst if step >= optim.drop_worst_after else 0.0
+    tokens = sum(kept(text.answer_tokens, dropped) for text in texts)
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(optim, step + 1)
     optimiser.zero_grad()
     total = 0.0
     for text, part in zip(texts, parts, strict=True):
-        loss = tuned.loss(text, view(part), optim.label_smoothing)
+        loss = tuned.loss(text, view(part), optim, dropped)
         (loss / tokens).backward()
         total += loss.item() / tokens
     if not np.isfinite(total):
@@ -175,13 +180,35 @@ def update(
             f"the loss is {total} at step {step + 1} of {optim.steps} (optim.lr={optim.lr:g}, "
             f"learning rate {learning_rate(optim, step + 1):.3g}); a smaller optim.lr is the usual cure"
         )
-    norm = nn.utils.clip_grad_norm_(tuned.prompts.parameters(), optim.clip_norm)
+    norm = nn.utils.clip_grad_norm_(tuned.trained.values(), optim.clip_norm)
     if not torch.isfinite(norm):
         raise TrainingError(
             f"the gradient is {norm.item()} at step {step + 1} of {optim.steps} (optim.lr={optim.lr:g})"
         )
     optimiser.step()
     return total
+
+
+@torch.no_grad()
+def follow(ema: dict[str, Tensor], trained: Mapping[str, Tensor], decay: float) -> None:
+    """The moving average after one more update; it begins at the weights after the first."""
+    for name, now in trained.items():
+        if name in ema:
+            ema[name].lerp_(now, 1 - decay)
+        else:
+            ema[name] = now.detach().clone()
+
+
+@contextmanager
+def averaged(tuned: Tuned, ema: Mapping[str, Tensor]) -> Iterator[None]:
+    """With the average in place of the weights, if there is one."""
+    weights, trained = tuned.tuned_state() if ema else {}, tuned.trained
+    with torch.no_grad():
+        for name, value in ema.items():
+            trained[name].copy_(value)
+    yield
+    if ema:
+        tuned.load_tuned_state(weights)
 
 
 def train(
@@ -197,12 +224,13 @@ def train(
     `views`: what is seen of each split. `log` gets each step's values once, those of a resumed
     history first. Raises TrainingError, and SystemExit, its state kept, when a time limit is near.
     """
-    if not any(True for _ in tuned.prompts.parameters()):
+    if not tuned.trained:
         return State()  # a prompt of length 0: the backbone as it is
     optim = config.optim
-    splits = {name: load(config.task, config.model, name) for name in ("train", "val")}
+    chosen_on = config.task.validation
+    splits = {name: load(config.task, config.model, name) for name in ("train", chosen_on)}
     optimiser = torch.optim.AdamW(
-        tuned.prompts.parameters(),
+        tuned.trained.values(),
         lr=optim.lr,
         betas=(optim.betas[0], optim.betas[1]),
         eps=optim.eps,
@@ -217,14 +245,17 @@ def train(
         values = {"train/lr": learning_rate(optim, state.step + 1)}
         values["train/loss"] = update(tuned, optimiser, config, splits["train"], views["train"], state.step)
         state.step += 1
+        if optim.ema_decay is not None:
+            follow(state.ema, tuned.trained, optim.ema_decay)
         if state.step % optim.validate_every == 0 or state.step == optim.steps:
             tuned.eval()
-            scores = example_scores(config, tuned, splits["val"], views["val"], optim.validate_examples)
-            score = float(scores.mean())
-            values["val/while_training"] = score
-            state.validation.append((state.step, score))
-            if score > state.best_score:
-                state.best_score, state.best_step, state.best = score, state.step, tuned.tuned_state()
+            with averaged(tuned, state.ema):
+                scores = example_scores(config, tuned, splits[chosen_on], views[chosen_on], optim.validate_examples)
+                score = float(scores.mean())
+                values["val/while_training"] = score
+                state.validation.append((state.step, score))
+                if score > state.best_score:
+                    state.best_score, state.best_step, state.best = score, state.step, tuned.tuned_state()
         state.history.append((state.step, values))
         state.seconds = time.monotonic() - began
         log(state.step, values)

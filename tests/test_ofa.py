@@ -16,8 +16,8 @@ from mmprompt.attention import Attention
 from mmprompt.layers import DropPath
 from mmprompt.loss import label_smoothed
 from mmprompt.ofa import OFA, PAD, drop_paths
-from mmprompt.official import CheckpointError, load_backbone, load_prompts, official_name, read
-from mmprompt.positions import image_bucket_count, token_buckets
+from mmprompt.official import CheckpointError, left_out, load_backbone, load_prompts, official_name, read
+from mmprompt.positions import token_buckets
 
 TOTALS = {"tiny": 33_488_336, "medium": 92_892_000, "base": 182_238_536, "large": 472_977_152, "huge": 929_486_848}
 IMAGES = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(2))
@@ -42,10 +42,7 @@ def test_parameters_and_the_image_generation_tensors_add_up_to_the_official_tota
     model = official(size)
     with torch.device("meta"):
         ours = sum(parameter.numel() for parameter in OFA(model).parameters())
-    image_positions = (model.image_buckets**2 + 1) * model.dim
-    norms = 2 * 2 * model.dim  # decoder.image_pos_ln, decoder.code_layernorm_embedding
-    image_tables = model.decoder_layers * image_bucket_count(model.image_buckets) * model.heads
-    assert ours + image_positions + norms + image_tables == TOTALS[size]
+    assert ours + left_out(model) == TOTALS[size]
 
 
 def test_shapes_are_those_of_the_docstring(ofa: OFA) -> None:
@@ -265,12 +262,12 @@ def test_a_file_that_could_run_code_is_refused_in_words(tmp_path: Path) -> None:
 def test_a_misfit_names_every_missing_superfluous_and_misshapen_tensor(ofa: OFA) -> None:
     state = official_state(ofa)
     del state["encoder.pos_ln.weight"]
-    state["encoder.layers.0.adapter.up_proj.bias"] = torch.zeros(64)
+    state["encoder.layers.0.w_resid"] = torch.zeros(64)
     state["encoder.embed_image_positions.weight"] = torch.zeros(26, 64)
     with pytest.raises(CheckpointError) as error:
         load_backbone(OFA(MINI), state)
     assert "missing: encoder.pos_ln.weight" in str(error.value)
-    assert "left over: encoder.layers.0.adapter.up_proj.bias" in str(error.value)
+    assert "left over: encoder.layers.0.w_resid" in str(error.value)
     assert "encoder.embed_image_positions.weight is [26, 64], the model wants [37, 64]" in str(error.value)
 
 

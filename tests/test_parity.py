@@ -22,11 +22,21 @@ from torch import Tensor
 
 from mmprompt.config import Model, Prompt
 from mmprompt.generate import search
-from mmprompt.loss import label_smoothed
+from mmprompt.loss import label_smoothed, token_losses
+from mmprompt.methods import add_adapters
 from mmprompt.ofa import BOS, OFA, PAD, Encoded
-from mmprompt.official import export_prompts, load_backbone, load_prompts, official_name, official_prompt_name
+from mmprompt.official import (
+    export_adapters,
+    export_prompts,
+    load_adapters,
+    load_backbone,
+    load_prompts,
+    official_name,
+    official_prompt_name,
+)
 from mmprompt.positions import image_bucket_count, image_buckets, token_buckets
 from mmprompt.prompts import Prompts
+from mmprompt.tuned import kept
 
 REFERENCE = Path(os.environ.get("MMPROMPT_REFERENCE", Path(__file__).parents[1] / "../shared/reference"))
 pytestmark = pytest.mark.skipif(
@@ -35,8 +45,8 @@ pytestmark = pytest.mark.skipif(
 
 ENCODER_ATOL, LOGITS_ATOL, LOSS_RTOL, GRADIENT_TOL = 2e-5, 5e-5, 1e-6, 1e-5
 PROMPTED = ["b_prefix", "c_prefix_proj", "d_encoder_only", "e_decoder_only"]
-CASES = ["a_noprompt", "a_text_only", "a_square", "a_interpolate", *PROMPTED]
-GENERATING = ["a_noprompt", *PROMPTED]
+CASES = ["a_noprompt", "a_text_only", "a_square", "a_interpolate", *PROMPTED, "f_adapter"]
+GENERATING = ["a_noprompt", *PROMPTED, "f_adapter"]
 CPU = torch.device("cpu")
 
 
@@ -109,6 +119,9 @@ def run(case: str) -> Run:
     model = OFA(config).eval()
     load_backbone(model, weights())
     extra = {key.removeprefix("extra."): value for key, value in recorded.items() if key.startswith("extra.")}
+    if case == "f_adapter":
+        add_adapters(model, manifest()[case]["config"]["adapter_dim"], config.init_std, torch.Generator())
+        load_adapters(model, extra)
     prompts = None if prompt is None else load_prompts_of(case, config, prompt, extra).eval()
     encoder, decoder = (None, None) if prompts is None else prompts(3)
     images = inputs["patch_images"][..., :64] if case == "a_square" else inputs["patch_images"]
@@ -146,8 +159,18 @@ def test_the_losses_agree_with_the_official_ones(case: str) -> None:
     recorded = manifest()[case]["losses"]
     assert float(run(case).loss.detach()) == pytest.approx(recorded["label_smoothed_sum_eps0.1"], rel=LOSS_RTOL)
     target = safetensors.torch.load_file(REFERENCE / "inputs.safetensors")["target"]
-    plain = label_smoothed(run(case).states, run(case).model.embed.weight, target[target != PAD], 0.0)
-    assert float(plain.detach()) == pytest.approx(recorded["nll_sum"], rel=LOSS_RTOL)
+    states, embedding, right = run(case).states, run(case).model.embed.weight, target[target != PAD]
+    assert float(label_smoothed(states, embedding, right, 0.0).detach()) == pytest.approx(
+        recorded["nll_sum"], rel=LOSS_RTOL
+    )
+    each = token_losses(states, embedding, right, 0.1)
+    assert float(each.sum()) == pytest.approx(recorded["label_smoothed_sum_eps0.1"], rel=LOSS_RTOL)
+    most = kept(len(right), 0.2)
+    least = each.topk(most, largest=False)
+    nll = token_losses(states[least.indices], embedding, right[least.indices], 0.0)
+    assert [float(least.values.sum()), float(nll.sum()), most] == pytest.approx(
+        recorded["drop_worst_0.2"], rel=LOSS_RTOL
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -206,6 +229,12 @@ def test_prompts_leave_under_their_official_names(case: str) -> None:
     prompts, recorded = run(case).prompts, run(case).recorded
     assert prompts is not None
     exported = export_prompts(prompts)
+    assert {f"extra.{name}" for name in exported} == {key for key in recorded if key.startswith("extra.")}
+    assert all(torch.equal(tensor, recorded[f"extra.{name}"]) for name, tensor in exported.items())
+
+
+def test_adapters_leave_under_their_official_names() -> None:
+    exported, recorded = export_adapters(run("f_adapter").model), run("f_adapter").recorded
     assert {f"extra.{name}" for name in exported} == {key for key in recorded if key.startswith("extra.")}
     assert all(torch.equal(tensor, recorded[f"extra.{name}"]) for name, tensor in exported.items())
 

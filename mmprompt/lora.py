@@ -1,0 +1,25 @@
+"""LoRA: a linear layer whose frozen weight gets a trained update of low rank (Hu et al. 2021, section 4.1).
+
+r rank, d_in and d_out widths:  y = W x + b + alpha / r * U D x,  with D r x d_in random and U d_out x r zero at the start.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LowRank(nn.Linear):
+    """Takes the place of a linear layer, whose weight and bias it keeps under their names."""
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float, std: float, generator: torch.Generator) -> None:
+        super().__init__(linear.in_features, linear.out_features, device="meta")
+        self.weight, self.bias, self.scale = linear.weight, linear.bias, alpha / rank
+        device = linear.weight.device
+        self.lora_down = nn.Parameter(torch.empty(rank, linear.in_features, device=device))
+        self.lora_up = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
+        nn.init.normal_(self.lora_down, std=std, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.scale * F.linear(F.linear(x, self.lora_down), self.lora_up)
