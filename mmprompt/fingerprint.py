@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,11 @@ def fingerprint(file: Path) -> str:
     """64 hex digits. Raises OSError if the file cannot be read."""
     status = os.stat(file)
     return _fingerprint(os.fspath(file), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def fingerprints(files: Iterable[Path]) -> str:
+    """Of several files in this order."""
+    return hashlib.sha256("".join(fingerprint(file) for file in files).encode()).hexdigest()
 
 
 @cache

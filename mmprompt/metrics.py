@@ -6,10 +6,13 @@ n examples. Means over a split are taken where they are reported; here every exa
 from __future__ import annotations
 
 import math
+import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 Box = Sequence[float]  # x0 y0 x1 y1
 
@@ -29,18 +32,29 @@ def hits(predicted: Sequence[Box | None], truth: Sequence[Box]) -> np.ndarray:
     return np.array([100.0 * (p is not None and iou(p, t) >= 0.5) for p, t in zip(predicted, truth, strict=True)])
 
 
-def matches(predicted: Sequence[str], truth: Sequence[str]) -> np.ndarray:
-    """Exact match."""
-    return np.array([100.0 * (p == t) for p, t in zip(predicted, truth, strict=True)])
+def credits(predicted: Sequence[str], right: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """What each answer scores: 100 for the one that is right, or, where many people answered, their soft score (VQA)."""
+    return np.array([100.0 * scores.get(answer, 0.0) for answer, scores in zip(predicted, right, strict=True)])
 
 
-def cider_d(predicted: Sequence[str], truth: Sequence[str]) -> np.ndarray:
-    """CIDEr-D (Vedantam et al. 2015, section 6): 1- to 4-grams, clipped counts, length penalty with sigma 6; one reference each.
+def bare_words(text: str) -> str:
+    """Without punctuation."""
+    return " ".join(text.translate(WITHOUT_PUNCTUATION).split())
 
-    Document frequencies are those of the references given.
+
+def plain(text: str) -> str:
+    """As captions are compared."""
+    return bare_words(text).lower()
+
+
+def cider_d(predicted: Sequence[str], right: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """CIDEr-D (Vedantam et al. 2015, section 6): 1- to 4-grams, clipped counts, length penalty with sigma 6.
+
+    `right`: the captions of each image, and how often each was given. Document frequencies are those of these captions. Words are
+    what stands between spaces: BLEU, METEOR and SPICE, and the word splitting they share, are Java programs and not here.
     """
-    documents: Counter[tuple[str, ...]] = Counter(gram for text in truth for gram in set(ngrams(text)))
-    log_size = math.log(max(len(truth), 2))
+    documents = Counter(gram for captions in right for gram in {gram for text in captions for gram in ngrams(text)})
+    log_size = math.log(max(len(right), 2))
 
     def weights(text: str) -> list[dict[tuple[str, ...], float]]:
         by_length: list[dict[tuple[str, ...], float]] = [{}, {}, {}, {}]
@@ -48,15 +62,19 @@ def cider_d(predicted: Sequence[str], truth: Sequence[str]) -> np.ndarray:
             by_length[len(gram) - 1][gram] = count * (log_size - math.log(max(1, documents[gram])))
         return by_length
 
-    scores = []
-    for guess, right in zip(predicted, truth, strict=True):
+    def likeness(guess: str, caption: str) -> float:
         similarity = 0.0
-        for g, r in zip(weights(guess), weights(right), strict=True):
+        for g, r in zip(weights(guess), weights(caption), strict=True):
             norm = math.sqrt(sum(w * w for w in g.values())) * math.sqrt(sum(w * w for w in r.values()))
             clipped = sum(min(w, r[gram]) * r[gram] for gram, w in g.items() if gram in r)
             similarity += clipped / norm if norm else 0.0
-        gap = len(guess.split()) - len(right.split())
-        scores.append(100 * 10 * similarity / 4 * math.exp(-(gap**2) / (2 * 6**2)))
+        gap = len(guess.split()) - len(caption.split())
+        return 100 * 10 * similarity / 4 * math.exp(-(gap**2) / (2 * 6**2))
+
+    scores = []
+    for guess, captions in zip(predicted, right, strict=True):
+        given = sum(captions.values())
+        scores.append(sum(times * likeness(guess, caption) for caption, times in captions.items()) / given)
     return np.array(scores)
 
 

@@ -156,7 +156,7 @@ class Pretraining:
     def loss(self, model: OFA, head: PatchHead, batch: tuple[Tensor, PatchLabels, Tensor, Batch]) -> dict[str, Tensor]:
         images, labels, index, text = batch
         features = model.features(images)  # B C h w
-        patches = model.encoder.embed_image(features)  # B N d
+        patches = model.encoder.embed_image(model.encoder.patches(features))  # B N d
         encoded = model.encode(text.source, features[index], None, None)
         states = model.decode_states(text.decoder, encoded, None)
         on = text.target != PAD
@@ -204,7 +204,7 @@ class Pretraining:
                 boxes = [self.tokenizer.coordinates(ids, digits.S) for ids in found]
                 right = metrics.hits(boxes, [item.box for item in items if item.box is not None])
             else:
-                right = metrics.matches([self.tokenizer.decode(ids) for ids in found], [item.answer for item in items])
+                right = metrics.credits([self.tokenizer.decode(ids) for ids in found], [item.right for item in items])
             scores[name] = float(right.mean())
         model.train()
         return scores

@@ -3,22 +3,49 @@
 B batch, S source tokens, T decoder tokens.
 
     source    <s> instruction </s>
-    decoder   <s> [instruction, if prompt_type is prev_output] answer
+    decoder   <s> [instruction, if prompt_type is prev_output; with its </s>, if it is src] answer
     target              <pad> under the repeated instruction,  answer </s>
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mmprompt.digits import S
 from mmprompt.ofa import BOS, EOS, PAD
-from mmprompt.tokens import Tokenizer
-from mmprompt.world import Item
+from mmprompt.tokens import Vocabulary
+
+
+class Item(Protocol):
+    """What is said about one image, whatever it comes from."""
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The texts for a template."""
+
+    @property
+    def answer(self) -> str:
+        """What is trained on; nothing if it is the box."""
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """x0 y0 x1 y1 in pixels of the image as it came."""
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Pixels that location tokens span, across and down."""
+
+    @property
+    def right(self) -> Mapping[str, float]:
+        """Answers that score, and how much: 1 is full marks."""
+
+    @property
+    def weight(self) -> float:
+        """Of its loss."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +54,7 @@ class Sample:
     start: list[int]  # what the decoder reads before it answers
     answer: list[int]  # without </s>
     text: str  # the answer as text
+    weight: float  # of its loss
 
 
 @dataclass(frozen=True)
@@ -35,6 +63,7 @@ class Batch:
     start: Tensor  # B .
     decoder: Tensor  # B T
     target: Tensor  # B T
+    weight: Tensor | None  # B, of each example's loss; None: all the same
 
     @property
     def answer_tokens(self) -> int:
@@ -42,19 +71,24 @@ class Batch:
         return int((self.target != PAD).sum())
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(tensor.to(device) for tensor in vars(self).values()))
+        weight = None if self.weight is None else self.weight.to(device)
+        source, start, decoder, target = (
+            part.to(device) for part in (self.source, self.start, self.decoder, self.target)
+        )
+        return Batch(source, start, decoder, target, weight)
 
 
-def encode(item: Item, template: str, prompt_type: str, tokenizer: Tokenizer) -> Sample:
+def encode(item: Item, template: str, prompt_type: str, tokenizer: Vocabulary) -> Sample:
     """Fills the template with the item's words. A box becomes four location tokens: the answer, or the {region} asked about."""
     fields, answer = dict(item.fields), item.answer
     if item.box is not None:
-        bins = " ".join(tokenizer.bin(coordinate, S) for coordinate in item.box)
+        bins = " ".join(map(tokenizer.bin, item.box, item.extent * 2))
         fields = fields | {"region": bins}
         answer = answer or bins
     instruction = tokenizer.encode(template.format(**fields))
-    start = [BOS, *instruction] if prompt_type == "prev_output" else [BOS]
-    return Sample([BOS, *instruction, EOS], start, tokenizer.encode(answer), answer)
+    source = [BOS, *instruction, EOS]
+    start = {"none": [BOS], "src": source, "prev_output": source[:-1]}[prompt_type]
+    return Sample(source, start, tokenizer.encode(answer), answer, item.weight)
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
@@ -64,7 +98,9 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
+    weights = [sample.weight for sample in samples]
     return Batch(
+        weight=None if set(weights) == {1.0} else torch.tensor(weights),
         source=pad([sample.source for sample in samples]),
         start=pad([sample.start for sample in samples]),
         decoder=pad([[*sample.start, *sample.answer] for sample in samples]),
@@ -74,6 +110,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 def preprocess(images: Tensor, size: int) -> Tensor:
     """Raw pixels B S S 3 uint8 to B 3 size size: resized without regard to aspect, mean 0.5, deviation 0.5 (facts 5.5)."""
-    pixels = images.permute(0, 3, 1, 2).float() / 255
+    pixels = images.permute(0, 3, 1, 2).float() / 255  # those of files have this size already; then nothing is resized
     resized = torch.nn.functional.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False)
     return ((resized - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)

@@ -25,6 +25,12 @@ class Item:
     fields: dict[str, str]
     answer: str
     box: tuple[float, float, float, float] | None = None  # x0 y0 x1 y1
+    extent = (float(S), float(S))  # pixels that location tokens span
+    weight = 1.0  # of its loss
+
+    @property
+    def right(self) -> dict[str, float]:
+        return {self.answer: 1.0}
 
 
 # --------------------------------------------------------------------------------------------------------------- phrases

@@ -1,0 +1,93 @@
+"""OFA's files in small: a folder as conf/task/ expects it, with real images and a byte-level BPE in GPT-2's format."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.torch import save_file
+from tokenizers.pre_tokenizers import ByteLevel
+
+from mmprompt.config import Model
+from mmprompt.ofa import OFA
+from mmprompt.official import official_name
+
+BINS = 50
+# What is joined, in this order: " yes" is one piece, " the" is two, anything else is its bytes.
+MERGES = [("Ġ", "y"), ("Ġy", "e"), ("Ġye", "s"), ("Ġ", "n"), ("Ġn", "o"), ("Ġ", "t"), ("h", "e")]
+SIZES = [(30, 20), (17, 41), (64, 64), (33, 7)]  # width, height
+VOCABULARY = 4 + 256 + len(MERGES) + 2 + 1 + BINS  # made-up words, <mask>
+MODEL = [f"model.vocab_size={VOCABULARY}", f"model.num_bins={BINS}", "model.max_positions=400"]
+FEW = ["optim.steps=4", "optim.batch_size=4", "optim.micro_batch=2", "optim.validate_every=2", "prompt.length=4"]
+ANSWERS = ["yes", "no", "a red bus", "café"]
+
+
+def image(size: tuple[int, int], kind: str = "JPEG", mode: str = "RGB", seed: int = 0) -> str:
+    """A coloured ramp, as url-safe base64 of a file."""
+    width, height = size
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    pixels = np.stack([x, y, np.full_like(x, 40 * seed % 256)], -1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, kind)
+    return base64.urlsafe_b64encode(file.getvalue()).decode()
+
+
+def rows(task: str, n: int) -> list[list[str]]:
+    pictures = [image(SIZES[i % 4], ["JPEG", "PNG"][i % 2], ["RGB", "L", "RGB", "RGBA"][i % 4], i) for i in range(n)]
+    if task.startswith("refcoco"):
+        boxes = [f"{w / 5},{h / 4},{w / 2},{h}" for w, h in (SIZES[i % 4] for i in range(n))]
+        return [[str(i), f"i{i}", f"The left-most <person> né {i}", boxes[i], pictures[i]] for i in range(n)]
+    if task == "snli_ve":
+        labels = ["contradiction", "entailment", "neutral"]
+        return [[str(i), f"i{i}", pictures[i], f"It is {i}.", "A caption", labels[i % 3]] for i in range(n)]
+    if task == "coco_caption":
+        return [[str(i), f"i{i}", f"A bus, the {i}th.", "car&&bus", pictures[i]] for i in range(n)]
+    given = ["1.0|!+yes", "0.6|!+no&&0.3|!+yes", "0.9|!+café", "0.3|!+yes&&1.0|!+a red bus"]
+    return [[str(i), f"i{i}", f"Is it {i}?", given[i % 4], "car&&red bus", pictures[i]] for i in range(n)]
+
+
+def write(file: Path, lines: Sequence[Sequence[str]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+
+
+FILES = {
+    "refcoco": [f"refcoco_data/refcoco_{split}.tsv" for split in ("train", "val", "testA", "testB")],
+    "refcoco_plus": [f"refcocoplus_data/refcocoplus_{split}.tsv" for split in ("train", "val", "testA", "testB")],
+    "refcocog": [f"refcocog_data/refcocog_{split}.tsv" for split in ("train", "val", "test")],
+    "snli_ve": [f"snli_ve_data/snli_ve_{split}.tsv" for split in ("train", "dev", "test")],
+    "coco_caption": [f"caption_data/caption_{split}.tsv" for split in ("stage1_train", "val", "test")],
+    "vqa": [f"vqa_data/vqa_{split}.tsv" for split in ("train", "val")],
+}
+
+
+def make(folder: Path, task: str, n: int = 6) -> Path:
+    """All that conf/task/TASK.yaml reads, n examples in each split."""
+    for name in FILES[task]:
+        write(folder / "dataset" / name, rows(task, n))
+    if task == "vqa":
+        table = {answer: number for number, answer in enumerate(ANSWERS)}
+        (folder / "dataset/vqa_data/trainval_ans2label.pkl").write_bytes(pickle.dumps(table))
+    bpe = folder / "utils/BPE"
+    bpe.mkdir(parents=True, exist_ok=True)
+    pieces = [*sorted(ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
+    (bpe / "encoder.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    (bpe / "vocab.bpe").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in MERGES), encoding="utf-8")
+    lines = [
+        f"{number} {1000 - number}" for number in reversed(range(len(pieces)))
+    ]  # by how often they came, not by id
+    (bpe / "dict.txt").write_text("\n".join([*lines, "madeupword0000 0", "madeupword0001 0"]) + "\n")
+    return folder
+
+
+def backbone(model: Model, file: Path) -> Path:
+    """Random weights under official names."""
+    state = OFA(model).state_dict()
+    save_file({official_name(name): t.contiguous() for name, t in state.items() if "num_batches" not in name}, file)
+    return file
