@@ -111,10 +111,13 @@ class Encoder(nn.Module):
         text: Tensor = self.dropout(self.token_norm(embedded + self.types.weight[TEXT]))
         return text  # B S d
 
-    def embed_image(self, features: Tensor) -> Tensor:  # B C h w
-        patches = self.image_proj(features.flatten(2).transpose(1, 2))
+    def patches(self, features: Tensor) -> Tensor:  # B C h w
+        patches: Tensor = self.image_proj(features.flatten(2).transpose(1, 2))
+        return patches  # B N d, row by row
+
+    def embed_image(self, patches: Tensor) -> Tensor:
         image: Tensor = self.dropout(self.image_norm(patches + self.types.weight[IMAGE]))
-        return image  # B N d, row by row
+        return image  # B N d
 
     def positions(self, grid: tuple[int, int] | None, length: int) -> Tensor:
         text = self.token_positions(length)
@@ -159,17 +162,17 @@ class Encoder(nn.Module):
         self,
         embedded: Tensor,
         padding: Tensor,
-        features: Tensor | None,
+        patches: Tensor | None,
+        grid: tuple[int, int] | None,
         image_mask: Tensor | None,
         prefixes: Prefixes | None,
     ) -> Encoded:
-        """embedded B S d; padding B S; features B C h w; image_mask B, False where an example has no image."""
-        x, grid = self.embed_text(embedded), None
-        if features is not None:
-            image, grid = self.embed_image(features), (features.shape[2], features.shape[3])
-            x = torch.cat([image, x], dim=1)  # B U d
+        """embedded B S d; padding B S; patches B N d of this grid; image_mask B, False where an example has no image."""
+        x = self.embed_text(embedded)
+        if patches is not None:
+            x = torch.cat([self.embed_image(patches), x], dim=1)  # B U d
             absent = torch.zeros_like(padding[:, 0]) if image_mask is None else ~image_mask
-            padding = torch.cat([absent[:, None].expand(-1, image.shape[1]), padding], dim=1)  # B U
+            padding = torch.cat([absent[:, None].expand(-1, patches.shape[1]), padding], dim=1)  # B U
         prefixes = prefixes or [None] * len(self.layers)
         prompts = [0 if prefix is None else prefix[0].shape[2] for prefix in prefixes]
         positions, masks = self.masks(grid, embedded.shape[1], prompts)
@@ -265,7 +268,10 @@ class OFA(nn.Module):
         self, tokens: Tensor, features: Tensor | None, image_mask: Tensor | None, prefixes: Prefixes | None
     ) -> Encoded:
         """tokens B S, padded on the right; features None: no images; image_mask None: every example has one."""
-        encoded: Encoded = self.encoder(self.embed(tokens), tokens == PAD, features, image_mask, prefixes)
+        patches, grid = None, None
+        if features is not None:
+            patches, grid = self.encoder.patches(features), (features.shape[2], features.shape[3])
+        encoded: Encoded = self.encoder(self.embed(tokens), tokens == PAD, patches, grid, image_mask, prefixes)
         return encoded
 
     def decode_states(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any, cast
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from mini import MINI, PROMPT, mini_ofa, mini_prompts, official
 from torch import Tensor
 
+from mmprompt.attention import Attention, KeyValue
 from mmprompt.ofa import OFA, PAD
 from mmprompt.prompts import Prefix, Prompts
 
@@ -209,3 +212,69 @@ def test_the_generator_alone_decides_the_initial_prompt() -> None:
     start = first.state_dict()
     assert float(start["encoder.table"].std()) == pytest.approx(0.5, rel=0.15)
     assert float(start["encoder.mlp.2.weight"].std()) == pytest.approx(MINI.init_std, rel=0.05)
+
+
+def attentions(ofa: OFA, prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[Any, ...]]]:
+    """What each self-attention is given (itself, x, keys and values, mask) in the batch with padding, and what comes out."""
+    of = {stack: {id(layer.self_attention) for layer in getattr(ofa, stack).layers} for stack in ("encoder", "decoder")}
+    given: dict[str, list[tuple[Any, ...]]] = {"encoder": [], "decoder": []}
+    attend = Attention.attend
+
+    def look(self: Attention, x: Tensor, key_value: KeyValue, mask: Tensor) -> Tensor:
+        out = attend(self, x, key_value, mask)
+        for stack, ids in of.items():
+            if id(self) in ids:
+                given[stack].append((self, x, key_value, mask, out))
+        return out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Attention, "attend", look)
+        logits_of(ofa, prompts)
+    assert [len(calls) for calls in given.values()] == [3, 2]
+    return given
+
+
+# Where the P vectors of the prompt stand among its T real keys: which of [prompt ; keys] comes first, second, ...
+PLACEMENTS: dict[str, Callable[[list[int], list[int]], list[int]]] = {
+    "permuted": lambda prompt, keys: [*prompt[::-1], *keys],
+    "in the middle": lambda prompt, keys: [*keys[: len(keys) // 2], *prompt, *keys[len(keys) // 2 :]],
+    "at the end": lambda prompt, keys: [*keys, *prompt],
+    "anywhere": lambda prompt, keys: [
+        key for pair in zip_longest(keys[::-1], prompt) for key in pair if key is not None
+    ],
+}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+@torch.no_grad()
+def test_a_prompt_is_a_set_so_where_it_stands_changes_nothing(
+    ofa: OFA, stack: str, placement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefix, middle and end are one method: a prompt's keys have no position bias, so only what is in the prompt counts."""
+    length = PROMPT.length
+    for attention, x, (key, value), mask, out in attentions(ofa, mini_prompts(), monkeypatch)[stack]:
+        order = PLACEMENTS[placement](list(range(length)), list(range(length, key.shape[2])))
+        assert sorted(order) == list(range(key.shape[2])) and order != sorted(order)
+        moved = attention.attend(x, (key[:, :, order], value[:, :, order]), mask[..., order])
+        torch.testing.assert_close(moved, out, rtol=0, atol=1e-5)
+        hidden = torch.isinf(mask)
+        assert bool(hidden.any()) and not bool(hidden[..., :length].any())  # padding, or later tokens
+        assert float(mask[..., :length].abs().max()) == 0 and float(mask[~hidden].abs().max()) > 0.1
+        # What would have shown: another prompt, and keys that leave their bias behind.
+        key, value = key.clone(), value.clone()
+        other = attention.attend(x, (key.index_fill(2, torch.arange(length), 0.5), value), mask)
+        assert float((other - out).abs().max()) > 1e-2
+        behind = attention.attend(x, (key[:, :, order], value[:, :, order]), mask)
+        assert placement == "permuted" or float((behind - out).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@torch.no_grad()
+def test_the_order_of_the_prompts_vectors_changes_no_answer(ofa: OFA, padded: bool) -> None:
+    source, target = (SOURCE, TARGET) if padded else (SOURCE[:, :3], TARGET[:, :3].clamp(min=2))
+    ordered, shuffled = mini_prompts(), mini_prompts()
+    for parameter in shuffled.parameters():
+        parameter.copy_(parameter[torch.tensor([3, 0, 4, 1, 2])])
+    before, after = (logits_of(ofa, prompts, source, target) for prompts in (ordered, shuffled))
+    torch.testing.assert_close(after, before, rtol=0, atol=2e-4)
