@@ -5,54 +5,122 @@ n examples, B batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmprompt import metrics
-from mmprompt.config import RunConfig
-from mmprompt.data import Split
-from mmprompt.digits import S
+from mmprompt.config import Attack, RunConfig, parse
+from mmprompt.data import Split, load, tokenizer
+from mmprompt.data import answers as closed_answers
 from mmprompt.generate import Trie, score_candidates, search
-from mmprompt.tasks import collate
-from mmprompt.tokens import Tokenizer
-from mmprompt.tuned import Tuned, View
+from mmprompt.ofa import Encoded
+from mmprompt.run import as_asked
+from mmprompt.tasks import Batch, collate
+from mmprompt.tuned import Asked, Tuned, View
 
-BATCH = 250
+Answered = Callable[[int], None]
+
+PIXELS = 250 * 96**2  # of a batch's images, about: 250 of the small world's, 10 of 480 pixels a side
 CHUNK = 64  # nodes of the candidates' trie read at once
 BOX_TOKENS = 4  # an answer of the grounding task is exactly four tokens
 
 
 @torch.no_grad()
-def answers(config: RunConfig, tuned: Tuned, split: Split, view: View, examples: int) -> list[list[int]]:
-    """Token ids answered to the first `examples` examples."""
-    task, tokenizer = config.task, Tokenizer(config.model.vocab_size, config.model.num_bins)
+def answers(
+    config: RunConfig,
+    tuned: Tuned,
+    split: Split,
+    view: View,
+    examples: int,
+    attack: Attack | None = None,
+    answered: Answered = lambda count: None,
+) -> list[list[int]]:
+    """Token ids answered to the first `examples` examples. An attack changes what `view` shows: features, or pixels.
+
+    `answered` is told how many there are, after each batch.
+    """
+    task, words = config.task, tokenizer(config.task, config.model)
     device = next(tuned.parameters()).device
-    closed = [tokenizer.encode(answer) for answer in task.answers or []]
+    closed = [words.encode(answer) for answer in closed_answers(task)]
     trie = Trie.of(closed, device) if closed else None
     shortest = BOX_TOKENS if task.family == "grounding" else 1
     longest = task.max_target_tokens if trie is None else trie.longest
     found: list[list[int]] = []
-    for first in range(0, min(examples, len(split)), BATCH):
-        index = np.arange(first, min(first + BATCH, examples, len(split)))
-        text = collate([split.samples[i] for i in index]).to(device)
+    size = config.optim.micro_batch  # of what fits with its gradients; an attack has these as well
+    if attack is None:
+        size = max(size, PIXELS // config.task.image_size**2)
+    for first in range(0, min(examples, len(split)), size):
+        index = np.arange(first, min(first + size, examples, len(split)))
+        text = collate([split.samples[i] for i in index.tolist()]).to(device)
         with tuned.autocast():
-            asked = tuned.ask(text.source, view(index))
+            asked = ask(tuned, text, view(index), attack)
             model = tuned.backbone, asked.encoded, asked.prefixes, text.start
             if trie is not None and task.beam is None:
                 found += [closed[choice] for choice in score_candidates(*model, trie, CHUNK).argmax(1).tolist()]
             else:
                 tokens, _ = search(*model, task.beam or 1, shortest, longest, task.no_repeat_ngram, trie)
                 found += tokens.tolist()
+        answered(len(found))
     return found
 
 
-def example_scores(config: RunConfig, tuned: Tuned, split: Split, view: View, examples: int) -> np.ndarray:
+def ask(tuned: Tuned, text: Batch, seen: Tensor | Encoded, attack: Attack | None) -> Asked:
+    if attack is None:
+        return tuned.ask(text.source, seen)
+    from mmprompt.attack import ask_under_attack
+
+    assert isinstance(seen, Tensor)  # an attack goes through the encoder
+    return ask_under_attack(tuned, text, seen, attack)
+
+
+def evaluate(
+    config: RunConfig, tuned: Tuned, view: View, settings: Mapping[str, Any], answered: Answered = lambda count: None
+) -> np.ndarray:
+    """Score of each example of an evaluation with these settings (`mmprompt.run.evaluations_of`).
+
+    `view`: of its split, and under an attack of that which it changes.
+    """
+    split = load(config.task, config.model, settings["split"])
+    asked = config.model_copy(update={"task": as_asked(config.task, settings)})
+    return example_scores(asked, tuned, split, view, count(config, settings), attack_of(settings), answered)
+
+
+def count(config: RunConfig, settings: Mapping[str, Any]) -> int:
+    """How many examples it asks."""
+    there = len(load(config.task, config.model, settings["split"]))
+    return min(there, settings["examples"]) if "examples" in settings else there
+
+
+def attack_of(settings: Mapping[str, Any]) -> Attack | None:
+    return parse(Attack, {"steps": 1} | settings["attack"]) if "attack" in settings else None  # fgsm has one step
+
+
+def example_scores(
+    config: RunConfig,
+    tuned: Tuned,
+    split: Split,
+    view: View,
+    examples: int,
+    attack: Attack | None = None,
+    answered: Answered = lambda count: None,
+) -> np.ndarray:
     """Score of each of the first `examples` examples under the task's metric (PRIMARY_METRIC of its family)."""
-    tokenizer = Tokenizer(config.model.vocab_size, config.model.num_bins)
-    found = answers(config, tuned, split, view, examples)
+    words = tokenizer(config.task, config.model)
+    found = answers(config, tuned, split, view, examples, attack, answered)
     items = split.items[: len(found)]
     if config.task.family == "grounding":
-        truth = [item.box for item in items if item.box is not None]
-        return metrics.hits([tokenizer.coordinates(ids, S) for ids in found], truth)
-    score = metrics.cider_d if config.task.family == "caption" else metrics.matches
-    return score([tokenizer.decode(ids) for ids in found], [item.answer for item in items])
+        boxes = [in_pixels(words.coordinates(ids, 1.0), item.extent) for ids, item in zip(found, items, strict=True)]
+        return metrics.hits(boxes, [item.box for item in items if item.box is not None])
+    texts, right = [words.decode(ids) for ids in found], [item.right for item in items]
+    if config.task.family == "caption":
+        return metrics.cider_d([metrics.plain(text) for text in texts], right)
+    return metrics.credits(texts, right)
+
+
+def in_pixels(box: Sequence[float] | None, extent: tuple[float, float]) -> list[float] | None:
+    """A box in shares of what location tokens span, in pixels of the image as it came."""
+    return None if box is None else [share * pixels for share, pixels in zip(box, extent * 2, strict=True)]

@@ -4,6 +4,7 @@
     STORE/run/ID/config.json     the canonical JSON whose sha256 is ID; written once
     STORE/run/ID/attempts/N/     one try, and all that it makes: checkpoints, weights.safetensors, evaluations/, wandb/
     STORE/run/ID/result.json     the result; it names the attempt whose files are the run's
+    STORE/run/ID/evaluations/    what later attempts found when they evaluated it; ID.json, each written once
     STORE/cache/                 what frozen backbones made of examples (`mmprompt.cache`); may be deleted at any time
 
 There are no locks. An attempt is claimed by renaming a prepared folder into place, which only one process can do; a result is
@@ -27,21 +28,35 @@ import shutil
 import socket
 import stat
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from mmprompt.config import WORLD_VERSION, ConfigError, Place, RunConfig, parse
-from mmprompt.fingerprint import fingerprint
+from mmprompt.config import WORLD_VERSION, ConfigError, Place, Questions, RunConfig, Task, nearest, parse
+from mmprompt.fingerprint import fingerprint, fingerprints
 
 ROOT = Path(__file__).resolve().parent.parent  # the folder that holds conf/, mmprompt/, sweeps/
 TRAINING_VERSION = 2  # raise when the same settings begin to mean other numbers: every run then gets a new id
 EVALUATION_VERSION = 1
 # key added later -> the value that stands for the time before it; left out of the hash
-NEUTRAL: dict[str, Any] = {"task.beam": None, "task.no_repeat_ngram": None, "precision": "float32"}
+NEUTRAL: dict[str, Any] = {
+    "task.beam": None,
+    "task.no_repeat_ngram": None,
+    "precision": "float32",
+    "prompt": None,  # of a run by another method
+    "finetune": None,
+    "bitfit": None,
+    "adapter": None,
+    "lora": None,
+    "optim.smoothing_over": "vocabulary",
+    "optim.drop_worst": 0.0,
+    "optim.drop_worst_after": 0,
+    "optim.ema_decay": None,
+}
+DECODING = ("beam", "no_repeat_ngram")  # those that stand in for the task's
 ID_LENGTH = 16  # hex digits: 64 bits
 CLOCK = 2.0  # seconds by which a process's start may seem to move, when the clock is set
 INTERRUPTED = "interrupted: "  # how the error of an attempt begins that nothing was wrong with
@@ -84,6 +99,44 @@ def evaluation_id(run: str, settings: Mapping[str, Any]) -> str:
     return digest(canonical({"run": run, "settings": settings, "evaluation_version": EVALUATION_VERSION}))
 
 
+def is_of_evaluations(key: str) -> bool:
+    """Is it a setting of what finished weights are asked? Its values make more evaluations, and no more runs."""
+    return key.split(".")[0] in Questions.model_fields
+
+
+def evaluations_of(composed: Mapping[str, Any], config: RunConfig) -> dict[str, dict[str, Any]]:
+    """By split, the settings of the evaluations that a composed configuration asks for.
+
+    {"split": ...}, and what makes it another than that of the whole split, without attack, as the task decodes: so what is the
+    same has one spelling. Raises ConfigError for what cannot be meant.
+    """
+    asked = parse(Questions, {key: composed[key] for key in Questions.model_fields})
+    evaluation, attack = asked.evaluation, asked.attack
+    more: dict[str, Any] = {} if evaluation.examples is None else {"examples": evaluation.examples}
+    decoding = {key: value for key in DECODING if (value := getattr(evaluation, key)) is not None}
+    task = as_asked(config.task, decoding)
+    more |= {key: value for key, value in decoding.items() if getattr(task, key) != getattr(config.task, key)}
+    if attack.epsilon > 0:
+        more["attack"] = attack.model_dump(exclude=set() if attack.kind == "pgd" else {"steps"})
+    known = ("train", *config.task.splits)
+    for split in evaluation.splits or ():
+        if split not in known:
+            of = f"task.name={config.task.name} has {', '.join(known)}"
+            raise ConfigError(f"evaluation.splits={split} is not a split of the task{nearest(split, known)}; {of}")
+    return {split: {"split": split} | more for split in evaluation.splits or config.task.splits}
+
+
+def clean(config: RunConfig) -> list[dict[str, Any]]:
+    """The settings of the evaluations that a run has by default."""
+    return [{"split": split} for split in config.task.splits]
+
+
+def as_asked(task: Task, settings: Mapping[str, Any]) -> Task:
+    """The task with the decoding of an evaluation with these settings."""
+    changes = {key: settings[key] for key in DECODING if key in settings}
+    return parse(Task, task.model_dump() | changes) if changes else task
+
+
 def freeze(composed: Mapping[str, Any]) -> tuple[RunConfig, Place]:
     """A composed configuration (plain containers, interpolations resolved) as what is computed, and where.
 
@@ -108,19 +161,50 @@ def checksum_of(place: Place) -> str:
     return fingerprint(file)
 
 
-def config_of(composed: Mapping[str, Any], checksum: str) -> RunConfig:
-    """`tuned`, the rates that optim.lr refers to, is no part of it."""
-    values = {key: value for key, value in composed.items() if key != "tuned" and key not in Place.model_fields}
+def as_written(composed: Mapping[str, Any], checksum: str) -> RunConfig:
+    """A run's settings, but for what the task's files decide. Raises ConfigError.
+
+    `tuned`, the rates that optim.lr refers to, is no part of it, nor is what finished weights are asked.
+    """
+    others = {"tuned", *Questions.model_fields, *Place.model_fields}
+    values = {key: value for key, value in composed.items() if key not in others}
     values["backbone"] = dict(values["backbone"]) | {"checksum": checksum}
     data = dict(values["task"]["data"]) | {"fingerprint": f"digits-{WORLD_VERSION}"}
     values["task"] = dict(values["task"]) | {"data": data}
-    config = parse(RunConfig, values | {"training_version": TRAINING_VERSION})
+    return parse(RunConfig, values | {"training_version": TRAINING_VERSION})
+
+
+def config_of(composed: Mapping[str, Any], checksum: str) -> RunConfig:
+    """A run's settings. Raises ConfigError, also for a file of its task that is not there."""
+    config = as_written(composed, checksum)
+    if config.task.files:
+        found = {"fingerprint": data_checksum(config.task, composed["paths"]["data"])}
+        task = config.task.model_copy(update={"data": config.task.data.model_copy(update=found)})
+        config = config.model_copy(update={"task": task})
     if composed["cache"]["frozen"] == "on" and config.backbone.mode == "train":
         raise ConfigError(
             "cache.frozen=on does not go with backbone.mode=train, where BatchNorm follows the batches and nothing stays as it "
             "was computed; leave cache.frozen at auto, or freeze the backbone with backbone.mode=eval"
         )
     return config
+
+
+def data_folder(place: Place) -> str | None:
+    """An absolute path stays itself."""
+    return None if place.paths.data is None else str(ROOT / place.paths.data)
+
+
+def data_checksum(task: Task, folder: str | None) -> str:
+    """Of the task's files. Raises ConfigError if one is not there."""
+    if folder is None:
+        raise ConfigError(
+            f"task={task.name} reads files, and paths.data=null; give the folder that holds {task.files[0]} and the others, "
+            "for instance paths.data=/data/ofa"
+        )
+    for name in task.files:
+        if not (ROOT / folder / name).is_file():
+            raise ConfigError(f"paths.data={folder} holds no file {name}, which task={task.name} reads")
+    return fingerprints([ROOT / folder / name for name in task.files])
 
 
 def provenance() -> dict[str, Any]:
@@ -162,9 +246,9 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def write_once(path: Path, text: str) -> bool:
+def write_once(path: Path, content: str | bytes | memoryview) -> bool:
     """Put a complete file in place unless one is there. True if it was ours. Raises StoreError if it cannot be written."""
-    return _write(path, text.encode(), os.link)
+    return _write(path, content.encode() if isinstance(content, str) else content, os.link)
 
 
 def write_over(path: Path, content: str | bytes | memoryview) -> None:
@@ -366,8 +450,31 @@ class RunFolder:
     def weights_file(self) -> Path:
         return self.published.weights_file
 
+    @property
+    def evaluations(self) -> Path:
+        """Those that were made after the run had published."""
+        return self.path / "evaluations"
+
     def evaluation_file(self, evaluation: str) -> Path:
-        return self.published.evaluation_file(evaluation)
+        """Of a run that is done: its published attempt's, else that of a later one."""
+        own = self.published.evaluation_file(evaluation)
+        return own if own.exists() else self.evaluations / own.name
+
+    def missing(self, wanted: Collection[str], result: Mapping[str, Any] | None) -> frozenset[str]:
+        """Of these evaluations those that are not there. `result`: the run's, if it has one."""
+        left = frozenset(wanted)
+        if result is not None and left:
+            left -= {*result.get("evaluations", {}).values(), *result.get("evaluated", ())}
+        if result is None or not left:
+            return left
+        try:
+            return left - {name.removesuffix(".json") for name in os.listdir(self.evaluations)}
+        except FileNotFoundError:
+            return left
+
+    def is_done(self, wanted: Collection[str]) -> bool:
+        result = self.result()
+        return result is not None and not self.missing(wanted, result)
 
     def create(self, config: RunConfig) -> None:
         if not self.config_file.exists():
@@ -384,6 +491,14 @@ class RunFolder:
         """All attempts, oldest first."""
         numbers = sorted(int(path.name) for path in (self.path / "attempts").glob("*") if path.name.isdigit())
         return [Attempt(self, number) for number in numbers]
+
+    def attempts_at_hand(self, result: Mapping[str, Any] | None) -> list[Attempt]:
+        """Those at what is left to do. Of a run that has its `result`: those that evaluate, since one of them came to its end."""
+        if result is None:
+            return self.attempts()
+        evaluating = [attempt for attempt in self.attempts() if attempt.evaluates]
+        ended = max((attempt.number for attempt in evaluating if attempt.has_ended), default=0)
+        return [attempt for attempt in evaluating if attempt.number > ended]
 
     def claim(self, number: int, job: Mapping[str, Any]) -> Attempt | None:
         """Attempt `number`, holding `job.json`; None when another process claimed that number first.
@@ -410,13 +525,15 @@ class RunFolder:
     def tries(self) -> int:
         """How many attempts in a row ended in an error, or at a time limit, without getting further than those before them.
 
-        To get further is to leave a further checkpoint: where the next attempt would go on.
+        To get further is to leave a further checkpoint, where the next attempt would go on, or to have made an evaluation.
         """
-        count, furthest = 0, 0
+        count, furthest, is_trained = 0, 0, self.result() is not None
         for attempt in self.attempts():
+            if is_trained and not attempt.evaluates:
+                continue
             step, error = max(attempt.checkpoint_steps, default=0), attempt.error
-            if step > furthest:
-                count, furthest = 0, step
+            if step > furthest or attempt.has_evaluated:
+                count, furthest = 0, max(step, furthest)
             count += error is not None and (not error.startswith(INTERRUPTED) or error.startswith(NEAR_LIMIT))
         return count
 
@@ -434,11 +551,13 @@ class RunFolder:
     def tidy(self, mine: Attempt | None) -> None:
         """Of a done run, removes what nobody will need: checkpoints, what other attempts made, what was left half written.
 
-        Attempts that are still at work, other than `mine`, are left to tidy up themselves.
+        Attempts that are still at work, other than `mine`, are left to tidy up themselves; of those of which nobody here can
+        tell, those that evaluate: they do not end because the run has its result.
         """
         published = self.published
         for attempt in self.attempts():
-            if attempt == mine or not attempt.lives():
+            lives = attempt.lives()
+            if attempt == mine or lives is False or (lives is None and not attempt.evaluates):
                 attempt.sweep()
                 for step in attempt.checkpoint_steps:
                     remove(attempt.checkpoint_file(step))
@@ -466,9 +585,48 @@ class Attempt:
     def job(self) -> dict[str, Any]:
         return json.loads((self.path / "job.json").read_text(encoding="utf-8"))
 
+    @property
+    def evaluates(self) -> bool:
+        """Does it evaluate a run that had its result before, and train nothing?"""
+        return self.job.get("work") == "evaluate"  # attempts of long ago do not say that they train
+
     def lives(self) -> bool | None:
         """Is its process still there? None: nobody here can tell."""
         return lives(self.job)
+
+    @property
+    def end_file(self) -> Path:
+        return self.path / "evaluated.json"
+
+    @property
+    def has_ended(self) -> bool:
+        """Has it, evaluating, done what it was made for? Its process may go on with other runs."""
+        return self.end_file.exists()
+
+    def end(self, facts: Mapping[str, Any]) -> None:
+        """What an attempt that evaluates says last, when all is there."""
+        write_once(self.end_file, json.dumps(facts, indent=1))
+
+    @property
+    def has_evaluated(self) -> bool:
+        """Has it put an evaluation in place?"""
+        progress = self.progress
+        return progress is not None and bool(progress.get("evaluated"))
+
+    @property
+    def claimed(self) -> float:
+        """When it began, in seconds since the epoch."""
+        return (self.path / "job.json").stat().st_mtime
+
+    @property
+    def last_sign(self) -> float:
+        """When it was last heard of at work. Somebody else may have written why it ended, much later: that does not count."""
+        signs = [self.path / "progress.json", *map(self.checkpoint_file, self.checkpoint_steps)]
+        times = [self.claimed]
+        for sign in signs:
+            with contextlib.suppress(FileNotFoundError):
+                times.append(sign.stat().st_mtime)
+        return max(times)
 
     def checkpoint_file(self, step: int) -> Path:
         return self.path / f"checkpoint.{step}.pt"

@@ -1,8 +1,9 @@
 """A batch: what one launch hands to a scheduler. Frozen in STORE/jobs/N/batch.json before anything is submitted.
 
-A job is a list of runs, so that imports and backbone are paid once. Local worker processes share one list, and whoever
-is free takes the next run; a SLURM job has a list of its own. SLURM's jobs go in arrays: the one whose first job is
-number F has its script and logs in STORE/jobs/N/F/, and the name `NAME.F`, so that a job of it is number F + its task.
+A job is a list of runs, with the evaluations that they shall have, so that imports and backbone are paid once. Local worker
+processes share one list, and whoever is free takes the next run; a SLURM job has a list of its own. SLURM's jobs go in arrays:
+the one whose first job is number F has its script and logs in STORE/jobs/N/F/, and the name `NAME.F`, so that a job of it is
+number F + its task.
 
 Batches are numbered. A launch looks at all there are, decides, and puts its own in place as the next one: if another
 launch was faster, that number is taken, and it looks again. So every decision knows those before it, and there are no locks.
@@ -23,11 +24,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmprompt.config import Cluster
-from mmprompt.run import ROOT, Attempt, Store, StoreError, drafted, this_process, who, write_once
+from mmprompt.run import (
+    ROOT,
+    Attempt,
+    Store,
+    StoreError,
+    data_folder,
+    drafted,
+    evaluation_id,
+    this_process,
+    who,
+    write_once,
+)
 from sweeps import snapshot
 
 if TYPE_CHECKING:  # it brings Hydra, which the verbs after a launch do without
-    from sweeps.manifest import Expanded
+    from sweeps.manifest import Expanded, Settings
 
 Kind = Literal["local", "slurm"]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # variables
@@ -72,6 +84,16 @@ class Batch:
     def jobs(self) -> list[list[str]]:
         """The runs of each job."""
         return [[run for part in parts for run in part["runs"]] for parts in self.frozen["jobs"]]
+
+    @cached_property
+    def _asked(self) -> dict[str, list[dict[str, Any]]]:
+        """By run, the settings of the evaluations that it shall have; batches of long ago do not say it."""
+        parts = [part for parts in self.frozen["jobs"] for part in parts]
+        return {run: part.get("evaluations", []) for part in parts for run in part["runs"]}
+
+    def wanted(self, run: str) -> frozenset[str]:
+        """The evaluations that its jobs see to of this run."""
+        return frozenset(evaluation_id(run, settings) for settings in self._asked.get(run, ()))
 
     @property
     def arrays(self) -> dict[int, str]:
@@ -131,6 +153,14 @@ def _read(file: Path) -> dict[str, Any] | None:
     return values
 
 
+def wanted(batches: Iterable[Batch], runs: Iterable[str]) -> dict[str, frozenset[str]]:
+    """By run, the evaluations that these batches see to."""
+    found: dict[str, frozenset[str]] = dict.fromkeys(runs, frozenset())
+    for batch in batches:
+        found |= {run: found[run] | batch.wanted(run) for job in batch.jobs for run in job if run in found}
+    return found
+
+
 def log_of(attempt: Attempt) -> Path | None:
     """What the job of an attempt printed as errors; None of a run that was started by hand, or before that was written down."""
     log: str | None = attempt.job.get("log")
@@ -181,11 +211,14 @@ def freeze(
     copy = snapshot.take(ROOT, store)
 
     def parts(runs: Iterable[str]) -> Iterator[dict[str, Any]]:
-        for backbone, group in itertools.groupby(runs, key=lambda run: expanded.backbones[run]):
+        def alike(run: str) -> tuple[Path, list[Settings]]:
+            return expanded.backbones[run], list(expanded.wanted[run].values())
+
+        for (backbone, evaluations), group in itertools.groupby(runs, key=alike):
             where = {"backbone": str(snapshot.inside(backbone, ROOT, copy)), "gpus": place.cluster.gpus}
             where |= {"checkpoint_every": place.cluster.checkpoint_every, "cache": place.cache.model_dump()}
-            where |= {"stage": place.data.stage, "tracking": place.tracking.model_dump()}
-            yield {"where": where, "runs": list(group)}
+            where |= {"data": data_folder(place), "stage": place.data.stage, "tracking": place.tracking.model_dump()}
+            yield {"where": where, "runs": list(group), "evaluations": evaluations}
 
     number = int(after[-1].id) + 1 if after else 1
     batch = Batch(store.jobs / str(number))

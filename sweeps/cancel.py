@@ -19,7 +19,7 @@ from pathlib import Path
 from mmprompt.config import nearest
 from mmprompt.run import Store, StoreError, lives, who
 from sweeps import scheduler
-from sweeps.batch import Batch, batches
+from sweeps.batch import Batch, batches, wanted
 from sweeps.launched import find_run, names, read, store_at
 from sweeps.outlook import count
 from sweeps.screen import agreed
@@ -117,15 +117,16 @@ def look(store: Store, asked: Sequence[str], state: str | None) -> Found:
     queued, found = queue(store, asked, known), Found()
     holders = [*_jobs(known, queued, asked), *_launches(store, known, set(asked))]
     held = {run for holder in holders for run in holder.runs}
-    known_states = states(store, sorted(held.union(asked)), queued)
+    of_interest = sorted(held.union(asked))
+    known_states = states(store, of_interest, queued, wanted([holder.batch for holder in holders], of_interest))
     seen: dict[str, str] = {run: one.name for run, one in known_states.items()}
     for holder in holders:
         if not holder.batch.is_slurm:
             seen |= {run: "queued" for run in holder.runs if _is_ahead(known_states[run], holder.batch)}
-    wanted = {run for run in asked if seen[run] not in OVER and state in (None, seen[run])}
+    meant = {run for run in asked if seen[run] not in OVER and state in (None, seen[run])}
     for holder in holders:
         rest = [run for run in holder.runs if seen[run] not in OVER]
-        mine, others = [run for run in rest if run in wanted], [run for run in rest if run not in wanted]
+        mine, others = [run for run in rest if run in meant], [run for run in rest if run not in meant]
         problem = holder.problem or (others and f"{holder.name} also holds {_listed(others)}; name all to cancel it")
         if mine and problem:
             found.stays.setdefault(problem, []).extend(mine)
@@ -134,7 +135,7 @@ def look(store: Store, asked: Sequence[str], state: str | None) -> Found:
         elif mine:
             found.launches[holder.batch] = mine
     for run in asked:
-        if run in wanted - held and seen[run] in ("running", "lost?"):
+        if run in meant - held and seen[run] in ("running", "lost?"):
             found.stays.setdefault(_process(known_states[run]), []).append(run)
     return found
 
@@ -148,7 +149,7 @@ def _process(state: State) -> str:
 def _is_ahead(state: State, batch: Batch) -> bool:
     """Will a local launch that lives come to this run?"""
     has_failed = state.name == "failed" and state.attempt is not None and state.attempt.job["batch"] != batch.id
-    return state.name == "to do" or has_failed
+    return state.name in ("to do", "to evaluate") or has_failed
 
 
 def _jobs(known: Sequence[Batch], queued: Queue, asked: Iterable[str]) -> Iterator[Holder]:
@@ -185,8 +186,8 @@ def _listed(runs: Sequence[str]) -> str:
 
 def _wait_for_launches(store: Store, asked: Iterable[str]) -> None:
     """A launch that is submitting has jobs that have no id yet."""
-    wanted, began = set(asked), time.monotonic()
-    mine = [batch for batch in batches(store) if batch.is_slurm and any(wanted.intersection(job) for job in batch.jobs)]
+    meant, began = set(asked), time.monotonic()
+    mine = [batch for batch in batches(store) if batch.is_slurm and any(meant.intersection(job) for job in batch.jobs)]
     if any(map(scheduler.is_submitting, mine)):
         print("a launch is submitting; waiting for it", flush=True)
     while any(map(scheduler.is_submitting, mine)) and time.monotonic() - began < HANDING_OVER:

@@ -22,7 +22,7 @@ from mmprompt.run import INTERRUPTED, Attempt, Store, lives
 from sweeps.accounts import Ended, ended
 from sweeps.batch import Batch, batches, log_of
 from sweeps.node import BEGINS
-from sweeps.state import AT_ONCE, SILENT, State
+from sweeps.state import AT_ONCE, OPEN, SILENT, State
 
 Cause = Literal["error", "out of memory", "time limit", "preempted", "node lost", "cancelled", "killed", "not begun"]
 WORDS: dict[str, Cause] = {  # as they are typed
@@ -90,7 +90,7 @@ def failures(
 
     `known`: the batches there are.
     """
-    stopped = [run for run in runs if states[run].name in ("failed", "to do")]
+    stopped = [run for run in runs if states[run].name in OPEN]
     handed = Handed(store, stopped, known if known is not None else batches(store) if stopped else ())
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = dict(zip(stopped, pool.map(lambda run: handed.ends(run, states[run].attempt), stopped), strict=True))

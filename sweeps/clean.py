@@ -1,7 +1,7 @@
 """`python -m sweeps clean`: what nobody needs any more, and its size; after one question it is gone.
 
-Never: settings, results, manifests, what the published attempt of a run made besides checkpoints; anything of a run that is
-queued, at work, or of which nobody can tell; `batch.json`, so that no batch's number comes twice.
+Never: settings, results, manifests, what the published attempt of a run made besides checkpoints, evaluations that were made
+later; anything of a run that is queued, at work, or of which nobody can tell; `batch.json`, so that no batch's number comes twice.
 A launch may come at any time. What it needs is there already and newer than a day, but for a copy of our code that it
 chooses to use again: such a copy is first put aside, and put back if that has just happened.
 """
@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmprompt.run import Attempt, RunFolder, Store, draft_of, lives, remove
-from sweeps.batch import Batch, batches
+from sweeps.batch import Batch, batches, wanted
 from sweeps.cost import volume
 from sweeps.launched import store_at
 from sweeps.outlook import count
 from sweeps.screen import agreed
-from sweeps.state import Queue, State, queue, states
+from sweeps.state import OPEN, Queue, State, queue, states
 from sweeps.workers import at_work, folder_of
 
 DAY = 86_400.0  # seconds after which what was being written belongs to nobody
@@ -52,7 +52,7 @@ def clean(runs: Path, days: int, cache: bool) -> int:
     known = batches(store)
     ids = sorted(store.runs() | {run for batch in known for job in batch.jobs for run in job})
     queued = queue(store, ids)
-    seen = states(store, ids, queued)
+    seen = states(store, ids, queued, wanted(known, ids))
     open_batches = {batch.id for batch in known if is_open(batch, seen, queued)} | _of_workers(store)
     found = [*of_runs(store, seen, queued), *of_batches(store, known, open_batches, days)]
     found += of_code(store, known, open_batches, days)
@@ -72,7 +72,7 @@ def clean(runs: Path, days: int, cache: bool) -> int:
 
 def of_runs(store: Store, seen: dict[str, State], queued: Queue) -> Iterator[Found]:
     """Nothing of a run that a job may still hold, be it done or not."""
-    free = [run for run, state in seen.items() if state.name in ("done", "failed", "to do") and run not in queued.jobs]
+    free = [run for run, state in seen.items() if state.name in ("done", *OPEN) and run not in queued.jobs]
 
     def some(runs: Sequence[str]) -> list[Found]:
         return [one for run in runs for one in of_run(store.run(run), seen[run])]
@@ -82,13 +82,13 @@ def of_runs(store: Store, seen: dict[str, State], queued: Queue) -> Iterator[Fou
 
 
 def of_run(folder: RunFolder, seen: State) -> Iterator[Found]:
-    yield from drafts(folder.path, folder.path / "attempts")
+    yield from drafts(folder.path, folder.path / "attempts", folder.evaluations)
     for attempt in folder.attempts():
         is_published = seen.result is not None and seen.result["attempt"] == attempt.number
         if is_published or is_over(attempt):
             if not is_published:
                 yield from drafts(attempt.path, attempt.evaluations)
-            if seen.name == "done":
+            if seen.result is not None:
                 files = [attempt.checkpoint_file(step) for step in attempt.checkpoint_steps]
                 files += [attempt.weights_file, *attempt.evaluations.glob("[!.]*")] if not is_published else []
                 yield from ((ATTEMPTS, file) for file in files if file.exists())
@@ -96,7 +96,7 @@ def of_run(folder: RunFolder, seen: State) -> Iterator[Found]:
 
 def is_over(attempt: Attempt) -> bool:
     """Of a run that no job of SLURM holds. Whether a process lives on another host, nobody here can tell."""
-    if attempt.error is not None:
+    if attempt.error is not None or attempt.has_ended:
         return True
     lives = attempt.lives()
     return lives is False or (lives is None and attempt.job["scheduler"] == "slurm")

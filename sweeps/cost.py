@@ -1,22 +1,24 @@
 """What runs will take, as finished runs of their kind tell: time, GPU-hours, disk. Nothing is guessed where none is finished.
 
 A kind is a model, a task and a method, on a GPU or not. Finished runs of the sweep at hand tell, else a sample of the store's.
+What an evaluation takes is told by those of its kind: of the same split, decoded and attacked in the same way with whatever budget.
 """
 
 from __future__ import annotations
 
 import contextlib
 import heapq
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, median
 from typing import Any
 
 from mmprompt.config import Cluster, RunConfig
-from mmprompt.run import Attempt, RunFolder, Store
+from mmprompt.run import Attempt, RunFolder, Store, canonical
 from sweeps.state import State
 
 LOOKED_INTO = 1000  # run folders, for kinds of which the sweep has not finished any
@@ -24,9 +26,11 @@ ENOUGH = 16  # finished runs of a kind, of which each is looked at
 AT_ONCE = 16  # folders that are looked into together
 STATES = 4  # of the size of the trainable parameters: themselves, the best so far, and AdamW's two moments
 KEPT = 3  # checkpoints of a run at work: two, and one that is being written
+PASS = 20e3, 8  # bytes and files of an attempt that evaluates, and for each evaluation
 TRY = "try `launch --limit 1`"
 
 Kind = tuple[str, str, str]
+Settings = Mapping[str, Any]  # of an evaluation
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,26 @@ class Told:
     """What finished runs tell of a kind."""
 
     seconds: float  # of training, per example
-    rest: float  # seconds before and after it
+    rest: float  # seconds before and after it, less those of evaluations, where these say what they took
+    evaluations: Mapping[str, float]  # seconds that they took, by their kind
     bytes: float  # that a finished run leaves
     files: float
     checkpoints: float  # bytes that a run needs besides while it is at work
 
-    def of(self, config: RunConfig) -> float:
-        """Seconds that a run with these settings takes."""
-        return self.rest + self.seconds * config.optim.steps * config.optim.batch_size
+    def training(self, config: RunConfig) -> float:
+        """Seconds that it takes with these settings."""
+        return self.seconds * config.optim.steps * config.optim.batch_size
+
+    def evaluating(self, settings: Iterable[Settings]) -> float | None:
+        """Seconds that these evaluations take. Of clean ones that do not say it, `rest` has them."""
+        took = [self.evaluations.get(like(one), 0.0 if one.keys() == {"split"} else None) for one in settings]
+        known = [one for one in took if one is not None]
+        return sum(known) if len(known) == len(took) else None
+
+    def evaluated(self, count: int) -> Told:
+        """What is told of a trained run that lacks so many evaluations."""
+        bytes, files = PASS
+        return replace(self, bytes=bytes * (count + 1), files=files + 2 * count, checkpoints=0.0)
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,8 @@ class Cost:
 
     def __str__(self) -> str:
         if self.hours is None:
-            return f"{self.unit} unknown, no run of their kind is finished; {TRY}"
+            what = "finished run of their kind was asked the same" if self.finished else "run of their kind is finished"
+            return f"{self.unit} unknown, no {what}; {TRY}"
         told = f"as {self.finished} finished run{'s' if self.finished != 1 else ''} of their kind took"
         unknown = len(self.seconds) - len(self.known)
         more = f"; {unknown} more runs are of a kind that was never finished, unknown, {TRY}" if unknown else ""
@@ -102,11 +119,12 @@ class Cost:
 def cost(
     store: Store,
     configs: Mapping[str, RunConfig],
+    wanted: Mapping[str, Mapping[str, Settings]],
     states: Mapping[str, State],
     to_do: Sequence[str],
     cluster: Cluster,
 ) -> Cost:
-    """Of the runs that are to do; `configs` and `states` are of the whole sweep."""
+    """Of the runs that are to do; `configs`, `wanted`, their evaluations by id, and `states` are of the whole sweep."""
     on_gpu = cluster.gpus > 0 and os.environ.get("MMPROMPT_FAKE_GPUS") != "1"  # there a CPU stands in for it
     found: dict[Kind, list[Finished]] = {kind_of(configs[run]): [] for run in to_do}
     for run, seen in states.items():
@@ -117,14 +135,28 @@ def cost(
             )
     _look_elsewhere(store, {kind: there for kind, there in found.items() if not there}, on_gpu)
     told = {kind: tell(there) if there else None for kind, there in found.items()}
-    by_run = {run: told[kind_of(configs[run])] for run in to_do}
-    seconds = {run: one.of(configs[run]) if one else None for run, one in by_run.items()}
+    by_run: dict[str, Told | None] = {}
+    seconds: dict[str, float | None] = {}
+    for run in to_do:
+        one, config, seen = told[kind_of(configs[run])], configs[run], states[run]
+        by_run[run], seconds[run] = one, None
+        if one is not None:
+            missing = [settings for id, settings in wanted[run].items() if id in seen.missing]
+            asking, training = one.evaluating(missing), 0.0 if seen.result else one.training(config)
+            seconds[run] = one.rest + training + asking if asking is not None else None
+            by_run[run] = one.evaluated(len(missing)) if seen.result else one
     unit = "GPU-hours" if cluster.gpus else "CPU-core-hours"
     return Cost(seconds, by_run, sum(map(len, found.values())), cluster.gpus or cluster.cpus, unit)
 
 
 def kind_of(config: RunConfig) -> Kind:
     return config.model.name, config.task.name, config.method
+
+
+def like(settings: Settings) -> str:
+    """The kind of an evaluation."""
+    attack = {"attack": {key: value for key, value in settings.get("attack", {}).items() if key != "epsilon"}}
+    return canonical({**settings, **attack})
 
 
 def is_on_gpu(result: Mapping[str, Any]) -> bool:
@@ -157,20 +189,38 @@ def _finished(folder: RunFolder) -> tuple[Kind, Finished] | None:
 def tell(there: Sequence[Finished]) -> Told:
     some = there[:: max(1, len(there) // ENOUGH)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        rests = [rest for rest in pool.map(_rest, some) if rest is not None]
+        asked = list(pool.map(lambda one: list(_evaluations(one)), some))
+        rests = [rest for rest in pool.map(_rest, some, asked) if rest is not None]
         sizes = list(pool.map(lambda one: list(_sizes(one.folder.path)), some))
     parameters = mean(one.result["trainable_parameters"] for one in some)
+    took: dict[str, list[float]] = {}
+    for evaluation in itertools.chain(*asked):
+        took.setdefault(like(evaluation["settings"]), []).append(evaluation["seconds"])
     return Told(
         sum(one.result["seconds"] for one in there) / sum(one.examples for one in there),
         median(rests) if rests else 0.0,
+        {kind: median(seconds) for kind, seconds in took.items()},
         mean(map(sum, sizes)),
         mean(map(len, sizes)),
         4 * parameters * STATES * KEPT,
     )
 
 
-def _rest(one: Finished) -> float | None:
-    """Seconds from the claim to the result that were not training; None of a run that took several attempts."""
+def _evaluations(one: Finished) -> Iterator[dict[str, Any]]:
+    """Those that were made of it, as far as they say what they took: those of long ago do not."""
+    for folder in (Attempt(one.folder, one.result["attempt"]).evaluations, one.folder.evaluations):
+        for file in folder.glob("[!.]*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                evaluation = json.loads(file.read_text(encoding="utf-8"))
+                if "seconds" in evaluation:
+                    yield evaluation
+
+
+def _rest(one: Finished, evaluations: Iterable[Mapping[str, Any]]) -> float | None:
+    """Seconds from the claim to the result that were neither training nor, as far as that is known, evaluation.
+
+    None of a run that took several attempts.
+    """
     attempt = Attempt(one.folder, one.result["attempt"])
     if attempt.number > 1:
         return None
@@ -178,7 +228,8 @@ def _rest(one: Finished) -> float | None:
         began, ended = ((attempt.path / "job.json").stat().st_mtime, one.folder.result_file.stat().st_mtime)
     except FileNotFoundError:
         return None
-    return max(0.0, ended - began - one.result["seconds"])
+    asking = sum(evaluation["seconds"] for evaluation in evaluations if evaluation["attempt"] == attempt.number)
+    return max(0.0, ended - began - one.result["seconds"] - asking)
 
 
 def _sizes(folder: os.PathLike[str] | str) -> Iterator[int]:

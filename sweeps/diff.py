@@ -1,6 +1,7 @@
 """`python -m sweeps diff RUN [RUN]`: which setting, checkpoint or data set makes a run another than one that is finished.
 
-A run's id is a hash of its settings, so what differs in them is why it runs again. What is only recorded never is.
+A run's id is a hash of its settings, so what differs in them is why it runs again. What is only recorded never is, nor is what
+its weights are asked: settings of `evaluation` and `attack` make other evaluations of the same run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmprompt.run import NEUTRAL, RunFolder, Store, StoreError, digest
+from mmprompt.run import NEUTRAL, RunFolder, Store, StoreError, digest, is_of_evaluations
 from sweeps.launched import find_run, label_of, names, read, store_at
 
 MEANS = {
@@ -109,7 +110,8 @@ def planned(store: Store, run: str) -> dict[str, Any]:
         manifest = read(store, name).manifest
         for point in manifest["points"]:
             if point["run"] == run:
-                return {POINT.get(key, key): value for key, value in (manifest["header"] | point["values"]).items()}
+                said = manifest["header"] | point["values"]
+                return {POINT.get(key, key): value for key, value in said.items() if not is_of_evaluations(key)}
     return {}
 
 

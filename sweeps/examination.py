@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.config import Cluster, ConfigError, Place, RunConfig
-from mmprompt.run import ROOT, Store, backbone_file
+from mmprompt.run import ROOT, Store, backbone_file, data_folder
 from sweeps import probe, scheduler, snapshot
 from sweeps.batch import THREADS
 from sweeps.probe import MARK, Finding, bad, good, mine, note
@@ -155,6 +155,7 @@ class Examination(ABC):
             "packages": probe.versions(),
             "cluster": place.cluster.model_dump(),
             "tracking": place.tracking.model_dump(),
+            "data": data_folder(place),
             "stage": place.data.stage,
             "backbone": str(snapshot.inside(backbone_file(place), ROOT, self.code)),
             "checksum": self.settings.checksum,

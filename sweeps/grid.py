@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +18,17 @@ from yaml import YAMLError
 
 from mmprompt.config import ConfigError, Section, nearest, parse
 from sweeps.compose import check
+
+Fact = Literal[
+    "trainable_parameters",
+    "epochs",
+    "epochs_to_99",
+    "seconds",
+    "device_hours",
+    "device_hours_spent",
+    "seconds_per_100",
+    "peak_memory_mb",
+]
 
 
 class Block(Section):
@@ -48,11 +59,24 @@ class Sweep(Section):
     paper: dict[str, str]  # the table and figure that it reproduces
     command: str
     cost: str
-    compare: str  # the axis that the table's rows and the figure's x show
+    # What becomes of it: a table with these rows and a column per task, a figure with these on x and a panel per task.
+    compare: str | list[str]  # the axis that is compared; several: what they say together ("bitfit all") is
+    each: list[str] = Field(
+        default_factory=list
+    )  # axes; compared apart for each: rows of their own, lines of the figure
+    over: str | None = None  # the axis along which each row is followed: columns of the table, x of lines in the figure
+    kept_from: Any = None  # a value of `over`: a second table says which share of the score there is kept
+    curves: bool = False  # the figure shows learning curves
+    facts: list[Fact] = Field(default_factory=list)  # what runs took, as columns
+    splits: list[str] | None = None  # of the table and the figure; null: all that were evaluated but val
     fixed: dict[str, Any] = Field(default_factory=dict)
     grid: list[Block]
     exclude: list[dict[str, Any]] = Field(default_factory=list)
-    baseline: dict[str, Any] | None = None
+    baseline: dict[str, Any] | None = None  # the point whose row the others are measured against
+
+    @property
+    def compared(self) -> list[str]:
+        return [self.compare] if isinstance(self.compare, str) else self.compare
 
     @property
     def axes(self) -> dict[str, list[Any]]:
@@ -72,6 +96,9 @@ class Sweep(Section):
 
     def lacks_baseline(self) -> bool:
         return self.baseline is not None and not any(point.matches(self.baseline) for point in self.points())
+
+    def lacks_kept_from(self) -> bool:
+        return self.over is not None and self.kept_from is not None and self.kept_from not in self.axes[self.over]
 
 
 @dataclass(frozen=True)
@@ -137,8 +164,7 @@ def _check(sweep: Sweep, conf: Path) -> None:
     for fixed in (sweep.fixed, *(block.fixed for block in sweep.grid)):
         for key, value in fixed.items():
             check(key, [value], conf)
-    if sweep.compare not in sweep.axes:
-        raise ConfigError(f"compare={sweep.compare} is not an axis of the grid{nearest(sweep.compare, sweep.axes)}")
+    _check_shown(sweep)
     for row in sweep.exclude:
         if not any(point.matches(row) for point in sweep.all_points()):
             raise ConfigError(f"exclude {_text(row)} matches no point of the grid")
@@ -146,6 +172,27 @@ def _check(sweep: Sweep, conf: Path) -> None:
         raise ConfigError("exclude leaves no point of the grid")
     if sweep.lacks_baseline():
         raise ConfigError(f"baseline {_text(sweep.baseline or {})} matches no point of the grid")
+
+
+def _check_shown(sweep: Sweep) -> None:
+    """What the table and the figure are to show can be shown."""
+    roles = {"compare": sweep.compared, "each": sweep.each, "over": [sweep.over] if sweep.over is not None else []}
+    seen: dict[str, str] = {"task": "always a column", "seed": "always averaged over"}
+    for role, axes in roles.items():
+        for axis in axes:
+            if axis not in sweep.axes:
+                raise ConfigError(f"{role}={axis} is not an axis of the grid{nearest(axis, sweep.axes)}")
+            if axis in seen and (axis, role) != ("seed", "compare"):
+                raise ConfigError(f"{role}={axis} cannot be: {axis} is {seen[axis]}")
+            seen[axis] = f"in {role}"
+    if not sweep.compared:
+        raise ConfigError("compare names no axis")
+    if sweep.over is None and sweep.kept_from is not None:
+        raise ConfigError(f"kept_from={sweep.kept_from} is a value of `over`, which is missing")
+    if sweep.over is not None and sweep.curves:
+        raise ConfigError(f"curves=true and over={sweep.over} both want the figure; there is one per sweep")
+    if sweep.lacks_kept_from():
+        raise ConfigError(f"kept_from={sweep.kept_from} is not a value of {sweep.over}")
 
 
 def _check_block(block: Block) -> None:
@@ -168,13 +215,17 @@ def _check_block(block: Block) -> None:
 def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]]) -> Sweep:
     """The sweep with other values on these axes, in every block; a new key becomes an axis, or is fixed by one value.
 
-    Exclusions and a baseline that the changed grid lacks are dropped. Raises ConfigError for what cannot be meant.
+    Where blocks differ on an axis, as by method, and all its new values are among its old ones, they choose points instead.
+    Exclusions, a baseline and a `kept_from` that the changed grid lacks are dropped. Raises ConfigError for what cannot be meant.
     """
+    chosen = {key: list(values) for key, values in changes.items() if _chooses(sweep, key, values)}
+    blocks = [kept for block in sweep.grid if (kept := _chosen(block, chosen)) is not None]
+    changes = {key: values for key, values in changes.items() if key not in chosen}
     axes = {key: list(values) for key, values in changes.items() if key in sweep.axes or len(values) > 1}
     fixed = {key: values[0] for key, values in changes.items() if key not in axes}
     changed = sweep.model_copy(
         update={
-            "grid": [_changed(block, axes, fixed) for block in sweep.grid],
+            "grid": [_changed(block, axes, fixed) for block in blocks],
             "fixed": {key: value for key, value in sweep.fixed.items() if key not in changes} | fixed,
         }
     )
@@ -184,8 +235,32 @@ def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]]) -> Sweep:
     exclude = [row for row in sweep.exclude if any(point.matches(row) for point in points)]
     changed = changed.model_copy(update={"exclude": exclude})
     if not changed.points():
-        raise ConfigError(f"sweep {sweep.name}: with these overrides, exclude leaves no point of the grid")
-    return changed.model_copy(update={"baseline": None}) if changed.lacks_baseline() else changed
+        raise ConfigError(f"sweep {sweep.name}: with these overrides no point of the grid is left")
+    lost = {"baseline": changed.lacks_baseline(), "kept_from": changed.lacks_kept_from()}
+    return changed.model_copy(update={key: None for key, is_lost in lost.items() if is_lost})
+
+
+def _chooses(sweep: Sweep, key: str, values: Sequence[Any]) -> bool:
+    """Whether an override says which points of an axis to take, on which blocks differ."""
+    differ = any(block.axes.get(key) != sweep.grid[0].axes.get(key) for block in sweep.grid)
+    return differ and all(value in sweep.axes[key] for value in values)
+
+
+def _chosen(block: Block, chosen: Mapping[str, list[Any]]) -> Block | None:
+    """What is left of a block; None: nothing. One that does not vary an axis stays, unless it fixes another value."""
+    if any(block.fixed[key] not in values for key, values in chosen.items() if key in block.fixed):
+        return None
+    product = {key: [value for value in own if value in chosen.get(key, own)] for key, own in block.product.items()}
+    keys = list(block.zip)
+    rows = [
+        row
+        for row in zip(*block.zip.values(), strict=True)
+        if all(value in chosen.get(key, [value]) for key, value in zip(keys, row, strict=True))
+    ]
+    if (keys and not rows) or not all(product.values()):
+        return None
+    zipped = {key: [row[place] for row in rows] for place, key in enumerate(keys)}
+    return Block(product=product, zip=zipped, fixed=block.fixed)
 
 
 def _changed(block: Block, axes: Mapping[str, list[Any]], fixed: Mapping[str, Any]) -> Block:

@@ -1,4 +1,7 @@
-"""A launch: freezes what a sweep asks for, submits the runs that are not done, follows them, and says how it ended."""
+"""A launch: freezes what a sweep asks for, submits the runs that are not done, follows them, and says how it ended.
+
+A run that has its result and lacks an evaluation that the sweep wants is not done: the job that gets it evaluates it, no more.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 from mmprompt.config import ConfigError
 from mmprompt.run import TRIES, Attempt, StoreError, provenance
 from sweeps import manifest, outlook, scheduler
-from sweeps.batch import Batch, freeze, log_of
+from sweeps.batch import Batch, freeze, log_of, wanted
 from sweeps.outlook import Outlook, count, look
 from sweeps.screen import Screen, agreed
 from sweeps.state import bury, last_line
@@ -76,8 +79,12 @@ def _launch_on_slurm(seen: Outlook, about: Mapping[str, Any], wait: bool, retry:
         return _follow(Watch(seen.expanded, runs, None, Again(seen, about).submit), seen)
     if seen.problem:
         print(f"no information from SLURM: {seen.problem}")
-    if seen.named("running", "queued"):
+    busy = seen.named("running", "queued")
+    if busy:
         print("the jobs need nobody here; `status` says how far they are, the same command with --wait follows them")
+    asked = wanted(seen.batches, busy)
+    if short := [run for run in busy if seen.states[run].missing - asked[run]]:
+        print(f"{count(short)} of a launch that wants fewer evaluations; once done, the same command makes the others")
     return _report(seen, [], [])
 
 
@@ -173,7 +180,7 @@ def _follow(watch: Watch, seen: Outlook) -> int:
         raise
     if watch.workers and watch.open:
         print(f"the workers ended before they were at every run; {watch.workers.last_words()}")
-    failed = [run for run in watch.failed if watch.store.run(run).result() is None]  # another launch may have done it
+    failed = [run for run in watch.failed if not _is_done(seen, run)]  # another launch may have done it
     return _report(seen, failed, [*watch.open, *watch.left])
 
 
@@ -225,4 +232,8 @@ def _say_why(seen: Outlook, runs: Sequence[str]) -> None:
 
 
 def _done(seen: Outlook) -> int:
-    return sum(seen.expanded.store.run(run).result() is not None for run in seen.states)
+    return sum(_is_done(seen, run) for run in seen.states)
+
+
+def _is_done(seen: Outlook, run: str) -> bool:
+    return seen.expanded.store.run(run).is_done(seen.expanded.wanted[run])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.config import nearest
-from mmprompt.run import RunFolder, Store, StoreError
+from mmprompt.run import RunFolder, Store, StoreError, is_of_evaluations
 
 SHOWN = 8  # runs, where several are meant
 
@@ -27,6 +27,14 @@ class Launched:
         return list(dict.fromkeys(point["run"] for point in self.manifest["points"]))
 
     @cached_property
+    def wanted(self) -> dict[str, frozenset[str]]:
+        """By run, the evaluations that its points want."""
+        found: dict[str, set[str]] = {run: set() for run in self.runs}
+        for point in self.manifest["points"]:
+            found[point["run"]].update(point["evaluations"].values())
+        return {run: frozenset(some) for run, some in found.items()}
+
+    @cached_property
     def differences(self) -> dict[str, dict[str, str]]:
         points = [(point["run"], point["values"]) for point in self.manifest["points"]]
         return differences(points, self.manifest["axes"])
@@ -40,7 +48,11 @@ class Launched:
 def differences(
     points: Sequence[tuple[str, Mapping[str, Any]]], axes: Mapping[str, Sequence[Any]]
 ) -> dict[str, dict[str, str]]:
-    """By run: what tells it from the others, the axes on which points differ, or that some do not have."""
+    """By run: what tells it from the others, the axes on which points differ, or that some do not have.
+
+    Axes of evaluations are none of them: their points share a run.
+    """
+    axes = {key: values for key, values in axes.items() if not is_of_evaluations(key)}
     varied = [key for key, values in axes.items() if len(values) > 1 or any(key not in values for _, values in points)]
     found: dict[str, dict[str, str]] = {}
     for run, values in points:

@@ -10,17 +10,17 @@ import time
 from pathlib import Path
 
 from mmprompt.run import Attempt, RunFolder, Store, StoreError
-from sweeps.batch import Batch, batches, log_of
+from sweeps.batch import Batch, batches, log_of, wanted
 from sweeps.causes import CLOCKS, Failure, failures, moment, tail
 from sweeps.launched import find_run, label_of, store_at
 from sweeps.node import BEGINS
 from sweeps.scheduler import Job
-from sweeps.state import queue, state
+from sweeps.state import OPEN, queue, state
 
 LINES = 40  # of the end of a log
 POLL = 1.0  # seconds between two looks at what is followed
 SQUEUE = 30.0  # seconds between two questions to SLURM
-OVER = ("done", "failed", "to do")  # states of a run that nobody is at
+OVER = ("done", *OPEN)  # states of a run that nobody is at
 
 
 def logs(run: str, runs: Path, follow: bool, attempt: int | None) -> int:
@@ -58,10 +58,11 @@ class Seen:
     def ask(self) -> None:
         self.batches = batches(self.store)
         self.queue, self._asked = queue(self.store, [self.folder.id], self.batches), time.monotonic()
-        self.state = state(self.folder, self.queue)
+        self.wanted = wanted(self.batches, [self.folder.id])[self.folder.id]
+        self.state = state(self.folder, self.queue, self.wanted)
 
     def again(self) -> None:
-        self.state = state(self.folder, self.queue)
+        self.state = state(self.folder, self.queue, self.wanted)
         if (
             self.state.name in OVER or time.monotonic() - self._asked > SQUEUE
         ):  # it may be over only for what was known before

@@ -1,4 +1,4 @@
-"""The manifest: an expanded sweep, each point with the identity of its run, as frozen at launch.
+"""The manifest: an expanded sweep, each point with the identity of its run and of its evaluations, as frozen at launch.
 
 It is all that `analysis` knows of a sweep.
 """
@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmprompt.config import PRIMARY_METRIC, ConfigError, Place, RunConfig
+from mmprompt.config import PRIMARY_METRIC, ConfigError, Place, Questions, RunConfig, Task
 from mmprompt.run import (
     Store,
     backbone_file,
@@ -22,6 +22,7 @@ from mmprompt.run import (
     config_of,
     default_store,
     evaluation_id,
+    evaluations_of,
     place_of,
     run_id,
     write_over,
@@ -31,17 +32,20 @@ from sweeps.compose import Composer, parse
 from sweeps.grid import Point, Sweep
 from sweeps.launched import differences, label
 
-SPLITS = ("val", "test")
+SHOWN = ("compare", "each", "over", "kept_from", "curves", "facts", "splits")  # what becomes of it: table and figure
 HEADER = ("model", "backbone.mode", "method", "optim.steps", "optim.batch_size")  # what a table's caption must say
+Settings = Mapping[str, Any]  # of an evaluation
 
 
 @dataclass(frozen=True)
 class Expanded:
-    """A sweep as runs. Several points may be one run: settings that mean the same have the same id."""
+    """A sweep as runs. Several points may be one run: settings that mean the same have the same id, and axes of `attack` and
+    `evaluation` make more evaluations of the same runs."""
 
     sweep: Sweep
     overrides: Sequence[str]  # from the command line
     points: list[tuple[str, Point]]  # with the id of its run
+    asked: list[Mapping[str, Settings]]  # of each point, by split, the evaluations that it wants
     configs: dict[str, RunConfig]  # by run, in the order of the points
     backbones: dict[str, Path]  # by run
     place: Place
@@ -61,6 +65,14 @@ class Expanded:
         return {key: grid.distinct(values) for key, values in used.items()}
 
     @cached_property
+    def wanted(self) -> dict[str, dict[str, Settings]]:
+        """By run, the evaluations that its points want, by their ids."""
+        found: dict[str, dict[str, Settings]] = {run: {} for run in self.configs}
+        for (run, _), asked in zip(self.points, self.asked, strict=True):
+            found[run] |= {evaluation_id(run, settings): settings for settings in asked.values()}
+        return found
+
+    @cached_property
     def differences(self) -> dict[str, dict[str, str]]:
         return differences([(run, point.values) for run, point in self.points], self.axes)
 
@@ -75,10 +87,12 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
     sweep = grid.with_overrides(grid.read(name, conf), dict(parse(text, conf) for text in overrides))
     composer = Composer(conf)
     points: list[tuple[str, Point]] = []
+    asked: list[Mapping[str, Settings]] = []
     configs: dict[str, RunConfig] = {}
     backbones: dict[str, Path] = {}
     places: dict[str, tuple[Place, str]] = {}  # by what the settings say of it; with its backbone's checksum
-    known: dict[str, str] = {}  # a point's values -> its run
+    known: dict[str, tuple[str, Mapping[str, Settings]]] = {}  # a point's values -> its run and its evaluations
+    trained: dict[str, tuple[RunConfig, str]] = {}  # all settings but those of evaluations -> their run
     for point in sweep.points():
         composed = composer.compose(point.overrides)
         where = repr([composed.get(key) for key in Place.model_fields])
@@ -87,20 +101,26 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
             places[where] = place, checksum_of(place)
             _check_place(name, next(iter(places.values()))[0], place)
         place, checksum = places[where]
-        config = config_of(composed, checksum)
-        run = run_id(config)
+        rest = repr([checksum, *(value for key, value in composed.items() if key not in Questions.model_fields)])
+        if rest not in trained:
+            config = config_of(composed, checksum)
+            trained[rest] = config, run_id(config)
+        config, run = trained[rest]
+        wants = evaluations_of(composed, config)
         # A table has tasks as columns and averages over seeds: every point says its own, axis or not.
         point = Point({"task": config.task.name, "seed": config.seed} | point.values, point.overrides)
         values = json.dumps(point.values, sort_keys=True)
         if values in known:
-            if known[values] != run:
-                raise ConfigError(f"sweep {name}: two blocks make different runs of {values}; make an axis of it")
+            if known[values] != (run, wants):
+                what = "runs" if known[values][0] != run else "evaluations"
+                raise ConfigError(f"sweep {name}: two blocks make different {what} of {values}; make an axis of it")
             continue
-        known[values] = run
+        known[values] = run, wants
         points.append((run, point))
+        asked.append(wants)
         configs[run], backbones[run] = config, backbone_file(place)
     first, _ = next(iter(places.values()))
-    return Expanded(sweep, overrides, points, configs, backbones, first)
+    return Expanded(sweep, overrides, points, asked, configs, backbones, first)
 
 
 def _check_place(name: str, first: Place, other: Place) -> None:
@@ -122,6 +142,7 @@ def manifest(expanded: Expanded, code: Mapping[str, Any]) -> dict[str, Any]:
         values = {_setting(config, key) for config in configs}
         if len(values) == 1:
             header[key] = values.pop()
+    header |= _asked_alike([settings for asked in expanded.asked for settings in asked.values()])
     return {
         "sweep": sweep.name,
         "claim": sweep.claim,
@@ -129,17 +150,35 @@ def manifest(expanded: Expanded, code: Mapping[str, Any]) -> dict[str, Any]:
         "command": sweep.command + (f' ARGS="{shlex.join(asked)}"' if asked else ""),
         "axes": expanded.axes,
         "baseline": sweep.baseline,
-        "compare": sweep.compare,
-        "tasks": {name: {"family": task.family, "metric": PRIMARY_METRIC[task.family]} for name, task in tasks.items()},
+        **{key: getattr(sweep, key) for key in SHOWN},
+        "tasks": {name: _task(task) for name, task in tasks.items()},
         "header": header,
         "tracking": {"project": expanded.place.tracking.project, "entity": expanded.place.tracking.entity},
         "points": [
-            {"values": point.values, "run": run, "evaluations": {s: evaluation_id(run, {"split": s}) for s in SPLITS}}
-            for run, point in expanded.points
+            {
+                "values": point.values,
+                "run": run,
+                "evaluations": {split: evaluation_id(run, settings) for split, settings in asked.items()},
+            }
+            for (run, point), asked in zip(expanded.points, expanded.asked, strict=True)
         ],
         **code,
         "launched": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def _asked_alike(asked: Sequence[Settings]) -> dict[str, Any]:
+    """What all evaluations have in common that is not as by default; of attacks, what all attacks have."""
+    every = [{f"evaluation.{key}": one[key] for key in one if key not in ("split", "attack")} for one in asked]
+    attacks = [{f"attack.{key}": value for key, value in one["attack"].items()} for one in asked if "attack" in one]
+    if len(attacks) < len(asked):  # without a budget: it is not the same for all
+        attacks = [{key: value for key, value in one.items() if key != "attack.epsilon"} for one in attacks]
+    alike = [one.items() for one in every], [one.items() for one in attacks]
+    return {key: value for rows in alike if rows for key, value in rows[0] if all((key, value) in row for row in rows)}
+
+
+def _task(task: Task) -> dict[str, str]:
+    return {"family": task.family, "metric": PRIMARY_METRIC[task.family], "validation": task.validation}
 
 
 def write(expanded: Expanded, code: Mapping[str, Any]) -> Path:

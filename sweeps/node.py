@@ -78,7 +78,7 @@ def execute(frozen: dict[str, Any], index: int, job: str, log: Path, wanted: Cal
     about = frozen["job"] | {"job": job, "log": str(log.resolve().relative_to(store.resolve()))}
     outcome: dict[str, str] = {}
     for part in frozen["jobs"][index]:
-        outcome |= execute(store, part["runs"], part["where"], about, wanted=wanted)
+        outcome |= execute(store, part["runs"], part["where"], about, None, wanted, part["evaluations"])
     return outcome
 
 

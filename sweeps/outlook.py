@@ -12,11 +12,11 @@ from sweeps import causes
 from sweeps.batch import Batch, Kind, batches, pack
 from sweeps.cost import Cost, cost
 from sweeps.manifest import Expanded, expand
-from sweeps.state import Name, State, queue, states
+from sweeps.state import OPEN, Name, State, queue, states
 from sweeps.workers import places
 
 CONF = ROOT / "conf"
-ORDER: tuple[Name, ...] = ("done", "running", "queued", "lost?", "failed", "to do")
+ORDER: tuple[Name, ...] = ("done", "running", "queued", "lost?", "failed", "to evaluate", "to do")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Outlook:
     expanded: Expanded
     batches: Sequence[Batch]  # all there were when the store was looked at
     states: dict[str, State]  # by run
-    to_do: list[str]  # never tried, interrupted, or failed and worth another try
+    to_do: list[str]  # never tried, interrupted, to evaluate, or failed and worth another try
     left_alone: list[str]  # failed, and not asked for again
     later: int  # runs to do beyond what `--limit` allows
     problem: str  # why SLURM gives no information about some
@@ -35,7 +35,7 @@ class Outlook:
     @cached_property
     def cost(self) -> Cost:
         expanded = self.expanded
-        return cost(expanded.store, expanded.configs, self.states, self.to_do, expanded.place.cluster)
+        return cost(expanded.store, expanded.configs, expanded.wanted, self.states, self.to_do, expanded.place.cluster)
 
     @cached_property
     def jobs(self) -> list[list[str]]:
@@ -50,9 +50,12 @@ class Outlook:
 
     def what(self, kind: Kind) -> str:
         """What would be submitted, in words."""
+        trained = sum(self.states[run].result is not None for run in self.to_do)
+        all_of_them = "to evaluate" if trained == len(self.to_do) else f"({trained} of them to evaluate)"
+        runs = count(self.to_do) + (f" {all_of_them}" if trained else "")
         if kind == "local":
-            return f"{count(self.to_do)}, {min(self.places, len(self.to_do))} at a time in local processes"
-        return f"{count(self.to_do)} in {len(self.jobs)} SLURM jobs of up to {max(map(len, self.jobs))}"
+            return f"{runs}, {min(self.places, len(self.to_do))} at a time in local processes"
+        return f"{runs} in {len(self.jobs)} SLURM jobs of up to {max(map(len, self.jobs))}"
 
     def __str__(self) -> str:
         counts = Counter(seen.name for seen in self.states.values())
@@ -77,14 +80,14 @@ def of(expanded: Expanded, retry: str | None, limit: int | None) -> Outlook:
     follow_mode(store.root)
     there = batches(store)
     queued = queue(store, runs, there)
-    seen = states(store, runs, queued)
+    seen = states(store, runs, queued, expanded.wanted)
     failed = [run for run in runs if seen[run].name == "failed"]
     if retry in (None, "all"):
         left_alone = [run for run in failed if retry is None and store.run(run).tries() >= TRIES]
     else:
         why = causes.failures(store, failed, seen)
         left_alone = [run for run in failed if run not in why or why[run].cause != causes.WORDS[str(retry)]]
-    wanted, alone = {"to do", "failed"} | ({"lost?"} if retry == "all" else set()), set(left_alone)
+    wanted, alone = {*OPEN} | ({"lost?"} if retry == "all" else set()), set(left_alone)
     to_do = [run for run in runs if seen[run].name in wanted and run not in alone]
     first = to_do[:limit] if limit else to_do
     return Outlook(expanded, there, seen, first, left_alone, len(to_do) - len(first), queued.problem)

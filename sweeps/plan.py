@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from mmprompt.config import Cluster
-from mmprompt.run import TRIES
+from mmprompt.run import TRIES, evaluation_id
 from sweeps import scheduler
 from sweeps.cost import volume
 from sweeps.outlook import Outlook, count, look
@@ -29,14 +29,21 @@ def plan(name: str, overrides: Sequence[str], retry: str | None, limit: int | No
 
 
 def _axes(seen: Outlook) -> Iterator[str]:
-    """Of each value how many of its runs are done."""
-    runs: dict[str, dict[str, set[str]]] = {key: defaultdict(set) for key in seen.expanded.axes}
-    for run, point in seen.expanded.points:
+    """Of each value how many of its runs are done, with the evaluations that are asked of them there."""
+    expanded = seen.expanded
+    runs: dict[str, dict[str, dict[str, bool]]] = {key: defaultdict(dict) for key in expanded.axes}
+    for (run, point), asked in zip(expanded.points, expanded.asked, strict=True):
+        state = seen.states[run]
+        is_done = state.name == "done" or (
+            state.result is not None
+            and state.missing.isdisjoint(evaluation_id(run, settings) for settings in asked.values())
+        )
         for key, value in point.values.items():
-            runs[key][str(value)].add(run)
-    done = set(seen.named("done"))
+            those = runs[key][str(value)]
+            those[run] = those.get(run, True) and is_done
     for key, values in runs.items():
-        shown = [f"{value} ({len(done & those)}/{len(those)} done)" for value, those in list(values.items())[:SHOWN]]
+        counts = [(value, those.values()) for value, those in list(values.items())[:SHOWN]]
+        shown = [f"{value} ({sum(those)}/{len(those)} done)" for value, those in counts]
         yield f"{key}: " + ", ".join(shown) + (f", and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
 
 

@@ -27,7 +27,9 @@ from urllib.parse import urlsplit
 MARK = "doctor: "  # how the probe's lines begin: they share the job's log with what the setup lines print
 MINE = "conf/cluster/mine.yaml"
 PYTHON = (3, 11)
-PACKAGES = ("torch", "numpy", "safetensors", "scikit-learn", "pydantic", "psutil", "wandb")  # as pip calls them
+PACKAGES = (  # as pip calls them
+    *("torch", "numpy", "safetensors", "scikit-learn", "pillow", "tokenizers", "pydantic", "psutil", "wandb"),
+)
 CLOCK_NOTE, CLOCK_FAIL = 2.0, 60.0  # seconds by which two clocks may differ
 ENOUGH = 1e9  # bytes free on a node's own disk
 WHEELS = {11: "cu118", 12: "cu126"}  # by the driver's CUDA: builds of torch that run with it
@@ -220,12 +222,19 @@ def scratch(ask: Mapping[str, Any]) -> Iterator[Finding]:
         yield bad("scratch", f"TMPDIR={folder} is not a folder that one may write to", line)
         return
     free = shutil.disk_usage(folder).free
-    size = os.stat(ask["backbone"]).st_size if ask["stage"] and os.path.exists(ask["backbone"]) else 0
+    size = sum(file.stat().st_size for file in reads(ask) if file.exists()) if ask["stage"] else 0
     found = f"{free / 1e9:.1f} GB are free in {folder}"
     if size > free:
         yield bad("scratch", f"{found}, and data.stage=true copies {size / 1e9:.1f} GB there", "data.stage=false")
     else:
         yield (note if free < ENOUGH else good)("scratch", found)
+
+
+def reads(ask: Mapping[str, Any]) -> list[Path]:
+    """The files that a run reads."""
+    from mmprompt.config import RunConfig, parse
+
+    return [Path(ask["backbone"]), *(Path(ask["data"]) / name for name in parse(RunConfig, ask["config"]).task.files)]
 
 
 # What runs need of it
@@ -384,10 +393,11 @@ def reaches(host: str) -> Finding:
 
 def data(ask: Mapping[str, Any]) -> Iterator[Finding]:
     from mmprompt.config import RunConfig, parse
-    from mmprompt.data import load
+    from mmprompt.data import load, locate
 
     config, began = parse(RunConfig, ask["config"]), time.monotonic()
-    split = load(config.task, config.model, "val")
+    locate(config.task, ask["data"], stage=False, cache=None)
+    split = load(config.task, config.model, config.task.validation)
     yield good("data", f"task={config.task.name}: {len(split)} validation examples in {time.monotonic() - began:.1f} s")
 
 

@@ -22,10 +22,11 @@ ORDER: tuple[Name, ...] = (
     "failed",
     "lost?",
     "queued",
+    "to evaluate",
     "to do",
     "done",
 )  # of rows; up to `lost?` all are shown
-COUNTED: tuple[Name, ...] = ("done", "running", "queued", "lost?", "failed", "to do")  # in a sentence
+COUNTED: tuple[Name, ...] = ("done", "running", "queued", "lost?", "failed", "to evaluate", "to do")  # in a sentence
 QUIET = 600.0  # seconds without a word, after which a run at work is suspicious
 
 
@@ -49,6 +50,7 @@ class Line:
     heard: float | None  # when it last said something, in seconds since 1970
     cause: str | None  # why it stopped
     reason: str | None  # of that, or why SLURM lets it wait
+    evaluating: bool = False  # it is trained; what is at hand, or ahead, are evaluations, and the steps are examples
 
     @property
     def done(self) -> float:
@@ -75,6 +77,8 @@ class Line:
             return f"queued ({self.reason})"
         if self.state == "running" and self.step is None:
             return "starting"
+        if self.state == "running" and self.evaluating:
+            return "evaluating"
         if self.state == "running" and self.step == self.steps:
             return "scoring"
         return f"running, silent for {duration(self.silent)}" if self.silent > QUIET else self.state
@@ -104,6 +108,7 @@ class Report:
     lines: Sequence[Line]  # in the order of the manifest
     failures: Mapping[str, Failure]
     waiting: int  # runs to do that a launch on local processes will come to
+    waiting_evaluated: int = 0  # the same of runs to evaluate
 
     @property
     def counts(self) -> dict[Name, int]:
@@ -123,18 +128,29 @@ class Report:
     def left(self) -> float | None:
         """Seconds until what is at work and what waits for it is done; None where that cannot be known.
 
-        What runs, and nothing more, will go on running; a run that waits takes as long as others of the sweep.
+        What runs, and nothing more, will go on running; a run that waits takes as long as others of the sweep, one that is to be
+        evaluated as others that are.
         """
         at_work = [line for line in self.lines if line.state == "running" and line.slurm != "SUSPENDED"]
-        known = [line.left for line in at_work if line.left is not None]
-        took = [line.elapsed for line in self.lines if line.state == "done" and line.elapsed is not None]
-        took = took or [line.elapsed + line.left for line in at_work if line.elapsed and line.left is not None]
-        if not at_work or not took:
+        works = [self._work(at_work, False, self.waiting), self._work(at_work, True, self.waiting_evaluated)]
+        known = [work for work in works if work is not None]
+        if not at_work or len(known) < len(works):
             return None
-        each = sum(took) / len(took)
-        waiting = self.waiting + sum(line.state == "queued" for line in self.lines)
-        work = sum(known) + each * (waiting + len(at_work) - len(known))
-        return max(work / len(at_work), max(known, default=0.0))
+        longest = max((line.left for line in at_work if line.left is not None), default=0.0)
+        return max(sum(known) / len(at_work), longest)
+
+    def _work(self, at_work: Sequence[Line], evaluating: bool, waiting: int) -> float | None:
+        """Seconds of runs to train, or of those to evaluate, one after another."""
+        there = [line for line in at_work if line.evaluating == evaluating]
+        known = [line.left for line in there if line.left is not None]
+        took = [line.elapsed for line in self.lines if line.state == "done" and line.elapsed is not None]
+        if evaluating or not took:
+            took = [line.elapsed + line.left for line in there if line.elapsed and line.left is not None]
+        waiting += sum(line.state == "queued" and line.evaluating == evaluating for line in self.lines)
+        waiting += len(there) - len(known)
+        if waiting and not took:
+            return None
+        return sum(known) + (waiting * sum(took) / len(took) if waiting else 0.0)
 
     def __str__(self) -> str:
         said = ", ".join(f"{count} {name}{self._causes(name)}" for name, count in self.counts.items() if count)
@@ -148,19 +164,24 @@ class Report:
 
     @property
     def metric(self) -> str:
-        names = {task["metric"] for task in self.launched.manifest["tasks"].values()}
-        return f"val/{names.pop()}" if len(names) == 1 else "validation"
+        names = {validation(task) for task in self.launched.manifest["tasks"].values()}
+        return names.pop() if len(names) == 1 else "validation"
 
     def json(self) -> dict[str, Any]:
         about = {"sweep": self.launched.name, "counts": self.counts, "done": round(self.done, 4), "left": self.left}
         return about | {"metric": self.metric, "runs": [dataclasses.asdict(line) for line in self.lines]}
 
 
+def validation(task: Mapping[str, str]) -> str:
+    """The key of a task's validation score, by what a manifest says of the task; one of long ago has only `val`."""
+    return f"{task.get('validation', 'val')}/{task['metric']}"
+
+
 def line_of(run: str, values: Mapping[str, Any], seen: State, failure: Failure | None, metric: str) -> Line:
-    """A run's line: what its newest attempt had reached, of a done run its result."""
+    """A run's line: what its newest attempt had reached, of a done run its result. `metric`: the key of its validation score."""
     attempt, job = seen.attempt, seen.job
     facts = attempt.job if attempt else {}
-    progress = attempt.progress if attempt and not seen.result else None
+    progress = attempt.progress if attempt and seen.name != "done" else None
     line = Line(
         run=run,
         values=values,
@@ -178,9 +199,10 @@ def line_of(run: str, values: Mapping[str, Any], seen: State, failure: Failure |
         heard=None,
         cause=failure.cause if failure else None,
         reason=failure.reason if failure else job.reason if job and job.reason else None,
+        evaluating=seen.result is not None and seen.name != "done",
     )
-    if seen.result:
-        made, score = seen.result, seen.result["metrics"].get(f"val/{metric}")
+    if seen.result and seen.name == "done":
+        made, score = seen.result, seen.result["metrics"].get(metric)
         return replace(line, step=made["steps"], steps=made["steps"], validation=score, elapsed=made["seconds"])
     if progress:
         step, steps, took = progress["step"], progress["steps"], progress["seconds"]

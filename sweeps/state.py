@@ -1,11 +1,15 @@
-"""The state of runs, rebuilt from the store and the scheduler by whoever asks, at any time."""
+"""The state of runs, rebuilt from the store and the scheduler by whoever asks, at any time.
+
+Whoever asks says which evaluations he wants of each: a run that has its result and lacks one of them is not done.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from mmprompt.run import INTERRUPTED, Attempt, RunFolder, Store
@@ -13,7 +17,8 @@ from sweeps import scheduler
 from sweeps.batch import Batch, batches
 from sweeps.scheduler import Job
 
-Name = Literal["done", "failed", "running", "queued", "lost?", "to do"]
+Name = Literal["done", "failed", "running", "queued", "lost?", "to do", "to evaluate"]
+OPEN: tuple[Name, ...] = ("to do", "to evaluate", "failed")  # nobody is at it, and a launch would be
 AT_ONCE = 16  # runs that are looked at together
 SILENT = "its process ended without a word"
 
@@ -25,6 +30,7 @@ class Held:
     batch: str
     number: int
     job: Job | None
+    wanted: frozenset[str] = frozenset()  # the evaluations that its batch sees to
 
 
 @dataclass(frozen=True)
@@ -38,9 +44,17 @@ class Queue:
 @dataclass(frozen=True)
 class State:
     name: Name  # "lost?": another machine may be at it, and nobody can tell
-    attempt: Attempt | None  # the newest; of a done run, the one that published
+    attempt: Attempt | None  # the newest; of a trained run one that evaluates, of a done one that which published
     result: dict[str, Any] | None
     job: Job | None  # that SLURM has, of a run that is queued or running
+    missing: frozenset[str] = frozenset()  # of the evaluations that are wanted, those that are not there
+
+    def to(self, folder: RunFolder, wanted: Collection[str]) -> State:
+        """The same run to somebody who wants only these evaluations."""
+        missing = self.missing.intersection(wanted)
+        if self.result is not None and not missing:
+            return State("done", Attempt(folder, self.result["attempt"]), self.result, None)
+        return replace(self, missing=missing)
 
 
 def queue(store: Store, runs: Iterable[str], known: Sequence[Batch] | None = None) -> Queue:
@@ -59,50 +73,59 @@ def queue(store: Store, runs: Iterable[str], known: Sequence[Batch] | None = Non
             job = Job("", "SUBMITTING", "", "a launch hands it over", "", batch.frozen["user"])
         if job is not None or batch in answer.unknown:
             for run in some:
-                jobs.setdefault(run, []).append(Held(batch.id, number, job))
+                jobs.setdefault(run, []).append(Held(batch.id, number, job, batch.wanted(run)))
     return Queue(jobs, answer.problem)
 
 
-def states(store: Store, runs: Sequence[str], queue: Queue) -> dict[str, State]:
-    """The state of each of these runs. On a shared file system every look-up waits for a server, so there are few of them,
-    and several at a time."""
+def states(
+    store: Store, runs: Sequence[str], queue: Queue, wanted: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> dict[str, State]:
+    """The state of each of these runs; `wanted`: by run, of those of which evaluations are. On a shared file system every
+    look-up waits for a server, so there are few of them, and several at a time."""
     there = store.runs() | queue.jobs.keys()
 
+    def one(run: str) -> State:
+        evaluations = frozenset(wanted.get(run, ()))
+        if run not in there:
+            return State("to do", None, None, None, evaluations)
+        return state(store.run(run), queue, evaluations)
+
     def some(runs: Sequence[str]) -> list[tuple[str, State]]:
-        return [
-            (run, state(store.run(run), queue) if run in there else State("to do", None, None, None)) for run in runs
-        ]
+        return [(run, one(run)) for run in runs]
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = dict(itertools.chain(*pool.map(some, (runs[i::AT_ONCE] for i in range(AT_ONCE)))))
     return {run: found[run] for run in runs}
 
 
-def state(folder: RunFolder, queue: Queue) -> State:
-    """One run's state. A result is the last word, an error ends an attempt; the rest is asked of who executes it."""
+def state(folder: RunFolder, queue: Queue, wanted: Collection[str] = ()) -> State:
+    """One run's state. A result with all the evaluations that are `wanted` is the last word, an error ends an attempt; the rest
+    is asked of who executes it."""
     result = folder.result()
-    if result is not None:
+    missing = folder.missing(wanted, result)
+    if result is not None and not missing:
         return State("done", Attempt(folder, result["attempt"]), result, None)
-    attempts = folder.attempts()
+    attempts = folder.attempts_at_hand(result)
     attempt = attempts[-1] if attempts else None
     error = attempt.error if attempt else None
     failed = error is not None and not error.startswith(INTERRUPTED)
     held = list(queue.jobs.get(folder.id, ()))
+    if result is not None:  # a job that has trained it, and is at other runs now, need not be one that evaluates it
+        held = [one for one in held if one.wanted & missing]
     if failed and attempt:  # a batch tries a run once; one that was interrupted SLURM starts again
         held = [one for one in held if one.batch != attempt.job["batch"]]
     own = next((one for one in held if attempt and one.job and one.job.id == attempt.job["job"]), None)
     alive = is_alive(attempt, held) if attempt and error is None else False
     if alive:
-        return State("running", attempt, None, own.job if own else None)
+        return State("running", attempt, result, own.job if own else None, missing)
     waiting = next((one.job for one in [*([own] if own else []), *reversed(held)] if one.job), None)
     if waiting:
-        return State("queued", attempt, None, waiting)
+        return State("queued", attempt, result, waiting, missing)
     if held or alive is None:
-        return State("lost?", attempt, None, None)
-    result = folder.result()  # again: whoever was at it may have published, and gone, since the first look
-    if result is not None:
-        return State("done", Attempt(folder, result["attempt"]), result, None)
-    return State("failed" if failed else "to do", attempt, None, None)
+        return State("lost?", attempt, result, None, missing)
+    if folder.result() != result or folder.missing(wanted, result) != missing:
+        return state(folder, queue, wanted)  # whoever was at it has published since the first look, and may be gone
+    return State("failed" if failed else "to evaluate" if result else "to do", attempt, result, None, missing)
 
 
 def is_alive(attempt: Attempt, held: Sequence[Held]) -> bool | None:

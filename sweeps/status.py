@@ -23,7 +23,7 @@ from sweeps.advice import advice
 from sweeps.batch import Batch, batches
 from sweeps.causes import Failure, failures
 from sweeps.launched import Launched
-from sweeps.report import ORDER, Line, Report, line_of
+from sweeps.report import ORDER, Line, Report, line_of, validation
 from sweeps.screen import Screen, aligned, cut, short
 from sweeps.state import AT_ONCE, Queue, State, queue, states
 
@@ -32,6 +32,8 @@ SHORTEST = 4  # characters of a run's id
 SQUEUE = 30.0  # seconds between two questions to SLURM
 POLL = 2.0  # seconds between two looks at the store
 WIDE = 10_000  # columns, where nobody's terminal ends
+
+Wanted = tuple[str, frozenset[str]]  # a run, and the evaluations that a sweep wants of it
 
 
 def status(names: Sequence[str], runs: Path, watch: bool, json: bool) -> int:
@@ -65,21 +67,29 @@ class Look:
         self.queue = Queue({})
         self._asked = -SQUEUE
         self._seen: dict[str, State] = {}
-        self._done: dict[str, Line] = {}  # what is done stays so, and is not read again
+        self._done: dict[Wanted, Line] = {}  # what is done stays so, and is not read again
         self._failures: tuple[object, dict[str, Failure]] = None, {}
 
     def again(self) -> None:
         """Reads the store; asks SLURM if that was not done in the last half minute."""
         sweeps = [launched.read(self.store, name) for name in self.names or self._readable()]
-        runs = list(dict.fromkeys(run for sweep in sweeps for run in sweep.runs))
+        wanted: dict[str, frozenset[str]] = {}
+        for sweep in sweeps:
+            wanted |= {run: some | wanted.get(run, frozenset()) for run, some in sweep.wanted.items()}
+        runs = list(wanted)
         is_due = time.monotonic() - self._asked >= SQUEUE
         if is_due:
             self.batches = batches(self.store)
             self.queue, self._asked = queue(self.store, runs, self.batches), time.monotonic()
-        self._seen |= states(self.store, [run for run in runs if run not in self._done], self.queue)
+        left = dict.fromkeys(
+            run for sweep in sweeps for run, some in sweep.wanted.items() if (run, some) not in self._done
+        )
+        self._seen |= states(self.store, list(left), self.queue, wanted)
         seen, waiting = self._seen, at_hand(self.batches)
         stopped = [
-            run for run in runs if seen[run].name == "failed" or (seen[run].name == "to do" and run not in waiting)
+            run
+            for run in runs
+            if seen[run].name == "failed" or (seen[run].name in ("to do", "to evaluate") and run not in waiting)
         ]
         key = [(run, seen[run].attempt) for run in stopped]
         if is_due or key != self._failures[0]:
@@ -88,20 +98,23 @@ class Look:
 
     def _report(self, sweep: Launched, waiting: Collection[str]) -> Report:
         values = {point["run"]: point["values"] for point in reversed(sweep.manifest["points"])}
-        metrics = {task: about["metric"] for task, about in sweep.manifest["tasks"].items()}
-        failures = {run: self._failures[1][run] for run in sweep.runs if run in self._failures[1]}
+        metrics = {task: validation(about) for task, about in sweep.manifest["tasks"].items()}
+        seen = {run: self._seen[run].to(self.store.run(run), wanted) for run, wanted in sweep.wanted.items()}
+        failures = {run: one for run, one in self._failures[1].items() if run in seen and seen[run].name != "done"}
 
         def line(run: str) -> Line:
-            if run not in self._done:
-                made = line_of(run, values[run], self._seen[run], failures.get(run), metrics[values[run]["task"]])
+            wanted = run, sweep.wanted[run]
+            if wanted not in self._done:
+                made = line_of(run, values[run], seen[run], failures.get(run), metrics[values[run]["task"]])
                 if made.state != "done":
                     return made
-                self._done[run] = made
-            return replace(self._done[run], values=values[run])
+                self._done[wanted] = made
+            return replace(self._done[wanted], values=values[run])
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             lines = list(pool.map(line, sweep.runs))
-        return Report(sweep, lines, failures, sum(one.state == "to do" and one.run in waiting for one in lines))
+        ahead = Counter(one.state for one in lines if one.run in waiting)
+        return Report(sweep, lines, failures, ahead["to do"], ahead["to evaluate"])
 
     def _readable(self) -> list[str]:
         names = launched.names(self.store)

@@ -69,7 +69,11 @@ def _records(folder: RunFolder, queued: Queue) -> Iterator[tuple[Path, bool]]:
 
 
 def _is_over(attempt: Attempt, queued: Queue) -> bool:
-    return attempt.error is not None or is_alive(attempt, queued.jobs.get(attempt.run.id, ())) is False
+    return (
+        attempt.error is not None
+        or attempt.has_ended
+        or is_alive(attempt, queued.jobs.get(attempt.run.id, ())) is False
+    )
 
 
 def _send(records: Sequence[OnDisk]) -> int:

@@ -19,7 +19,7 @@ from sweeps import causes
 from sweeps.manifest import Expanded
 from sweeps.outlook import ORDER
 from sweeps.screen import Row, Screen, View, duration
-from sweeps.state import SILENT, Name, Queue, State, last_line, queue, state, states
+from sweeps.state import OPEN, SILENT, Name, Queue, State, last_line, queue, state, states
 from sweeps.workers import Workers, at_work, folder_of
 
 POLL = 0.5  # seconds between two looks at the store
@@ -48,6 +48,7 @@ class Watch:
         self.failed: list[str] = []
         self.left: list[str] = []  # cancelled: neither done nor failed, and not to be submitted again
         self.states: dict[str, State] = {}
+        self._lacked: dict[str, int] = {}  # by run that had its result: how many evaluations it lacked
         self._submit = submit
         self._submitted: Counter[tuple[str, int]] = Counter()  # how often again, by run and furthest step
         self._reconciled = time.monotonic()
@@ -66,7 +67,7 @@ class Watch:
             alive = self.workers.alive() if self.workers else 0  # before the store: what the dead did is there
             self.look(screen)
             self._reconcile(screen)
-            waiting = [run for run in self.open if self.states[run].name in ("to do", "failed")]
+            waiting = [run for run in self.open if self.states[run].name in OPEN]
             more = self._start_missing(alive, len(waiting), screen)
             if not (alive or more or self._submit or len(waiting) < len(self.open)) or not self.open:
                 return
@@ -77,9 +78,11 @@ class Watch:
         """Reads the state of every open run, and settles those that are done or failed."""
         if time.monotonic() - self._asked >= SQUEUE:
             self._queue, self._asked = queue(self.store, self.open), time.monotonic()
-        looked = states(self.store, self.open, self._queue)
+        looked = states(self.store, self.open, self._queue, self.expanded.wanted)
         for run in list(self.open):
             seen = self.states[run] = self._seen(run, looked[run])
+            if seen.result and seen.missing:
+                self._lacked.setdefault(run, len(seen.missing))
             if seen.name == "done":
                 self._settle(run, self.done, screen)
             elif seen.name == "failed" and number(seen.attempt) > self._before[run] and self._is_final(run):
@@ -95,7 +98,7 @@ class Watch:
         if self._submit is None or time.monotonic() - self._reconciled < RECONCILE:
             return
         self._reconciled = time.monotonic()
-        ended = [run for run in self.open if self.states[run].name in ("to do", "failed")]
+        ended = [run for run in self.open if self.states[run].name in OPEN]
         why = causes.failures(self.store, ended, self.states)
         again: dict[str, int] = {}
         for run in ended:
@@ -114,20 +117,24 @@ class Watch:
         """A run's state. An attempt of this watch whose process is gone failed, and cannot say so itself."""
         folder = self.store.run(run)
         said = seen.attempt is not None and seen.attempt.error is not None
-        if seen.attempt is None or said or seen.name != "to do" or seen.attempt.number <= self._before[run]:
+        is_open = seen.name in ("to do", "to evaluate")
+        if seen.attempt is None or said or not is_open or seen.attempt.number <= self._before[run]:
             self._dead_since.pop(run, None)
             return seen
         since = time.monotonic() - self._dead_since.setdefault(run, time.monotonic())
         if seen.attempt.job["host"] != socket.gethostname() and since < NEWS:
             return dataclasses.replace(seen, name="lost?")
         seen.attempt.fail(f"{SILENT}: killed, cancelled, or out of memory\n")
-        return state(folder, self._queue)
+        return state(folder, self._queue, self.expanded.wanted[run])
 
     def _settle(self, run: str, settled: list[str], screen: Screen, reason: str = "") -> None:
         self.open.remove(run)
         settled.append(run)
         seen, total = self.states[run], len(self.done) + len(self.failed) + len(self.left) + len(self.open)
-        what = metrics(seen) if seen.result else reason or last_line((seen.attempt and seen.attempt.error) or "")
+        what = reason or last_line((seen.attempt and seen.attempt.error) or "")
+        if seen.name == "done":
+            lacked = self._lacked.get(run)
+            what = f"{lacked} evaluation{'s' if lacked > 1 else ''} made" if lacked else metrics(seen)
         screen.line(f"[{total - len(self.open)}/{total}] {seen.name:<6} {self.expanded.labels[run]}  {what}")
 
     def _start_missing(self, alive: int, waiting: int, screen: Screen) -> bool:
@@ -157,7 +164,10 @@ class Watch:
         at_work = sorted((run for run in self.open if names[run] in AT_WORK), key=lambda run: AT_WORK.index(names[run]))
         said = {run: progress(self.states[run]) for run in at_work}
         # What failed before this watch, and is still open, is to be done.
-        counts: Counter[Name] = Counter("to do" if name == "failed" else name for name in names.values())
+        counts: Counter[Name] = Counter(
+            name if name != "failed" else "to evaluate" if self.states[run].result else "to do"
+            for run, name in names.items()
+        )
         counts.update(done=len(self.done), failed=len(self.failed))
         summary = ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
         rows = [row(self.expanded.differences[run], names[run], said[run]) for run in at_work]
@@ -214,4 +224,5 @@ def row(differences: Mapping[str, str], name: Name, progress: Mapping[str, Any] 
     step, steps = progress["step"], progress["steps"]
     score = f"{progress['validation'][-1][1]:.1f}" if progress["validation"] else ""
     left = duration(progress["seconds"] / step * (steps - step)) if step < steps else ""
-    return Row(differences, "running" if left else "scoring", f"{step}/{steps}", score, left)
+    word = "evaluating" if "evaluated" in progress else "running" if left else "scoring"
+    return Row(differences, word, f"{step}/{steps}", score, left)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mmprompt.run import INTERRUPTED, ROOT, Attempt, RunFolder, Store, this_process
+from mmprompt.run import INTERRUPTED, ROOT, Attempt, RunFolder, Store, evaluation_id, this_process
 from sweeps import snapshot
 from sweeps.batch import Batch, Kind, batches, freeze
 from sweeps.clean import CODE, Waste, clean, free
@@ -64,7 +65,9 @@ def finish(folder: RunFolder) -> None:
     """By its second attempt, which was killed before it tidied up."""
     attempt_of(folder).fail(f"{INTERRUPTED}killed")
     attempt = attempt_of(folder)
-    folder.result_file.write_text(f'{{"attempt": {attempt.number}, "seconds": 1.0}}')
+    evaluations = {split: evaluation_id(folder.id, {"split": split}) for split in ("val", "test")}
+    result = {"attempt": attempt.number, "seconds": 1.0, "evaluations": evaluations}
+    folder.result_file.write_text(json.dumps(result))
 
 
 def age(store: Store, seconds: float = OLD) -> None:

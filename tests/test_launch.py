@@ -55,7 +55,8 @@ def test_the_manifest_says_what_the_tables_need(launched: tuple[Launcher, int, s
     }
     assert manifest["baseline"] is None  # length 64 is not among these points
     assert manifest["compare"] == "prompt.length" and manifest["paper"] == {"table": "6", "figure": "2"}
-    assert manifest["tasks"] == {"micro_grounding": {"family": "grounding", "metric": "acc@0.5"}}
+    task = {"family": "grounding", "metric": "acc@0.5", "validation": "val"}
+    assert manifest["tasks"] == {"micro_grounding": task}
     assert manifest["header"]["model"] == "micro" and manifest["header"]["optim.steps"] == 2
     assert manifest["command"].startswith("make sweep-length ARGS=") and "cluster" not in manifest["command"]
     for point in manifest["points"]:

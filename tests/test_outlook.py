@@ -6,10 +6,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mmprompt.run import INTERRUPTED, ROOT, Store, this_process
+from mmprompt.run import INTERRUPTED, ROOT, Attempt, RunFolder, Store, this_process
 from sweeps.scheduler import Job
 from sweeps.state import Held, Queue, State, state, states
 
@@ -59,6 +60,7 @@ def test_a_run_without_a_folder_costs_no_look_up_and_a_done_one_costs_one(store:
     count = f"""
 import sys
 from pathlib import Path
+from typing import Any
 from mmprompt.run import Store
 from sweeps.state import Queue, states
 looked = []
@@ -69,3 +71,52 @@ print("\\n".join(path for path in looked if path.startswith({str(store.root)!r})
     done = subprocess.run([sys.executable, "-c", count], cwd=ROOT, capture_output=True, text=True, check=True)
     folders = [str(store.run(name).result_file) for name in runs() if name.startswith("done")]
     assert sorted(done.stdout.split()) == sorted([str(store.root / "run"), *folders])
+
+
+# Of runs that have their result
+
+
+def trained(folder: Path) -> RunFolder:
+    run = Store(folder).run("run")
+    assert run.claim(1, this_process() | {"batch": "a", "scheduler": "local", "work": "train"})  # its process lives on
+    run.result_file.write_text(json.dumps({"attempt": 1, "evaluations": {"val": "v"}, "evaluated": ["v", "w"]}))
+    return run
+
+
+def evaluating(run: RunFolder, **job: Any) -> Attempt:
+    facts = this_process() | {"batch": "b", "scheduler": "local", "job": "7", "work": "evaluate"} | job
+    attempt = run.claim(run.next_number, facts)
+    assert attempt is not None
+    return attempt
+
+
+def test_a_run_is_done_to_whoever_wants_what_is_there_and_to_evaluate_to_others(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    assert state(run, NOBODY, ["v", "w"]).name == "done"
+    lacks = state(run, NOBODY, ["v", "x", "y"])
+    assert (lacks.name, lacks.missing, lacks.attempt) == ("to evaluate", {"x", "y"}, None)
+    assert lacks.to(run, ["v"]).name == "done" and lacks.to(run, ["x"]).missing == {"x"}
+    run.evaluations.mkdir()
+    (run.evaluations / "x.json").write_text("{}")
+    (run.evaluations / ".y.json.0badc0de").write_text("{")
+    assert state(run, NOBODY, ["v", "x"]).name == "done" and state(run, NOBODY, ["x", "y"]).missing == {"y"}
+
+
+def test_an_evaluating_attempt_is_at_work_until_it_says_its_end_though_its_process_goes_on(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    attempt = evaluating(run)
+    assert state(run, NOBODY, ["x"]).name == "running" and state(run, NOBODY, ["v"]).name == "done"
+    attempt.end({})
+    assert state(run, NOBODY, ["x"]).name == "to evaluate"
+    evaluating(run).fail("WeightsError: damaged")
+    failed = state(run, NOBODY, ["x"])
+    assert failed.name == "failed" and failed.result is not None and failed.attempt and failed.attempt.number == 3
+    evaluating(run).end({})
+    assert state(run, NOBODY, ["x"]).name == "to evaluate"  # that one mended it
+
+
+def test_a_job_that_trained_a_run_and_is_at_others_does_not_hold_its_evaluations(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    job = Job("300", "RUNNING", "node", "", "1:00:00", "ann")
+    assert state(run, Queue({"run": [Held("1", 0, job, frozenset("vw"))]}), ["v", "x"]).name == "to evaluate"
+    assert state(run, Queue({"run": [Held("2", 0, job, frozenset("vx"))]}), ["v", "x"]).name == "queued"

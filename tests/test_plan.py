@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -14,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmprompt.config import Cluster, RunConfig
-from mmprompt.run import ROOT, RunFolder, Store, this_process
+from mmprompt.config import Cluster, ConfigError, RunConfig
+from mmprompt.run import ROOT, RunFolder, Store, evaluation_id, this_process
 from sweeps.cost import LOOKED_INTO, Cost, cost, volume
-from sweeps.manifest import Expanded, expand
+from sweeps.manifest import Expanded, expand, manifest
 from sweeps.plan import plan
 from sweeps.state import Queue, states
 
@@ -45,17 +46,18 @@ def finish(folder: RunFolder, config: RunConfig, **facts: Any) -> None:
     folder.create(config)
     attempt = folder.claim(1, this_process() | {"batch": "1", "scheduler": "local"})
     assert attempt is not None
-    result = FACTS | facts
+    evaluations = {split: evaluation_id(folder.id, {"split": split}) for split in ("val", "test")}
+    result = FACTS | {"evaluations": evaluations} | facts
     folder.publish(attempt, result)
     began = (attempt.path / "job.json").stat().st_mtime
     os.utime(folder.result_file, (began + result["seconds"], began + result["seconds"]))
 
 
 def cost_of(store: Store, expanded: Expanded, **settings: Any) -> Cost:
-    seen = states(store, list(expanded.configs), Queue({}))
+    seen = states(store, list(expanded.configs), Queue({}), expanded.wanted)
     to_do = [run for run, state in seen.items() if state.name != "done"]
     cluster: Cluster = expanded.place.cluster.model_copy(update=settings)
-    return cost(store, expanded.configs, seen, to_do, cluster)
+    return cost(store, expanded.configs, expanded.wanted, seen, to_do, cluster)
 
 
 def finish_first(store: Store, expanded: Expanded, **facts: Any) -> None:
@@ -234,3 +236,84 @@ def test_on_slurm_it_says_arrays_settings_and_what_of_the_environment_is_not_use
     (tmp_path / "scontrol").write_text("#!/bin/sh\nexit 1\n")
     output, _ = command(*settings, **environment)
     assert "  1 array\n" in output
+
+
+# Axes of evaluations
+
+
+def asked(*overrides: str) -> Expanded:
+    return expand("length", [*LENGTH, *overrides], ROOT / "conf")
+
+
+def test_axes_of_attacks_and_of_evaluations_make_more_points_of_the_same_runs(expanded: Expanded) -> None:
+    both = asked("attack.epsilon=0,0.1,0.2", "evaluation.beam=null,5")
+    assert list(both.configs) == list(expanded.configs) and len(both.points) == 3 * 3 * 2
+    assert {len(wanted) for wanted in both.wanted.values()} == {3 * 2 * 2}  # two splits
+    clean = next(iter(expanded.wanted.values()))
+    assert clean.keys() < next(iter(both.wanted.values())).keys()  # epsilon 0 is the evaluation that there was
+    assert both.labels == expanded.labels  # a run is not called by what it is asked
+
+
+def test_what_means_the_same_is_one_evaluation(expanded: Expanded) -> None:
+    for overrides in (["attack.kind=pgd"], ["attack.epsilon=0.0"], ["attack.steps=3"], ["attack.input=pixels"]):
+        assert asked(*overrides).wanted == expanded.wanted
+    assert asked("attack.epsilon=1").wanted == asked("attack.epsilon=1.0", "attack.steps=7").wanted
+    pgd = ["attack.epsilon=1", "attack.kind=pgd"]
+    assert asked(*pgd).wanted != asked(*pgd, "attack.steps=7").wanted
+    caption = ["task=micro_caption"]
+    assert asked(*caption, "evaluation.beam=1").wanted == asked(*caption).wanted  # as the task decodes
+
+
+def test_the_manifest_says_what_all_evaluations_have_in_common_that_is_not_as_by_default() -> None:
+    def header(*overrides: str) -> dict[str, Any]:
+        made = manifest(asked(*overrides), {})["header"]
+        return {key: value for key, value in made.items() if key.startswith(("attack.", "evaluation."))}
+
+    assert header() == {}
+    assert header("attack.epsilon=0,0.1") == {"attack.kind": "fgsm", "attack.input": "embeddings"}
+    assert header("attack.epsilon=0.1", "evaluation.beam=2")["attack.epsilon"] == 0.1
+    assert header("attack.epsilon=0.1", "evaluation.beam=2")["evaluation.beam"] == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("evaluation.splits=[vall]", "evaluation.splits=vall is not a split of the task; did you mean val?"),
+        ("attack.epsilon=-1", "attack.epsilon=-1"),
+        ("attack.kind=fsgm", "attack.kind='fsgm' is not allowed; choose one of 'fgsm' or 'pgd'"),
+        ("attack.epsilons=1", "there is no key attack.epsilons; did you mean attack.epsilon"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_meant_gets_one_sentence(override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        asked(override)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_evaluations_cost_what_those_of_their_kind_took_and_nothing_is_guessed(
+    store: Store, expanded: Expanded
+) -> None:
+    finish_first(store, expanded)
+    run = next(iter(expanded.configs))
+    more = asked("seed=1", "attack.epsilon=0,0.1,0.2", "evaluation.splits=[test]")
+    assert more.wanted.keys() == {run}
+    assert str(cost_of(store, more)) == (
+        "CPU-core-hours unknown, no finished run of their kind was asked the same; try `launch --limit 1`"
+    )
+    attack = {"split": "test", "attack": {"kind": "fgsm", "input": "embeddings", "epsilon": 0.7}}
+    content = {"settings": attack, "seconds": 4.0, "attempt": 2}
+    store.run(run).evaluations.mkdir()
+    (store.run(run).evaluations / "another.json").write_text(json.dumps(content))
+    told = cost_of(store, more)
+    assert list(told.seconds.values()) == pytest.approx(
+        [8.0], abs=0.1
+    )  # two, whatever their budget; nothing is trained
+    disk = told.disk(1)
+    assert disk is not None and disk[0] < 1e5
+
+
+def test_a_thousand_runs_with_five_budgets_each_are_planned_in_four_seconds(store: Store) -> None:
+    budgets = "attack.epsilon=0,0.1,0.2,0.3,0.4"
+    output, seconds = command("cluster=local", "prompt.length=range(1,11)", "seed=range(1,51)", budgets)
+    assert "1000 runs: 1000 to do" in output
+    assert seconds < 4

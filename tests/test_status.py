@@ -22,13 +22,13 @@ from test_causes import BEGIN, KILLED, LOGS, TRACEBACK, attempt, submit
 from test_screen import Terminal, on_a_terminal
 
 from mmprompt.config import ConfigError
-from mmprompt.run import ROOT, Store, StoreError, this_process
+from mmprompt.run import ROOT, Store, StoreError, evaluation_id, this_process
 from sweeps import launched
 from sweeps.report import Line, Report, in_seconds
 from sweeps.status import status
 
 KEYS = {"run", "values", "state", "slurm", "job", "node", "attempt", "step", "steps", "validation", "elapsed", "left"}
-KEYS |= {"job_left", "heard", "cause", "reason"}
+KEYS |= {"job_left", "heard", "cause", "reason", "evaluating"}
 
 
 def said(capsys: pytest.CaptureFixture[str], store: Path, *names: str) -> tuple[int, str]:
@@ -116,7 +116,8 @@ def test_the_json_has_the_same_keys_whatever_the_state_and_typed_values(
     said = as_json(capsys, swept, "length")
     assert said["store"] == str(swept) and said["scheduler"].startswith("not asked")
     [sweep] = said["sweeps"]
-    assert sweep["counts"] == {"done": 1, "running": 0, "queued": 0, "lost?": 0, "failed": 1, "to do": 0}
+    none = dict.fromkeys(("running", "queued", "lost?", "to evaluate", "to do"), 0)
+    assert sweep["counts"] == none | {"done": 1, "failed": 1}
     done, failed = sweep["runs"]  # in the order of the manifest
     assert set(done) == set(failed) == KEYS
     assert done["values"] == {"task": "micro_grounding", "seed": 1, "prompt.length": 4, "optim.lr": 0.1}
@@ -211,9 +212,9 @@ def finish(store: Store, run: str, seconds: float = 10.0) -> None:
     attempt.mkdir(parents=True)
     (attempt / "job.json").write_text(json.dumps(made.JOB | {"job": "7"}))
     metrics = {"val/acc": 50.0, "test/acc": 50.0}
-    folder.result_file.write_text(
-        json.dumps({"run": run, "attempt": 1, "steps": 30, "seconds": seconds, "metrics": metrics})
-    )
+    made_of_it = {split: evaluation_id(run, {"split": split}) for split in ("val", "test")}
+    result = {"run": run, "attempt": 1, "steps": 30, "seconds": seconds, "metrics": metrics, "evaluations": made_of_it}
+    folder.result_file.write_text(json.dumps(result))
 
 
 def test_on_a_terminal_runs_that_are_done_are_counted_where_rows_have_no_place_and_elsewhere_all_are_shown(

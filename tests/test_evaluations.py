@@ -1,0 +1,344 @@
+"""Evaluations of finished runs: made from their weights, each once, whatever is killed; nothing is trained again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from launcher import Launcher
+from test_job import done
+from tiny import JOB, frozen_run, where
+
+from analysis.records import read_record
+from mmprompt.evaluate import answers
+from mmprompt.job import execute, process_facts, try_once
+from mmprompt.ofa import PAD
+from mmprompt.run import INTERRUPTED, ROOT, RunFolder, Store, evaluation_id
+from mmprompt.tracking import Record
+
+VAL, TEST = {"split": "val"}, {"split": "test"}
+WEAK, STRONG = ({**TEST, "attack": {"kind": "fgsm", "input": "embeddings", "epsilon": size}} for size in (0.05, 0.5))
+LATER = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, str(Path("tests").absolute()))
+from tiny import JOB, where
+from mmprompt.job import execute
+evaluations = json.loads(sys.argv[3])
+print(json.dumps(execute(Path(sys.argv[1]), [sys.argv[2]], where("offline"), JOB, evaluations=evaluations)))
+"""
+
+
+def evaluate(
+    folder: RunFolder, *settings: Mapping[str, Any], batch: str = "evaluating", tracking: str = "disabled"
+) -> str:
+    """How it ends; a step of training would end it in an error."""
+
+    def no_training(state: object) -> None:
+        raise AssertionError("it trains")
+
+    store = folder.path.parent.parent
+    job = JOB | {"batch": batch}
+    return execute(store, [folder.id], where(tracking), job, no_training, evaluations=settings)[folder.id]
+
+
+def trained(store: Path, *overrides: str, settings: Sequence[Mapping[str, Any]] | None = None) -> RunFolder:
+    folder = frozen_run(store, *overrides)
+    assert execute(store, [folder.id], where(), JOB, evaluations=settings) == {folder.id: "done"}
+    return folder
+
+
+def content(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(folder.evaluation_file(evaluation_id(folder.id, settings)).read_text())
+    return values
+
+
+def scores(folder: RunFolder, settings: Mapping[str, Any]) -> np.ndarray:
+    found: np.ndarray = np.load(folder.evaluation_file(evaluation_id(folder.id, settings)).with_suffix(".npy"))
+    return found
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """Trained, with the evaluations that a run has by default."""
+    return trained(tmp_path)
+
+
+def test_a_finished_run_is_evaluated_from_its_weights_and_not_trained(run: RunFolder) -> None:
+    before = run.result_file.read_bytes(), run.weights_file.stat()
+    assert evaluate(run, VAL, TEST, WEAK, tracking="offline") == "done"
+    assert (run.result_file.read_bytes(), run.weights_file.stat()) == before
+    first, second = run.attempts()
+    assert (first.job["work"], second.job["work"]) == ("train", "evaluate")
+    made = content(run, WEAK)
+    assert made["settings"] == WEAK and made["attempt"] == 2 and made["n"] == 30 and made["run"] == run.id
+    assert made["metrics"] == {"acc@0.5": pytest.approx(scores(run, WEAK).mean())}
+    assert [file.name for file in run.evaluations.glob("*.json")] == [
+        f"{made['evaluation']}.json"
+    ]  # val and test were there
+    record = read_record(run.path / made["wandb"], history=True)
+    assert (record.run, record.state, record.config["work"]) == (f"{run.id}-2", "finished", "evaluate")
+    assert record.summary == {f"evaluation/{made['evaluation']}": made["metrics"]["acc@0.5"]}
+    assert record.config["run_id"] == run.id and record.config["prompt"]["length"] == 4
+    assert evaluate(run, VAL, TEST, WEAK) == "done" and len(run.attempts()) == 2
+
+
+def test_a_training_attempt_makes_exactly_the_evaluations_that_are_wanted(tmp_path: Path) -> None:
+    folder = trained(tmp_path, settings=[TEST, WEAK])
+    result = done(folder)
+    assert result["evaluations"] == {"test": evaluation_id(folder.id, TEST)}
+    assert list(result["metrics"]) == ["test/acc@0.5"]  # type: ignore[call-overload]
+    assert result["evaluated"] == [evaluation_id(folder.id, settings) for settings in (TEST, WEAK)]
+    assert evaluate(folder, TEST, WEAK) == "done" and len(folder.attempts()) == 1
+    assert evaluate(folder, VAL) == "done" and content(folder, VAL)["attempt"] == 2
+
+
+def test_an_evaluation_has_the_same_bits_whether_training_or_a_later_attempt_made_it(tmp_path: Path) -> None:
+    at_once = trained(tmp_path / "a", "prompt.dropout=0.2", settings=[WEAK, VAL, TEST])
+    later = trained(tmp_path / "b", "prompt.dropout=0.2")
+    evaluate(later, STRONG, VAL, WEAK)
+    assert at_once.id == later.id
+    assert content(at_once, WEAK)["metrics"] == content(later, WEAK)["metrics"]
+    assert scores(at_once, WEAK).tobytes() == scores(later, WEAK).tobytes()
+
+
+def test_the_newest_record_of_a_run_has_all_that_was_made_of_it_since_it_was_published(run: RunFolder) -> None:
+    evaluate(run, WEAK, tracking="offline")
+    evaluate(run, STRONG, tracking="offline")
+    record = read_record(run.path / content(run, STRONG)["wandb"], history=False)
+    assert set(record.summary) == {f"evaluation/{evaluation_id(run.id, settings)}" for settings in (WEAK, STRONG)}
+
+
+def test_a_live_backbone_is_evaluated_with_the_statistics_it_was_published_with(tmp_path: Path) -> None:
+    folder = trained(tmp_path, "backbone.mode=train")
+    published = scores(folder, TEST)
+    for file in folder.published.evaluations.iterdir():
+        file.unlink()
+    result = {key: value for key, value in done(folder).items() if key not in ("evaluations", "evaluated")}
+    folder.result_file.write_text(json.dumps(result))
+    assert evaluate(folder, TEST) == "done"
+    assert scores(folder, TEST).tobytes() == published.tobytes()
+
+
+def test_how_answers_are_found_can_be_another_than_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = trained(tmp_path, "task=micro_caption", settings=[VAL])
+    said: list[list[list[int]]] = []
+
+    def listened(*arguments: Any) -> list[list[int]]:
+        said.append(answers(*arguments))
+        return said[-1]
+
+    monkeypatch.setattr("mmprompt.evaluate.answers", listened)
+    asked = [{**VAL, "examples": 7}, {**VAL, "no_repeat_ngram": 1}, {**VAL, "beam": 4}]
+    evaluate(folder, *asked)
+    some, once, searched = [[[token for token in ids if token != PAD] for ids in found] for found in said]
+    assert len(some) == 7 == content(folder, asked[0])["n"] == len(scores(folder, asked[0]))
+    assert any(len(set(ids)) < len(ids) for ids in some) and all(len(set(ids)) == len(ids) for ids in once)
+    assert searched[:7] != some != once[:7]
+
+
+# What goes wrong
+
+
+def test_without_a_result_nothing_is_evaluated_and_it_says_who_trains(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    attempt = folder.claim(1, JOB | {"work": "evaluate"} | process_facts())
+    assert attempt is not None
+    try_once(folder, attempt, where(), None, [WEAK])
+    assert "has no result that could be evaluated; `python -m sweeps launch` trains it" in (attempt.error or "")
+    assert folder.result() is None
+
+
+def damage(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda file: file.unlink(), r"cannot be read (No such file or directory)"),
+        (damage, "is damaged, its sha256 is"),
+        (lambda file: file.write_bytes(b""), "is damaged, its sha256 is"),
+    ],
+    ids=["absent", "a bit", "empty"],
+)
+def test_weights_that_are_not_as_they_were_fail_the_evaluation_with_the_cure_and_leave_the_result(
+    run: RunFolder, harm: Any, said: str
+) -> None:
+    harm(run.weights_file)
+    assert evaluate(run, WEAK) == "failed"
+    error = run.attempts()[-1].error or ""
+    assert "WeightsError: " in error and said in error
+    assert f"remove {run.path}, and `python -m sweeps launch` trains the run again" in error
+    assert execute(run.path.parent.parent, [run.id], where(), JOB) == {run.id: "done"}  # to whoever wants no more
+
+
+def test_weights_of_long_ago_have_no_checksum_and_are_read_all_the_same(run: RunFolder) -> None:
+    result = {key: value for key, value in done(run).items() if key not in ("weights", "evaluated")}
+    run.result_file.write_text(json.dumps(result))
+    assert evaluate(run, VAL, TEST, WEAK) == "done" and len(run.attempts()) == 2
+    run.weights_file.write_bytes(run.weights_file.read_bytes()[:100])
+    assert evaluate(run, STRONG) == "failed"
+    assert "weights.safetensors is damaged (" in (run.attempts()[-1].error or "")
+
+
+def test_an_evaluation_that_fails_is_tried_three_times_and_counts_anew_once_one_was_made(run: RunFolder) -> None:
+    weights = run.weights_file.read_bytes()
+    run.weights_file.unlink()
+    tries = [(evaluate(run, WEAK, batch=str(batch)), run.tries()) for batch in range(3)]
+    assert tries == [("failed", 1), ("failed", 2), ("failed", 3)]
+    run.weights_file.write_bytes(weights)
+    assert evaluate(run, WEAK, batch="mended") == "done" and run.tries() == 0
+
+
+def process(folder: RunFolder, *settings: Mapping[str, Any]) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", LATER, str(folder.path.parent.parent), folder.id, json.dumps(settings)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def many(folder: RunFolder, count: int) -> list[dict[str, Any]]:
+    return [
+        {**TEST, "attack": {"kind": "fgsm", "input": "embeddings", "epsilon": 0.01 * (1 + i)}} for i in range(count)
+    ]
+
+
+def test_two_at_once_make_each_evaluation_once(run: RunFolder) -> None:
+    both = [process(run, *many(run, 3)) for _ in range(2)]
+    for one in both:
+        one.communicate(timeout=120)
+    assert len(list(run.evaluations.glob("*.json"))) == 3
+    assert len([attempt for attempt in run.attempts() if attempt.evaluates]) == 1
+    assert evaluate(run, *many(run, 3)) == "done"
+
+
+def test_a_killed_evaluation_goes_on_with_what_is_missing_and_touches_nothing_that_is_there(tmp_path: Path) -> None:
+    run = trained(tmp_path, "task.data.test=300")
+    asked = many(run, 6)
+    victim = process(run, *asked)
+    deadline = time.monotonic() + 90
+    while len(list(run.evaluations.glob("[!.]*.json"))) < 2:
+        assert victim.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    assert evaluate(run, *asked) == "open"  # somebody is at it
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    there = {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in run.evaluations.glob("[!.]*.json")}
+    assert 2 <= len(there) < 6
+    assert evaluate(run, *asked, tracking="offline") == "done"
+    assert there == {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in there}
+    attempts = {content(run, settings)["attempt"] for settings in asked}
+    assert attempts == {2, 3} and run.attempts()[-1].has_ended
+    record = read_record(run.path / content(run, asked[-1])["wandb"], history=False)
+    assert len(record.summary) == 6  # those too of which the killed attempt's record says nothing
+
+
+def test_no_evaluation_is_the_last_before_the_record_is_complete(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(self: Record, summary: Mapping[str, Any], exit_code: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "finish", dies)
+        with pytest.raises(SystemExit):
+            evaluate(run, WEAK, STRONG)
+    assert len(list(run.evaluations.glob("*.json"))) == 1
+    assert (run.attempts()[-1].error or "").startswith(INTERRUPTED)
+    assert evaluate(run, WEAK, STRONG) == "done"
+    assert content(run, STRONG)["attempt"] == 3
+
+
+def test_what_others_made_meanwhile_is_not_made_again(run: RunFolder) -> None:
+    evaluate(run, WEAK)
+    before = content(run, WEAK)
+    evaluate(run, WEAK, STRONG, batch="another")
+    assert content(run, WEAK) == before and content(run, STRONG)["attempt"] == 3
+    assert json.loads(run.attempts()[-1].end_file.read_text())["evaluations"] == [evaluation_id(run.id, STRONG)]
+
+
+# Launches
+
+
+def files(store: Store, pattern: str) -> dict[Path, tuple[int, bytes]]:
+    there = [file for file in store.root.glob(pattern) if file.is_file()]
+    return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in there}
+
+
+def test_a_launch_with_new_budgets_on_finished_runs_evaluates_and_trains_nothing(launcher: Launcher) -> None:
+    sweep = ("seed=1,2", "optim.steps=2")
+    assert launcher.run("launch", *sweep)[0] == 0
+    ids = [point["run"] for point in launcher.manifest()["points"]]
+    before = files(launcher.store, "run/*/attempts/1/*"), files(launcher.store, "run/*/result.json")
+    epsilons = "attack.epsilon=0,0.05,0.2"
+    _, planned = launcher.run("plan", *sweep, epsilons)
+    assert "2 runs: 2 to evaluate" in planned and "2 runs to evaluate, " in planned
+    assert "attack.epsilon: 0 (2/2 done), 0.05 (0/2 done), 0.2 (0/2 done)" in planned
+    code, output = launcher.run("launch", *sweep, epsilons)
+    assert code == 0 and "2 runs: 2 to evaluate" in output and "all 2 runs are done" in output, output
+    assert "4 evaluations made" in output
+    assert (files(launcher.store, "run/*/attempts/1/*"), files(launcher.store, "run/*/result.json")) == before
+    points = launcher.manifest()["points"]
+    assert len(points) == 6 and list(dict.fromkeys(point["run"] for point in points)) == ids
+    for run in ids:
+        folder = launcher.store.run(run)
+        _, attempt = folder.attempts()
+        assert attempt.evaluates and not attempt.checkpoint_steps and attempt.progress is not None
+        assert attempt.progress["steps"] == 4 * 8  # examples, of two splits under two budgets
+        for point in points:
+            if point["run"] == run:
+                for split, evaluation in point["evaluations"].items():
+                    assert json.loads(folder.evaluation_file(evaluation).read_text())["settings"]["split"] == split
+    assert "all 2 runs are done already" in launcher.run("launch", *sweep, epsilons)[1]
+
+
+def test_runs_are_trained_and_evaluated_under_attack_in_one_attempt_where_both_is_to_do(launcher: Launcher) -> None:
+    code, output = launcher.run("launch", "seed=1", "optim.steps=2", "attack.epsilon=0,0.1", "evaluation.splits=[test]")
+    assert code == 0, output
+    [run] = dict.fromkeys(point["run"] for point in launcher.manifest()["points"])
+    folder = launcher.store.run(run)
+    assert len(folder.attempts()) == 1 and not folder.evaluations.exists()
+    assert [set(point["evaluations"]) for point in launcher.manifest()["points"]] == [{"test"}, {"test"}]
+    assert len(done(folder)["evaluated"]) == 2  # type: ignore[arg-type]
+
+
+def test_a_failed_evaluation_is_shown_with_its_cause_and_the_next_launch_tries_again(launcher: Launcher) -> None:
+    assert launcher.run("launch", "seed=1", "optim.steps=2")[0] == 0
+    [run] = [point["run"] for point in launcher.manifest()["points"]]
+    folder = launcher.store.run(run)
+    weights = folder.weights_file.read_bytes()
+    folder.weights_file.unlink()
+    asked = ("seed=1", "optim.steps=2", "attack.epsilon=0.1")
+    code, output = launcher.run("launch", *asked)
+    assert code == 1 and "1 run failed" in output and "WeightsError" in output and folder.result() is not None
+    folder.weights_file.write_bytes(weights)
+    code, output = launcher.run("launch", *asked)
+    assert code == 0 and "1 run: 1 failed" in output and "all 1 runs are done" in output
+
+
+def test_a_killed_worker_that_evaluated_costs_what_it_was_at_until_the_next_launch(launcher: Launcher) -> None:
+    sweep = ("seed=1", "optim.steps=2", "task.data.test=200")
+    assert launcher.run("launch", *sweep)[0] == 0
+    run = launcher.manifest()["points"][0]["run"]
+    folder, epsilons = launcher.store.run(run), "attack.epsilon=" + ",".join(f"0.{i:02}" for i in range(1, 9))
+    process = launcher.start("launch", *sweep, epsilons, "evaluation.splits=[test]")
+    deadline = time.monotonic() + 90
+    while not list(folder.evaluations.glob("[!.]*.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    launcher.worker().kill()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and "ended without a word" in output, output
+    code, output = launcher.run("launch", *sweep, epsilons, "evaluation.splits=[test]")
+    assert code == 0 and "all 1 runs are done" in output
+    assert len(folder.attempts()) == 3 and len(list(folder.evaluations.glob("*.json"))) == 8
