@@ -14,11 +14,12 @@ RUN ?=
 RUNS ?= $(or $(MMPROMPT_RUNS),runs)
 export MMPROMPT_RUNS := $(abspath $(RUNS))
 export YES
+PAPER := main methods depth reparameterization length robustness convergence
 PROCESSES := -n 2
 CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(if $(TASKS),task=$(TASKS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install status logs cancel diff clean doctor sync tables test test-all chaos bench lint pretrain-micro \
+.PHONY: help install paper status logs cancel diff clean doctor sync tables test test-all chaos bench lint pretrain-micro \
 	slurm-up slurm-down slurm-status
 
 help: ## this list
@@ -39,6 +40,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 sweep-%: $(INSTALLED) ## run a sweep (what is done already is not run again), then its table and figure
 	@$(PY) -m sweeps launch $* $(CHOICE) $(ARGS); status=$$?; \
 	if [ $$status -eq 2 ]; then exit 2; fi; $(PY) -m analysis tables $* || exit $$?; exit $$status
+
+paper: $(INSTALLED) ## every sweep of the paper as one launch, with the time left; then all tables and figures
+	@$(PY) -m sweeps launch $(PAPER) $(CHOICE) $(ARGS); status=$$?; \
+	if [ $$status -eq 2 ]; then exit 2; fi; $(PY) -m analysis tables $(PAPER) || exit $$?; exit $$status
 
 plan-%: $(INSTALLED) ## what `make sweep-%` would run, without running it
 	@$(PY) -m sweeps plan $* $(CHOICE) $(ARGS)

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 from mmprompt.run import Store, StoreError, default_store, follow_mode, write_over
 
 if TYPE_CHECKING:
-    from analysis.frame import Source
+    import pandas as pd
+
+    from analysis.frame import Source, Sweep
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,31 +68,44 @@ def report(store: Store, manifest: dict[str, Any], source: Source, out: Path) ->
     """Write a sweep's files; returns what its user should read."""
     from analysis import figures, tables
     from analysis.frame import assemble, in_store
-    from analysis.published import published
-    from analysis.statistics import cells
+    from analysis.published import published, unpublished
+    from analysis.statistics import cells, edges, facts
 
     name = manifest["sweep"]
     sweep = assemble(store, manifest, source)
-    if not (sweep.frame["state"] == "done").any():
+    if sweep.frame["attempt"].isna().all():
         return "\n".join([f"{name}: none of its runs is done yet, so there is no table", *sweep.notes])
-    values, papers = cells(sweep), list(published(sweep.manifest))
-    ours, theirs = tables.comparison(sweep, values), tables.paper(papers)
+    values, took, papers = cells(sweep), facts(sweep), list(published(manifest))
+    notes = [*sweep.notes, *edges(sweep, values), *unpublished(manifest)]
+    curves = learnt(store, sweep, source, notes) if manifest["curves"] else None
+    ours, theirs = tables.ours(sweep, values, took), tables.paper(papers)
     written = {
-        "md": tables.markdown([ours, *theirs], sweep.notes),
-        "tex": tables.latex([ours, *theirs], name),
-        "csv": tables.csv(values),
+        "md": tables.markdown([*ours, *theirs], notes),
+        "tex": tables.latex([*ours, *theirs], name),
+        "csv": tables.csv(values, took),
     }
     for kind, text in written.items():
         write_over(out / "tables" / f"{name}.{kind}", text)
     stem = out / "figures" / name
-    figures.save(figures.draw(sweep, values, papers), stem)
+    figures.save(figures.draw(sweep, values, papers, curves), stem)
     records = f"{store.run('ID').path}/attempts/N/wandb" if source is in_store else "on the W&B server"
     places = [
         f"table    {out / 'tables' / name}.md, .tex, .csv" + (" (with the paper's values)" if papers else ""),
         f"figure   {stem}.png, .pdf",
         f"records  {records}, IDs in the csv",
     ]
-    return "\n".join([tables.markdown([ours], sweep.notes), *places])
+    return "\n".join([tables.markdown(ours, notes), *places])
+
+
+def learnt(store: Store, sweep: Sweep, source: Source, notes: list[str]) -> pd.DataFrame:
+    """Learning curves, over seeds."""
+    from analysis.curves import curves
+    from analysis.statistics import learning_curves
+
+    said: list[str] = []
+    rows = curves(store, sweep.manifest, source, said)
+    notes.extend(note for note in dict.fromkeys(said) if note not in notes)
+    return learning_curves(sweep, rows)
 
 
 def write_curves(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> str:

@@ -47,7 +47,7 @@ def curves(store: Store, manifest: Mapping[str, Any], source: Source, notes: lis
 def _tracked(folder: RunFolder, source: Source, notes: list[str]) -> Tracked | None:
     """The record of a done run."""
     result = folder.result()
-    tracked = source(folder, result, notes)
+    tracked = source.published(folder, result, notes)
     return tracked if tracked and (result is not None or tracked.state == "finished") else None
 
 

@@ -28,12 +28,22 @@ from analysis.statistics import LEVEL
 from mmprompt.config import PRIMARY_METRIC
 from mmprompt.run import write_over
 
-SPLIT = "test"
 WIDTH = 6.8  # inches: the text width of a page
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito: told apart by every eye
-MARKERS = ("o", "s", "^", "D", "v", "P")
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)  # Okabe and Ito: told apart by every eye
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#555555"
 DIGIT = 0.057  # inches: width of a digit at the size of the tick labels
+FEW = 3  # lines, of which single runs are shown too
+LINE = 0.16  # inches: height of a line of a title
+GAP = 0.2  # of x, between 0 and the smallest other value on a logarithmic axis
 MARGIN = 0.06  # of x, on either side
 MIN_RANGE = 2.0  # of y, in points of the metric
 LOG_FROM = 8  # ratio of the largest to the smallest value from which the axis of a number is logarithmic
@@ -66,18 +76,44 @@ STYLE: dict[str, Any] = {
 }
 
 
-def draw(sweep: Sweep, cells: pd.DataFrame, published: Iterable[Published]) -> Figure:
-    """Ours above; below, a block for the paper's figure that the sweep names, or its table if it names no figure."""
-    parts = list(published)
+def draw(
+    sweep: Sweep, cells: pd.DataFrame, published: Iterable[Published], curves: pd.DataFrame | None = None
+) -> Figure:
+    """Ours above; below, a block for the paper's figure that the sweep names, or its table if it names no figure.
+
+    `curves`: learning curves, where the sweep asks for those and not for its cells.
+    """
+    parts = [part for part in published if part.rows["metric"].isin(PRIMARY_METRIC.values()).any()]
     papers = [part for part in parts if part.place.startswith("Figure")] or parts
-    heights = [0.5 + 1.8 * -(-len(sweep.tasks) // 2), *(0.5 + 2 * 1.3 for _ in papers)]
+    x = sweep.over or sweep.compare
+    lines = set(_lines(sweep, cells, x))
+    ours = 0.5 + LINE * (len(lines) > 1) + _height(1.8, len(sweep.shown), 2, [] if curves is not None else cells[x])
+    heights = [ours, *(0.5 + _height(1.3, _tasks(part).nunique(), 3, part.rows["x"]) for part in papers)]
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
         blocks = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-        _draw_ours(blocks[0], sweep, cells[cells["split"] == SPLIT])
+        if curves is None:
+            _draw_ours(blocks[0], sweep, cells)
+        else:
+            _draw_learning(blocks[0], sweep, curves)
         for block, part in zip(blocks[1:], papers, strict=True):
             _draw_papers(block, part, sweep.compare)
     return figure
+
+
+def _height(each: float, panels: int, columns: int, x: Iterable[Any]) -> float:
+    """Inches that rows of panels take, with room for the names of values that are turned because they do not fit."""
+    values = list(x)
+    columns = min(columns, panels)
+    names = Scale.of(values).names if values else []
+    room = DIGIT * max(len(line) for name in names for line in name.split("\n")) if names else 0.0
+    crowded = bool(names) and Scale.of(values).is_crowded(columns)
+    return -(-panels // columns) * (each + (room - DIGIT * 3 if crowded else 0.0))
+
+
+def _tasks(part: Published) -> pd.Series:
+    """Those that have a panel."""
+    return part.rows.loc[part.rows["metric"].isin(PRIMARY_METRIC.values()), "task"]
 
 
 def save(figure: Figure, stem: Path) -> None:
@@ -91,28 +127,76 @@ def save(figure: Figure, stem: Path) -> None:
 
 
 def _draw_ours(block: SubFigure, sweep: Sweep, cells: pd.DataFrame) -> None:
-    about = ", ".join(f"{key} {value}" for key, value in sweep.manifest["header"].items())
-    hollow = "; hollow: baseline" if cells["baseline"].any() else ""
-    interval = f"mean and {LEVEL:.0%} t interval over seeds; dots: single runs{hollow}"
-    _title(block, f"Measured here: sweep {sweep.manifest['sweep']}", f"{about}; {interval}.")
-    cells = _with_series(cells, sweep)
-    runs = _with_series(sweep.scores[sweep.scores["split"] == SPLIT], sweep)
+    x = sweep.over or sweep.compare
+    cells, runs = _with_series(cells, sweep, x), _with_series(sweep.scores, sweep, x)
     series = list(cells["series"].drop_duplicates())
-    for ax, (task, metric) in zip(_panels(block, len(sweep.tasks), 2), sweep.tasks.items(), strict=True):
-        shown = cells[cells["task"] == task]
+    few = len(series) <= FEW
+    marked = few and sweep.over is None and cells["baseline"].any()
+    dots = "; dots: single runs" if few else "; lines are set a little apart"
+    interval = f"mean and {LEVEL:.0%} t interval over seeds{dots}{'; hollow: baseline' if marked else ''}"
+    about = f"{_about(sweep)}; {interval}."
+    _title(block, f"Measured here: sweep {sweep.manifest['sweep']}", about, with_legend=len(series) > 1)
+    for (ax, task), split in _panels_of(block, sweep):
+        shown = cells[(cells["task"] == task) & (cells["split"] == split)]
         scale = Scale.of(shown["x"])
         for number, name in enumerate(series):
-            shift = 0.025 * (number - (len(series) - 1) / 2)
-            _draw_runs(ax, runs[(runs["task"] == task) & (runs["series"] == name)], scale, shift, number)
-            _draw_means(ax, shown[shown["series"] == name], scale, shift, number)
+            shift = 0.025 * (number - (len(series) - 1) / 2) * min(1.0, 2.5 / len(series))
+            line = shown[shown["series"] == name]
+            if few:
+                those = runs[(runs["task"] == task) & (runs["split"] == split) & (runs["series"] == name)]
+                _draw_runs(ax, those, scale, shift, number)
+            _draw_means(ax, line if marked else line.assign(baseline=False), scale, shift, number)
         scale.apply(ax)
         _widen(ax)
-        _name(ax, task, f"{metric}, {SPLIT}", sweep.compare)
-        ax.text(1, 1.03, _n(shown), transform=ax.transAxes, ha="right", va="bottom", fontsize=6.5, color=GREY)
-    if sweep.extra_axes:
-        looks = [(MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]) for i in range(len(series))]
-        lines = [Line2D([], [], marker=marker, color=colour, ms=4, lw=0.9) for marker, colour in looks]
-        block.legend(lines, series, loc="outside upper right", ncols=len(lines))
+        _name(ax, task, f"{sweep.tasks[task]}, {split}", x)
+        _say(ax, _n(shown))
+    if len(series) > 1:
+        _legend(block, series)
+
+
+def _draw_learning(block: SubFigure, sweep: Sweep, curves: pd.DataFrame) -> None:
+    """The score on validation against epochs, or updates where runs do not say how many epochs those were."""
+    x = "epoch" if len(curves) and curves["epoch"].notna().all() else "step"
+    interval = f"score on validation while training (part of the split): mean and {LEVEL:.0%} t interval over seeds"
+    curves = _with_series(curves, sweep, x)
+    series = list(curves["series"].drop_duplicates())
+    about = f"{_about(sweep)}; {interval}."
+    _title(block, f"Measured here: sweep {sweep.manifest['sweep']}", about, with_legend=True)
+    for (ax, task), _ in _panels_of(block, sweep):
+        shown = curves[curves["task"] == task]
+        for number, name in enumerate(series):
+            line = shown[shown["series"] == name]
+            look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "lw": 0}
+            ax.fill_between(line["x"], line["lower"], line["upper"], alpha=0.2, **look)
+            look |= {"marker": MARKERS[number % len(MARKERS)], "ms": 2.5, "lw": 1.0}
+            ax.plot(line["x"], line["value"], markevery=max(1, len(line) // 8), **look)
+        _widen(ax)
+        ax.set_xlim(left=0)
+        _name(ax, task, f"{sweep.tasks[task]}, {sweep.validation[task]}", x)
+        low, high = shown["n"].min(), shown["n"].max()
+        _say(ax, "missing" if not len(shown) else f"n = {low}" if low == high else f"n = {low} to {high}")
+    _legend(block, series)
+
+
+def _about(sweep: Sweep) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sweep.manifest["header"].items())
+
+
+def _panels_of(block: SubFigure, sweep: Sweep) -> list[tuple[tuple[Axes, str], str]]:
+    """A panel for each task and split that is shown."""
+    panels = _panels(block, len(sweep.shown), 2)
+    return [((ax, task), split) for ax, (task, split) in zip(panels, sweep.shown, strict=True)]
+
+
+def _say(ax: Axes, text: str) -> None:
+    ax.text(1, 1.03, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=6.5, color=GREY)
+
+
+def _legend(block: SubFigure, series: list[str]) -> None:
+    looks = [(MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]) for i in range(len(series))]
+    lines = [Line2D([], [], marker=marker, color=colour, ms=4, lw=0.9) for marker, colour in looks]
+    top = 1 - (LINE + 0.02) / block.bbox.height * block.figure.dpi  # below the title
+    block.legend(lines, series, loc="upper left", bbox_to_anchor=(0.004, top), ncols=len(lines))
 
 
 def _draw_papers(block: SubFigure, part: Published, compare: str) -> None:
@@ -146,9 +230,20 @@ def _draw_means(ax: Axes, cells: pd.DataFrame, scale: Scale, shift: float, numbe
             "mew": 1.1,
         }
         ax.plot(scale.at(rows["x"], shift), rows["value"], linestyle="", **style)
-    for place in scale.at(cells.loc[cells["n"] == 0, "x"], shift):
+    lost = cells[cells["n"] == 0]
+    for place, failed in zip(scale.at(lost["x"], shift), lost["failed"] == lost["planned"], strict=True):
         at = ax.get_xaxis_transform()
-        ax.text(place, 0.03, "missing", transform=at, rotation=90, ha="center", va="bottom", fontsize=6, color=GREY)
+        ax.text(
+            place,
+            0.03,
+            "failed" if failed else "missing",
+            transform=at,
+            rotation=90,
+            ha="center",
+            va="bottom",
+            fontsize=6,
+            color=GREY,
+        )
 
 
 def _draw_runs(ax: Axes, runs: pd.DataFrame, scale: Scale, shift: float, number: int) -> None:
@@ -163,6 +258,7 @@ class Scale:
 
     places: dict[Any, float]
     line: str  # values of a number are joined by a line; between words there is nothing
+    apart: bool = False  # whether 0 stands apart, left of where a logarithmic axis begins
 
     @staticmethod
     def of(values: Iterable[Any]) -> Scale:
@@ -170,24 +266,40 @@ class Scale:
         if len(present) == 1 or not all(isinstance(value, Real) for value in present):
             return Scale({value: (i + 0.5) / len(present) for i, value in enumerate(present)}, "")
         low, high = min(present), max(present)
-        stretch = math.log if low > 0 and high / low >= LOG_FROM else float
-        span = stretch(high) - stretch(low)
-        return Scale({value: (stretch(value) - stretch(low)) / span for value in present}, "-")
+        above = min(value for value in present if value > low)
+        apart = low == 0 and high / above >= LOG_FROM
+        first = above if apart else low
+        stretch = math.log if first > 0 and high / first >= LOG_FROM else float
+        begin = GAP if apart else 0.0
+        span = (stretch(high) - stretch(first)) / (1 - begin)
+        places = {value: begin + (stretch(value) - stretch(first)) / span for value in present if value >= first}
+        return Scale({value: places.get(value, 0.0) for value in present}, "-", apart)
 
     def at(self, values: pd.Series, shift: float) -> list[float]:
         return [self.places[value] + shift for value in values]
 
+    @property
+    def names(self) -> list[str]:
+        """Of the ticks: words below each other."""
+        return [f"{value:g}" if isinstance(value, Real) else str(value).replace(" ", "\n") for value in self.places]
+
+    def is_crowded(self, columns: int) -> bool:
+        """Whether names do not fit side by side, as those of 100 and 120 on a third of a page."""
+        width = (WIDTH / columns - 0.6) / (1 + 2 * MARGIN)  # inches, about, from place 0 to 1
+        nearest = min((right - left for left, right in pairwise(sorted(self.places.values()))), default=1.0) * width
+        return nearest < DIGIT * max(len(line) for name in self.names for line in name.split("\n"))
+
     def apply(self, ax: Axes) -> None:
         """A tick at each value and nowhere else."""
-        names = [f"{value:g}" if isinstance(value, Real) else str(value) for value in self.places]
-        places = sorted(self.places.values())
         spec = ax.get_subplotspec()
         assert spec is not None  # every panel is one of a grid
-        width = (WIDTH / spec.get_gridspec().ncols - 0.6) / (1 + 2 * MARGIN)  # inches, about, from place 0 to 1
-        nearest = min((right - left for left, right in pairwise(places)), default=1.0) * width
-        crowded = nearest < DIGIT * max(map(len, names))  # as 100 and 120 are on a third of a page
-        ax.set_xticks(list(self.places.values()), names, rotation=90 if crowded else 0)
+        rotation = 90 if self.is_crowded(spec.get_gridspec().ncols) else 0
+        ax.set_xticks(list(self.places.values()), self.names, rotation=rotation)
         ax.set_xlim(-MARGIN, 1 + MARGIN)
+        if self.apart:  # the axis is broken
+            look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6, "color": GREY}
+            box = {"pad": 0.1, "fc": "white", "lw": 0}
+            ax.text(GAP / 2, 0, "//", transform=ax.get_xaxis_transform(), bbox=box, **look)
 
 
 def _panels(block: SubFigure, count: int, columns: int) -> list[Axes]:
@@ -213,15 +325,22 @@ def _name(ax: Axes, title: str, metric: str, compare: str) -> None:
         ax.set_xlabel(compare.replace(".", " "))
 
 
-def _title(block: SubFigure, title: str, about: str) -> None:
-    block.suptitle(title, x=0.008, ha="left", fontsize=8, fontweight="bold")
-    block.supxlabel(textwrap.fill(about, 145), x=0.008, ha="left", fontsize=6.5, color=GREY)
+def _title(block: SubFigure, title: str, about: str, with_legend: bool = False) -> None:
+    block.suptitle(title + "\n" * with_legend, x=0.008, ha="left", fontsize=8, fontweight="bold")
+    block.supxlabel(textwrap.fill(about, 138), x=0.008, ha="left", fontsize=6.5, color=GREY)
 
 
-def _with_series(rows: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
-    """x, and the name of the line a row belongs to: its values of the extra axes."""
-    names = [", ".join(f"{axis} {row[axis]}" for axis in sweep.extra_axes) for _, row in rows.iterrows()]
-    return rows.assign(x=rows[sweep.compare], series=names)
+def _with_series(rows: pd.DataFrame, sweep: Sweep, x: str) -> pd.DataFrame:
+    """x, and the name of the line a row belongs to: its other labels."""
+    return rows.assign(x=rows[x], series=_lines(sweep, rows, x))
+
+
+def _lines(sweep: Sweep, rows: pd.DataFrame, x: str) -> list[str]:
+    others = [name for name in sweep.roles if name != x]
+    return [
+        ", ".join(f"{name} {row[name]}" if name in sweep.extra_axes else str(row[name]) for name in others)
+        for _, row in rows.iterrows()
+    ]
 
 
 def _n(cells: pd.DataFrame) -> str:

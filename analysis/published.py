@@ -20,6 +20,10 @@ COLUMN = {  # an axis of ours -> the column that holds it there
     "prompt.depth": "prompt_depth",
     "prompt.reparameterization": "reparameterization",
 }
+PICTURES = {  # of which values are not published
+    "figure3": "neither its values nor its epsilon are published; its text says that prompt tuning loses less on every task",
+    "figure4": "its values are not published; its text: prompt tuning is always faster, about twice as fast for the largest",
+}
 NAME = {
     "refcoco": "RefCOCO",
     "refcoco_plus": "RefCOCO+",
@@ -45,14 +49,33 @@ def published_values() -> pd.DataFrame:
 
 
 def published(manifest: Mapping[str, Any]) -> Iterator[Published]:
-    """What the paper's table and figure that a sweep names say about its compared axis; for a user's axis, nothing."""
-    if manifest["compare"] not in COLUMN:
+    """What the paper's table and figure that a sweep names say about its compared axis; for a user's axis, nothing.
+
+    Of a table for several model sizes each value stands for one of them.
+    """
+    axis = compared(manifest)
+    if axis not in COLUMN:
         return
     values = published_values()
     for kind, number in (manifest["paper"] or {}).items():
-        rows = values[values["table"] == f"{kind}{number}"].rename(columns={COLUMN[manifest["compare"]]: "x"})
+        rows = values[values["table"] == f"{kind}{number}"].rename(columns={COLUMN[axis]: "x"})
         rows = rows[rows["x"].notna()].fillna({"split": ""})
         if len(rows):
             sizes, sources = " and ".join(rows["size"].unique()), "; ".join(rows["source"].unique())
+            if rows["size"].nunique() > 1:
+                rows = rows.assign(x=rows["size"] + " " + rows["x"].astype(str))
             shown = rows[["x", "task", "split", "metric", "value"]].replace({"task": NAME})
             yield Published(f"{kind.capitalize()} {number}", f"OFA-{sizes}, one seed per value, {sources}", shown)
+
+
+def unpublished(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """What the paper shows without values, of what a sweep names."""
+    for kind, number in (manifest["paper"] or {}).items():
+        if f"{kind}{number}" in PICTURES:
+            yield f"the paper's {kind.capitalize()} {number} stands nowhere here: {PICTURES[f'{kind}{number}']}"
+
+
+def compared(manifest: Mapping[str, Any]) -> str:
+    """The axis of ours that the paper may have too."""
+    compare = manifest["compare"]
+    return compare if isinstance(compare, str) else str(compare[0])

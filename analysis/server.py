@@ -2,7 +2,7 @@
 
 Configuration and final values of all runs come in one call for every 500 runs that the sweep names, curves in three per run.
 Of the attempts of a run, the one that `result.json` names is taken; where that file is not, as when nothing but the manifest
-was copied, the first that finished.
+was copied, the first that finished. What was asked of finished weights is in the summaries of the attempts that asked.
 """
 
 from __future__ import annotations
@@ -10,20 +10,51 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from analysis.frame import Source, Tracked
+from analysis.frame import Tracked
 from mmprompt.run import RunFolder, StoreError
 from mmprompt.wandb_online import find, server
 
 ROWS = 10_000  # of a curve, in one call
 
 
+@dataclass(frozen=True)
+class OnServer:
+    attempts: Mapping[str, Mapping[int, Any]]  # by run and number
+
+    def published(self, folder: RunFolder, result: Mapping[str, Any] | None, notes: list[str]) -> Tracked | None:
+        found = self.attempts.get(folder.id, {})
+        if result is not None:
+            run = found.get(result["attempt"])
+        else:
+            trained = {number: run for number, run in sorted(found.items()) if not _only_evaluated(run)}
+            finished = [number for number, run in trained.items() if run.state == "finished"]
+            run = trained[finished[0] if finished else max(trained)] if trained else None
+            if finished:
+                notes.append("where no result.json says which attempt was published, the first that finished is taken")
+        if run is None:
+            return None
+        return Tracked(run.state, dict(run.config), _summary(run), partial(_history, run), run.historyLineCount)
+
+    def evaluated(
+        self, folder: RunFolder, said: Mapping[str, Mapping[str, Any] | None], notes: list[str]
+    ) -> dict[str, Any]:
+        found = self.attempts.get(folder.id, {})
+        summaries = {number: _summary(run) for number, run in sorted(found.items())}
+        values = {}
+        for one, file in said.items():
+            asked = summaries.values() if file is None else [summaries.get(file["attempt"], {})]
+            values[one] = next((summary[key] for summary in asked if (key := f"evaluation/{one}") in summary), None)
+        return values
+
+
 @contextmanager
-def on_server(manifest: Mapping[str, Any], project: str | None) -> Iterator[Source]:
+def on_server(manifest: Mapping[str, Any], project: str | None) -> Iterator[OnServer]:
     """Where `analysis.frame` finds the records of this sweep. `project`: PROJECT or ENTITY/PROJECT; None: as launched.
 
     Raises ServerError when the server cannot be had, also later in the block.
@@ -34,7 +65,7 @@ def on_server(manifest: Mapping[str, Any], project: str | None) -> Iterator[Sour
         attempts: defaultdict[str, dict[int, Any]] = defaultdict(dict)
         for run in find(api, project, entity, "config.run_id", runs, lazy=False):
             attempts[run.config["run_id"]][run.config["attempt"]] = run
-        yield partial(_tracked, attempts)
+        yield OnServer(attempts)
 
 
 def _place(manifest: Mapping[str, Any], project: str | None) -> tuple[str, str]:
@@ -47,21 +78,13 @@ def _place(manifest: Mapping[str, Any], project: str | None) -> tuple[str, str]:
     return manifest["tracking"]["entity"] or "", manifest["tracking"]["project"]
 
 
-def _tracked(
-    attempts: Mapping[str, Mapping[int, Any]], folder: RunFolder, result: Mapping[str, Any] | None, notes: list[str]
-) -> Tracked | None:
-    found = attempts.get(folder.id, {})
-    if result is not None:
-        run = found.get(result["attempt"])
-    else:
-        finished = [number for number in sorted(found) if found[number].state == "finished"]
-        run = found[finished[0] if finished else max(found)] if found else None
-        if finished:
-            notes.append("where no result.json says which attempt was published, the first that finished is taken")
-    if run is None:
-        return None
-    summary = {key: value for key, value in dict(run.summary).items() if not key.startswith("_")}
-    return Tracked(run.state, dict(run.config), summary, partial(_history, run), run.historyLineCount)
+def _only_evaluated(run: Any) -> bool:
+    """Whether this attempt asked finished weights, and trained none."""
+    return run.config.get("work") == "evaluate"
+
+
+def _summary(run: Any) -> dict[str, Any]:
+    return {key: value for key, value in dict(run.summary).items() if not key.startswith("_")}
 
 
 def _history(run: Any) -> pd.DataFrame:

@@ -80,7 +80,10 @@ def test_sweeps_knows_of_the_core_its_light_part_and_on_the_node_its_job() -> No
     light = [f"mmprompt.{name}" for name in LIGHT]
     found = wrong("sweeps", *light, never={"torch", "pandas", "matplotlib", "wandb"})
     node = {"sweeps/node.py: mmprompt.job.execute"}
-    probe = {f"sweeps/probe.py: {name}" for name in ("torch", "mmprompt.job.backbone_of", "mmprompt.data.load")}
+    probe = {
+        f"sweeps/probe.py: {name}"
+        for name in ("torch", "mmprompt.job.backbone_of", "mmprompt.data.load", "mmprompt.data.locate")
+    }
     assert set(found) == node | probe
     for file in ("node.py", "probe.py"):
         late = [name for name, at_once in imports(ROOT / "sweeps" / file) if not at_once]

@@ -330,7 +330,7 @@ def test_half_precision_is_that_of_the_forward_alone() -> None:
     for module in linear:
         module.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     text = collate(load(config.task, config.model, "train").samples[:4])
-    loss = tuned.loss(text, seen.features(np.arange(4)), 0.1)
+    loss = tuned.loss(text, seen.features(np.arange(4)), config.optim, 0.0)
     torch.autograd.backward(loss)
     assert len(dtypes) == len(linear) and set(dtypes) == {torch.bfloat16}
     assert loss.dtype == torch.float32

@@ -201,6 +201,7 @@ def ask(tmp_path: Path) -> dict[str, Any]:
     return {
         **{"folder": str(tmp_path), "store": str(tmp_path), "code": str(ROOT), "nonce": "abc", "slurm": True},
         **{"python": sys.executable, "host": "login", "offset": 0.0, "packages": probe.versions(), "stage": False},
+        "data": None,
         "cluster": settings.place.cluster.model_dump(),
         "tracking": settings.place.tracking.model_dump(),
         "backbone": str(ROOT / "mmprompt/backbones/micro.safetensors"),

@@ -16,7 +16,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from synthetic_store import DISABLED, LENGTHS, launch, manifest, run_all
 
-from analysis.figures import Scale, draw, save
+from analysis.figures import GAP, Scale, draw, save
 from analysis.frame import Sweep, read_sweep
 from analysis.published import published
 from analysis.statistics import cells
@@ -74,8 +74,16 @@ def test_there_is_a_tick_at_each_length_and_distances_are_logarithmic(tmp_path: 
 
 def test_numbers_that_span_little_lie_linearly_and_words_evenly() -> None:
     assert Scale.of([1, 2, 5]).places == {1: 0.0, 2: 0.25, 5: 1.0}
-    assert Scale.of([0, 10, 100]).places == {0: 0.0, 10: 0.1, 100: 1.0}  # no logarithm of 0
+    assert Scale.of([0, 50, 100]).places == {0: 0.0, 50: 0.5, 100: 1.0}
+
+
+def test_zero_stands_apart_from_a_logarithmic_axis() -> None:
+    scale = Scale.of([0, 0.01, 0.1, 1.0])
+    assert scale.apart and scale.places[0] == 0.0 and scale.places[1.0] == 1.0
+    left, middle, right = (scale.places[value] for value in (0.01, 0.1, 1.0))
+    assert left == GAP and middle - left == pytest.approx(right - middle)
     assert Scale.of(["none", "mlp"]).places == {"none": 0.25, "mlp": 0.75}
+    assert Scale.of([64]).places == {64: 0.5}
     assert (Scale.of([1, 2]).line, Scale.of(["none", "mlp"]).line) == ("-", "")
     assert Scale.of([64]).places == {64: 0.5}
 

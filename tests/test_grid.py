@@ -76,8 +76,7 @@ grid:
 
 @pytest.mark.parametrize("name", names(ROOT / "conf"))
 def test_every_sweep_file_opens_with_its_claim_its_paper_its_cost_and_its_command(name: str) -> None:
-    lines = (ROOT / "conf" / "sweep" / f"{name}.yaml").read_text().splitlines()
-    opening = "\n".join(line for line in lines[: lines.index("compare: " + read(name, ROOT / "conf").compare)])
+    opening, _, _ = (ROOT / "conf" / "sweep" / f"{name}.yaml").read_text().partition("\ncompare:")
     for word in ("# Claim: ", "# Paper: ", "# Cost: ", f"# Command: make sweep-{name}"):
         assert word in opening
 
@@ -101,6 +100,28 @@ exclude: [{prompt.length: 16, seed: 2}]
 def test_an_override_of_an_axis_replaces_its_values_in_every_block(write: Write) -> None:
     sweep = changed(write(GRID), "seed=7")
     assert points(sweep) == [{"prompt.length": length, "seed": 7} for length in (10, 16, 30)]
+
+
+BY_METHOD = """
+grid:
+  - product: {method: [bitfit], bitfit.rule: [published, all], prompt.length: [10]}
+  - product: {method: [prompt, lora], prompt.length: [10]}
+  - zip: {method: [finetune, adapter], prompt.length: [10, 16]}
+  - product: {prompt.length: [10]}
+    fixed: {method: lora, optim.steps: 5}
+"""
+
+
+def test_an_override_that_names_values_of_an_axis_on_which_blocks_differ_chooses_points(write: Write) -> None:
+    conf = write(BY_METHOD)
+    prompt, adapter = {"method": "prompt", "prompt.length": 10}, {"method": "adapter", "prompt.length": 16}
+    assert points(changed(conf, "method=prompt,adapter")) == [prompt, adapter]
+    bitfit = {"method": "bitfit", "bitfit.rule": "all", "prompt.length": 10}
+    assert points(changed(conf, "method=bitfit", "bitfit.rule=all")) == [bitfit]
+    assert len(points(changed(conf, "bitfit.rule=all"))) == len(points(read("it", conf))) - 1
+    with pytest.raises(ConfigError, match="sweep it: with these overrides no point of the grid is left"):
+        changed(conf, "method=finetune", "prompt.length=16")
+    assert points(changed(conf, "method=lora"))[-1] == {"prompt.length": 10}  # the block that fixes it
 
 
 def test_a_new_key_with_several_values_is_an_axis_of_every_block_even_where_it_was_fixed(write: Write) -> None:
@@ -133,6 +154,13 @@ def test_exclusions_and_baseline_that_an_override_removed_are_dropped(write: Wri
     sweep = changed(write(GRID), "prompt.length=64,100")
     assert sweep.baseline is None and sweep.exclude == []
     assert changed(write(GRID), "seed=1,2,3").baseline == {"prompt.length": 10}
+
+
+def test_what_is_kept_of_a_value_that_an_override_removed_is_dropped(write: Write) -> None:
+    conf = write(f"{ATTACKED}\nkept_from: 0.0")
+    assert read("it", conf).kept_from == 0.0
+    assert changed(conf, "attack.epsilon=0.1,0.3").kept_from is None
+    assert changed(conf, "attack.epsilon=0.0,0.3").kept_from == 0.0
 
 
 @pytest.mark.parametrize(
@@ -186,6 +214,10 @@ def test_a_wrong_override_gets_one_sentence(text: str, complaint: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+ONE = "grid: [{product: {prompt.length: [10], seed: [1]}}]"
+ATTACKED = "grid: [{product: {prompt.length: [10], attack.epsilon: [0.0, 0.1]}}]\nover: attack.epsilon"
+
+
 @pytest.mark.parametrize(
     ("grid", "complaint"),
     [
@@ -209,6 +241,14 @@ def test_a_wrong_override_gets_one_sentence(text: str, complaint: str) -> None:
         ("grid: [{product: {prompt.length: [10]}}]\nbasline: {}", "basline is not a key of a sweep; did you mean base"),
         ("fixed: {method: prompt}", "grid is missing"),
         ("grid: [", "while parsing"),
+        (f"{ONE}\nover: seed", "over=seed cannot be: seed is always averaged over"),
+        (f"{ONE}\neach: [prompt.length]", "each=prompt.length cannot be: prompt.length is in compare"),
+        (f"{ONE}\neach: [prompt.lenght]", "each=prompt.lenght is not an axis of the grid; did you mean prompt.length"),
+        (f"{ONE}\nover: attack.epsilon", "over=attack.epsilon is not an axis of the grid"),
+        (f"{ONE}\nkept_from: 0.0", "kept_from=0.0 is a value of `over`, which is missing"),
+        (f"{ATTACKED}\nkept_from: 0.2", "kept_from=0.2 is not a value of attack.epsilon"),
+        (f"{ATTACKED}\ncurves: true", "both want the figure; there is one per sweep"),
+        (f"{ONE}\nfacts: [device_huors]", "facts.*device_huors"),
     ],
 )
 def test_a_wrong_sweep_file_gets_one_sentence_that_names_the_file(write: Write, grid: str, complaint: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_store import OFFLINE, STEPS, claim, launch, manifest, run_all
+from synthetic_store import OFFLINE, STEPS, claim, evaluate, launch, manifest, run_all
 from wandb_server import KEY, WandbServer
 
 from analysis import curves as curves_module
@@ -104,6 +104,42 @@ def test_with_nothing_but_the_manifest_it_is_the_same_and_how_attempts_were_chos
         theirs = assemble(bare, SWEEP, source)
     same(assemble(store, SWEEP, in_store).frame, theirs.frame)
     assert theirs.notes == ("where no result.json says which attempt was published, the first that finished is taken",)
+
+
+def test_what_finished_weights_were_asked_later_is_the_same_from_the_server(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three attempts of each run are there: one that failed before it was asked anything, one that trained, one that asked."""
+    axes = {"task": ["micro_grounding"], "method": ["prompt", "finetune"], "seed": [1, 2], "attack.epsilon": [0.0, 0.1]}
+    shown = {"over": "attack.epsilon", "kept_from": 0.0}
+    about = manifest("robustness", axes, "method", {}, {"method": "finetune"}, **shown)
+    store, bare = Store(tmp_path / "store"), Store(tmp_path / "bare")
+    for one in (store, bare):
+        launch(one, about)
+    for run in dict.fromkeys(point["run"] for point in about["points"]):
+        points = [point["values"] for point in about["points"] if point["run"] == run]
+        failed_attempt(store, {"values": points[0]})
+        run_all(store, [{"values": points[0]}], OFFLINE, seed=0)
+        evaluate(store, points, [50.0, 25.0], OFFLINE)
+    sync([], store.root)
+    ours = assemble(store, about, in_store)
+    with on_server(about, None) as source:
+        theirs, alone = assemble(store, about, source), assemble(bare, about, source)
+    same(ours.frame, theirs.frame)
+    same(ours.frame, alone.frame)
+    assert ours.notes == theirs.notes == () and set(ours.frame["state"]) == {"done"}
+    assert ours.frame["test/acc@0.5"].to_list() == [50.0, 25.0] * 4 and set(ours.frame["attempt"]) == {2}
+
+
+def test_an_attempt_that_only_asked_is_not_taken_for_the_one_that_trained(server: WandbServer, tmp_path: Path) -> None:
+    axes = {"task": ["micro_grounding"], "method": ["lora"], "seed": [1], "attack.epsilon": [0.0]}
+    about = manifest("asked", axes, "method", {}, {})
+    store, bare = Store(tmp_path / "store"), Store(tmp_path / "bare")
+    launch(bare, about)
+    evaluate(store, [about["points"][0]["values"]], [50.0], OFFLINE)
+    sync([], store.root)
+    with on_server(about, None) as source:
+        assert set(assemble(bare, about, source).frame["state"]) == {"not done"}
 
 
 def test_the_curves_from_the_server_equal_those_from_the_store(store: Store, bare: Store) -> None:

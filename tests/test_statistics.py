@@ -28,7 +28,7 @@ def made_up(values: dict[tuple[int, str], Sequence[float]], baseline: int = 64) 
     for length, seed in product(lengths, range(3)):
         scores = {f"{split}/acc@0.5": values[length, split][seed] for split in ("val", "test")}
         point = {"task": "micro_grounding", "prompt.length": length, "seed": seed + 1, "metric": "acc@0.5"}
-        rows.append(point | {"run": f"{length}-{seed}"} | scores)
+        rows.append(point | {"run": f"{length}-{seed}", "state": "done"} | scores)
     return Sweep(about, pd.DataFrame(rows), ())
 
 

@@ -21,7 +21,7 @@ from analysis import tables
 from analysis.__main__ import main
 from analysis.frame import read_sweep
 from analysis.published import published, published_values
-from analysis.statistics import cells
+from analysis.statistics import cells, facts
 from mmprompt.run import ROOT, RunFolder, Store, StoreError
 
 TASKS = ["micro_grounding", "micro_entailment"]
@@ -73,7 +73,7 @@ def change_result(folder: RunFolder, change: Callable[[dict[str, Any]], None]) -
 
 def table_of(store: Store, name: str = "length") -> tables.Table:
     sweep = read_sweep(store, name)
-    return tables.comparison(sweep, cells(sweep))
+    return tables.comparison(sweep, cells(sweep), facts(sweep))
 
 
 def test_a_cell_is_mean_half_width_and_n_of_what_the_runs_scored(unfinished: Store) -> None:
@@ -91,7 +91,7 @@ def test_a_cell_is_mean_half_width_and_n_of_what_the_runs_scored(unfinished: Sto
 
 def test_a_missing_cell_says_missing_and_a_partial_one_its_n(unfinished: Store) -> None:
     frame = table_of(unfinished).frame
-    assert frame.loc["120", "micro_grounding (acc@0.5)"] == "missing"
+    assert frame.loc["120", "micro_grounding (acc@0.5)"] == "missing (1 failed)"
     assert str(frame.loc["10", "micro_entailment (accuracy)"]).endswith("(2 of 3)")
 
 
@@ -116,7 +116,7 @@ def test_the_caption_says_what_was_run_and_what_is_not_done(unfinished: Store) -
 
 def test_the_csv_has_both_splits_and_runs_that_are_in_the_store(unfinished: Store, tmp_path: Path) -> None:
     file = tmp_path / "length.csv"
-    file.write_text(tables.csv(cells(read_sweep(unfinished, "length"))))
+    file.write_text(tables.csv(cells(sweep := read_sweep(unfinished, "length")), facts(sweep)))
     frame = pd.read_csv(file)
     assert len(frame) == 2 * 3 * 2
     assert set(frame["split"]) == {"val", "test"}
@@ -140,11 +140,13 @@ def test_the_frame_has_a_row_per_point_with_what_its_run_says(unfinished: Store)
 
 def test_the_latex_is_a_booktabs_table_with_nothing_left_unescaped(unfinished: Store) -> None:
     sweep = read_sweep(unfinished, "length")
-    text = tables.latex([tables.comparison(sweep, cells(sweep)), *tables.paper(published(sweep.manifest))], "length")
+    ours = tables.ours(sweep, cells(sweep), facts(sweep))
+    text = tables.latex([*ours, *tables.paper(published(sweep.manifest))], "length")
     for environment in ("table", "tabular"):
-        assert text.count(f"\\begin{{{environment}}}") == text.count(f"\\end{{{environment}}}") == 3
-    assert text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") == 3
-    assert re.findall(r"\\label\{(.*?)\}", text) == ["tab:length", "tab:length-paper-1", "tab:length-paper-2"]
+        assert text.count(f"\\begin{{{environment}}}") == text.count(f"\\end{{{environment}}}") == 4
+    assert text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") == 4
+    parts = ["", "-differences", "-paper-1", "-paper-2"]
+    assert re.findall(r"\\label\{(.*?)\}", text) == [f"tab:length{part}" for part in parts]
     assert "±" not in text and r"$\pm$" in text
     assert not re.search(r"(?<!\\)[_%#]", text)
     assert text.isascii()
@@ -152,7 +154,7 @@ def test_the_latex_is_a_booktabs_table_with_nothing_left_unescaped(unfinished: S
 
 def test_the_papers_values_are_tables_of_their_own(unfinished: Store) -> None:
     sweep = read_sweep(unfinished, "length")
-    ours = tables.comparison(sweep, cells(sweep))
+    ours = tables.comparison(sweep, cells(sweep), facts(sweep))
     table_6, figure_2 = tables.paper(published(sweep.manifest))
     assert table_6.caption.startswith("The paper's Table 6: OFA-large, one seed per value, printed; the header says 32")
     assert figure_2.caption == "The paper's Figure 2: OFA-large, one seed per value, read off the plot."
@@ -225,10 +227,11 @@ def test_a_record_that_cannot_be_read_is_noted_and_the_result_stands_in(small: S
     assert set(cells(sweep)["n"]) == {2}
 
 
-def test_an_evaluation_that_was_not_asked_for_is_left_out(small: Store) -> None:
+def test_an_evaluation_that_the_sweep_asks_for_and_that_was_not_made_is_missing_and_counted(small: Store) -> None:
     change_result(a_run(small), lambda result: result["evaluations"].update({"test": "another"}))
     sweep = read_sweep(small, "length")
-    assert sweep.notes == (f"run {a_run(small).id}: its test evaluation is not the one this sweep asks for; left out",)
+    assert sweep.frame["state"].to_list() == ["not evaluated", "done", "done", "done"]
+    assert "INCOMPLETE: of 4 runs 3 done, 1 not evaluated." in table_of(small).caption
     test = cells(sweep).query("split == 'test'").set_index("prompt.length")
     assert test["n"].to_dict() == {10: 1, 64: 2}
 

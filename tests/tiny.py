@@ -45,6 +45,7 @@ def where(tracking: str = "disabled") -> dict[str, Any]:
         "gpus": 0,
         "checkpoint_every": 2,
         "cache": place.cache.model_dump(),
+        "data": None,
         "stage": False,
     }
 

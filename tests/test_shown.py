@@ -1,0 +1,581 @@
+"""What a sweep says beside its grid becomes tables and figures: rows by several axes, differences, attacks, curves, costs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from synthetic_store import (
+    DISABLED,
+    FACTS,
+    OFFLINE,
+    STEPS,
+    claim,
+    evaluate,
+    launch,
+    manifest,
+    run_all,
+    run_of,
+    scores,
+    train,
+    while_training,
+)
+
+from analysis import tables
+from analysis.__main__ import main
+from analysis.curves import curves
+from analysis.figures import GAP, draw
+from analysis.frame import ADDED, Sweep, in_store, read_manifest, read_sweep
+from analysis.frame import FACTS as FACT_NAMES
+from analysis.published import published, published_values, unpublished
+from analysis.statistics import cells, edges, facts, learning_curves
+from mmprompt.job import SUMMARISED
+from mmprompt.run import ROOT, Store
+from sweeps.grid import Fact, names
+from sweeps.manifest import SHOWN, expand
+from sweeps.manifest import manifest as frozen
+
+TASKS = ["micro_grounding", "micro_entailment"]
+SEEDS = [1, 2, 3]
+METHODS = [
+    {"task": TASKS, "method": ["bitfit"], "bitfit.rule": ["published", "all"], "seed": SEEDS},
+    {"task": TASKS, "method": ["prompt", "finetune"], "seed": SEEDS},
+]
+COMPARE = ["method", "bitfit.rule"]
+EPSILONS = [0.0, 0.01, 0.1]
+ATTACKS = [block | {"attack.epsilon": EPSILONS} for block in METHODS]
+
+
+def methods(**shown: Any) -> dict[str, Any]:
+    return manifest("methods", METHODS, COMPARE, {"table": "2"}, {"method": "prompt"}, **shown)
+
+
+def made(store: Store, about: dict[str, Any], leave_out: Iterable[dict[str, Any]] = ()) -> Sweep:
+    launch(store, about)
+    run_all(store, [p for p in about["points"] if p["values"] not in list(leave_out)], DISABLED, seed=0)
+    return read_sweep(store, about["sweep"])
+
+
+def score_of(sweep: Sweep, task: str, label: str, split: str = "test") -> np.ndarray:
+    """By seed, computed from the results alone."""
+    found = {}
+    for point in sweep.manifest["points"]:
+        values = point["values"]
+        if (values["task"], " ".join(str(values[axis]) for axis in COMPARE if axis in values)) == (task, label):
+            found[values["seed"]] = sweep.frame.loc[sweep.frame["run"] == point["run"], f"{split}/{metric(task)}"].iloc[
+                0
+            ]
+    return np.array([found[seed] for seed in SEEDS])
+
+
+def metric(task: str) -> str:
+    return {"micro_grounding": "acc@0.5", "micro_entailment": "accuracy"}[task]
+
+
+def by_label(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
+    return rows.set_index(["method", "task", *more])
+
+
+# Rows that several axes name together
+
+
+def test_axes_that_are_compared_together_name_one_row_with_what_each_point_has(tmp_path: Path) -> None:
+    sweep = made(Store(tmp_path), methods())
+    table = tables.comparison(sweep, cells(sweep), facts(sweep))
+    assert list(table.frame.index) == ["bitfit published", "bitfit all", "prompt (baseline)", "finetune"]
+    assert "as configured" not in tables.markdown([table], [])
+    assert "method: with bitfit.rule, where it has that." in table.caption
+    x = score_of(sweep, TASKS[0], "bitfit all")
+    assert str(table.frame.loc["bitfit all", f"{TASKS[0]} (acc@0.5)"]).startswith(
+        f"{x.mean():.1f} ± {stats.t.ppf(0.975, 2) * stats.sem(x):.1f} (3)"
+    )
+
+
+def test_a_row_of_which_every_run_failed_says_failed_and_a_part_its_n(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    gone = [{"task": TASKS[0], "method": "finetune", "seed": seed} for seed in SEEDS]
+    half = [{"task": TASKS[0], "method": "prompt", "seed": seed} for seed in SEEDS[:2]]
+    for point in [*gone, half[0]]:
+        claim(store, point).fail("RuntimeError: the loss is nan")
+    sweep = made(store, methods(), [*gone, *half])
+    frame = tables.comparison(sweep, cells(sweep), facts(sweep)).frame[f"{TASKS[0]} (acc@0.5)"]
+    assert frame["finetune"] == "failed"
+    assert str(frame["prompt (baseline)"]).endswith("(1 of 3)")
+
+
+# Differences
+
+
+def test_differences_are_paired_by_seed_and_those_whose_interval_contains_0_are_marked(tmp_path: Path) -> None:
+    sweep = made(Store(tmp_path), methods())
+    table = tables.differences(sweep, cells(sweep), "difference").frame
+    assert list(table.index) == ["bitfit published", "bitfit all", "finetune"]
+    for label in table.index:
+        for task in TASKS:
+            test = stats.ttest_rel(score_of(sweep, task, label), score_of(sweep, task, "prompt"))
+            low, high = test.confidence_interval()
+            text = f"{(low + high) / 2:+.1f} ± {(high - low) / 2:.1f} (3){' ~' if low <= 0 <= high else ''}"
+            assert table.loc[label, f"{task} ({metric(task)})"] == text
+
+
+def test_only_seeds_that_both_rows_have_are_paired(tmp_path: Path) -> None:
+    left_out = [{"task": TASKS[0], "method": "prompt", "seed": 1}, {"task": TASKS[0], "method": "finetune", "seed": 3}]
+    sweep = made(Store(tmp_path), methods(), left_out)
+    row = by_label(cells(sweep), "split").loc[("finetune", TASKS[0], "test")]
+    second = [score_of(sweep, TASKS[0], label)[1] for label in ("finetune", "prompt")]
+    assert (row["n"], row["difference_n"]) == (2, 1)
+    assert row["difference"] == pytest.approx(second[0] - second[1]) and math.isnan(row["difference_lower"])
+    assert tables.differences(sweep, cells(sweep), "difference").frame.loc["finetune", f"{TASKS[0]} (acc@0.5)"] == (
+        f"{second[0] - second[1]:+.1f} (1 of 3)"
+    )
+
+
+def made_up(scores: np.ndarray, over: list[float] | None = None) -> Sweep:
+    """Methods a, b, c against a; `scores`: method, epsilon, seed."""
+    epsilons = over or [0.0]
+    axes: dict[str, list[Any]] = {
+        "task": TASKS[:1],
+        "method": ["a", "b", "c"],
+        "seed": SEEDS,
+        "attack.epsilon": epsilons,
+    }
+    shown = {"over": "attack.epsilon", "kept_from": 0.0} if over else {}
+    about = manifest("made_up", axes, "method", {}, {"method": "a"}, **shown)
+    rows = []
+    for point in about["points"]:
+        values = point["values"]
+        at = "abc".index(values["method"]), epsilons.index(values["attack.epsilon"]), values["seed"] - 1
+        rows.append(values | {"run": point["run"], "state": "done", "metric": "acc@0.5", "test/acc@0.5": scores[at]})
+    return Sweep(about, pd.DataFrame(rows), ())
+
+
+SCORES = st.lists(st.floats(1, 100), min_size=27, max_size=27).map(lambda x: np.array(x).reshape(3, 3, 3))
+
+
+@settings(max_examples=30, deadline=None)
+@given(SCORES)
+def test_differences_and_shares_are_what_scipy_says_of_the_same_numbers(x: np.ndarray) -> None:
+    found = cells(made_up(x, EPSILONS)).set_index(["method", "attack.epsilon"])
+    for i, method in enumerate("abc"):
+        for e, epsilon in enumerate(EPSILONS):
+            row, share = found.loc[(method, epsilon)], 100 * x[i, e] / x[i, 0]
+            assert (row["value"], row["kept"]) == pytest.approx((x[i, e].mean(), share.mean()))
+            for of, values in (("difference", x[i, e] - x[0, e]), ("kept_difference", share - 100 * x[0, e] / x[0, 0])):
+                if method == "a":
+                    assert math.isnan(row[of]) and row[f"{of}_n"] == 0
+                else:
+                    half = stats.t.ppf(0.975, 2) * stats.sem(values)
+                    ends = (values.mean() - half, values.mean() + half)
+                    assert (row[f"{of}_lower"], row[f"{of}_upper"]) == pytest.approx(ends, abs=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SCORES, st.randoms(use_true_random=False))
+def test_no_value_depends_on_the_order_of_the_points(x: np.ndarray, random: Any) -> None:
+    sweep = made_up(x, EPSILONS)
+    order = list(range(len(sweep.frame)))
+    random.shuffle(order)
+    about = sweep.manifest | {"points": [sweep.manifest["points"][i] for i in order]}
+    shuffled = Sweep(about, sweep.frame.iloc[order].reset_index(drop=True), ())
+    names = ["method", "attack.epsilon"]
+    ours, theirs = (cells(one).drop(columns="runs").sort_values(names, ignore_index=True) for one in (sweep, shuffled))
+    pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_without_a_baseline_or_where_two_rows_are_it_there_are_no_differences() -> None:
+    x = np.full((3, 1, 3), 50.0)
+    for baseline in (None, {}, {"attack.epsilon": 0.0}):
+        sweep = made_up(x)
+        about = sweep.manifest | {"baseline": baseline}
+        assert cells(Sweep(about, sweep.frame, ()))["difference"].isna().all()
+
+
+# Attacks: one run, many evaluations
+
+
+def robustness(store: Store, left_out: Iterable[float] = (), tracking: Any = OFFLINE) -> tuple[Sweep, dict[str, float]]:
+    """The sweep, and what each evaluation answered, by its id. `left_out`: no run was asked these."""
+    shown = {"over": "attack.epsilon", "kept_from": 0.0}
+    about = manifest("robustness", ATTACKS, COMPARE, {"figure": "3"}, {"method": "finetune"}, **shown)
+    launch(store, about)
+    noise = np.random.default_rng(1)
+    answers = {}
+    for run in dict.fromkeys(point["run"] for point in about["points"]):
+        points = [p for p in about["points"] if p["run"] == run and p["values"]["attack.epsilon"] not in list(left_out)]
+        train(store, points[0]["values"], scores(points[0]["values"], noise), tracking)
+        values = [float(np.round(60 - 100 * p["values"]["attack.epsilon"] + noise.normal(), 3)) for p in points]
+        answers |= {p["evaluations"]["test"]: value for p, value in zip(points, values, strict=True)}
+        for first in range(0, len(points), 2):  # two in a pass
+            evaluate(store, [p["values"] for p in points[first : first + 2]], values[first : first + 2], tracking)
+    return read_sweep(store, "robustness"), answers
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Sweep, dict[str, float]]:
+    store = Store(tmp_path_factory.mktemp("attacked"))
+    return store, *robustness(store)
+
+
+def test_points_that_share_a_run_have_each_their_own_evaluation(
+    attacked: tuple[Store, Sweep, dict[str, float]],
+) -> None:
+    _, sweep, answers = attacked
+    assert sweep.notes == ()
+    assert len(sweep.frame) == 3 * sweep.frame["run"].nunique() == 72
+    for point, (_, row) in zip(sweep.manifest["points"], sweep.frame.iterrows(), strict=True):
+        assert row[f"test/{row['metric']}"] == answers[point["evaluations"]["test"]]
+    assert set(sweep.frame["state"]) == {"done"} and set(sweep.frame["attempt"]) == {1}
+
+
+def test_columns_are_the_epsilons_and_rows_task_and_method(attacked: tuple[Store, Sweep, dict[str, float]]) -> None:
+    _, sweep, _ = attacked
+    score, share, difference = tables.ours(sweep, cells(sweep), facts(sweep))
+    assert list(score.frame.columns) == ["epsilon 0.0", "epsilon 0.01", "epsilon 0.1"]
+    assert list(share.frame.columns) == list(difference.frame.columns) == ["epsilon 0.01", "epsilon 0.1"]
+    labels = ["bitfit published", "bitfit all", "prompt", "finetune (baseline)"]
+    assert list(score.frame.index) == [(f"{task} ({metric(task)})", label) for task in TASKS for label in labels]
+    assert len(difference.frame) == 2 * 3
+    x = [score_at(sweep, "prompt", epsilon) for epsilon in (0.0, 0.1)]
+    kept = 100 * x[1] / x[0]
+    half = stats.t.ppf(0.975, 2) * stats.sem(kept)
+    assert share.frame.loc[(f"{TASKS[0]} (acc@0.5)", "prompt"), "epsilon 0.1"] == f"{kept.mean():.1f} ± {half:.1f} (3)"
+    assert "share of its own score at attack.epsilon 0 that a run keeps" in share.caption
+
+
+def score_at(sweep: Sweep, method: str, epsilon: float) -> np.ndarray:
+    rows = sweep.frame[(sweep.frame["task"] == TASKS[0]) & (sweep.frame["method"] == method)]
+    return rows[rows["attack.epsilon"] == epsilon].sort_values("seed")["test/acc@0.5"].to_numpy(float)
+
+
+def test_lines_over_epsilon_are_the_cells_and_0_stands_apart(attacked: tuple[Store, Sweep, dict[str, float]]) -> None:
+    _, sweep, _ = attacked
+    values = cells(sweep)
+    figure = draw(sweep, values, published(sweep.manifest))
+    (block,) = figure.subfigs
+    assert [ax.get_title(loc="left") for ax in block.axes] == TASKS
+    ax = block.axes[0]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.01", "0.1"]
+    assert list(ax.get_xticks()) == [0.0, GAP, 1.0] and "//" in [text.get_text() for text in ax.texts]
+    drawn = [np.asarray(line.get_ydata(), float) for line in ax.lines if line.get_linestyle() == "-"]
+    labels = ["bitfit published", "bitfit all", "prompt", "finetune"]
+    own = values[values["task"] == TASKS[0]]
+    wanted = [own.loc[own["method"] == label, "value"].to_list() for label in labels]
+    assert np.allclose(drawn, wanted)
+    (legend,) = block.legends
+    assert [text.get_text() for text in legend.get_texts()] == labels
+
+
+def test_what_was_not_asked_yet_is_missing_and_counted_apart_from_what_was_not_trained(tmp_path: Path) -> None:
+    sweep, _ = robustness(Store(tmp_path), left_out=[0.1], tracking=DISABLED)
+    table = tables.comparison(sweep, cells(sweep), facts(sweep))
+    assert set(table.frame["epsilon 0.1"]) == {"missing"}
+    assert "INCOMPLETE: of 72 points 48 done, 24 not evaluated." in table.caption
+
+
+def test_an_evaluation_that_failed_says_failed_and_leaves_the_rest(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    sweep, _ = robustness(store, left_out=[0.1], tracking=DISABLED)
+    for point in sweep.manifest["points"]:
+        values = point["values"]
+        if (values["method"], values["task"], values["attack.epsilon"]) == ("prompt", TASKS[0], 0.1):
+            claim(store, values).fail("RuntimeError: out of memory")
+    sweep = read_sweep(store, "robustness")
+    frame = tables.comparison(sweep, cells(sweep), facts(sweep)).frame
+    assert frame.loc[(f"{TASKS[0]} (acc@0.5)", "prompt"), "epsilon 0.1"] == "failed"
+    assert str(frame.loc[(f"{TASKS[0]} (acc@0.5)", "prompt"), "epsilon 0.01"]).endswith("(3)")
+
+
+def test_an_evaluation_that_its_record_and_its_file_tell_apart_is_noted_and_the_record_counts(
+    attacked: tuple[Store, Sweep, dict[str, float]], tmp_path: Path
+) -> None:
+    whole, sweep, answers = attacked
+    store = Store(shutil.copytree(whole.root, tmp_path / "store"))
+    point = sweep.manifest["points"][1]
+    one = point["evaluations"]["test"]
+    file = store.run(point["run"]).evaluation_file(one)
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"metrics": {"acc@0.5": 99.0}}))
+    sweep = read_sweep(store, "robustness")
+    told = f"run {point['run']}: evaluation {one} is {answers[one]} in its W&B record and 99.0 in its file"
+    assert sweep.notes == (told,) and sweep.frame.loc[1, "test/acc@0.5"] == answers[one]
+    (store.run(point["run"]).path / content["wandb"]).unlink()
+    sweep = read_sweep(store, "robustness")
+    assert any("cannot be read: No such file" in note for note in sweep.notes)
+    assert "some evaluations have no readable W&B record; their values are from their files" in sweep.notes
+    assert sweep.frame.loc[1, "test/acc@0.5"] == 99.0
+
+
+# What runs took
+
+
+NEW = {"device_hours": 0.00412, "device_hours_spent": 0.005, "seconds_per_100": 0.31, "peak_memory_mb": 1234.5}
+NEW |= {"epochs": 1.6, "epochs_to_99": 0.8}
+
+
+def test_what_runs_took_is_a_row_per_task_and_method_and_the_parameters_a_column_of_the_scores(tmp_path: Path) -> None:
+    store, about = Store(tmp_path), methods(facts=["trainable_parameters", "device_hours", "peak_memory_mb"])
+    launch(store, about)
+    noise = np.random.default_rng(0)
+    hours = {}
+    for point in about["points"]:
+        values = point["values"]
+        hours[point["run"]] = float(noise.uniform(0.001, 0.009))
+        own = {"trainable_parameters": 4_915_200 if values["method"] == "prompt" else 186_368}
+        train(store, values, scores(values, noise), DISABLED, FACTS | NEW | own | {"device_hours": hours[point["run"]]})
+    sweep = read_sweep(store, "methods")
+    score, _, cost = tables.ours(sweep, cells(sweep), facts(sweep))
+    assert score.frame["trainable parameters"].to_dict()["prompt (baseline)"] == "4,915,200"
+    assert score.frame["trainable parameters"].to_dict()["bitfit all"] == "186,368"
+    assert list(cost.frame.columns) == ["device hours", "peak MB"]
+    x = [hours[run_of({"task": TASKS[1], "method": "finetune", "seed": seed})] for seed in SEEDS]
+    half = stats.t.ppf(0.975, 2) * stats.sem(x)
+    assert cost.frame.loc[(TASKS[1], "finetune"), "device hours"] == f"{np.mean(x):.5f} ± {half:.5f} (3)"
+    assert cost.frame.loc[(TASKS[0], "bitfit all"), "peak MB"] == "1,234 ± 0 (3)"
+    assert len(cost.frame) == 2 * 4
+
+
+def test_a_result_that_does_not_say_what_it_took_is_a_dash_and_one_that_is_not_there_is_missing(tmp_path: Path) -> None:
+    left_out = [{"task": TASKS[0], "method": "prompt", "seed": seed} for seed in SEEDS]
+    sweep = made(Store(tmp_path), methods(facts=["trainable_parameters", "device_hours"]), left_out)
+    cost = tables.costs(sweep, facts(sweep)).frame["device hours"]
+    assert cost[(TASKS[0], "finetune")] == "-" and cost[(TASKS[0], "prompt (baseline)")] == "missing"
+    score = tables.comparison(sweep, cells(sweep), facts(sweep)).frame
+    assert score["trainable parameters"].to_dict()["finetune"] == "12,345"
+
+
+def test_a_run_counts_once_among_what_runs_took_however_often_it_is_asked(tmp_path: Path) -> None:
+    sweep, _ = robustness(Store(tmp_path), tracking=DISABLED)
+    asked = Sweep(sweep.manifest | {"facts": ["seconds"]}, sweep.frame, ())
+    assert set(facts(asked)["n"]) == {3} and np.allclose(facts(asked)["value"], 14.2)
+
+
+def test_the_csv_has_what_runs_took_as_further_metrics(tmp_path: Path) -> None:
+    sweep = made(Store(tmp_path), methods(facts=["trainable_parameters"]))
+    file = tmp_path / "methods.csv"
+    file.write_text(tables.csv(cells(sweep), facts(sweep)))
+    rows = pd.read_csv(file)
+    assert (rows.loc[rows["metric"] == "trainable_parameters", "value"] == 12345).all()
+    assert len(rows) == 2 * 4 * 2 + 2 * 4
+
+
+def test_a_sweep_may_name_every_fact_that_runs_record_and_no_other() -> None:
+    known = set(Fact.__args__)  # type: ignore[attr-defined]
+    assert known == set(FACT_NAMES) == set(SUMMARISED) - {"best_step"}
+
+
+# Learning curves
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Sweep, pd.DataFrame]:
+    store = Store(tmp_path_factory.mktemp("learnt"))
+    axes: dict[str, list[Any]] = {"task": TASKS, "method": ["finetune", "prompt"], "seed": SEEDS}
+    shown = {"curves": True, "facts": ["epochs_to_99"]}
+    about = manifest("convergence", axes, "method", {"table": "5", "figure": "4"}, {"method": "finetune"}, **shown)
+    launch(store, about)
+    noise = np.random.default_rng(0)
+    for point in about["points"]:
+        train(store, point["values"], scores(point["values"], noise), OFFLINE, FACTS | NEW)
+    sweep = read_sweep(store, "convergence")
+    return store, sweep, learning_curves(sweep, curves(store, about, in_store, []))
+
+
+def test_a_learning_curve_is_mean_and_interval_over_seeds_at_each_validation(
+    learnt: tuple[Store, Sweep, pd.DataFrame],
+) -> None:
+    _, sweep, found = learnt
+    assert len(found) == 2 * 2 * 3 and set(found["n"]) == {3}
+    noise = np.random.default_rng(0)
+    values = {json.dumps(p["values"]): scores(p["values"], noise) for p in sweep.manifest["points"]}
+    rows = found.set_index(["task", "method", "step"])
+    for task in TASKS:
+        for method in ("finetune", "prompt"):
+            points = [json.dumps({"task": task, "method": method, "seed": seed}) for seed in SEEDS]
+            for step in (10, 20, STEPS):
+                x = [while_training(values[point], metric(task), step) for point in points]
+                half = stats.t.ppf(0.975, 2) * stats.sem(x)
+                row = rows.loc[(task, method, step)]
+                assert (row["value"], row["upper"]) == pytest.approx((np.mean(x), np.mean(x) + half))
+                assert row["epoch"] == pytest.approx(1.6 * step / STEPS)
+
+
+def test_the_figure_shows_the_curves_over_epochs(learnt: tuple[Store, Sweep, pd.DataFrame]) -> None:
+    _, sweep, found = learnt
+    figure = draw(sweep, cells(sweep), published(sweep.manifest), found)
+    (block,) = figure.subfigs  # GPU-hours are no scores: the paper's table has no panel
+    ax = block.axes[0]
+    for line, method in zip(ax.lines, ("finetune", "prompt"), strict=True):
+        wanted = found[(found["task"] == TASKS[0]) & (found["method"] == method)]
+        assert np.allclose(np.asarray(line.get_xydata()), wanted[["epoch", "value"]])
+    assert block.axes[-1].get_xlabel() == "epoch" and ax.get_xlim()[0] == 0
+    assert "n = 3" in [text.get_text() for text in ax.texts]
+
+
+def test_runs_that_do_not_say_how_many_epochs_they_saw_are_drawn_over_updates(
+    learnt: tuple[Store, Sweep, pd.DataFrame],
+) -> None:
+    store, sweep, _ = learnt
+    old = Sweep(sweep.manifest, sweep.frame.assign(epochs=math.nan), ())
+    found = learning_curves(old, curves(store, sweep.manifest, in_store, []))
+    ax = draw(old, cells(old), [], found).subfigs[0].axes[-1]
+    assert ax.get_xlabel() == "step" and list(np.asarray(ax.lines[0].get_xdata())) == [10, 20, STEPS]
+
+
+def test_the_command_makes_all_of_it(
+    learnt: tuple[Store, Sweep, pd.DataFrame], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, _, _ = learnt
+    assert main(["tables", "convergence", "--runs", str(store.root)]) == 0
+    said = capsys.readouterr().out
+    assert "epochs to 99 % of best" in said and "the paper's Figure 4 stands nowhere here" in said
+    assert "77.44" in (store.root / "tables" / "convergence.md").read_text()
+
+
+def test_a_sweep_without_records_has_its_table_and_says_that_curves_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    axes: dict[str, list[Any]] = {"task": TASKS, "method": ["finetune"], "seed": [1]}
+    made(store, manifest("convergence", axes, "method", {}, {}, curves=True))
+    assert main(["tables", "convergence", "--runs", str(store.root)]) == 0
+    assert "2 of 2 runs have no curve" in capsys.readouterr().out
+
+
+# Learning rates: the best of each method
+
+
+def rates(best: dict[str, float]) -> Sweep:
+    """Of methods a and b, whose best rates these are on validation; test would choose another."""
+    grid = [0.01, 0.1, 1.0]
+    axes: dict[str, list[Any]] = {"task": TASKS[:1], "method": list(best), "optim.lr": grid, "seed": SEEDS}
+    about = manifest("learning_rate", axes, "optim.lr", {}, {}, each=["method"], splits=["val"])
+    rows = []
+    for point in about["points"]:
+        values = point["values"]
+        score = 50.0 - abs(math.log10(values["optim.lr"] / best[values["method"]]))
+        run = {"run": point["run"], "state": "done", "attempt": 1, "metric": "acc@0.5", "commit": "c", "dirty": False}
+        rows.append(values | run | {"device": "cpu", "val/acc@0.5": score, "test/acc@0.5": -score})
+    return Sweep(about, pd.DataFrame(rows), ())
+
+
+def test_the_best_of_each_method_is_marked_on_validation_which_is_all_that_is_shown() -> None:
+    sweep = rates({"a": 0.1, "b": 1.0})
+    table = tables.comparison(sweep, cells(sweep), facts(sweep))
+    marked = table.frame.index[table.frame.iloc[:, 0].str.endswith("*")]
+    assert list(marked) == [("a", "0.1"), ("b", "1.0")] and "Val split" in table.caption
+    assert list(table.frame.index.names) == ["method", "optim.lr"]
+    ax = draw(sweep, cells(sweep), []).subfigs[0].axes[0]
+    assert ax.get_ylabel() == "acc@0.5, val" and min(np.asarray(ax.lines[1].get_ydata(), float)) > 0
+
+
+def test_a_best_rate_at_the_edge_of_its_grid_is_said() -> None:
+    inside, outside = rates({"a": 0.1}), rates({"a": 0.1, "b": 1.0})
+    assert edges(inside, cells(inside)) == []
+    told = "b on micro_grounding: the best optim.lr, 1.0, is at the edge of its grid; extend it"
+    assert edges(outside, cells(outside)) == [told]
+
+
+# The paper's
+
+
+def test_table_1_has_a_column_per_size_and_method() -> None:
+    (part,) = published({"compare": "method", "paper": {"table": "1"}})
+    (table,) = tables.paper([part])
+    assert list(table.frame.columns) == ["base finetune", "base prompt", "large finetune", "large prompt"]
+    assert table.frame.loc[("RefCOCO+", "testB", "acc@0.5")].to_list() == ["74.29", "67.68", "79.22", "77.77"]
+    assert table.frame.loc[("COCO Captions", "test", "cider")].to_list() == ["138.20", "134.20", "142.20", "141.40"]
+
+
+def test_table_2_stands_beside_methods_that_are_compared_with_their_rules() -> None:
+    (part,) = published({"compare": COMPARE, "paper": {"table": "2"}})
+    (table,) = tables.paper([part])
+    assert table.frame.loc[("SNLI-VE", "test", "accuracy")].to_dict() == {
+        "bitfit": "89.42",
+        "adapter": "89.78",
+        "prompt": "90.12",
+    }
+
+
+def test_table_5_has_the_papers_gpu_hours() -> None:
+    (part,) = published({"compare": "method", "paper": {"table": "5", "figure": "4"}})
+    (table,) = tables.paper([part])
+    assert table.frame["prompt"].to_list() == ["77.44", "164.48", "16.16", "455.52"]
+    assert table.frame["finetune"].to_list() == ["40.00", "80.96", "29.60", "616.16"]
+
+
+@pytest.mark.parametrize("number", ["3", "4"])
+def test_of_figures_without_published_values_nothing_is_shown_and_it_is_said(number: str) -> None:
+    about = {"compare": "method", "paper": {"figure": number}}
+    assert list(published(about)) == []
+    (said,) = unpublished(about)
+    assert said.startswith(f"the paper's Figure {number} stands nowhere here: ") and "not published" in said.replace(
+        "neither its values nor its epsilon are published", "not published"
+    )
+    assert not (published_values()["table"] == f"figure{number}").any()
+
+
+# From conf/ to here, and from before
+
+
+@pytest.mark.parametrize("name", names(ROOT / "conf"))
+def test_every_sweep_of_conf_becomes_tables_and_a_figure_before_anything_has_run(name: str, tmp_path: Path) -> None:
+    about = frozen(expand(name, ["seed=1"], ROOT / "conf"), {"commit": None, "dirty": False})
+    assert set(SHOWN) <= about.keys() and set(ADDED) <= set(SHOWN)
+    store = Store(tmp_path)
+    launch(store, json.loads(json.dumps(about)))
+    sweep = read_sweep(store, name)
+    found = tables.ours(sweep, cells(sweep), facts(sweep))
+    scores = found[0].frame.drop(columns="trainable parameters", errors="ignore")
+    assert set(scores.to_numpy().flat) == {"missing"}
+    assert {key.rpartition(".")[2] for key in sweep.manifest["header"]} >= {"model", "steps"}
+    figure = draw(sweep, cells(sweep), published(about))
+    assert len(figure.subfigs[0].axes) >= len(about["tasks"])
+
+
+def test_a_manifest_from_before_these_keys_gives_what_it_gave(tmp_path: Path) -> None:
+    axes: dict[str, list[Any]] = {"task": TASKS, "prompt.length": [10, 64], "seed": SEEDS}
+    about = manifest("length", axes, "prompt.length", {}, {"prompt.length": 64})
+    store = Store(tmp_path)
+    new = made(store, about)
+    old = {key: value for key, value in about.items() if key not in ADDED}
+    old["tasks"] = {task: {key: it[key] for key in ("family", "metric")} for task, it in about["tasks"].items()}
+    launch(store, old)
+    assert read_manifest(store, "length").keys() == about.keys()
+    then = read_sweep(store, "length")
+    pd.testing.assert_frame_equal(cells(new), cells(then))
+    assert tables.markdown(tables.ours(new, cells(new), facts(new)), []) == tables.markdown(
+        tables.ours(then, cells(then), facts(then)), []
+    )
+
+
+def test_splits_of_other_names_are_columns_of_their_own_and_each_task_has_its_own_validation(tmp_path: Path) -> None:
+    axes: dict[str, list[Any]] = {"task": TASKS, "method": ["a", "b"], "seed": [1]}
+    about = manifest("real", axes, "method", {}, {})
+    splits = {TASKS[0]: ["val", "testA", "testB"], TASKS[1]: ["dev", "test"]}
+    rows = []
+    for point in about["points"]:
+        values, those = point["values"], splits[point["values"]["task"]]
+        point["evaluations"] = dict.fromkeys(those, "x")
+        about["tasks"][values["task"]]["validation"] = those[0]
+        score = {"a": 1.0, "b": 2.0}[values["method"]]
+        own = {f"{split}/{metric(values['task'])}": score for split in those}
+        rows.append(
+            values | {"run": point["run"], "state": "done", "metric": metric(values["task"]), "attempt": 1} | own
+        )
+    frame = pd.DataFrame(rows).assign(commit="c", dirty=False, device="cpu")
+    sweep = Sweep(about, frame, ())
+    table = tables.comparison(sweep, cells(sweep), facts(sweep))
+    a, b = (f"{TASKS[0]} {split} (acc@0.5)" for split in ("testA", "testB"))
+    assert list(table.frame.columns) == [a, b, f"{TASKS[1]} (accuracy)"]
+    assert table.frame.loc["b"].to_list() == ["2.0 (1) *"] * 3 and "TestA and testB and test splits" in table.caption
+    assert len(draw(sweep, cells(sweep), []).subfigs[0].axes) == 4  # three, and one that is not seen
