@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprompt.run import Store, StoreError, default_store, follow_mode, write_over
+from mmprompt.files import StoreError, follow_mode, write_over
+from mmprompt.run import Store, default_store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -24,9 +24,9 @@ from matplotlib.lines import Line2D
 
 from analysis.frame import Sweep
 from analysis.published import Published
-from analysis.statistics import LEVEL
+from analysis.statistics import LEVEL, whole_state
 from mmprompt.config import PRIMARY_METRIC
-from mmprompt.run import write_over
+from mmprompt.files import write_over
 
 WIDTH = 6.8  # inches: the text width of a page
 COLOURS = (
@@ -231,12 +231,12 @@ def _draw_means(ax: Axes, cells: pd.DataFrame, scale: Scale, shift: float, numbe
         }
         ax.plot(scale.at(rows["x"], shift), rows["value"], linestyle="", **style)
     lost = cells[cells["n"] == 0]
-    for place, failed in zip(scale.at(lost["x"], shift), lost["failed"] == lost["planned"], strict=True):
+    for place, row in zip(scale.at(lost["x"], shift), lost.itertuples(), strict=True):
         at = ax.get_xaxis_transform()
         ax.text(
             place,
             0.03,
-            "failed" if failed else "missing",
+            whole_state(row) or "missing",
             transform=at,
             rotation=90,
             ha="center",

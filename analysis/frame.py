@@ -22,7 +22,8 @@ import pandas as pd
 
 from analysis.records import RecordError, read_record
 from mmprompt.config import nearest
-from mmprompt.run import RunFolder, Store, StoreError
+from mmprompt.files import StoreError
+from mmprompt.run import RunFolder, Store
 
 UNSET = "as configured"  # where a block of the grid does not vary an axis
 ENDED_BADLY = ("failed", "crashed", "killed")  # states of W&B's
@@ -277,6 +278,8 @@ def axis_value(values: Mapping[str, Any], axis: str) -> Any:
 def _state(folder: RunFolder, tracked: Tracked | None) -> str:
     attempts = folder.attempts()
     if attempts:
+        if attempts[-1].diverged:
+            return "diverged"
         return "failed" if attempts[-1].error is not None else "not done"
     return "failed" if tracked is not None and tracked.state in ENDED_BADLY else "not done"
 

@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import Tracked
-from mmprompt.run import RunFolder, StoreError
+from mmprompt.files import StoreError
+from mmprompt.run import RunFolder
 from mmprompt.wandb_online import find, server
 
 ROWS = 10_000  # of a curve, in one call

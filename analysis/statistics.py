@@ -47,8 +47,9 @@ def cells(sweep: Sweep) -> pd.DataFrame:
     """A row per table cell and split, in the manifest's order.
 
     Columns: the row labels (`Sweep.roles`), task, split, metric, value, lower, upper, n, planned (n of the whole sweep),
-    runs (ids behind the value), failed (of the rest, how many did), baseline, chosen; difference from the baseline over the
-    seeds that both have, with its interval and n; where the sweep asks for it, the same of the share that is kept, in percent.
+    runs (ids behind the value), failed and diverged (of the rest, how many did), baseline, chosen; difference from the
+    baseline over the seeds that both have, with its interval and n; where the sweep asks for it, the same of the share that
+    is kept, in percent.
     """
     labels = list(sweep.roles)
     keys = [*labels, "task", "split"]
@@ -65,7 +66,8 @@ def cells(sweep: Sweep) -> pd.DataFrame:
         row = dict(zip(keys, label, strict=True)) | {"metric": group["metric"].iloc[0]}
         behind = group.loc[group["value"].notna(), "run"]
         row |= t_interval(group["value"])._asdict() | {"planned": len(group), "runs": " ".join(behind)}
-        row["failed"] = int((group["value"].isna() & (group["state"] == "failed")).sum())
+        for state in ("failed", "diverged"):
+            row[state] = int((group["value"].isna() & (group["state"] == state)).sum())
         row["baseline"] = bool(group["baseline"].all())
         baselines = [] if row["baseline"] else against[tuple(compress(label, shared))]
         row |= _renamed(t_interval(_differences(group, baselines, "value")), "difference")
@@ -89,10 +91,10 @@ def facts(sweep: Sweep) -> pd.DataFrame:
             row |= t_interval(group[fact].astype("float64"))._asdict() | {"planned": len(group)}
             row |= {
                 "runs": " ".join(group.loc[group[fact].notna(), "run"]),
-                "failed": int((group["state"] == "failed").sum()),
+                **{state: int((group["state"] == state).sum()) for state in ("failed", "diverged")},
             }
             rows.append(row | {"done": int(group["attempt"].notna().sum()), "baseline": bool(group["baseline"].all())})
-    about = ["split", "metric", *Interval._fields, "planned", "runs", "failed", "done", "baseline"]
+    about = ["split", "metric", *Interval._fields, "planned", "runs", "failed", "diverged", "done", "baseline"]
     frame = pd.DataFrame(rows, columns=[*labels, "task", *about])
     return _ordered(frame, {"task": list(sweep.tasks), "metric": list(sweep.manifest["facts"])}, labels)
 
@@ -167,18 +169,24 @@ def _kept(sweep: Sweep, scores: pd.DataFrame) -> pd.Series:
     return 100 * scores["value"] / pd.Series(of, index=scores.index, dtype="float64").replace(0.0, math.nan)
 
 
+def whole_state(row: Any) -> str | None:
+    """What all runs of a row came to that has no value: failed or diverged; None if not all did."""
+    return next((state for state in ("failed", "diverged") if getattr(row, state) == row.planned), None)
+
+
 def _chosen(sweep: Sweep, frame: pd.DataFrame) -> list[bool]:
     """Which rows, of any split, have the highest mean on validation, which is where choices are made, of those compared.
 
     One is chosen for each value of the other labels that the sweep names. Nothing is chosen between rows of which some miss
-    a value, nor from one row.
+    a value, nor from one row. A row of which a run diverged has its answer, and is none to choose.
     """
     keys = [*sweep.roles, "task"]
     apart = [name for name in keys if name not in (sweep.compare, *sweep.extra_axes)]
     chosen: set[tuple[object, ...]] = set()
     for _, rows in frame[frame["split"] == frame["task"].map(sweep.validation)].groupby(apart):
-        if len(rows) > 1 and (rows["n"] == rows["planned"]).all():
-            best = rows[rows["value"] == rows["value"].max()]
+        if len(rows) > 1 and (rows["n"] + rows["diverged"] == rows["planned"]).all():
+            whole = rows[rows["n"] == rows["planned"]]
+            best = whole[whole["value"] == whole["value"].max()]
             chosen |= set(best[keys].itertuples(index=False, name=None))
     return [key in chosen for key in frame[keys].itertuples(index=False, name=None)]
 

@@ -22,7 +22,7 @@ import pandas as pd
 
 from analysis.frame import FACTS, Sweep
 from analysis.published import Published
-from analysis.statistics import LEVEL
+from analysis.statistics import LEVEL, whole_state
 
 NOT_PLANNED = "-"  # nor recorded, of what runs took
 INTERVAL = f"mean ± half-width of the {LEVEL:.0%} t interval"
@@ -216,8 +216,9 @@ def _interval(row: Any, what: str = "value", sign: str = "", digits: int = 1) ->
     prefix = "" if what == "value" else f"{what}_"
     value, upper, n = getattr(row, what), getattr(row, f"{prefix}upper"), getattr(row, f"{prefix}n")
     if n == 0:
-        failed = f" ({row.failed} failed)" if row.failed else ""
-        return "failed" if row.failed == row.planned else f"missing{failed}"
+        counts = {state: getattr(row, state) for state in ("failed", "diverged")}
+        said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        return whole_state(row) or (f"missing ({said})" if said else "missing")
     spread = f" ± {upper - value:,.{digits}f}" if n > 1 else ""
     return f"{value:{sign},.{digits}f}{spread} {f'({n})' if n == row.planned else f'({n} of {row.planned})'}"
 
@@ -276,7 +277,9 @@ def _commits(frame: pd.DataFrame) -> str:
 def _count(frame: pd.DataFrame) -> str:
     counts = frame["state"].value_counts()
     return ", ".join(
-        f"{counts[state]} {state}" for state in ("done", "not evaluated", "failed", "not done") if state in counts
+        f"{counts[state]} {state}"
+        for state in ("done", "diverged", "not evaluated", "failed", "not done")
+        if state in counts
     )
 
 
@@ -285,7 +288,8 @@ def _pipes(frame: pd.DataFrame) -> str:
     columns = [[str(name), *frame[name]] for name in frame.columns]
     widths = [max(map(len, column)) for column in columns]
     labels = [
-        number == 0 or not re.match(r"[+\d.]+|missing|failed|-", column[1]) for number, column in enumerate(columns)
+        number == 0 or not re.match(r"[+\d.]+|missing|failed|diverged|-", column[1])
+        for number, column in enumerate(columns)
     ]
     pads = [str.ljust if label else str.rjust for label in labels]
     lines = [

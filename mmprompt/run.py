@@ -23,12 +23,10 @@ import hashlib
 import json
 import os
 import pwd
-import secrets
 import shutil
 import socket
-import stat
 import subprocess
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ from typing import Any
 import psutil
 
 from mmprompt.config import WORLD_VERSION, ConfigError, Place, Questions, RunConfig, Task, nearest, parse
+from mmprompt.files import StoreError, drafted, remove, write_once, write_over
 from mmprompt.fingerprint import fingerprint, fingerprints
 
 ROOT = Path(__file__).resolve().parent.parent  # the folder that holds conf/, mmprompt/, sweeps/
@@ -60,12 +59,9 @@ DECODING = ("beam", "no_repeat_ngram")  # those that stand in for the task's
 ID_LENGTH = 16  # hex digits: 64 bits
 CLOCK = 2.0  # seconds by which a process's start may seem to move, when the clock is set
 INTERRUPTED = "interrupted: "  # how the error of an attempt begins that nothing was wrong with
+DIVERGED = "mmprompt.train.TrainingError: "  # in the last line of such an attempt's error
 TRIES = 3  # attempts that end in an error without getting further than the ones before: then a run is left alone
 NEAR_LIMIT = f"{INTERRUPTED}the time limit of its job was near"
-
-
-class StoreError(RuntimeError):
-    """The store cannot be read or written as needed. The message names the path and the reason."""
 
 
 def canonical(values: Mapping[str, Any]) -> str:
@@ -246,98 +242,6 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def write_once(path: Path, content: str | bytes | memoryview) -> bool:
-    """Put a complete file in place unless one is there. True if it was ours. Raises StoreError if it cannot be written."""
-    return _write(path, content.encode() if isinstance(content, str) else content, os.link)
-
-
-def write_over(path: Path, content: str | bytes | memoryview) -> None:
-    """Replace a file in one step. Readers see the old one or the new one. Raises StoreError if it cannot be written."""
-    _write(path, content.encode() if isinstance(content, str) else content, os.replace)
-
-
-def _write(path: Path, content: bytes | memoryview, put: Callable[[Path, Path], None]) -> bool:
-    """Writes aside, to the disk, and puts it in place. False if `put` finds a file there."""
-    try:
-        make_folder(path.parent)
-        draft = draft_of(path)
-        try:
-            with draft.open("xb") as file:
-                file.write(content)
-                file.flush()
-                share(draft)
-                os.fsync(file.fileno())
-            put(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
-    return True
-
-
-def draft_of(path: Path) -> Path:
-    """A name of its own beside `path`, for what shall be renamed to it once it is complete."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-
-
-@contextlib.contextmanager
-def drafted(folder: Path) -> Iterator[Path]:
-    """An empty folder to prepare `folder` in and to rename to it, which fails if that is there and holds anything.
-
-    Raises OSError if it cannot be made.
-    """
-    draft = draft_of(folder)
-    make_folder(draft)
-    try:
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def make_folder(folder: Path) -> None:
-    """Makes it, and those above it, where they are missing. Raises OSError."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir()
-            share(folder)
-
-
-def share(made: Path) -> None:
-    """Gives what we have made the group and the permissions of the folder it lies in, whatever the umask is.
-
-    Not in a folder that everyone may write to, such as /tmp: what is made there is for the one who made it, by his umask.
-    """
-    here, folder = made.stat(), made.parent.stat()
-    if folder.st_mode & stat.S_IWOTH:
-        return
-    mode = folder.st_mode & (0o2777 if stat.S_ISDIR(here.st_mode) else 0o666)
-    with contextlib.suppress(PermissionError):  # not a member of the group; a disk without owners
-        if here.st_gid != folder.st_gid:
-            os.chown(made, -1, folder.st_gid)
-        if stat.S_IMODE(here.st_mode) != mode:
-            made.chmod(mode)
-
-
-def follow_mode(store: Path) -> None:
-    """Sets this process's umask to what the store's permissions say: W&B, submitit and SLURM go by it in what they write.
-
-    Of a store that is not there yet, to those of the folder it will lie in. Raises StoreError if we may not look into it.
-    """
-    store = store.absolute()
-    try:
-        folder = next(folder for folder in (store, *store.parents) if folder.is_dir())
-        mode = folder.stat().st_mode
-        if folder == store:
-            os.scandir(store).close()
-    except OSError as error:
-        raise StoreError(f"the store {store} cannot be read: {error.strerror}") from error
-    if not mode & stat.S_IWOTH:
-        os.umask(~mode & 0o077)
-
-
 def default_store() -> Path:
     """Where no other is named: MMPROMPT_RUNS, else `runs` in the clone, whatever folder one is in."""
     return Path(os.environ.get("MMPROMPT_RUNS") or ROOT / "runs").absolute()
@@ -349,12 +253,6 @@ def who() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return str(os.getuid())
-
-
-def remove(file: Path) -> None:
-    """A file that nobody needs; one that cannot be removed stays."""
-    with contextlib.suppress(OSError):
-        file.unlink()
 
 
 def this_process() -> dict[str, Any]:
@@ -663,6 +561,11 @@ class Attempt:
             return (self.path / "error.txt").read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss or gradient became infinite: with the same settings it always will, so this is an outcome."""
+        return self.error is not None and DIVERGED in self.error.strip().splitlines()[-1]
 
     def fail(self, reason: str) -> None:
         write_over(self.path / "error.txt", reason)

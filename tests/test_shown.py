@@ -101,6 +101,18 @@ def test_axes_that_are_compared_together_name_one_row_with_what_each_point_has(t
     )
 
 
+def test_a_row_that_diverged_says_so_and_the_best_of_the_others_is_chosen(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    gone = [{"task": TASKS[0], "method": "finetune", "seed": seed} for seed in SEEDS]
+    for point in gone:
+        claim(store, point).fail("Traceback\nmmprompt.train.TrainingError: the loss is nan at step 9 of 150")
+    sweep = made(store, methods(), gone)
+    frame = cells(sweep)
+    assert tables.comparison(sweep, frame, facts(sweep)).frame.loc["finetune", f"{TASKS[0]} (acc@0.5)"] == "diverged"
+    here = frame[frame["task"] == TASKS[0]]
+    assert here["chosen"].any() and not here[here["diverged"] > 0]["chosen"].any()
+
+
 def test_a_row_of_which_every_run_failed_says_failed_and_a_part_its_n(tmp_path: Path) -> None:
     store = Store(tmp_path)
     gone = [{"task": TASKS[0], "method": "finetune", "seed": seed} for seed in SEEDS]
