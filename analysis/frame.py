@@ -280,14 +280,14 @@ def _state(folder: RunFolder, tracked: Tracked | None) -> str:
     if attempts:
         if attempts[-1].diverged:
             return "diverged"
-        return "failed" if attempts[-1].error is not None else "not done"
+        return "failed" if attempts[-1].has_failed else "not done"
     return "failed" if tracked is not None and tracked.state in ENDED_BADLY else "not done"
 
 
 def _state_of_evaluations(folder: RunFolder, result: Mapping[str, Any]) -> str:
     """Of a run that is done, and not asked all that the sweep wants to know."""
     later = [attempt for attempt in folder.attempts() if attempt.number > result["attempt"]]
-    return "failed" if later and later[-1].error is not None else "not evaluated"
+    return "failed" if later and later[-1].has_failed else "not evaluated"
 
 
 def _as_result(tracked: Tracked) -> dict[str, Any]:

@@ -22,17 +22,16 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmprompt.config import ConfigError, Model, Place, check_override, parse
+from mmprompt.files import StoreError, follow_mode
 from mmprompt.run import (
     ROOT,
     Store,
-    StoreError,
     as_written,
     backbone_file,
     data_folder,
     default_store,
     evaluation_id,
     evaluations_of,
-    follow_mode,
     freeze,
     provenance,
     run_id,

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmprompt.run import draft_of, make_folder, share
+from mmprompt.files import draft_of, make_folder, share
 
 SHARD_BYTES = 64e6  # a file is no larger, give or take a batch
 SHARDS = 8  # of a split if it is small: several processes can share the work

@@ -30,6 +30,7 @@ from mmprompt.resnet import STRIDE
 from mmprompt.tasks import pad, preprocess
 from mmprompt.tuned import Tuned, View, autocast
 
+Want = Literal["pixels", "features", "encoded"]
 PIXELS = 2**19  # of all images of a batch, at most: 32 images of 96 pixels a side, 2 of 384
 
 
@@ -129,7 +130,7 @@ def view(
     backbone: OFA,
     split: str,
     cache: Cache | None,
-    want: Literal["pixels", "features", "encoded"] = "encoded",
+    want: Want = "encoded",
 ) -> View:
     """What `tuned` looks at of a split. `backbone`: as it came, before anything was tuned on it.
 

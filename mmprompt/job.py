@@ -11,9 +11,6 @@ written (then the run at hand is to blame neither), a GPU that is not there or i
 
 from __future__ import annotations
 
-import copy
-import io
-import json
 import os
 import platform
 import signal
@@ -21,29 +18,24 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_weights
 from safetensors.torch import save
-from torch import Tensor
 
-from mmprompt.cache import Cache
-from mmprompt.config import PRIMARY_METRIC, Caching, Model, RunConfig, Tracking, parse
-from mmprompt.data import load, locate
-from mmprompt.ending import TOLD_TO_END, end_when_told, leave, time_is_up
-from mmprompt.evaluate import Answered, answers, attack_of, count, evaluate
-from mmprompt.fingerprint import fingerprint
-from mmprompt.frozen import cpu_name, kept, live, view
-from mmprompt.ofa import OFA
-from mmprompt.official import load_backbone, read
-from mmprompt.resources import device_hours, epochs, forget_peak, near_best, peak_memory_mb, seconds_per_100, spent
+from mmprompt.data import load
+from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up
+from mmprompt.evaluate import answers
+from mmprompt.evaluations import Settings, evaluate_only, evaluated, results
+from mmprompt.files import StoreError, write_over
+from mmprompt.frozen import live
+from mmprompt.loaded import Loaded, NoGPUError, loaded
+from mmprompt.progress import Report, reporter, still_alive
+from mmprompt.resources import device_hours, epochs, near_best, peak_memory_mb, seconds_per_100, spent
 from mmprompt.run import (
     INTERRUPTED,
     NEAR_LIMIT,
@@ -51,39 +43,19 @@ from mmprompt.run import (
     Attempt,
     RunFolder,
     Store,
-    StoreError,
     clean,
     evaluation_id,
-    read_config,
     this_process,
     who,
-    write_once,
-    write_over,
 )
-from mmprompt.staging import staged
-from mmprompt.tracking import Record, record_file
+from mmprompt.tracking import record_file
 from mmprompt.train import Checkpoints, State, train
-from mmprompt.tuned import Tuned, View
 
-FAKE_GPUS = "MMPROMPT_FAKE_GPUS"
-REPORT_EVERY = 2.0  # seconds between two progress reports
-Report = Callable[[State], None]
 # Of the result's facts, those that a W&B record has in its summary.
 SUMMARISED = (
     *("best_step", "trainable_parameters", "seconds", "device_hours", "device_hours_spent", "peak_memory_mb"),
     *("seconds_per_100", "epochs", "epochs_to_99"),
 )
-Settings = Mapping[str, Any]  # of an evaluation (`mmprompt.run.evaluations_of`)
-Want = Literal["pixels", "features", "encoded"]
-WANTED: dict[str, Want] = {"embeddings": "features", "pixels": "pixels"}  # what an attack starts from
-
-
-class WeightsError(RuntimeError):
-    """A finished run cannot be evaluated. The message names the file, what is wrong with it, and the cure."""
-
-
-class NoGPUError(RuntimeError):
-    """A GPU was asked for and none is seen. The message says what is there."""
 
 
 def execute(
@@ -182,9 +154,8 @@ def outcome(folder: RunFolder, batch: str, asked: Collection[str]) -> str:
     result = folder.result()
     if result is not None and not folder.missing(asked, result):
         return "done"
-    errors = [attempt.error for attempt in folder.attempts_at_hand(result) if attempt.job["batch"] == batch]
-    failed = any(error is not None and not error.startswith(INTERRUPTED) for error in errors)
-    return "failed" if failed else "open"
+    ours = (attempt for attempt in folder.attempts_at_hand(result) if attempt.job["batch"] == batch)
+    return "failed" if any(attempt.has_failed for attempt in ours) else "open"
 
 
 def process_facts() -> dict[str, Any]:
@@ -212,40 +183,6 @@ def is_live(folder: RunFolder) -> bool:
     return lives
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A run in memory, as an attempt begins with it."""
-
-    attempt: Attempt
-    config: RunConfig
-    device: torch.device
-    backbone: OFA  # as it came
-    tuned: Tuned
-    cache: Cache | None
-    tracking: Tracking
-
-    @property
-    def folder(self) -> RunFolder:
-        return self.attempt.run
-
-    def view(self, split: str, want: Want = "encoded") -> View:
-        return view(self.config, self.tuned, self.backbone, split, self.cache, want)
-
-    def record(self) -> Record:
-        """Opens the W&B record of the attempt."""
-        config = self.config
-        return Record(
-            folder=self.attempt.path,
-            id=f"{self.folder.id}-{self.attempt.number}",
-            name=describe(config) + (" evaluated" if self.attempt.evaluates else ""),
-            group=f"{config.model.name}/{config.task.name}/{config.method}",
-            config=config.model_dump(mode="json")
-            | {"run_id": self.folder.id, "work": self.attempt.job["work"]}
-            | origin(self.attempt, self.device),
-            tracking=self.tracking,
-        )
-
-
 def perform(
     folder: RunFolder,
     attempt: Attempt,
@@ -265,20 +202,6 @@ def perform(
         train_and_evaluate(run, where, watch, asked)
 
 
-def loaded(folder: RunFolder, attempt: Attempt, where: Mapping[str, Any]) -> Loaded:
-    config = read_config(folder.config_file)
-    store = Store(folder.path.parent.parent)
-    locate(config.task, where["data"], where["stage"], store.cache if where["cache"]["max_gb"] > 0 else None)
-    device = the_device(where["gpus"])
-    forget_peak(device)
-    torch.set_num_threads(config.threads)
-    backbone = backbone_of(config, Path(where["backbone"]), where["stage"])
-    generator = torch.Generator().manual_seed(config.seed)
-    tuned = Tuned(config, copy.deepcopy(backbone), generator).to(device)
-    cache = kept(parse(Caching, where["cache"]), store.cache, device)
-    return Loaded(attempt, config, device, backbone, tuned, cache, parse(Tracking, where["tracking"]))
-
-
 def train_and_evaluate(
     run: Loaded, where: Mapping[str, Any], watch: Report | None, evaluations: Sequence[Settings]
 ) -> None:
@@ -291,7 +214,7 @@ def train_and_evaluate(
     checkpoints = Checkpoints(attempt, where["checkpoint_every"])
     try:
         state = train(config, tuned, views, checkpoints, record.log, reporter(config, attempt, watch))
-        result = facts(config, run.folder, attempt, state, tuned, run.device)
+        result = facts(run, state)
         made = [evaluated(run, settings, still_alive(attempt)) for settings in evaluations]
         for one in made:
             one.put(attempt.evaluations)
@@ -310,254 +233,14 @@ def train_and_evaluate(
     run.folder.publish(attempt, result)
 
 
-def evaluate_only(run: Loaded, evaluations: Sequence[Settings]) -> None:
-    """Makes those of these evaluations that a run with a result lacks, from its weights. Trains nothing.
-
-    Raises WeightsError, and RuntimeError where there is no result.
-    """
-    folder, attempt = run.folder, run.attempt
-    result = folder.result()
-    if result is None:
-        raise RuntimeError(
-            f"run {folder.id} has no result that could be evaluated; `python -m sweeps launch` trains it"
-        )
-    missing = folder.missing([evaluation_id(folder.id, settings) for settings in evaluations], result)
-    asked = [settings for settings in evaluations if evaluation_id(folder.id, settings) in missing]
-    run.tuned.load_tuned_state(published_weights(folder, result))
-    run.tuned.eval()
-    began, record = time.monotonic(), run.record()
-    made: list[Made] = []
-    progress = Progress(attempt, sum(count(run.config, settings) for settings in asked))
-    try:
-        for settings in asked:
-            if made:
-                made[-1].put(folder.evaluations)
-                progress.report(len(made))
-            if time_is_up():
-                leave()
-            made.append(evaluated(run, settings, progress.answered))
-            record.log(len(made), {f"evaluation/{made[-1].id}": made[-1].value})
-        # The values of all that were made of this run since it was published: whoever reads the newest record has them.
-        summary = {f"evaluation/{file.stem}": value_in(file) for file in sorted(folder.evaluations.glob("[!.]*.json"))}
-        summary |= {f"evaluation/{one.id}": one.value for one in made}
-    except BaseException:
-        record.finish({}, exit_code=1)
-        raise
-    record.finish(summary, exit_code=0)
-    if made:
-        made[-1].put(folder.evaluations)  # when the record is on disk: nobody comes again to one that has them all
-        progress.report(len(made))
-    seconds = round(time.monotonic() - began, 2)
-    attempt.end({"evaluations": [one.id for one in made], "seconds": seconds, "wandb": record_file(attempt.path)})
-    folder.tidy(attempt)
-
-
-def published_weights(folder: RunFolder, result: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What the published attempt trained. Raises WeightsError if it is not there, or not as it was."""
-    file = Attempt(folder, result["attempt"]).weights_file
-    cure = f"remove {folder.path}, and `python -m sweeps launch` trains the run again"
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{file} cannot be read ({error.strerror}): {cure}") from error
-    checksum = sha256(data).hexdigest()
-    if result.get("weights", checksum) != checksum:  # results of long ago do not say it
-        raise WeightsError(
-            f"{file} is damaged, its sha256 is {checksum}, that of the result's {result['weights']}: {cure}"
-        )
-    try:
-        return load_weights(data)
-    except SafetensorError as error:
-        raise WeightsError(f"{file} is damaged ({error}): {cure}") from error
-
-
-def the_device(gpus: int) -> torch.device:
-    """Raises NoGPUError if more GPUs were asked for than are seen: never a silent CPU.
-
-    Those of the test cluster (tests/slurm) are fake, and said to be so: then it is the CPU, and the record says it.
-    """
-    if not gpus:
-        return torch.device("cpu")
-    seen = torch.cuda.device_count()
-    if seen < gpus:
-        if os.environ.get(FAKE_GPUS) == "1":
-            return torch.device("cpu")
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        raise NoGPUError(
-            f"cluster.gpus={gpus} was asked for, and torch {torch.__version__} (built for CUDA {torch.version.cuda}) sees "
-            f"{seen}: {nvidia_driver()}, CUDA_VISIBLE_DEVICES {'is not set' if visible is None else f'is {visible!r}'}"
-        )
-    return torch.device("cuda")
-
-
-def nvidia_driver() -> str:
-    """The driver in the kernel, in words."""
-    try:
-        first = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
-    except OSError:
-        return "no NVIDIA driver is loaded"
-    return f"NVIDIA's driver is {first.removeprefix('NVRM version:').strip()}"
-
-
-@lru_cache(maxsize=1)
-def pretrained(file: Path, checksum: str, model_json: str, stage: bool) -> OFA:
-    """The backbone as it came, read once per process; never trained, only copied. Raises RuntimeError if it is another file."""
-    if stage:
-        file = staged(file, checksum)
-    found = fingerprint(file)
-    if found != checksum:
-        raise RuntimeError(
-            f"{file} has changed since launch: its checksum is {found}, the run was launched with {checksum}"
-        )
-    model = OFA(Model.model_validate_json(model_json)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    load_backbone(model, read(file))
-    return model.eval().requires_grad_(False)
-
-
-def backbone_of(config: RunConfig, file: Path, stage: bool = False) -> OFA:
-    return pretrained(file, config.backbone.checksum, config.model.model_dump_json(), stage)
-
-
-def reporter(config: RunConfig, attempt: Attempt, watch: Report | None) -> Report:
-    """Writes progress.json every few seconds, and tells whoever watches each step."""
-    last = 0.0
-
-    def report(state: State) -> None:
-        nonlocal last
-        if watch is not None:
-            watch(state)
-        if time.monotonic() - last > REPORT_EVERY or state.step == config.optim.steps:
-            last = time.monotonic()
-            loss = state.history[-1][1]["train/loss"]
-            attempt.report(
-                {
-                    "step": state.step,
-                    "steps": config.optim.steps,
-                    "loss": loss,
-                    "validation": state.validation,
-                    "seconds": state.seconds,  # that its steps took, of earlier attempts too
-                    "time": time.time(),
-                }
-            )
-
-    return report
-
-
-def still_alive(attempt: Attempt) -> Answered:
-    """Says every few seconds that an attempt which has trained is at work; how far it is was said before."""
-    last = time.monotonic()
-
-    def answered(count: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > REPORT_EVERY and (before := attempt.progress):
-            last = time.monotonic()
-            attempt.report(before | {"time": time.time()})
-
-    return answered
-
-
-@dataclass
-class Progress:
-    """The progress.json of an attempt that evaluates, with the keys of one that trains: its steps are examples."""
-
-    attempt: Attempt
-    examples: int  # of all its evaluations
-    _done: int = 0  # examples of evaluations before the one at hand
-    _here: int = 0
-    _made: int = 0
-    _began: float = field(default_factory=time.monotonic)
-    _last: float = 0.0
-
-    def answered(self, count: int) -> None:
-        self._here = count
-        if time.monotonic() - self._last > REPORT_EVERY:
-            self._report()
-
-    def report(self, made: int) -> None:
-        """So many evaluations are in place."""
-        self._made, self._done, self._here = made, self._done + self._here, 0
-        self._report()
-
-    def _report(self) -> None:
-        self._last = time.monotonic()
-        step = {"step": self._done + self._here, "steps": self.examples, "evaluated": self._made, "validation": []}
-        self.attempt.report(step | {"seconds": time.monotonic() - self._began, "time": time.time()})
-
-
-@dataclass(frozen=True)
-class Made:
-    """An evaluation that was made: what its files hold."""
-
-    content: dict[str, Any]
-    scores: np.ndarray  # of each example
-
-    @property
-    def id(self) -> str:
-        return str(self.content["evaluation"])
-
-    @property
-    def value(self) -> float:
-        [value] = self.content["metrics"].values()
-        return float(value)
-
-    @property
-    def is_clean(self) -> bool:
-        """Of a whole split, without attack, as the task decodes?"""
-        return self.content["settings"].keys() == {"split"}
-
-    def put(self, folder: Path) -> None:
-        """What is there already stays: the first wins."""
-        buffer = io.BytesIO()
-        np.save(buffer, self.scores.astype(np.float32))
-        write_once(folder / f"{self.id}.npy", buffer.getbuffer())
-        write_once(folder / f"{self.id}.json", json.dumps(self.content))
-
-
-def evaluated(run: Loaded, settings: Settings, answered: Answered) -> Made:
-    """One evaluation of the weights that are loaded. It has the same bits whatever was done before it."""
-    config, attack, began = run.config, attack_of(settings), time.monotonic()
-    seen = run.view(settings["split"], WANTED[attack.input] if attack else "encoded")
-    torch.manual_seed(config.seed)
-    scores = evaluate(config, run.tuned, seen, settings, answered)
-    content = {
-        "evaluation": evaluation_id(run.folder.id, settings),
-        "run": run.folder.id,
-        **origin(run.attempt, run.device),
-        "settings": dict(settings),
-        "n": len(scores),
-        "metrics": {PRIMARY_METRIC[config.task.family]: float(scores.mean())},
-        "seconds": round(time.monotonic() - began, 2),
-        "wandb": record_file(run.attempt.path),
-    }
-    return Made(content, scores)
-
-
-def value_in(file: Path) -> float:
-    """Of an evaluation's file."""
-    [value] = json.loads(file.read_text(encoding="utf-8"))["metrics"].values()
-    return float(value)
-
-
-def results(made: Sequence[Made]) -> dict[str, Any]:
-    """What the result says of its evaluations: of the clean ones by split their values, of all that they are there."""
-    clean = {one.content["settings"]["split"]: one for one in made if one.is_clean}
-    values = {
-        f"{split}/{metric}": value for split, one in clean.items() for metric, value in one.content["metrics"].items()
-    }
-    ids = {split: one.id for split, one in clean.items()}
-    return {"metrics": values, "evaluations": ids, "evaluated": [one.id for one in made]}
-
-
-def facts(
-    config: RunConfig, folder: RunFolder, attempt: Attempt, state: State, tuned: Tuned, device: torch.device
-) -> dict[str, Any]:
+def facts(run: Loaded, state: State) -> dict[str, Any]:
     """What the result says besides its metrics."""
     return {
-        "run": folder.id,
-        **origin(attempt, device),
+        "run": run.folder.id,
+        **run.origin,
         "best_step": state.best_step,
         "steps": state.step,
-        "trainable_parameters": sum(p.numel() for p in tuned.parameters() if p.requires_grad),
+        "trainable_parameters": sum(parameter.numel() for parameter in run.tuned.trained.values()),
         "seconds": round(state.seconds, 2),
         "threads": torch.get_num_threads(),
     }
@@ -581,26 +264,3 @@ def taken(run: Loaded, state: State, before: float, gpus: int) -> dict[str, Any]
         "epochs": epochs(state.step, config.optim.batch_size, train),
         "epochs_to_99": epochs(near_best(state.validation), config.optim.batch_size, train),
     }
-
-
-def origin(attempt: Attempt, device: torch.device) -> dict[str, Any]:
-    """Whose numbers they are, and made with what; the W&B record says it too, so that it can be read without the store."""
-    made_with = {key: attempt.job[key] for key in ("commit", "dirty", "code")}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu: {cpu_name()}"
-    if device.type == "cpu" and os.environ.get(FAKE_GPUS) == "1" and os.environ.get("CUDA_VISIBLE_DEVICES"):
-        name += " (in place of a fake GPU)"
-    return {"attempt": attempt.number, **made_with, "device": name}
-
-
-def describe(config: RunConfig) -> str:
-    """A name for the eye."""
-    how = ""
-    if config.prompt is not None:
-        how = f" P={config.prompt.length} {config.prompt.depth} {config.prompt.reparameterization}"
-    elif config.bitfit is not None:
-        how = f" {config.bitfit.rule}"
-    elif config.adapter is not None:
-        how = f" r={config.adapter.dim}"
-    elif config.lora is not None:
-        how = f" r={config.lora.rank}"
-    return f"{config.task.name} {config.method}{how} seed={config.seed}"

@@ -567,6 +567,12 @@ class Attempt:
         """Whether its loss or gradient became infinite: with the same settings it always will, so this is an outcome."""
         return self.error is not None and DIVERGED in self.error.strip().splitlines()[-1]
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended for a reason that lies in the run, and was not interrupted."""
+        error = self.error
+        return error is not None and not error.startswith(INTERRUPTED)
+
     def fail(self, reason: str) -> None:
         write_over(self.path / "error.txt", reason)
 

@@ -15,8 +15,8 @@ import stat
 import time
 from pathlib import Path
 
+from mmprompt.files import draft_of, remove
 from mmprompt.fingerprint import fingerprint
-from mmprompt.run import draft_of, remove
 
 ABANDONED = 3600.0  # seconds after which a copy that was being made belongs to nobody
 

@@ -23,7 +23,8 @@ from mmprompt.config import Optim, RunConfig
 from mmprompt.data import Split, load
 from mmprompt.ending import leave, time_is_up
 from mmprompt.evaluate import example_scores
-from mmprompt.run import Attempt, remove, write_over
+from mmprompt.files import remove, write_over
+from mmprompt.run import Attempt
 from mmprompt.tasks import collate
 from mmprompt.tuned import Tuned, View, kept
 
@@ -112,7 +113,10 @@ class Checkpoints:
             self.resumed_from = {"attempt": attempt.number, "step": step}
             print(f"goes on from step {step} of attempt {attempt.number}", flush=True)
             self.seconds_before = content["state"]["seconds"]
-            return State(**content["state"])
+            state = State(**content["state"])
+            device = next(tuned.parameters()).device
+            state.ema = {name: value.to(device) for name, value in state.ema.items()}  # with which it goes on
+            return state
         return State()
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mmprompt.run import StoreError, write_over
+from mmprompt.files import StoreError, write_over
 
 HASH = hashlib.sha256().digest_size
 LARGE = 1e9  # bytes; of such a file it is said that it is looked through

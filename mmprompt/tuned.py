@@ -47,8 +47,8 @@ class Asked:
 
 
 def kept(tokens: int, dropped: float) -> int:
-    """How many of so many tokens the loss is taken over, as published (facts 3.4)."""
-    return int(tokens * (1 - dropped))
+    """How many of so many tokens the loss is taken over, as published (facts 3.4), but one at least."""
+    return max(1, int(tokens * (1 - dropped)))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

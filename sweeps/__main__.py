@@ -1,4 +1,4 @@
-"""`python -m sweeps VERB ...`: plan a sweep, launch it, see how far it is, and what went wrong."""
+"""`python -m sweeps VERB ...`: plan sweeps, launch them, see how far they are, and what went wrong."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ VERBS = {
 STORY = {
     "plan": """Says what `launch` would do: which runs are done, failed, queued or to do, in how many jobs, what they cost,
 whether the disk has room, and what sbatch would be asked for. Changes nothing.""",
-    "launch": """Runs what a sweep asks for and what is not done yet. Asking twice runs nothing twice; changing a value runs
-only what changed; an interrupted sweep goes on where it was. Settings and code are frozen: what is edited
-while jobs queue is not in them. On local processes it waits, and Ctrl-C stops them; on SLURM it asks once
-(YES=1: not at all), submits and returns, and with --wait it follows, and submits again what was killed. The
-exit code is 1 if a run failed.""",
+    "launch": """Runs what sweeps ask for and what is not done yet. Asking twice runs nothing twice; changing a value runs
+only what changed; an interrupted sweep goes on where it was. Several sweeps are one launch, and what they
+share is done once. Settings and code are frozen: what is edited while jobs queue is not in them. On local
+processes it waits, and Ctrl-C stops them; on SLURM it asks once (YES=1: not at all), submits and returns, and
+with --wait it follows, and submits again what was killed. The exit code is 1 if a run failed otherwise than by
+diverging: that is an outcome, and happens again.""",
     "status": """A row for each run: what tells it from the others, state, job, node, attempt, step, score, time. Then the
 failures, by cause, with the command to type next. Without a name: the newest sweep that is not done, and a
 line for each other one. On a terminal runs that are done or wait are counted where their rows have no place;
@@ -78,8 +79,8 @@ def parser(verb: str) -> argparse.ArgumentParser:
         add("--runs", type=Path, default=store, help="the store; default: MMPROMPT_RUNS, or runs/ in the clone")
     match verb:
         case "plan" | "launch":
-            add("name", metavar="NAME", help="a sweep: a file of conf/sweep/")
-            add("overrides", metavar="KEY=VALUE", nargs="*", help="changes to it, see below")
+            add("names", metavar="NAME", nargs="+", help="sweeps, as one launch: files of conf/sweep/")
+            add("overrides", metavar="KEY=VALUE", nargs="*", help="changes to all of them, see below")
             which = f"one of {', '.join(CAUSES)}"
             retry = f"also runs that failed too often or may be lost; with {which}: of the failed ones only those"
             add("--retry", metavar="CAUSE", nargs="?", const="all", help=retry)
@@ -156,9 +157,10 @@ def main(arguments: list[str]) -> int:
         return 2
     asked = vars(parser(verb).parse_intermixed_args(rest))
     if verb in ("plan", "launch"):
+        settle_words(asked)
         settle_retry(asked)
     from mmprompt.config import ConfigError  # pydantic, and all that takes time: help does without
-    from mmprompt.run import StoreError, follow_mode
+    from mmprompt.files import StoreError, follow_mode
 
     try:
         if "runs" in asked:
@@ -174,6 +176,16 @@ def main(arguments: list[str]) -> int:
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 130
+
+
+def settle_words(asked: dict[str, object]) -> None:
+    """Tells the names of sweeps from the overrides, in whatever order they came. Exits if there is no name."""
+    words: list[str] = [*asked["names"], *asked["overrides"]]  # type: ignore[misc]
+    names = [word for word in words if "=" not in word and not word.startswith("~")]
+    asked |= {"names": names, "overrides": [word for word in words if word not in names]}
+    if not names:
+        print(f"sweeps: which sweep? there are {', '.join(sweeps())}", file=sys.stderr)
+        sys.exit(2)
 
 
 def settle_retry(asked: dict[str, object]) -> None:

@@ -24,22 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmprompt.config import Cluster
-from mmprompt.run import (
-    ROOT,
-    Attempt,
-    Store,
-    StoreError,
-    data_folder,
-    drafted,
-    evaluation_id,
-    this_process,
-    who,
-    write_once,
-)
+from mmprompt.files import StoreError, drafted, write_once
+from mmprompt.run import ROOT, Attempt, Store, data_folder, evaluation_id, this_process, who
 from sweeps import snapshot
 
 if TYPE_CHECKING:  # it brings Hydra, which the verbs after a launch do without
-    from sweeps.manifest import Expanded, Settings
+    from sweeps.manifest import Joined, Settings
 
 Kind = Literal["local", "slurm"]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # variables
@@ -75,6 +65,13 @@ class Batch:
     def job_name(self) -> str:
         """How the names of its SLURM jobs begin: they can be found by it even if the launcher died while submitting."""
         return str(self.frozen["job_name"])
+
+    def runs_of(self, sweep: str) -> list[str]:
+        """Those of its runs that this sweep asked for."""
+        if "sweep" in self.frozen:  # long ago a batch was of one sweep
+            return [run for job in self.jobs for run in job] if self.frozen["sweep"] == sweep else []
+        found: list[str] = self.frozen["sweeps"].get(sweep, [])
+        return found
 
     @property
     def is_slurm(self) -> bool:
@@ -200,7 +197,7 @@ def _evenly(runs: Sequence[str], most: int) -> list[list[str]]:
 
 
 def freeze(
-    expanded: Expanded, jobs: Sequence[Sequence[str]], kind: Kind, about: Mapping[str, Any], after: Sequence[Batch]
+    expanded: Joined, jobs: Sequence[Sequence[str]], kind: Kind, about: Mapping[str, Any], after: Sequence[Batch]
 ) -> Batch | None:
     """Snapshot and batch.json, on disk; nothing is submitted yet. None: another launch has put one in place `after` those that
     this one has looked at. `about` says commit, dirty, and SLURM's name of the cluster.
@@ -224,8 +221,10 @@ def freeze(
     batch = Batch(store.jobs / str(number))
     code = {key: about[key] for key in ("commit", "dirty")}
     frozen = {
-        "sweep": expanded.sweep.name,
-        "overrides": list(expanded.overrides),
+        "sweeps": {
+            one.sweep.name: [run for runs in jobs for run in runs if run in one.configs] for one in expanded.sweeps
+        },
+        "overrides": list(expanded.sweeps[0].overrides),
         "store": str(store.root),
         "snapshot": str(copy),
         "job": {"batch": batch.id, "scheduler": kind, "code": copy.name, **code},

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmprompt.config import nearest
-from mmprompt.run import Store, StoreError, lives, who
+from mmprompt.files import StoreError
+from mmprompt.run import Store, lives, who
 from sweeps import scheduler
 from sweeps.batch import Batch, batches, wanted
 from sweeps.launched import find_run, names, read, store_at
@@ -95,8 +96,7 @@ def named(store: Store, what: Sequence[str], state: str | None) -> list[str]:
     for word in what:
         if word in names(store):
             found |= dict.fromkeys(read(store, word).runs)
-            launches = [batch for batch in known if batch.frozen["sweep"] == word]
-            found |= dict.fromkeys(run for batch in launches for job in batch.jobs for run in job)
+            found |= dict.fromkeys(run for batch in known for run in batch.runs_of(word))
         else:
             found[_run(store, word)] = None
     return list(found) if what else sorted({run for batch in known for job in batch.jobs for run in job})

@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmprompt.run import Attempt, RunFolder, Store, draft_of, lives, remove
+from mmprompt.files import draft_of, remove
+from mmprompt.run import Attempt, RunFolder, Store, lives
 from sweeps.batch import Batch, batches, wanted
 from sweeps.cost import volume
 from sweeps.launched import store_at

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import mean, median
+from types import MappingProxyType
 from typing import Any
 
 from mmprompt.config import Cluster, RunConfig
@@ -123,17 +124,22 @@ def cost(
     states: Mapping[str, State],
     to_do: Sequence[str],
     cluster: Cluster,
+    since: Mapping[str, State] = MappingProxyType({}),
 ) -> Cost:
-    """Of the runs that are to do; `configs`, `wanted`, their evaluations by id, and `states` are of the whole sweep."""
+    """Of the runs that are to do; `configs`, `wanted`, their evaluations by id, and `states` are of the whole launch.
+
+    `since`: what has become of some of these runs; then they alone tell, and the store is not searched.
+    """
     on_gpu = cluster.gpus > 0 and os.environ.get("MMPROMPT_FAKE_GPUS") != "1"  # there a CPU stands in for it
     found: dict[Kind, list[Finished]] = {kind_of(configs[run]): [] for run in to_do}
-    for run, seen in states.items():
+    for run, seen in (since or states).items():
         config = configs[run]
         if seen.result and kind_of(config) in found and is_on_gpu(seen.result) == on_gpu:
             found[kind_of(config)].append(
                 Finished(store.run(run), config.optim.steps * config.optim.batch_size, seen.result)
             )
-    _look_elsewhere(store, {kind: there for kind, there in found.items() if not there}, on_gpu)
+    if not since:
+        _look_elsewhere(store, {kind: there for kind, there in found.items() if not there}, on_gpu)
     told = {kind: tell(there) if there else None for kind, there in found.items()}
     by_run: dict[str, Told | None] = {}
     seconds: dict[str, float | None] = {}

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmprompt.run import NEUTRAL, RunFolder, Store, StoreError, digest, is_of_evaluations
-from sweeps.launched import find_run, label_of, names, read, store_at
+from mmprompt.files import StoreError
+from mmprompt.run import NEUTRAL, RunFolder, Store, digest, is_of_evaluations
+from sweeps.launched import find_run, label_of, names, read, store_at, wanted_of
 
 MEANS = {
     "backbone.checksum": "another checkpoint",
@@ -168,8 +169,11 @@ def _print_recorded(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
 
 def _title(store: Store, one: Known) -> str:
     label = label_of(store, one.folder.id)
-    state = "finished" if one.folder.result_file.exists() else "not finished" if one.is_whole else "not begun"
-    return f"{one.folder.id}  {label}{' ' if label else ''}({state})"
+    result = one.folder.result()
+    state = "finished" if result else "not finished" if one.is_whole else "not begun"
+    missing = one.folder.missing(wanted_of(store, one.folder.id), result) if result else ()
+    more = f", {len(missing)} evaluation{'s' if len(missing) != 1 else ''} to make" if missing else ""
+    return f"{one.folder.id}  {label}{' ' if label else ''}({state}{more})"
 
 
 def _change(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

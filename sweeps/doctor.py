@@ -17,18 +17,8 @@ from netrc import NetrcParseError, netrc
 from pathlib import Path
 
 from mmprompt.config import ConfigError, Place
-from mmprompt.run import (
-    ROOT,
-    Store,
-    StoreError,
-    backbone_file,
-    checksum_of,
-    config_of,
-    default_store,
-    follow_mode,
-    make_folder,
-    place_of,
-)
+from mmprompt.files import StoreError, follow_mode, make_folder
+from mmprompt.run import ROOT, Store, backbone_file, checksum_of, config_of, default_store, place_of
 from sweeps import probe, scheduler
 from sweeps.compose import Composer, parse
 from sweeps.examination import SHARED, Here, Report, Settings, Slurm

@@ -216,7 +216,8 @@ def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]]) -> Sweep:
     """The sweep with other values on these axes, in every block; a new key becomes an axis, or is fixed by one value.
 
     Where blocks differ on an axis, as by method, and all its new values are among its old ones, they choose points instead.
-    Exclusions, a baseline and a `kept_from` that the changed grid lacks are dropped. Raises ConfigError for what cannot be meant.
+    Exclusions, a baseline, a `kept_from` and axes to be shown that the changed grid lacks are dropped. Raises ConfigError for
+    what cannot be meant.
     """
     chosen = {key: list(values) for key, values in changes.items() if _chooses(sweep, key, values)}
     blocks = [kept for block in sweep.grid if (kept := _chosen(block, chosen)) is not None]
@@ -236,8 +237,16 @@ def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]]) -> Sweep:
     changed = changed.model_copy(update={"exclude": exclude})
     if not changed.points():
         raise ConfigError(f"sweep {sweep.name}: with these overrides no point of the grid is left")
+    left = changed.axes
+    compared = [axis for axis in changed.compared if axis in left]
+    if not compared:
+        gone = ", ".join(changed.compared)
+        raise ConfigError(f"sweep {sweep.name}: with these overrides no point has {gone}, which it compares")
+    shown: dict[str, Any] = {"each": [axis for axis in changed.each if axis in left]}
+    if len(compared) < len(changed.compared):
+        shown["compare"] = compared
     lost = {"baseline": changed.lacks_baseline(), "kept_from": changed.lacks_kept_from()}
-    return changed.model_copy(update={key: None for key, is_lost in lost.items() if is_lost})
+    return changed.model_copy(update=shown | {key: None for key, is_lost in lost.items() if is_lost})
 
 
 def _chooses(sweep: Sweep, key: str, values: Sequence[Any]) -> bool:

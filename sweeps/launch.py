@@ -1,6 +1,6 @@
-"""A launch: freezes what a sweep asks for, submits the runs that are not done, follows them, and says how it ended.
+"""A launch: freezes what sweeps ask for, submits the runs that are not done, follows them, and says how it ended.
 
-A run that has its result and lacks an evaluation that the sweep wants is not done: the job that gets it evaluates it, no more.
+A run that has its result and lacks an evaluation that a sweep wants is not done: the job that gets it evaluates it, no more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from mmprompt.config import ConfigError
-from mmprompt.run import TRIES, Attempt, StoreError, provenance
+from mmprompt.files import StoreError
+from mmprompt.run import TRIES, Attempt, provenance
 from sweeps import manifest, outlook, scheduler
 from sweeps.batch import Batch, freeze, log_of, wanted
 from sweeps.outlook import Outlook, count, look
@@ -24,25 +25,26 @@ UNSAID = ("kind", "checkpoint_every", "runs_per_job", "setup", "sbatch", "python
 SHOWN = 3  # runs of one reason for failing
 
 
-def launch(name: str, overrides: Sequence[str], wait: bool, retry: str | None, limit: int | None) -> int:
-    """Submits what is not done; local runs are waited for.
+def launch(names: Sequence[str], overrides: Sequence[str], wait: bool, retry: str | None, limit: int | None) -> int:
+    """Submits what is not done, of several sweeps as one batch; local runs are waited for.
 
     Returns 0 if all is well, 1 if a run failed or is not done, 130 if interrupted. Raises ConfigError for what is wrong
-    with the sweep, an override or the cluster's settings.
+    with a sweep, an override or the cluster's settings.
     """
-    seen = look(name, overrides, retry, limit)
+    seen = look(names, overrides, retry, limit)
     busy = seen.to_do or seen.named("running", "queued")
     # Before anything is written: it may refuse.
     kind, why = scheduler.choose(seen.expanded.place.cluster.kind) if busy else ("local", "")
     about = provenance() | {"slurm_cluster": None}
-    print(f"{name}: {seen}")
+    print(f"{', '.join(seen.expanded.names)}: {seen}")
     if kind == "slurm" and seen.to_do:
         about["slurm_cluster"] = (scheduler.config() or {}).get("ClusterName")
         print(f"{seen.what('slurm')} ({why}): {terms(seen)}\n{seen.cost}", flush=True)
         if not agreed(f"submit {len(seen.jobs)} jobs?"):
             print("nothing was submitted")
             return 1
-    manifest.write(seen.expanded, about)
+    for sweep in seen.expanded.sweeps:
+        manifest.write(sweep, about)
     if not busy:
         return _report(seen, [], [])
     if kind == "local":
@@ -69,14 +71,14 @@ def _launch_here(seen: Outlook, about: Mapping[str, Any], why: str, retry: str |
             seen = outlook.of(seen.expanded, retry, limit)
     workers = Workers(batch, seen.places)
     print(f"{seen.what('local')} ({why}); logs in {batch.folder}", flush=True)
-    return _follow(Watch(seen.expanded, runs, workers), seen)
+    return _follow(Watch(seen, runs, workers), seen)
 
 
 def _launch_on_slurm(seen: Outlook, about: Mapping[str, Any], wait: bool, retry: str | None, limit: int | None) -> int:
     runs = [*seen.to_do, *seen.named("running", "queued", "lost?")]
     seen, _ = _submit(seen, about, retry, limit, _say)
     if wait:
-        return _follow(Watch(seen.expanded, runs, None, Again(seen, about).submit), seen)
+        return _follow(Watch(seen, runs, None, Again(seen, about).submit), seen)
     if seen.problem:
         print(f"no information from SLURM: {seen.problem}")
     busy = seen.named("running", "queued")
@@ -93,7 +95,7 @@ def _say(text: str) -> None:
 
 
 class Again:
-    """Submits runs of a sweep again, for a launch that waits."""
+    """Submits runs of a launch that waits again."""
 
     def __init__(self, seen: Outlook, about: Mapping[str, Any]) -> None:
         self.expanded, self.about = seen.expanded, about
@@ -197,13 +199,20 @@ def _interrupted(watch: Watch, seen: Outlook) -> int:
 
 
 def _report(seen: Outlook, failed: Sequence[str], not_done: Sequence[str]) -> int:
-    """Says how the launch ended, failures grouped by their reason. Returns the exit code."""
+    """Says how the launch ended, failures grouped by their reason. Returns the exit code; to diverge is no failure, but what a
+    search for a learning rate finds out."""
+    diverged = [*seen.diverged, *(run for run in failed if seen.expanded.store.run(run).attempts()[-1].diverged)]
+    failed = [run for run in failed if run not in diverged]
+    left_alone = [run for run in seen.left_alone if run not in diverged]
+    if diverged:
+        print(f"{count(diverged)} diverged, and would again: tables say so; only --retry tries again")
+        _say_why(seen, diverged)
     if failed:
         print(f"{count(failed)} failed; the same command tries again")
         _say_why(seen, failed)
-    if seen.left_alone:
-        print(f"{count(seen.left_alone)} failed {TRIES} times without getting further; only --retry tries again")
-        _say_why(seen, seen.left_alone)
+    if left_alone:
+        print(f"{count(left_alone)} failed {TRIES} times without getting further; only --retry tries again")
+        _say_why(seen, left_alone)
     if not_done:
         print(f"{count(not_done)} not done; the same command goes on from here")
         _say_why(seen, not_done)
@@ -213,7 +222,7 @@ def _report(seen: Outlook, failed: Sequence[str], not_done: Sequence[str]) -> in
     if _done(seen) == len(seen.states):
         already = " already" if len(seen.named("done")) == len(seen.states) else ""
         print(f"all {len(seen.states)} runs are done{already}")
-    return 1 if failed or seen.left_alone or not_done or lost else 0
+    return 1 if failed or left_alone or not_done or lost else 0
 
 
 def _say_why(seen: Outlook, runs: Sequence[str]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmprompt.config import nearest
-from mmprompt.run import RunFolder, Store, StoreError, is_of_evaluations
+from mmprompt.files import StoreError
+from mmprompt.run import RunFolder, Store, is_of_evaluations
 
 SHOWN = 8  # runs, where several are meant
 
@@ -94,16 +96,21 @@ def read(store: Store, name: str) -> Launched:
         raise StoreError(f"{store.manifest(name)} is not a manifest ({error}); launch the sweep again") from None
 
 
+def readable(store: Store) -> Iterator[Launched]:
+    """The sweeps whose manifests can be read, the last launched first."""
+    for name in names(store):
+        with contextlib.suppress(StoreError):
+            yield read(store, name)
+
+
 def label_of(store: Store, run: str) -> str:
     """What a run is called in the newest sweep that has it; nothing if none has."""
-    for name in names(store):
-        try:
-            labels = read(store, name).labels
-        except StoreError:
-            continue
-        if run in labels:
-            return f"{name}: {labels[run]}"
-    return ""
+    return next((f"{one.name}: {one.labels[run]}" for one in readable(store) if run in one.labels), "")
+
+
+def wanted_of(store: Store, run: str) -> frozenset[str]:
+    """The evaluations that any sweep wants of a run."""
+    return frozenset[str]().union(*(one.wanted[run] for one in readable(store) if run in one.labels))
 
 
 def find_run(store: Store, prefix: str) -> RunFolder:

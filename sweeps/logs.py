@@ -9,7 +9,8 @@ import contextlib
 import time
 from pathlib import Path
 
-from mmprompt.run import Attempt, RunFolder, Store, StoreError
+from mmprompt.files import StoreError
+from mmprompt.run import Attempt, RunFolder, Store
 from sweeps.batch import Batch, batches, log_of, wanted
 from sweeps.causes import CLOCKS, Failure, failures, moment, tail
 from sweeps.launched import find_run, label_of, store_at

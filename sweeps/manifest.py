@@ -8,13 +8,14 @@ from __future__ import annotations
 import datetime
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmprompt.config import PRIMARY_METRIC, ConfigError, Place, Questions, RunConfig, Task
+from mmprompt.files import write_over
 from mmprompt.run import (
     Store,
     backbone_file,
@@ -25,7 +26,6 @@ from mmprompt.run import (
     evaluations_of,
     place_of,
     run_id,
-    write_over,
 )
 from sweeps import grid
 from sweeps.compose import Composer, parse
@@ -123,13 +123,73 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
     return Expanded(sweep, overrides, points, asked, configs, backbones, first)
 
 
+@dataclass(frozen=True)
+class Joined:
+    """Sweeps that are launched as one, or a single one: a run that several have is one run, with what any of them wants of it."""
+
+    sweeps: Sequence[Expanded]
+
+    @property
+    def names(self) -> list[str]:
+        return [one.sweep.name for one in self.sweeps]
+
+    @property
+    def place(self) -> Place:
+        return self.sweeps[0].place
+
+    @property
+    def store(self) -> Store:
+        return self.sweeps[0].store
+
+    @cached_property
+    def configs(self) -> dict[str, RunConfig]:
+        return {run: config for one in self.sweeps for run, config in one.configs.items()}
+
+    @cached_property
+    def backbones(self) -> dict[str, Path]:
+        return {run: file for one in self.sweeps for run, file in one.backbones.items()}
+
+    @cached_property
+    def wanted(self) -> dict[str, dict[str, Settings]]:
+        """By run, the evaluations that any of the sweeps wants, by their ids."""
+        found: dict[str, dict[str, Settings]] = {run: {} for run in self.configs}
+        for one in self.sweeps:
+            for run, evaluations in one.wanted.items():
+                found[run] |= evaluations
+        return found
+
+    @cached_property
+    def differences(self) -> dict[str, dict[str, str]]:
+        """Among several sweeps also the first that has a run: only there its axes tell it from the others."""
+        if len(self.sweeps) == 1:
+            return self.sweeps[0].differences
+        named = [(one.sweep.name, one.differences) for one in reversed(self.sweeps)]
+        return {run: {"sweep": name} | axes for name, differences in named for run, axes in differences.items()}
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """No two have the same."""
+        if len(self.sweeps) == 1:
+            return self.sweeps[0].labels
+        named = [(one.sweep.name, one.labels) for one in reversed(self.sweeps)]
+        return {run: f"{name}: {label}" for name, labels in named for run, label in labels.items()}
+
+
+def join(names: Iterable[str], overrides: Sequence[str], conf: Path) -> Joined:
+    """These sweeps, each with the overrides. Raises ConfigError, also if they are not to run in one place."""
+    found = [expand(name, overrides, conf) for name in dict.fromkeys(names)]
+    for one in found[1:]:
+        _check_place(f"{found[0].sweep.name} and {one.sweep.name}", found[0].place, one.place)
+    return Joined(found)
+
+
 def _check_place(name: str, first: Place, other: Place) -> None:
     here, there = first.model_dump(), other.model_dump()
     for section, values in there.items():
         for key, value in values.items():
             if value != here[section][key] and key != "backbone":  # each model has its own
                 both = f"{section}.{key} is {here[section][key]} and {value}"
-                raise ConfigError(f"sweep {name}: {both}; a sweep runs in one place")
+                raise ConfigError(f"sweep {name}: {both}; what is launched together runs in one place")
 
 
 def manifest(expanded: Expanded, code: Mapping[str, Any]) -> dict[str, Any]:

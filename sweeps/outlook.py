@@ -1,17 +1,18 @@
-"""The outlook of a sweep: what the store has of it, and what a launch would do. `plan` prints it, `launch` acts."""
+"""The outlook of sweeps: what the store has of them, and what a launch would do. `plan` prints it, `launch` acts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 
-from mmprompt.run import ROOT, TRIES, follow_mode
+from mmprompt.files import follow_mode
+from mmprompt.run import ROOT, TRIES
 from sweeps import causes
 from sweeps.batch import Batch, Kind, batches, pack
 from sweeps.cost import Cost, cost
-from sweeps.manifest import Expanded, expand
+from sweeps.manifest import Expanded, Joined, join
 from sweeps.state import OPEN, Name, State, queue, states
 from sweeps.workers import places
 
@@ -21,11 +22,12 @@ ORDER: tuple[Name, ...] = ("done", "running", "queued", "lost?", "failed", "to e
 
 @dataclass(frozen=True)
 class Outlook:
-    expanded: Expanded
+    expanded: Joined
     batches: Sequence[Batch]  # all there were when the store was looked at
     states: dict[str, State]  # by run
     to_do: list[str]  # never tried, interrupted, to evaluate, or failed and worth another try
     left_alone: list[str]  # failed, and not asked for again
+    diverged: list[str]  # of these, those that would fail again in the same way: an outcome, and nothing to mend
     later: int  # runs to do beyond what `--limit` allows
     problem: str  # why SLURM gives no information about some
 
@@ -57,37 +59,50 @@ class Outlook:
             return f"{runs}, {min(self.places, len(self.to_do))} at a time in local processes"
         return f"{runs} in {len(self.jobs)} SLURM jobs of up to {max(map(len, self.jobs))}"
 
+    def states_of(self, sweep: Expanded) -> dict[str, State]:
+        """What one of the sweeps has of its runs; others may want more of the same."""
+        store = sweep.store
+        return {run: self.states[run].to(store.run(run), wanted) for run, wanted in sweep.wanted.items()}
+
     def __str__(self) -> str:
-        counts = Counter(seen.name for seen in self.states.values())
-        return f"{count(self.states)}: " + ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
+        return counted(self.states)
+
+
+def counted(states: Mapping[str, State]) -> str:
+    counts = Counter(seen.name for seen in states.values())
+    return f"{count(states)}: " + ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
 
 
 def count(runs: Sized) -> str:
     return f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
 
 
-def look(name: str, overrides: Sequence[str], retry: str | None, limit: int | None) -> Outlook:
-    """Expands the sweep and asks store and scheduler. Raises ConfigError.
+def look(names: Iterable[str], overrides: Sequence[str], retry: str | None, limit: int | None) -> Outlook:
+    """Expands the sweeps and asks store and scheduler. Raises ConfigError.
 
     `retry`: "all", nothing is left alone; a word of a cause (`sweeps.causes`): of the failed ones those, and no others.
     """
-    return of(expand(name, overrides, CONF), retry, limit)
+    return of(join(names, overrides, CONF), retry, limit)
 
 
-def of(expanded: Expanded, retry: str | None, limit: int | None) -> Outlook:
-    """The same of a sweep that is expanded already."""
+def of(expanded: Joined, retry: str | None, limit: int | None) -> Outlook:
+    """The same of sweeps that are expanded already."""
     store, runs = expanded.store, list(expanded.configs)
     follow_mode(store.root)
     there = batches(store)
     queued = queue(store, runs, there)
     seen = states(store, runs, queued, expanded.wanted)
     failed = [run for run in runs if seen[run].name == "failed"]
-    if retry in (None, "all"):
-        left_alone = [run for run in failed if retry is None and store.run(run).tries() >= TRIES]
+    diverged = [run for run in failed if (attempt := seen[run].attempt) and attempt.diverged]
+    if retry == "all":
+        left_alone = []
+    elif retry is None:
+        left_alone = [run for run in failed if run in diverged or store.run(run).tries() >= TRIES]
     else:
         why = causes.failures(store, failed, seen)
         left_alone = [run for run in failed if run not in why or why[run].cause != causes.WORDS[str(retry)]]
     wanted, alone = {*OPEN} | ({"lost?"} if retry == "all" else set()), set(left_alone)
     to_do = [run for run in runs if seen[run].name in wanted and run not in alone]
     first = to_do[:limit] if limit else to_do
-    return Outlook(expanded, there, seen, first, left_alone, len(to_do) - len(first), queued.problem)
+    outcomes = [run for run in diverged if run in alone]
+    return Outlook(expanded, there, seen, first, left_alone, outcomes, len(to_do) - len(first), queued.problem)

@@ -5,35 +5,42 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mmprompt.config import Cluster
 from mmprompt.run import TRIES, evaluation_id
 from sweeps import scheduler
 from sweeps.cost import volume
-from sweeps.outlook import Outlook, count, look
+from sweeps.manifest import Expanded
+from sweeps.outlook import Outlook, count, counted, look
 from sweeps.screen import duration
+from sweeps.state import State
 
 SHOWN = 12  # values of an axis
 OURS = ("kind", "checkpoint_every", "runs_per_job", "max_parallel", "setup", "sbatch")  # settings that are not sbatch's
 
 
-def plan(name: str, overrides: Sequence[str], retry: str | None, limit: int | None) -> int:
-    """Prints it. Raises ConfigError for what is wrong with the sweep, an override or the cluster's settings."""
-    seen = look(name, overrides, retry, limit)
-    print(f"{name}: {seen.expanded.sweep.claim}\n  {seen}")
-    for line in (*_axes(seen), *_left_out(seen, retry), *(_work(seen) if seen.to_do else [])):
+def plan(names: Sequence[str], overrides: Sequence[str], retry: str | None, limit: int | None) -> int:
+    """Prints it. Raises ConfigError for what is wrong with a sweep, an override or the cluster's settings."""
+    seen = look(names, overrides, retry, limit)
+    for one in seen.expanded.sweeps:
+        states = seen.states_of(one)
+        print(f"{one.sweep.name}: {one.sweep.claim}\n  {counted(states)}")
+        for line in _axes(one, states):
+            print(f"  {line}")
+    if len(seen.expanded.sweeps) > 1:
+        print(f"as one launch\n  {seen}")
+    for line in (*_left_out(seen, retry), *(_work(seen) if seen.to_do else [])):
         print(f"  {line}")
     print(f"  store: {seen.expanded.store.root}")
     return 0
 
 
-def _axes(seen: Outlook) -> Iterator[str]:
+def _axes(expanded: Expanded, states: Mapping[str, State]) -> Iterator[str]:
     """Of each value how many of its runs are done, with the evaluations that are asked of them there."""
-    expanded = seen.expanded
     runs: dict[str, dict[str, dict[str, bool]]] = {key: defaultdict(dict) for key in expanded.axes}
     for (run, point), asked in zip(expanded.points, expanded.asked, strict=True):
-        state = seen.states[run]
+        state = states[run]
         is_done = state.name == "done" or (
             state.result is not None
             and state.missing.isdisjoint(evaluation_id(run, settings) for settings in asked.values())
@@ -48,9 +55,12 @@ def _axes(seen: Outlook) -> Iterator[str]:
 
 
 def _left_out(seen: Outlook, retry: str | None) -> Iterator[str]:
-    if seen.left_alone and retry is None:
-        yield f"{count(seen.left_alone)} failed {TRIES} times without getting further; only --retry includes them"
-    elif seen.left_alone:
+    failed = [run for run in seen.left_alone if run not in seen.diverged]
+    if seen.diverged and retry is None:
+        yield f"{count(seen.diverged)} diverged, and would again; only --retry includes them"
+    if failed and retry is None:
+        yield f"{count(failed)} failed {TRIES} times without getting further; only --retry includes them"
+    elif seen.left_alone and retry is not None:
         yield f"{count(seen.left_alone)} failed of another cause than {retry}"
     if seen.later:
         yield f"{seen.later} more to do than --limit allows"

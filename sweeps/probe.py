@@ -405,7 +405,7 @@ def backbone(ask: Mapping[str, Any]) -> Iterator[Finding]:
     """The pretrained weights, as a run loads them."""
     from mmprompt.config import RunConfig, parse
     from mmprompt.fingerprint import fingerprint
-    from mmprompt.job import backbone_of
+    from mmprompt.loaded import backbone_of
 
     if ask["checksum"] is None:  # which has been said
         return

@@ -23,7 +23,8 @@ from typing import Any, Literal
 import psutil
 
 from mmprompt.config import ConfigError
-from mmprompt.run import lives, make_folder, who, write_once
+from mmprompt.files import make_folder, write_once
+from mmprompt.run import lives, who
 from sweeps.batch import Batch, Kind
 from sweeps.node import warning
 

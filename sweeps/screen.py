@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
-QUIET = 60.0  # seconds between two lines in a log while nothing finishes; twice as long after each of them
+QUIET = 60.0  # seconds between two lines in a log that say how things stand; twice as long after each, while nothing finishes
 QUIETEST = 960.0  # seconds; at most
 ROWS = 8  # of runs at work, on a terminal
 GAP = 2  # columns between two cells
@@ -67,7 +67,7 @@ class Screen:
     def line(self, text: str) -> None:
         """A line that stays."""
         self._write(text.splitlines(), self._drawn)
-        self._spoken, self._quiet = time.monotonic(), QUIET
+        self._quiet = QUIET
 
     def now(self, view: View) -> None:
         self.show(lambda width, height: self._lines(view, width, height), sentence(view))

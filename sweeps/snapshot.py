@@ -10,8 +10,9 @@ import os
 import shutil
 from pathlib import Path
 
+from mmprompt.files import StoreError, drafted, make_folder, share
 from mmprompt.fingerprint import fingerprint
-from mmprompt.run import Store, StoreError, canonical, digest, drafted, make_folder, share
+from mmprompt.run import Store, canonical, digest
 
 PACKAGES = ("mmprompt", "sweeps")
 LARGEST = 64 << 20  # bytes; a larger file is a published checkpoint, whose checksum is in the run's id

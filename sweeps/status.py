@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmprompt.config import ConfigError
-from mmprompt.run import Store, StoreError, lives
+from mmprompt.files import StoreError
+from mmprompt.run import Store, lives
 from sweeps import launched
 from sweeps.advice import advice
 from sweeps.batch import Batch, batches

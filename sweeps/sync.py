@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmprompt.config import nearest
-from mmprompt.run import Attempt, RunFolder, Store, StoreError
+from mmprompt.files import StoreError
+from mmprompt.run import Attempt, RunFolder, Store
 from mmprompt.tracking import record_file
 from mmprompt.wandb_online import OnDisk, ServerError, is_marked, known, look, mark, send, server
 from sweeps.state import Queue, is_alive, queue

@@ -16,8 +16,8 @@ from typing import Any
 from mmprompt.config import PRIMARY_METRIC
 from mmprompt.run import TRIES, Attempt
 from sweeps import causes
-from sweeps.manifest import Expanded
-from sweeps.outlook import ORDER
+from sweeps.cost import cost
+from sweeps.outlook import ORDER, Outlook
 from sweeps.screen import Row, Screen, View, duration
 from sweeps.state import OPEN, SILENT, Name, Queue, State, last_line, queue, state, states
 from sweeps.workers import Workers, at_work, folder_of
@@ -27,6 +27,7 @@ SQUEUE = 30.0  # seconds between two questions to SLURM's controller
 LONG = 300.0  # seconds that a start takes no large part of
 AT_WORK: tuple[Name, ...] = ("running", "lost?")  # shown in this order
 NEWS = 60.0  # seconds until what another host has written is surely seen here (NFS)
+LEARN = 20.0  # seconds between two looks at what finished runs tell
 RECONCILE = 60.0  # seconds between two looks for runs that have to be submitted again
 Submit = Callable[[Sequence[str], Callable[[str], None]], Sequence[str]]  # these runs, where to say so; those that were
 
@@ -38,10 +39,10 @@ class Watch:
     """
 
     def __init__(
-        self, expanded: Expanded, runs: Iterable[str], workers: Workers | None, submit: Submit | None = None
+        self, seen: Outlook, runs: Iterable[str], workers: Workers | None, submit: Submit | None = None
     ) -> None:
-        self.expanded = expanded
-        self.store = expanded.store
+        self.expanded = seen.expanded
+        self.store = seen.expanded.store
         self.workers = workers
         self.open = list(runs)
         self.done: list[str] = []
@@ -57,8 +58,9 @@ class Watch:
         self._queue, self._asked = Queue({}), -SQUEUE
         self._waits = False  # for workers of other launches
         self._began = time.monotonic()
-        self._end = (0.0, 0.0)  # what was done, in runs, when the end was last foreseen; for when
-        self._head_start: float | None = None  # runs' worth of steps that was done when the watch began
+        self._pace = Pace(seen, self.open)
+        self._end = (0.0, 0.0)  # what was done when the end was last foreseen; for when
+        self._head_start: float | None = None  # what of it was done when the watch began
 
     def follow(self, screen: Screen) -> None:
         """Returns when nothing is left to wait for; then nobody is at the runs that are still `open`."""
@@ -88,10 +90,12 @@ class Watch:
             elif seen.name == "failed" and number(seen.attempt) > self._before[run] and self._is_final(run):
                 self._settle(run, self.failed, screen)
         if self._head_start is None:
-            self._head_start = sum(fraction(progress(self.states[run])) for run in self.open)
+            self._head_start = self._under_way()
 
     def _is_final(self, run: str) -> bool:
-        return self._submit is None or self.store.run(run).tries() >= TRIES
+        attempt = self.states[run].attempt
+        is_diverged = attempt is not None and attempt.diverged
+        return self._submit is None or is_diverged or self.store.run(run).tries() >= TRIES
 
     def _reconcile(self, screen: Screen) -> None:
         """Submits again what was killed or failed, three times at most without getting further; what was cancelled is left."""
@@ -163,31 +167,103 @@ class Watch:
         names = {run: self.states[run].name for run in self.open}
         at_work = sorted((run for run in self.open if names[run] in AT_WORK), key=lambda run: AT_WORK.index(names[run]))
         said = {run: progress(self.states[run]) for run in at_work}
+        total = len(self.open) + len(self.done) + len(self.failed) + len(self.left)
         # What failed before this watch, and is still open, is to be done.
         counts: Counter[Name] = Counter(
             name if name != "failed" else "to evaluate" if self.states[run].result else "to do"
             for run, name in names.items()
         )
-        counts.update(done=len(self.done), failed=len(self.failed))
-        summary = ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
+        counts.update(failed=len(self.failed))
+        words = [f"{counts[name]} {name}" for name in ORDER if counts[name]]
+        summary = ", ".join([f"{len(self.done)}/{total} done", *words])
         rows = [row(self.expanded.differences[run], names[run], said[run]) for run in at_work]
-        return View(f"{summary}; {self._time_left(sum(map(fraction, said.values())))}", self._metric, rows)
+        return View(f"{summary}; {self._time_left()}", self._metric, rows)
 
     @cached_property
     def _metric(self) -> str:
         names = {PRIMARY_METRIC[config.task.family] for config in self.expanded.configs.values()}
         return f"val/{names.pop()}" if len(names) == 1 else "validation"
 
-    def _time_left(self, under_way: float) -> str:
-        """From what was done since the watch began, runs in progress counted by their steps."""
-        done = len(self.done) + len(self.failed) + under_way - (self._head_start or 0.0)
-        now = time.monotonic()
-        took = now - self._began
-        if done < (0.5 if took < LONG else 0.01):
+    def _under_way(self) -> float:
+        """Of the open runs, what is done of what they take."""
+        return sum(self._pace.takes(run) * fraction(progress(self.states[run])) for run in self.open)
+
+    def _time_left(self) -> str:
+        """From what was done since the watch began, runs in progress counted by their steps. Until there is enough of that, as
+        finished runs of their kind tell."""
+        settled, now = [*self.done, *self.failed], time.monotonic()
+        self._pace.learn(self.states, len(settled))
+        under_way = self._under_way()
+        done = sum(map(self._pace.takes, settled)) + under_way - (self._head_start or 0.0)
+        ahead = sum(map(self._pace.takes, self.open)) - under_way
+        took, each = now - self._began, (done + ahead) / max(1, len(settled) + len(self.open))
+        if done >= each * (0.5 if took < LONG else 0.01) and self._pace.compares:
+            left = took * ahead / done
+        elif self._pace.knows and self.workers:
+            left = ahead / min(self.workers.most, len(self.open))
+        else:
             return "time left not known yet"
-        if done != self._end[0]:  # between two reports of the runs the clock runs down, and no more is known
-            self._end = done, now + took * (len(self.open) - under_way) / done
+        if done != self._end[0] or not self._end[1]:  # between two reports of the runs the clock runs down
+            self._end = done, now + left
         return f"about {duration(max(0.0, self._end[1] - now))} left"
+
+
+class Pace:
+    """What each run of a watch takes, to be compared with what others take: seconds, as finished runs tell, those of this launch
+    too. A run of which none tells takes as long as others that train, or are evaluated, in proportion to its size."""
+
+    def __init__(self, seen: Outlook, runs: Sequence[str]) -> None:
+        self._expanded, self._states = seen.expanded, seen.states
+        self._runs = list(runs)
+        self._seconds: dict[str, float] = {}
+        self._takes: dict[str, float] = {}
+        self._settled, self._learned = -1, -LEARN
+        self._learn({})
+
+    def learn(self, states: Mapping[str, State], settled: int) -> None:
+        """Looks again, when more runs are settled; not all the time."""
+        if settled > max(0, self._settled) and time.monotonic() - self._learned >= LEARN:
+            self._learn(states)
+            self._settled = settled
+
+    def _learn(self, since: Mapping[str, State]) -> None:
+        expanded, self._learned = self._expanded, time.monotonic()
+        cluster = expanded.place.cluster
+        told = cost(expanded.store, expanded.configs, expanded.wanted, self._states, self._runs, cluster, since)
+        self._seconds |= {run: seconds for run, seconds in told.seconds.items() if seconds is not None}
+        sizes = {run: self._size(run) for run in self._runs}
+        for work in (self._trains, self._evaluates):
+            known = [run for run in work if run in self._seconds]
+            size = sum(sizes[run] for run in known)
+            each = sum(self._seconds[run] for run in known) / size if size else 1.0
+            self._takes |= {run: self._seconds.get(run, each * sizes[run]) for run in work}
+
+    def takes(self, run: str) -> float:
+        return self._takes[run]
+
+    @property
+    def knows(self) -> bool:
+        """Is it seconds that all of them take?"""
+        return len(self._seconds) == len(self._runs)
+
+    @property
+    def compares(self) -> bool:
+        """Can what trains be compared with what is evaluated?"""
+        works = [work for work in (self._trains, self._evaluates) if work]
+        return len(works) < 2 or all(any(run in self._seconds for run in work) for work in works)
+
+    @cached_property
+    def _trains(self) -> list[str]:
+        return [run for run in self._runs if self._states[run].result is None]
+
+    @cached_property
+    def _evaluates(self) -> list[str]:
+        return [run for run in self._runs if self._states[run].result is not None]
+
+    def _size(self, run: str) -> float:
+        """Examples to train on, or evaluations that it lacks."""
+        config, seen = self._expanded.configs[run], self._states[run]
+        return len(seen.missing) if seen.result else config.optim.steps * config.optim.batch_size
 
 
 def waits(others: int) -> str:

@@ -19,7 +19,8 @@ from typing import Any
 import psutil
 
 from mmprompt.config import Cluster, ConfigError
-from mmprompt.run import Store, StoreError
+from mmprompt.files import StoreError
+from mmprompt.run import Store
 from sweeps.batch import Batch
 from sweeps.node import GPUS, work
 from sweeps.state import last_line

@@ -11,7 +11,8 @@ import numpy as np
 
 from analysis.frame import ADDED
 from mmprompt.config import PRIMARY_METRIC, Tracking
-from mmprompt.run import Attempt, RunFolder, Store, canonical, digest, evaluation_id, write_once
+from mmprompt.files import write_once
+from mmprompt.run import Attempt, RunFolder, Store, canonical, digest, evaluation_id
 from mmprompt.tracking import Record, record_file
 
 OFFLINE = Tracking(mode="offline", project="mmprompt", entity=None)

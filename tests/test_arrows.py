@@ -15,6 +15,7 @@ from mmprompt.run import ROOT
 LIGHT = {
     "config",
     "ending",
+    "files",
     "run",
     "fingerprint",
     "tracking",
@@ -82,7 +83,7 @@ def test_sweeps_knows_of_the_core_its_light_part_and_on_the_node_its_job() -> No
     node = {"sweeps/node.py: mmprompt.job.execute"}
     probe = {
         f"sweeps/probe.py: {name}"
-        for name in ("torch", "mmprompt.job.backbone_of", "mmprompt.data.load", "mmprompt.data.locate")
+        for name in ("torch", "mmprompt.loaded.backbone_of", "mmprompt.data.load", "mmprompt.data.locate")
     }
     assert set(found) == node | probe
     for file in ("node.py", "probe.py"):

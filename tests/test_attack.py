@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmprompt.attack import answer_losses, ask, ask_under_attack
 from mmprompt.config import METHODS, Attack
 from mmprompt.data import load
-from mmprompt.job import backbone_of
+from mmprompt.loaded import backbone_of
 from mmprompt.ofa import PAD
 from mmprompt.run import backbone_file
 from mmprompt.tasks import Batch, collate, preprocess

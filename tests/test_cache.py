@@ -21,7 +21,8 @@ from mmprompt.cache import Cache, Cached
 from mmprompt.config import Caching, ConfigError
 from mmprompt.data import load
 from mmprompt.frozen import Frozen, kept, view
-from mmprompt.job import backbone_of, execute
+from mmprompt.job import execute
+from mmprompt.loaded import backbone_of
 from mmprompt.ofa import OFA, PAD, STEP, Encoded
 from mmprompt.run import ROOT, RunFolder, run_id
 from mmprompt.tasks import collate

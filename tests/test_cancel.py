@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from launcher import Launcher
 
-from mmprompt.run import ROOT, StoreError
+from mmprompt.files import StoreError
+from mmprompt.run import ROOT
 from sweeps.cancel import cancel, ranges
 
 LONG = ["seed=1,2", "optim.steps=4000", "cluster.max_parallel=1"]

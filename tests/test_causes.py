@@ -250,9 +250,9 @@ ERRORS = {
         "RuntimeError: Defau",
     ),
     f"{TRACEBACK}torch.OutOfMemoryError: CUDA out of memory. Tried to\n": ("out of memory", "torch.OutOfMemoryError"),
-    f"interrupted: {TRACEBACK}mmprompt.run.StoreError: /x cannot be written: Disk quota\n": (
+    f"interrupted: {TRACEBACK}mmprompt.files.StoreError: /x cannot be written: Disk quota\n": (
         "error",
-        "mmprompt.run.StoreError",
+        "mmprompt.files.StoreError",
     ),
     "interrupted: the time limit is near": ("time limit", "the time limit is near"),
     "TimeLimitError: 3 attempts came near the time limit of their jobs": ("time limit", "TimeLimitError: 3 attempts"),

@@ -15,7 +15,7 @@ from mmprompt.run import INTERRUPTED, ROOT, Attempt, RunFolder, Store, evaluatio
 from sweeps import snapshot
 from sweeps.batch import Batch, Kind, batches, freeze
 from sweeps.clean import CODE, Waste, clean, free
-from sweeps.manifest import Expanded, expand
+from sweeps.manifest import Joined, join
 
 DAYS = 30
 OLD = 40 * 86_400.0  # seconds
@@ -29,11 +29,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store(tmp_path / "runs")
 
 
-def sweep(seeds: str) -> Expanded:
-    return expand("length", [*LENGTH, f"seed={seeds}"], ROOT / "conf")
+def sweep(seeds: str) -> Joined:
+    return join(["length"], [*LENGTH, f"seed={seeds}"], ROOT / "conf")
 
 
-def submit(store: Store, expanded: Expanded, kind: Kind = "local", **about: Any) -> Batch:
+def submit(store: Store, expanded: Joined, kind: Kind = "local", **about: Any) -> Batch:
     """A launch that has ended, with what its workers left in the folder; the runs are created, and not begun."""
     for run, config in expanded.configs.items():
         store.run(run).create(config)

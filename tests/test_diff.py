@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mmprompt.config import RunConfig, parse
-from mmprompt.run import ROOT, RunFolder, Store, StoreError, run_id, this_process
+from mmprompt.files import StoreError, write_over
+from mmprompt.run import ROOT, RunFolder, Store, run_id, this_process
 from sweeps.diff import diff
 from sweeps.manifest import expand
 
@@ -177,3 +178,21 @@ def test_a_beginning_that_means_no_run_or_several_is_refused(
     create(store, base), create(store, changed(base, seed=2))
     with pytest.raises(StoreError, match=words):
         diff(prefix, None, store.root)
+
+
+def test_of_a_finished_run_it_says_how_many_evaluations_a_sweep_wants_that_are_not_there(
+    base: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    run = finish(store, base, 1e9)
+    sweep = {"points": [], "axes": {"seed": [1]}}
+    wanted = [{"test": "a"}, {"test": "b", "val": "c"}]
+    sweep["points"] = [{"run": run.id, "values": {"seed": 1}, "evaluations": one} for one in wanted]  # type: ignore[assignment]
+    write_over(store.manifest("robustness"), json.dumps(sweep))
+    run.evaluations.mkdir()
+    assert f"{run.id}  robustness: seed=1 (finished, 3 evaluations to make)" in said(capsys, store, run.id)
+    for name in "ab":
+        (run.evaluations / f"{name}.json").write_text("{}")
+    assert "(finished, 1 evaluation to make)" in said(capsys, store, run.id)
+    (run.evaluations / "c.json").write_text("{}")
+    assert "(finished)" in said(capsys, store, run.id)

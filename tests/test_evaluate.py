@@ -9,7 +9,7 @@ from tiny import settings
 from mmprompt.config import ConfigError, RunConfig
 from mmprompt.data import load
 from mmprompt.evaluate import answers, example_scores
-from mmprompt.job import backbone_of
+from mmprompt.loaded import backbone_of
 from mmprompt.ofa import EOS, PAD
 from mmprompt.run import backbone_file, run_id
 from mmprompt.tasks import preprocess

@@ -17,13 +17,18 @@ import pytest
 from launcher import Launcher
 from test_job import done
 from tiny import JOB, frozen_run, where
+from wandb_server import WandbServer
 
+from analysis.frame import assemble, in_store
 from analysis.records import read_record
-from mmprompt.evaluate import answers
+from analysis.server import on_server
 from mmprompt.job import execute, process_facts, try_once
-from mmprompt.ofa import PAD
 from mmprompt.run import INTERRUPTED, ROOT, RunFolder, Store, evaluation_id
-from mmprompt.tracking import Record
+from sweeps.cancel import cancel
+from sweeps.clean import clean
+from sweeps.logs import logs
+from sweeps.status import status
+from sweeps.sync import sync
 
 VAL, TEST = {"split": "val"}, {"split": "test"}
 WEAK, STRONG = ({**TEST, "attack": {"kind": "fgsm", "input": "embeddings", "epsilon": size}} for size in (0.05, 0.5))
@@ -35,6 +40,18 @@ from tiny import JOB, where
 from mmprompt.job import execute
 evaluations = json.loads(sys.argv[3])
 print(json.dumps(execute(Path(sys.argv[1]), [sys.argv[2]], where("offline"), JOB, evaluations=evaluations)))
+"""
+
+# Says of each evaluation, at the moment at which it is put in place, how far the record is.
+SEEN = """
+import sys
+from pathlib import Path
+from analysis.records import read_record
+def look(event, given):
+    if event == "os.link" and Path(given[1]).match("run/*/evaluations/*.json"):
+        [record] = Path(given[1]).parents[1].glob("attempts/2/wandb/*/*.wandb")
+        print("put", Path(given[1]).stem, read_record(record, history=False).state, flush=True)
+sys.addaudithook(look)
 """
 
 
@@ -74,9 +91,9 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def test_a_finished_run_is_evaluated_from_its_weights_and_not_trained(run: RunFolder) -> None:
-    before = run.result_file.read_bytes(), run.weights_file.stat()
+    before = run.result_file.read_bytes(), run.weights_file.stat().st_mtime_ns
     assert evaluate(run, VAL, TEST, WEAK, tracking="offline") == "done"
-    assert (run.result_file.read_bytes(), run.weights_file.stat()) == before
+    assert (run.result_file.read_bytes(), run.weights_file.stat().st_mtime_ns) == before
     first, second = run.attempts()
     assert (first.job["work"], second.job["work"]) == ("train", "evaluate")
     made = content(run, WEAK)
@@ -129,21 +146,20 @@ def test_a_live_backbone_is_evaluated_with_the_statistics_it_was_published_with(
     assert scores(folder, TEST).tobytes() == published.tobytes()
 
 
-def test_how_answers_are_found_can_be_another_than_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = trained(tmp_path, "task=micro_caption", settings=[VAL])
-    said: list[list[list[int]]] = []
-
-    def listened(*arguments: Any) -> list[list[int]]:
-        said.append(answers(*arguments))
-        return said[-1]
-
-    monkeypatch.setattr("mmprompt.evaluate.answers", listened)
-    asked = [{**VAL, "examples": 7}, {**VAL, "no_repeat_ngram": 1}, {**VAL, "beam": 4}]
-    evaluate(folder, *asked)
-    some, once, searched = [[[token for token in ids if token != PAD] for ids in found] for found in said]
-    assert len(some) == 7 == content(folder, asked[0])["n"] == len(scores(folder, asked[0]))
-    assert any(len(set(ids)) < len(ids) for ids in some) and all(len(set(ids)) == len(ids) for ids in once)
-    assert searched[:7] != some != once[:7]
+def test_how_answers_are_found_can_be_another_than_the_tasks(tmp_path: Path) -> None:
+    """As if the task had said so; of fewer examples, the first."""
+    as_it_is = trained(tmp_path, "task=micro_caption", settings=[VAL])
+    asked: tuple[dict[str, Any], ...] = ({"no_repeat_ngram": 1}, {"beam": 4}, {"beam": 4, "no_repeat_ngram": 2})
+    evaluate(as_it_is, {**VAL, "examples": 7}, *({**VAL, **settings} for settings in asked))
+    usual = scores(as_it_is, VAL)
+    some = content(as_it_is, {**VAL, "examples": 7})
+    assert some["n"] == 7 == len(scores(as_it_is, {**VAL, "examples": 7})) and len(usual) == 30
+    for settings in asked:
+        task = [f"task.{key}={value}" for key, value in settings.items()]
+        said_so = trained(tmp_path, "task=micro_caption", *task, settings=[VAL])
+        found = scores(as_it_is, {**VAL, **settings})
+        assert said_so.id != as_it_is.id and done(said_so)["best_step"] == done(as_it_is)["best_step"]
+        assert found.tobytes() == scores(said_so, VAL).tobytes() != usual.tobytes()
 
 
 # What goes wrong
@@ -243,20 +259,13 @@ def test_a_killed_evaluation_goes_on_with_what_is_missing_and_touches_nothing_th
     assert len(record.summary) == 6  # those too of which the killed attempt's record says nothing
 
 
-def test_no_evaluation_is_the_last_before_the_record_is_complete(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def dies(self: Record, summary: Mapping[str, Any], exit_code: int) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Record, "finish", dies)
-        with pytest.raises(SystemExit):
-            evaluate(run, WEAK, STRONG)
-    assert len(list(run.evaluations.glob("*.json"))) == 1
-    assert (run.attempts()[-1].error or "").startswith(INTERRUPTED)
-    assert evaluate(run, WEAK, STRONG) == "done"
-    assert content(run, STRONG)["attempt"] == 3
+def test_no_evaluation_is_the_last_before_the_record_is_complete(run: RunFolder) -> None:
+    words = [sys.executable, "-c", SEEN + LATER, str(run.path.parent.parent), run.id, json.dumps([WEAK, STRONG])]
+    output = subprocess.run(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True).stdout
+    put = [line.split(maxsplit=2)[1:] for line in output.splitlines() if line.startswith("put ")]
+    first, last = (evaluation_id(run.id, settings) for settings in (WEAK, STRONG))
+    assert [name for name, _ in put] == [first, last]
+    assert put[0][1] != "finished" and put[1][1] == "finished"
 
 
 def test_what_others_made_meanwhile_is_not_made_again(run: RunFolder) -> None:
@@ -342,3 +351,61 @@ def test_a_killed_worker_that_evaluated_costs_what_it_was_at_until_the_next_laun
     code, output = launcher.run("launch", *sweep, epsilons, "evaluation.splits=[test]")
     assert code == 0 and "all 1 runs are done" in output
     assert len(folder.attempts()) == 3 and len(list(folder.evaluations.glob("*.json"))) == 8
+
+
+def test_a_live_evaluation_is_shown_and_kept_by_every_verb_and_ends_by_cancel(
+    launcher: Launcher, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = ("seed=1", "optim.steps=2", "task.data.test=200", "tracking=offline")
+    assert launcher.run("launch", *sweep)[0] == 0
+    store, run = launcher.store, launcher.manifest()["points"][0]["run"]
+    folder, epsilons = store.run(run), "attack.epsilon=" + ",".join(f"0.{i:02}" for i in range(1, 20))
+    launch = launcher.start("launch", *sweep, epsilons, "evaluation.splits=[test]")
+    deadline = time.monotonic() + 90
+    while not list(folder.evaluations.glob("[!.]*.json")):
+        assert launch.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    attempt = folder.attempts()[-1]
+    os.kill(attempt.job["pid"], signal.SIGSTOP)
+    made = files(store, "run/*/evaluations/[!.]*")
+
+    assert status(["length"], store.root, watch=False, json=False) == 0
+    assert "1 run: 1 running" in (said := capsys.readouterr().out) and "evaluating" in said and "/3800" in said
+    assert logs(run[:6], store.root, follow=False, attempt=None) == 0
+    assert "attempt 2 of 2: process" in (said := capsys.readouterr().out) and "running" in said
+    before = {file for file in folder.path.rglob("*") if file.is_file()}
+    then = time.time() + 40 * 86400  # when everything is old
+    monkeypatch.setattr("time.time", lambda: then)
+    monkeypatch.setenv("YES", "1")
+    assert clean(store.root, 30, False) == 0
+    monkeypatch.undo()
+    assert {file for file in before if not file.exists()} <= {file for file in before if file.name.startswith(".")}
+    with WandbServer() as server:
+        for key, value in server.environment.items():
+            monkeypatch.setenv(key, value)
+        assert sync([], store.root) == 0
+        assert [name.rsplit("/", 1)[1] for name in server.runs] == [f"{run}-1"]  # what is at work waits for its end
+
+        os.kill(attempt.job["pid"], signal.SIGCONT)
+        capsys.readouterr()
+        assert cancel(["length"], store.root, None) == 0
+        assert "1 of 1 run cancelled" in capsys.readouterr().out
+        assert launch.wait(30) == 130 and launcher.processes() == []
+        assert (attempt.error or "").startswith(INTERRUPTED) and attempt.has_evaluated
+        assert made.items() <= files(store, "run/*/evaluations/[!.]*").items()
+        code, output = launcher.run("launch", *sweep, epsilons, "evaluation.splits=[test]")
+        assert code == 0 and "all 1 runs are done" in output
+        assert len(list(folder.evaluations.glob("*.json"))) == 19 and folder.attempts()[-1].number == 3
+        assert made.items() <= files(store, "run/*/evaluations/[!.]*").items()
+
+        assert sync([], store.root) == 0
+        last = server.runs[f"somebody/mmprompt/{run}-3"]
+        points = launcher.manifest()["points"]
+        wanted = {f"evaluation/{point['evaluations']['test']}" for point in points}
+        assert last.state == "finished" and wanted <= set(last.summary)
+        here = assemble(store, launcher.manifest(), in_store).frame
+        with on_server(launcher.manifest(), None) as source:
+            there = assemble(store, launcher.manifest(), source).frame
+        assert set(there["state"]) == {"done"} and (there["attempt"] == here["attempt"]).all()
+        measured = [column for column in here if column.startswith("test/")]
+        assert measured and there[measured].equals(here[measured])

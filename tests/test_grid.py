@@ -144,6 +144,26 @@ def test_one_value_for_an_axis_of_a_zip_leaves_the_other_axes_of_the_zip(write: 
         changed(conf, "optim.lr=1,2,3")
 
 
+def test_an_axis_that_only_a_dropped_block_had_is_no_longer_shown() -> None:
+    def left(name: str, override: str) -> Sweep:
+        return with_overrides(read(name, ROOT / "conf"), dict([parse(override, ROOT / "conf")]))
+
+    assert left("learning_rate", "method=adapter,lora").each == ["method"]
+    assert left("learning_rate", "method=prompt").each == ["method", "prompt.reparameterization"]
+    assert left("methods", "method=prompt,finetune").compare == ["method"]
+    assert left("methods", "method=bitfit").compare == ["method", "bitfit.rule"]
+
+
+def test_a_sweep_that_has_nothing_left_to_compare_is_refused(write: Write) -> None:
+    conf = write("""
+grid:
+  - product: {method: [prompt], prompt.length: [10, 16]}
+  - product: {method: [bitfit], seed: [1]}
+""")
+    with pytest.raises(ConfigError, match=r"no point has prompt\.length, which it compares"):
+        changed(conf, "method=bitfit")
+
+
 def test_axes_have_each_value_once_in_order_whether_it_has_a_hash_or_not(write: Write) -> None:
     lists = "grid: [{product: {prompt.length: [3, 1], prompt.layers: [[0, 1], null, [0]]}}, "
     axes = changed(write(lists + "{product: {prompt.length: [1, 2], prompt.layers: [[0], [1]]}}]")).axes

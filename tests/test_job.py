@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file
 from tiny import JOB, frozen_run, settings, where
 
-from mmprompt.job import execute, pretrained
-from mmprompt.run import INTERRUPTED, ROOT, RunFolder, StoreError, this_process
+from mmprompt.files import StoreError
+from mmprompt.job import execute
+from mmprompt.loaded import pretrained
+from mmprompt.run import INTERRUPTED, ROOT, RunFolder, this_process
 from mmprompt.train import learning_rate, order
 
 LATER = """
@@ -118,6 +120,7 @@ def test_a_failing_run_says_why_and_stops_no_other(tmp_path: Path) -> None:
     assert execute(tmp_path, [bad.id, good.id], where(), JOB) == {bad.id: "failed", good.id: "done"}
     reason = bad.attempts()[0].error or ""
     assert "TrainingError: the loss is nan at step 1 of 4" in reason
+    assert bad.attempts()[0].diverged
 
 
 def test_a_configuration_that_was_edited_after_launch_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import synthetic_store as made
 from test_causes import BEGIN, KILLED, TRACEBACK, answers, attempt, create, store, submit
 from test_status import store_of
 
-from mmprompt.run import ROOT, Store, StoreError, this_process
+from mmprompt.files import StoreError
+from mmprompt.run import ROOT, Store, this_process
 from sweeps.logs import LINES, logs
 
 __all__ = ["store"]  # the fixture: without SLURM's programs

@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from tiny import JOB, frozen_run, settings, where
 
 from mmprompt.config import ConfigError, RunConfig
-from mmprompt.job import backbone_of, execute
+from mmprompt.job import execute
+from mmprompt.loaded import backbone_of
+from mmprompt.lora import LowRank
 from mmprompt.official import official_name
 from mmprompt.run import ROOT, run_id
 from mmprompt.train import averaged, follow
@@ -125,6 +127,16 @@ def test_what_is_added_to_the_backbone_is_nothing_at_the_start_where_the_method_
         ours = tuned.backbone.encode(source, tuned.backbone.features(images), None, None).states
         theirs = backbone.encode(source, backbone.features(images), None, None).states
     assert torch.equal(ours, theirs) == (method == "lora")  # an adapter as published is no identity at the start
+
+
+def test_a_low_rank_update_is_the_product_of_its_definition_scaled_by_alpha_over_rank() -> None:
+    generator = torch.Generator().manual_seed(1)
+    linear = torch.nn.Linear(5, 7)
+    updated = LowRank(linear, 2, 6.0, 0.02, generator)
+    torch.nn.init.normal_(updated.lora_up, generator=generator)
+    x = torch.randn(3, 5, generator=generator)
+    weight = linear.weight + 6.0 / 2 * updated.lora_up @ updated.lora_down
+    torch.testing.assert_close(updated(x), x @ weight.t() + linear.bias)
 
 
 def test_settings_of_other_methods_are_in_no_id() -> None:

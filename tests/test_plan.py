@@ -159,7 +159,7 @@ def test_volumes_are_said_in_the_unit_that_fits(bytes: float, text: str) -> None
 
 
 def said(capsys: pytest.CaptureFixture[str], *overrides: str, limit: int | None = None) -> str:
-    assert plan("length", [*LENGTH, *overrides], None, limit) == 0
+    assert plan(["length"], [*LENGTH, *overrides], None, limit) == 0
     return capsys.readouterr().out
 
 

@@ -11,18 +11,8 @@ import pytest
 from tiny import JOB, frozen_run, settings
 
 from mmprompt.config import ConfigError, RunConfig, parse
-from mmprompt.run import (
-    Store,
-    StoreError,
-    completed,
-    digest,
-    evaluation_id,
-    frozen_text,
-    read_config,
-    run_id,
-    this_process,
-    write_once,
-)
+from mmprompt.files import StoreError, write_once
+from mmprompt.run import Store, completed, digest, evaluation_id, frozen_text, read_config, run_id, this_process
 
 COMMITTED = json.loads((Path(__file__).parent / "data" / "committed_runs.json").read_text())
 

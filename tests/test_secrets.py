@@ -14,7 +14,7 @@ def test_no_file_of_a_local_sweep_holds_a_secret(launcher: Launcher, key: str) -
     with WandbServer() as server:
         launcher.environment = SECRETS | server.environment | {"WANDB_API_KEY": keys[key]}
         code, output = launcher.run("launch", "tracking=online", "optim.steps=2", "seed=1", "optim.lr=0.1,1e30")
-    assert code == 1 and "the loss is nan" in output, output  # of one of the two: there is an error.txt as well
+    assert code == 0 and "the loss is nan" in output, output  # of one of the two: there is an error.txt as well
     states = sorted(upload.state for upload in server.runs.values())
     assert states == (["failed", "finished"] if key == "right" else [])  # the right one was used
     assert leaks(launcher.store.root, launcher.environment) == []

@@ -40,7 +40,7 @@ from analysis.frame import FACTS as FACT_NAMES
 from analysis.published import published, published_values, unpublished
 from analysis.statistics import cells, edges, facts, learning_curves
 from mmprompt.job import SUMMARISED
-from mmprompt.run import ROOT, Store
+from mmprompt.run import INTERRUPTED, ROOT, Store
 from sweeps.grid import Fact, names
 from sweeps.manifest import SHOWN, expand
 from sweeps.manifest import manifest as frozen
@@ -123,6 +123,14 @@ def test_a_row_of_which_every_run_failed_says_failed_and_a_part_its_n(tmp_path: 
     frame = tables.comparison(sweep, cells(sweep), facts(sweep)).frame[f"{TASKS[0]} (acc@0.5)"]
     assert frame["finetune"] == "failed"
     assert str(frame["prompt (baseline)"]).endswith("(1 of 3)")
+
+
+def test_a_run_that_was_interrupted_has_not_failed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    point = {"task": TASKS[0], "method": "finetune", "seed": SEEDS[0]}
+    claim(store, point).fail(f"{INTERRUPTED}told to end by SIGTERM")
+    sweep = made(store, methods(), [point])
+    assert set(sweep.frame["state"]) == {"done", "not done"}
 
 
 # Differences

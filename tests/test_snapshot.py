@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmprompt.run import Store, StoreError
+from mmprompt.files import StoreError
+from mmprompt.run import Store
 from sweeps import snapshot
 
 

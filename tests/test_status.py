@@ -22,7 +22,8 @@ from test_causes import BEGIN, KILLED, LOGS, TRACEBACK, attempt, submit
 from test_screen import Terminal, on_a_terminal
 
 from mmprompt.config import ConfigError
-from mmprompt.run import ROOT, Store, StoreError, evaluation_id, this_process
+from mmprompt.files import StoreError
+from mmprompt.run import ROOT, Store, evaluation_id, this_process
 from sweeps import launched
 from sweeps.report import Line, Report, in_seconds
 from sweeps.status import status
@@ -54,7 +55,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run is done, one failed."""
     launcher = Launcher(tmp_path_factory.mktemp("swept"))
     code, output = launcher.run("launch", "seed=1", "optim.lr=0.1,1e30", "optim.steps=4")
-    assert code == 1, output
+    assert code == 0, output
     return launcher.store.root
 
 
@@ -103,7 +104,7 @@ def test_the_command_to_type_next_runs_the_failed_run_again_and_nothing_else(
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MMPROMPT_RUNS": str(swept)}
     launch = [sys.executable, "-m", "sweeps", "launch", "length", "cluster=local", *arguments]
     done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     after = {run["run"]: (run["attempt"], run["state"]) for run in as_json(capsys, swept)["sweeps"][0]["runs"]}
     assert {run: number for run, (number, _) in after.items()} == {
         run: before[run] + (state == "failed") for run, (_, state) in after.items()

@@ -18,7 +18,8 @@ from tiny import JOB, frozen_run
 from users import ANNA, BORIS, GROUP, PATIENCE, User, paths, python
 
 from mmprompt.cache import Cache
-from mmprompt.run import ROOT, Store, default_store, drafted, follow_mode, this_process, write_over
+from mmprompt.files import drafted, follow_mode, write_over
+from mmprompt.run import ROOT, Store, default_store, this_process
 from sweeps import snapshot
 
 
@@ -184,7 +185,7 @@ def test_two_who_launch_the_same_at_once_train_each_run_once_and_both_see_it_don
 def test_a_folder_that_does_not_hand_on_its_group_by_itself_is_shared_all_the_same(shared: Path) -> None:
     (shared / "group").chmod(0o770)  # without setgid, new files have the primary group of whoever makes them
     write = (
-        "import sys; from pathlib import Path; from mmprompt.run import write_once; write_once(Path(sys.argv[1]), '')"
+        "import sys; from pathlib import Path; from mmprompt.files import write_once; write_once(Path(sys.argv[1]), '')"
     )
     code, output = ANNA.run(shared / "anna", "-c", write, str(shared / "group" / "runs" / "sub" / "file"))
     assert code == 0, output
@@ -194,7 +195,8 @@ def test_a_folder_that_does_not_hand_on_its_group_by_itself_is_shared_all_the_sa
 TAKE_OVER = """
 import sys
 from pathlib import Path
-from mmprompt.run import Attempt, Store, follow_mode, this_process
+from mmprompt.files import follow_mode
+from mmprompt.run import Attempt, Store, this_process
 follow_mode(Path(sys.argv[1]))
 folder = Store(Path(sys.argv[1])).run("0123456789abcdef")
 if sys.argv[2] == "begin":

@@ -22,7 +22,8 @@ from analysis.__main__ import main
 from analysis.frame import read_sweep
 from analysis.published import published, published_values
 from analysis.statistics import cells, facts
-from mmprompt.run import ROOT, RunFolder, Store, StoreError
+from mmprompt.files import StoreError
+from mmprompt.run import ROOT, RunFolder, Store
 
 TASKS = ["micro_grounding", "micro_entailment"]
 LENGTHS = [10, 64, 120]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mmprompt.job import cpu_name
+from mmprompt.frozen import cpu_name
 
 SUBJECTS = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__main__", "measure"))
 

@@ -29,8 +29,8 @@ from mmprompt.cache import Cache
 from mmprompt.config import Prompt, RunConfig
 from mmprompt.data import load
 from mmprompt.frozen import Frozen
-from mmprompt.job import backbone_of
 from mmprompt.layers import DecoderLayer, EncoderLayer
+from mmprompt.loaded import backbone_of
 from mmprompt.loss import label_smoothed
 from mmprompt.ofa import IMAGE, OFA, PAD, TEXT
 from mmprompt.positions import image_buckets, token_buckets
@@ -127,6 +127,7 @@ def published_loss(tuned: Tuned, images: Tensor, text: Batch) -> Tensor:
 
 
 def tuned_with(config: RunConfig, backbone: OFA, **prompt: object) -> Tuned:
+    assert config.prompt is not None
     changed = Prompt.model_validate(config.prompt.model_dump() | prompt)
     return Tuned(config.model_copy(update={"prompt": changed}), backbone, torch.Generator().manual_seed(1)).train()
 
@@ -175,12 +176,13 @@ class Official:
         self.anew, self.kept = frozen(self.config, self.backbone, None), frozen(self.config, self.backbone, folder)
         self.index = np.array([5, 2])
         answers = torch.randint(4, self.config.model.vocab_size, (B, TARGET))
-        self.text = Batch(self.kept.source[self.index], answers[:, :1], answers, answers.roll(-1, 1))
+        self.text = Batch(self.kept.source[self.index], answers[:, :1], answers, answers.roll(-1, 1), None)
+        assert self.config.optim.label_smoothing == SMOOTHING
         assert self.text.source.shape == (B, 16) and (self.text.source != PAD).all()
 
     @property
     def images(self) -> Tensor:
-        return preprocess(self.anew.images[torch.from_numpy(self.index)], 384)
+        return preprocess(self.anew.examples.images[torch.from_numpy(self.index)], 384)
 
     def published_loss(self) -> Tensor:
         return published_loss(self.published, self.images.contiguous(), self.text)
@@ -189,7 +191,7 @@ class Official:
         def loss() -> Tensor:
             if forget:
                 self.backbone.encoder.remembered.results.clear()
-            return tuned.loss(self.text, view(self.index), SMOOTHING)
+            return tuned.loss(self.text, view(self.index), self.config.optim, 0.0)
 
         return loss
 

@@ -1,0 +1,164 @@
+"""Evaluations of a run: made from the weights that are loaded, and put into files of their own.
+
+By the attempt that trains, before it publishes; or, of a run that has its result, by one that trains nothing.
+n examples.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_weights
+from torch import Tensor
+
+from mmprompt.config import PRIMARY_METRIC
+from mmprompt.ending import leave, time_is_up
+from mmprompt.evaluate import Answered, attack_of, count, evaluate
+from mmprompt.files import write_once
+from mmprompt.frozen import Want
+from mmprompt.loaded import Loaded
+from mmprompt.progress import Progress
+from mmprompt.run import Attempt, RunFolder, evaluation_id
+from mmprompt.tracking import record_file
+
+Settings = Mapping[str, Any]  # of an evaluation (`mmprompt.run.evaluations_of`)
+WANTED: dict[str, Want] = {"embeddings": "features", "pixels": "pixels"}  # what an attack starts from
+
+
+class WeightsError(RuntimeError):
+    """A finished run cannot be evaluated. The message names the file, what is wrong with it, and the cure."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """An evaluation that was made: what its files hold."""
+
+    content: dict[str, Any]
+    scores: np.ndarray  # of each example
+
+    @property
+    def id(self) -> str:
+        return str(self.content["evaluation"])
+
+    @property
+    def value(self) -> float:
+        [value] = self.content["metrics"].values()
+        return float(value)
+
+    @property
+    def is_clean(self) -> bool:
+        """Of a whole split, without attack, as the task decodes?"""
+        return self.content["settings"].keys() == {"split"}
+
+    def put(self, folder: Path) -> None:
+        """What is there already stays: the first wins."""
+        buffer = io.BytesIO()
+        np.save(buffer, self.scores.astype(np.float32))
+        write_once(folder / f"{self.id}.npy", buffer.getbuffer())
+        write_once(folder / f"{self.id}.json", json.dumps(self.content))
+
+
+def evaluated(run: Loaded, settings: Settings, answered: Answered) -> Made:
+    """One evaluation of the weights that are loaded. It has the same bits whatever was done before it."""
+    config, attack, began = run.config, attack_of(settings), time.monotonic()
+    seen = run.view(settings["split"], WANTED[attack.input] if attack else "encoded")
+    torch.manual_seed(config.seed)
+    scores = evaluate(config, run.tuned, seen, settings, answered)
+    content = {
+        "evaluation": evaluation_id(run.folder.id, settings),
+        "run": run.folder.id,
+        **run.origin,
+        "settings": dict(settings),
+        "n": len(scores),
+        "metrics": {PRIMARY_METRIC[config.task.family]: float(scores.mean())},
+        "seconds": round(time.monotonic() - began, 2),
+        "wandb": record_file(run.attempt.path),
+    }
+    return Made(content, scores)
+
+
+def evaluate_only(run: Loaded, evaluations: Sequence[Settings]) -> None:
+    """Makes those of these evaluations that a run with a result lacks, from its weights. Trains nothing.
+
+    Raises WeightsError, and RuntimeError where there is no result.
+    """
+    folder, attempt = run.folder, run.attempt
+    result = folder.result()
+    if result is None:
+        raise RuntimeError(
+            f"run {folder.id} has no result that could be evaluated; `python -m sweeps launch` trains it"
+        )
+    missing = folder.missing([evaluation_id(folder.id, settings) for settings in evaluations], result)
+    asked = [settings for settings in evaluations if evaluation_id(folder.id, settings) in missing]
+    run.tuned.load_tuned_state(published_weights(folder, result))
+    run.tuned.eval()
+    began, record = time.monotonic(), run.record()
+    made: list[Made] = []
+    progress = Progress(attempt, sum(count(run.config, settings) for settings in asked))
+    try:
+        for settings in asked:
+            if made:
+                made[-1].put(folder.evaluations)
+                progress.report(len(made))
+            if time_is_up():
+                leave()
+            made.append(evaluated(run, settings, progress.answered))
+            record.log(len(made), {f"evaluation/{made[-1].id}": made[-1].value})
+        # The values of all that were made of this run since it was published: whoever reads the newest record has them.
+        summary = {f"evaluation/{file.stem}": value_in(file) for file in sorted(folder.evaluations.glob("[!.]*.json"))}
+        summary |= {f"evaluation/{one.id}": one.value for one in made}
+    except BaseException:
+        record.finish({}, exit_code=1)
+        raise
+    record.finish(summary, exit_code=0)
+    if made:
+        made[-1].put(folder.evaluations)  # when the record is on disk: nobody comes again to one that has them all
+        progress.report(len(made))
+    seconds = round(time.monotonic() - began, 2)
+    attempt.end({"evaluations": [one.id for one in made], "seconds": seconds, "wandb": record_file(attempt.path)})
+    folder.tidy(attempt)
+
+
+def published_weights(folder: RunFolder, result: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What the published attempt trained. Raises WeightsError if it is not there, or not as it was."""
+    file = Attempt(folder, result["attempt"]).weights_file
+    cure = f"remove {folder.path}, and `python -m sweeps launch` trains the run again"
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{file} cannot be read ({error.strerror}): {cure}") from error
+    checksum = sha256(data).hexdigest()
+    if result.get("weights", checksum) != checksum:  # results of long ago do not say it
+        raise WeightsError(
+            f"{file} is damaged, its sha256 is {checksum}, that of the result's {result['weights']}: {cure}"
+        )
+    try:
+        return load_weights(data)
+    except SafetensorError as error:
+        raise WeightsError(f"{file} is damaged ({error}): {cure}") from error
+
+
+def value_in(file: Path) -> float:
+    """Of an evaluation's file."""
+    [value] = json.loads(file.read_text(encoding="utf-8"))["metrics"].values()
+    return float(value)
+
+
+def results(made: Sequence[Made]) -> dict[str, Any]:
+    """What the result says of its evaluations: of the clean ones by split their values, of all that they are there."""
+    clean = {one.content["settings"]["split"]: one for one in made if one.is_clean}
+    values = {
+        f"{split}/{metric}": value for split, one in clean.items() for metric, value in one.content["metrics"].items()
+    }
+    ids = {split: one.id for split, one in clean.items()}
+    return {"metrics": values, "evaluations": ids, "evaluated": [one.id for one in made]}

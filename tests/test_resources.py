@@ -1,0 +1,87 @@
+"""What a run is said to have taken is what it took."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import JOB, frozen_run, where
+
+from mmprompt.job import SUMMARISED, execute
+from mmprompt.resources import device_hours, epochs, forget_peak, near_best, peak_memory_mb, seconds_per_100, spent
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("scores", "update"),
+    [
+        ([50.0, 98.9, 99.0, 100.0], 30),  # the first of those that are near enough, not the best
+        ([50.0, 100.0, 40.0], 20),  # falling afterwards does not matter
+        ([0.0, 0.0], 10),
+        ([], 0),
+    ],
+)
+def test_near_the_best_is_the_first_validation_with_99_percent_of_it(scores: list[float], update: int) -> None:
+    assert near_best([(10 * (i + 1), score) for i, score in enumerate(scores)]) == update
+
+
+def test_epochs_and_hours_are_counted_over_examples_and_devices() -> None:
+    assert epochs(updates=150, batch_size=32, examples=2400) == 2.0
+    assert device_hours(seconds=1800, devices=4) == 2.0
+
+
+def test_the_time_of_100_answers_is_the_median_and_does_not_depend_on_how_many_there_are() -> None:
+    waits = iter((0.3, 0.02, 0.02))
+
+    def answer(most: int) -> list[int]:
+        time.sleep(next(waits))
+        return [0] * (most // 4)
+
+    assert 0.08 <= seconds_per_100(answer, CPU) < 0.2  # four times 0.02, and not the first, slow one
+
+
+def test_the_peak_of_memory_is_what_was_used_at_once_since_it_was_forgotten() -> None:
+    forget_peak(CPU)
+    before = peak_memory_mb(CPU)
+    block = np.ones(100_000_000, np.uint8)
+    del block
+    assert 90 < peak_memory_mb(CPU) - before < 200
+    forget_peak(CPU)
+    assert peak_memory_mb(CPU) < before + 50
+
+
+def test_an_attempt_was_at_work_from_its_claim_to_its_last_sign_of_life(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    first, second = folder.claim(1, JOB), folder.claim(2, JOB)
+    assert first is not None and second is not None
+    first.report({"step": 1})
+    for file, at in ((first.path / "job.json", 1000), (first.path / "progress.json", 1100)):
+        os.utime(file, (at, at))
+    first.fail("somebody else wrote this long after it was gone")
+    os.utime(second.path / "job.json", (5000, 5000))  # it never said anything
+    assert spent([first, second]) == 100
+
+
+def test_a_run_records_all_that_it_took_and_what_attempts_before_it_took(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    dead = folder.claim(1, JOB | {"work": "train", "host": "another", "pid": 1, "started": 0, "scheduler_job": None})
+    assert dead is not None
+    dead.report({"step": 0})
+    os.utime(dead.path / "job.json", (1000, 1000))
+    os.utime(dead.path / "progress.json", (4600, 4600))
+    dead.fail("RuntimeError: of a batch before")
+    began = time.time()
+    assert execute(tmp_path, [folder.id], where(), JOB | {"batch": "another"}) == {folder.id: "done"}
+    wall = (time.time() - began) / 3600
+    result = json.loads(folder.result_file.read_text())
+    assert set(SUMMARISED) <= result.keys()
+    assert 0 < result["seconds"] / 3600 <= result["device_hours"] <= wall  # one thread
+    assert result["device_hours_spent"] == pytest.approx(result["device_hours"] + 1, abs=1e-4)
+    assert result["epochs"] == 4 * 8 / 40 and 0 < result["epochs_to_99"] <= result["epochs"]
+    assert result["seconds_per_100"] > 0 and result["peak_memory_mb"] > 100

@@ -1,0 +1,145 @@
+"""The training loop: what the regime's keys do to a run."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import JOB, frozen_run, settings, where
+from torch import Tensor
+
+from mmprompt.data import Split, load
+from mmprompt.job import execute
+from mmprompt.loaded import backbone_of
+from mmprompt.ofa import PAD
+from mmprompt.run import RunFolder
+from mmprompt.tasks import collate, preprocess
+from mmprompt.train import HASH, State, order
+from mmprompt.tuned import Tuned, kept
+
+
+def trained(store: Path, *overrides: str) -> tuple[RunFolder, State]:
+    """A run, and its state after the last step."""
+    folder, states = frozen_run(store, *overrides), [State()]
+    assert execute(store, [folder.id], where(), JOB, lambda state: states.append(copy.deepcopy(state))) == {
+        folder.id: "done"
+    }
+    return folder, states[-1]
+
+
+def losses(state: State) -> list[float]:
+    return [values["train/loss"] for _, values in state.history]
+
+
+def test_the_moving_average_is_what_is_validated_and_published_and_training_does_not_feel_it(tmp_path: Path) -> None:
+    at_the_end = "optim.validate_every=4"
+    plain, without = trained(tmp_path, at_the_end)
+    average, state = trained(tmp_path, at_the_end, "optim.ema_decay=0.5")
+    newest, _ = trained(tmp_path, at_the_end, "optim.ema_decay=0.0")
+    assert losses(state) == losses(without)
+    weights, averaged = load_file(plain.weights_file), load_file(average.weights_file)
+    assert (
+        all(torch.equal(averaged[name], state.ema[name]) for name in averaged) and averaged.keys() == state.ema.keys()
+    )
+    assert not any(torch.equal(averaged[name], weights[name]) for name in weights)
+    assert newest.weights_file.read_bytes() == plain.weights_file.read_bytes()
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_goes_on_with_its_moving_average_and_its_hours(tmp_path: Path) -> None:
+    """The dead attempt stopped at step 3, after a checkpoint at step 2 which says that it took an hour to get there."""
+    overrides = ("optim.ema_decay=0.5", "optim.validate_every=4")
+    whole, _ = trained(tmp_path / "a", *overrides)
+    broken = frozen_run(tmp_path / "b", *overrides)
+
+    class Killed(BaseException):
+        pass
+
+    def die(state: State) -> None:
+        if state.step == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        execute(tmp_path / "b", [broken.id], where(), JOB, die)
+    attempt = broken.attempts()[0]
+    (attempt.path / "job.json").write_text(json.dumps(attempt.job | {"pid": 2**22}))  # as if its process were gone
+    content = torch.load(io.BytesIO(attempt.checkpoint_file(2).read_bytes()[HASH:]), weights_only=True)
+    content["state"]["seconds"] = 3600.0
+    torch.save(content, buffer := io.BytesIO())
+    attempt.checkpoint_file(2).write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
+    assert execute(tmp_path / "b", [broken.id], where(), JOB) == {broken.id: "done"}
+    result = broken.result() or {}
+    assert result["resumed_from"] == {"attempt": 1, "step": 2}
+    assert 1 < result["device_hours"] < 1.1 and result["seconds"] > 3600
+    assert broken.weights_file.read_bytes() == whole.weights_file.read_bytes()
+
+
+def test_the_worst_tokens_are_left_out_after_so_many_updates_and_not_before(tmp_path: Path) -> None:
+    task = "task=micro_caption"
+    _, without = trained(tmp_path, task)
+    _, later = trained(tmp_path, task, "optim.drop_worst=0.5", "optim.drop_worst_after=2")
+    assert losses(later)[:2] == losses(without)[:2]
+    assert losses(later)[2] < losses(without)[2]
+
+
+@pytest.mark.parametrize("over", ["vocabulary", "allowed"])
+def test_the_loss_is_the_mean_over_the_tokens_that_are_left(over: str, tmp_path: Path) -> None:
+    """Of each micro-batch the share with the largest losses is left out; at the first step, by the definition."""
+    overrides = ("task=micro_vqa", "optim.micro_batch=4", "optim.drop_worst=0.3", f"optim.smoothing_over={over}")
+    _, state = trained(tmp_path, *overrides)
+    config, _ = settings(*overrides)
+    backbone = backbone_of(config, Path(where()["backbone"]))
+    tuned = Tuned(config, copy.deepcopy(backbone), torch.Generator().manual_seed(config.seed))
+    split = load(config.task, config.model, "train")
+    picked = order(config.seed, len(split), 0, config.optim.batch_size)
+    left: list[Tensor] = []
+    for part in picked.reshape(-1, 4):
+        each = torch.cat([token_losses_of(tuned, split, int(i), over) for i in part])
+        left.append(each.sort().values[: int(len(each) * 0.7)])
+    assert losses(state)[0] == pytest.approx(float(torch.cat(left).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("over", ["vocabulary", "allowed"])
+def test_of_weighted_examples_the_worst_are_those_of_the_largest_weighted_losses(over: str) -> None:
+    config, _ = settings("task=micro_vqa", f"optim.smoothing_over={over}")
+    backbone = backbone_of(config, Path(where()["backbone"]))
+    tuned = Tuned(config, copy.deepcopy(backbone), torch.Generator().manual_seed(config.seed))
+    split = load(config.task, config.model, "train")
+    weights = [0.1, 1.0, 0.5, 0.9]
+    each = torch.cat([weight * token_losses_of(tuned, split, i, over) for i, weight in enumerate(weights)])
+    text = replace(collate([split.samples[i] for i in range(4)]), weight=torch.tensor(weights))
+    seen = tuned.backbone.features(preprocess(split.images[torch.arange(4)], config.task.image_size))
+    with torch.no_grad():
+        ours = tuned.loss(text, seen, config.optim, 0.3)
+    assert float(ours) == pytest.approx(float(each.sort().values[: int(len(each) * 0.7)].sum()), rel=1e-4)
+
+
+def test_of_the_worst_tokens_one_is_left_however_few_there_are() -> None:
+    assert [kept(tokens, 0.2) for tokens in (1, 2, 5, 10)] == [1, 1, 4, 8] and kept(7, 0.0) == 7 and kept(3, 1.0) == 1
+
+
+@torch.no_grad()
+def token_losses_of(tuned: Tuned, split: Split, index: int, over: str) -> Tensor:
+    """Of one example, alone, by the definition (facts 3.4)."""
+    text = collate([split.samples[index]])
+    task, smoothing = tuned.config.task, tuned.config.optim.label_smoothing
+    images = split.images[torch.tensor([index])]
+    asked = tuned.ask(text.source, tuned.backbone.features(preprocess(images, task.image_size)))
+    logits = tuned.backbone.decode(text.decoder, asked.encoded, asked.prefixes)[0]  # T V
+    allowed = tuned.trie.allowed(text.target)[0][0]  # T W
+    found = []
+    for place, target in enumerate(text.target[0].tolist()):
+        among = torch.arange(logits.shape[1]) if over == "vocabulary" else tuned.trie.words[allowed[place]]
+        if target == PAD:
+            continue
+        log_probs = logits[place, among].log_softmax(0)
+        each = smoothing / (len(among) - 1 + (1e-6 if over == "allowed" else 0))
+        right = log_probs[(among == target).nonzero()[0, 0]]
+        found.append(-(1 - smoothing - each) * right - each * log_probs.sum())
+    return torch.stack(found)
