@@ -565,7 +565,7 @@ class Attempt:
     @property
     def diverged(self) -> bool:
         """Whether its loss or gradient became infinite: with the same settings it always will, so this is an outcome."""
-        return self.error is not None and DIVERGED in self.error.strip().splitlines()[-1]
+        return DIVERGED in (self.error or "")
 
     @property
     def has_failed(self) -> bool:

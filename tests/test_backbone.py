@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from mmprompt.run import ROOT
 
 FILE = ROOT / "mmprompt" / "backbones" / "micro.safetensors"
 EVIDENCE = ROOT / "docs" / "evidence" / "learning_rate.csv"
-TUNED = sorted((ROOT / "conf" / "tuned").glob("*.yaml"))
+EVIDENCE_OF_PROMPTS = EVIDENCE.with_name("learning_rate_prompt.csv")
+TUNED = sorted((ROOT / "conf" / "tuned").glob("micro_*.yaml"))
 
 
 def yaml(path: str) -> dict[str, Any]:
@@ -101,14 +103,35 @@ def test_pretraining_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path: Path
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-@pytest.mark.parametrize("file", TUNED, ids=lambda file: file.stem)
-def test_every_tuned_rate_is_the_best_on_validation_and_lies_inside_the_grid(file: Path) -> None:
-    task = file.stem.removeprefix("micro_prompt_")
-    evidence = pd.read_csv(EVIDENCE)
-    for way, rate in yaml(f"tuned/{file.name}")["tuned"].items():
-        rows = evidence[(evidence["task"] == task) & (evidence["prompt.reparameterization"] == way)]
-        rows = rows[rows["split"] == "val"].sort_values("optim.lr")
-        assert len(rows) >= 9 and (rows["n"] == 3).all(), (task, way)
-        best = rows["value"].to_numpy().argmax()
-        assert rows["optim.lr"].iloc[best] == rate, (task, way)
-        assert 0 < best < len(rows) - 1, f"{task} {way}: the best rate is at the edge of the grid; extend it"
+def rates() -> Iterator[tuple[str, str, float, pd.DataFrame]]:
+    """Of every tuned file of the small world: task, way of tuning, rate, and what was seen of the grid on validation."""
+    prompts, others = pd.read_csv(EVIDENCE_OF_PROMPTS), pd.read_csv(EVIDENCE)
+    prompts = prompts.assign(way=prompts["prompt.reparameterization"], planned=3, diverged=0)
+    evidence = pd.concat([prompts, others.assign(way=others["method"])])
+    for file in TUNED:
+        method, task = file.stem.removeprefix("micro_").split("_", 1)
+        said = yaml(f"tuned/{file.name}")
+        ways = {f"{method} {way}" if method == "bitfit" else way: rate for way, rate in said.get("tuned", {}).items()}
+        for way, rate in (ways or {method: said["optim"]["lr"]}).items():
+            rows = evidence[(evidence["task"] == task) & (evidence["way"] == way) & (evidence["split"] == "val")]
+            yield task, way, rate, rows.sort_values("optim.lr").reset_index(drop=True)
+
+
+RATES = list(rates())
+
+
+@pytest.mark.parametrize(
+    ("task", "way", "rate", "rows"), RATES, ids=[f"{way} {task}".replace(" ", "-") for task, way, _, _ in RATES]
+)
+def test_every_tuned_rate_is_the_best_on_validation_and_lies_inside_the_grid(
+    task: str, way: str, rate: float, rows: pd.DataFrame
+) -> None:
+    assert len(rows) >= 9 and (rows["n"] + rows["diverged"] == 3).all(), (task, way)
+    best = rows.loc[rows["n"] == 3, "value"].idxmax()  # a rate at which a run diverged cannot be chosen
+    assert rows.loc[best, "optim.lr"] == rate, (task, way)
+    assert 0 < best < len(rows) - 1, f"{task} {way}: the best rate is at the edge of the grid; extend it"
+
+
+def test_the_grid_is_the_same_for_every_method() -> None:
+    grids = {way: tuple(rows["optim.lr"]) for _, way, _, rows in RATES}
+    assert {grid[:9] for grid in grids.values()} == {(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)}
