@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,7 +83,7 @@ def loaded(folder: RunFolder, attempt: Attempt, where: Mapping[str, Any]) -> Loa
     torch.set_num_threads(config.threads)
     backbone = backbone_of(config, Path(where["backbone"]), where["stage"])
     generator = torch.Generator().manual_seed(config.seed)
-    tuned = Tuned(config, copy.deepcopy(backbone), generator).to(device)
+    tuned = Tuned(config, backbone, generator).to(device)
     cache = kept(parse(Caching, where["cache"]), store.cache, device)
     return Loaded(attempt, config, device, backbone, tuned, cache, parse(Tracking, where["tracking"]))
 

@@ -59,7 +59,7 @@ DECODING = ("beam", "no_repeat_ngram")  # those that stand in for the task's
 ID_LENGTH = 16  # hex digits: 64 bits
 CLOCK = 2.0  # seconds by which a process's start may seem to move, when the clock is set
 INTERRUPTED = "interrupted: "  # how the error of an attempt begins that nothing was wrong with
-DIVERGED = "mmprompt.train.TrainingError: "  # in the last line of such an attempt's error
+DIVERGED = "mmprompt.train.TrainingError: "  # in the error of an attempt whose loss or gradient became infinite
 TRIES = 3  # attempts that end in an error without getting further than the ones before: then a run is left alone
 NEAR_LIMIT = f"{INTERRUPTED}the time limit of its job was near"
 

@@ -5,6 +5,7 @@ B batch, C x h x w features, T decoder tokens, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,10 +68,10 @@ class Tuned(nn.Module):
     `train` mode BatchNorm follows the batches and dropout and drop-path are live, as in the published code (facts 0.4)."""
 
     def __init__(self, config: RunConfig, backbone: OFA, generator: torch.Generator) -> None:
-        """`backbone` becomes part of it: with adapters or low-rank updates, if these are the method."""
+        """Has a copy of `backbone`, with adapters or low-rank updates if these are the method."""
         super().__init__()
-        install(config, backbone, generator)
-        self.backbone = backbone
+        self.backbone = copy.deepcopy(backbone)
+        install(config, self.backbone, generator)
         self.prompts = Prompts(config.model, config.prompt, generator)
         self.config, self.live = config, config.backbone.mode == "train"
         self.eval()

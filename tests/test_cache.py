@@ -257,7 +257,7 @@ def test_a_run_has_the_same_bits_with_a_cache_and_without(overrides: tuple[str, 
 def test_the_encoder_has_spoken_where_no_prompt_reaches_it(depth: str, kind: type) -> None:
     config, place = settings(f"prompt.depth={depth}")
     backbone = backbone_of(config, ROOT / place.paths.backbone)
-    tuned = Tuned(config, copy.deepcopy(backbone), torch.Generator())
+    tuned = Tuned(config, backbone, torch.Generator())
     assert isinstance(view(config, tuned, backbone, "train", None)(np.arange(3)), kind)
 
 

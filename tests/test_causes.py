@@ -400,7 +400,9 @@ def test_local_processes_that_die_before_they_begin_a_run_say_why_and_those_that
 
 
 def test_runs_that_are_done_or_wait_or_were_never_asked_for_have_no_cause(store: Store) -> None:
-    done = made.train(store, {"task": "micro_vqa", "seed": 1}, {"val/acc": 50.0, "test/acc": 50.0}, made.DISABLED).id
+    done = made.train(
+        store, {"task": "micro_vqa", "seed": 1}, {"val/vqa_accuracy": 50.0, "test/vqa_accuracy": 50.0}, made.DISABLED
+    ).id
     waits, never = create(store, 2), made.run_of({"task": "micro_vqa", "seed": 3})
     folder = submit(store, [[waits], [done]], taken=0)  # beyond the submit limit: SLURM has none of them
     assert found(store, done, waits, never) == {}

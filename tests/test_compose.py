@@ -271,5 +271,7 @@ def test_texts_of_different_values_differ(one: Any, other: Any) -> None:
 
 
 def test_a_sweep_runs_in_one_place() -> None:
-    with pytest.raises(ConfigError, match=r"cluster.kind is local and slurm; a sweep runs in one place"):
+    with pytest.raises(
+        ConfigError, match=r"cluster.kind is local and slurm; what is launched together runs in one place"
+    ):
         expand("length", ["cluster=local,slurm"], ROOT / "conf")

@@ -95,7 +95,7 @@ def test_the_loss_is_the_mean_over_the_tokens_that_are_left(over: str, tmp_path:
     _, state = trained(tmp_path, *overrides)
     config, _ = settings(*overrides)
     backbone = backbone_of(config, Path(where()["backbone"]))
-    tuned = Tuned(config, copy.deepcopy(backbone), torch.Generator().manual_seed(config.seed))
+    tuned = Tuned(config, backbone, torch.Generator().manual_seed(config.seed))
     split = load(config.task, config.model, "train")
     picked = order(config.seed, len(split), 0, config.optim.batch_size)
     left: list[Tensor] = []
@@ -109,7 +109,7 @@ def test_the_loss_is_the_mean_over_the_tokens_that_are_left(over: str, tmp_path:
 def test_of_weighted_examples_the_worst_are_those_of_the_largest_weighted_losses(over: str) -> None:
     config, _ = settings("task=micro_vqa", f"optim.smoothing_over={over}")
     backbone = backbone_of(config, Path(where()["backbone"]))
-    tuned = Tuned(config, copy.deepcopy(backbone), torch.Generator().manual_seed(config.seed))
+    tuned = Tuned(config, backbone, torch.Generator().manual_seed(config.seed))
     split = load(config.task, config.model, "train")
     weights = [0.1, 1.0, 0.5, 0.9]
     each = torch.cat([weight * token_losses_of(tuned, split, i, over) for i, weight in enumerate(weights)])

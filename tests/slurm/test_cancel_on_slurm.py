@@ -14,6 +14,8 @@ import pytest
 from cluster import Cluster
 from faults import Sweep, release, until
 
+from mmprompt.run import evaluation_id
+
 HELD = ["cluster.sbatch={hold: true}"]  # the jobs wait for ever, and cost nothing
 
 
@@ -50,9 +52,9 @@ def test_a_packed_job_stays_while_it_holds_a_run_that_was_not_asked_for(sweep: S
     code, output = sweep.run("cancel", sweep[1].id, sweep[2].id)
     assert code == 1 and f"2 runs stay: job {sweep.job()} also holds {sweep[3].id}" in output, output
     assert waiting(sweep) == [1, 2, 3]
-    (sweep[3].path / "result.json").write_text(
-        json.dumps({"attempt": 1})
-    )  # done, by whomever: the job will pass over it
+    made = {split: evaluation_id(sweep[3].id, {"split": split}) for split in ("val", "test")}
+    # Done, by whomever: the job will pass over it.
+    (sweep[3].path / "result.json").write_text(json.dumps({"attempt": 1, "evaluations": made}))
     code, output = sweep.run("cancel", sweep[1].id, sweep[2].id)
     assert code == 0 and "2 of 2 runs cancelled" in output, output
     assert waiting(sweep) == []
