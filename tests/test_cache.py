@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import multiprocessing
 import resource
 import shutil
@@ -322,10 +321,12 @@ def test_where_things_are_kept_is_in_no_id_and_precision_is() -> None:
 
 def test_half_precision_is_that_of_the_forward_alone() -> None:
     config, place = settings("precision=bfloat16", "prompt.dropout=0.2")
-    backbone = copy.deepcopy(backbone_of(config, ROOT / place.paths.backbone))
+    backbone = backbone_of(config, ROOT / place.paths.backbone)
     tuned, seen = Tuned(config, backbone, torch.Generator().manual_seed(1)).train(), of("precision=bfloat16")
     linear = [
-        module for name, module in backbone.named_modules() if name.endswith(("query", "up")) and "bias" not in name
+        module
+        for name, module in tuned.backbone.named_modules()
+        if name.endswith(("query", "up")) and "bias" not in name
     ]
     dtypes: list[torch.dtype] = []
     for module in linear:
