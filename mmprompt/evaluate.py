@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from mmprompt import metrics
+from mmprompt.attack import ask_under_attack
 from mmprompt.config import Attack, RunConfig, parse
 from mmprompt.data import Split, load, tokenizer
-from mmprompt.data import answers as closed_answers
-from mmprompt.generate import Trie, score_candidates, search
+from mmprompt.generate import score_candidates, search
 from mmprompt.ofa import Encoded
 from mmprompt.run import as_asked
 from mmprompt.tasks import Batch, collate
@@ -43,10 +43,8 @@ def answers(
 
     `answered` is told how many there are, after each batch.
     """
-    task, words = config.task, tokenizer(config.task, config.model)
-    device = next(tuned.parameters()).device
-    closed = [words.encode(answer) for answer in closed_answers(task)]
-    trie = Trie.of(closed, device) if closed else None
+    task, device = config.task, next(tuned.parameters()).device
+    trie = tuned.trie if tuned.closed else None
     shortest = BOX_TOKENS if task.family == "grounding" else 1
     longest = task.max_target_tokens if trie is None else trie.longest
     found: list[list[int]] = []
@@ -60,7 +58,7 @@ def answers(
             asked = ask(tuned, text, view(index), attack)
             model = tuned.backbone, asked.encoded, asked.prefixes, text.start
             if trie is not None and task.beam is None:
-                found += [closed[choice] for choice in score_candidates(*model, trie, CHUNK).argmax(1).tolist()]
+                found += [tuned.closed[choice] for choice in score_candidates(*model, trie, CHUNK).argmax(1).tolist()]
             else:
                 tokens, _ = search(*model, task.beam or 1, shortest, longest, task.no_repeat_ngram, trie)
                 found += tokens.tolist()
@@ -71,8 +69,6 @@ def answers(
 def ask(tuned: Tuned, text: Batch, seen: Tensor | Encoded, attack: Attack | None) -> Asked:
     if attack is None:
         return tuned.ask(text.source, seen)
-    from mmprompt.attack import ask_under_attack
-
     assert isinstance(seen, Tensor)  # an attack goes through the encoder
     return ask_under_attack(tuned, text, seen, attack)
 

@@ -98,10 +98,15 @@ class Tuned(nn.Module):
         return not self.live and not any(name.startswith(reaching) for name in self.trained)
 
     @cached_property
-    def trie(self) -> Trie:
-        """The task's closed set of answers."""
+    def closed(self) -> list[list[int]]:
+        """The task's closed set of answers, as token ids; empty where text is generated."""
         words = tokenizer(self.config.task, self.config.model)
-        return Trie.of([words.encode(text) for text in answers(self.config.task)], self.backbone.embed.weight.device)
+        return [words.encode(text) for text in answers(self.config.task)]
+
+    @cached_property
+    def trie(self) -> Trie:
+        """The closed set as the beginnings of its answers."""
+        return Trie.of(self.closed, self.backbone.embed.weight.device)
 
     def autocast(self) -> torch.autocast:
         return autocast(self.backbone.embed.weight.device, self.config.precision)
