@@ -24,12 +24,12 @@ from sweeps.batch import Batch, batches, wanted
 from sweeps.launched import find_run, names, read, store_at
 from sweeps.outlook import count
 from sweeps.screen import agreed
-from sweeps.state import Queue, State, queue, states
+from sweeps.state import ENDED, Queue, State, queue, states
 from sweeps.workers import LAST_WORDS, Workers, at_work, folder_of
 
 HANDING_OVER = 30.0  # seconds to wait for a launch that is submitting
 LOOK = 0.5  # seconds between two looks meanwhile
-OVER = ("done", "failed")  # of runs: a job does not execute them again
+OVER = ("done", *ENDED)  # of runs: a job does not execute them again
 ENDING = ("COMPLETING", "COMPLETED", "CANCELLED", "FAILED")  # of jobs, in squeue's words
 SHOWN = 8  # runs, where there may be many
 
@@ -148,7 +148,7 @@ def _process(state: State) -> str:
 
 def _is_ahead(state: State, batch: Batch) -> bool:
     """Will a local launch that lives come to this run?"""
-    has_failed = state.name == "failed" and state.attempt is not None and state.attempt.job["batch"] != batch.id
+    has_failed = state.name in ENDED and state.attempt is not None and state.attempt.job["batch"] != batch.id
     return state.name in ("to do", "to evaluate") or has_failed
 
 

@@ -18,15 +18,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from mmprompt.run import INTERRUPTED, Attempt, Store, lives
+from mmprompt.run import DIVERGED, INTERRUPTED, Attempt, Store, lives
 from sweeps.accounts import Ended, ended
 from sweeps.batch import Batch, batches, log_of
 from sweeps.node import BEGINS
 from sweeps.state import AT_ONCE, OPEN, SILENT, State
 
-Cause = Literal["error", "out of memory", "time limit", "preempted", "node lost", "cancelled", "killed", "not begun"]
+Cause = Literal[
+    "error", "diverged", "out of memory", "time limit", "preempted", "node lost", "cancelled", "killed", "not begun"
+]
 WORDS: dict[str, Cause] = {  # as they are typed
     "error": "error",
+    "diverged": "diverged",
     "oom": "out of memory",
     "time": "time limit",
     "preempted": "preempted",
@@ -207,6 +210,8 @@ def said(error: str) -> tuple[Cause, str, bool]:
     if text.startswith(("the time limit ", "TimeLimitError: ")):
         return "time limit", text, True
     reason = conclusion(text)
+    if reason.startswith(DIVERGED):
+        return "diverged", reason, True
     return "out of memory" if MEMORY.search(reason) else "error", reason, True
 
 

@@ -205,7 +205,7 @@ def _report(seen: Outlook, failed: Sequence[str], not_done: Sequence[str]) -> in
     failed = [run for run in failed if run not in diverged]
     left_alone = [run for run in seen.left_alone if run not in diverged]
     if diverged:
-        print(f"{count(diverged)} diverged, and would again: tables say so; only --retry tries again")
+        print(f"{count(diverged)} diverged, and would again: tables say so; only --retry diverged tries again")
         _say_why(seen, diverged)
     if failed:
         print(f"{count(failed)} failed; the same command tries again")

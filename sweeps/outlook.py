@@ -13,11 +13,10 @@ from sweeps import causes
 from sweeps.batch import Batch, Kind, batches, pack
 from sweeps.cost import Cost, cost
 from sweeps.manifest import Expanded, Joined, join
-from sweeps.state import OPEN, Name, State, queue, states
+from sweeps.state import COUNTED, ENDED, OPEN, Name, State, queue, states
 from sweeps.workers import places
 
 CONF = ROOT / "conf"
-ORDER: tuple[Name, ...] = ("done", "running", "queued", "lost?", "failed", "to evaluate", "to do")
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Outlook:
 
 def counted(states: Mapping[str, State]) -> str:
     counts = Counter(seen.name for seen in states.values())
-    return f"{count(states)}: " + ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
+    return f"{count(states)}: " + ", ".join(f"{counts[name]} {name}" for name in COUNTED if counts[name])
 
 
 def count(runs: Sized) -> str:
@@ -92,8 +91,8 @@ def of(expanded: Joined, retry: str | None, limit: int | None) -> Outlook:
     there = batches(store)
     queued = queue(store, runs, there)
     seen = states(store, runs, queued, expanded.wanted)
-    failed = [run for run in runs if seen[run].name == "failed"]
-    diverged = [run for run in failed if (attempt := seen[run].attempt) and attempt.diverged]
+    failed = [run for run in runs if seen[run].name in ENDED]
+    diverged = [run for run in failed if seen[run].name == "diverged"]
     if retry == "all":
         left_alone = []
     elif retry is None:

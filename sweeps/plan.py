@@ -57,7 +57,7 @@ def _axes(expanded: Expanded, states: Mapping[str, State]) -> Iterator[str]:
 def _left_out(seen: Outlook, retry: str | None) -> Iterator[str]:
     failed = [run for run in seen.left_alone if run not in seen.diverged]
     if seen.diverged and retry is None:
-        yield f"{count(seen.diverged)} diverged, and would again; only --retry includes them"
+        yield f"{count(seen.diverged)} diverged, and would again; only --retry diverged includes them"
     if failed and retry is None:
         yield f"{count(failed)} failed {TRIES} times without getting further; only --retry includes them"
     elif seen.left_alone and retry is not None:

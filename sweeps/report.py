@@ -14,19 +14,20 @@ from typing import Any
 from sweeps.causes import Failure
 from sweeps.launched import Launched
 from sweeps.screen import duration
-from sweeps.state import Name, State
+from sweeps.state import COUNTED, Name, State
 
 HERE = socket.gethostname()
 ORDER: tuple[Name, ...] = (
     "running",
     "failed",
     "lost?",
+    "diverged",
     "queued",
     "to evaluate",
     "to do",
     "done",
-)  # of rows; up to `lost?` all are shown
-COUNTED: tuple[Name, ...] = ("done", "running", "queued", "lost?", "failed", "to evaluate", "to do")  # in a sentence
+)  # of rows; up to `diverged` all are shown
+OVER: tuple[Name, ...] = ("done", "diverged")  # nothing is left to do
 QUIET = 600.0  # seconds without a word, after which a run at work is suspicious
 
 
@@ -55,7 +56,7 @@ class Line:
     @property
     def done(self) -> float:
         """How much of it, from 0 to 1."""
-        if self.state == "done":
+        if self.state in OVER:
             return 1.0
         return self.step / self.steps if self.state == "running" and self.step and self.steps else 0.0
 
@@ -117,7 +118,7 @@ class Report:
 
     @property
     def is_done(self) -> bool:
-        return all(line.state == "done" for line in self.lines)
+        return all(line.state in OVER for line in self.lines)
 
     @property
     def done(self) -> float:

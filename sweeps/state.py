@@ -17,8 +17,19 @@ from sweeps import scheduler
 from sweeps.batch import Batch, batches
 from sweeps.scheduler import Job
 
-Name = Literal["done", "failed", "running", "queued", "lost?", "to do", "to evaluate"]
-OPEN: tuple[Name, ...] = ("to do", "to evaluate", "failed")  # nobody is at it, and a launch would be
+Name = Literal["done", "diverged", "failed", "running", "queued", "lost?", "to do", "to evaluate"]
+ENDED: tuple[Name, ...] = ("failed", "diverged")  # for a reason that lies in the run
+OPEN: tuple[Name, ...] = ("to do", "to evaluate", *ENDED)  # nobody is at it, and a launch would be, or may be told to
+COUNTED: tuple[Name, ...] = (
+    "done",
+    "diverged",
+    "running",
+    "queued",
+    "lost?",
+    "failed",
+    "to evaluate",
+    "to do",
+)  # in a sentence
 AT_ONCE = 16  # runs that are looked at together
 SILENT = "its process ended without a word"
 
@@ -43,7 +54,7 @@ class Queue:
 
 @dataclass(frozen=True)
 class State:
-    name: Name  # "lost?": another machine may be at it, and nobody can tell
+    name: Name  # "lost?": another machine may be at it, and nobody can tell; "diverged": an outcome, and would be again
     attempt: Attempt | None  # the newest; of a trained run one that evaluates, of a done one that which published
     result: dict[str, Any] | None
     job: Job | None  # that SLURM has, of a run that is queued or running
@@ -125,7 +136,9 @@ def state(folder: RunFolder, queue: Queue, wanted: Collection[str] = ()) -> Stat
         return State("lost?", attempt, result, None, missing)
     if folder.result() != result or folder.missing(wanted, result) != missing:
         return state(folder, queue, wanted)  # whoever was at it has published since the first look, and may be gone
-    return State("failed" if failed else "to evaluate" if result else "to do", attempt, result, None, missing)
+    if failed and attempt:
+        return State("diverged" if attempt.diverged else "failed", attempt, result, None, missing)
+    return State("to evaluate" if result else "to do", attempt, result, None, missing)
 
 
 def is_alive(attempt: Attempt, held: Sequence[Held]) -> bool | None:

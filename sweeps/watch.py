@@ -17,9 +17,9 @@ from mmprompt.config import PRIMARY_METRIC
 from mmprompt.run import TRIES, Attempt
 from sweeps import causes
 from sweeps.cost import cost
-from sweeps.outlook import ORDER, Outlook
+from sweeps.outlook import Outlook
 from sweeps.screen import Row, Screen, View, duration
-from sweeps.state import OPEN, SILENT, Name, Queue, State, last_line, queue, state, states
+from sweeps.state import COUNTED, ENDED, OPEN, SILENT, Name, Queue, State, last_line, queue, state, states
 from sweeps.workers import Workers, at_work, folder_of
 
 POLL = 0.5  # seconds between two looks at the store
@@ -87,15 +87,13 @@ class Watch:
                 self._lacked.setdefault(run, len(seen.missing))
             if seen.name == "done":
                 self._settle(run, self.done, screen)
-            elif seen.name == "failed" and number(seen.attempt) > self._before[run] and self._is_final(run):
+            elif seen.name in ENDED and number(seen.attempt) > self._before[run] and self._is_final(run):
                 self._settle(run, self.failed, screen)
         if self._head_start is None:
             self._head_start = self._under_way()
 
     def _is_final(self, run: str) -> bool:
-        attempt = self.states[run].attempt
-        is_diverged = attempt is not None and attempt.diverged
-        return self._submit is None or is_diverged or self.store.run(run).tries() >= TRIES
+        return self._submit is None or self.states[run].name == "diverged" or self.store.run(run).tries() >= TRIES
 
     def _reconcile(self, screen: Screen) -> None:
         """Submits again what was killed or failed, three times at most without getting further; what was cancelled is left."""
@@ -170,11 +168,11 @@ class Watch:
         total = len(self.open) + len(self.done) + len(self.failed) + len(self.left)
         # What failed before this watch, and is still open, is to be done.
         counts: Counter[Name] = Counter(
-            name if name != "failed" else "to evaluate" if self.states[run].result else "to do"
+            name if name not in ENDED else "to evaluate" if self.states[run].result else "to do"
             for run, name in names.items()
         )
         counts.update(failed=len(self.failed))
-        words = [f"{counts[name]} {name}" for name in ORDER if counts[name]]
+        words = [f"{counts[name]} {name}" for name in COUNTED if counts[name]]
         summary = ", ".join([f"{len(self.done)}/{total} done", *words])
         rows = [row(self.expanded.differences[run], names[run], said[run]) for run in at_work]
         return View(f"{summary}; {self._time_left()}", self._metric, rows)

@@ -237,7 +237,7 @@ def test_sacct_is_asked_once_and_only_about_those_that_do_not_say_why(store: Sto
 
 ERRORS = {
     f"{TRACEBACK}mmprompt.train.TrainingError: the loss is nan at step 2\n": (
-        "error",
+        "diverged",
         "mmprompt.train.TrainingError: the loss is ",
     ),
     f"{TRACEBACK}pydantic.ValidationError: 1 error\n  field required\nSee https://errors\n": (

@@ -23,7 +23,7 @@ from test_screen import Terminal, on_a_terminal
 
 from mmprompt.config import ConfigError
 from mmprompt.files import StoreError
-from mmprompt.run import ROOT, Store, evaluation_id, this_process
+from mmprompt.run import DIVERGED, ROOT, Store, evaluation_id, this_process
 from sweeps import launched
 from sweeps.report import Line, Report, in_seconds
 from sweeps.status import status
@@ -52,19 +52,27 @@ def command(store: Path, *arguments: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One run is done, one failed."""
+    """One run is done, one failed, one diverged."""
     launcher = Launcher(tmp_path_factory.mktemp("swept"))
-    code, output = launcher.run("launch", "seed=1", "optim.lr=0.1,1e30", "optim.steps=4")
+    code, output = launcher.run("launch", "seed=1", "optim.lr=0.1,1e30,2e30", "optim.steps=4")
     assert code == 0, output
+    make_an_error_of_it(launcher.store, launcher.manifest()["points"][1]["run"])
     return launcher.store.root
+
+
+def make_an_error_of_it(store: Store, run: str) -> None:
+    """Of a run that diverged, as if something had been wrong with it."""
+    attempt = store.run(run).attempts()[-1]
+    assert attempt.diverged and attempt.error
+    attempt.fail(attempt.error.replace(DIVERGED, "RuntimeError: "))
 
 
 def test_a_row_says_what_differs_and_how_far_a_run_is_and_a_failure_what_to_type_next(
     swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, output = said(capsys, swept)
-    first, head, failed, done, *advice = output.splitlines()
-    assert code == 1 and first == "length: 2 runs: 1 done, 1 failed (1 error); 50 % done"
+    first, head, failed, diverged, done, *advice = output.splitlines()
+    assert code == 1 and first == "length: 3 runs: 1 done, 1 diverged, 1 failed (1 error); 67 % done"
     assert head.split() == [
         "run",
         "lr",
@@ -76,6 +84,7 @@ def test_a_row_says_what_differs_and_how_far_a_run_is_and_a_failure_what_to_type
         "elapsed",
     ]  # seed does not differ
     assert re.fullmatch(r"  [0-9a-f]{4} +1e\+30  failed \(error\)  \d+ +1 +1/4 +\d s", failed)
+    assert re.fullmatch(r"  [0-9a-f]{4} +2e\+30  diverged  .*", diverged)
     assert re.fullmatch(r"  [0-9a-f]{4} +0\.1 +done +\d+ +1 +4/4 +\d+\.\d +\d s", done)
     assert advice[0] == "error: 1 run" and "the loss is nan at step 2 of 4" in advice[1]
     assert re.match(r"    at mmprompt/train\.py:\d+, in update: raise TrainingError", advice[2])
@@ -84,7 +93,7 @@ def test_a_row_says_what_differs_and_how_far_a_run_is_and_a_failure_what_to_type
     make, sweep, cluster, store, arguments = shlex.split(advice[5])
     assert [make, sweep, cluster] == ["make", "sweep-length", "CLUSTER=local"] and store == f"RUNS={swept}"
     asked = shlex.split(arguments.removeprefix("ARGS="))
-    assert {"optim.lr=0.1,1e30", "optim.steps=4", "tracking=disabled"} < set(asked) and asked[-2:] == [
+    assert {"optim.lr=0.1,1e30,2e30", "optim.steps=4", "tracking=disabled"} < set(asked) and asked[-2:] == [
         "--retry",
         "error",
     ]
@@ -94,7 +103,8 @@ def test_a_row_says_what_differs_and_how_far_a_run_is_and_a_failure_what_to_type
 def test_the_command_to_type_next_runs_the_failed_run_again_and_nothing_else(
     swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {run["run"]: run["attempt"] for run in as_json(capsys, swept)["sweeps"][0]["runs"]}
+    before = as_json(capsys, swept)["sweeps"][0]["runs"]
+    [failed] = [run["run"] for run in before if run["state"] == "failed"]
     line = said(capsys, swept)[1].splitlines()[-1]
     recipe = "$(PY) -m sweeps launch $* $(CHOICE) $(ARGS)"
     assert (
@@ -105,10 +115,12 @@ def test_the_command_to_type_next_runs_the_failed_run_again_and_nothing_else(
     launch = [sys.executable, "-m", "sweeps", "launch", "length", "cluster=local", *arguments]
     done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    after = {run["run"]: (run["attempt"], run["state"]) for run in as_json(capsys, swept)["sweeps"][0]["runs"]}
-    assert {run: number for run, (number, _) in after.items()} == {
-        run: before[run] + (state == "failed") for run, (_, state) in after.items()
+    after = {run["run"]: run for run in as_json(capsys, swept)["sweeps"][0]["runs"]}
+    assert {run: now["attempt"] for run, now in after.items()} == {
+        run["run"]: run["attempt"] + (run["state"] == "failed") for run in before
     }
+    assert after[failed]["state"] == "diverged"
+    make_an_error_of_it(Store(swept), failed)
 
 
 def test_the_json_has_the_same_keys_whatever_the_state_and_typed_values(
@@ -118,9 +130,10 @@ def test_the_json_has_the_same_keys_whatever_the_state_and_typed_values(
     assert said["store"] == str(swept) and said["scheduler"].startswith("not asked")
     [sweep] = said["sweeps"]
     none = dict.fromkeys(("running", "queued", "lost?", "to evaluate", "to do"), 0)
-    assert sweep["counts"] == none | {"done": 1, "failed": 1}
-    done, failed = sweep["runs"]  # in the order of the manifest
-    assert set(done) == set(failed) == KEYS
+    assert sweep["counts"] == none | {"done": 1, "diverged": 1, "failed": 1}
+    done, failed, diverged = sweep["runs"]  # in the order of the manifest
+    assert set(done) == set(failed) == set(diverged) == KEYS
+    assert (diverged["state"], diverged["cause"], diverged["reason"]) == ("diverged", None, None)
     assert done["values"] == {"task": "micro_grounding", "seed": 1, "prompt.length": 4, "optim.lr": 0.1}
     assert (done["state"], done["step"], done["steps"], done["cause"]) == ("done", 4, 4, None)
     assert (failed["state"], failed["cause"]) == ("failed", "error") and "the loss is nan" in failed["reason"]
