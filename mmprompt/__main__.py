@@ -21,8 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmprompt.config import ConfigError, Model, Place, check_override, parse
+from mmprompt.config import ConfigError, Model, parse
 from mmprompt.files import StoreError, follow_mode
+from mmprompt.keys import check_override
+from mmprompt.place import Place
 from mmprompt.run import (
     ROOT,
     Store,

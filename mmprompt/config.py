@@ -1,17 +1,15 @@
 """What a run is: the schema of its configuration, and one-sentence errors for whoever mistypes it.
 
-Two halves. `RunConfig` is *what* is computed; it is hashed and frozen (`mmprompt.run`). `Place` is *where* and *how visibly*:
-cluster, tracking, paths; it never changes a number, so it is in no id. No field has a default: every default lives in `conf/`.
+`RunConfig` is *what* is computed; it is hashed and frozen (`mmprompt.run`). Where that is done is `mmprompt.place`, what a person
+may type `mmprompt.keys`. No field has a default: every default lives in `conf/`.
 Part of the light half of the package: no torch, no Hydra.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -416,92 +414,7 @@ class Questions(Section):
     attack: Attack
 
 
-class Cluster(Section):
-    """Where jobs run, and what a job may use. What is null is left to the cluster."""
-
-    kind: Literal["auto", "local", "slurm"]
-    partition: str | None
-    account: str | None
-    qos: str | None
-    constraint: str | None
-    reservation: str | None
-    exclude: str | None  # nodes
-    gres: str | None  # as sbatch reads it, `gpu:a100:1`; null: gpu:GPUS
-    gpus: NotNegative  # per job
-    cpus: Positive  # per job
-    mem_gb: PositiveFloat
-    time_min: Positive
-    max_parallel: Positive | None  # jobs at once, here those of all launches; null: as the cores allow, on SLURM all
-    checkpoint_every: Positive  # updates between two checkpoints of a run
-    runs_per_job: Positive | None  # null: chosen so that the jobs are even and imports are paid once
-    python: str | None  # the interpreter on the nodes, as a shell reads it; null: the one that launches
-    setup: list[str]  # lines of shell before it; the first that fails ends the job
-    sbatch: dict[str, str | int | bool]  # whatever else sbatch knows, `{mail-user: me@there}`
-
-    @model_validator(mode="after")
-    def _settings_go_into_files(self) -> Self:
-        for line in self.setup:
-            if secret := SECRET.search(line):
-                raise ValueError(
-                    f"cluster.setup={line.replace(secret['value'], '...')!r} would write a secret into the job's script, which "
-                    f"others can read; export {secret['name']} in the shell that launches: jobs inherit it"
-                )
-        if self.gres is not None and not self.gpus:
-            raise ValueError(f"cluster.gres={self.gres} needs cluster.gpus, the number that a run uses; it is 0")
-        for key in self.sbatch:
-            if key.replace("_", "-") in OWN_SBATCH:
-                raise ValueError(f"cluster.sbatch has {key}, which is set by {OWN_SBATCH[key.replace('_', '-')]}")
-        return self
-
-
-# A word that names a secret, given a value of its own; `$X`, `$(...)` and backquotes take it from elsewhere.
-SECRET = re.compile(
-    r"\b(?P<name>\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*)=(?P<value>[\"']?[^\s$`\"';][^\s;]*)", re.IGNORECASE
-)
-OWN_SBATCH = {
-    **{
-        key: f"cluster.{key}" for key in ("partition", "account", "qos", "constraint", "reservation", "exclude", "gres")
-    },
-    **{"time": "cluster.time_min", "mem": "cluster.mem_gb", "cpus-per-task": "cluster.cpus", "gpus": "cluster.gpus"},
-    **dict.fromkeys(
-        ("array", "job-name", "output", "error", "open-mode", "signal", "requeue", "no-requeue"), "a launch"
-    ),
-    **dict.fromkeys(("dependency", "ntasks", "nodes", "wckey"), "a launch"),
-}
-
-
-class Tracking(Section):
-    mode: Literal["offline", "online", "disabled"]
-    project: str
-    entity: str | None
-
-
-class Caching(Section):
-    """What becomes of what a frozen backbone makes of an example (`mmprompt.frozen`). It changes no bit."""
-
-    frozen: Literal["auto", "on"]  # auto: kept on a CPU in mode eval; on: on a GPU too, and mode train is refused
-    max_gb: NotNegativeFloat  # of all that is kept in STORE/cache; 0: nothing is kept
-
-
-class Staging(Section):
-    stage: bool  # what runs read is copied to $TMPDIR, once per node
-
-
-class Paths(Section):
-    runs: str | None  # the store; null: MMPROMPT_RUNS, or runs/ in the clone
-    backbone: str  # checkpoint file; relative: to the folder that holds conf/
-    data: str | None  # folder of the files that the task names; relative: to the folder that holds conf/
-
-
-class Place(Section):
-    cluster: Cluster
-    tracking: Tracking
-    cache: Caching
-    data: Staging
-    paths: Paths
-
-
-def sentence(error: ValidationError) -> str:
+def sentence(error: ValidationError, schema: type[Section]) -> str:
     """The first complaint of pydantic as one sentence: which key, what came, what is allowed."""
     first = error.errors()[0]
     # the schema of a task's data is chosen by its `world`, and pydantic says which one it chose
@@ -519,7 +432,7 @@ def sentence(error: ValidationError) -> str:
         case "missing":
             return f"{key} is missing"
         case "extra_forbidden":
-            return f"{key} is not a key of a run{nearest(key, known_keys())}"
+            return f"{key} is not a key of a run{nearest(key, keys(schema))}"
         case "literal_error":
             return f"{key}={first['input']!r} is not allowed; choose one of {first['ctx']['expected']}"
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
@@ -531,35 +444,19 @@ def parse(schema: type[T], values: Mapping[str, Any]) -> T:
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(sentence(error)) from None
+        raise ConfigError(sentence(error, schema)) from None
 
 
-def known_keys() -> list[str]:
-    """Every key a user can set, dotted: `prompt.length`, `cluster.time_min`, ..."""
-
-    def walk(schema: type[BaseModel], prefix: str) -> Iterable[str]:
-        for name, field in schema.model_fields.items():
-            yield prefix + name
-            for part in (field.annotation, *get_args(field.annotation)):
-                if isinstance(part, type) and issubclass(part, BaseModel):
-                    yield from walk(part, f"{prefix}{name}.")
-
-    derived = {"training_version", "backbone.checksum", "task.data.fingerprint"}  # computed, never set
-    return [key for schema in (RunConfig, Questions, Place) for key in walk(schema, "") if key not in derived]
+def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of the settings, dotted, those of sections after the section's own: `prompt`, `prompt.length`, ..."""
+    for name, field in schema.model_fields.items():
+        yield prefix + name
+        for part in (field.annotation, *get_args(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from keys(part, f"{prefix}{name}.")
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:
     """`; did you mean a or b?`, or nothing when nothing is near."""
     near = difflib.get_close_matches(word, sorted(set(candidates)), n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else ""
-
-
-def check_override(key: str, value: str | None, conf: Path) -> None:
-    """Raises ConfigError if `key=value` names no key and no config group, or no file of its group."""
-    groups = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in conf.iterdir() if path.is_dir()}
-    if key in groups:
-        options = groups[key]
-        if value is not None and value not in options:
-            raise ConfigError(f"{key}={value} does not exist{nearest(value, options)}; allowed: {', '.join(options)}")
-    elif key not in known_keys() and not key.startswith(("hydra", *(f"{table}." for table in TABLES))):
-        raise ConfigError(f"there is no key {key}{nearest(key, [*known_keys(), *groups])}")

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from mmprompt.cache import Cache, Cached, Make
-from mmprompt.config import Caching, Model, RunConfig, Task
+from mmprompt.config import Model, RunConfig, Task
 from mmprompt.data import KEPT, load
 from mmprompt.ofa import OFA, PAD, Encoded, only_if_any
+from mmprompt.place import Caching
 from mmprompt.resnet import STRIDE
 from mmprompt.tasks import pad, preprocess
 from mmprompt.tuned import Tuned, View, autocast

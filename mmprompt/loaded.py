@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from mmprompt.cache import Cache
-from mmprompt.config import Caching, Model, RunConfig, Tracking, parse
+from mmprompt.config import Model, RunConfig, parse
 from mmprompt.data import locate
 from mmprompt.fingerprint import fingerprint
 from mmprompt.frozen import Want, cpu_name, kept, view
 from mmprompt.ofa import OFA
 from mmprompt.official import load_backbone, read
+from mmprompt.place import Caching, Tracking
 from mmprompt.resources import forget_peak
 from mmprompt.run import Attempt, RunFolder, Store, read_config
 from mmprompt.staging import staged

@@ -33,9 +33,10 @@ from typing import Any
 
 import psutil
 
-from mmprompt.config import WORLD_VERSION, ConfigError, Place, Questions, RunConfig, Task, nearest, parse
+from mmprompt.config import WORLD_VERSION, ConfigError, Questions, RunConfig, Task, nearest, parse
 from mmprompt.files import StoreError, drafted, remove, write_once, write_over
 from mmprompt.fingerprint import fingerprint, fingerprints
+from mmprompt.place import Place
 
 ROOT = Path(__file__).resolve().parent.parent  # the folder that holds conf/, mmprompt/, sweeps/
 TRAINING_VERSION = 2  # raise when the same settings begin to mean other numbers: every run then gets a new id

@@ -33,7 +33,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from mmprompt.config import Tracking
+from mmprompt.place import Tracking
 from mmprompt.wandb_file import BLOCK, MAGIC, payloads
 
 EXIT_DEADLINE = 10.0  # seconds; measured: 3 ms

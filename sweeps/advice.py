@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
-from mmprompt.config import Place
+from mmprompt.place import Place
 from mmprompt.run import TRIES, Attempt, default_store
 from sweeps.causes import WORDS, Failure
 from sweeps.launched import Launched

@@ -23,8 +23,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmprompt.config import Cluster
 from mmprompt.files import StoreError, drafted, write_once
+from mmprompt.place import Cluster
 from mmprompt.run import ROOT, Attempt, Store, data_folder, evaluation_id, this_process, who
 from sweeps import snapshot
 

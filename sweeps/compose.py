@@ -19,7 +19,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprompt.config import ConfigError, check_override, nearest
+from mmprompt.config import ConfigError, nearest
+from mmprompt.keys import check_override
 
 TABLES = ("cluster.sbatch",)  # keys whose value is a table of the user's own keys
 NOT_SETTINGS = ("sweep", "search")  # folders of conf/ that name what to do, not how

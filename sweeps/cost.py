@@ -18,7 +18,8 @@ from statistics import mean, median
 from types import MappingProxyType
 from typing import Any
 
-from mmprompt.config import Cluster, RunConfig
+from mmprompt.config import RunConfig
+from mmprompt.place import Cluster
 from mmprompt.run import Attempt, RunFolder, Store, canonical
 from sweeps.state import State
 

@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 
-from mmprompt.config import ConfigError, Place
+from mmprompt.config import ConfigError
 from mmprompt.files import StoreError, follow_mode, make_folder
+from mmprompt.place import Place
 from mmprompt.run import ROOT, Store, backbone_file, checksum_of, config_of, default_store, place_of
 from sweeps import probe, scheduler
 from sweeps.compose import Composer, parse

@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmprompt.config import Cluster, ConfigError, Place, RunConfig
+from mmprompt.config import ConfigError, RunConfig
+from mmprompt.place import Cluster, Place
 from mmprompt.run import ROOT, Store, backbone_file, data_folder
 from sweeps import probe, scheduler, snapshot
 from sweeps.batch import THREADS

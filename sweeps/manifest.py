@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmprompt.config import PRIMARY_METRIC, ConfigError, Place, Questions, RunConfig, Task
+from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Task
 from mmprompt.files import write_over
+from mmprompt.place import Place
 from mmprompt.run import (
     Store,
     backbone_file,

@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from mmprompt.config import Cluster
+from mmprompt.place import Cluster
 from mmprompt.run import TRIES, evaluation_id
 from sweeps import scheduler
 from sweeps.cost import volume

@@ -354,7 +354,7 @@ def driver_cuda() -> tuple[int, int] | None:
 
 def wandb(ask: Mapping[str, Any]) -> Iterator[Finding]:
     """An offline record, in a folder that goes away."""
-    from mmprompt.config import Tracking
+    from mmprompt.place import Tracking
     from mmprompt.tracking import Record, TrackingError
 
     tracking, setup, began = ask["tracking"], ask["cluster"]["setup"], time.monotonic()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from mmprompt.config import Cluster
+from mmprompt.place import Cluster
 from mmprompt.run import who
 from sweeps.probe import Finding, bad, good, mine, note
 from sweeps.scheduler import ask, config

@@ -18,8 +18,9 @@ from typing import Any
 
 import psutil
 
-from mmprompt.config import Cluster, ConfigError
+from mmprompt.config import ConfigError
 from mmprompt.files import StoreError
+from mmprompt.place import Cluster
 from mmprompt.run import Store
 from sweeps.batch import Batch
 from sweeps.node import GPUS, work

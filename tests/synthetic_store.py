@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from analysis.frame import ADDED
-from mmprompt.config import PRIMARY_METRIC, Tracking
+from mmprompt.config import PRIMARY_METRIC
 from mmprompt.files import write_once
+from mmprompt.place import Tracking
 from mmprompt.run import Attempt, RunFolder, Store, canonical, digest, evaluation_id
 from mmprompt.tracking import Record, record_file
 

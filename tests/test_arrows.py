@@ -15,6 +15,8 @@ from mmprompt.run import ROOT
 LIGHT = {
     "config",
     "ending",
+    "keys",
+    "place",
     "files",
     "run",
     "fingerprint",

@@ -17,12 +17,13 @@ from tiny import JOB, frozen_run, settings, where
 from torch import Tensor
 
 from mmprompt.cache import Cache, Cached
-from mmprompt.config import Caching, ConfigError
+from mmprompt.config import ConfigError
 from mmprompt.data import load
 from mmprompt.frozen import Frozen, kept, view
 from mmprompt.job import execute
 from mmprompt.loaded import backbone_of
 from mmprompt.ofa import OFA, PAD, STEP, Encoded
+from mmprompt.place import Caching
 from mmprompt.run import ROOT, RunFolder, run_id
 from mmprompt.tasks import collate
 from mmprompt.tuned import Tuned

@@ -19,7 +19,7 @@ import pytest
 import torch
 import yaml
 
-from mmprompt.config import Cluster
+from mmprompt.place import Cluster
 from mmprompt.run import ROOT
 from sweeps import doctor, probe
 from sweeps.examination import Report, blame

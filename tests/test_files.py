@@ -20,13 +20,15 @@ from PIL import Image
 from tiny import JOB, where
 
 from mmprompt import data, metrics
-from mmprompt.config import ConfigError, Place, RunConfig, Task, check_override, parse
+from mmprompt.config import ConfigError, RunConfig, Task, parse
 from mmprompt.data import Split, load, locate, tokenizer
 from mmprompt.evaluate import in_pixels
 from mmprompt.examples import clean
 from mmprompt.fingerprint import fingerprint
 from mmprompt.job import execute
+from mmprompt.keys import check_override
 from mmprompt.ofa import BOS, EOS, OFA, PAD
+from mmprompt.place import Place
 from mmprompt.run import ROOT, Store, freeze, run_id
 from mmprompt.tasks import collate, preprocess
 from mmprompt.tokens import UNK

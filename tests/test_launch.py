@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from launcher import Launcher
 
-from mmprompt.config import Cluster
+from mmprompt.place import Cluster
 from mmprompt.run import NEAR_LIMIT, ROOT, TRIES, Store, evaluation_id
 from sweeps import snapshot
 from sweeps.batch import batches, pack

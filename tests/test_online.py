@@ -27,7 +27,7 @@ from wandb_server import KEY, Upload, WandbServer
 
 from analysis.records import RunRecord, read_record
 from mmprompt import tracking
-from mmprompt.config import Tracking
+from mmprompt.place import Tracking
 from mmprompt.run import ROOT, RunFolder, Store
 from mmprompt.tracking import Record, record_file
 from sweeps.sync import sync

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmprompt.config import Cluster, ConfigError, RunConfig
+from mmprompt.config import ConfigError, RunConfig
+from mmprompt.place import Cluster
 from mmprompt.run import ROOT, RunFolder, Store, evaluation_id, this_process
 from sweeps.cost import LOOKED_INTO, Cost, cost, volume
 from sweeps.manifest import Expanded, expand, manifest

@@ -23,7 +23,7 @@ PROGRAM = """
     import os, sys, time
     from pathlib import Path
     from mmprompt import ending, tracking
-    from mmprompt.config import Tracking
+    from mmprompt.place import Tracking
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True)
     def opened(mode):

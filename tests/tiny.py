@@ -8,7 +8,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mmprompt.config import Place, RunConfig
+from mmprompt.config import RunConfig
+from mmprompt.place import Place
 from mmprompt.run import ROOT, RunFolder, Store, freeze, run_id
 
 SMALL = [

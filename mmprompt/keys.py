@@ -1,0 +1,25 @@
+"""What a person may type: every key that there is, and one sentence for whoever mistypes one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmprompt.config import TABLES, ConfigError, Questions, RunConfig, keys, nearest
+from mmprompt.place import Place
+
+
+def known_keys() -> list[str]:
+    """Every key a user can set, dotted: `prompt.length`, `cluster.time_min`, ..."""
+    derived = {"training_version", "backbone.checksum", "task.data.fingerprint"}  # computed, never set
+    return [key for schema in (RunConfig, Questions, Place) for key in keys(schema) if key not in derived]
+
+
+def check_override(key: str, value: str | None, conf: Path) -> None:
+    """Raises ConfigError if `key=value` names no key and no config group, or no file of its group."""
+    groups = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in conf.iterdir() if path.is_dir()}
+    if key in groups:
+        options = groups[key]
+        if value is not None and value not in options:
+            raise ConfigError(f"{key}={value} does not exist{nearest(value, options)}; allowed: {', '.join(options)}")
+    elif key not in known_keys() and not key.startswith(("hydra", *(f"{table}." for table in TABLES))):
+        raise ConfigError(f"there is no key {key}{nearest(key, [*known_keys(), *groups])}")

@@ -1,0 +1,98 @@
+"""Where and how visibly runs are executed: cluster, W&B, caches, paths. It changes no number, so it is in no id.
+
+Like everything that is configured (`mmprompt.config`), without defaults: those live in `conf/`. Light: no torch, no Hydra.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from mmprompt.config import NotNegative, NotNegativeFloat, Positive, PositiveFloat, Section
+
+
+class Cluster(Section):
+    """Where jobs run, and what a job may use. What is null is left to the cluster."""
+
+    kind: Literal["auto", "local", "slurm"]
+    partition: str | None
+    account: str | None
+    qos: str | None
+    constraint: str | None
+    reservation: str | None
+    exclude: str | None  # nodes
+    gres: str | None  # as sbatch reads it, `gpu:a100:1`; null: gpu:GPUS
+    gpus: NotNegative  # per job
+    cpus: Positive  # per job
+    mem_gb: PositiveFloat
+    time_min: Positive
+    max_parallel: Positive | None  # jobs at once, here those of all launches; null: as the cores allow, on SLURM all
+    checkpoint_every: Positive  # updates between two checkpoints of a run
+    runs_per_job: Positive | None  # null: chosen so that the jobs are even and imports are paid once
+    python: str | None  # the interpreter on the nodes, as a shell reads it; null: the one that launches
+    setup: list[str]  # lines of shell before it; the first that fails ends the job
+    sbatch: dict[str, str | int | bool]  # whatever else sbatch knows, `{mail-user: me@there}`
+
+    @model_validator(mode="after")
+    def _settings_go_into_files(self) -> Self:
+        for line in self.setup:
+            if secret := SECRET.search(line):
+                raise ValueError(
+                    f"cluster.setup={line.replace(secret['value'], '...')!r} would write a secret into the job's script, which "
+                    f"others can read; export {secret['name']} in the shell that launches: jobs inherit it"
+                )
+        if self.gres is not None and not self.gpus:
+            raise ValueError(f"cluster.gres={self.gres} needs cluster.gpus, the number that a run uses; it is 0")
+        for key in self.sbatch:
+            if key.replace("_", "-") in OWN_SBATCH:
+                raise ValueError(f"cluster.sbatch has {key}, which is set by {OWN_SBATCH[key.replace('_', '-')]}")
+        return self
+
+
+# A word that names a secret, given a value of its own; `$X`, `$(...)` and backquotes take it from elsewhere.
+SECRET = re.compile(
+    r"\b(?P<name>\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*)=(?P<value>[\"']?[^\s$`\"';][^\s;]*)", re.IGNORECASE
+)
+OWN_SBATCH = {
+    **{
+        key: f"cluster.{key}" for key in ("partition", "account", "qos", "constraint", "reservation", "exclude", "gres")
+    },
+    **{"time": "cluster.time_min", "mem": "cluster.mem_gb", "cpus-per-task": "cluster.cpus", "gpus": "cluster.gpus"},
+    **dict.fromkeys(
+        ("array", "job-name", "output", "error", "open-mode", "signal", "requeue", "no-requeue"), "a launch"
+    ),
+    **dict.fromkeys(("dependency", "ntasks", "nodes", "wckey"), "a launch"),
+}
+
+
+class Tracking(Section):
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    entity: str | None
+
+
+class Caching(Section):
+    """What becomes of what a frozen backbone makes of an example (`mmprompt.frozen`). It changes no bit."""
+
+    frozen: Literal["auto", "on"]  # auto: kept on a CPU in mode eval; on: on a GPU too, and mode train is refused
+    max_gb: NotNegativeFloat  # of all that is kept in STORE/cache; 0: nothing is kept
+
+
+class Staging(Section):
+    stage: bool  # what runs read is copied to $TMPDIR, once per node
+
+
+class Paths(Section):
+    runs: str | None  # the store; null: MMPROMPT_RUNS, or runs/ in the clone
+    backbone: str  # checkpoint file; relative: to the folder that holds conf/
+    data: str | None  # folder of the files that the task names; relative: to the folder that holds conf/
+
+
+class Place(Section):
+    cluster: Cluster
+    tracking: Tracking
+    cache: Caching
+    data: Staging
+    paths: Paths
