@@ -38,6 +38,13 @@ def losses(state: State) -> list[float]:
     return [values["train/loss"] for _, values in state.history]
 
 
+def test_of_equal_scores_on_validation_the_earlier_step_is_kept(tmp_path: Path) -> None:
+    """The steps are too small to change a weight, so all scores are equal."""
+    folder, state = trained(tmp_path, "optim.lr=1e-30", "optim.validate_every=1")
+    assert len(state.validation) == 4 and len({score for _, score in state.validation}) == 1
+    assert (folder.result() or {})["best_step"] == 1
+
+
 def test_the_moving_average_is_what_is_validated_and_published_and_training_does_not_feel_it(tmp_path: Path) -> None:
     at_the_end = "optim.validate_every=4"
     plain, without = trained(tmp_path, at_the_end)
