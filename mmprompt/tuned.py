@@ -65,7 +65,7 @@ def outline(config: RunConfig) -> Tuned:
 
 class Tuned(nn.Module):
     """What the run's method trains, trains; all else is frozen. In `eval` mode the rest of the backbone is a fixed function; in
-    `train` mode BatchNorm follows the batches and dropout and drop-path are live, as in the published code (facts 0.4)."""
+    `train` mode BatchNorm follows the batches and dropout and drop-path are live, as in the published code (facts 1.5)."""
 
     def __init__(self, config: RunConfig, backbone: OFA, generator: torch.Generator) -> None:
         """Has a copy of `backbone`, with adapters or low-rank updates if these are the method."""
