@@ -255,7 +255,8 @@ def _caption(sweep: Sweep, cells: pd.DataFrame) -> Iterator[str]:
         yield f"Mixed devices: {', '.join(devices)}."
     if (frame["state"] != "done").any():
         several = "points" if frame["run"].duplicated().any() else "runs"
-        yield f"INCOMPLETE: of {len(frame)} {several} {_count(frame)}."
+        lacking = "Of" if frame["state"].isin(("done", "diverged")).all() else "INCOMPLETE: of"
+        yield f"{lacking} {len(frame)} {several} {_count(frame)}."
 
 
 def split_names(sweep: Sweep) -> str:

@@ -108,7 +108,9 @@ def test_a_row_that_diverged_says_so_and_the_best_of_the_others_is_chosen(tmp_pa
         claim(store, point).fail("Traceback\nmmprompt.train.TrainingError: the loss is nan at step 9 of 150")
     sweep = made(store, methods(), gone)
     frame = cells(sweep)
-    assert tables.comparison(sweep, frame, facts(sweep)).frame.loc["finetune", f"{TASKS[0]} (acc@0.5)"] == "diverged"
+    table = tables.comparison(sweep, frame, facts(sweep))
+    assert table.frame.loc["finetune", f"{TASKS[0]} (acc@0.5)"] == "diverged"
+    assert "Of 24 runs 21 done, 3 diverged." in table.caption and "INCOMPLETE" not in table.caption  # nothing is missing
     here = frame[frame["task"] == TASKS[0]]
     assert here["chosen"].any() and not here[here["diverged"] > 0]["chosen"].any()
 
