@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmprompt.files import StoreError, follow_mode, write_over
-from mmprompt.run import Store, default_store
+from mmprompt.place import default_store
+from mmprompt.run import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,21 +23,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmprompt.config import ConfigError, Model, parse
 from mmprompt.files import StoreError, follow_mode
+from mmprompt.identity import as_written, evaluation_id, evaluations_of, freeze, provenance, run_id
 from mmprompt.keys import check_override
-from mmprompt.place import Place
-from mmprompt.run import (
-    ROOT,
-    Store,
-    as_written,
-    backbone_file,
-    data_folder,
-    default_store,
-    evaluation_id,
-    evaluations_of,
-    freeze,
-    provenance,
-    run_id,
-)
+from mmprompt.place import ROOT, Place, backbone_file, data_folder, default_store
+from mmprompt.run import Store
 
 CONF = ROOT / "conf"
 

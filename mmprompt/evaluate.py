@@ -17,8 +17,8 @@ from mmprompt.attack import ask_under_attack
 from mmprompt.config import Attack, RunConfig, parse
 from mmprompt.data import Split, load, tokenizer
 from mmprompt.generate import score_candidates, search
+from mmprompt.identity import as_asked
 from mmprompt.ofa import Encoded
-from mmprompt.run import as_asked
 from mmprompt.tasks import Batch, collate
 from mmprompt.tuned import Asked, Tuned, View
 
@@ -76,7 +76,7 @@ def ask(tuned: Tuned, text: Batch, seen: Tensor | Encoded, attack: Attack | None
 def evaluate(
     config: RunConfig, tuned: Tuned, view: View, settings: Mapping[str, Any], answered: Answered = lambda count: None
 ) -> np.ndarray:
-    """Score of each example of an evaluation with these settings (`mmprompt.run.evaluations_of`).
+    """Score of each example of an evaluation with these settings (`mmprompt.identity.evaluations_of`).
 
     `view`: of its split, and under an attack of that which it changes.
     """

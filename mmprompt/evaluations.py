@@ -26,12 +26,13 @@ from mmprompt.ending import leave, time_is_up
 from mmprompt.evaluate import Answered, attack_of, count, evaluate
 from mmprompt.files import write_once
 from mmprompt.frozen import Want
+from mmprompt.identity import evaluation_id
 from mmprompt.loaded import Loaded
 from mmprompt.progress import Progress
-from mmprompt.run import Attempt, RunFolder, evaluation_id
+from mmprompt.run import Attempt, RunFolder
 from mmprompt.tracking import record_file
 
-Settings = Mapping[str, Any]  # of an evaluation (`mmprompt.run.evaluations_of`)
+Settings = Mapping[str, Any]  # of an evaluation (`mmprompt.identity.evaluations_of`)
 WANTED: dict[str, Want] = {"embeddings": "features", "pixels": "pixels"}  # what an attack starts from
 
 

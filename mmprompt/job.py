@@ -33,21 +33,12 @@ from mmprompt.evaluate import answers
 from mmprompt.evaluations import Settings, evaluate_only, evaluated, results
 from mmprompt.files import StoreError, write_over
 from mmprompt.frozen import live
+from mmprompt.identity import clean, evaluation_id
 from mmprompt.loaded import Loaded, NoGPUError, loaded
+from mmprompt.processes import this_process, who
 from mmprompt.progress import Report, reporter, still_alive
 from mmprompt.resources import device_hours, epochs, near_best, peak_memory_mb, seconds_per_100, spent
-from mmprompt.run import (
-    INTERRUPTED,
-    NEAR_LIMIT,
-    TRIES,
-    Attempt,
-    RunFolder,
-    Store,
-    clean,
-    evaluation_id,
-    this_process,
-    who,
-)
+from mmprompt.run import INTERRUPTED, NEAR_LIMIT, TRIES, Attempt, RunFolder, Store
 from mmprompt.tracking import record_file
 from mmprompt.train import Checkpoints, State, train
 

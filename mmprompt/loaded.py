@@ -16,11 +16,12 @@ from mmprompt.config import Model, RunConfig, parse
 from mmprompt.data import locate
 from mmprompt.fingerprint import fingerprint
 from mmprompt.frozen import Want, cpu_name, kept, view
+from mmprompt.identity import read_config
 from mmprompt.ofa import OFA
 from mmprompt.official import load_backbone, read
 from mmprompt.place import Caching, Tracking
 from mmprompt.resources import forget_peak
-from mmprompt.run import Attempt, RunFolder, Store, read_config
+from mmprompt.run import Attempt, RunFolder, Store
 from mmprompt.staging import staged
 from mmprompt.tracking import Record
 from mmprompt.tuned import Tuned, View

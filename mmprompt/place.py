@@ -5,12 +5,17 @@ Like everything that is configured (`mmprompt.config`), without defaults: those 
 
 from __future__ import annotations
 
+import os
 import re
-from typing import Literal, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from mmprompt.config import NotNegative, NotNegativeFloat, Positive, PositiveFloat, Section
+from mmprompt.config import NotNegative, NotNegativeFloat, Positive, PositiveFloat, Section, parse
+
+ROOT = Path(__file__).resolve().parent.parent  # the folder that holds conf/, mmprompt/, sweeps/
 
 
 class Cluster(Section):
@@ -96,3 +101,21 @@ class Place(Section):
     cache: Caching
     data: Staging
     paths: Paths
+
+
+def default_store() -> Path:
+    """Where no other is named: MMPROMPT_RUNS, else `runs` in the clone, whatever folder one is in."""
+    return Path(os.environ.get("MMPROMPT_RUNS") or ROOT / "runs").absolute()
+
+
+def place_of(composed: Mapping[str, Any]) -> Place:
+    return parse(Place, {key: composed.get(key, {}) for key in Place.model_fields})
+
+
+def data_folder(place: Place) -> str | None:
+    """An absolute path stays itself."""
+    return None if place.paths.data is None else str(ROOT / place.paths.data)
+
+
+def backbone_file(place: Place) -> Path:
+    return ROOT / place.paths.backbone  # an absolute path stays itself

@@ -28,9 +28,10 @@ from torch.nn import functional as F
 from mmprompt import digits, metrics, world
 from mmprompt.config import ConfigError, Model, Section
 from mmprompt.generate import search
+from mmprompt.identity import provenance
 from mmprompt.ofa import OFA, PAD
 from mmprompt.official import official_name
-from mmprompt.run import ROOT, provenance
+from mmprompt.place import ROOT
 from mmprompt.tasks import Batch, Sample, collate, encode, preprocess
 from mmprompt.tokens import Tokenizer
 

@@ -6,8 +6,8 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
-from mmprompt.place import Place
-from mmprompt.run import TRIES, Attempt, default_store
+from mmprompt.place import Place, default_store
+from mmprompt.run import TRIES, Attempt
 from sweeps.causes import WORDS, Failure
 from sweeps.launched import Launched
 

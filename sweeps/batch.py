@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmprompt.files import StoreError, drafted, write_once
-from mmprompt.place import Cluster
-from mmprompt.run import ROOT, Attempt, Store, data_folder, evaluation_id, this_process, who
+from mmprompt.identity import evaluation_id
+from mmprompt.place import ROOT, Cluster, data_folder
+from mmprompt.processes import this_process, who
+from mmprompt.run import Attempt, Store
 from sweeps import snapshot
 
 if TYPE_CHECKING:  # it brings Hydra, which the verbs after a launch do without

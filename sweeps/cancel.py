@@ -18,7 +18,8 @@ from pathlib import Path
 
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
-from mmprompt.run import Store, lives, who
+from mmprompt.processes import lives, who
+from mmprompt.run import Store
 from sweeps import scheduler
 from sweeps.batch import Batch, batches, wanted
 from sweeps.launched import find_run, names, read, store_at

@@ -18,7 +18,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from mmprompt.run import DIVERGED, INTERRUPTED, Attempt, Store, lives
+from mmprompt.processes import lives
+from mmprompt.run import DIVERGED, INTERRUPTED, Attempt, Store
 from sweeps.accounts import Ended, ended
 from sweeps.batch import Batch, batches, log_of
 from sweeps.node import BEGINS

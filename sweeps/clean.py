@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmprompt.files import draft_of, remove
-from mmprompt.run import Attempt, RunFolder, Store, lives
+from mmprompt.processes import lives
+from mmprompt.run import Attempt, RunFolder, Store
 from sweeps.batch import Batch, batches, wanted
 from sweeps.cost import volume
 from sweeps.launched import store_at

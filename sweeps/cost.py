@@ -19,8 +19,9 @@ from types import MappingProxyType
 from typing import Any
 
 from mmprompt.config import RunConfig
+from mmprompt.identity import canonical
 from mmprompt.place import Cluster
-from mmprompt.run import Attempt, RunFolder, Store, canonical
+from mmprompt.run import Attempt, RunFolder, Store
 from sweeps.state import State
 
 LOOKED_INTO = 1000  # run folders, for kinds of which the sweep has not finished any

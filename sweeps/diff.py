@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.files import StoreError
-from mmprompt.run import NEUTRAL, RunFolder, Store, digest, is_of_evaluations
+from mmprompt.identity import NEUTRAL, digest, is_of_evaluations
+from mmprompt.run import RunFolder, Store
 from sweeps.launched import find_run, label_of, names, read, store_at, wanted_of
 
 MEANS = {

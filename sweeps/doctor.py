@@ -18,8 +18,9 @@ from pathlib import Path
 
 from mmprompt.config import ConfigError
 from mmprompt.files import StoreError, follow_mode, make_folder
-from mmprompt.place import Place
-from mmprompt.run import ROOT, Store, backbone_file, checksum_of, config_of, default_store, place_of
+from mmprompt.identity import checksum_of, config_of
+from mmprompt.place import ROOT, Place, backbone_file, default_store, place_of
+from mmprompt.run import Store
 from sweeps import probe, scheduler
 from sweeps.compose import Composer, parse
 from sweeps.examination import SHARED, Here, Report, Settings, Slurm

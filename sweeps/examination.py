@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.config import ConfigError, RunConfig
-from mmprompt.place import Cluster, Place
-from mmprompt.run import ROOT, Store, backbone_file, data_folder
+from mmprompt.place import ROOT, Cluster, Place, backbone_file, data_folder
+from mmprompt.run import Store
 from sweeps import probe, scheduler, snapshot
 from sweeps.batch import THREADS
 from sweeps.probe import MARK, Finding, bad, good, mine, note

@@ -12,7 +12,8 @@ from typing import Any
 
 from mmprompt.config import ConfigError
 from mmprompt.files import StoreError
-from mmprompt.run import TRIES, Attempt, provenance
+from mmprompt.identity import provenance
+from mmprompt.run import TRIES, Attempt
 from sweeps import manifest, outlook, scheduler
 from sweeps.batch import Batch, freeze, log_of, wanted
 from sweeps.outlook import Outlook, count, look

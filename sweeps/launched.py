@@ -12,7 +12,8 @@ from typing import Any
 
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
-from mmprompt.run import RunFolder, Store, is_of_evaluations
+from mmprompt.identity import is_of_evaluations
+from mmprompt.run import RunFolder, Store
 
 SHOWN = 8  # runs, where several are meant
 

@@ -16,18 +16,9 @@ from typing import Any
 
 from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Task
 from mmprompt.files import write_over
-from mmprompt.place import Place
-from mmprompt.run import (
-    Store,
-    backbone_file,
-    checksum_of,
-    config_of,
-    default_store,
-    evaluation_id,
-    evaluations_of,
-    place_of,
-    run_id,
-)
+from mmprompt.identity import checksum_of, config_of, evaluation_id, evaluations_of, run_id
+from mmprompt.place import Place, backbone_file, default_store, place_of
+from mmprompt.run import Store
 from sweeps import grid
 from sweeps.compose import Composer, parse
 from sweeps.grid import Point, Sweep

@@ -18,7 +18,8 @@ from typing import Any
 
 from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up
 from mmprompt.files import follow_mode
-from mmprompt.run import TRIES, Store, lives
+from mmprompt.processes import lives
+from mmprompt.run import TRIES, Store
 
 GPUS = "MMPROMPT_GPUS"  # the variable that says which a local worker may use; others find it in its environment
 BEGINS = "== "  # how the line begins that each execution of a job writes first into its log

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mmprompt.files import follow_mode
-from mmprompt.run import ROOT, TRIES
+from mmprompt.place import ROOT
+from mmprompt.run import TRIES
 from sweeps import causes
 from sweeps.batch import Batch, Kind, batches, pack
 from sweeps.cost import Cost, cost

@@ -7,8 +7,9 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
+from mmprompt.identity import evaluation_id
 from mmprompt.place import Cluster
-from mmprompt.run import TRIES, evaluation_id
+from mmprompt.run import TRIES
 from sweeps import scheduler
 from sweeps.cost import volume
 from sweeps.manifest import Expanded

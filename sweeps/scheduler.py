@@ -24,7 +24,7 @@ import psutil
 
 from mmprompt.config import ConfigError
 from mmprompt.files import make_folder, write_once
-from mmprompt.run import lives, who
+from mmprompt.processes import lives, who
 from sweeps.batch import Batch, Kind
 from sweeps.node import warning
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mmprompt.place import Cluster
-from mmprompt.run import who
+from mmprompt.processes import who
 from sweeps.probe import Finding, bad, good, mine, note
 from sweeps.scheduler import ask, config
 

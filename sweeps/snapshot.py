@@ -12,7 +12,8 @@ from pathlib import Path
 
 from mmprompt.files import StoreError, drafted, make_folder, share
 from mmprompt.fingerprint import fingerprint
-from mmprompt.run import Store, canonical, digest
+from mmprompt.identity import canonical, digest
+from mmprompt.run import Store
 
 PACKAGES = ("mmprompt", "sweeps")
 LARGEST = 64 << 20  # bytes; a larger file is a published checkpoint, whose checksum is in the run's id

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from mmprompt.config import ConfigError
 from mmprompt.files import StoreError
-from mmprompt.run import Store, lives
+from mmprompt.processes import lives
+from mmprompt.run import Store
 from sweeps import launched
 from sweeps.advice import advice
 from sweeps.batch import Batch, batches

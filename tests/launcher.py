@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 
-from mmprompt.run import ROOT, Store
+from mmprompt.place import ROOT
+from mmprompt.run import Store
 
 TINY = [
     "task=micro_grounding",

@@ -12,8 +12,9 @@ import numpy as np
 from analysis.frame import ADDED
 from mmprompt.config import PRIMARY_METRIC
 from mmprompt.files import write_once
+from mmprompt.identity import canonical, digest, evaluation_id
 from mmprompt.place import Tracking
-from mmprompt.run import Attempt, RunFolder, Store, canonical, digest, evaluation_id
+from mmprompt.run import Attempt, RunFolder, Store
 from mmprompt.tracking import Record, record_file
 
 OFFLINE = Tracking(mode="offline", project="mmprompt", entity=None)

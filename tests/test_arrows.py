@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from mmprompt.run import ROOT
+from mmprompt.place import ROOT
 
 LIGHT = {
     "config",
     "ending",
+    "identity",
     "keys",
     "place",
+    "processes",
     "files",
     "run",
     "fingerprint",

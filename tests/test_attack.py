@@ -16,7 +16,7 @@ from mmprompt.config import METHODS, Attack
 from mmprompt.data import load
 from mmprompt.loaded import backbone_of
 from mmprompt.ofa import PAD
-from mmprompt.run import backbone_file
+from mmprompt.place import backbone_file
 from mmprompt.tasks import Batch, collate, preprocess
 from mmprompt.tuned import Asked, Tuned
 

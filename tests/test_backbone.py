@@ -17,8 +17,8 @@ from safetensors import safe_open
 from mmprompt.config import Model, parse
 from mmprompt.ofa import OFA
 from mmprompt.official import load_backbone, read
+from mmprompt.place import ROOT
 from mmprompt.pretrain import PatchHead, Pretraining, Recipe, train
-from mmprompt.run import ROOT
 
 FILE = ROOT / "mmprompt" / "backbones" / "micro.safetensors"
 EVIDENCE = ROOT / "docs" / "evidence" / "learning_rate.csv"

@@ -20,11 +20,12 @@ from mmprompt.cache import Cache, Cached
 from mmprompt.config import ConfigError
 from mmprompt.data import load
 from mmprompt.frozen import Frozen, kept, view
+from mmprompt.identity import run_id
 from mmprompt.job import execute
 from mmprompt.loaded import backbone_of
 from mmprompt.ofa import OFA, PAD, STEP, Encoded
-from mmprompt.place import Caching
-from mmprompt.run import ROOT, RunFolder, run_id
+from mmprompt.place import ROOT, Caching
+from mmprompt.run import RunFolder
 from mmprompt.tasks import collate
 from mmprompt.tuned import Tuned
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from launcher import Launcher
 
 from mmprompt.files import StoreError
-from mmprompt.run import ROOT
+from mmprompt.place import ROOT
 from sweeps.cancel import cancel, ranges
 
 LONG = ["seed=1,2", "optim.steps=4000", "cluster.max_parallel=1"]

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import synthetic_store as made
 
-from mmprompt.run import Store, who
+from mmprompt.processes import who
+from mmprompt.run import Store
 from sweeps.causes import Failure, failures
 from sweeps.node import BEGINS
 from sweeps.state import Queue, states

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-from mmprompt.run import INTERRUPTED, ROOT, Attempt, RunFolder, Store, evaluation_id, this_process
+from mmprompt.identity import evaluation_id
+from mmprompt.place import ROOT
+from mmprompt.processes import this_process
+from mmprompt.run import INTERRUPTED, Attempt, RunFolder, Store
 from sweeps import snapshot
 from sweeps.batch import Batch, Kind, batches, freeze
 from sweeps.clean import CODE, Waste, clean, free

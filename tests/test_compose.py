@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmprompt.config import ConfigError
-from mmprompt.run import ROOT, freeze, run_id
+from mmprompt.identity import freeze, run_id
+from mmprompt.place import ROOT
 from sweeps.compose import Composer, read_by, references_in
 from sweeps.launched import as_text
 from sweeps.manifest import expand

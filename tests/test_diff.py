@@ -12,7 +12,10 @@ import pytest
 
 from mmprompt.config import RunConfig, parse
 from mmprompt.files import StoreError, write_over
-from mmprompt.run import ROOT, RunFolder, Store, run_id, this_process
+from mmprompt.identity import run_id
+from mmprompt.place import ROOT
+from mmprompt.processes import this_process
+from mmprompt.run import RunFolder, Store
 from sweeps.diff import diff
 from sweeps.manifest import expand
 

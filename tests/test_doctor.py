@@ -19,8 +19,7 @@ import pytest
 import torch
 import yaml
 
-from mmprompt.place import Cluster
-from mmprompt.run import ROOT
+from mmprompt.place import ROOT, Cluster
 from sweeps import doctor, probe
 from sweeps.examination import Report, blame
 from sweeps.probe import MARK, MINE, Finding, bad

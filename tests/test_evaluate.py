@@ -9,9 +9,10 @@ from tiny import settings
 from mmprompt.config import ConfigError, RunConfig
 from mmprompt.data import load
 from mmprompt.evaluate import answers, example_scores
+from mmprompt.identity import run_id
 from mmprompt.loaded import backbone_of
 from mmprompt.ofa import EOS, PAD
-from mmprompt.run import backbone_file, run_id
+from mmprompt.place import backbone_file
 from mmprompt.tasks import preprocess
 from mmprompt.tokens import Tokenizer
 from mmprompt.tuned import Tuned

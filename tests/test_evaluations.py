@@ -22,8 +22,10 @@ from wandb_server import WandbServer
 from analysis.frame import assemble, in_store
 from analysis.records import read_record
 from analysis.server import on_server
+from mmprompt.identity import evaluation_id
 from mmprompt.job import execute, process_facts, try_once
-from mmprompt.run import INTERRUPTED, ROOT, RunFolder, Store, evaluation_id
+from mmprompt.place import ROOT
+from mmprompt.run import INTERRUPTED, RunFolder, Store
 from sweeps.cancel import cancel
 from sweeps.clean import clean
 from sweeps.logs import logs

@@ -20,7 +20,8 @@ from analysis.figures import GAP, Scale, draw, save
 from analysis.frame import Sweep, read_sweep
 from analysis.published import published
 from analysis.statistics import cells
-from mmprompt.run import ROOT, Store
+from mmprompt.place import ROOT
+from mmprompt.run import Store
 
 TASKS = ["micro_grounding", "micro_entailment"]
 

@@ -25,11 +25,12 @@ from mmprompt.data import Split, load, locate, tokenizer
 from mmprompt.evaluate import in_pixels
 from mmprompt.examples import clean
 from mmprompt.fingerprint import fingerprint
+from mmprompt.identity import freeze, run_id
 from mmprompt.job import execute
 from mmprompt.keys import check_override
 from mmprompt.ofa import BOS, EOS, OFA, PAD
-from mmprompt.place import Place
-from mmprompt.run import ROOT, Store, freeze, run_id
+from mmprompt.place import ROOT, Place
+from mmprompt.run import Store
 from mmprompt.tasks import collate, preprocess
 from mmprompt.tokens import UNK
 from mmprompt.tsv import DataError

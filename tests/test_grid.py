@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmprompt.config import ConfigError
-from mmprompt.run import ROOT
+from mmprompt.place import ROOT
 from sweeps.compose import parse
 from sweeps.grid import Sweep, names, read, with_overrides
 

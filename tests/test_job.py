@@ -19,7 +19,9 @@ from tiny import JOB, frozen_run, settings, where
 from mmprompt.files import StoreError
 from mmprompt.job import execute
 from mmprompt.loaded import pretrained
-from mmprompt.run import INTERRUPTED, ROOT, RunFolder, this_process
+from mmprompt.place import ROOT
+from mmprompt.processes import this_process
+from mmprompt.run import INTERRUPTED, RunFolder
 from mmprompt.train import learning_rate, order
 
 LATER = """

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from launcher import Launcher
 
-from mmprompt.place import Cluster
-from mmprompt.run import NEAR_LIMIT, ROOT, TRIES, Store, evaluation_id
+from mmprompt.identity import evaluation_id
+from mmprompt.place import ROOT, Cluster
+from mmprompt.run import NEAR_LIMIT, TRIES, Store
 from sweeps import snapshot
 from sweeps.batch import batches, pack
 from sweeps.workers import held_back, listed

@@ -14,7 +14,9 @@ from test_causes import BEGIN, KILLED, TRACEBACK, answers, attempt, create, stor
 from test_status import store_of
 
 from mmprompt.files import StoreError
-from mmprompt.run import ROOT, Store, this_process
+from mmprompt.place import ROOT
+from mmprompt.processes import this_process
+from mmprompt.run import Store
 from sweeps.logs import LINES, logs
 
 __all__ = ["store"]  # the fixture: without SLURM's programs

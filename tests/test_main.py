@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import SMALL
 
-from mmprompt.run import ROOT
+from mmprompt.place import ROOT
 
 
 def mmprompt(store: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from tiny import JOB, frozen_run, settings, where
 
 from mmprompt.config import ConfigError, RunConfig
+from mmprompt.identity import run_id
 from mmprompt.job import execute
 from mmprompt.loaded import backbone_of
 from mmprompt.lora import LowRank
 from mmprompt.official import official_name
-from mmprompt.run import ROOT, run_id
+from mmprompt.place import ROOT
 from mmprompt.train import averaged, follow
 from mmprompt.tuned import Tuned, outline
 

@@ -27,8 +27,8 @@ from wandb_server import KEY, Upload, WandbServer
 
 from analysis.records import RunRecord, read_record
 from mmprompt import tracking
-from mmprompt.place import Tracking
-from mmprompt.run import ROOT, RunFolder, Store
+from mmprompt.place import ROOT, Tracking
+from mmprompt.run import RunFolder, Store
 from mmprompt.tracking import Record, record_file
 from sweeps.sync import sync
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from mmprompt.run import INTERRUPTED, ROOT, Attempt, RunFolder, Store, this_process
+from mmprompt.place import ROOT
+from mmprompt.processes import this_process
+from mmprompt.run import INTERRUPTED, Attempt, RunFolder, Store
 from sweeps.scheduler import Job
 from sweeps.state import Held, Queue, State, state, states
 

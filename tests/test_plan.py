@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmprompt.config import ConfigError, RunConfig
-from mmprompt.place import Cluster
-from mmprompt.run import ROOT, RunFolder, Store, evaluation_id, this_process
+from mmprompt.identity import evaluation_id
+from mmprompt.place import ROOT, Cluster
+from mmprompt.processes import this_process
+from mmprompt.run import RunFolder, Store
 from sweeps.cost import LOOKED_INTO, Cost, cost, volume
 from sweeps.manifest import Expanded, expand, manifest
 from sweeps.plan import plan

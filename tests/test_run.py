@@ -12,7 +12,9 @@ from tiny import JOB, frozen_run, settings
 
 from mmprompt.config import ConfigError, RunConfig, parse
 from mmprompt.files import StoreError, write_once
-from mmprompt.run import Store, completed, digest, evaluation_id, frozen_text, read_config, run_id, this_process
+from mmprompt.identity import completed, digest, evaluation_id, frozen_text, read_config, run_id
+from mmprompt.processes import this_process
+from mmprompt.run import Store
 
 COMMITTED = json.loads((Path(__file__).parent / "data" / "committed_runs.json").read_text())
 

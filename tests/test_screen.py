@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mmprompt.run import ROOT
+from mmprompt.place import ROOT
 from sweeps.screen import NARROW, QUIET, QUIETEST, Row, Screen, View, aligned, short
 from sweeps.watch import row
 

@@ -40,7 +40,8 @@ from analysis.frame import FACTS as FACT_NAMES
 from analysis.published import published, published_values, unpublished
 from analysis.statistics import cells, edges, facts, learning_curves
 from mmprompt.job import SUMMARISED
-from mmprompt.run import INTERRUPTED, ROOT, Store
+from mmprompt.place import ROOT
+from mmprompt.run import INTERRUPTED, Store
 from sweeps.grid import Fact, names
 from sweeps.manifest import SHOWN, expand
 from sweeps.manifest import manifest as frozen
@@ -110,7 +111,9 @@ def test_a_row_that_diverged_says_so_and_the_best_of_the_others_is_chosen(tmp_pa
     frame = cells(sweep)
     table = tables.comparison(sweep, frame, facts(sweep))
     assert table.frame.loc["finetune", f"{TASKS[0]} (acc@0.5)"] == "diverged"
-    assert "Of 24 runs 21 done, 3 diverged." in table.caption and "INCOMPLETE" not in table.caption  # nothing is missing
+    assert (
+        "Of 24 runs 21 done, 3 diverged." in table.caption and "INCOMPLETE" not in table.caption
+    )  # nothing is missing
     here = frame[frame["task"] == TASKS[0]]
     assert here["chosen"].any() and not here[here["diverged"] > 0]["chosen"].any()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mmprompt.fingerprint import fingerprint
-from mmprompt.run import ROOT
+from mmprompt.place import ROOT
 from mmprompt.staging import staged
 
 CONTENT = bytes(range(256)) * 4096

@@ -23,7 +23,10 @@ from test_screen import Terminal, on_a_terminal
 
 from mmprompt.config import ConfigError
 from mmprompt.files import StoreError
-from mmprompt.run import DIVERGED, ROOT, Store, evaluation_id, this_process
+from mmprompt.identity import evaluation_id
+from mmprompt.place import ROOT
+from mmprompt.processes import this_process
+from mmprompt.run import DIVERGED, Store
 from sweeps import launched
 from sweeps.report import Line, Report, in_seconds
 from sweeps.status import status

@@ -19,7 +19,9 @@ from users import ANNA, BORIS, GROUP, PATIENCE, User, paths, python
 
 from mmprompt.cache import Cache
 from mmprompt.files import drafted, follow_mode, write_over
-from mmprompt.run import ROOT, Store, default_store, this_process
+from mmprompt.place import ROOT, default_store
+from mmprompt.processes import this_process
+from mmprompt.run import Store
 from sweeps import snapshot
 
 
@@ -196,7 +198,8 @@ TAKE_OVER = """
 import sys
 from pathlib import Path
 from mmprompt.files import follow_mode
-from mmprompt.run import Attempt, Store, this_process
+from mmprompt.processes import this_process
+from mmprompt.run import Attempt, Store
 follow_mode(Path(sys.argv[1]))
 folder = Store(Path(sys.argv[1])).run("0123456789abcdef")
 if sys.argv[2] == "begin":
@@ -245,7 +248,7 @@ def test_a_private_store_is_closed_to_others_and_one_sentence_says_so(shared: Pa
 
 ASK = """
 import json, sys
-from mmprompt.run import lives
+from mmprompt.processes import lives
 print(lives(json.loads(sys.argv[1])))
 """
 

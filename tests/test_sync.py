@@ -18,7 +18,9 @@ from wandb_server import KEY, Upload, WandbServer
 
 from analysis.records import read_record
 from mmprompt import wandb_online
-from mmprompt.run import ROOT, Attempt, Store, this_process
+from mmprompt.place import ROOT
+from mmprompt.processes import this_process
+from mmprompt.run import Attempt, Store
 from mmprompt.tracking import Record, record_file
 from mmprompt.wandb_file import BLOCK
 from sweeps.__main__ import main

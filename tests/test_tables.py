@@ -23,7 +23,8 @@ from analysis.frame import read_sweep
 from analysis.published import published, published_values
 from analysis.statistics import cells, facts
 from mmprompt.files import StoreError
-from mmprompt.run import ROOT, RunFolder, Store
+from mmprompt.place import ROOT
+from mmprompt.run import RunFolder, Store
 
 TASKS = ["micro_grounding", "micro_entailment"]
 LENGTHS = [10, 64, 120]

@@ -13,7 +13,9 @@ from launcher import Launcher
 from test_plan import finish, store
 
 from mmprompt.config import ConfigError
-from mmprompt.run import ROOT, Store, evaluation_id
+from mmprompt.identity import evaluation_id
+from mmprompt.place import ROOT
+from mmprompt.run import Store
 from sweeps.batch import batches, freeze
 from sweeps.cancel import named
 from sweeps.manifest import Joined, join, write

@@ -16,7 +16,7 @@ from synthetic_store import DISABLED, OFFLINE
 
 from analysis.records import RunRecord, read_record
 from mmprompt import tracking
-from mmprompt.run import ROOT
+from mmprompt.place import ROOT
 from mmprompt.tracking import Record, TrackingError, record_file
 
 PROGRAM = """

@@ -9,8 +9,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from mmprompt.config import RunConfig
-from mmprompt.place import Place
-from mmprompt.run import ROOT, RunFolder, Store, freeze, run_id
+from mmprompt.identity import freeze, run_id
+from mmprompt.place import ROOT, Place
+from mmprompt.run import RunFolder, Store
 
 SMALL = [
     *("task.data.train=40", "task.data.val=30", "task.data.test=30"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mmprompt.run import ROOT
+from mmprompt.place import ROOT
 
 GROUP = 61000  # of both
 PATIENCE = 400.0  # seconds: how long a launch takes is the affair of the machine's load

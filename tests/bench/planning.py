@@ -16,7 +16,9 @@ from hydra import compose, initialize_config_dir
 from measure import Section, Timing, interleaved
 from omegaconf import OmegaConf
 
-from mmprompt.run import ROOT, Store, freeze, run_id
+from mmprompt.identity import freeze, run_id
+from mmprompt.place import ROOT
+from mmprompt.run import Store
 from sweeps.manifest import expand
 
 CONF = ROOT / "conf"

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from measure import Section, Timing, interleaved
 
-from mmprompt.run import ROOT, Store, this_process
+from mmprompt.place import ROOT
+from mmprompt.processes import this_process
+from mmprompt.run import Store
 
 ROUNDS = 5
 SIZES = (1000, 10000)

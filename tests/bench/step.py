@@ -33,8 +33,8 @@ from mmprompt.layers import DecoderLayer, EncoderLayer
 from mmprompt.loaded import backbone_of
 from mmprompt.loss import label_smoothed
 from mmprompt.ofa import IMAGE, OFA, PAD, TEXT
+from mmprompt.place import ROOT
 from mmprompt.positions import image_buckets, token_buckets
-from mmprompt.run import ROOT
 from mmprompt.tasks import Batch, preprocess
 from mmprompt.train import update
 from mmprompt.tuned import Tuned, View

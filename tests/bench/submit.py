@@ -15,7 +15,8 @@ from pathlib import Path
 
 from measure import Section, Skipped, Timing, in_turns, timed
 
-from mmprompt.run import ROOT, Store
+from mmprompt.place import ROOT
+from mmprompt.run import Store
 from sweeps.batch import batches
 
 RUNS, ROUNDS, PER_JOB = 200, 3, 25

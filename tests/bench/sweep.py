@@ -18,7 +18,8 @@ from pathlib import Path
 from measure import Section, Skipped, Timing, in_turns, interleaved
 from submit import cluster, launched, through
 
-from mmprompt.run import ROOT, Store
+from mmprompt.place import ROOT
+from mmprompt.run import Store
 from sweeps.batch import batches
 
 ROUNDS = 1

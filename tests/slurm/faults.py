@@ -25,7 +25,8 @@ import psutil
 from cluster import Cluster
 
 from analysis.records import read_record
-from mmprompt.run import ROOT, Attempt, RunFolder, Store
+from mmprompt.place import ROOT
+from mmprompt.run import Attempt, RunFolder, Store
 
 STEPS = 200  # 3 s on one core
 SETTINGS = [

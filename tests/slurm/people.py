@@ -22,7 +22,7 @@ from pathlib import Path
 
 from cluster import Cluster
 
-from mmprompt.run import ROOT
+from mmprompt.place import ROOT
 
 GROUP, NAMES = "mmprompt-test", ("mmprompt-ada", "mmprompt-bob")
 PARTS = ("mmprompt", "sweeps", "analysis", "conf")  # of the checkout

@@ -14,7 +14,7 @@ import pytest
 from cluster import Cluster
 from faults import Sweep, release, until
 
-from mmprompt.run import evaluation_id
+from mmprompt.identity import evaluation_id
 
 HELD = ["cluster.sbatch={hold: true}"]  # the jobs wait for ever, and cost nothing
 

@@ -23,7 +23,7 @@ from cluster import Cluster
 from lab import bare_cluster
 from people import people
 
-from mmprompt.run import ROOT
+from mmprompt.place import ROOT
 from sweeps.probe import MINE
 
 CLINIC = f"clinic{os.getpid()}"  # a partition with a time limit in which nobody is preempted; and one that is down

@@ -13,7 +13,7 @@ import pytest
 from cluster import Cluster
 from faults import HELD, Sweep, until
 
-from mmprompt.run import who
+from mmprompt.processes import who
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from faults import HELD, assert_same
 from lab import Lab, beside
 
 from analysis.records import read_record
-from mmprompt.run import ROOT
+from mmprompt.place import ROOT
 
 
 @beside
