@@ -1,7 +1,7 @@
 """What a run is: the schema of its configuration, and one-sentence errors for whoever mistypes it.
 
-`RunConfig` is *what* is computed; it is hashed and frozen (`mmprompt.identity`). Where that is done is `mmprompt.place`, what a person
-may type `mmprompt.keys`. No field has a default: every default lives in `conf/`.
+`RunConfig` is *what* is computed; it is hashed and frozen (`mmprompt.identity`). Where that is done is `mmprompt.place`, what a
+person may type `mmprompt.keys`. No field has a default: every default lives in `conf/`.
 Part of the light half of the package: no torch, no Hydra.
 """
 

@@ -58,8 +58,7 @@ class Made:
 
     @property
     def is_clean(self) -> bool:
-        """Of a whole split, without attack, as the task decodes?"""
-        return self.content["settings"].keys() == {"split"}
+        return is_clean(self.content["settings"])
 
     def put(self, folder: Path) -> None:
         """What is there already stays: the first wins."""
@@ -67,6 +66,11 @@ class Made:
         np.save(buffer, self.scores.astype(np.float32))
         write_once(folder / f"{self.id}.npy", buffer.getbuffer())
         write_once(folder / f"{self.id}.json", json.dumps(self.content))
+
+
+def is_clean(settings: Settings) -> bool:
+    """Of a whole split, without attack, as the task decodes?"""
+    return settings.keys() == {"split"}
 
 
 def evaluated(run: Loaded, settings: Settings, answered: Answered) -> Made:

@@ -30,7 +30,7 @@ from safetensors.torch import save
 from mmprompt.data import load
 from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up
 from mmprompt.evaluate import answers
-from mmprompt.evaluations import Settings, evaluate_only, evaluated, results
+from mmprompt.evaluations import Settings, evaluate_only, evaluated, is_clean, results
 from mmprompt.files import StoreError, write_over
 from mmprompt.frozen import live
 from mmprompt.identity import clean, evaluation_id
@@ -206,10 +206,12 @@ def train_and_evaluate(
     try:
         state = train(config, tuned, views, checkpoints, record.log, reporter(config, attempt, watch))
         result = facts(run, state)
-        made = [evaluated(run, settings, still_alive(attempt)) for settings in evaluations]
+        made = [evaluated(run, settings, still_alive(attempt)) for settings in filter(is_clean, evaluations)]
+        result |= taken(run, state, checkpoints.seconds_before, where["gpus"])  # and no more than every run is asked
+        made += [evaluated(run, settings, still_alive(attempt)) for settings in evaluations if not is_clean(settings)]
         for one in made:
             one.put(attempt.evaluations)
-        result |= results(made) | taken(run, state, checkpoints.seconds_before, where["gpus"])
+        result |= results(made) | {"device_hours_spent": device_hours(spent_on(run), where["gpus"] or config.threads)}
         result |= {"resumed_from": checkpoints.resumed_from, "damaged_checkpoints": checkpoints.damaged}
         summary = result["metrics"] | {key: result[key] for key in SUMMARISED}
         summary |= {f"{split}/evaluation": evaluation for split, evaluation in result["evaluations"].items()}
@@ -238,20 +240,24 @@ def facts(run: Loaded, state: State) -> dict[str, Any]:
 
 
 def taken(run: Loaded, state: State, before: float, gpus: int) -> dict[str, Any]:
-    """What led to the result, to the end of its evaluations, what was spent on it, and what its weights take to answer.
+    """What led to the result, to the end of the evaluations that every run has, and what its weights take to answer.
 
     `before`: seconds of training in earlier attempts that this one went on from.
     """
     config, last = run.config, run.config.task.splits[-1]
     split, train = load(config.task, config.model, last), len(load(config.task, config.model, "train"))
-    here, devices = time.time() - run.attempt.claimed, gpus or config.threads
-    others = [attempt for attempt in run.folder.attempts() if attempt.number != run.attempt.number]
+    here = time.time() - run.attempt.claimed
     answer = partial(answers, config, run.tuned, split, live(config, run.tuned, last, run.device))
     return {
-        "device_hours": device_hours(before + here, devices),
-        "device_hours_spent": device_hours(spent(others) + here, devices),
+        "device_hours": device_hours(before + here, gpus or config.threads),
         "peak_memory_mb": peak_memory_mb(run.device),
         "seconds_per_100": seconds_per_100(answer, run.device),
         "epochs": epochs(state.step, config.optim.batch_size, train),
         "epochs_to_99": epochs(near_best(state.validation), config.optim.batch_size, train),
     }
+
+
+def spent_on(run: Loaded) -> float:
+    """Seconds that were spent on a run until now: by attempts that came to nothing, and on all that was asked of it besides."""
+    others = [attempt for attempt in run.folder.attempts() if attempt.number != run.attempt.number]
+    return spent(others) + time.time() - run.attempt.claimed

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import JOB, frozen_run, where
 
+from mmprompt.identity import evaluation_id
 from mmprompt.job import SUMMARISED, execute
 from mmprompt.resources import device_hours, epochs, forget_peak, near_best, peak_memory_mb, seconds_per_100, spent
 
@@ -85,3 +86,15 @@ def test_a_run_records_all_that_it_took_and_what_attempts_before_it_took(tmp_pat
     assert result["device_hours_spent"] == pytest.approx(result["device_hours"] + 1, abs=1e-4)
     assert result["epochs"] == 4 * 8 / 40 and 0 < result["epochs_to_99"] <= result["epochs"]
     assert result["seconds_per_100"] > 0 and result["peak_memory_mb"] > 100
+
+
+def test_what_a_run_took_does_not_depend_on_what_it_was_asked_besides(tmp_path: Path) -> None:
+    """Attacks go back through the model, and take more memory and time than all else here."""
+    folder = frozen_run(tmp_path)
+    attack = {"attack": {"kind": "pgd", "input": "pixels", "epsilon": 0.1, "steps": 30}}
+    evaluations = [{"split": "test"} | attack, {"split": "val"}, {"split": "test"}]
+    assert execute(tmp_path, [folder.id], where(), JOB, evaluations=evaluations) == {folder.id: "done"}
+    result = json.loads(folder.result_file.read_text())
+    took = json.loads(folder.evaluation_file(evaluation_id(folder.id, evaluations[0])).read_text())["seconds"] / 3600
+    assert 0 < result["device_hours"] <= result["device_hours_spent"] - took
+    assert set(result["metrics"]) == {"val/acc@0.5", "test/acc@0.5"}
