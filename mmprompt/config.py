@@ -432,7 +432,7 @@ def sentence(error: ValidationError, schema: type[Section]) -> str:
         case "missing":
             return f"{key} is missing"
         case "extra_forbidden":
-            return f"{key} is not a key of a run{nearest(key, keys(schema))}"
+            return f"{key} is not a key of a run{nearest(key, dotted_keys(schema))}"
         case "literal_error":
             return f"{key}={first['input']!r} is not allowed; choose one of {first['ctx']['expected']}"
     wanted = first["msg"].removeprefix("Input should be ").removeprefix("a valid ")
@@ -447,13 +447,13 @@ def parse(schema: type[T], values: Mapping[str, Any]) -> T:
         raise ConfigError(sentence(error, schema)) from None
 
 
-def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def dotted_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every key of the settings, dotted, those of sections after the section's own: `prompt`, `prompt.length`, ..."""
     for name, field in schema.model_fields.items():
         yield prefix + name
         for part in (field.annotation, *get_args(field.annotation)):
             if isinstance(part, type) and issubclass(part, BaseModel):
-                yield from keys(part, f"{prefix}{name}.")
+                yield from dotted_keys(part, f"{prefix}{name}.")
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmprompt.config import TABLES, ConfigError, Questions, RunConfig, keys, nearest
+from mmprompt.config import TABLES, ConfigError, Questions, RunConfig, dotted_keys, nearest
 from mmprompt.place import Place
 
 
 def known_keys() -> list[str]:
     """Every key a user can set, dotted: `prompt.length`, `cluster.time_min`, ..."""
     derived = {"training_version", "backbone.checksum", "task.data.fingerprint"}  # computed, never set
-    return [key for schema in (RunConfig, Questions, Place) for key in keys(schema) if key not in derived]
+    return [key for schema in (RunConfig, Questions, Place) for key in dotted_keys(schema) if key not in derived]
 
 
 def check_override(key: str, value: str | None, conf: Path) -> None:

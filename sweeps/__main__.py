@@ -20,7 +20,6 @@ overrides, in Hydra's grammar; several values make an axis, one value fixes it:
   cluster.max_parallel=2        jobs at once; cluster.runs_per_job=4: runs in a SLURM job
   paths.runs=/scratch/me/runs   the store; also MMPROMPT_RUNS; default: runs/ in the clone
 """
-CAUSES = ("error", "oom", "time", "preempted", "node", "cancelled", "killed", "start")
 VERBS = {
     "plan": "say what a launch would do, and what it costs; changes nothing",
     "launch": "run what is not done yet",
@@ -81,8 +80,8 @@ def parser(verb: str) -> argparse.ArgumentParser:
         case "plan" | "launch":
             add("names", metavar="NAME", nargs="+", help="sweeps, as one launch: files of conf/sweep/")
             add("overrides", metavar="KEY=VALUE", nargs="*", help="changes to all of them, see below")
-            which = f"one of {', '.join(CAUSES)}"
-            retry = f"also runs that failed too often or may be lost; with {which}: of the failed ones only those"
+            which = f"one of {', '.join(causes())}"
+            retry = f"also runs that diverged, failed too often or may be lost; with {which}: of those that ended only these"
             add("--retry", metavar="CAUSE", nargs="?", const="all", help=retry)
             add("--limit", metavar="N", type=positive, help="of the runs to do, the first N")
             if verb == "launch":
@@ -133,6 +132,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)
+
+
+def causes() -> list[str]:
+    """Why runs end, in the words that are typed."""
+    from sweeps.causes import WORDS  # takes time that other verbs do without
+
+    return [*WORDS]
 
 
 def sweeps() -> list[str]:
@@ -193,8 +199,8 @@ def settle_retry(asked: dict[str, object]) -> None:
     retry = asked["retry"]
     if isinstance(retry, str) and "=" in retry:
         asked["overrides"], asked["retry"] = [retry, *asked["overrides"]], "all"  # type: ignore[misc]
-    elif retry not in (None, "all", *CAUSES):
-        print(f"sweeps: --retry {retry}: no such cause; wanted one of {', '.join(CAUSES)}", file=sys.stderr)
+    elif retry not in (None, "all", *causes()):
+        print(f"sweeps: --retry {retry}: no such cause; wanted one of {', '.join(causes())}", file=sys.stderr)
         sys.exit(2)
 
 

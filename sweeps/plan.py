@@ -62,7 +62,7 @@ def _left_out(seen: Outlook, retry: str | None) -> Iterator[str]:
     if failed and retry is None:
         yield f"{count(failed)} failed {TRIES} times without getting further; only --retry includes them"
     elif seen.left_alone and retry is not None:
-        yield f"{count(seen.left_alone)} failed of another cause than {retry}"
+        yield f"{count(seen.left_alone)} ended for another cause than {retry}"
     if seen.later:
         yield f"{seen.later} more to do than --limit allows"
     if seen.problem:

@@ -90,7 +90,11 @@ def test_a_second_launch_runs_only_what_is_not_done_and_leaves_alone_what_diverg
     code, output = launcher.run("plan", *arguments)
     assert code == 0 and "2 done, 1 diverged" in output and "1 run diverged, and would again" in output
     code, output = launcher.run("launch", *arguments)
-    assert code == 0 and "1 run diverged" in output
+    assert code == 0 and "only --retry diverged tries again" in output
+    _, output = launcher.run("plan", *arguments, "--retry", "diverged")  # as it was told
+    assert "1 run, 1 at a time in local processes" in output
+    _, output = launcher.run("plan", *arguments, "--retry", "error")
+    assert "1 run, 1 at a time" not in output
     folder = launcher.store.run(launcher.manifest()["points"][-1]["run"])
     assert len(folder.attempts()) == 1
     folder.attempts()[-1].fail("OSError: no such file")  # as if that had been why
