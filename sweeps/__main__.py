@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from sweeps.words import WORDS
+
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = """
 overrides, in Hydra's grammar; several values make an axis, one value fixes it:
@@ -80,7 +82,7 @@ def parser(verb: str) -> argparse.ArgumentParser:
         case "plan" | "launch":
             add("names", metavar="NAME", nargs="+", help="sweeps, as one launch: files of conf/sweep/")
             add("overrides", metavar="KEY=VALUE", nargs="*", help="changes to all of them, see below")
-            which = f"one of {', '.join(causes())}"
+            which = f"one of {', '.join(WORDS)}"
             retry = f"also runs that diverged, failed too often or may be lost; with {which}: of those that ended only these"
             add("--retry", metavar="CAUSE", nargs="?", const="all", help=retry)
             add("--limit", metavar="N", type=positive, help="of the runs to do, the first N")
@@ -132,13 +134,6 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)
-
-
-def causes() -> list[str]:
-    """Why runs end, in the words that are typed."""
-    from sweeps.causes import WORDS  # takes time that other verbs do without
-
-    return [*WORDS]
 
 
 def sweeps() -> list[str]:
@@ -199,8 +194,8 @@ def settle_retry(asked: dict[str, object]) -> None:
     retry = asked["retry"]
     if isinstance(retry, str) and "=" in retry:
         asked["overrides"], asked["retry"] = [retry, *asked["overrides"]], "all"  # type: ignore[misc]
-    elif retry not in (None, "all", *causes()):
-        print(f"sweeps: --retry {retry}: no such cause; wanted one of {', '.join(causes())}", file=sys.stderr)
+    elif retry not in (None, "all", *WORDS):
+        print(f"sweeps: --retry {retry}: no such cause; wanted one of {', '.join(WORDS)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mmprompt.place import Place, default_store
 from mmprompt.run import TRIES, Attempt
-from sweeps.causes import WORDS, Failure
+from sweeps.causes import Failure
 from sweeps.launched import Launched
+from sweeps.words import WORDS
 
 REASONS, RUNS = 4, 3  # that are shown: reasons of one cause, runs of one reason
 FRAME = re.compile(r'  File "(.*)", line (\d+), in (.*)\n(.*)')

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 from mmprompt.processes import lives
 from mmprompt.run import DIVERGED, INTERRUPTED, Attempt, Store
@@ -24,21 +23,8 @@ from sweeps.accounts import Ended, ended
 from sweeps.batch import Batch, batches, log_of
 from sweeps.node import BEGINS
 from sweeps.state import AT_ONCE, OPEN, SILENT, State
+from sweeps.words import Cause
 
-Cause = Literal[
-    "error", "diverged", "out of memory", "time limit", "preempted", "node lost", "cancelled", "killed", "not begun"
-]
-WORDS: dict[str, Cause] = {  # as they are typed
-    "error": "error",
-    "diverged": "diverged",
-    "oom": "out of memory",
-    "time": "time limit",
-    "preempted": "preempted",
-    "node": "node lost",
-    "cancelled": "cancelled",
-    "killed": "killed",
-    "start": "not begun",
-}
 # SLURM's states. FAILED says no cause: kill -9 and, without cgroups, too much memory end so.
 ACCOUNTED: dict[str, Cause] = {
     "OUT_OF_MEMORY": "out of memory",

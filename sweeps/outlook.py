@@ -15,6 +15,7 @@ from sweeps.batch import Batch, Kind, batches, pack
 from sweeps.cost import Cost, cost
 from sweeps.manifest import Expanded, Joined, join
 from sweeps.state import COUNTED, ENDED, OPEN, Name, State, queue, states
+from sweeps.words import WORDS
 from sweeps.workers import places
 
 CONF = ROOT / "conf"
@@ -80,7 +81,7 @@ def count(runs: Sized) -> str:
 def look(names: Iterable[str], overrides: Sequence[str], retry: str | None, limit: int | None) -> Outlook:
     """Expands the sweeps and asks store and scheduler. Raises ConfigError.
 
-    `retry`: "all", nothing is left alone; a word of a cause (`sweeps.causes`): of the failed ones those, and no others.
+    `retry`: "all", nothing is left alone; a word of a cause (`sweeps.words`): of the failed ones those, and no others.
     """
     return of(join(names, overrides, CONF), retry, limit)
 
@@ -100,7 +101,7 @@ def of(expanded: Joined, retry: str | None, limit: int | None) -> Outlook:
         left_alone = [run for run in failed if run in diverged or store.run(run).tries() >= TRIES]
     else:
         why = causes.failures(store, failed, seen)
-        left_alone = [run for run in failed if run not in why or why[run].cause != causes.WORDS[str(retry)]]
+        left_alone = [run for run in failed if run not in why or why[run].cause != WORDS[str(retry)]]
     wanted, alone = {*OPEN} | ({"lost?"} if retry == "all" else set()), set(left_alone)
     to_do = [run for run in runs if seen[run].name in wanted and run not in alone]
     first = to_do[:limit] if limit else to_do
