@@ -24,9 +24,10 @@ from matplotlib.lines import Line2D
 
 from analysis.frame import Sweep
 from analysis.published import Published
-from analysis.statistics import LEVEL, whole_state
+from analysis.statistics import whole_state
 from mmprompt.config import PRIMARY_METRIC
 from mmprompt.files import write_over
+from mmprompt.intervals import LEVEL
 
 WIDTH = 6.8  # inches: the text width of a page
 COLOURS = (

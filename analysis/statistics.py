@@ -1,46 +1,23 @@
 """Mean, t interval and n over seeds, per table cell, and of the differences from the baseline, seed by seed.
 
-With three to five seeds a percentile bootstrap that says 95 % covers 75 to 83 %; the t interval covers what it says.
-One value has no interval, and none is made up for it. Intervals are each for itself: nothing is corrected for their number.
+Intervals are each for itself: nothing is corrected for their number.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from analysis.frame import Sweep
+from mmprompt.intervals import Interval, t_interval
 
-LEVEL = 0.95
 WHILE_TRAINING = "val/while_training"  # the score in a run's history
-
-
-class Interval(NamedTuple):
-    value: float  # the mean; NaN when n is 0
-    lower: float  # NaN when n is below 2, as is the upper end
-    upper: float
-    n: int
-
-
-def t_interval(values: Iterable[float]) -> Interval:
-    """Mean and two-sided t interval of the mean. NaN among the values stands for one that is not there."""
-    x = np.asarray([value for value in values if not math.isnan(value)])  # n
-    if len(x) == 0:
-        return Interval(math.nan, math.nan, math.nan, 0)
-    mean = float(x.mean())
-    if len(x) == 1:
-        return Interval(mean, math.nan, math.nan, 1)
-    quantile = float(stdtrit(len(x) - 1, (1 + LEVEL) / 2))
-    half = quantile * float(x.std(ddof=1)) / math.sqrt(len(x))
-    return Interval(mean, mean - half, mean + half, len(x))
 
 
 def cells(sweep: Sweep) -> pd.DataFrame:

@@ -22,7 +22,8 @@ import pandas as pd
 
 from analysis.frame import FACTS, Sweep
 from analysis.published import Published
-from analysis.statistics import LEVEL, whole_state
+from analysis.statistics import whole_state
+from mmprompt.intervals import LEVEL
 
 NOT_PLANNED = "-"  # nor recorded, of what runs took
 INTERVAL = f"mean ± half-width of the {LEVEL:.0%} t interval"

@@ -106,15 +106,19 @@ def config_of(composed: Mapping[str, Any], checksum: str) -> RunConfig:
     """A run's settings. Raises ConfigError, also for a file of its task that is not there."""
     config = as_written(composed, checksum)
     if config.task.files:
-        found = {"fingerprint": data_checksum(config.task, composed["paths"]["data"])}
-        task = config.task.model_copy(update={"data": config.task.data.model_copy(update=found)})
-        config = config.model_copy(update={"task": task})
+        config = on_files(config, data_checksum(config.task, composed["paths"]["data"]))
     if composed["cache"]["frozen"] == "on" and config.backbone.mode == "train":
         raise ConfigError(
             "cache.frozen=on does not go with backbone.mode=train, where BatchNorm follows the batches and nothing stays as it "
             "was computed; leave cache.frozen at auto, or freeze the backbone with backbone.mode=eval"
         )
     return config
+
+
+def on_files(config: RunConfig, fingerprint: str) -> RunConfig:
+    """The same settings with this fingerprint of the task's files."""
+    data = config.task.data.model_copy(update={"fingerprint": fingerprint})
+    return config.model_copy(update={"task": config.task.model_copy(update={"data": data})})
 
 
 def checksum_of(place: Place) -> str:

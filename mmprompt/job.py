@@ -37,10 +37,10 @@ from mmprompt.identity import clean, evaluation_id
 from mmprompt.loaded import Loaded, NoGPUError, loaded
 from mmprompt.processes import this_process, who
 from mmprompt.progress import Report, reporter, still_alive
-from mmprompt.resources import device_hours, epochs, near_best, peak_memory_mb, seconds_per_100, spent
-from mmprompt.run import INTERRUPTED, NEAR_LIMIT, TRIES, Attempt, RunFolder, Store
+from mmprompt.resources import device_hours, epochs, near_best, peak_memory_mb, seconds_per_100
+from mmprompt.run import INTERRUPTED, NEAR_LIMIT, TRIES, Attempt, RunFolder, Store, spent
 from mmprompt.tracking import record_file
-from mmprompt.train import Checkpoints, State, train
+from mmprompt.train import Checkpoints, Paused, State, train
 
 # Of the result's facts, those that a W&B record has in its summary.
 SUMMARISED = (
@@ -76,14 +76,49 @@ def execute(
         if not wanted():
             print("this process ends here; what it has not begun waits for another", flush=True)
             break
-        try:
-            work = "train" if folder.result() is None else "evaluate"
-            attempt = folder.claim(number, dict(job) | {"work": work} | process_facts())
-            if attempt is not None:
-                try_once(folder, attempt, where, watch, evaluations)
-        except StoreError as error:
-            raise SystemExit(f"this process ends: {error}") from error
+        begin(folder, number, where, job, watch, evaluations)
     return {run: outcome(Store(store).run(run), job["batch"], asked[run]) for run in runs}
+
+
+def take(
+    store: Path,
+    run: str,
+    where: Mapping[str, Any],
+    job: Mapping[str, Any],
+    evaluations: Sequence[Settings],
+    until: int | None = None,
+) -> bool:
+    """Executes one run of a search, or pauses it after update `until`. False if some process is at it, or it needs nothing.
+
+    A failure is on record in its attempt, and whether to try again is for the caller to decide.
+    Raises SystemExit, with a sentence, when the process has to end.
+    """
+    end_when_told()
+    folder = Store(store).run(run)
+    number = folder.next_number  # before looking: whoever claims in between has it
+    if is_live(folder) or folder.is_done([evaluation_id(run, settings) for settings in evaluations]):
+        return False
+    return begin(folder, number, where, job, None, evaluations, until)
+
+
+def begin(
+    folder: RunFolder,
+    number: int,
+    where: Mapping[str, Any],
+    job: Mapping[str, Any],
+    watch: Report | None,
+    evaluations: Sequence[Settings] | None,
+    until: int | None = None,
+) -> bool:
+    """Claims attempt `number` and makes it. False if another process has claimed that number."""
+    try:
+        work = "train" if folder.result() is None else "evaluate"
+        attempt = folder.claim(number, dict(job) | {"work": work, "gpus": where["gpus"]} | process_facts())
+        if attempt is not None:
+            try_once(folder, attempt, where, watch, evaluations, until)
+    except StoreError as error:
+        raise SystemExit(f"this process ends: {error}") from error
+    return attempt is not None
 
 
 def try_once(
@@ -92,6 +127,7 @@ def try_once(
     where: Mapping[str, Any],
     watch: Report | None,
     evaluations: Sequence[Settings] | None,
+    until: int | None = None,
 ) -> None:
     """One attempt, and what is said of it when it fails. Raises what must end the process: StoreError, SystemExit."""
     asked = [evaluation_id(folder.id, settings) for settings in evaluations or ()]
@@ -108,7 +144,9 @@ def try_once(
         return True
 
     try:
-        perform(folder, attempt, where, watch, evaluations)
+        perform(folder, attempt, where, watch, evaluations, until)
+    except Paused as pause:
+        record(f"{INTERRUPTED}{pause}")
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         told = [*TOLD_TO_END, *([signal.SIGINT] if isinstance(error, KeyboardInterrupt) else [])]
         if told:  # whatever was raised: compiled code can turn the handler's exit into some other exception
@@ -180,6 +218,7 @@ def perform(
     where: Mapping[str, Any],
     watch: Report | None,
     evaluations: Sequence[Settings] | None,
+    until: int | None,
 ) -> None:
     """One attempt, from the frozen configuration to the published result, or to the evaluations that it lacks."""
     for other in folder.attempts()[:-1]:
@@ -190,13 +229,13 @@ def perform(
         evaluate_only(run, evaluations or ())
     else:
         asked = clean(run.config) if evaluations is None else evaluations
-        train_and_evaluate(run, where, watch, asked)
+        train_and_evaluate(run, where, watch, asked, until)
 
 
 def train_and_evaluate(
-    run: Loaded, where: Mapping[str, Any], watch: Report | None, evaluations: Sequence[Settings]
+    run: Loaded, where: Mapping[str, Any], watch: Report | None, evaluations: Sequence[Settings], until: int | None
 ) -> None:
-    """Trains, makes these evaluations, and publishes."""
+    """Trains, makes these evaluations, and publishes. Raises Paused after update `until`."""
     config, attempt, tuned = run.config, run.attempt, run.tuned
     views = {split: run.view(split) for split in ("train", *config.task.splits)}
     record = run.record()
@@ -204,7 +243,8 @@ def train_and_evaluate(
     torch.manual_seed(config.seed)
     checkpoints = Checkpoints(attempt, where["checkpoint_every"])
     try:
-        state = train(config, tuned, views, checkpoints, record.log, reporter(config, attempt, watch))
+        report = reporter(config, attempt, watch, until)
+        state = train(config, tuned, views, checkpoints, record.log, report, until)
         result = facts(run, state)
         made = [evaluated(run, settings, still_alive(attempt)) for settings in filter(is_clean, evaluations)]
         result |= taken(run, state, checkpoints.seconds_before, where["gpus"])  # and no more than every run is asked

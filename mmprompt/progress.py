@@ -15,15 +15,15 @@ REPORT_EVERY = 2.0  # seconds between two progress reports
 Report = Callable[[State], None]
 
 
-def reporter(config: RunConfig, attempt: Attempt, watch: Report | None) -> Report:
-    """Writes progress.json every few seconds, and tells whoever watches each step."""
+def reporter(config: RunConfig, attempt: Attempt, watch: Report | None, until: int | None = None) -> Report:
+    """Writes progress.json every few seconds and at the last step, `until` if that comes earlier; `watch` is told each step."""
     last = 0.0
 
     def report(state: State) -> None:
         nonlocal last
         if watch is not None:
             watch(state)
-        if time.monotonic() - last > REPORT_EVERY or state.step == config.optim.steps:
+        if time.monotonic() - last > REPORT_EVERY or state.step in (config.optim.steps, until):
             last = time.monotonic()
             loss = state.history[-1][1]["train/loss"]
             attempt.report(

@@ -10,8 +10,6 @@ from statistics import median
 
 import torch
 
-from mmprompt.run import Attempt
-
 NEAR_BEST = 0.99  # share of the best validation score
 ROUNDS = 3  # of timing
 EXAMPLES = 100
@@ -64,8 +62,3 @@ def near_best(validation: Sequence[tuple[int, float]]) -> int:
 def device_hours(seconds: float, devices: int) -> float:
     """GPU-hours, or core-hours of a run without GPUs."""
     return round(seconds * devices / 3600, 5)
-
-
-def spent(attempts: Sequence[Attempt]) -> float:
-    """Seconds that these attempts, which are over, were at work: from their claim to their last sign of life."""
-    return sum(max(0.0, attempt.last_sign - attempt.claimed) for attempt in attempts)

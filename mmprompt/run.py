@@ -1,6 +1,7 @@
 """A run on disk: its folder, its attempts, and how it is published exactly once.
 
     STORE/sweeps/NAME.json       manifest of a sweep
+    STORE/searches/NAME/         a study (`mmprompt.study`)
     STORE/run/ID/config.json     the canonical JSON whose sha256 is ID; written once
     STORE/run/ID/attempts/N/     one try, and all that it makes: checkpoints, weights.safetensors, evaluations/, wandb/
     STORE/run/ID/result.json     the result; it names the attempt whose files are the run's
@@ -22,7 +23,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,11 @@ class Store:
 
     def manifest(self, sweep: str) -> Path:
         return self.root / "sweeps" / f"{sweep}.json"
+
+    @property
+    def searches(self) -> Path:
+        """One folder per study (`mmprompt.study`)."""
+        return self.root / "searches"
 
     @property
     def cache(self) -> Path:
@@ -186,6 +192,13 @@ class RunFolder:
                 count, furthest = 0, max(step, furthest)
             count += error is not None and (not error.startswith(INTERRUPTED) or error.startswith(NEAR_LIMIT))
         return count
+
+    @property
+    def validation(self) -> dict[int, float]:
+        """The scores on validation while training, by update, as the attempt that got furthest has reported them."""
+        reports = [attempt.progress for attempt in self.attempts() if not attempt.evaluates]
+        scores = [{int(step): score for step, score in report["validation"]} for report in reports if report]
+        return max(scores, key=lambda one: max(one, default=0), default={})
 
     def checkpoints(self) -> list[tuple[int, Attempt]]:
         """Step and attempt of every checkpoint, the furthest first; of equals the latest attempt's."""
@@ -337,3 +350,8 @@ class Attempt:
 
     def report(self, progress: Mapping[str, Any]) -> None:
         write_over(self.path / "progress.json", json.dumps(progress))
+
+
+def spent(attempts: Iterable[Attempt]) -> float:
+    """Seconds that these attempts, which are over, were at work: from their claim to their last sign of life."""
+    return sum(max(0.0, attempt.last_sign - attempt.claimed) for attempt in attempts)

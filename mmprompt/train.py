@@ -51,6 +51,14 @@ class State:
     seconds: float = 0.0
 
 
+class Paused(Exception):
+    """A run has reached the update at which its attempt is to end; its state is in a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"paused at step {step}")
+        self.step = step
+
+
 class DamagedError(RuntimeError):
     """A checkpoint cannot be gone on from. The message says why."""
 
@@ -222,11 +230,13 @@ def train(
     checkpoints: Checkpoints,
     log: Callable[[int, dict[str, float]], None],
     report: Callable[[State], None],
+    until: int | None = None,
 ) -> State:
     """Trains to the last step and leaves the best weights, by validation, in `tuned`.
 
     `views`: what is seen of each split. `log` gets each step's values once, those of a resumed
-    history first. Raises TrainingError, and SystemExit, its state kept, when a time limit is near.
+    history first. `until`: the update after which the attempt ends, with Paused; the next one goes on from there.
+    Raises TrainingError, and SystemExit, its state kept, when a time limit is near.
     """
     if not tuned.trained:
         return State()  # a prompt of length 0: the backbone as it is
@@ -244,7 +254,8 @@ def train(
     for step, values in state.history:
         log(step, values)
     began = time.monotonic() - state.seconds
-    while state.step < optim.steps:
+    last = optim.steps if until is None else min(until, optim.steps)
+    while state.step < last:
         tuned.train()
         values = {"train/lr": learning_rate(optim, state.step + 1)}
         values["train/loss"] = update(tuned, optimiser, config, splits["train"], views["train"], state.step)
@@ -265,10 +276,13 @@ def train(
         log(state.step, values)
         report(state)
         # After the last step as well: to evaluate may take long, and be interrupted.
-        if state.step % checkpoints.every == 0 or state.step == optim.steps or time_is_up():
+        if state.step % checkpoints.every == 0 or state.step in (last, optim.steps) or time_is_up():
             checkpoints.save(state, tuned, optimiser)
         if time_is_up():
             leave()
+    if last < optim.steps and state.step < optim.steps:
+        report(state)
+        raise Paused(state.step)
     tuned.load_tuned_state(state.best)
     tuned.eval()
     return state

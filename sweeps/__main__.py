@@ -25,6 +25,7 @@ overrides, in Hydra's grammar; several values make an axis, one value fixes it:
 VERBS = {
     "plan": "say what a launch would do, and what it costs; changes nothing",
     "launch": "run what is not done yet",
+    "search": "look for the best settings, trial by trial, and confirm them",
     "status": "how far it is, and what went wrong",
     "logs": "what a run's job printed",
     "cancel": "stop runs or sweeps",
@@ -42,6 +43,11 @@ share is done once. Settings and code are frozen: what is edited while jobs queu
 processes it waits, and Ctrl-C stops them; on SLURM it asks once (YES=1: not at all), submits and returns, and
 with --wait it follows, and submits again what was killed. The exit code is 1 if a run failed otherwise than by
 diverging: that is an outcome, and happens again.""",
+    "search": """Begins a search, or goes on with it: workers make one trial after the other, here or as SLURM jobs; when the budget
+is spent the best are trained on fresh seeds beside the default. Asked again it goes on, or says that it is
+done. `search plan NAME` says what it would do and what it costs, and changes nothing; `search promote NAME`
+writes what was confirmed into conf/tuned/. On SLURM it submits the workers and returns; with --wait it follows.
+The exit code is 1 if trials failed or something is not done.""",
     "status": """A row for each run: what tells it from the others, state, job, node, attempt, step, score, time. Then the
 failures, by cause, with the command to type next. Without a name: the newest sweep that is not done, and a
 line for each other one. On a terminal runs that are done or wait are counted where their rows have no place;
@@ -67,11 +73,12 @@ record.""",
 
 
 def parser(verb: str) -> argparse.ArgumentParser:
-    composes = verb in ("plan", "launch", "doctor")
+    composes = verb in ("plan", "launch", "search", "doctor")
+    there = f"searches: {', '.join(searches())}" if verb == "search" else f"sweeps: {', '.join(sweeps())}"
     parser = argparse.ArgumentParser(
         prog=f"python -m sweeps {verb}",
         description=STORY[verb],
-        epilog=f"sweeps: {', '.join(sweeps())}\n{OVERRIDES}" if composes else None,
+        epilog=f"{there}\n{OVERRIDES}" if composes else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -92,6 +99,19 @@ def parser(verb: str) -> argparse.ArgumentParser:
                     action="store_true",
                     help="on SLURM: follow the jobs to their end, start killed ones again",
                 )
+        case "search":
+            add("names", metavar="[plan|promote] NAME", nargs="+", help="a file of conf/search/")
+            changes = "settings of its runs, or of the search itself (budget.trials=20), see below"
+            add("overrides", metavar="KEY=VALUE", nargs="*", help=changes)
+            add("--as", dest="called", metavar="NAME", help="the name of the study; default: that of the search")
+            add("--wait", action="store_true", help="on SLURM: follow the workers to the end, start killed ones again")
+            add("--limit", metavar="N", type=positive, help="at most N new trials now")
+            again = "also trials that failed too often; with a cause: only those"
+            add("--retry", metavar="CAUSE", nargs="?", const="all", help=again)
+            add("--verify", action="store_true", help="ask for each trial again, from what was known; trains nothing")
+            journal = "copy the trials into Optuna's storage: a journal file for optuna-dashboard, or a URL"
+            add("--journal", metavar="FILE", help=journal)
+            add("--force", action="store_true", help="promote what fresh seeds do not tell apart from the default")
         case "doctor":
             add("overrides", metavar="KEY=VALUE", nargs="*", help="settings to try, see below")
         case "status":
@@ -140,6 +160,10 @@ def sweeps() -> list[str]:
     return sorted(file.stem for file in (ROOT / "conf" / "sweep").glob("*.yaml"))
 
 
+def searches() -> list[str]:
+    return sorted(file.stem for file in (ROOT / "conf" / "search").glob("[!_]*.yaml"))
+
+
 def usage() -> str:
     verbs = "\n".join(f"  {verb:<8} {what}" for verb, what in VERBS.items())
     more = "`python -m sweeps VERB --help` says more."
@@ -157,8 +181,8 @@ def main(arguments: list[str]) -> int:
         print(f"sweeps: there is no verb {verb}{nearest(verb, VERBS)}\n\n{usage()}", file=sys.stderr)
         return 2
     asked = vars(parser(verb).parse_intermixed_args(rest))
-    if verb in ("plan", "launch"):
-        settle_words(asked)
+    if verb in ("plan", "launch", "search"):
+        settle_words(asked, verb)
         settle_retry(asked)
     from mmprompt.config import ConfigError  # pydantic, and all that takes time: help does without
     from mmprompt.files import StoreError, follow_mode
@@ -179,13 +203,17 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def settle_words(asked: dict[str, object]) -> None:
-    """Tells the names of sweeps from the overrides, in whatever order they came. Exits if there is no name."""
+def settle_words(asked: dict[str, object], verb: str) -> None:
+    """Tells the names of sweeps from the overrides, in whatever order they came. Exits if there is no name, or one too many."""
     words: list[str] = [*asked["names"], *asked["overrides"]]  # type: ignore[misc]
     names = [word for word in words if "=" not in word and not word.startswith("~")]
     asked |= {"names": names, "overrides": [word for word in words if word not in names]}
-    if not names:
-        print(f"sweeps: which sweep? there are {', '.join(sweeps())}", file=sys.stderr)
+    what, there = ("search", searches()) if verb == "search" else ("sweep", sweeps())
+    if not names or (verb == "search" and names in (["plan"], ["promote"])):
+        print(f"sweeps: which {what}? there are {', '.join(there)}", file=sys.stderr)
+        sys.exit(2)
+    if verb == "search" and len(names) > 1 + (names[0] in ("plan", "promote")):
+        print(f"sweeps: one search at a time; {' '.join(names)} came", file=sys.stderr)
         sys.exit(2)
 
 
@@ -203,7 +231,8 @@ def function(verb: str) -> Callable[..., int]:
     """Each verb is a function of its own module; what another verb needs is not imported."""
     from importlib import import_module
 
-    verbs: Callable[..., int] = getattr(import_module(f"sweeps.{verb}"), verb)
+    module = "sweeps.search.verb" if verb == "search" else f"sweeps.{verb}"
+    verbs: Callable[..., int] = getattr(import_module(module), verb)
     return verbs
 
 

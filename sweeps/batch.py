@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmprompt.files import StoreError, drafted, write_once
 from mmprompt.identity import evaluation_id
-from mmprompt.place import ROOT, Cluster, data_folder
+from mmprompt.place import ROOT, Cluster, Place, data_folder
 from mmprompt.processes import this_process, who
 from mmprompt.run import Attempt, Store
 from sweeps import snapshot
@@ -70,6 +70,8 @@ class Batch:
 
     def runs_of(self, sweep: str) -> list[str]:
         """Those of its runs that this sweep asked for."""
+        if self.search is not None:
+            return self.jobs[0] if sweep == self.frozen["search"]["manifest"] else []
         if "sweep" in self.frozen:  # long ago a batch was of one sweep
             return [run for job in self.jobs for run in job] if self.frozen["sweep"] == sweep else []
         found: list[str] = self.frozen["sweeps"].get(sweep, [])
@@ -79,14 +81,28 @@ class Batch:
     def is_slurm(self) -> bool:
         return bool(self.frozen["job"]["scheduler"] == "slurm")
 
+    @property
+    def search(self) -> str | None:
+        """The name of the study whose workers its jobs are: each of them takes whatever run of it is next."""
+        search = self.frozen.get("search")
+        return None if search is None else str(search["name"])
+
     @cached_property
     def jobs(self) -> list[list[str]]:
-        """The runs of each job."""
+        """The runs of each job; of a worker of a search all that the study has now."""
+        if self.search is not None:
+            from mmprompt.study import runs_of
+
+            return [runs_of(Store(Path(self.frozen["store"])), self.search)] * len(self.frozen["jobs"])
         return [[run for part in parts for run in part["runs"]] for parts in self.frozen["jobs"]]
 
     @cached_property
     def _asked(self) -> dict[str, list[dict[str, Any]]]:
         """By run, the settings of the evaluations that it shall have; batches of long ago do not say it."""
+        if self.search is not None:
+            from mmprompt.study import evaluations_of
+
+            return evaluations_of(Store(Path(self.frozen["store"])), self.search)
         parts = [part for parts in self.frozen["jobs"] for part in parts]
         return {run: part.get("evaluations", []) for part in parts for run in part["runs"]}
 
@@ -214,19 +230,47 @@ def freeze(
             return expanded.backbones[run], list(expanded.wanted[run].values())
 
         for (backbone, evaluations), group in itertools.groupby(runs, key=alike):
-            where = {"backbone": str(snapshot.inside(backbone, ROOT, copy)), "gpus": place.cluster.gpus}
-            where |= {"checkpoint_every": place.cluster.checkpoint_every, "cache": place.cache.model_dump()}
-            where |= {"data": data_folder(place), "stage": place.data.stage, "tracking": place.tracking.model_dump()}
-            yield {"where": where, "runs": list(group), "evaluations": evaluations}
+            yield {"where": where(place, backbone, copy), "runs": list(group), "evaluations": evaluations}
 
-    number = int(after[-1].id) + 1 if after else 1
-    batch = Batch(store.jobs / str(number))
-    code = {key: about[key] for key in ("commit", "dirty")}
-    frozen = {
+    own = {
         "sweeps": {
             one.sweep.name: [run for runs in jobs for run in runs if run in one.configs] for one in expanded.sweeps
         },
         "overrides": list(expanded.sweeps[0].overrides),
+        "threads": max(expanded.configs[run].threads for runs in jobs for run in runs),
+        "jobs": [list(parts(runs)) for runs in jobs],
+    }
+    return put(store, place, copy, kind, about, after, own)
+
+
+def where(place: Place, backbone: Path, copy: Path) -> dict[str, Any]:
+    """What a job needs to know besides the frozen settings of a run. `copy`: the snapshot."""
+    return {
+        "backbone": str(snapshot.inside(backbone, ROOT, copy)),
+        "gpus": place.cluster.gpus,
+        "checkpoint_every": place.cluster.checkpoint_every,
+        "cache": place.cache.model_dump(),
+        "data": data_folder(place),
+        "stage": place.data.stage,
+        "tracking": place.tracking.model_dump(),
+    }
+
+
+def put(
+    store: Store,
+    place: Place,
+    copy: Path,
+    kind: Kind,
+    about: Mapping[str, Any],
+    after: Sequence[Batch],
+    own: Mapping[str, Any],
+) -> Batch | None:
+    """The next batch, with `own` besides what all batches say. None if another launch was faster. Raises StoreError."""
+    number = int(after[-1].id) + 1 if after else 1
+    batch = Batch(store.jobs / str(number))
+    code = {key: about[key] for key in ("commit", "dirty")}
+    frozen = {
+        **own,
         "store": str(store.root),
         "snapshot": str(copy),
         "job": {"batch": batch.id, "scheduler": kind, "code": copy.name, **code},
@@ -234,9 +278,7 @@ def freeze(
         "launcher": this_process(),  # without it local workers end; SLURM's jobs need nobody once they are submitted
         "user": who(),
         "slurm_cluster": about["slurm_cluster"],
-        "threads": max(expanded.configs[run].threads for runs in jobs for run in runs),
         "cluster": place.cluster.model_dump(),
-        "jobs": [list(parts(runs)) for runs in jobs],
     }
     try:
         with drafted(batch.folder) as draft:

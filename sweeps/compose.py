@@ -132,6 +132,10 @@ class Composer:
             given = " ".join(f"{key}={value}" for key, value in overrides.items())
             raise ConfigError(f"{given}: {str(error).strip().splitlines()[0]}") from None
 
+    def unresolved(self, choices: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration under this choice of groups, interpolations as they are written."""
+        return cast(dict[str, Any], OmegaConf.to_container(self._choice(choices), resolve=False))
+
     def _choice(self, choices: Mapping[str, Any]) -> DictConfig:
         name = tuple(sorted(choices.items()))
         if name not in self._choices:

@@ -23,6 +23,7 @@ from mmprompt.run import TRIES, Store
 
 GPUS = "MMPROMPT_GPUS"  # the variable that says which a local worker may use; others find it in its environment
 BEGINS = "== "  # how the line begins that each execution of a job writes first into its log
+IDLE = 600.0  # seconds that a worker of a search keeps its place while there is nothing that it could do
 ASKS = 60.0  # seconds that SLURM's controller has for an answer
 
 
@@ -38,7 +39,14 @@ def work(batch: str, index: int) -> None:
     from submitit import JobEnvironment
 
     job, launcher = JobEnvironment(), frozen["launcher"]
-    outcome = execute(frozen, index, job.job_id, job.paths.stderr, lambda: lives(launcher) is True)
+
+    def wanted() -> bool:
+        return lives(launcher) is True
+
+    if "search" in frozen:
+        search(frozen, job.job_id, job.paths.stderr, wanted, patience=None)
+        return
+    outcome = execute(frozen, index, job.job_id, job.paths.stderr, wanted)
     if reason := failures(outcome):
         raise RuntimeError(reason)
 
@@ -57,7 +65,10 @@ def main(batch: Path, first: int) -> None:
     log = batch / str(first) / f"{job}_0_log.err"
     index = first + int(task or 0)
     try:
-        outcome = execute(frozen, index, job, log, lambda: not time_is_up())
+        if "search" in frozen:
+            outcome = search(frozen, job, log, lambda: not time_is_up(), patience=IDLE)
+        else:
+            outcome = execute(frozen, index, job, log, lambda: not time_is_up())
     except SystemExit:
         if time_is_up() and not has_begun(frozen, index) and int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= TRIES:
             sys.exit(
@@ -77,17 +88,41 @@ def execute(frozen: dict[str, Any], index: int, job: str, log: Path, wanted: Cal
     follow_mode(store)
     from mmprompt.job import execute
 
-    about = frozen["job"] | {"job": job, "log": str(log.resolve().relative_to(store.resolve()))}
+    about = about_job(frozen, job, log)
     outcome: dict[str, str] = {}
     for part in frozen["jobs"][index]:
         outcome |= execute(store, part["runs"], part["where"], about, None, wanted, part["evaluations"])
     return outcome
 
 
+def search(
+    frozen: dict[str, Any], job: str, log: Path, wanted: Callable[[], bool], patience: float | None
+) -> dict[str, str]:
+    """A worker of a search: takes one run of it after another. Whether the search is "open" when it ends, by its name.
+
+    `patience`: seconds that it waits for others' results.
+    """
+    follow_mode(Path(frozen["store"]))
+    from sweeps.search.worker import work_on
+
+    is_open = work_on(frozen, about_job(frozen, job, log), wanted, patience)
+    return {frozen["search"]["name"]: "open" if is_open else "done"}
+
+
+def about_job(frozen: Mapping[str, Any], job: str, log: Path) -> dict[str, Any]:
+    """What an attempt writes down of its job."""
+    return frozen["job"] | {"job": job, "log": str(log.resolve().relative_to(Path(frozen["store"]).resolve()))}
+
+
 def has_begun(frozen: dict[str, Any], index: int) -> bool:
     """Whether this process has claimed a run."""
     store = Store(Path(frozen["store"]))
-    runs = [store.run(run) for part in frozen["jobs"][index] for run in part["runs"]]
+    if "search" in frozen:
+        from mmprompt.study import runs_of
+
+        runs = [store.run(run) for run in runs_of(store, frozen["search"]["name"])]
+    else:
+        runs = [store.run(run) for part in frozen["jobs"][index] for run in part["runs"]]
     return any(attempt.job["pid"] == os.getpid() for run in runs for attempt in run.attempts()[-1:])
 
 

@@ -1,0 +1,68 @@
+"""The manifest of a study: a sweep whose points are trials and what confirms them, for all who read sweeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from mmprompt.identity import evaluation_id
+from mmprompt.study import Picture, Study
+
+SEARCH, CONFIRMATION = "search", "confirmation"  # values of the axis `phase`
+
+
+def manifest(study: Study, picture: Picture) -> str:
+    """STORE/sweeps/search-NAME.json. Like that of a sweep (`sweeps.manifest`), with axes `trial` and `phase`."""
+    definition = picture.definition
+    points = list(_points(picture))
+    axes: dict[str, list[Any]] = {"trial": [], "phase": []}
+    axes |= {parameter.key: [] for parameter in definition.space} | {key: [] for key in definition.each} | {"seed": []}
+    for point in points:
+        for key, value in point["values"].items():
+            if key in axes and value not in axes[key]:
+                axes[key].append(value)
+    content = {
+        "sweep": study.manifest,
+        "search": study.name,
+        "claim": definition.claim,
+        "paper": {},
+        "command": definition.command,
+        "axes": {key: values for key, values in axes.items() if values},
+        "baseline": None,
+        "compare": "trial",
+        "each": ["phase"],
+        "over": None,
+        "kept_from": None,
+        "curves": False,
+        "facts": [],
+        "splits": sorted({about["validation"] for about in definition.tasks.values()}),
+        "tasks": definition.tasks,
+        "header": definition.header,
+        "tracking": definition.tracking,
+        "points": points,
+        "commit": definition.commit,
+        "dirty": definition.dirty,
+        "launched": definition.created,
+    }
+    return json.dumps(content, indent=1)
+
+
+def _points(picture: Picture) -> Iterator[dict[str, Any]]:
+    definition = picture.definition
+    for one in picture.outcomes:
+        trial = one.trial
+        task = definition.task_of(trial.settings, trial.group)
+        for seed in one.seeds:
+            run = trial.runs[str(seed)]
+            values = {"trial": trial.number, "phase": SEARCH, **definition.groups[trial.group], **trial.settings}
+            asked = {split: evaluation_id(run, {"split": split}) for split in [definition.tasks[task]["validation"]]}
+            yield {"values": {"task": task, "seed": seed} | values, "run": run, "evaluations": asked}
+    for group in picture.confirmation.groups if picture.confirmation else []:
+        for candidate in group.candidates:
+            task = definition.task_of(candidate.settings, group.group)
+            for seed, run in candidate.runs.items():
+                values = {"trial": candidate.trial if candidate.trial is not None else "warm", "phase": CONFIRMATION}
+                values |= {**definition.groups[group.group], **candidate.settings}
+                asked = {split: evaluation_id(run, {"split": split}) for split in definition.splits[task]}
+                yield {"values": {"task": task, "seed": int(seed)} | values, "run": run, "evaluations": asked}

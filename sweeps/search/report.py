@@ -1,0 +1,286 @@
+"""How a search stands: a line for each trial, what they come to together, and what was confirmed in the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, median
+from typing import Any
+
+from mmprompt.intervals import Interval
+from mmprompt.study import Outcome, Picture, Study, confirmed, is_over, is_settled, next_rung
+from sweeps.launched import as_text, label
+from sweeps.screen import Row, View, duration
+from sweeps.state import State
+
+ORDER = ("running", "failed", "lost?", "queued", "to do", "stopped", "diverged", "done")  # of rows
+Word = str
+
+
+@dataclass(frozen=True)
+class TrialLine:
+    """A trial: the keys of the JSON."""
+
+    trial: int
+    settings: Mapping[str, Any]
+    group: Mapping[str, Any]
+    state: Word
+    rung: int | None  # furthest update at which it was compared
+    step: int | None
+    steps: int | None
+    score: float | None  # of a done trial the objective, else the latest on validation
+    values: Sequence[float] | None
+    seeds: int
+    job: str | None
+    node: str | None
+    runs: Sequence[str]
+
+    @property
+    def differences(self) -> dict[str, str]:
+        return {"trial": str(self.trial)} | {key: as_text(value) for key, value in {**self.group, **self.settings}.items()}
+
+    @property
+    def cells(self) -> list[str]:
+        rung = "" if self.rung is None else str(self.rung)
+        step = "" if self.step is None or self.state != "running" else f"{self.step}/{self.steps}"
+        score = "" if self.score is None else f"{self.score:.1f}"
+        return [self.state, self.job or "", self.node or "", rung, step, score]
+
+
+@dataclass(frozen=True)
+class StudyReport:
+    """A study at this moment."""
+
+    study: Study
+    picture: Picture
+    lines: Sequence[TrialLine] = field(default_factory=tuple)
+
+    @classmethod
+    def of(cls, study: Study, picture: Picture, states: Mapping[str, State] | None = None) -> StudyReport:
+        """`states`: of the runs that are open; None: as far as the store alone tells."""
+        return cls(study, picture, [line_of(picture, one, states or {}) for one in picture.outcomes])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        counts = Counter(line.state for line in self.lines)
+        return {state: counts[state] for state in ORDER if counts[state]}
+
+    @property
+    def is_over(self) -> bool:
+        return is_over(self.picture)
+
+    @property
+    def asked(self) -> int | None:
+        """Trials that the budget allows; None where it is not counted in trials."""
+        budget = self.picture.definition.budget.trials
+        return None if budget is None else budget * len(self.picture.definition.groups)
+
+    @property
+    def confirming(self) -> tuple[int, int]:
+        """Of the runs that confirm: how many are settled, of how many."""
+        confirmation = self.picture.confirmation
+        runs = [
+            (group.group, candidate, run)
+            for group in (confirmation.groups if confirmation else [])
+            for candidate in group.candidates
+            for run in candidate.runs.values()
+        ]
+        return sum(is_settled(self.picture, *one) for one in runs), len(runs)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until all is done, at the pace until now; None where that is not known."""
+        ended = [one for one in self.picture.outcomes if one.state in ("done", "stopped", "diverged")]
+        whole = [run_seconds(run.spans) for one in self.picture.outcomes for run in one.runs.values() if run.state == "done"]
+        at_work = sum(line.state == "running" for line in self.lines)
+        if self.is_over or not whole or (self.asked is None and self.picture.confirmation is None):
+            return None
+        definition = self.picture.definition
+        if self.picture.confirmation is None:
+            each = mean(sum(run_seconds(run.spans) for run in one.runs.values()) for one in ended)
+            trials = (self.asked or 0) - len(ended)
+            confirming = len(definition.groups) * (definition.confirm.top + 1) * definition.confirm.seeds
+            ahead = trials * each + confirming * median(whole)
+        else:
+            settled, total = self.confirming
+            ahead = (total - settled) * median(whole)
+        return ahead / max(1, at_work, self._at_once)
+
+    @property
+    def _at_once(self) -> int:
+        """How many runs were at work together lately: of those that began last."""
+        spans = [span for one in self.picture.outcomes for run in one.runs.values() for span in run.spans]
+        last = max(spans, default=(0.0, 0.0))
+        return sum(begin <= last[0] <= end for begin, end in spans)
+
+    def __str__(self) -> str:
+        definition = self.picture.definition
+        of = f" of {self.asked}" if self.asked is not None else ""
+        words = ", ".join(f"{count} {state}" for state, count in self.counts.items()) or "none yet"
+        parts = [f"search {self.study.name}: {len(self.lines)}{of} trials: {words}"]
+        if self.picture.confirmation is not None:
+            settled, total = self.confirming
+            parts.append("over" if self.is_over else f"{settled} of {total} runs that confirm are done")
+        parts += [best(self.picture, group) for group in range(len(definition.groups))] if len(definition.groups) == 1 else []
+        if (left := self.left) is not None:
+            parts.append(f"about {duration(left)} left")
+        return "; ".join(part for part in parts if part)
+
+    def json(self) -> dict[str, Any]:
+        settled, total = self.confirming
+        trials = [
+            {
+                **{key: getattr(line, key) for key in TrialLine.__dataclass_fields__},
+                "settings": dict(line.settings),
+                "group": dict(line.group),
+            }
+            for line in self.lines
+        ]
+        found = [[found.trial for found in self.picture.best(group)[:1]] for group in range(len(self.picture.definition.groups))]
+        return {
+            "search": self.study.name,
+            "objective": dict(self.picture.definition.objective),
+            "counts": self.counts,
+            "asked": self.asked,
+            "over": self.is_over,
+            "confirming": {"done": settled, "of": total},
+            "best": [one[0] if one else None for one in found],
+            "left": self.left,
+            "trials": trials,
+        }
+
+
+def run_seconds(spans: Sequence[tuple[float, float]]) -> float:
+    return sum(end - begin for begin, end in spans)
+
+
+def line_of(picture: Picture, outcome: Outcome, states: Mapping[str, State]) -> TrialLine:
+    definition, trial = picture.definition, outcome.trial
+    store = picture.reader.study.store
+    runs = [trial.runs[str(seed)] for seed in outcome.seeds]
+    seen = {run: states[run] for run in runs if run in states}
+    running = next((one for one in seen.values() if one.name == "running"), None)
+    at_hand = running or next((one for one in seen.values() if one.name in ("queued", "lost?")), None)
+    state: Word = outcome.state
+    if outcome.state == "open":
+        state = at_hand.name if at_hand else "to do"
+        if not states and any(is_here(store.run(run)) for run in runs):
+            state = "running"
+    score = outcome.values[0] if outcome.values is not None else None
+    step = steps = None
+    for run in runs:
+        attempts = store.run(run).attempts() if outcome.state == "open" else []
+        progress = attempts[-1].progress if attempts else None
+        if progress and state == "running":
+            step, steps = progress["step"], progress["steps"]
+            score = progress["validation"][-1][1] if progress["validation"] else score
+    if score is None and outcome.rungs:
+        score = outcome.rungs[max(outcome.rungs)]
+    job = at_hand.job if at_hand else None
+    return TrialLine(
+        trial=trial.number,
+        settings=trial.settings,
+        group=definition.groups[trial.group],
+        state=state,
+        rung=max(outcome.rungs, default=None),
+        step=step,
+        steps=steps,
+        score=score,
+        values=outcome.values,
+        seeds=len(outcome.seeds),
+        job=job.id if job else None,
+        node=job.node if job and job.node else None,
+        runs=runs,
+    )
+
+
+def is_here(folder: Any) -> bool:
+    """Whether a process of this machine is at a run."""
+    attempts = folder.attempts()
+    return bool(attempts) and attempts[-1].error is None and folder.result() is None and attempts[-1].lives() is True
+
+
+def best(picture: Picture, group: int) -> str:
+    """The best so far, in words."""
+    found = picture.best(group)
+    if not found:
+        return ""
+    if len(picture.definition.objective) > 1:
+        return f"{len(found)} on the front"
+    return f"best {found[0].values[0]:.1f} ({name_of(found[0].trial)}: {label({k: as_text(v) for k, v in found[0].settings.items()})})"
+
+
+def name_of(trial: int | None) -> str:
+    return "a warm trial" if trial is None else f"trial {trial}"
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
+def settled(picture: Picture) -> Iterator[tuple[str, str]]:
+    """A line for each thing that has happened, with a key by which it is known: trials that ended, runs that confirm."""
+    report = StudyReport.of(picture.reader.study, picture)
+    of = f"/{report.asked}" if report.asked is not None else ""
+    for one, line in zip(picture.outcomes, report.lines, strict=True):
+        if one.state in ("done", "diverged", "failed"):
+            at = f" {line.score:.1f}" if line.score is not None and one.state == "done" else ""
+            words = label({key: text for key, text in line.differences.items() if key != "trial"})
+            yield f"{one.trial.number}", f"[{one.trial.number + 1}{of}] {one.state:<8} {words}{at}"
+        for rung, score in one.rungs.items():
+            decision = picture.decisions.get((one.trial.number, rung))
+            if decision is not None and (decision.goes_on is False or one.trial.origin != "default"):
+                words = "goes on" if decision.goes_on else "stopped"
+                yield f"{one.trial.number}.{rung}", f"[{one.trial.number + 1}{of}] {words:<8} at {rung}: {score:.1f} ({decision.why})"
+    if picture.confirmation is not None:
+        done, total = report.confirming
+        seeds = ", ".join(map(str, picture.confirmation.seeds))
+        yield "confirmation", f"the search is over: {total} runs confirm what it found, on seeds {seeds}"
+        if done == total:
+            yield "confirmed", f"{done} of {total} runs that confirm are done"
+
+
+def live(study: Study, picture: Picture) -> View:
+    """For the screen: what is at work now."""
+    report = StudyReport.of(study, picture)
+    rows = []
+    for one, line in zip(picture.outcomes, report.lines, strict=True):
+        if line.state == "running":
+            rung = next_rung(picture.definition, one.trial, picture.decisions)
+            until = f", to {rung}" if rung is not None else ""
+            step = f"{line.step}/{line.steps}" if line.step is not None else ""
+            rows.append(Row(line.differences, f"running{until}", step, "" if line.score is None else f"{line.score:.1f}", ""))
+    return View(str(report), "score", rows)
+
+
+def conclusion(picture: Picture) -> Iterator[str]:
+    """What the fresh seeds say of each group: of the best one, on the test splits."""
+    if picture.confirmation is None or not is_over(picture):
+        return
+    for group in picture.confirmation.groups:
+        name = picture.definition.label(group.group)
+        prefix = f"{name}: " if name else ""
+        found = confirmed(picture, group)
+        if len(found) < 2:
+            yield f"{prefix}nothing but the default came to its end, so there is nothing to confirm"
+            continue
+        chosen = found[1]
+        validation, *tests = chosen.intervals
+        words = label({key: as_text(value) for key, value in chosen.candidate.settings.items()})
+        yield f"{prefix}best of {len(found) - 1} on fresh seeds: {name_of(chosen.candidate.trial)} ({words})"
+        if chosen.candidate.found is not None:
+            yield f"  in the search it had {chosen.candidate.found[0]:.1f}, which is optimistic: it was chosen by that"
+        for split in [validation, *tests]:
+            yield f"  {split}: {said(chosen.intervals[split])}, the default {said(found[0].intervals[split])}; {verdict(chosen.differences[split])}"
+
+
+def said(interval: Interval) -> str:
+    return f"{interval.value:.1f} ± {interval.half:.1f} ({interval.n})" if interval.n > 1 else f"{interval.value:.1f} ({interval.n})"
+
+
+def verdict(difference: Interval) -> str:
+    if difference.n < 2:
+        return "no difference is known"
+    words = f"difference {difference.value:+.1f} ± {difference.half:.1f}"
+    return words if difference.excludes_zero else f"{words}: not told apart"

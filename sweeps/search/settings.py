@@ -1,0 +1,47 @@
+"""The settings of a trial as a run: composed from what study.json has frozen, so that nodes need no `conf/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from mmprompt.config import RunConfig
+from mmprompt.identity import as_written, on_files
+from mmprompt.study import Base, Definition
+from sweeps.compose import Composed
+
+
+class Composition:
+    """Runs of a study by trial settings and seed."""
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+        self._composed: dict[tuple[int, frozenset[str]], Composed] = {}
+
+    def base(self, settings: Mapping[str, Any], group: int) -> int:
+        """The number of the composed configuration that these settings choose. Raises KeyError if the study has none."""
+        known = {**self.definition.fixed, **self.definition.groups[group], **settings}
+        for number, base in enumerate(self.definition.bases):
+            if all(known.get(key, choice) == choice for key, choice in base.choices.items()):
+                return number
+        raise KeyError(f"no base for {known}")
+
+    def config(self, settings: Mapping[str, Any], group: int, seed: int) -> RunConfig:
+        """Raises ConfigError for settings that no run can have."""
+        number = self.base(settings, group)
+        base = self.definition.bases[number]
+        asked = {**self.definition.fixed, **self.definition.groups[group], **settings, "seed": seed}
+        return run_config(base, self._at(number, base, {k: v for k, v in asked.items() if k not in base.choices}))
+
+    def _at(self, number: int, base: Base, leaves: dict[str, Any]) -> dict[str, Any]:
+        name = number, frozenset(leaves)
+        if name not in self._composed:
+            self._composed[name] = Composed(OmegaConf.create(base.settings), leaves)
+        return self._composed[name].with_leaves(leaves)
+
+
+def run_config(base: Base, composed: Mapping[str, Any]) -> RunConfig:
+    config = as_written(composed, base.checksum)
+    return config if base.fingerprint is None else on_files(config, base.fingerprint)

@@ -1,0 +1,608 @@
+"""What `conf/search/NAME.yaml` says, checked and frozen as a study: everything that is wrong is said before anything is written."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field
+from yaml import YAMLError
+
+from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Section, nearest, parse
+from mmprompt.identity import as_written, checksum_of, completed, data_checksum, run_id
+from mmprompt.place import Place, backbone_file, place_of
+from mmprompt.run import RunFolder, Store
+from mmprompt.sampler import check_pruner, check_sampler
+from mmprompt.study import (
+    DIRECTIONS,
+    SCORE,
+    Base,
+    Budget,
+    Confirm,
+    Definition,
+    Named,
+    Parameter,
+    Seeds,
+    Settings,
+    Warm,
+    objectives,
+)
+from sweeps import compose
+from sweeps.compose import Composer
+from sweeps.grid import Fact
+from sweeps.search.halving import check_halving
+from sweeps.search.settings import Composition, run_config
+
+KINDS = ("float", "log", "int", "choices")
+OPTIONS = {"float": ("when",), "log": ("when",), "int": ("log", "step", "when"), "choices": ("when",)}
+NOT_SEARCHED = {  # keys that make no sense in a space, and why
+    "seed": "seeds says how many seeds a trial has",
+    "task": "scores of different tasks cannot be compared; `each: {task: [...]}` searches for each of them",
+}
+HEADER = ("model.name", "backbone.mode", "method", "optim.steps", "optim.batch_size")  # what a caption must say
+
+
+class Search(Section):
+    """What `conf/search/NAME.yaml` says, over conf/search/_defaults.yaml."""
+
+    name: str
+    claim: str
+    paper: dict[str, str] = Field(default_factory=dict)
+    command: str
+    cost: str
+    objective: dict[str, str]
+    fixed: dict[str, Any] = Field(default_factory=dict)
+    each: dict[str, list[Any]] = Field(default_factory=dict)
+    space: dict[str, Any]
+    sampler: str | dict[str, Any]
+    rungs: list[int] = Field(default_factory=list)
+    stop: str | dict[str, Any] | None = None
+    seeds: int | Seeds
+    budget: Budget
+    confirm: Confirm
+    warm: bool
+    study_seed: int
+    workers: int  # SLURM jobs at once; here as many as the cores allow
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A search as it was asked for, checked."""
+
+    search: Search
+    definition: Definition  # without warm trials
+    place: Place
+    backbones: list[Path]  # of each base
+    composition: Composition
+    overrides: Sequence[str]
+
+    @property
+    def store(self) -> Store:
+        from mmprompt.place import default_store
+
+        runs = self.place.paths.runs
+        return Store(default_store() if runs is None else Path(runs).absolute())
+
+
+def names(conf: Path) -> list[str]:
+    return sorted(file.stem for file in (conf / "search").glob("[!_]*.yaml"))
+
+
+# ------------------------------------------------------------------------------------------------------------------ reading
+
+
+def read(name: str, changes: Mapping[str, str], conf: Path) -> Search:
+    """The search of this name, with these keys of its own changed. Raises ConfigError, naming file and key."""
+    if name not in names(conf):
+        raise ConfigError(f"there is no search {name}{nearest(name, names(conf))}; there are {', '.join(names(conf))}")
+    try:
+        parts = [OmegaConf.load(conf / "search" / f"{stem}.yaml") for stem in ("_defaults", name)]
+        for part in parts:
+            if not OmegaConf.is_dict(part):
+                raise ConfigError("a search is a list of KEY: VALUE lines")
+        content: dict[str, Any] = {}
+        for part in parts:
+            content |= OmegaConf.to_container(part, resolve=False)  # type: ignore[operator]
+        content = _changed(content, changes)
+        for key in content:
+            if key not in Search.model_fields or key == "name":
+                raise ConfigError(f"{key} is not a key of a search{nearest(str(key), Search.model_fields)}")
+        content["budget"] = {key: None for key in Budget.model_fields} | _table("budget", content.get("budget"))
+        if isinstance(content.get("seeds"), int) and not isinstance(content["seeds"], bool):
+            content["seeds"] = {"first": content["seeds"], "most": content["seeds"]}
+        return parse(Search, content | {"name": name})
+    except (ConfigError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"conf/search/{name}.yaml: {' '.join(str(error).split())}") from None
+
+
+def _changed(content: dict[str, Any], changes: Mapping[str, str]) -> dict[str, Any]:
+    """With values from the command line. A budget replaces the budget, of whatever kind that was."""
+    if any(key.startswith("budget.") for key in changes):
+        content = content | {"budget": {}}
+    config = OmegaConf.create(content)
+    config.merge_with_dotlist([f"{key}={value}" for key, value in changes.items()])
+    changed: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
+    return changed
+
+
+def _table(key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key}={value!r} is not allowed; wanted: KEY: VALUE lines")
+    return value
+
+
+def is_of_search(key: str) -> bool:
+    """Whether an override is meant for the search itself, not for its runs: `budget.trials=20`."""
+    return key.split(".")[0] in Search.model_fields and key.split(".")[0] not in ("name", "space")
+
+
+def asked(name: str, called: str, overrides: Sequence[str], conf: Path, about: Mapping[str, Any]) -> Asked:
+    """Everything that the search needs, checked and composed. `called`: the study's name; `about`: commit and dirty.
+
+    Raises ConfigError with one sentence for whatever is wrong with it.
+    """
+    own = [text for text in overrides if "=" in text and is_of_search(text.split("=", 1)[0])]
+    search = read(name, dict(text.split("=", 1) for text in own), conf)
+    place_keys: dict[str, Any] = {}
+    fixed = dict(search.fixed)
+    for text in overrides:
+        if text in own:
+            continue
+        key, values = compose.parse(text, conf)
+        if len(values) != 1:
+            raise ConfigError(f"{text!r} has several values; a search has one for what it does not search")
+        if key.split(".")[0] in Place.model_fields:
+            place_keys[key] = values[0]
+        elif key in search.space or key in search.each:
+            raise ConfigError(f"{text!r}: search {name} looks for {key}; a search of your own in conf/search/ need not")
+        else:
+            fixed[key] = values[0]
+    try:
+        return _asked(search.model_copy(update={"fixed": fixed}), called, place_keys, overrides, conf, about)
+    except ConfigError as error:
+        raise ConfigError(f"search {name}: {error}") from None
+
+
+def _asked(
+    search: Search, called: str, place_keys: Mapping[str, Any], overrides: Sequence[str], conf: Path, about: Mapping[str, Any]
+) -> Asked:
+    for key, value in [*search.fixed.items(), *((key, value) for key, values in search.each.items() for value in values)]:
+        if key == "seed":
+            raise ConfigError("fixed.seed cannot be: seeds says how many seeds a trial has, from the default on")
+        _check_key(f"{key}={value}", key, [value], conf)
+    space = [_parameter(key, value, conf) for key, value in search.space.items()]
+    if not space:
+        raise ConfigError("space has no keys")
+    _check_conditions(space, search)
+    groups = [dict(zip(search.each, values, strict=True)) for values in itertools.product(*search.each.values())]
+    sampler = _named("sampler", search.sampler)
+    several = len(search.objective) > 1
+    check_sampler(sampler, several)
+    stop = None if search.stop is None else _named("stop", search.stop)
+    composer = Composer(conf)
+    bases, places = _bases(search, space, groups, place_keys, composer)
+    defaults = [run_config(base, composer_at(base, search.fixed)) for base in bases]
+    _check_objective(search.objective, defaults)
+    _check_rungs(search, stop, space, defaults, several)
+    if search.seeds.most < search.seeds.first:  # type: ignore[union-attr]
+        raise ConfigError(f"seeds={search.seeds} is not allowed; most must be at least first")
+    if all(value is None for value in search.budget.model_dump().values()):
+        raise ConfigError(f"budget has no limit; wanted: one of {', '.join(Budget.model_fields)}")
+    seeds: Seeds = search.seeds  # type: ignore[assignment]
+    tasks = {config.task.name: config.task for config in defaults}
+    definition = Definition(
+        version=1,
+        name=called,
+        claim=search.claim,
+        command=search.command,
+        objective=search.objective,  # type: ignore[arg-type]
+        fixed=search.fixed,
+        space=space,
+        each=list(search.each),
+        groups=groups,
+        sampler=sampler,
+        stop=stop,
+        rungs=search.rungs,
+        seeds=seeds,
+        seed_values=[defaults[0].seed + number for number in range(seeds.most)],
+        budget=search.budget,
+        confirm=search.confirm,
+        study_seed=search.study_seed,
+        tasks={
+            name: {"family": task.family, "metric": PRIMARY_METRIC[task.family], "validation": task.validation}
+            for name, task in tasks.items()
+        },
+        splits={name: task.splits for name, task in tasks.items()},
+        bases=bases,
+        warm=[],
+        left_out=[],
+        threads=max(config.threads for config in defaults),
+        header=_header(defaults, space),
+        tracking={"project": places[0].tracking.project, "entity": places[0].tracking.entity},
+        commit=about["commit"],
+        dirty=about["dirty"],
+        created=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    )
+    composition = Composition(definition)
+    _check_values(definition, composition)
+    return Asked(search, definition, places[0], [backbone_file(place) for place in places], composition, overrides)
+
+
+def composer_at(base: Base, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """A base with what is fixed, but for the searched keys as configured."""
+    leaves = {key: value for key, value in fixed.items() if key not in base.choices}
+    return compose.Composed(OmegaConf.create(base.settings), leaves).with_leaves(leaves)
+
+
+def _check_key(what: str, key: str, values: Sequence[Any], conf: Path) -> None:
+    top = key.split(".")[0]
+    if top in Place.model_fields and key != "data":
+        raise ConfigError(f"{what}: {key} says where runs are made, and changes no score; give it on the command line")
+    if top in Questions.model_fields:
+        raise ConfigError(f"{what}: {key} is asked of finished runs; a search looks at validation as the task says")
+    compose.check(key, values, conf)
+
+
+def _named(what: str, value: str | dict[str, Any]) -> Named:
+    if isinstance(value, str):
+        return Named(name=value, arguments={})
+    if len(value) != 1:
+        raise ConfigError(f"{what}={value} is not allowed; wanted: a NAME, or NAME: {{ARGUMENT: VALUE}}")
+    [(name, arguments)] = value.items()
+    if not isinstance(arguments, dict | None):
+        raise ConfigError(f"{what}.{name}={arguments!r} is not allowed; wanted: {{ARGUMENT: VALUE}}")
+    return Named(name=name, arguments=arguments or {})
+
+
+# -------------------------------------------------------------------------------------------------------------------- space
+
+
+def _parameter(key: str, value: Any, conf: Path) -> Parameter:
+    """`[a, b]`; `{float: [low, high]}`, `{log: [low, high]}`, `{int: [low, high], log: true, step: 8}`, `{choices: [a, b]}`,
+    each with `when: {KEY: VALUE or [VALUES]}`."""
+    what = f"space.{key}"
+    if key in NOT_SEARCHED:
+        raise ConfigError(f"{what} cannot be searched: {NOT_SEARCHED[key]}")
+    if isinstance(value, list):
+        value = {"choices": value}
+    kinds = [kind for kind in KINDS if isinstance(value, dict) and kind in value]
+    if kinds == ["log", "int"]:
+        kinds = ["int"]
+    if not isinstance(value, dict) or len(kinds) != 1:
+        raise ConfigError(
+            f"{what}={value} is not allowed; wanted: a list of values, or one of {{float: [LOW, HIGH]}}, {{log: [LOW, HIGH]}}, "
+            f"{{int: [LOW, HIGH]}}, {{choices: [...]}}"
+        )
+    [kind] = kinds
+    for option in value:
+        if option != kind and option not in OPTIONS[kind]:
+            raise ConfigError(f"{what}.{option} does not exist{nearest(option, OPTIONS[kind])}; {kind} takes {', '.join(OPTIONS[kind])}")
+    when = _when(what, value.get("when"))
+    if kind == "choices":
+        choices = value["choices"]
+        if not isinstance(choices, list) or not choices:
+            raise ConfigError(f"{what}={choices!r} is not allowed; wanted: a list of values")
+        if any(choices.count(one) > 1 for one in choices):
+            raise ConfigError(f"{what}={choices} has a value twice")
+        _check_key(what, key, choices, conf)
+        return Parameter(key=key, kind="choice", low=None, high=None, log=False, step=None, choices=choices, when=when)
+    _check_key(what, key, value[kind] if isinstance(value[kind], list) else [value[kind]], conf)
+    low, high = _range(what, kind, value[kind])
+    log = kind == "log" or value.get("log", False)
+    step = value.get("step")
+    if not isinstance(log, bool):
+        raise ConfigError(f"{what}.log={log!r} is not allowed; wanted: true or false")
+    if log and low <= 0:
+        raise ConfigError(f"{what}: a logarithmic range cannot begin at {low}; wanted: a number above 0")
+    if step is not None and (not isinstance(step, int) or isinstance(step, bool) or step < 1 or log):
+        raise ConfigError(f"{what}.step={step!r} is not allowed; wanted: a whole number from 1 on, and no log")
+    if step is not None and (high - low) % step:
+        raise ConfigError(f"{what}.step={step} does not lead from {low} to {high}; wanted: a divisor of {high - low}")
+    whole = kind == "int"
+    return Parameter(
+        key=key, kind="int" if whole else "float", low=low, high=high, log=log, step=step, choices=None, when=when
+    )
+
+
+def _range(what: str, kind: str, value: Any) -> tuple[Any, Any]:
+    number = int if kind == "int" else int | float
+    is_pair = isinstance(value, list) and len(value) == 2
+    if not is_pair or not all(isinstance(end, number) and not isinstance(end, bool) for end in value):
+        wanted = "two whole numbers" if kind == "int" else "two numbers"
+        raise ConfigError(f"{what}.{kind}={value} is not allowed; wanted: [LOW, HIGH], {wanted}")
+    low, high = value if kind == "int" else (float(value[0]), float(value[1]))
+    if not low < high:
+        how = "empty" if low == high else "reversed"
+        raise ConfigError(f"{what}.{kind}={value} is {how}; wanted: [LOW, HIGH] with LOW below HIGH")
+    if low != low or high in (float("inf"), float("-inf")) or low == float("-inf"):
+        raise ConfigError(f"{what}.{kind}={value} is not finite")
+    return low, high
+
+
+def _when(what: str, value: Any) -> dict[str, list[Any]]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not value:
+        raise ConfigError(f"{what}.when={value!r} is not allowed; wanted: {{KEY: VALUE}} or {{KEY: [VALUES]}}")
+    return {key: values if isinstance(values, list) else [values] for key, values in value.items()}
+
+
+def _check_conditions(space: Sequence[Parameter], search: Search) -> None:
+    """Each `when` speaks of what is decided before, and can hold."""
+    known: dict[str, Parameter] = {}
+    for parameter in space:
+        for key, values in parameter.when.items():
+            what = f"space.{parameter.key}.when.{key}"
+            if key in known:
+                possible = [value for value in values if known[key].contains(value)]
+                there = f"{key} is searched in {known[key]}"
+            elif key in search.each:
+                possible = [value for value in values if value in search.each[key]]
+                there = f"{key} is one of {', '.join(map(str, search.each[key]))}"
+            elif key in search.fixed:
+                possible = [value for value in values if value == search.fixed[key]]
+                there = f"{key} is fixed at {search.fixed[key]}"
+            else:
+                later = any(other.key == key for other in space)
+                why = "comes later in the space; put it before" if later else "is neither searched nor fixed"
+                raise ConfigError(f"{what}: {key} {why}{nearest(key, [*known, *search.each, *search.fixed]) if not later else ''}")
+            if len(possible) < len(values):
+                wrong = next(value for value in values if value not in possible)
+                raise ConfigError(f"{what}={wrong} can never hold: {there}")
+        if parameter.key in known or parameter.key in search.fixed or parameter.key in search.each:
+            raise ConfigError(f"space.{parameter.key} is in fixed or in each as well; it can be in one of them")
+        known[parameter.key] = parameter
+
+
+def _check_values(definition: Definition, composition: Composition) -> None:
+    """Both ends of each range and each choice make a run, in each group where the key applies."""
+    for group in range(len(definition.groups)):
+        start = default(definition, composition, group)
+        for parameter in definition.space:
+            values = parameter.choices if parameter.kind == "choice" else [parameter.low, parameter.high]
+            for value in values or []:
+                settings = _reaching(definition, parameter, start, group)
+                if settings is not None:
+                    try:
+                        composition.config(definition.parameters({**settings, parameter.key: value}), group, 1)
+                    except ConfigError as error:
+                        raise ConfigError(f"space.{parameter.key}: with {value}, {error}") from None
+
+
+def _reaching(definition: Definition, parameter: Parameter, start: Mapping[str, Any], group: int) -> dict[str, Any] | None:
+    """Settings under which the parameter applies; None if there are none in this group."""
+    known = {**definition.fixed, **definition.groups[group]}
+    settings = dict(start)
+    for key, values in parameter.when.items():
+        if key in known:
+            if known[key] not in values:
+                return None
+        elif settings.get(key) not in values:
+            condition = next(one for one in definition.space if one.key == key)
+            reached = _reaching(definition, condition, settings, group)
+            if reached is None:
+                return None
+            settings = {**reached, key: values[0]}
+    return settings
+
+
+def default(definition: Definition, composition: Composition, group: int) -> Settings:
+    """The searched keys as they are configured: trial 0 of the group."""
+    known = {**definition.fixed, **definition.groups[group]}
+    found: Settings = {}
+    for parameter in definition.space:
+        if parameter.applies({**known, **found}):
+            base = definition.bases[composition.base(found, group)]
+            if parameter.key in base.choices:
+                found[parameter.key] = base.choices[parameter.key]
+            else:
+                config = composition.config(found, group, 1).model_dump(mode="json")
+                found[parameter.key] = at(config, parameter.key)
+    return found
+
+
+def at(values: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; None where a section on the way is null."""
+    found: Any = values
+    for part in key.split("."):
+        found = found[part] if found is not None else None
+    return found
+
+
+def _bases(
+    search: Search,
+    space: Sequence[Parameter],
+    groups: Sequence[Mapping[str, Any]],
+    place_keys: Mapping[str, Any],
+    composer: Composer,
+) -> tuple[list[Base], list[Place]]:
+    """The composed configuration of every choice of config groups; the one that conf/ has as its default comes first."""
+    searched = {one.key: one.choices or [] for one in space if one.key in composer.options}
+    for parameter in space:
+        if parameter.key in searched and parameter.kind != "choice":
+            raise ConfigError(f"space.{parameter.key} is a choice of files; wanted: a list of {', '.join(composer.options[parameter.key])}")
+    standing = composer.compose({})
+    for key, values in searched.items():
+        now = standing[key] if isinstance(standing[key], str) else standing[key].get("name")
+        if now in values:
+            searched[key] = [now, *(value for value in values if value != now)]
+    bases: list[Base] = []
+    places: list[Place] = []
+    known: list[dict[str, str]] = []
+    for group in groups:
+        for values in itertools.product(*searched.values()):
+            chosen = {**search.fixed, **group, **dict(zip(searched, values, strict=True))}
+            choices = {key: str(value) for key, value in chosen.items() if key in composer.options}
+            if choices in known:
+                continue
+            known.append(choices)
+            composed = composer.compose({**choices, **place_keys, **{k: v for k, v in search.fixed.items() if k not in choices}})
+            place = place_of(composed)
+            if places and place.model_copy(update={"paths": places[0].paths}) != places[0]:
+                raise ConfigError(f"{choices} and {known[0]} are not to run in one place; a search does")
+            checksum = checksum_of(place)
+            task = as_written(composed, checksum).task
+            fingerprint = data_checksum(task, composed["paths"]["data"]) if task.files else None
+            settings = composer.unresolved(choices)
+            kept = {key: value for key, value in settings.items() if key not in {*Place.model_fields, *Questions.model_fields}}
+            bases.append(Base(choices=choices, settings=kept, checksum=checksum, fingerprint=fingerprint))
+            places.append(place)
+    return bases, places
+
+
+# ---------------------------------------------------------------------------------------------------- objective, rungs, header
+
+
+def _check_objective(objective: Mapping[str, str], configs: Sequence[RunConfig]) -> None:
+    if not objective:
+        raise ConfigError(f"objective names no metric; wanted: {SCORE}: maximize")
+    for metric, direction in objective.items():
+        if direction not in DIRECTIONS:
+            raise ConfigError(f"objective.{metric}={direction} is no direction{nearest(direction, DIRECTIONS)}; choose maximize or minimize")
+        if metric == SCORE or metric in get_args(Fact):
+            if metric == SCORE and direction == "minimize":
+                raise ConfigError(f"objective.{metric}=minimize: a higher score is better; wanted: maximize")
+            continue
+        if metric.startswith(("test", "train/")) or "/" in metric:
+            logged = ", ".join({f"{config.task.validation}/{PRIMARY_METRIC[config.task.family]}" for config in configs})
+            raise ConfigError(
+                f"objective.{metric} is not what a search may look at; wanted: {SCORE}, the task's score on validation ({logged}), or "
+                f"one of {', '.join(get_args(Fact))}"
+            )
+        raise ConfigError(f"objective.{metric} is logged by no run{nearest(metric, [SCORE, *get_args(Fact)])}; there are {SCORE}, {', '.join(get_args(Fact))}")
+
+
+def _check_rungs(
+    search: Search, stop: Named | None, space: Sequence[Parameter], configs: Sequence[RunConfig], several: bool
+) -> None:
+    if stop is not None:
+        if stop.name == "halving":
+            check_halving(stop, several)
+        else:
+            check_pruner(stop, several)
+    if bool(search.rungs) != (stop is not None):
+        lacks = "stop, which says who goes on" if search.rungs else "rungs, the updates at which it compares"
+        raise ConfigError(f"{'rungs' if search.rungs else 'stop'} is given without {lacks}")
+    if not search.rungs:
+        return
+    if list(search.objective) != [SCORE]:
+        raise ConfigError(f"rungs compare the score on validation, and the objective is {', '.join(search.objective)}; wanted: {SCORE}")
+    for key in ("optim.steps", "optim.validate_every", "optim.validate_examples"):
+        if any(parameter.key == key for parameter in space):
+            raise ConfigError(f"space.{key} and rungs do not go together: trials would be compared at different stages")
+    if sorted(set(search.rungs)) != search.rungs:
+        raise ConfigError(f"rungs={search.rungs} is not allowed; wanted: updates in rising order, each once")
+    for config in configs:
+        every, steps = config.optim.validate_every, config.optim.steps
+        for rung in search.rungs:
+            if rung % every or not 0 < rung < steps:
+                raise ConfigError(
+                    f"rungs={rung} is no step at which a run of {steps} updates is validated; wanted: multiples of "
+                    f"optim.validate_every={every} below {steps}"
+                )
+
+
+def _header(configs: Sequence[RunConfig], space: Sequence[Parameter]) -> dict[str, Any]:
+    searched = {parameter.key for parameter in space}
+    dumps = [config.model_dump(mode="json") for config in configs]
+    found = {}
+    for key in HEADER:
+        values = {at(dump, key) for dump in dumps}
+        if len(values) == 1 and key not in searched and key.removesuffix(".name") not in searched:
+            found[key.removesuffix(".name")] = values.pop()
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------- warm trials
+
+
+def warm_start(asked: Asked) -> tuple[list[Warm], list[str]]:
+    """Finished runs of the store that lie in the space, all seeds of one setting as one; and why others that are near do not.
+
+    Whether a run lies in the space is decided by its identity: the study's settings with the run's own values make its id.
+    """
+    definition, composition = asked.definition, asked.composition
+    found: dict[tuple[int, str], dict[int, tuple[str, dict[str, float]]]] = {}
+    settings_of: dict[tuple[int, str], Settings] = {}
+    reasons: Counter[str] = Counter()
+    for folder, config, result in _finished(asked.store, {*definition.tasks}):
+        fits = [_fit(definition, composition, group, folder.id, config) for group in range(len(definition.groups))]
+        inside = [(group, fit) for group, fit in enumerate(fits) if isinstance(fit, dict)]
+        if not inside:
+            reason = min((fit for fit in fits if isinstance(fit, str)), key=len, default="")
+            reasons[reason] += bool(reason)
+            continue
+        group, settings = inside[0]
+        values = objectives(result, definition, config["task"]["name"])
+        if values is None:
+            reasons["not evaluated on validation"] += 1
+            continue
+        name = group, repr(sorted(settings.items()))
+        settings_of[name] = settings
+        found.setdefault(name, {})[config["seed"]] = folder.id, values
+    warm = [
+        Warm(
+            group=name[0],
+            settings=settings_of[name],
+            runs={str(seed): run for seed, (run, _) in sorted(seeds.items())},
+            values=[sum(v[one] for _, v in seeds.values()) / len(seeds) for one in definition.objective],
+        )
+        for name, seeds in sorted(found.items())
+    ]
+    return warm, [f"{count} run{'s' if count > 1 else ''}: {reason}" for reason, count in reasons.most_common() if reason]
+
+
+def _finished(store: Store, tasks: set[str]) -> Iterator[tuple[RunFolder, dict[str, Any], dict[str, Any]]]:
+    import json
+
+    for run in sorted(store.runs()):
+        folder = store.run(run)
+        try:
+            result = folder.result()
+            if result is not None:
+                config = completed(json.loads(folder.config_file.read_text(encoding="utf-8")))
+                if config["task"]["name"] in tasks:
+                    yield folder, config, result
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # damaged, or of a version whose settings are others: it cannot be one of ours
+
+
+def _fit(definition: Definition, composition: Composition, group: int, run: str, config: dict[str, Any]) -> Settings | str:
+    """The run's values of the searched keys, if with these the study makes this very run; else why not, or nothing to say."""
+    known = {**definition.fixed, **definition.groups[group]}
+    fixed = {key: at(config, key) if key != "task" and key != "model" else config[key]["name"] for key in known}
+    if any(fixed[key] != value for key, value in known.items() if key in ("task", "model", "method")):
+        return ""
+    settings: Settings = {}
+    for parameter in definition.space:
+        if parameter.applies({**known, **settings}):
+            value = config["model"]["name"] if parameter.key == "model" else at(config, parameter.key)
+            if not parameter.contains(value):
+                return f"{parameter.key}={value} is outside {parameter}" if value is not None else ""
+            settings[parameter.key] = value
+    try:
+        ours = composition.config(settings, group, config["seed"])
+    except (ConfigError, KeyError):
+        return ""
+    if run_id(ours) == run:
+        return settings
+    return _difference(ours.model_dump(mode="json"), config)
+
+
+def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str:
+    """The first setting in which two runs differ."""
+    for key, value in ours.items():
+        other = theirs.get(key) if isinstance(theirs, Mapping) else None
+        if isinstance(value, dict) and isinstance(other, dict):
+            if below := _difference(value, other, f"{prefix}{key}."):
+                return below
+        elif value != other:
+            return f"{prefix}{key}={other}, and the study has {value}"
+    return ""
