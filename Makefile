@@ -27,6 +27,7 @@ help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
 	@echo "  with CLUSTER=auto|local|slurm, TASKS=all or a list, RUNS=the store, ARGS=\"KEY=VALUE ...\" (Hydra's grammar)"
 	@echo "  sweeps: $(basename $(notdir $(wildcard conf/sweep/*.yaml)))"
+	@echo "  searches: $(basename $(notdir $(wildcard conf/search/[!_]*.yaml)))"
 
 install: $(INSTALLED) ## the virtual environment with the pinned packages (every target makes it when needed)
 
@@ -44,6 +45,13 @@ sweep-%: $(INSTALLED) ## run a sweep (what is done already is not run again), th
 paper: $(INSTALLED) ## every sweep of the paper as one launch, with the time left; then all tables and figures
 	@$(PY) -m sweeps launch $(PAPER) $(CHOICE) $(ARGS); status=$$?; \
 	if [ $$status -eq 2 ]; then exit 2; fi; $(PY) -m analysis tables $(PAPER) || exit $$?; exit $$status
+
+search-%: $(INSTALLED) ## look for the best settings, trial by trial, and confirm them on fresh seeds
+	@$(PY) -m sweeps search $* $(CHOICE) $(ARGS); status=$$?; \
+	if [ $$status -eq 2 ]; then exit 2; fi; $(PY) -m analysis tables search-$* || exit $$?; exit $$status
+
+plan-search-%: $(INSTALLED) ## what `make search-%` would run, how much of it is there, and what it costs
+	@$(PY) -m sweeps search plan $* $(CHOICE) $(ARGS)
 
 plan-%: $(INSTALLED) ## what `make sweep-%` would run, without running it
 	@$(PY) -m sweeps plan $* $(CHOICE) $(ARGS)

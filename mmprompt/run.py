@@ -35,6 +35,7 @@ from mmprompt.processes import lives
 
 INTERRUPTED = "interrupted: "  # how the error of an attempt begins that nothing was wrong with
 DIVERGED = "mmprompt.train.TrainingError: "  # in the error of an attempt whose loss or gradient became infinite
+OF_SEARCH = "search-"  # how the name of a study's manifest begins
 TRIES = 3  # attempts that end in an error without getting further than the ones before: then a run is left alone
 NEAR_LIMIT = f"{INTERRUPTED}the time limit of its job was near"
 
@@ -62,6 +63,10 @@ class Store:
     def searches(self) -> Path:
         """One folder per study (`mmprompt.study`)."""
         return self.root / "searches"
+
+    def studies(self) -> list[str]:
+        """The names of the searches that were begun."""
+        return sorted(file.parent.name for file in self.searches.glob("*/study.json"))
 
     @property
     def cache(self) -> Path:

@@ -63,22 +63,30 @@ def check_sampler(named: Named, several: bool) -> None:
     if name in REFUSED:
         raise ConfigError(f"sampler={name} is not used here: {REFUSED[name]}; choose one of {', '.join(allowed)}")
     if name not in classes:
-        raise ConfigError(f"sampler={named.name} does not exist{nearest(named.name, allowed)}; choose one of {', '.join(allowed)}")
+        raise ConfigError(
+            f"sampler={named.name} does not exist{nearest(named.name, allowed)}; choose one of {', '.join(allowed)}"
+        )
     package = NEEDS.get(name)
     if package is not None and importlib.util.find_spec(package) is None:
         raise ConfigError(f"sampler={name} needs the package {package}, which is not installed: pip install {package}")
     if several and name in ("CmaEsSampler", "GPSampler"):
-        raise ConfigError(f"sampler={name} knows one objective, and there are several; choose TPESampler or NSGAIISampler")
+        raise ConfigError(
+            f"sampler={name} knows one objective, and there are several; choose TPESampler or NSGAIISampler"
+        )
     _check_arguments("sampler", getattr(optuna.samplers, name), named, {"seed"})
 
 
 def check_pruner(named: Named, several: bool) -> None:
     """Raises ConfigError for a class or an argument that does not exist, and with several objectives."""
     if several:
-        raise ConfigError(f"stop={named.name} compares one score, and there are several objectives; leave out stop and rungs")
+        raise ConfigError(
+            f"stop={named.name} compares one score, and there are several objectives; leave out stop and rungs"
+        )
     classes = [name for name in dir(optuna.pruners) if name.endswith("Pruner") and not name.startswith("Base")]
     if named.name not in classes:
-        raise ConfigError(f"stop={named.name} does not exist{nearest(named.name, classes)}; choose one of halving, {', '.join(classes)}")
+        raise ConfigError(
+            f"stop={named.name} does not exist{nearest(named.name, classes)}; choose one of halving, {', '.join(classes)}"
+        )
     _check_arguments("stop", getattr(optuna.pruners, named.name), named, set())
 
 
@@ -149,7 +157,11 @@ def _value(parameter: Parameter, share: float) -> Any:
     low, high = float(parameter.low or 0), float(parameter.high or 0)
     if parameter.kind == "int":
         high += 1  # each number has a part of its own
-    value = math.exp(math.log(low) + share * (math.log(high) - math.log(low))) if parameter.log else low + share * (high - low)
+    value = (
+        math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+        if parameter.log
+        else low + share * (high - low)
+    )
     if parameter.kind == "int":
         step = parameter.step or 1
         return min(int(low) + (int(value) - int(low)) // step * step, int(parameter.high or 0))
@@ -223,7 +235,7 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 
 
 def as_optuna(definition: Definition, group: int, told: Sequence[Told], readable: bool = False) -> optuna.Study:
-    """The trials of a group as a study of Optuna's. `readable`: with the values of choices in place of their numbers, for people."""
+    """The trials of a group as a study of Optuna's. `readable`: with the values of choices, not their numbers."""
     study = optuna.create_study(
         study_name=" ".join([definition.name, definition.label(group)]).strip(), directions=definition.directions
     )
@@ -269,7 +281,10 @@ def _worst(definition: Definition, told: Sequence[Told]) -> list[float] | None:
     if not known:
         return None
     columns = zip(*known, strict=True)
-    return [min(column) if to == "maximize" else max(column) for column, to in zip(columns, definition.directions, strict=True)]
+    return [
+        min(column) if to == "maximize" else max(column)
+        for column, to in zip(columns, definition.directions, strict=True)
+    ]
 
 
 def prunes(definition: Definition, group: int, told: Sequence[Told], trial: Told) -> bool:

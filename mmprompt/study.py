@@ -22,22 +22,22 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
-from mmprompt.config import NotNegative, Positive, PositiveFloat, Rate, Section, nearest, sentence
+from mmprompt.config import NotNegative, Positive, PositiveFloat, Section, nearest, sentence
 from mmprompt.files import StoreError, write_once
 from mmprompt.identity import evaluation_id
 from mmprompt.intervals import Interval, paired, t_interval
-from mmprompt.run import TRIES, RunFolder, Store, spent
+from mmprompt.run import OF_SEARCH, TRIES, RunFolder, Store, spent
 
-VERSION = 1  # of the files
+VERSION: Literal[1] = 1  # of the files
 SCORE = "score"  # the objective that is the task's validation metric
-PREFIX = "search-"  # of the name of a study's manifest
 SEEDS = "seeds"  # in the name of a decision on more seeds
 FIRST_FRESH = 101  # the least seed that confirmation uses
 DIRECTIONS = ("maximize", "minimize")
 
 Direction = Literal["maximize", "minimize"]
+Origin = Literal["default", "sampler"]  # of a trial
 Settings = dict[str, Any]  # of a trial: the searched keys that apply to it, and their values
 
 
@@ -207,7 +207,7 @@ class Trial(Section):
     version: Literal[1]
     number: NotNegative
     group: NotNegative
-    origin: Literal["default", "sampler"]
+    origin: Origin
     settings: Settings
     base: NotNegative
     runs: dict[str, str]  # by seed, `most` of them
@@ -271,14 +271,14 @@ class Study:
     @property
     def manifest(self) -> str:
         """The name under which sweeps and tables know it."""
-        return f"{PREFIX}{self.name}"
+        return f"{OF_SEARCH}{self.name}"
 
     @cached_property
     def definition(self) -> Definition:
         """Raises StoreError if there is no such study, or its file is damaged."""
         found = read(self.file, Definition)
         if found is None:
-            names = studies(self.store)
+            names = self.store.studies()
             known = nearest(self.name, names) or f"; there are {', '.join(names) or 'none'}"
             raise StoreError(f"no search {self.name} was begun in {self.store.root}{known}")
         if found.name != self.name:
@@ -347,11 +347,6 @@ def read(file: Path, schema: type[Record]) -> Record | None:
         raise StoreError(f"{file} is damaged ({reason}); remove it if nothing can restore it") from None
 
 
-def studies(store: Store) -> list[str]:
-    """The names of all that were begun in this store."""
-    return sorted(file.parent.name for file in store.searches.glob("*/study.json"))
-
-
 def runs_of(store: Store, name: str) -> list[str]:
     """The runs of a study's trials and of its confirmation."""
     return list(evaluations_of(store, name))
@@ -369,7 +364,8 @@ def evaluations_of(store: Store, name: str) -> dict[str, list[dict[str, Any]]]:
         for group in confirmation.groups if confirmation else []:
             for candidate in group.candidates:
                 splits = definition.splits[definition.task_of(candidate.settings, group.group)]
-                found |= dict.fromkeys(candidate.runs.values(), [{"split": split} for split in splits])
+                asked = [{"split": split} for split in splits]
+                found |= dict.fromkeys(candidate.runs.values(), asked)
     except StoreError:
         return {}
     return found
@@ -380,11 +376,15 @@ def evaluations_of(store: Store, name: str) -> dict[str, list[dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    state: Literal["done", "diverged", "failed", "open"]  # failed: too often, for reasons that do not lie in its settings
+    state: Literal[
+        "done", "diverged", "failed", "open"
+    ]  # failed: too often, for reasons that do not lie in its settings
     values: Mapping[str, float]  # of a done run, by objective
     scores: Mapping[int, float]  # on validation while training, by update
     device_hours: float
-    spans: Sequence[tuple[float, float]]  # begin and last sign of its attempts, seconds since 1970 by the file server's clock
+    spans: Sequence[
+        tuple[float, float]
+    ]  # begin and last sign of its attempts, seconds since 1970 by the file server's clock
 
     @property
     def is_final(self) -> bool:
@@ -446,7 +446,9 @@ class Reader:
         outcomes = [self._outcome(definition, trial, decisions) for trial in trials]
         return Picture(self, definition, outcomes, decisions, self.study.confirmation())
 
-    def _outcome(self, definition: Definition, trial: Trial, decisions: Mapping[tuple[int, int | None], Decision]) -> Outcome:
+    def _outcome(
+        self, definition: Definition, trial: Trial, decisions: Mapping[tuple[int, int | None], Decision]
+    ) -> Outcome:
         seeds = definition.seed_values[: definition.seeds.first]
         if (more := decisions.get((trial.number, None))) and more.goes_on:
             seeds = definition.seed_values
@@ -652,7 +654,9 @@ class Confirmed:
     candidate: Candidate
     scores: Mapping[str, Mapping[int, float]]  # by split and seed
     intervals: Mapping[str, Interval]  # by split
-    differences: Mapping[str, Interval]  # from the default, paired by seed, by split; they hold together for all candidates
+    differences: Mapping[
+        str, Interval
+    ]  # from the default, paired by seed, by split; they hold together for all candidates
 
 
 def confirmed(picture: Picture, group: Group) -> list[Confirmed]:
@@ -676,11 +680,11 @@ def confirmed(picture: Picture, group: Group) -> list[Confirmed]:
     found = []
     for candidate, by_split in zip(group.candidates, scores, strict=True):
         others = len(group.candidates) - 1
-        differences = {
-            split: paired(values, scores[0][split], of=max(1, others)) for split, values in by_split.items()
-        }
+        differences = {split: paired(values, scores[0][split], of=max(1, others)) for split, values in by_split.items()}
         intervals = {split: t_interval(values.values()) for split, values in by_split.items()}
-        found.append(Confirmed(candidate, by_split, intervals, differences if candidate is not group.candidates[0] else {}))
+        found.append(
+            Confirmed(candidate, by_split, intervals, differences if candidate is not group.candidates[0] else {})
+        )
     return [found[0], *sorted(found[1:], key=_by_validation)]
 
 

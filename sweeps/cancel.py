@@ -22,7 +22,7 @@ from mmprompt.processes import lives, who
 from mmprompt.run import Store
 from sweeps import scheduler
 from sweeps.batch import Batch, batches, wanted
-from sweeps.launched import find_run, names, read, store_at
+from sweeps.launched import find_run, manifest_of, names, read, store_at
 from sweeps.outlook import count
 from sweeps.screen import agreed
 from sweeps.state import ENDED, Queue, State, queue, states
@@ -95,9 +95,10 @@ def named(store: Store, what: Sequence[str], state: str | None) -> list[str]:
     known = batches(store)
     found: dict[str, None] = {}
     for word in what:
-        if word in names(store):
-            found |= dict.fromkeys(read(store, word).runs)
-            found |= dict.fromkeys(run for batch in known for run in batch.runs_of(word))
+        name = manifest_of(store, word)
+        if name in names(store):
+            found |= dict.fromkeys(read(store, name).runs)
+            found |= dict.fromkeys(run for batch in known for run in batch.runs_of(name))
         else:
             found[_run(store, word)] = None
     return list(found) if what else sorted({run for batch in known for job in batch.jobs for run in job})

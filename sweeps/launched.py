@@ -13,7 +13,7 @@ from typing import Any
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
 from mmprompt.identity import is_of_evaluations
-from mmprompt.run import RunFolder, Store
+from mmprompt.run import OF_SEARCH, RunFolder, Store
 
 SHOWN = 8  # runs, where several are meant
 
@@ -95,6 +95,12 @@ def read(store: Store, name: str) -> Launched:
         raise StoreError(f"no sweep {name} in {store.root}{nearest(name, there) or known}") from None
     except ValueError as error:
         raise StoreError(f"{store.manifest(name)} is not a manifest ({error}); launch the sweep again") from None
+
+
+def manifest_of(store: Store, word: str) -> str:
+    """The name of a sweep's manifest; of a search, by the name of the search as well."""
+    is_search = not store.manifest(word).exists() and store.manifest(f"{OF_SEARCH}{word}").exists()
+    return f"{OF_SEARCH}{word}" if is_search else word
 
 
 def readable(store: Store) -> Iterator[Launched]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from mmprompt.config import ConfigError
 from mmprompt.files import StoreError
 from mmprompt.processes import lives
-from mmprompt.run import Store
+from mmprompt.run import OF_SEARCH, Store
 from sweeps import launched
 from sweeps.advice import advice
 from sweeps.batch import Batch, batches
@@ -27,6 +27,7 @@ from sweeps.causes import Failure, failures
 from sweeps.launched import Launched
 from sweeps.report import ORDER, Line, Report, line_of, validation
 from sweeps.screen import Screen, aligned, cut, short
+from sweeps.search.report import StudyLooks, StudyReport
 from sweeps.state import AT_ONCE, Queue, State, queue, states
 
 NUMBERS = 5  # columns at the end
@@ -45,7 +46,8 @@ def status(names: Sequence[str], runs: Path, watch: bool, json: bool) -> int:
     """
     if watch and json:
         raise ConfigError("--watch and --json do not go together: --json is one document")
-    look = Look(launched.store_at(runs), names)
+    store = launched.store_at(runs)
+    look = Look(store, *told_apart(store, names))
     if json:
         print(as_json(look))
     elif watch:
@@ -55,16 +57,28 @@ def status(names: Sequence[str], runs: Path, watch: bool, json: bool) -> int:
     else:
         look.again()
         print_page(look)
-    return 1 if any(report.failures for report in look.reports) else 0
+    return 1 if any(report.failures for report in look.reports) or any(one.has_failed for one in look.studies) else 0
+
+
+def told_apart(store: Store, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The sweeps and the searches that are meant; a name that both have means both."""
+    searches, there = store.studies(), launched.names(store)
+    meant = [name.removeprefix(OF_SEARCH) for name in names]
+    sweeps = [name for name in names if not name.startswith(OF_SEARCH) and (name in there or name not in searches)]
+    return sweeps, [name for name in dict.fromkeys(meant) if name in searches]
 
 
 class Look:
-    """What one sees of some sweeps of a store: of those with these names, or of all of them."""
+    """What one sees of some sweeps and searches of a store: of those with these names, or of all of them."""
 
-    def __init__(self, store: Store, names: Sequence[str]) -> None:
+    def __init__(self, store: Store, names: Sequence[str], searches: Sequence[str]) -> None:
         self.store = store
         self.names = list(dict.fromkeys(names))
+        self.searches = searches
+        self.is_all = not names and not searches
         self.reports: list[Report] = []
+        self.studies: list[StudyReport] = []
+        self._studies = StudyLooks(store)
         self.batches: list[Batch] = []
         self.queue = Queue({})
         self._asked = -SQUEUE
@@ -74,7 +88,8 @@ class Look:
 
     def again(self) -> None:
         """Reads the store; asks SLURM if that was not done in the last half minute."""
-        sweeps = [launched.read(self.store, name) for name in self.names or self._readable()]
+        self.studies = self._studies.again(self.store.studies() if self.is_all else self.searches)
+        sweeps = [launched.read(self.store, name) for name in (self._readable() if self.is_all else self.names)]
         wanted: dict[str, frozenset[str]] = {}
         for sweep in sweeps:
             wanted |= {run: some | wanted.get(run, frozenset()) for run, some in sweep.wanted.items()}
@@ -119,9 +134,9 @@ class Look:
         return Report(sweep, lines, failures, ahead["to do"], ahead["to evaluate"])
 
     def _readable(self) -> list[str]:
-        names = launched.names(self.store)
-        if not names:
-            raise StoreError(f"no sweep was launched into {self.store.root}")
+        names = [name for name in launched.names(self.store) if not name.startswith(OF_SEARCH)]
+        if not names and not self.studies:
+            raise StoreError(f"no sweep was launched into {self.store.root}, and no search begun")
         return names
 
     @property
@@ -133,7 +148,7 @@ class Look:
     @property
     def shown(self) -> list[Report]:
         """Those whose rows are shown."""
-        if self.names:
+        if not self.is_all:
             return self.reports
         return ([one for one in self.reports if not one.is_done] or self.reports)[:1]
 
@@ -143,7 +158,8 @@ class Look:
         rest = [one for one in self.reports if one not in self.shown]
         done = [one.launched.name for one in rest if one.is_done]
         lines = [str(one) for one in rest if not one.is_done]
-        return lines + ([f"{', '.join(done)}: done"] if done else [])
+        searches = [str(one) for one in self.studies] if self.is_all else []
+        return lines + ([f"{', '.join(done)}: done"] if done else []) + searches
 
 
 def at_hand(batches: Iterable[Batch]) -> set[str]:
@@ -161,9 +177,11 @@ def follow(look: Look) -> None:
         while True:
             began = time.monotonic()
             look.again()
-            if all(one.is_done for one in look.reports):
+            if all(one.is_done for one in look.reports) and all(one.is_over for one in look.studies):
                 return
-            screen.show(lambda width, height: page(look, width, height), "; ".join(map(str, look.shown)))
+            screen.show(
+                lambda width, height: page(look, width, height), "; ".join(map(str, [*look.shown, *look.studies]))
+            )
             time.sleep(max(POLL, 5 * (time.monotonic() - began)))  # a big sweep is looked at less often
 
 
@@ -178,12 +196,16 @@ def print_page(look: Look) -> None:
 
 def page(look: Look, width: int, height: int | None, is_whole: bool = False) -> list[str]:
     """Lines of at most `width`, and `height` of them; `is_whole`: as many as it takes to show what matters."""
-    names = short_names(look.store, look.reports)
+    names = short_names(look.store, look.reports) if look.reports else {}
     problem = [f"no information from SLURM ({look.queue.problem})"] if look.queue.problem else []
     advised = {one.launched.name: advice(one.launched, one.failures, names) for one in look.shown}
     rest = sum(2 + len(lines) for lines in advised.values()) + len(problem) + len(look.others)
-    rows = WIDE if height is None else max(8, (height - rest) // len(look.shown) - 3)
+    searches = [] if look.is_all else look.studies
+    shown = len(look.shown) + len(searches)
+    rows = WIDE if height is None else max(8, (height - rest) // max(1, shown) - 3)
     lines = [*problem]
+    for study in searches:
+        lines += [str(study), *study.table(rows, width), *study.conclusion, ""]
     for one in look.shown:
         lines += [str(one), *table(one, names, rows, width, is_whole), *advised[one.launched.name], ""]
     lines = [*lines[:-1], *look.others]
@@ -220,4 +242,5 @@ def short_names(store: Store, reports: Sequence[Report]) -> dict[str, str]:
 def as_json(look: Look) -> str:
     look.again()
     about = {"store": str(look.store.root), "scheduler": look.scheduler}
-    return json.dumps(about | {"sweeps": [one.json() for one in look.reports]}, indent=1)
+    sweeps, searches = [one.json() for one in look.reports], [one.json() for one in look.studies]
+    return json.dumps(about | {"sweeps": sweeps, "searches": searches}, indent=1)

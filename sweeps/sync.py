@@ -14,6 +14,7 @@ from mmprompt.files import StoreError
 from mmprompt.run import Attempt, RunFolder, Store
 from mmprompt.tracking import record_file
 from mmprompt.wandb_online import OnDisk, ServerError, is_marked, known, look, mark, send, server
+from sweeps.launched import manifest_of
 from sweeps.state import Queue, is_alive, queue
 
 SHOWN = 5  # records that were not sent
@@ -51,7 +52,7 @@ def _runs(store: Store, names: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for name in names:
         try:
-            manifest = json.loads(store.manifest(name).read_text(encoding="utf-8"))
+            manifest = json.loads(store.manifest(manifest_of(store, name)).read_text(encoding="utf-8"))
         except FileNotFoundError:
             there = [path.stem for path in store.manifest(name).parent.glob("*.json")]
             raise StoreError(f"no sweep {name} in {store.root}{nearest(name, there)}") from None

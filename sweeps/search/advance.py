@@ -23,6 +23,7 @@ from mmprompt.study import (
     Confirmation,
     Group,
     Knew,
+    Origin,
     Picture,
     Reader,
     RunOutcome,
@@ -91,7 +92,7 @@ class Desk:
             self._record(picture)
             picture = self._decided(picture)
             work, at_work = self._of_trials(picture)
-            if not work and (trial := self._ask(picture)) is not None:
+            if not work and self._ask(picture):
                 self._record(picture := self.reader.look())
                 work, at_work = self._of_trials(picture)
             if work or at_work or self._is_asked_for(picture):
@@ -227,11 +228,11 @@ class Desk:
     def _is_spent(picture: Picture) -> bool:
         return all(is_spent(picture, group) for group in range(len(picture.definition.groups)))
 
-    def _ask(self, picture: Picture) -> Trial | None:
-        """The next trial, of the group that has the fewest; None if the budget is spent."""
+    def _ask(self, picture: Picture) -> bool:
+        """Makes the next trial, of the group that has the fewest. False if the budget is spent."""
         open_groups = [group for group in range(len(picture.definition.groups)) if not is_spent(picture, group)]
         if not open_groups or self._is_capped(picture):
-            return None
+            return False
         group = min(open_groups, key=lambda group: len(picture.of(group)))
         trial = self.proposed(picture, group, len(picture.of(group)))
         for seed, run in trial.runs.items():
@@ -239,14 +240,15 @@ class Desk:
             assert run_id(config) == run
             self.study.store.run(run).create(config)
         self.study.add(trial)  # if another process was faster, it is that one's that counts
-        return trial
+        return True
 
     def proposed(self, picture: Picture, group: int, index: int, knew: Knew | None = None) -> Trial:
         """Trial `index` of a group: the default, or what the sampler says who knows what there is, or `knew`."""
         definition = picture.definition
         number = index * len(definition.groups) + group
         if index == 0:
-            settings, origin, knew = default(definition, self.composition, group), "default", Knew.nothing()
+            origin: Origin = "default"
+            settings, knew = default(definition, self.composition, group), Knew.nothing()
         else:
             from mmprompt import sampler
 
@@ -257,7 +259,14 @@ class Desk:
         runs = {str(seed): run_id(self.composition.config(settings, group, seed)) for seed in definition.seed_values}
         base = self.composition.base(settings, group)
         return Trial(
-            version=VERSION, number=number, group=group, origin=origin, settings=settings, base=base, runs=runs, knew=knew
+            version=VERSION,
+            number=number,
+            group=group,
+            origin=origin,
+            settings=settings,
+            base=base,
+            runs=runs,
+            knew=knew,
         )
 
     # Confirmation
@@ -281,12 +290,20 @@ class Desk:
         known = [candidate.settings for candidate in candidates]
         stopped = [one for one in there if one.state == "stopped" and one.trial.settings not in known]
         stopped.sort(key=lambda one: (-max(one.rungs), -one.rungs[max(one.rungs)], one.trial.number))
-        for one in stopped[: max(0, top + 1 - len(candidates))]:  # where fewer came to their end, those that got furthest
+        for one in stopped[
+            : max(0, top + 1 - len(candidates))
+        ]:  # where fewer came to their end, those that got furthest
             candidates.append(self._candidate(group, seeds, "best", one.trial.number, one.trial.settings, None))
         return Group(group=group, candidates=candidates)
 
     def _candidate(
-        self, group: int, seeds: Sequence[int], origin: Any, trial: int | None, settings: Settings, found: list[float] | None
+        self,
+        group: int,
+        seeds: Sequence[int],
+        origin: Any,
+        trial: int | None,
+        settings: Settings,
+        found: list[float] | None,
     ) -> Candidate:
         runs = {}
         for seed in seeds:
@@ -350,7 +367,12 @@ def is_spent(picture: Picture, group: int) -> bool:
         spans = [span for one in there for run in one.runs.values() for span in run.spans]
         at_work = wall(spans)
         at_once = max(1.0, sum(end - begin for begin, end in spans) / at_work) if at_work else 1.0
-        took = [sum(end - begin for begin, end in run.spans) for one in there for run in one.runs.values() if run.state == "done"]
+        took = [
+            sum(end - begin for begin, end in run.spans)
+            for one in there
+            for run in one.runs.values()
+            if run.state == "done"
+        ]
         ahead = median(took) * confirmed_runs(picture, group) / at_once if took else 0.0
         if (at_work + ahead) / 3600 >= budget.hours:
             return True

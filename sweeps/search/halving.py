@@ -47,7 +47,11 @@ def _of_rungs(picture: Picture, group: int, is_asked_for: bool) -> Iterator[Deci
         if stop.name == "halving":
             found = list(_halved(picture, there, waiting, rung, float(stop.arguments["keep"]), open_below))
         else:
-            found = [_pruned(picture, group, one, rung) for one in waiting if (one.trial.number, rung) not in picture.decisions]
+            found = [
+                _pruned(picture, group, one, rung)
+                for one in waiting
+                if (one.trial.number, rung) not in picture.decisions
+            ]
         yield from found
         open_below = open_below or any(decision.goes_on for decision in found)
 
@@ -84,7 +88,9 @@ def _pruned(picture: Picture, group: int, outcome: Outcome, rung: int) -> Decisi
     after = picture.outcomes[-1].trial.number + 1
     others = [one for one in picture.told(group, after, picture.knew(group)) if one.number != trial.number]
     scores = {step: score for step, score in outcome.rungs.items() if step <= rung}
-    ends = sampler.prunes(picture.definition, group, others, Told(trial.settings, "running", rungs=scores, number=trial.number))
+    ends = sampler.prunes(
+        picture.definition, group, others, Told(trial.settings, "running", rungs=scores, number=trial.number)
+    )
     assert picture.definition.stop is not None
     return _decision(outcome, rung, not ends, picture.definition.stop.name)
 

@@ -55,14 +55,22 @@ def _points(picture: Picture) -> Iterator[dict[str, Any]]:
         task = definition.task_of(trial.settings, trial.group)
         for seed in one.seeds:
             run = trial.runs[str(seed)]
-            values = {"trial": trial.number, "phase": SEARCH, **definition.groups[trial.group], **trial.settings}
+            values: dict[str, Any] = {
+                "trial": trial.number,
+                "phase": SEARCH,
+                **definition.groups[trial.group],
+                **trial.settings,
+            }
             asked = {split: evaluation_id(run, {"split": split}) for split in [definition.tasks[task]["validation"]]}
-            yield {"values": {"task": task, "seed": seed} | values, "run": run, "evaluations": asked}
+            yield {"values": {"task": task, "seed": seed, **values}, "run": run, "evaluations": asked}
     for group in picture.confirmation.groups if picture.confirmation else []:
         for candidate in group.candidates:
             task = definition.task_of(candidate.settings, group.group)
-            for seed, run in candidate.runs.items():
-                values = {"trial": candidate.trial if candidate.trial is not None else "warm", "phase": CONFIRMATION}
-                values |= {**definition.groups[group.group], **candidate.settings}
+            about: dict[str, Any] = {
+                "trial": "warm" if candidate.trial is None else candidate.trial,
+                "phase": CONFIRMATION,
+            }
+            about |= {**definition.groups[group.group], **candidate.settings}
+            for fresh, run in candidate.runs.items():
                 asked = {split: evaluation_id(run, {"split": split}) for split in definition.splits[task]}
-                yield {"values": {"task": task, "seed": int(seed)} | values, "run": run, "evaluations": asked}
+                yield {"values": {"task": task, "seed": int(fresh), **about}, "run": run, "evaluations": asked}

@@ -20,7 +20,21 @@ from sweeps.search.space import Asked, warm_start
 from sweeps.state import State
 from sweeps.workers import places
 
-SAME = ("objective", "fixed", "each", "groups", "sampler", "stop", "rungs", "seeds", "budget", "confirm", "study_seed", "tasks", "splits")
+SAME = (
+    "objective",
+    "fixed",
+    "each",
+    "groups",
+    "sampler",
+    "stop",
+    "rungs",
+    "seeds",
+    "budget",
+    "confirm",
+    "study_seed",
+    "tasks",
+    "splits",
+)
 
 
 @dataclass(frozen=True)
@@ -50,27 +64,28 @@ class Outlook:
         yield from (f"  {line}" for line in self._work(kind))
 
     def _work(self, kind: Kind) -> Iterator[str]:
-        definition = self.definition
+        """What is left to do, and what that costs."""
+        definition, told = self.definition, self.cost(kind)
+        runs = 0  # of new trials
         if (budget := definition.budget.trials) is not None:
-            trials = budget * len(definition.groups) - (len(self.picture.outcomes) if self.picture else 0)
+            there = len(self.picture.outcomes) if self.picture else 0
+            runs = max(0, budget * len(definition.groups) - there) * definition.seeds.first
         else:
-            limits = {key: value for key, value in definition.budget.model_dump().items() if value is not None}
-            said = " or ".join(f"{value:g} {key.replace('_', ' ')}" for key, value in limits.items())
-            yield f"trials until {said} are spent{' by each group' if len(definition.groups) > 1 else ''}, with room for what confirms"
-            trials = 0
+            given = {key: value for key, value in definition.budget.model_dump().items() if value is not None}
+            spent = " or ".join(f"{value:g} {key.replace('_', ' ')}" for key, value in given.items())
+            each = " by each group" if len(definition.groups) > 1 else ""
+            yield f"new trials until {spent} are spent{each}, with room for what confirms"
         confirming = len(definition.groups) * (definition.confirm.top + 1) * definition.confirm.seeds
-        told = self.cost(kind)
+        what = f"{plural(runs, 'run')} of new trials and up to {confirming} that confirm"
         seconds = [one for one in told.seconds.values() if one is not None]
-        runs = max(0, trials) * definition.seeds.first
-        what = f"{plural(runs, 'run')} of new trials and up to {confirming} that confirm" if budget is not None else f"up to {confirming} runs that confirm"
         if len(seconds) < len(told.seconds):
             yield f"{what}: {told.unit} unknown, no run of their kind is finished; --limit 1 first tells"
             return
         total = (runs + confirming) * sum(seconds) / len(seconds)
         at_once = places(self.asked.place.cluster, definition.threads) if kind == "local" else self.workers
-        most = "at most " if definition.rungs else "about "
+        hours = f"{'at most' if definition.rungs else 'about'} {told.devices * total / 3600:.2g} {told.unit}"
         finished = f"as {plural(told.finished, 'finished run')} of their kind took"
-        yield f"{what}: {most}{told.devices * total / 3600:.2g} {told.unit}, {finished}; {duration(total / at_once)} with {at_once} at once"
+        yield f"{what}: {hours}, {finished}; {duration(total / at_once)} with {at_once} at once"
 
     @property
     def workers(self) -> int:
@@ -110,8 +125,12 @@ def how(definition: Definition) -> str:
         given = ", ".join(f"{key}={value}" for key, value in stop.arguments.items())
         parts.append(f"{stop.name}{f'({given})' if given else ''} at {', '.join(map(str, definition.rungs))} updates")
     seeds = definition.seeds
-    parts.append(plural(seeds.first, "seed") + (f", up to {seeds.most} in the top quarter" if seeds.most > seeds.first else ""))
-    parts.append(f"the best {definition.confirm.top} and the default confirmed on {plural(definition.confirm.seeds, 'fresh seed')}")
+    parts.append(
+        plural(seeds.first, "seed") + (f", up to {seeds.most} in the top quarter" if seeds.most > seeds.first else "")
+    )
+    parts.append(
+        f"the best {definition.confirm.top} and the default confirmed on {plural(definition.confirm.seeds, 'fresh seed')}"
+    )
     return "; ".join(parts)
 
 
@@ -128,7 +147,9 @@ def plan_lines(one: Asked, study: Study | None) -> list[str]:
     if study is None:
         runs = foreseen(one, definition)
         done = sum(one.store.run(run).result() is not None for run in runs)
-        what = "all of them" if len(runs) > len(definition.groups) else "the defaults; the others depend on what comes out"
+        what = (
+            "all of them" if len(runs) > len(definition.groups) else "the defaults; the others depend on what comes out"
+        )
         lines.append(f"  runs that are foreseen ({what}): {done} of {len(runs)} are there")
     lines.append(f"  {'workers here' if kind == 'local' else f'{outlook.workers} SLURM jobs'} ({why})")
     lines.append(f"  store: {one.store.root}")
@@ -175,7 +196,9 @@ def differences(there: Definition, here: Definition) -> dict[str, tuple[str, str
     return found
 
 
-def _of_bases(choices: Mapping[str, str], there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def _of_bases(
+    choices: Mapping[str, str], there: Mapping[str, Any], here: Mapping[str, Any]
+) -> dict[str, tuple[str, str]]:
     ours, theirs = dict(_flat(there)), dict(_flat(here))
     keys = [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
     named = {key: key.removeprefix("settings.") for key in keys}
@@ -203,5 +226,3 @@ def as_said(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {as_said(one)}" for key, one in value.items()) + "}"
     return as_text(value)
-
-

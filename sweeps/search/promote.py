@@ -31,7 +31,9 @@ def promote(study: Study, one: Asked, force: bool, conf: Path) -> int:
     if picture.confirmation is None or not is_over(picture):
         raise ConfigError(f"search {study.name} is not over; `make search-{study.name}` goes on with it")
     if len(picture.definition.objective) > 1:
-        raise ConfigError(f"search {study.name} has several objectives, and a front has no best; choose a trial yourself")
+        raise ConfigError(
+            f"search {study.name} has several objectives, and a front has no best; choose a trial yourself"
+        )
     written = 0
     for group in picture.confirmation.groups:
         found = confirmed(picture, group)
@@ -45,7 +47,9 @@ def promote(study: Study, one: Asked, force: bool, conf: Path) -> int:
         difference = best.differences[validation]
         print(f"{name}: {words}: on {validation} {said(best.intervals[validation])}; {verdict(difference)}")
         if not difference.lower > 0 and not force:
-            print("  not promoted: fresh seeds do not show that it is better than the default; --force promotes it all the same")
+            print(
+                "  not promoted: fresh seeds do not show that it is better than the default; --force promotes it all the same"
+            )
             continue
         files = _write(study, picture, one, group, best, conf)
         print("\n".join(f"  wrote {file}" for file in files))
@@ -67,7 +71,7 @@ def _write(study: Study, picture: Picture, one: Asked, group: Group, best: Confi
     validation = next(iter(best.differences))
     about = [
         HEAD,
-        f"# Search {study.name}: best of {len(picture.outcomes)} trials, chosen on {validation} of {best.intervals[validation].n} fresh seeds:",
+        f"# Search {study.name}: the best of {len(picture.outcomes)} trials, on {validation} of fresh seeds",
         f"# {said(best.intervals[validation])}, {verdict(best.differences[validation])} from the default before; "
         f"docs/evidence/{evidence.name}.",
     ]
@@ -77,7 +81,7 @@ def _write(study: Study, picture: Picture, one: Asked, group: Group, best: Confi
 
 
 def target(there: Any, key: str, values: Mapping[str, Any]) -> str:
-    """Where a key's value stands in a file: where it refers to, such as `${tuned.${prompt.reparameterization}}`, else at the key."""
+    """Where a key's value stands in a file: at the key, or where that refers to: `${tuned.${prompt.reparameterization}}`."""
     node = OmegaConf.to_container(there, resolve=False)
     try:
         text = at(node, key)  # type: ignore[arg-type]
@@ -105,15 +109,15 @@ def _rows(picture: Picture) -> Iterator[tuple[Any, ...]]:
     for one in picture.outcomes:
         words = label({key: as_text(value) for key, value in one.trial.settings.items()})
         split = definition.tasks[definition.task_of(one.trial.settings, one.trial.group)]["validation"]
-        for seed, run in one.runs.items():
-            value = run.values.get(objective, "")
-            name = definition.label(one.trial.group)
+        name = definition.label(one.trial.group)
+        for seed, outcome in one.runs.items():
+            value = outcome.values.get(objective, "")
             yield "search", name, one.trial.number, one.state, words, seed, one.trial.runs[str(seed)], split, value
     for group in picture.confirmation.groups if picture.confirmation else []:
         for found in confirmed(picture, group):
             words = label({key: as_text(value) for key, value in found.candidate.settings.items()})
             for split, scores in found.scores.items():
-                for seed, value in scores.items():
+                for seed, score in scores.items():
                     name, run = definition.label(group.group), found.candidate.runs[str(seed)]
                     trial = "warm" if found.candidate.trial is None else found.candidate.trial
-                    yield "confirmation", name, trial, found.candidate.origin, words, seed, run, split, value
+                    yield "confirmation", name, trial, found.candidate.origin, words, seed, run, split, score

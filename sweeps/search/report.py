@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,13 +10,15 @@ from statistics import mean, median
 from typing import Any
 
 from mmprompt.intervals import Interval
-from mmprompt.study import Outcome, Picture, Study, confirmed, is_over, is_settled, next_rung
+from mmprompt.run import RunFolder, Store
+from mmprompt.study import Outcome, Picture, Reader, Study, confirmed, is_over, is_settled, next_rung
+from sweeps.batch import batches
 from sweeps.launched import as_text, label
-from sweeps.screen import Row, View, duration
-from sweeps.state import State
+from sweeps.screen import Row, View, aligned, duration, short
+from sweeps.state import Queue, State, queue, states
 
 ORDER = ("running", "failed", "lost?", "queued", "to do", "stopped", "diverged", "done")  # of rows
-Word = str
+SQUEUE = 30.0  # seconds between two questions to SLURM
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class TrialLine:
     trial: int
     settings: Mapping[str, Any]
     group: Mapping[str, Any]
-    state: Word
+    state: str
     rung: int | None  # furthest update at which it was compared
     step: int | None
     steps: int | None
@@ -38,7 +41,9 @@ class TrialLine:
 
     @property
     def differences(self) -> dict[str, str]:
-        return {"trial": str(self.trial)} | {key: as_text(value) for key, value in {**self.group, **self.settings}.items()}
+        return {"trial": str(self.trial)} | {
+            key: as_text(value) for key, value in {**self.group, **self.settings}.items()
+        }
 
     @property
     def cells(self) -> list[str]:
@@ -71,6 +76,30 @@ class StudyReport:
         return is_over(self.picture)
 
     @property
+    def has_failed(self) -> bool:
+        return any(line.state == "failed" for line in self.lines)
+
+    @property
+    def conclusion(self) -> list[str]:
+        return list(conclusion(self.picture))
+
+    def table(self, rows: int, width: int) -> list[str]:
+        """A head and a row for each trial, those at work first; those that have no place are counted."""
+        lines = sorted(self.lines, key=lambda line: (ORDER.index(line.state), line.trial))
+        shown, axes = lines[:rows], list(dict.fromkeys(axis for line in self.lines for axis in line.differences))
+        if not shown:
+            return []
+        head = [*short(axes), "state", "job", "node", "rung", "step", "score"]
+        body = [[*(line.differences.get(axis, "") for axis in axes), *line.cells] for line in shown]
+        used = [i for i in range(len(head)) if any(row[i] for row in body)]
+        cells = [[row[i] for i in used] for row in [head, *body]]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        numbers = [at for at, i in enumerate(used) if i >= len(head) - 3]
+        left = Counter(line.state for line in lines[rows:])
+        more = ", ".join(f"{left[state]} {state}" for state in ORDER if left[state])
+        return [*aligned(cells, widths, width - 1, numbers), *([f"  and {more}"] if more else [])]
+
+    @property
     def asked(self) -> int | None:
         """Trials that the budget allows; None where it is not counted in trials."""
         budget = self.picture.definition.budget.trials
@@ -92,7 +121,9 @@ class StudyReport:
     def left(self) -> float | None:
         """Seconds until all is done, at the pace until now; None where that is not known."""
         ended = [one for one in self.picture.outcomes if one.state in ("done", "stopped", "diverged")]
-        whole = [run_seconds(run.spans) for one in self.picture.outcomes for run in one.runs.values() if run.state == "done"]
+        whole = [
+            run_seconds(run.spans) for one in self.picture.outcomes for run in one.runs.values() if run.state == "done"
+        ]
         at_work = sum(line.state == "running" for line in self.lines)
         if self.is_over or not whole or (self.asked is None and self.picture.confirmation is None):
             return None
@@ -122,7 +153,11 @@ class StudyReport:
         if self.picture.confirmation is not None:
             settled, total = self.confirming
             parts.append("over" if self.is_over else f"{settled} of {total} runs that confirm are done")
-        parts += [best(self.picture, group) for group in range(len(definition.groups))] if len(definition.groups) == 1 else []
+        parts += (
+            [best(self.picture, group) for group in range(len(definition.groups))]
+            if len(definition.groups) == 1
+            else []
+        )
         if (left := self.left) is not None:
             parts.append(f"about {duration(left)} left")
         return "; ".join(part for part in parts if part)
@@ -137,7 +172,10 @@ class StudyReport:
             }
             for line in self.lines
         ]
-        found = [[found.trial for found in self.picture.best(group)[:1]] for group in range(len(self.picture.definition.groups))]
+        found = [
+            [found.trial for found in self.picture.best(group)[:1]]
+            for group in range(len(self.picture.definition.groups))
+        ]
         return {
             "search": self.study.name,
             "objective": dict(self.picture.definition.objective),
@@ -151,6 +189,31 @@ class StudyReport:
         }
 
 
+class StudyLooks:
+    """Reports of studies, again and again; SLURM is asked now and then, about runs that are open."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._readers: dict[str, Reader] = {}
+        self._queue, self._asked = Queue({}), -SQUEUE
+
+    def again(self, names: Sequence[str]) -> list[StudyReport]:
+        """Raises StoreError for a study that cannot be read."""
+        pictures = []
+        for name in names:
+            reader = self._readers.setdefault(name, Reader(Study(self._store, name)))
+            pictures.append(reader.look())
+        runs = {run: None for picture in pictures for run in open_runs(picture)}
+        if runs and time.monotonic() - self._asked >= SQUEUE:
+            self._queue, self._asked = queue(self._store, list(runs), batches(self._store)), time.monotonic()
+        seen = states(self._store, list(runs), self._queue)
+        return [StudyReport.of(picture.reader.study, picture, seen) for picture in pictures]
+
+
+def open_runs(picture: Picture) -> list[str]:
+    return [one.trial.runs[str(seed)] for one in picture.outcomes if one.state == "open" for seed in one.seeds]
+
+
 def run_seconds(spans: Sequence[tuple[float, float]]) -> float:
     return sum(end - begin for begin, end in spans)
 
@@ -162,10 +225,10 @@ def line_of(picture: Picture, outcome: Outcome, states: Mapping[str, State]) -> 
     seen = {run: states[run] for run in runs if run in states}
     running = next((one for one in seen.values() if one.name == "running"), None)
     at_hand = running or next((one for one in seen.values() if one.name in ("queued", "lost?")), None)
-    state: Word = outcome.state
+    state: str = outcome.state
     if outcome.state == "open":
         state = at_hand.name if at_hand else "to do"
-        if not states and any(is_here(store.run(run)) for run in runs):
+        if not seen and any(is_here(store.run(run)) for run in runs):
             state = "running"
     score = outcome.values[0] if outcome.values is not None else None
     step = steps = None
@@ -195,7 +258,7 @@ def line_of(picture: Picture, outcome: Outcome, states: Mapping[str, State]) -> 
     )
 
 
-def is_here(folder: Any) -> bool:
+def is_here(folder: RunFolder) -> bool:
     """Whether a process of this machine is at a run."""
     attempts = folder.attempts()
     return bool(attempts) and attempts[-1].error is None and folder.result() is None and attempts[-1].lives() is True
@@ -208,7 +271,8 @@ def best(picture: Picture, group: int) -> str:
         return ""
     if len(picture.definition.objective) > 1:
         return f"{len(found)} on the front"
-    return f"best {found[0].values[0]:.1f} ({name_of(found[0].trial)}: {label({k: as_text(v) for k, v in found[0].settings.items()})})"
+    words = label({key: as_text(value) for key, value in found[0].settings.items()})
+    return f"best {found[0].values[0]:.1f} ({name_of(found[0].trial)}: {words})"
 
 
 def name_of(trial: int | None) -> str:
@@ -232,7 +296,10 @@ def settled(picture: Picture) -> Iterator[tuple[str, str]]:
             decision = picture.decisions.get((one.trial.number, rung))
             if decision is not None and (decision.goes_on is False or one.trial.origin != "default"):
                 words = "goes on" if decision.goes_on else "stopped"
-                yield f"{one.trial.number}.{rung}", f"[{one.trial.number + 1}{of}] {words:<8} at {rung}: {score:.1f} ({decision.why})"
+                yield (
+                    f"{one.trial.number}.{rung}",
+                    f"[{one.trial.number + 1}{of}] {words:<8} at {rung}: {score:.1f} ({decision.why})",
+                )
     if picture.confirmation is not None:
         done, total = report.confirming
         seeds = ", ".join(map(str, picture.confirmation.seeds))
@@ -250,7 +317,9 @@ def live(study: Study, picture: Picture) -> View:
             rung = next_rung(picture.definition, one.trial, picture.decisions)
             until = f", to {rung}" if rung is not None else ""
             step = f"{line.step}/{line.steps}" if line.step is not None else ""
-            rows.append(Row(line.differences, f"running{until}", step, "" if line.score is None else f"{line.score:.1f}", ""))
+            rows.append(
+                Row(line.differences, f"running{until}", step, "" if line.score is None else f"{line.score:.1f}", "")
+            )
     return View(str(report), "score", rows)
 
 
@@ -266,17 +335,21 @@ def conclusion(picture: Picture) -> Iterator[str]:
             yield f"{prefix}nothing but the default came to its end, so there is nothing to confirm"
             continue
         chosen = found[1]
-        validation, *tests = chosen.intervals
         words = label({key: as_text(value) for key, value in chosen.candidate.settings.items()})
         yield f"{prefix}best of {len(found) - 1} on fresh seeds: {name_of(chosen.candidate.trial)} ({words})"
         if chosen.candidate.found is not None:
             yield f"  in the search it had {chosen.candidate.found[0]:.1f}, which is optimistic: it was chosen by that"
-        for split in [validation, *tests]:
-            yield f"  {split}: {said(chosen.intervals[split])}, the default {said(found[0].intervals[split])}; {verdict(chosen.differences[split])}"
+        for split, interval in chosen.intervals.items():
+            usual = said(found[0].intervals[split])
+            yield f"  {split}: {said(interval)}, the default {usual}; {verdict(chosen.differences[split])}"
 
 
 def said(interval: Interval) -> str:
-    return f"{interval.value:.1f} ± {interval.half:.1f} ({interval.n})" if interval.n > 1 else f"{interval.value:.1f} ({interval.n})"
+    return (
+        f"{interval.value:.1f} ± {interval.half:.1f} ({interval.n})"
+        if interval.n > 1
+        else f"{interval.value:.1f} ({interval.n})"
+    )
 
 
 def verdict(difference: Interval) -> str:

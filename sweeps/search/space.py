@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -109,12 +109,12 @@ def read(name: str, changes: Mapping[str, str], conf: Path) -> Search:
                 raise ConfigError("a search is a list of KEY: VALUE lines")
         content: dict[str, Any] = {}
         for part in parts:
-            content |= OmegaConf.to_container(part, resolve=False)  # type: ignore[operator]
+            content |= cast(dict[str, Any], OmegaConf.to_container(part, resolve=False))
         content = _changed(content, changes)
         for key in content:
             if key not in Search.model_fields or key == "name":
                 raise ConfigError(f"{key} is not a key of a search{nearest(str(key), Search.model_fields)}")
-        content["budget"] = {key: None for key in Budget.model_fields} | _table("budget", content.get("budget"))
+        content["budget"] = dict.fromkeys(Budget.model_fields) | _table("budget", content.get("budget"))
         if isinstance(content.get("seeds"), int) and not isinstance(content["seeds"], bool):
             content["seeds"] = {"first": content["seeds"], "most": content["seeds"]}
         return parse(Search, content | {"name": name})
@@ -171,9 +171,17 @@ def asked(name: str, called: str, overrides: Sequence[str], conf: Path, about: M
 
 
 def _asked(
-    search: Search, called: str, place_keys: Mapping[str, Any], overrides: Sequence[str], conf: Path, about: Mapping[str, Any]
+    search: Search,
+    called: str,
+    place_keys: Mapping[str, Any],
+    overrides: Sequence[str],
+    conf: Path,
+    about: Mapping[str, Any],
 ) -> Asked:
-    for key, value in [*search.fixed.items(), *((key, value) for key, values in search.each.items() for value in values)]:
+    for key, value in [
+        *search.fixed.items(),
+        *((key, value) for key, values in search.each.items() for value in values),
+    ]:
         if key == "seed":
             raise ConfigError("fixed.seed cannot be: seeds says how many seeds a trial has, from the default on")
         _check_key(f"{key}={value}", key, [value], conf)
@@ -283,7 +291,9 @@ def _parameter(key: str, value: Any, conf: Path) -> Parameter:
     [kind] = kinds
     for option in value:
         if option != kind and option not in OPTIONS[kind]:
-            raise ConfigError(f"{what}.{option} does not exist{nearest(option, OPTIONS[kind])}; {kind} takes {', '.join(OPTIONS[kind])}")
+            raise ConfigError(
+                f"{what}.{option} does not exist{nearest(option, OPTIONS[kind])}; {kind} takes {', '.join(OPTIONS[kind])}"
+            )
     when = _when(what, value.get("when"))
     if kind == "choices":
         choices = value["choices"]
@@ -352,7 +362,9 @@ def _check_conditions(space: Sequence[Parameter], search: Search) -> None:
             else:
                 later = any(other.key == key for other in space)
                 why = "comes later in the space; put it before" if later else "is neither searched nor fixed"
-                raise ConfigError(f"{what}: {key} {why}{nearest(key, [*known, *search.each, *search.fixed]) if not later else ''}")
+                raise ConfigError(
+                    f"{what}: {key} {why}{nearest(key, [*known, *search.each, *search.fixed]) if not later else ''}"
+                )
             if len(possible) < len(values):
                 wrong = next(value for value in values if value not in possible)
                 raise ConfigError(f"{what}={wrong} can never hold: {there}")
@@ -376,7 +388,9 @@ def _check_values(definition: Definition, composition: Composition) -> None:
                         raise ConfigError(f"space.{parameter.key}: with {value}, {error}") from None
 
 
-def _reaching(definition: Definition, parameter: Parameter, start: Mapping[str, Any], group: int) -> dict[str, Any] | None:
+def _reaching(
+    definition: Definition, parameter: Parameter, start: Mapping[str, Any], group: int
+) -> dict[str, Any] | None:
     """Settings under which the parameter applies; None if there are none in this group."""
     known = {**definition.fixed, **definition.groups[group]}
     settings = dict(start)
@@ -427,7 +441,9 @@ def _bases(
     searched = {one.key: one.choices or [] for one in space if one.key in composer.options}
     for parameter in space:
         if parameter.key in searched and parameter.kind != "choice":
-            raise ConfigError(f"space.{parameter.key} is a choice of files; wanted: a list of {', '.join(composer.options[parameter.key])}")
+            raise ConfigError(
+                f"space.{parameter.key} is a choice of files; wanted: a list of {', '.join(composer.options[parameter.key])}"
+            )
     standing = composer.compose({})
     for key, values in searched.items():
         now = standing[key] if isinstance(standing[key], str) else standing[key].get("name")
@@ -437,13 +453,15 @@ def _bases(
     places: list[Place] = []
     known: list[dict[str, str]] = []
     for group in groups:
-        for values in itertools.product(*searched.values()):
-            chosen = {**search.fixed, **group, **dict(zip(searched, values, strict=True))}
+        for combination in itertools.product(*searched.values()):
+            chosen = {**search.fixed, **group, **dict(zip(searched, combination, strict=True))}
             choices = {key: str(value) for key, value in chosen.items() if key in composer.options}
             if choices in known:
                 continue
             known.append(choices)
-            composed = composer.compose({**choices, **place_keys, **{k: v for k, v in search.fixed.items() if k not in choices}})
+            composed = composer.compose(
+                {**choices, **place_keys, **{k: v for k, v in search.fixed.items() if k not in choices}}
+            )
             place = place_of(composed)
             if places and place.model_copy(update={"paths": places[0].paths}) != places[0]:
                 raise ConfigError(f"{choices} and {known[0]} are not to run in one place; a search does")
@@ -451,7 +469,11 @@ def _bases(
             task = as_written(composed, checksum).task
             fingerprint = data_checksum(task, composed["paths"]["data"]) if task.files else None
             settings = composer.unresolved(choices)
-            kept = {key: value for key, value in settings.items() if key not in {*Place.model_fields, *Questions.model_fields}}
+            kept = {
+                key: value
+                for key, value in settings.items()
+                if key not in {*Place.model_fields, *Questions.model_fields}
+            }
             bases.append(Base(choices=choices, settings=kept, checksum=checksum, fingerprint=fingerprint))
             places.append(place)
     return bases, places
@@ -465,7 +487,9 @@ def _check_objective(objective: Mapping[str, str], configs: Sequence[RunConfig])
         raise ConfigError(f"objective names no metric; wanted: {SCORE}: maximize")
     for metric, direction in objective.items():
         if direction not in DIRECTIONS:
-            raise ConfigError(f"objective.{metric}={direction} is no direction{nearest(direction, DIRECTIONS)}; choose maximize or minimize")
+            raise ConfigError(
+                f"objective.{metric}={direction} is no direction{nearest(direction, DIRECTIONS)}; choose maximize or minimize"
+            )
         if metric == SCORE or metric in get_args(Fact):
             if metric == SCORE and direction == "minimize":
                 raise ConfigError(f"objective.{metric}=minimize: a higher score is better; wanted: maximize")
@@ -473,10 +497,13 @@ def _check_objective(objective: Mapping[str, str], configs: Sequence[RunConfig])
         if metric.startswith(("test", "train/")) or "/" in metric:
             logged = ", ".join({f"{config.task.validation}/{PRIMARY_METRIC[config.task.family]}" for config in configs})
             raise ConfigError(
-                f"objective.{metric} is not what a search may look at; wanted: {SCORE}, the task's score on validation ({logged}), or "
-                f"one of {', '.join(get_args(Fact))}"
+                f"objective.{metric} is not what a search may look at; wanted: {SCORE}, the task's score on validation "
+                f"({logged}), or one of {', '.join(get_args(Fact))}"
             )
-        raise ConfigError(f"objective.{metric} is logged by no run{nearest(metric, [SCORE, *get_args(Fact)])}; there are {SCORE}, {', '.join(get_args(Fact))}")
+        known = [SCORE, *get_args(Fact)]
+        raise ConfigError(
+            f"objective.{metric} is logged by no run{nearest(metric, known)}; there are {', '.join(known)}"
+        )
 
 
 def _check_rungs(
@@ -493,7 +520,9 @@ def _check_rungs(
     if not search.rungs:
         return
     if list(search.objective) != [SCORE]:
-        raise ConfigError(f"rungs compare the score on validation, and the objective is {', '.join(search.objective)}; wanted: {SCORE}")
+        raise ConfigError(
+            f"rungs compare the score on validation, and the objective is {', '.join(search.objective)}; wanted: {SCORE}"
+        )
     for key in ("optim.steps", "optim.validate_every", "optim.validate_examples"):
         if any(parameter.key == key for parameter in space):
             raise ConfigError(f"space.{key} and rungs do not go together: trials would be compared at different stages")
@@ -551,12 +580,14 @@ def warm_start(asked: Asked) -> tuple[list[Warm], list[str]]:
         Warm(
             group=name[0],
             settings=settings_of[name],
-            runs={str(seed): run for seed, (run, _) in sorted(seeds.items())},
-            values=[sum(v[one] for _, v in seeds.values()) / len(seeds) for one in definition.objective],
+            runs={str(seed): run for seed, (run, _) in sorted(runs.items())},
+            values=[sum(v[one] for _, v in runs.values()) / len(runs) for one in definition.objective],
         )
-        for name, seeds in sorted(found.items())
+        for name, runs in sorted(found.items())
     ]
-    return warm, [f"{count} run{'s' if count > 1 else ''}: {reason}" for reason, count in reasons.most_common() if reason]
+    return warm, [
+        f"{count} run{'s' if count > 1 else ''}: {reason}" for reason, count in reasons.most_common() if reason
+    ]
 
 
 def _finished(store: Store, tasks: set[str]) -> Iterator[tuple[RunFolder, dict[str, Any], dict[str, Any]]]:
@@ -574,7 +605,9 @@ def _finished(store: Store, tasks: set[str]) -> Iterator[tuple[RunFolder, dict[s
             continue  # damaged, or of a version whose settings are others: it cannot be one of ours
 
 
-def _fit(definition: Definition, composition: Composition, group: int, run: str, config: dict[str, Any]) -> Settings | str:
+def _fit(
+    definition: Definition, composition: Composition, group: int, run: str, config: dict[str, Any]
+) -> Settings | str:
     """The run's values of the searched keys, if with these the study makes this very run; else why not, or nothing to say."""
     known = {**definition.fixed, **definition.groups[group]}
     fixed = {key: at(config, key) if key != "task" and key != "model" else config[key]["name"] for key in known}

@@ -69,7 +69,9 @@ def search(
 
 def began(study: Study, is_there: bool) -> Study:
     if not is_there:
-        raise StoreError(f"search {study.name} was not begun in {study.store.root}; `make search-{study.name}` begins it")
+        raise StoreError(
+            f"search {study.name} was not begun in {study.store.root}; `make search-{study.name}` begins it"
+        )
     return study
 
 
@@ -79,8 +81,8 @@ def check_same(study: Study, one: Asked) -> None:
     if found:
         shown = "\n".join(f"  {key}: {there} there, {here} asked for" for key, (there, here) in found.items())
         raise ConfigError(
-            f"search {study.name} was begun in {study.store.root} otherwise:\n{shown}\nnothing is changed; --as NAME makes a study of "
-            "its own, which takes over all runs that are done"
+            f"search {study.name} was begun in {study.store.root} otherwise:\n{shown}\nnothing is changed; --as NAME makes a "
+            "study of its own, which takes over all runs that are done"
         )
 
 
@@ -133,7 +135,9 @@ def run(
     return on_slurm(one, study, frozen, facts, workers, wait)
 
 
-def freeze(one: Asked, study: Study, frozen: Mapping[str, Any], facts: Mapping[str, Any], kind: Kind, workers: int) -> Batch:
+def freeze(
+    one: Asked, study: Study, frozen: Mapping[str, Any], facts: Mapping[str, Any], kind: Kind, workers: int
+) -> Batch:
     """The batch of so many workers, in place. Raises StoreError."""
     copy = snapshot.take(ROOT, study.store)
     at = [where(one.place, backbone, copy) for backbone in one.backbones]
@@ -211,7 +215,10 @@ def followed(study: Study, batch: Batch | None, workers: Workers | None, submit:
     except KeyboardInterrupt:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, signal.SIG_IGN)  # once is enough
-        print("interrupted: stopping the workers here" if workers else "interrupted: the workers on SLURM go on", flush=True)
+        print(
+            "interrupted: stopping the workers here" if workers else "interrupted: the workers on SLURM go on",
+            flush=True,
+        )
         if workers:
             workers.stop()
         picture = reader.look()
@@ -273,7 +280,9 @@ def ended(study: Study, picture: Picture, workers: Workers | None = None) -> int
     print("\n".join(conclusion(picture)), end="\n" if is_over(picture) else "")
     failed = [one for one in picture.outcomes if one.state == "failed"]
     if failed:
-        print(f"{plural(len(failed), 'trial')} failed for reasons that do not lie in their settings; --retry tries again")
+        print(
+            f"{plural(len(failed), 'trial')} failed for reasons that do not lie in their settings; --retry tries again"
+        )
     if not is_over(picture):
         if workers is not None and workers.jobs and not any(map(has_ended_well, workers.jobs)):
             print(f"the workers ended before the search was over; {workers.last_words()}")
@@ -295,7 +304,9 @@ def verified(study: Study) -> int:
             wrong.append(f"trial {trial.number}: {trial.settings} on record, {again.settings} when asked again")
     for line in wrong:
         print(line)
-    print(f"{len(picture.outcomes) - len(wrong)} of {len(picture.outcomes)} trials come out the same when they are asked for again")
+    print(
+        f"{len(picture.outcomes) - len(wrong)} of {len(picture.outcomes)} trials come out the same when they are asked for again"
+    )
     return 1 if wrong else 0
 
 
@@ -315,4 +326,3 @@ def exported(study: Study, journal: str) -> int:
     if "://" not in journal:
         print(f"look at them: optuna-dashboard {journal}")
     return 0
-
