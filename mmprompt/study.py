@@ -71,9 +71,13 @@ class Parameter(Section):
 
     def __str__(self) -> str:
         if self.kind == "choice":
-            return f"[{', '.join(map(str, self.choices or []))}]"
+            return f"[{', '.join(as_yaml(choice) for choice in self.choices or [])}]"
         step = f" in steps of {self.step}" if self.step and self.step > 1 else ""
         return f"{self.low:g} to {self.high:g}{' (log)' if self.log else ''}{step}"
+
+
+def as_yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class Named(Section):
@@ -134,6 +138,7 @@ class Definition(Section):
     sampler: Named
     stop: Named | None
     rungs: list[Positive]  # updates at which trials are compared
+    steps: Positive  # updates of a whole run, as configured
     seeds: Seeds
     seed_values: list[NotNegative]  # of the trials, `most` of them
     budget: Budget

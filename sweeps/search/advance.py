@@ -89,12 +89,13 @@ class Desk:
         """Raises StoreError if the study's folder cannot be read or written."""
         picture = self.reader.look()
         if picture.confirmation is None:
-            self._record(picture)
-            picture = self._decided(picture)
-            work, at_work = self._of_trials(picture)
-            if not work and self._ask(picture):
-                self._record(picture := self.reader.look())
+            while True:
+                self._record(picture)
+                picture = self._decided(picture)
                 work, at_work = self._of_trials(picture)
+                if work or not self._ask(picture):
+                    break
+                picture = self.reader.look()  # the runs of a new trial may be done already
             if work or at_work or self._is_asked_for(picture):
                 return Step(work, False, at_work)
             if self.limits.trials is not None and not self._is_spent(picture):
@@ -360,6 +361,7 @@ def is_spent(picture: Picture, group: int) -> bool:
     hours = run_hours(picture, group)
     if budget.device_hours is not None:
         ahead = sum(max(hours - one.device_hours, 0.0) for one in there if one.state == "open") if hours else 0.0
+        ahead += (hours or 0.0) * halving.steps_ahead(picture, group, picture.definition.steps)
         spent = sum(one.device_hours for one in there) + ahead
         if spent + (hours or 0.0) * (1 + confirmed_runs(picture, group)) > budget.device_hours:
             return True
@@ -373,7 +375,8 @@ def is_spent(picture: Picture, group: int) -> bool:
             for run in one.runs.values()
             if run.state == "done"
         ]
-        ahead = median(took) * confirmed_runs(picture, group) / at_once if took else 0.0
+        runs = confirmed_runs(picture, group) + halving.steps_ahead(picture, group, picture.definition.steps)
+        ahead = median(took) * runs / at_once if took else 0.0
         if (at_work + ahead) / 3600 >= budget.hours:
             return True
     return False

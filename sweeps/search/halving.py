@@ -1,14 +1,16 @@
-"""Who goes on after a rung: successive halving whose stopped trials may go on later; or a pruner of Optuna's, for good.
+"""Who goes on after a rung: successive halving (Jamieson and Talwalkar 2016), or a pruner of Optuna's.
 
-At a rung the best share `keep` of the trials that have reached it goes on (Jamieson and Talwalkar 2016; asynchronous as Li et
-al. 2020). While trials still come, of n so many as keep * n rounded down; so a trial that stays behind goes on when enough
-others turn out worse. When no more can come it is rounded up. The default always goes on, and takes nobody's place.
+Halving lets every trial come to the first rung and pause there. When no more can come, the best share `keep` of them, rounded
+up, goes on to the next. So who goes on does not depend on who was first, or on how many workers there were. (Promoting while
+others still come, as asynchronous halving does, lets about twice as many go on: whoever is among the best of the first few.)
+The default always goes on, and takes nobody's place. A pruner decides at once, and for good.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from mmprompt.config import ConfigError, nearest
 from mmprompt.study import VERSION, Decision, Definition, Named, Outcome, Picture, Told, next_rung
@@ -45,7 +47,7 @@ def _of_rungs(picture: Picture, group: int, is_asked_for: bool) -> Iterator[Deci
         waiting = [one for one in there if one.state == "stopped" and _at(picture, one) == rung]
         open_below = open_below or any(_may_come(picture, one, rung) for one in picture.of(group))
         if stop.name == "halving":
-            found = list(_halved(picture, there, waiting, rung, float(stop.arguments["keep"]), open_below))
+            found = list(_halved(there, waiting, rung, float(stop.arguments["keep"]), open_below))
         else:
             found = [
                 _pruned(picture, group, one, rung)
@@ -67,16 +69,31 @@ def _may_come(picture: Picture, outcome: Outcome, rung: int) -> bool:
 
 
 def _halved(
-    picture: Picture, there: Sequence[Outcome], waiting: Sequence[Outcome], rung: int, keep: float, is_open: bool
+    there: Sequence[Outcome], waiting: Sequence[Outcome], rung: int, keep: float, is_open: bool
 ) -> Iterator[Decision]:
-    """Of trials that wait at a rung those that go on. Nothing is written of the others: they may yet."""
+    """Of trials that wait at a rung those that go on. Nothing is written of the others."""
     yield from (_decision(one, rung, True, DEFAULT) for one in waiting if one.trial.origin == "default")
+    if is_open:
+        return
     others = [one for one in there if one.trial.origin != "default"]
     ranked = sorted(others, key=lambda one: (-one.rungs[rung], one.trial.number))
-    quota = math.floor(keep * len(ranked)) if is_open else math.ceil(keep * len(ranked))
-    for rank, one in enumerate(ranked[:quota], 1):
+    for rank, one in enumerate(ranked[: math.ceil(keep * len(ranked))], 1):
         if one in waiting:
             yield _decision(one, rung, True, f"{rank} of {len(ranked)}")
+
+
+def steps_ahead(picture: Picture, group: int, steps: int) -> float:
+    """How many whole runs it takes to bring the trials that there are through halving; 0 with a pruner, of which nobody knows."""
+    definition = picture.definition
+    if definition.stop is None or definition.stop.name != "halving":
+        return 0.0
+    keep, ends = float(definition.stop.arguments["keep"]), [*definition.rungs, steps]
+    count, total = len(picture.of(group)), 0.0
+    for here, there in pairwise(ends):
+        count = math.ceil(keep * count)
+        gone = sum((one.trial.number, here) in picture.decisions for one in picture.of(group))
+        total += max(0, count - gone) * (there - here) / steps
+    return total
 
 
 def _pruned(picture: Picture, group: int, outcome: Outcome, rung: int) -> Decision:

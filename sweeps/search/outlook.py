@@ -50,7 +50,8 @@ class Outlook:
     def lines(self, kind: Kind) -> Iterator[str]:
         definition = self.definition
         yield f"search {definition.name}: {definition.claim}"
-        yield f"  {', '.join(f'{key} {direction}d' for key, direction in definition.objective.items())} over {space(definition)}"
+        yield f"  {', '.join(f'{key} {direction}d' for key, direction in definition.objective.items())}, over"
+        yield from (f"    {line}" for line in space(definition))
         yield f"  {how(definition)}"
         if definition.warm or definition.left_out:
             runs = sum(len(one.runs) for one in definition.warm)
@@ -108,12 +109,10 @@ class Outlook:
         return cost(self.asked.store, configs, wanted, states, list(configs), self.asked.place.cluster)
 
 
-def space(definition: Definition) -> str:
-    parts = []
+def space(definition: Definition) -> Iterator[str]:
     for one in definition.space:
         when = " and ".join(f"{key}={' or '.join(map(as_text, values))}" for key, values in one.when.items())
-        parts.append(f"{one.key} {one}" + (f" where {when}" if when else ""))
-    return "; ".join(parts)
+        yield f"{one.key} {one}" + (f" where {when}" if when else "")
 
 
 def how(definition: Definition) -> str:

@@ -218,6 +218,7 @@ def _asked(
         sampler=sampler,
         stop=stop,
         rungs=search.rungs,
+        steps=defaults[0].optim.steps,
         seeds=seeds,
         seed_values=[defaults[0].seed + number for number in range(seeds.most)],
         budget=search.budget,

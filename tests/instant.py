@@ -1,0 +1,116 @@
+"""Runs of a search that are over at once: what a worker would leave in the store, without training.
+
+The search itself is the real one, from files to files; only what a run comes to is computed by a function of its settings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from mmprompt.config import RunConfig
+from mmprompt.identity import evaluation_id, read_config
+from mmprompt.run import DIVERGED, INTERRUPTED, RunFolder, Store
+from mmprompt.study import Study
+from sweeps.search.advance import Desk, Limits, Work
+from sweeps.search.space import Asked, asked
+
+ABOUT = {"commit": None, "dirty": False}
+Score = Callable[[RunConfig], float | None]  # of a run; None: it diverges
+JOB = {
+    "host": "elsewhere",
+    "pid": 1,
+    "started": 0.0,
+    "batch": "1",
+    "scheduler": "local",
+    "job": "1",
+    "gpus": 0,
+    "work": "train",
+}
+JOB |= {"scheduler_job": None, "log": None, "code": None, "commit": None, "dirty": False}
+
+
+def search_file(conf: Path, name: str, **content: Any) -> None:
+    (conf / "search").mkdir(parents=True, exist_ok=True)
+    about = {"claim": "A claim", "command": f"make search-{name}", "cost": "none", "objective": {"score": "maximize"}}
+    about |= {"fixed": {"task": "micro_grounding", "method": "prompt"}}
+    (conf / "search" / f"{name}.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(about | content)))
+
+
+def begun(conf: Path, store: Path, name: str, *overrides: str, called: str | None = None) -> tuple[Asked, Study]:
+    """A search that is begun, as `search NAME` begins it."""
+    one = asked(name, called or name, [f"paths.runs={store}", *overrides], conf, ABOUT)
+    study = Study(one.store, one.definition.name)
+    study.define(one.definition)
+    return one, study
+
+
+def execute(store: Store, work: Work, score: Score) -> None:
+    """What an attempt at this work leaves."""
+    folder = store.run(work.run)
+    config = read_config(folder.config_file)
+    attempt = folder.claim(folder.next_number, JOB)
+    assert attempt is not None
+    value, optim = score(config), config.optim
+    last = work.until or optim.steps
+    steps = range(optim.validate_every, last + 1, optim.validate_every)
+    curve = [(step, 0.0 if value is None else value * step / optim.steps) for step in steps]
+    if value is None:
+        attempt.fail(f"{DIVERGED}the loss is nan")
+        return
+    attempt.report({"step": last, "steps": optim.steps, "validation": curve, "seconds": 1.0, "time": 0.0, "loss": 0.0})
+    if work.until is not None and work.until < optim.steps:
+        attempt.fail(f"{INTERRUPTED}paused at step {last}")
+        return
+    publish(folder, attempt.number, config, work, value)
+
+
+def publish(folder: RunFolder, number: int, config: RunConfig, work: Work, value: float) -> None:
+    metric = {"grounding": "acc@0.5", "entailment": "accuracy", "vqa": "vqa_accuracy", "caption": "cider"}[
+        config.task.family
+    ]
+    splits = [one["split"] for one in work.evaluations]
+    parameters = config.prompt.length if config.prompt is not None else 1
+    result = {
+        "run": folder.id,
+        "attempt": number,
+        "metrics": {f"{split}/{metric}": value - (split != config.task.validation) for split in splits},
+        "evaluations": {split: evaluation_id(folder.id, {"split": split}) for split in splits},
+        "evaluated": [],
+        "trainable_parameters": parameters,
+        "seconds": 1.0,
+        "device_hours": 0.01,
+        "steps": config.optim.steps,
+        "device": "cpu: none",
+        "wandb": None,
+        "commit": None,
+        "dirty": False,
+        "best_step": config.optim.steps,
+    }
+    folder.result_file.write_text(json.dumps(result))
+
+
+def search_on(study: Study, score: Score, limits: Limits | None = None, most: int = 10_000) -> Desk:
+    """One worker, until the study is over or it has done `most` things."""
+    desk = Desk(study, limits or Limits())
+    for _ in range(most):
+        step = desk.advance()
+        if step.is_over or not step.work:
+            return desk
+        execute(study.store, step.work[0], score)
+    return desk
+
+
+def contents(study: Study) -> dict[str, Any]:
+    """By trial: settings, state, values, and how far it got."""
+    from mmprompt.study import Reader
+
+    picture = Reader(study).look()
+    return {
+        str(one.trial.number): (one.trial.settings, one.state, one.values, sorted(one.rungs.items()))
+        for one in picture.outcomes
+    }
