@@ -11,9 +11,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-from scipy.special import stdtrit
-
 LEVEL = 0.95
 
 
@@ -39,6 +36,9 @@ def t_interval(values: Iterable[float], of: int = 1) -> Interval:
 
     `of`: how many intervals are to hold together, each at level 1 - (1 - LEVEL) / of (Bonferroni).
     """
+    import numpy as np
+    from scipy.special import stdtrit  # here: those who only look at how a study stands do without
+
     x = np.asarray([value for value in values if not math.isnan(value)])  # n
     if len(x) == 0:
         return Interval(math.nan, math.nan, math.nan, 0)

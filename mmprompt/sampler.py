@@ -45,7 +45,7 @@ def is_blind(sampler: Named) -> bool:
 
 
 def full_name(sampler: Named) -> str:
-    return SHORT.get(sampler.name, sampler.name)
+    return SHORT.get(sampler.name.lower(), sampler.name)
 
 
 # Checks, before anything is written

@@ -212,7 +212,7 @@ def settle_words(asked: dict[str, object], verb: str) -> None:
     if not names or (verb == "search" and names in (["plan"], ["promote"])):
         print(f"sweeps: which {what}? there are {', '.join(there)}", file=sys.stderr)
         sys.exit(2)
-    if verb == "search" and len(names) > 1 + (names[0] in ("plan", "promote")):
+    if verb == "search" and len(names) > 1 + any(word in ("plan", "promote") for word in names):
         print(f"sweeps: one search at a time; {' '.join(names)} came", file=sys.stderr)
         sys.exit(2)
 

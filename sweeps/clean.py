@@ -20,10 +20,10 @@ from pathlib import Path
 
 from mmprompt.files import draft_of, remove
 from mmprompt.processes import lives
-from mmprompt.run import Attempt, RunFolder, Store
+from mmprompt.run import OF_SEARCH, Attempt, RunFolder, Store
 from sweeps.batch import Batch, batches, wanted
 from sweeps.cost import volume
-from sweeps.launched import store_at
+from sweeps.launched import readable, store_at
 from sweeps.outlook import count
 from sweeps.screen import agreed
 from sweeps.state import OPEN, Queue, State, queue, states
@@ -33,6 +33,7 @@ DAY = 86_400.0  # seconds after which what was being written belongs to nobody
 AT_ONCE = 16  # runs that are looked at together
 DRAFTS = "half written, by processes that were killed"
 ATTEMPTS = "checkpoints of finished runs, and what attempts made that another was faster than"
+STOPPED = "checkpoints of trials that a search has stopped, now that it is over"
 LOGS = "scripts and logs of batches whose runs are all done, older than {days} days"
 CODE = "copies of our code that no open batch uses, not used for {days} days"
 PROBES = "what the probes of `doctor` left, older than {days} days"
@@ -56,7 +57,11 @@ def clean(runs: Path, days: int, cache: bool) -> int:
     queued = queue(store, ids)
     seen = states(store, ids, queued, wanted(known, ids))
     open_batches = {batch.id for batch in known if is_open(batch, seen, queued)} | _of_workers(store)
-    found = [*of_runs(store, seen, queued), *of_batches(store, known, open_batches, days)]
+    found = [
+        *of_runs(store, seen, queued),
+        *of_searches(store, seen, queued),
+        *of_batches(store, known, open_batches, days),
+    ]
     found += of_code(store, known, open_batches, days)
     found += [(PROBES, folder) for folder in (store.root / "doctor").glob("*") if is_older(folder, days * DAY)]
     found += [(CACHE, file) for file in store.cache.glob("*")] if cache else []
@@ -94,6 +99,24 @@ def of_run(folder: RunFolder, seen: State) -> Iterator[Found]:
                 files = [attempt.checkpoint_file(step) for step in attempt.checkpoint_steps]
                 files += [attempt.weights_file, *attempt.evaluations.glob("[!.]*")] if not is_published else []
                 yield from ((ATTEMPTS, file) for file in files if file.exists())
+
+
+def of_searches(store: Store, seen: dict[str, State], queued: Queue) -> Iterator[Found]:
+    """Of trials that were stopped and that no sweep asks for."""
+    if not store.studies():
+        return
+    from mmprompt.study import Reader, Study
+
+    asked = {run for one in readable(store) if not one.name.startswith(OF_SEARCH) for run in one.runs}
+    pictures = [Reader(Study(store, name)).look() for name in store.studies()]
+    for picture in pictures:
+        if picture.confirmation is None:  # its trials may go on yet
+            asked |= {run for one in picture.outcomes for run in one.trial.runs.values()}
+    stopped = [one.trial for picture in pictures for one in picture.outcomes if one.state == "stopped"]
+    for run in dict.fromkeys(run for trial in stopped for run in trial.runs.values()):
+        if run not in asked and run not in queued.jobs and (run not in seen or seen[run].result is None):
+            for attempt in filter(is_over, store.run(run).attempts()):
+                yield from ((STOPPED, attempt.checkpoint_file(step)) for step in attempt.checkpoint_steps)
 
 
 def is_over(attempt: Attempt) -> bool:
@@ -173,7 +196,7 @@ def free(waste: Waste, days: int) -> bool:
 
 def _print(store: Store, waste: Sequence[Waste], days: int) -> None:
     print(f"{store.root}: {volume(sum(one.size for one in waste)) if waste else 'nothing'} can be freed")
-    for kind in (DRAFTS, ATTEMPTS, LOGS, CODE, PROBES, CACHE):
+    for kind in (DRAFTS, ATTEMPTS, STOPPED, LOGS, CODE, PROBES, CACHE):
         sizes = [one.size for one in waste if one.kind == kind]
         if sizes:
             print(f"  {volume(sum(sizes)):>8}  {kind.format(days=days)} ({len(sizes)})")

@@ -21,6 +21,9 @@ LIGHT = {
     "processes",
     "files",
     "run",
+    "intervals",
+    "study",
+    "sampler",
     "fingerprint",
     "tracking",
     "wandb_file",
@@ -30,7 +33,7 @@ OURS = {"mmprompt", "sweeps", "analysis"}
 
 
 def modules(package: str) -> list[Path]:
-    return sorted((ROOT / package).glob("*.py"))
+    return sorted((ROOT / package).rglob("*.py"))
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
@@ -54,7 +57,7 @@ def wrong(package: str, *allowed: str, never: set[str]) -> list[str]:
             top = name.split(".")[0]
             ours = top in OURS - {package} and not any(f"{name}.".startswith(f"{ok}.") for ok in allowed)
             if top in never or ours:
-                found.append(f"{package}/{file.name}: {name}")
+                found.append(f"{file.relative_to(ROOT)}: {name}")
     return found
 
 
@@ -84,15 +87,23 @@ def test_hydra_is_only_in_the_main_of_the_core() -> None:
 def test_sweeps_knows_of_the_core_its_light_part_and_on_the_node_its_job() -> None:
     light = [f"mmprompt.{name}" for name in LIGHT]
     found = wrong("sweeps", *light, never={"torch", "pandas", "matplotlib", "wandb"})
-    node = {"sweeps/node.py: mmprompt.job.execute"}
+    node = {"sweeps/node.py: mmprompt.job.execute", "sweeps/search/worker.py: mmprompt.job.take"}
     probe = {
         f"sweeps/probe.py: {name}"
         for name in ("torch", "mmprompt.loaded.backbone_of", "mmprompt.data.load", "mmprompt.data.locate")
     }
     assert set(found) == node | probe
-    for file in ("node.py", "probe.py"):
+    for file in ("node.py", "probe.py", "search/worker.py"):
         late = [name for name, at_once in imports(ROOT / "sweeps" / file) if not at_once]
-        assert all(line.split(": ")[1] in late for line in found if file in line)
+        assert all(line.split(": ")[1] in late for line in found if line.startswith(f"sweeps/{file}"))
+
+
+def test_optuna_is_in_one_module_alone_which_those_who_search_load_when_they_ask() -> None:
+    for file in (file for package in OURS for file in modules(package)):
+        names = {name for name, _ in imports(file)}
+        assert any(name.split(".")[0] == "optuna" for name in names) == (file == ROOT / "mmprompt/sampler.py"), file
+    loading = "import sys, sweeps.node, sweeps.launch, sweeps.status, mmprompt.job; sys.exit('optuna' in sys.modules)"
+    subprocess.run([sys.executable, "-c", loading], cwd=ROOT, check=True)
 
 
 def test_analysis_knows_of_the_core_its_light_part_and_neither_conf_nor_torch() -> None:
@@ -100,10 +111,10 @@ def test_analysis_knows_of_the_core_its_light_part_and_neither_conf_nor_torch() 
     assert wrong("analysis", *light, never={"torch", "hydra", "omegaconf", "submitit"}) == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["launch", "--help"], ["plan", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["launch", "--help"], ["plan", "--help"], ["search", "--help"]])
 def test_help_needs_nothing_that_takes_time_to_load(arguments: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "sweeps", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines()}
-    assert "sweeps" in loaded and "length" in done.stdout
+    assert "sweeps" in loaded and ("length" in done.stdout or "learning_rate" in done.stdout)
     assert not loaded & {"torch", "hydra", "omegaconf", "wandb", "submitit", "pandas", "numpy", "pydantic", "psutil"}

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from instant import begun, contents, execute, search_file, search_on
 
-from mmprompt import sampler, study as studies
+from mmprompt import sampler
+from mmprompt import study as studies
 from mmprompt.config import RunConfig
 from mmprompt.files import StoreError
 from mmprompt.place import ROOT

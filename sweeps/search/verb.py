@@ -31,6 +31,7 @@ from sweeps.words import WORDS
 from sweeps.workers import Workers, at_work, places
 
 CONF = ROOT / "conf"
+SUBVERBS = ("plan", "promote")
 POLL = 1.0  # seconds between two looks
 RECONCILE = 60.0  # seconds between two looks whether jobs are missing
 
@@ -47,7 +48,8 @@ def search(
     force: bool,
 ) -> int:
     """Returns 0 if all is well, 1 if runs failed or something is not done, 130 if interrupted. Raises ConfigError, StoreError."""
-    *what, name = names  # "plan" or "promote" may come first
+    what = [word for word in names if word in SUBVERBS and len(names) > 1]
+    [name] = [word for word in names if word not in what]
     about = provenance()
     one = asked(name, called or name, overrides, CONF, about)
     follow_mode(one.store.root)
