@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
+from types import MappingProxyType
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import ValidationError
@@ -290,24 +291,27 @@ class Study:
             raise StoreError(f"{self.file} is of search {found.name}, not of {self.name}; it belongs elsewhere")
         return found
 
-    def trials(self) -> list[Trial]:
-        """By number. Raises StoreError, naming the file, for one that is damaged or does not belong there."""
-        found = []
+    def trials(self, known: Mapping[str, Trial] = MappingProxyType({})) -> dict[str, Trial]:
+        """By the name of their files. Those that are `known` are not read again: they never change.
+
+        Raises StoreError, naming the file, for one that is damaged or does not belong there.
+        """
+        found = {}
         for file in self._files("trials", r"(\d+)\.json"):
-            trial = read(file, Trial)
+            trial = known.get(file.name) or read(file, Trial)
             if trial is None or str(trial.number) != file.stem or trial.group >= len(self.definition.groups):
                 raise StoreError(f"{file} is not trial {file.stem} of search {self.name}; remove it")
-            found.append(trial)
-        return sorted(found, key=lambda trial: trial.number)
+            found[file.name] = trial
+        return found
 
-    def decisions(self) -> dict[tuple[int, int | None], Decision]:
-        """By trial and update; None: on more seeds. Raises StoreError as `trials` does."""
+    def decisions(self, known: Mapping[str, Decision] = MappingProxyType({})) -> dict[str, Decision]:
+        """As `trials`."""
         found = {}
         for file in self._files("decisions", r"\d+\.(\d+|seeds)\.json"):
-            one = read(file, Decision)
+            one = known.get(file.name) or read(file, Decision)
             if one is None or file.name != f"{one.trial}.{one.step or SEEDS}.json":
                 raise StoreError(f"{file} is not a decision of search {self.name}; remove it")
-            found[one.trial, one.step] = one
+            found[file.name] = one
         return found
 
     def confirmation(self) -> Confirmation | None:
@@ -362,7 +366,7 @@ def evaluations_of(store: Store, name: str) -> dict[str, list[dict[str, Any]]]:
     study, found = Study(store, name), dict[str, list[dict[str, Any]]]()
     try:
         definition, confirmation = study.definition, study.confirmation()
-        for trial in study.trials():
+        for trial in study.trials().values():
             task = definition.task_of(trial.settings, trial.group)
             asked = [{"split": definition.tasks[task]["validation"]}]
             found |= dict.fromkeys(trial.runs.values(), asked)
@@ -436,6 +440,8 @@ class Reader:
     def __init__(self, study: Study) -> None:
         self.study = study
         self._final: dict[str, RunOutcome] = {}
+        self._trials: dict[str, Trial] = {}
+        self._decisions: dict[str, Decision] = {}
 
     def run(self, run: str, task: str) -> RunOutcome:
         if run not in self._final:
@@ -447,7 +453,10 @@ class Reader:
 
     def look(self) -> Picture:
         """Raises StoreError for a damaged or a foreign file in the study's folder."""
-        definition, trials, decisions = self.study.definition, self.study.trials(), self.study.decisions()
+        definition = self.study.definition
+        self._trials, self._decisions = self.study.trials(self._trials), self.study.decisions(self._decisions)
+        trials = sorted(self._trials.values(), key=lambda trial: trial.number)
+        decisions = {(one.trial, one.step): one for one in self._decisions.values()}
         outcomes = [self._outcome(definition, trial, decisions) for trial in trials]
         return Picture(self, definition, outcomes, decisions, self.study.confirmation())
 

@@ -131,7 +131,18 @@ def is_open(batch: Batch, seen: dict[str, State], queued: Queue) -> bool:
     """May some job of it still do something?"""
     runs = [run for job in batch.jobs for run in job]
     is_held = any(held.batch == batch.id for run in runs if run in queued.jobs for held in queued.jobs[run])
+    if batch.search is not None and not is_held and lives(batch.frozen["launcher"]) is not True:
+        return not search_is_over(batch)
     return is_held or lives(batch.frozen["launcher"]) is True or any(seen[run].name != "done" for run in runs)
+
+
+def search_is_over(batch: Batch) -> bool:
+    """Of the search that its jobs work on: then stopped trials need nobody."""
+    from mmprompt.study import Reader, Study
+    from mmprompt.study import is_over as study_is_over
+
+    study = Study(Store(Path(batch.frozen["store"])), str(batch.search))
+    return study.file.exists() and study_is_over(Reader(study).look())
 
 
 def _of_workers(store: Store) -> set[str]:

@@ -23,7 +23,6 @@ from mmprompt.run import TRIES, Store
 
 GPUS = "MMPROMPT_GPUS"  # the variable that says which a local worker may use; others find it in its environment
 BEGINS = "== "  # how the line begins that each execution of a job writes first into its log
-IDLE = 600.0  # seconds that a worker of a search keeps its place while there is nothing that it could do
 ASKS = 60.0  # seconds that SLURM's controller has for an answer
 
 
@@ -44,7 +43,7 @@ def work(batch: str, index: int) -> None:
         return lives(launcher) is True
 
     if "search" in frozen:
-        search(frozen, job.job_id, job.paths.stderr, wanted, patience=None)
+        search(frozen, job.job_id, job.paths.stderr, wanted)
         return
     outcome = execute(frozen, index, job.job_id, job.paths.stderr, wanted)
     if reason := failures(outcome):
@@ -66,7 +65,7 @@ def main(batch: Path, first: int) -> None:
     index = first + int(task or 0)
     try:
         if "search" in frozen:
-            outcome = search(frozen, job, log, lambda: not time_is_up(), patience=IDLE)
+            outcome = search(frozen, job, log, lambda: not time_is_up())
         else:
             outcome = execute(frozen, index, job, log, lambda: not time_is_up())
     except SystemExit:
@@ -95,17 +94,12 @@ def execute(frozen: dict[str, Any], index: int, job: str, log: Path, wanted: Cal
     return outcome
 
 
-def search(
-    frozen: dict[str, Any], job: str, log: Path, wanted: Callable[[], bool], patience: float | None
-) -> dict[str, str]:
-    """A worker of a search: takes one run of it after another. Whether the search is "open" when it ends, by its name.
-
-    `patience`: seconds that it waits for others' results.
-    """
+def search(frozen: dict[str, Any], job: str, log: Path, wanted: Callable[[], bool]) -> dict[str, str]:
+    """A worker of a search: takes one run of it after another. Whether the search is "open" when it ends, by its name."""
     follow_mode(Path(frozen["store"]))
     from sweeps.search.worker import work_on
 
-    is_open = work_on(frozen, about_job(frozen, job, log), wanted, patience)
+    is_open = work_on(frozen, about_job(frozen, job, log), wanted)
     return {frozen["search"]["name"]: "open" if is_open else "done"}
 
 

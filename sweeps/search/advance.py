@@ -10,11 +10,12 @@ import os
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from statistics import median
 from typing import Any
 
 from mmprompt.files import write_over
-from mmprompt.identity import evaluation_id, run_id
+from mmprompt.identity import run_id
 from mmprompt.run import INTERRUPTED, Attempt
 from mmprompt.study import (
     FIRST_FRESH,
@@ -31,6 +32,7 @@ from mmprompt.study import (
     Study,
     Trial,
     is_over,
+    is_settled,
     next_rung,
 )
 from sweeps import scheduler
@@ -41,6 +43,8 @@ from sweeps.search.settings import Composition
 from sweeps.search.space import default
 from sweeps.state import SILENT
 
+IDLE = 600.0  # seconds that a worker on SLURM keeps its place at least while there is nothing that it could do
+RECORD = 10.0  # seconds between two versions of the manifest, while trials come
 ALIVE = 30.0  # seconds for which a process that was seen at work elsewhere is not asked about again
 
 
@@ -83,28 +87,35 @@ class Desk:
         self.reader = Reader(self.study)
         self.composition = Composition(self.study.definition)
         self._alive: dict[tuple[str, int], float] = {}  # attempts that were seen at work, and when
-        self._known: tuple[int, int, bool] | None = None  # what the manifest was written from
+        self._known: tuple[int, int, bool] | None = None  # what the manifest was written from,
+        self._recorded = -RECORD  # and when
 
     def advance(self) -> Step:
         """Raises StoreError if the study's folder cannot be read or written."""
         picture = self.reader.look()
         if picture.confirmation is None:
             while True:
-                self._record(picture)
+                self.record(picture)
                 picture = self._decided(picture)
                 work, at_work = self._of_trials(picture)
                 if work or not self._ask(picture):
                     break
                 picture = self.reader.look()  # the runs of a new trial may be done already
             if work or at_work or self._is_asked_for(picture):
-                return Step(work, False, at_work)
+                return Step(work or self._ahead(picture), False, at_work)
             if self.limits.trials is not None and not self._is_spent(picture):
                 return Step([], False, False)  # as many as were asked for; there will be more
             self._confirm(picture)
             picture = self.reader.look()
-        self._record(picture)
+        self.record(picture)
         work, at_work = self._of_confirmation(picture)
         return Step(work, is_over(picture), at_work)
+
+    def patience(self) -> float:
+        """Seconds that a worker may wait for others: as long as one of their runs is likely to take."""
+        spans = [run.spans for one in self.reader.look().outcomes for run in one.runs.values() if run.state == "done"]
+        took = [sum(end - begin for begin, end in some) for some in spans]
+        return max(IDLE, 1.5 * median(took)) if took else IDLE
 
     # Decisions
 
@@ -145,21 +156,32 @@ class Desk:
         found.sort(key=lambda one: one[:2])
         return self._free([(work, run) for _, _, work, run in found])
 
+    def _ahead(self, picture: Picture) -> list[Work]:
+        """While others bring the search to its end: the default on fresh seeds, which will be wanted whatever comes out."""
+        if not self._is_spent(picture):
+            return []
+        found: list[tuple[Work, RunOutcome]] = []
+        for one in picture.outcomes:
+            if one.trial.origin == "default":
+                candidate = self._candidate(
+                    one.trial.group, fresh_seeds(picture), "default", None, one.trial.settings, None
+                )
+                found += self._missing(picture, one.trial.group, candidate)
+        return self._free(found)[0]
+
+    def _missing(self, picture: Picture, group: int, candidate: Candidate) -> list[tuple[Work, RunOutcome]]:
+        """The runs of a candidate that are not settled."""
+        definition = picture.definition
+        task = definition.task_of(candidate.settings, group)
+        evaluations = [{"split": split} for split in definition.splits[task]]
+        left = [run for run in candidate.runs.values() if not is_settled(picture, group, candidate, run)]
+        return [(Work(run, candidate.base, None, evaluations), self.reader.run(run, task)) for run in left]
+
     def _of_confirmation(self, picture: Picture) -> tuple[list[Work], bool]:
-        definition, confirmation = picture.definition, picture.confirmation
-        assert confirmation is not None
-        found = []
-        for group in confirmation.groups:
-            for candidate in group.candidates:
-                task = definition.task_of(candidate.settings, group.group)
-                evaluations = [{"split": split} for split in definition.splits[task]]
-                for run in candidate.runs.values():
-                    asked = [evaluation_id(run, settings) for settings in evaluations]
-                    if not self.study.store.run(run).is_done(asked):
-                        outcome = self.reader.run(run, task)
-                        if outcome.state != "diverged":
-                            found.append((Work(run, candidate.base, None, evaluations), outcome))
-        return self._free(found)
+        assert picture.confirmation is not None
+        groups = picture.confirmation.groups
+        missing = [self._missing(picture, group.group, one) for group in groups for one in group.candidates]
+        return self._free([*chain(*missing)])
 
     def _free(self, found: Sequence[tuple[Work, RunOutcome]]) -> tuple[list[Work], bool]:
         """Of these what can be taken; what is said to be at work and is not, is put down as ended."""
@@ -316,9 +338,12 @@ class Desk:
 
     # What others read
 
-    def _record(self, picture: Picture) -> None:
+    def record(self, picture: Picture) -> None:
         """The manifest, as `analysis` and the other verbs read it; again if somebody has added a trial meanwhile."""
         while (known := self._version(picture)) != self._known and picture.outcomes:
+            if picture.confirmation is None and time.monotonic() - self._recorded < RECORD:
+                return
+            self._recorded = time.monotonic()
             text = manifest(self.study, picture)
             write_over(self.study.store.manifest(self.study.manifest), text)
             self._known = known

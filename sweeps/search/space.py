@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -209,7 +210,7 @@ def _asked(
         version=1,
         name=called,
         claim=search.claim,
-        command=search.command,
+        command=_command(search, called, overrides),
         objective=search.objective,  # type: ignore[arg-type]
         fixed=search.fixed,
         space=space,
@@ -242,6 +243,13 @@ def _asked(
     composition = Composition(definition)
     _check_values(definition, composition)
     return Asked(search, definition, places[0], [backbone_file(place) for place in places], composition, overrides)
+
+
+def _command(search: Search, called: str, overrides: Sequence[str]) -> str:
+    """What a person types to have this study."""
+    own = [text for text in overrides if text.split("=")[0].split(".")[0] not in Place.model_fields]
+    words = [*own, *(["--as", called] if called != search.name else [])]
+    return search.command + (f' ARGS="{shlex.join(words)}"' if words else "")
 
 
 def composer_at(base: Base, fixed: Mapping[str, Any]) -> dict[str, Any]:

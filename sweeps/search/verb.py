@@ -102,7 +102,7 @@ def run(
     outlook = Outlook.of(one, definition, study if is_there else None)
     if outlook.picture is not None and is_over(outlook.picture) and retry is None:
         print(f"search {study.name} is over already")
-        Desk(study).advance()  # the manifest, if it was lost
+        Desk(study).record(outlook.picture)  # the manifest, if it was lost
         return ended(study, outlook.picture)
     # Before anything is written: it may refuse.
     kind, why = scheduler.choose(one.place.cluster.kind)
