@@ -404,7 +404,12 @@ def notes(searched: Searched) -> list[str]:
 
 
 def edges(searched: Searched, group: int) -> list[str]:
-    """Where the best has a number at an end of its range: of the fresh seeds, the default among them, else of the search."""
+    """Where the best has a number at an end of its range: of the fresh seeds, the default among them, else of the search.
+
+    Of several objectives there is no best.
+    """
+    if len(searched.definition.objective) > 1:
+        return []
     scored = [entry for entry in searched.of(group) if entry.found.intervals[entry.validation].n]
     if scored:
         settings = max(scored, key=lambda entry: entry.found.intervals[entry.validation].value).settings

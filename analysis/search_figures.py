@@ -7,6 +7,7 @@ paper's column: the number of panels side by side, their ticks and the legend fo
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,11 @@ class Drawing:
             return FACTS[self.objective]
         tasks = self.searched.definition.tasks.values()
         return " / ".join(dict.fromkeys(f"{about['metric']}, {about['validation']}" for about in tasks))
+
+    def widen(self, ax: Axes) -> None:
+        """Of scores small differences stay small."""
+        if self.objective == SCORE:
+            widen(ax)
 
     def groups(self) -> Iterable[tuple[int, str, pd.DataFrame]]:
         """Number, colour and trials of each."""
@@ -164,7 +170,7 @@ def _history(drawing: Drawing, ax: Axes) -> None:
     low = drawing.trials["index"].min()
     if low < 0:  # warm trials have no number
         ax.set_xticks([tick for tick in ax.get_xticks() if tick >= 0 and tick <= drawing.trials["index"].max()])
-    widen(ax)
+    drawing.widen(ax)
 
 
 def _slice(drawing: Drawing, parameter: Parameter, ax: Axes) -> None:
@@ -186,7 +192,7 @@ def _slice(drawing: Drawing, parameter: Parameter, ax: Axes) -> None:
                 ax.plot([at], [top], transform=ax.get_xaxis_transform(), color=colour, lw=0, **ENDS[end])
     _frame(ax, drawing, parameter.key, drawing.score, "")
     _room(ax, drawing.trials[drawing.trials[parameter.key].notna()], 0.08 + APART * len(drawing.searched.labels))
-    widen(ax)
+    drawing.widen(ax)
     if axis.names:
         _name_choices(ax, axis.names, drawing.room)
     else:
@@ -199,13 +205,17 @@ def _slice(drawing: Drawing, parameter: Parameter, ax: Axes) -> None:
 
 
 def _front(drawing: Drawing, front: pd.DataFrame, ax: Axes) -> None:
-    """The first objective against the second; the front joined by a line."""
-    first, second = list(drawing.searched.definition.objective)[:2]
-    for _, colour, rows in drawing.groups():
+    """The first objective against the second; the front joined by a line, of two objectives what can be had for so much."""
+    (first, _), (second, to), *others = drawing.searched.definition.objective.items()
+    joined: dict[str, Any] = {
+        "lw": 0.0 if others else 0.9,
+        "drawstyle": "steps-post" if to == "minimize" else "steps-pre",
+    }
+    for group, colour, rows in drawing.groups():
         done = rows[rows["state"] == "done"]
         ax.plot(done[second], done[first], color=colour, lw=0, alpha=0.35, **(SIGNS["done"] | {"mew": 0}))
-        those = front[front["group"] == (rows["group"].iloc[0] if len(rows) else None)].sort_values(second)
-        ax.plot(those[second], those[first], color=colour, lw=0.9, drawstyle="steps-post", **SIGNS["done"])
+        those = front[front["group"] == drawing.searched.labels[group]].sort_values(second)
+        ax.plot(those[second], those[first], color=colour, **joined, **SIGNS["done"])
     values = drawing.trials.loc[drawing.trials[second] > 0, second]
     if len(values) and values.max() / values.min() >= LOG_COUNT:
         ax.set_xscale("log")
@@ -214,7 +224,7 @@ def _front(drawing: Drawing, front: pd.DataFrame, ax: Axes) -> None:
     ax.xaxis.set_major_formatter(lambda value, _: _short(value))
     ax.xaxis.set_minor_locator(NullLocator())
     _frame(ax, drawing, f"front (n = {len(front)})", drawing.score, FACTS.get(second, second))
-    widen(ax)
+    drawing.widen(ax)
 
 
 def _confirmed_panels(rows: pd.DataFrame, several: bool) -> int:
@@ -345,16 +355,18 @@ class Axis:
         """Round numbers in the range, of a logarithmic one its powers of ten, or of two for a range of few of those; as many as
         can be read side by side in so many inches."""
         low, high = float(self.parameter.low or 0), float(self.parameter.high or 0)
+        fitting = _fitting(room, len(_short(high)))
+        even = MaxNLocator(fitting, integer=self.parameter.kind == "int").tick_values(low, high)
+        evenly = [float(value) for value in even if low <= value <= high]
         if not self.parameter.log:
-            wanted = MaxNLocator(_fitting(room, len(_short(high))), integer=self.parameter.kind == "int").tick_values(
-                low, high
-            )
-            return [float(value) for value in wanted if low <= value <= high]
+            return evenly
         base = 10.0 if high / low >= POWERS_OF_TEN else 2.0
         first, last = math.ceil(math.log(low, base) - 1e-9), math.floor(math.log(high, base) + 1e-9)
         values = [base**power for power in range(first, last + 1)]
-        longest = max((len(_short(value)) for value in values), default=1)
-        return values[:: -(-len(values) // _fitting(room, longest))] if values else [low, high]
+        if len(values) < 2:
+            return evenly
+        longest = max(len(_short(value)) for value in values)
+        return values[:: -(-len(values) // _fitting(room, longest))]
 
 
 def _as_text(value: Any) -> str:
@@ -381,7 +393,7 @@ def _short(value: float) -> str:
 
 def _name_choices(ax: Axes, names: Sequence[str], room: float) -> None:
     """A tick at 0, 1, ..., names below each other where they have several words, upright where they do not fit."""
-    lines = [name.replace(" ", "\n") for name in names]
+    lines = [re.sub(r"(?<!,) ", "\n", name) for name in names]
     longest = max((len(line) for name in lines for line in name.split("\n")), default=0)
     crowded = DIGIT * (longest + 1) > room / max(1, len(names))
     ax.set_xticks(range(len(names)), lines, rotation=90 if crowded else 0)

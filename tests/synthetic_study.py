@@ -317,3 +317,50 @@ def two_objectives(root: Path) -> Study:
     confirm(study, [[*rows, *((trials[one.trial or 0], list(one.values), fresh(noise, 69.0)) for one in best)]])
     record(study)
     return study
+
+
+def odd_values(root: Path) -> Study:
+    """Eight parameters of all kinds with long names, lists and null among their values, a narrow range, three objectives."""
+
+    def choice(key: str, *values: Any) -> dict[str, Any]:
+        return {"key": key, "kind": "choice", "choices": list(values)}
+
+    def number(key: str, low: float, high: float, log: bool = False) -> dict[str, Any]:
+        return {"key": key, "kind": "float", "low": low, "high": high, "log": log}
+
+    noise = np.random.default_rng(4)
+    space = [
+        RATE,
+        choice("prompt.layers", None, [0], [0, 1], [0, 1, 2]),
+        choice("optim.smoothing_over", "vocabulary", "allowed", "neither of the two"),
+        choice("finetune.freeze_embedding", True, False),
+        number("optim.weight_decay", 0.0, 0.25),
+        number("optim.warmup_ratio", 0.02, 0.06, log=True),
+        number("optim.eps", 1e-10, 1e-6, log=True),
+        {"key": "lora.rank", "kind": "int", "low": 4, "high": 64, "step": 4},
+    ]
+    objective = {"device_hours": "minimize", SCORE: "maximize", "peak_memory_mb": "minimize"}
+    study = define(Store(root), space, name="odd", objective=objective)
+    trials = []
+    for index in range(30):
+        settings: Settings = {one["key"]: one["choices"][index % len(one["choices"])] for one in space[1:4]}
+        settings |= {one["key"]: float(f"{noise.uniform(one['low'], one['high']):.3g}") for one in space[4:6]}
+        settings |= {
+            "optim.eps": float(f"{10 ** noise.uniform(-10, -6):.3g}"),
+            "lora.rank": int(4 * noise.integers(1, 17)),
+        }
+        settings["optim.lr"] = (
+            5.0 if index == 0 else float(f"{10 ** noise.uniform(-3, 0.477):.3g}")
+        )  # outside of the range
+        facts = {
+            "device_hours": round(0.01 + 0.02 * noise.random(), 4),
+            "peak_memory_mb": 800 + 10 * settings["lora.rank"],
+        }
+        scores = {1: round(60 + noise.normal(), 2)}
+        trials.append(add(study, settings, None if index % 7 == 6 else scores, facts=facts, diverges=index % 7 == 6))
+    confirm(
+        study,
+        [[(trials[0], [0.02, 60.0, 900.0], fresh(noise, 60.0)), (trials[1], [0.01, 60.0, 900.0], fresh(noise, 60.0))]],
+    )
+    record(study)
+    return study

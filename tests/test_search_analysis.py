@@ -49,6 +49,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Study:
     return made.two_objectives(tmp_path_factory.mktemp("small"))
 
 
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return made.odd_values(tmp_path_factory.mktemp("odd"))
+
+
 def searched(study: Study) -> Searched:
     return search.read_search(study.store, read_manifest(study.store, study.name), in_store)
 
@@ -174,7 +179,7 @@ def test_the_csv_has_every_trial_once_with_the_mean_of_its_runs_and_where_they_l
     several: Study, tmp_path: Path
 ) -> None:
     assert run(several, tmp_path, "search-made") == 0
-    rows = pd.read_csv(tmp_path / "tables" / "search-made.csv", dtype={"trial": str, "prompt.mlp_dim": "Int64"})
+    rows = pd.read_csv(tmp_path / "tables" / "search-made.csv", dtype=dict.fromkeys(["trial", "prompt.mlp_dim"], str))
     trials = rows[(rows["phase"] == "search") & (rows["origin"] != "warm")]
     assert list(trials["trial"]) == [str(number) for number in range(40)]
     for row in trials.itertuples():
@@ -189,7 +194,7 @@ def test_the_csv_has_every_trial_once_with_the_mean_of_its_runs_and_where_they_l
         outcomes[row.trial].rungs[row.rung] == row.rung_score for row in trials[trials["rung"].notna()].itertuples()
     )
     mlp = trials["prompt.reparameterization"] == "mlp"
-    assert trials.loc[mlp, "prompt.mlp_dim"].notna().all() and trials.loc[~mlp, "prompt.mlp_dim"].isna().all()
+    assert trials.loc[mlp, "prompt.mlp_dim"].str.isdigit().all() and trials.loc[~mlp, "prompt.mlp_dim"].isna().all()
     confirming = rows[rows["phase"] == "confirmation"]
     assert len(confirming) == 4 * 2
     for row in confirming.itertuples():
@@ -324,6 +329,15 @@ def test_the_front_is_what_nothing_is_better_than_in_both(small: Study) -> None:
     assert set(front["trial"]) == {trial for trial, *_ in points} - beaten
     assert 3 < len(front) < len(points)
     assert set(front["runs"]) <= small.store.runs() | {"0000000000000001 0000000000000002 0000000000000003"}
+
+
+def test_settings_are_shown_as_they_are_typed_whatever_they_are(odd: Study) -> None:
+    rows = search.trials(searched(odd))
+    assert list(rows["prompt.layers"][:4]) == ["null", "[0]", "[0, 1]", "[0, 1, 2]"]
+    assert list(rows["finetune.freeze_embedding"][:2]) == [True, False]
+    label = str(all_tables(searched(odd))[""].frame.index[0])
+    assert "optim.lr=5 prompt.layers=null optim.smoothing_over=vocabulary" in label
+    assert len(search.front(searched(odd))) > 1 and not search.edges(searched(odd), 0)
 
 
 # Notes
@@ -548,7 +562,7 @@ def drawn(study: Study, width: float) -> Any:
 
 
 @pytest.mark.parametrize("width", [WIDTH, search_figures.COLUMN])
-@pytest.mark.parametrize("name", ["several", "methods", "small"])
+@pytest.mark.parametrize("name", ["several", "methods", "small", "odd"])
 def test_no_text_is_cut_off_or_lies_on_another_at_either_width(
     name: str, width: float, request: pytest.FixtureRequest
 ) -> None:
