@@ -195,7 +195,8 @@ def trials(searched: Searched) -> pd.DataFrame:
     """A row per trial, by group; warm trials before the group's own.
 
     Columns: group (its label), index (the trial's place in its group from 0 on; below 0: warm), trial (its number, or `WARM`),
-    origin, state, rung (the furthest at which it was compared, in updates), rung_score, each objective (mean over seeds; NaN
+    origin, state, rung (the furthest at which it was compared, in updates), rung_score,
+    first_rung_score (where all can be compared), each objective (mean over seeds; NaN
     of a trial that is not done), best (the best of the first objective so far), a column per searched key (None where it does
     not apply), spent_device_hours (of all its runs), planned (how many runs), seeds and runs.
     """
@@ -212,6 +213,7 @@ def trials(searched: Searched) -> pd.DataFrame:
                 "state": "done",
                 "rung": None,
                 "rung_score": math.nan,
+                "first_rung_score": math.nan,
             }
             about |= dict(zip(definition.objective, one.values, strict=True)) | _columns(definition, one.settings)
             here.append(about | {"spent_device_hours": math.nan} | _runs(one.runs))
@@ -225,6 +227,7 @@ def trials(searched: Searched) -> pd.DataFrame:
                 "rung": rung,
             }
             about["rung_score"] = math.nan if rung is None else outcome.rungs[rung]
+            about["first_rung_score"] = math.nan if rung is None else outcome.rungs[min(outcome.rungs)]
             values = outcome.values or [math.nan] * len(definition.objective)
             about |= dict(zip(definition.objective, values, strict=True)) | _columns(definition, trial.settings)
             runs = {str(seed): trial.runs[str(seed)] for seed in outcome.seeds}
@@ -335,7 +338,8 @@ def groups(searched: Searched, rows: pd.DataFrame) -> pd.DataFrame:
     """A row per group, from the rows of `trials`.
 
     Columns: group, trials, warm, a count for each state, share_diverged (of trials that are over), the quartiles of the first
-    objective over done trials, warm ones left out, device_hours (of trials) and confirmation_hours.
+    objective over done trials, warm ones left out; with rungs those of the score at the first rung, of all that came there: who
+    is stopped there has no other, and those that went on are the best; device_hours (of trials) and confirmation_hours.
     """
     objective = next(iter(searched.definition.objective))
     found = []
@@ -344,12 +348,12 @@ def groups(searched: Searched, rows: pd.DataFrame) -> pd.DataFrame:
         own = here[here["origin"] != WARM]
         counts = own["state"].value_counts()
         ended = sum(int(counts.get(state, 0)) for state in ENDED)
-        done = own.loc[own["state"] == "done", objective]
+        spread = own["first_rung_score" if searched.definition.rungs else objective].dropna()
         found.append(
             {"group": label, "trials": len(own), "warm": len(here) - len(own)}
             | {state: int(counts.get(state, 0)) for state in (*ENDED, "open")}
             | {"share_diverged": counts.get("diverged", 0) / ended if ended else math.nan}
-            | {name: float(done.quantile(share)) for name, share in QUARTILES.items()}
+            | {name: float(spread.quantile(share)) for name, share in QUARTILES.items()}
             | {"device_hours": float(own["spent_device_hours"].sum())}
             | {"confirmation_hours": sum(entry.device_hours for entry in searched.of(group))}
         )

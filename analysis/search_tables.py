@@ -133,19 +133,21 @@ def fair(searched: Searched, groups: pd.DataFrame, rows: pd.DataFrame) -> Table:
                 if row["rank"]:
                     line[f"difference, {row['split']}"] = _difference(row)
         values = [amount(objective, about[quartile]) for quartile in QUARTILES]
-        line["quartiles"] = " / ".join(values) if about["done"] else NOT_PLANNED
+        line["quartiles"] = " / ".join(values) if not math.isnan(about["median"]) else NOT_PLANNED
         line["diverged"] = NOT_PLANNED if math.isnan(about["share_diverged"]) else f"{about['share_diverged']:.0%}"
         line["device hours"] = f"{about['device_hours']:.3g} + {about['confirmation_hours']:.3g}"
         lines.append(line)
         index.append((name, settings))
     frame = pd.DataFrame(lines).fillna(NOT_PLANNED)
-    stopped = " stopped trials are not in them;" if definition.rungs else ""
+    spread = "the score of done trials in the search"
+    if definition.rungs:
+        spread = f"the score after {definition.rungs[0]} updates, where every trial is compared"
     said = [
         f"The same budget for each {' and '.join(definition.each)}. Trials: done / stopped early / diverged.",
         f"Default and best on {_seeds(searched)} fresh seeds: {INTERVAL} over seeds (n); the best is the candidate with the",
         "highest mean on validation there. Difference: best minus default, seed by seed; intervals hold together for all",
         "candidates of a group and are not corrected for the number of groups; ~ not told apart.",
-        f"Quartiles of the score of done trials in the search, how much depends on the settings;{stopped} diverged: share of",
+        f"Quartiles of {spread}: how much depends on the settings. Diverged: share of",
         "the trials that are over. Device hours: of the trials + of the runs that confirm.",
     ]
     order = sorted(frame.columns, key=lambda name: _rank(name, ["trials", "default", "best", "difference"]))

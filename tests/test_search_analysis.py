@@ -321,6 +321,14 @@ def test_a_row_of_the_fair_table_is_recomputed_from_its_trials(methods: Study) -
     assert [label[0] for label in frame.index] == ["prompt", "finetune", "bitfit", "adapter", "lora"]
 
 
+def test_with_rungs_the_spread_is_that_of_the_first_which_stopped_trials_have_too(several: Study) -> None:
+    found = searched(several)
+    (row,) = search.groups(found, search.trials(found)).to_dict("records")
+    scores = [one.rungs[50] for one in Reader(several).look().outcomes if 50 in one.rungs]
+    assert [row[name] for name in search.QUARTILES] == pytest.approx(np.percentile(scores, [25, 50, 75]))
+    assert len(scores) == row["done"] + row["stopped"] > row["done"]
+
+
 def test_the_front_is_what_nothing_is_better_than_in_both(small: Study) -> None:
     rows = search.trials(searched(small))
     points = list(zip(rows["trial"], rows["score"], -rows["trainable_parameters"], strict=True))
