@@ -1,8 +1,9 @@
 """`python -m analysis tables [NAME ...]`: the table and the figure of a sweep; `curves`: every logged step, as CSV.
 
-`tables` writes tables/NAME.md, .tex, .csv and figures/NAME.png, .pdf, and prints the table, what is wrong with the data, and
-where everything lies. `curves` writes curves/NAME.csv. Both read the store, or with `--from server` the runs' W&B records from
-the server that `wandb login` or WANDB_BASE_URL and WANDB_API_KEY name.
+NAME is a sweep's, or a search's: search-NAME, or NAME where no sweep has that name. `tables` writes tables/NAME.md, .tex, .csv
+and figures/NAME.png, .pdf, and prints the table, what is wrong with the data, and where everything lies. `curves` writes
+curves/NAME.csv. Both read the store, or with `--from server` the runs' W&B records from the server that `wandb login` or
+WANDB_BASE_URL and WANDB_API_KEY name.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mmprompt.run import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from analysis.frame import Source, Sweep
 
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, what in (("tables", "table and figure of sweeps"), ("curves", "every logged step of their runs, as CSV")):
         options = verbs.add_parser(verb, help=what, description=what)
-        options.add_argument("names", nargs="*", metavar="NAME", help="sweeps; none: every sweep in the store")
+        options.add_argument("names", nargs="*", metavar="NAME", help="sweeps and searches; none: all in the store")
         help = "the store; default: MMPROMPT_RUNS, or runs/ in the clone"
         options.add_argument("--runs", type=Path, default=default_store(), help=help)
         options.add_argument("--out", type=Path, help="where the files are made; default: in the store")
@@ -43,19 +45,24 @@ def main(arguments: Sequence[str]) -> int:
     from mmprompt.wandb_online import ServerError
 
     store, make = Store(given.runs), {"tables": report, "curves": write_curves}[given.verb]
+    status = 0
     try:
         follow_mode(store.root)
         names = given.names or sweep_names(store)
         if not names:
             raise StoreError(f"no sweep was launched in {store.root}; give the store with --runs or MMPROMPT_RUNS")
         for name in names:
-            manifest = read_manifest(store, name)
-            with source_of(given.place, manifest, given.project) as source:
-                print(make(store, manifest, source, given.out or store.root))
+            try:
+                manifest = read_manifest(store, name)
+                with source_of(given.place, manifest, given.project) as source:
+                    print(make(store, manifest, source, given.out or store.root))
+            except StoreError as error:  # of one sweep; the others can be read all the same
+                print(f"analysis: {error}", file=sys.stderr)
+                status = 2
     except (StoreError, ServerError) as error:
         print(f"analysis: {error}", file=sys.stderr)
         return 2
-    return 0
+    return status
 
 
 def source_of(place: str, manifest: Mapping[str, Any], project: str | None) -> AbstractContextManager[Source]:
@@ -68,6 +75,8 @@ def source_of(place: str, manifest: Mapping[str, Any], project: str | None) -> A
 
 def report(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> str:
     """Write a sweep's files; returns what its user should read."""
+    if manifest["search"] is not None:
+        return report_search(store, manifest, source, out)
     from analysis import figures, tables
     from analysis.frame import assemble, in_store
     from analysis.published import published, unpublished
@@ -86,17 +95,51 @@ def report(store: Store, manifest: dict[str, Any], source: Source, out: Path) ->
         "tex": tables.latex([*ours, *theirs], name),
         "csv": tables.csv(values, took),
     }
-    for kind, text in written.items():
+    figure = figures.draw(sweep, values, papers, curves)
+    places = write(out, name, written, figure, store, source is in_store, bool(papers))
+    return "\n".join([tables.markdown(ours, notes), *places])
+
+
+def report_search(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> str:
+    """Write a search's files; returns what its user should read. Raises StoreError for a damaged file of the study."""
+    from analysis import search, search_figures, search_tables, tables
+    from analysis.frame import in_store
+
+    name = manifest["sweep"]
+    searched = search.read_search(store, manifest, source)
+    if not searched.is_begun:
+        return "\n".join(
+            [f"{name}: none of its trials has come to anything yet, so there is no table", *searched.sweep.notes]
+        )
+    trials, confirmation, notes = search.trials(searched), search.confirmation(searched), search.notes(searched)
+    front = search.front(searched) if len(searched.definition.objective) > 1 else None
+    groups, importances = search.groups(searched, trials), search.importances(searched)
+    made = search_tables.tables(searched, trials, confirmation, groups, importances, front)
+    written = {
+        "md": tables.markdown(made, notes),
+        "tex": tables.latex(made, name),
+        "csv": search.csv(searched, trials, confirmation),
+    }
+    figure = search_figures.draw(searched, trials, confirmation, front)
+    return "\n".join([written["md"], *write(out, name, written, figure, store, source is in_store, False)])
+
+
+def write(
+    out: Path, name: str, tables: Mapping[str, str], figure: Figure, store: Store, in_store: bool, with_papers: bool
+) -> list[str]:
+    """Puts the files in place; returns a line on each kind. `in_store`: whether the records were read there."""
+    from analysis.figures import save
+
+    for kind, text in tables.items():
         write_over(out / "tables" / f"{name}.{kind}", text)
     stem = out / "figures" / name
-    figures.save(figures.draw(sweep, values, papers, curves), stem)
-    records = f"{store.run('ID').path}/attempts/N/wandb" if source is in_store else "on the W&B server"
-    places = [
-        f"table    {out / 'tables' / name}.md, .tex, .csv" + (" (with the paper's values)" if papers else ""),
+    save(figure, stem)
+    records = f"{store.run('ID').path}/attempts/N/wandb" if in_store else "on the W&B server"
+    return [
+        f"table    {out / 'tables' / name}.md, .tex, .csv" + (" (with the paper's values)" if with_papers else ""),
         f"figure   {stem}.png, .pdf",
         f"records  {records}, IDs in the csv",
     ]
-    return "\n".join([tables.markdown(ours, notes), *places])
 
 
 def learnt(store: Store, sweep: Sweep, source: Source, notes: list[str]) -> pd.DataFrame:

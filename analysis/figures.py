@@ -19,7 +19,7 @@ from typing import Any
 import matplotlib.style
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.lines import Line2D
 
 from analysis.frame import Sweep
@@ -43,6 +43,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#555555"
 DIGIT = 0.057  # inches: width of a digit at the size of the tick labels
 FEW = 3  # lines, of which single runs are shown too
+LETTERS = 20.3  # of the text below the panels, per inch
 LINE = 0.16  # inches: height of a line of a title
 GAP = 0.2  # of x, between 0 and the smallest other value on a logarithmic axis
 MARGIN = 0.06  # of x, on either side
@@ -136,7 +137,7 @@ def _draw_ours(block: SubFigure, sweep: Sweep, cells: pd.DataFrame) -> None:
     dots = "; dots: single runs" if few else "; lines are set a little apart"
     interval = f"mean and {LEVEL:.0%} t interval over seeds{dots}{'; hollow: baseline' if marked else ''}"
     about = f"{_about(sweep)}; {interval}."
-    _title(block, f"Measured here: sweep {sweep.manifest['sweep']}", about, with_legend=len(series) > 1)
+    title(block, f"Measured here: sweep {sweep.manifest['sweep']}", about, lines=int(len(series) > 1))
     for (ax, task), split in _panels_of(block, sweep):
         shown = cells[(cells["task"] == task) & (cells["split"] == split)]
         scale = Scale.of(shown["x"])
@@ -148,9 +149,9 @@ def _draw_ours(block: SubFigure, sweep: Sweep, cells: pd.DataFrame) -> None:
                 _draw_runs(ax, those, scale, shift, number)
             _draw_means(ax, line if marked else line.assign(baseline=False), scale, shift, number)
         scale.apply(ax)
-        _widen(ax)
+        widen(ax)
         _name(ax, task, f"{sweep.tasks[task]}, {split}", x)
-        _say(ax, _n(shown))
+        say(ax, _n(shown))
     if len(series) > 1:
         _legend(block, series)
 
@@ -162,7 +163,7 @@ def _draw_learning(block: SubFigure, sweep: Sweep, curves: pd.DataFrame) -> None
     curves = _with_series(curves, sweep, x)
     series = list(curves["series"].drop_duplicates())
     about = f"{_about(sweep)}; {interval}."
-    _title(block, f"Measured here: sweep {sweep.manifest['sweep']}", about, with_legend=True)
+    title(block, f"Measured here: sweep {sweep.manifest['sweep']}", about, lines=1)
     for (ax, task), _ in _panels_of(block, sweep):
         shown = curves[curves["task"] == task]
         for number, name in enumerate(series):
@@ -171,11 +172,11 @@ def _draw_learning(block: SubFigure, sweep: Sweep, curves: pd.DataFrame) -> None
             ax.fill_between(line["x"], line["lower"], line["upper"], alpha=0.2, **look)
             look |= {"marker": MARKERS[number % len(MARKERS)], "ms": 2.5, "lw": 1.0}
             ax.plot(line["x"], line["value"], markevery=max(1, len(line) // 8), **look)
-        _widen(ax)
+        widen(ax)
         ax.set_xlim(left=0)
         _name(ax, task, f"{sweep.tasks[task]}, {sweep.validation[task]}", x)
         low, high = shown["n"].min(), shown["n"].max()
-        _say(ax, "missing" if not len(shown) else f"n = {low}" if low == high else f"n = {low} to {high}")
+        say(ax, "missing" if not len(shown) else f"n = {low}" if low == high else f"n = {low} to {high}")
     _legend(block, series)
 
 
@@ -189,7 +190,7 @@ def _panels_of(block: SubFigure, sweep: Sweep) -> list[tuple[tuple[Axes, str], s
     return [((ax, task), split) for ax, (task, split) in zip(panels, sweep.shown, strict=True)]
 
 
-def _say(ax: Axes, text: str) -> None:
+def say(ax: Axes, text: str) -> None:
     ax.text(1, 1.03, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=6.5, color=GREY)
 
 
@@ -202,7 +203,7 @@ def _legend(block: SubFigure, series: list[str]) -> None:
 
 def _draw_papers(block: SubFigure, part: Published, compare: str) -> None:
     scales = "Other data, another model; each panel has its own scale"
-    _title(block, f"The paper's {part.place}", f"{part.about}. {scales}.")
+    title(block, f"The paper's {part.place}", f"{part.about}. {scales}.")
     rows = part.rows[part.rows["metric"].isin(PRIMARY_METRIC.values())]
     tasks = list(rows["task"].drop_duplicates())
     for ax, task in zip(_panels(block, len(tasks), 3), tasks, strict=True):
@@ -311,7 +312,7 @@ def _panels(block: SubFigure, count: int, columns: int) -> list[Axes]:
     return panels[:count]
 
 
-def _widen(ax: Axes) -> None:
+def widen(ax: Axes) -> None:
     """Small differences stay small: a panel shows a range of two points at least."""
     low, high = ax.get_ylim()
     missing = max(0.0, MIN_RANGE - (high - low)) / 2
@@ -326,9 +327,11 @@ def _name(ax: Axes, title: str, metric: str, compare: str) -> None:
         ax.set_xlabel(compare.replace(".", " "))
 
 
-def _title(block: SubFigure, title: str, about: str, with_legend: bool = False) -> None:
-    block.suptitle(title + "\n" * with_legend, x=0.008, ha="left", fontsize=8, fontweight="bold")
-    block.supxlabel(textwrap.fill(about, 138), x=0.008, ha="left", fontsize=6.5, color=GREY)
+def title(block: FigureBase, text: str, about: str, lines: int = 0, width: float = WIDTH) -> None:
+    """Above the panels, with room for so many lines of a legend; `about` below them. `width`: of the figure, inches."""
+    block.suptitle(text + "\n" * lines, x=0.008, ha="left", fontsize=8, fontweight="bold")
+    wrapped = textwrap.fill(about, int(LETTERS * width))
+    block.supxlabel(wrapped, x=0.008, ha="left", fontsize=6.5, color=GREY)
 
 
 def _with_series(rows: pd.DataFrame, sweep: Sweep, x: str) -> pd.DataFrame:

@@ -23,7 +23,7 @@ import pandas as pd
 from analysis.records import RecordError, read_record
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
-from mmprompt.run import RunFolder, Store
+from mmprompt.run import OF_SEARCH, RunFolder, Store
 
 UNSET = "as configured"  # where a block of the grid does not vary an axis
 ENDED_BADLY = ("failed", "crashed", "killed")  # states of W&B's
@@ -40,6 +40,7 @@ FACTS = {  # what runs record of themselves, and its name in a table
 ABOUT = ("attempt", "best_step", "commit", "dirty", "device")  # what else is said of a run
 # key that manifests did not always have -> what stands for the time before
 ADDED: dict[str, Any] = {"each": [], "over": None, "kept_from": None, "curves": False, "facts": [], "splits": None}
+ADDED |= {"search": None}  # the study whose trials these are
 
 
 @dataclass(frozen=True)
@@ -196,11 +197,13 @@ def read_sweep(store: Store, name: str) -> Sweep:
 
 
 def read_manifest(store: Store, name: str) -> dict[str, Any]:
-    """Raises StoreError when there is no such sweep."""
-    try:
-        return ADDED | json.loads(store.manifest(name).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StoreError(_no_such_sweep(store, name)) from None
+    """Of a sweep, else of the search of that name. Raises StoreError when there is neither."""
+    for one in (name, f"{OF_SEARCH}{name}"):
+        try:
+            return ADDED | json.loads(store.manifest(one).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+    raise StoreError(_no_such_sweep(store, name))
 
 
 def assemble(store: Store, manifest: dict[str, Any], source: Source) -> Sweep:

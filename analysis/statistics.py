@@ -47,10 +47,10 @@ def cells(sweep: Sweep) -> pd.DataFrame:
             row[state] = int((group["value"].isna() & (group["state"] == state)).sum())
         row["baseline"] = bool(group["baseline"].all())
         baselines = [] if row["baseline"] else against[tuple(compress(label, shared))]
-        row |= _renamed(t_interval(_differences(group, baselines, "value")), "difference")
+        row |= renamed(t_interval(_differences(group, baselines, "value")), "difference")
         if sweep.manifest["kept_from"] is not None:
-            row |= _renamed(t_interval(group["kept"]), "kept")
-            row |= _renamed(t_interval(_differences(group, baselines, "kept")), "kept_difference")
+            row |= renamed(t_interval(group["kept"]), "kept")
+            row |= renamed(t_interval(_differences(group, baselines, "kept")), "kept_difference")
         rows.append(row)
     frame = pd.DataFrame(rows)
     frame["chosen"] = _chosen(sweep, frame)
@@ -114,7 +114,7 @@ def learning_curves(sweep: Sweep, curves: pd.DataFrame) -> pd.DataFrame:
     return _ordered(frame, {"task": list(sweep.tasks)}, labels)
 
 
-def _renamed(interval: Interval, name: str) -> dict[str, float]:
+def renamed(interval: Interval, name: str) -> dict[str, float]:
     return {name: interval.value} | {
         f"{name}_{key}": value for key, value in interval._asdict().items() if key != "value"
     }

@@ -88,7 +88,7 @@ def differences(sweep: Sweep, cells: pd.DataFrame, what: str) -> Table:
         f"{INTERVAL} (pairs). ~ The interval contains 0: the two are not told apart. Intervals are not corrected for their number."
     )
     rows = cells if what == "difference" else _apart(sweep, cells)
-    return Table(caption, _pivoted(sweep, rows[~rows["baseline"]], partial(_difference, what=what)), "differences")
+    return Table(caption, _pivoted(sweep, rows[~rows["baseline"]], partial(difference_text, what=what)), "differences")
 
 
 def costs(sweep: Sweep, facts: pd.DataFrame) -> Table:
@@ -190,17 +190,17 @@ def csv(cells: pd.DataFrame, facts: pd.DataFrame) -> str:
 
 def _cell(row: Any) -> str:
     """`83.1 ± 1.2 (3)`: mean, half-width of the interval, n."""
-    return f"{_interval(row)}{' *' if row.chosen and row.n else ''}"
+    return f"{interval_text(row)}{' *' if row.chosen and row.n else ''}"
 
 
 def _share(row: Any) -> str:
-    return NOT_PLANNED if row.n and not row.kept_n else _interval(row, "kept")
+    return NOT_PLANNED if row.n and not row.kept_n else interval_text(row, "kept")
 
 
-def _difference(row: Any, what: str) -> str:
+def difference_text(row: Any, what: str) -> str:
     if row.n and not getattr(row, f"{what}_n"):
         return NOT_PLANNED  # the baseline is missing, or has nothing to keep
-    text = _interval(row, what, "+")
+    text = interval_text(row, what, "+")
     return f"{text} ~" if getattr(row, f"{what}_lower") <= 0 <= getattr(row, f"{what}_upper") else text
 
 
@@ -209,10 +209,10 @@ def _cost(row: Any) -> str:
     if row.n == 0 and row.done:
         return NOT_PLANNED
     digits = 2 - math.floor(math.log10(abs(row.value))) if row.n and row.value else 1
-    return _interval(row, digits=max(0, digits))
+    return interval_text(row, digits=max(0, digits))
 
 
-def _interval(row: Any, what: str = "value", sign: str = "", digits: int = 1) -> str:
+def interval_text(row: Any, what: str = "value", sign: str = "", digits: int = 1) -> str:
     """Of this column; why there is none."""
     prefix = "" if what == "value" else f"{what}_"
     value, upper, n = getattr(row, what), getattr(row, f"{prefix}upper"), getattr(row, f"{prefix}n")
@@ -250,7 +250,7 @@ def _caption(sweep: Sweep, cells: pd.DataFrame) -> Iterator[str]:
         tests = [split for task, split in sweep.shown if split != sweep.validation[task]]
         none = f"; on {' and '.join(dict.fromkeys(tests))} none is marked" if tests else ""
         yield f"* highest mean on validation{each}{none}: overlapping intervals do not tell rows apart."
-    yield _commits(frame)
+    yield commits(frame)
     devices = sorted(frame["device"].dropna().unique())
     if len(devices) > 1:
         yield f"Mixed devices: {', '.join(devices)}."
@@ -267,7 +267,7 @@ def split_names(sweep: Sweep) -> str:
     return text[0].upper() + text[1:]
 
 
-def _commits(frame: pd.DataFrame) -> str:
+def commits(frame: pd.DataFrame) -> str:
     done = frame[frame["attempt"].notna()]
     names = {
         (f"{commit[:10]}" if isinstance(commit, str) else "unknown") + (" with uncommitted changes" if dirty else "")

@@ -36,6 +36,9 @@ REFUSED = {
     "PartialFixedSampler": "`fixed` says what is not searched",
 }
 
+FEWEST = 10  # done trials from which importances are computed
+TOP, TOP_TRIALS = 0.1, 5  # what sets the best apart: this share of the trials, and so many at least
+
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
@@ -296,6 +299,34 @@ def prunes(definition: Definition, group: int, told: Sequence[Told], trial: Told
     study.add_trial(running)
     pruner = getattr(optuna.pruners, definition.stop.name)(**definition.stop.arguments)
     return bool(pruner.prune(study, study.get_trials(deepcopy=False)[-1]))
+
+
+def importances(definition: Definition, group: int, told: Sequence[Told]) -> dict[str, dict[str, float | None]]:
+    """By objective and searched key, how much of what sets the best trials apart lies in the key: PED-ANOVA's shares of 1.
+
+    Of done trials alone, warm ones among them. None for a key that not all of them have, and whose share is no answer to the
+    same question. Nothing at all where fewer than `FEWEST` are done.
+    """
+    done = [one for one in told if one.state == "done"]
+    if len(done) < FEWEST:
+        return {}
+    study = as_optuna(definition, group, done)
+    keys = [parameter.key for parameter in definition.space if any(parameter.key in one.settings for one in done)]
+    shared = [key for key in keys if all(key in one.settings for one in done)]
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=max(TOP, TOP_TRIALS / len(done)))
+    found: dict[str, dict[str, float | None]] = {}
+    for number, (objective, direction) in enumerate(definition.objective.items()):
+        sign = -1 if direction == "maximize" else 1  # lower is better to the evaluator
+
+        def target(trial: FrozenTrial, number: int = number, sign: int = sign) -> float:
+            return sign * trial.values[number]
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that lower is better
+            raw = evaluator.evaluate(study, shared, target=target) if shared else {}
+        total = sum(raw.values()) or 1.0
+        found[objective] = {key: float(raw[key] / total) if key in raw else None for key in keys}
+    return found
 
 
 def export(definition: Definition, group: int, told: Sequence[Told], storage: str) -> int:

@@ -674,11 +674,7 @@ class Confirmed:
 
 
 def confirmed(picture: Picture, group: Group) -> list[Confirmed]:
-    """What the fresh seeds say: the default first, then by the mean on validation, where the choice is made.
-
-    The best is chosen among several by the runs that are reported; so the intervals of their differences from the default
-    hold for all of them at once (Bonferroni), and with that for the one that is chosen.
-    """
+    """What the fresh seeds say, as the store has it: `compared` of the scores of a group's candidates."""
     definition, store = picture.definition, picture.reader.study.store
     scores = []
     for candidate in group.candidates:
@@ -691,14 +687,22 @@ def confirmed(picture: Picture, group: Group) -> list[Confirmed]:
                 if value is not None:
                     values[int(seed)] = value
         scores.append(by_split)
+    return compared(group.candidates, scores)
+
+
+def compared(candidates: Sequence[Candidate], scores: Sequence[Mapping[str, Mapping[int, float]]]) -> list[Confirmed]:
+    """The default first, then by the mean on validation, where the choice is made.
+
+    `scores`: of each candidate by split, validation first, and by seed. The best is chosen among several by the runs that
+    are reported; so the intervals of their differences from the default hold for all of them at once (Bonferroni), and with
+    that for the one that is chosen.
+    """
+    default, others = scores[0], max(1, len(candidates) - 1)
     found = []
-    for candidate, by_split in zip(group.candidates, scores, strict=True):
-        others = len(group.candidates) - 1
-        differences = {split: paired(values, scores[0][split], of=max(1, others)) for split, values in by_split.items()}
+    for number, (candidate, by_split) in enumerate(zip(candidates, scores, strict=True)):
         intervals = {split: t_interval(values.values()) for split, values in by_split.items()}
-        found.append(
-            Confirmed(candidate, by_split, intervals, differences if candidate is not group.candidates[0] else {})
-        )
+        differences = {split: paired(values, default[split], of=others) for split, values in by_split.items() if number}
+        found.append(Confirmed(candidate, by_split, intervals, differences))
     return [found[0], *sorted(found[1:], key=_by_validation)]
 
 

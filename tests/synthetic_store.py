@@ -54,7 +54,11 @@ def train(
         record.log(step, {"train/loss": 2.0 / step})
         if step % 10 == 0:
             record.log(step, {f"val/{metric}": 10.0 + step, "val/while_training": while_training(values, metric, step)})
-    evaluations = evaluations_of(settings_of(point))
+    evaluations = {
+        split: one
+        for split, one in evaluations_of(settings_of(point)).items()
+        if any(key.startswith(f"{split}/") for key in values)
+    }
     said = {"best_step": 20} | dict(FACTS if facts is None else facts)
     record.finish({**values, **said, **{f"{split}/evaluation": one for split, one in evaluations.items()}}, 0)
     result = {
