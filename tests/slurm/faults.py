@@ -166,6 +166,12 @@ class Sweep:
         )
         return done.stdout.strip()
 
+    def waits_again(self, job: str) -> bool:
+        """Whether SLURM has put a job back into its queue. Fails when SLURM has given it up."""
+        word = self.word(job)
+        assert word, f"SLURM has no job {job} any more"
+        return word == "PENDING"
+
     def accounts(self, job: str) -> list[str]:
         """sacct's word for each execution of a job, oldest first, once they have ended. It lags behind."""
 

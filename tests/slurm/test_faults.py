@@ -33,7 +33,7 @@ def test_a_run_longer_than_the_time_limit_ends_after_several_jobs_that_nobody_se
         until(lambda attempt=attempt: told(attempt) or attempt.error, "the attempt is told that its time is up")
         release(attempt)
         until(lambda attempt=attempt: attempt.error, "the attempt ends")
-        until(lambda: sweep.word(job) == "PENDING", "SLURM has the job in its queue again")
+        until(lambda: sweep.waits_again(job), "SLURM has the job in its queue again")
         set_limit(sweep, job, minutes if number < limits else 60)  # the last has time to end, on however slow a machine
     result = sweep.done()
     assert result["attempt"] == limits + 1 and result["resumed_from"]["attempt"] == limits
@@ -62,7 +62,7 @@ def test_a_run_whose_node_is_lost_goes_on_elsewhere_and_the_copy_that_lived_on_c
         first, job = sweep.hold(), sweep.job()
         try:
             lab.cluster.kill("slurmd.gn4")
-            until(lambda: sweep.word(job) == "PENDING", "SLURM has lost the node and requeues the job")
+            until(lambda: sweep.waits_again(job), "SLURM has lost the node and requeues the job")
             row = sweep.row()
             assert row["state"] in ("queued", "running")
             sweep.slurm("scontrol", "update", f"JobId={job}", "ExcNodeList=gn[3-4]")
