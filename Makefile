@@ -15,7 +15,8 @@ RUNS ?= $(or $(MMPROMPT_RUNS),runs)
 export MMPROMPT_RUNS := $(abspath $(RUNS))
 export YES
 PAPER := main methods depth reparameterization length robustness convergence
-PROCESSES := -n 2
+# tests: one process has SLURM and mostly waits, two others use two cores
+PROCESSES := -n 3
 CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(if $(TASKS),task=$(TASKS)))
 
 .DEFAULT_GOAL := help

@@ -9,14 +9,16 @@ N scenes, K = 3 object slots, S = 48 pixels, G glyphs.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
-from sklearn.datasets import load_digits
 
 S = 48  # canvas side, pixels
 K = 3  # most objects in a scene
@@ -87,17 +89,27 @@ class Object:
 @lru_cache(maxsize=1)
 def handwriting() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Every glyph at every side: bank G 6 21 21 in [0, 1] (top left, zero beyond its side), value G, glyph ids by split."""
-    digits = load_digits()
-    found = hashlib.sha256(digits.images.astype(np.uint8).tobytes()).hexdigest()
+    images, values = _digits()
+    found = hashlib.sha256(images.tobytes()).hexdigest()
     if found != DIGITS_SHA256:
         raise RuntimeError(f"scikit-learn ships other digits than this world was made of: {found}, not {DIGITS_SHA256}")
-    bank = np.zeros((len(digits.images), SIDES.size, SIDE_MAX, SIDE_MAX), np.float32)
+    bank = np.zeros((len(images), SIDES.size, SIDE_MAX, SIDE_MAX), np.float32)
     for i, side in enumerate(SIDES.ravel()):
         weights = _bilinear(8, side)  # side 8
-        bank[:, i, :side, :side] = weights @ (digits.images.astype(np.float32) / 16) @ weights.T
-    order = np.random.default_rng(0).permutation(len(digits.images))
+        bank[:, i, :side, :side] = weights @ (images.astype(np.float32) / 16) @ weights.T
+    order = np.random.default_rng(0).permutation(len(images))
     bounds = np.cumsum(list(GLYPHS.values()))
-    return bank, digits.target, dict(zip(GLYPHS, np.split(order, bounds[:-1]), strict=True))
+    return bank, values, dict(zip(GLYPHS, np.split(order, bounds[:-1]), strict=True))
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images G 8 8 of 0 to 16 and values G, as `sklearn.datasets.load_digits` reads them, whose import takes a second."""
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise RuntimeError("scikit-learn, which ships the handwriting, is not installed")
+    with gzip.open(Path(package.origin).with_name("datasets") / "data" / "digits.csv.gz", "rt") as file:
+        rows = np.loadtxt(file, int, delimiter=",")
+    return rows[:, :-1].reshape(-1, 8, 8).astype(np.uint8), rows[:, -1]
 
 
 def _bilinear(source: int, target: int) -> np.ndarray:

@@ -31,6 +31,7 @@ from mmprompt.generate import search
 from mmprompt.identity import provenance
 from mmprompt.ofa import OFA, PAD
 from mmprompt.official import official_name
+from mmprompt.optimiser import AdamW
 from mmprompt.place import ROOT
 from mmprompt.tasks import Batch, Sample, collate, encode, preprocess
 from mmprompt.tokens import Tokenizer
@@ -267,7 +268,7 @@ def train(
 ) -> None:
     parameters = [*model.parameters(), *head.parameters()]
     betas = (recipe.betas[0], recipe.betas[1])
-    optimiser = torch.optim.AdamW(parameters, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
+    optimiser = AdamW(parameters, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, first, scores = folder / "checkpoint.pt", 0, ""
     parts: dict[str, Any] = {"model": model, "head": head, "optimiser": optimiser}

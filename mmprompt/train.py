@@ -24,6 +24,7 @@ from mmprompt.data import Split, load
 from mmprompt.ending import leave, time_is_up
 from mmprompt.evaluate import example_scores
 from mmprompt.files import remove, write_over
+from mmprompt.optimiser import AdamW
 from mmprompt.run import Attempt
 from mmprompt.tasks import collate
 from mmprompt.tuned import Tuned, View, kept
@@ -243,7 +244,7 @@ def train(
     optim = config.optim
     chosen_on = config.task.validation
     splits = {name: load(config.task, config.model, name) for name in ("train", chosen_on)}
-    optimiser = torch.optim.AdamW(
+    optimiser = AdamW(
         tuned.trained.values(),
         lr=optim.lr,
         betas=(optim.betas[0], optim.betas[1]),

@@ -1,9 +1,10 @@
-"""What all tests share: how they are divided between processes, and the fixture `launcher`
-(`python -m sweeps` in a folder of its own, with nothing left running behind it).
+"""What all tests share: their order, how they are divided between processes, that Ctrl-C can be sent to what they start, and the
+fixture `launcher` (`python -m sweeps` in a folder of its own, with nothing left running behind it).
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,53 @@ from typing import Any
 import pytest
 from launcher import Launcher
 
+# What begins first, so that nothing long is left for the end: SLURM's tests, which mostly wait, and of the others the longest.
+FIRST = (
+    "slurm/test_cluster",
+    "slurm/test_faults",
+    "slurm/test_faults_daemons",
+    "slurm/test_evaluations_on_slurm",
+    "slurm/test_faults_launch",
+    "slurm/test_sweep",
+    "slurm/test_status_on_slurm",
+    "slurm/test_cancel_on_slurm",
+    "slurm",
+    "test_online",
+    "test_survival",
+    "test_evaluations",
+    "test_launch",
+    "test_status",
+    "test_store_users",
+    "test_sync",
+    "test_resume",
+)
+
+# What a shell starts in the background, or nohup, ignores SIGINT, and so does all that it starts: not these tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(tests).with_suffix("").as_posix()
+        return next(
+            (number for number, one in enumerate(FIRST) if name == one or name.startswith(f"{one}/")), len(FIRST)
+        )
+
+    items.sort(key=place)
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Of several processes (pytest -n) one has all of SLURM's tests: some stop its daemons. Of the others a file stays together."""
+    """Of several processes (pytest -n) one has all of SLURM's tests: they share a cluster. Of the others a file stays together."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return "slurm" if nodeid.startswith("tests/slurm/") else super()._split_scope(nodeid)
 
+    config.option.loadscopereorder = False  # by the number of tests in a file; ours is the better order
     return Scheduling(config, log)
 
 

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+from patience import printed_by, until
 
 from mmprompt.place import ROOT
 from mmprompt.run import Store
@@ -35,13 +35,14 @@ class Launcher:
     root: Path = ROOT
     environment: dict[str, str] = field(default_factory=dict)
     nohup: bool = False
+    latest: subprocess.Popen[str] | None = None  # that was started
 
     @property
     def store(self) -> Store:
         return Store(self.folder / "runs")
 
     def start(self, verb: str, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        self.latest = subprocess.Popen(
             [sys.executable, "-m", "sweeps", verb, "length", *TINY, *arguments],
             cwd=self.folder,
             env={
@@ -56,6 +57,7 @@ class Launcher:
             start_new_session=True,
             preexec_fn=self.take_signals,
         )
+        return self.latest
 
     def take_signals(self) -> None:
         """A shell starts what it puts in the background with Ctrl-C ignored, and that is inherited: not by these."""
@@ -64,8 +66,8 @@ class Launcher:
 
     def run(self, verb: str, *arguments: str) -> tuple[int, str]:
         process = self.start(verb, *arguments)
-        output, _ = process.communicate(timeout=120)
-        return process.returncode, output
+        printed = printed_by(process)
+        return process.returncode, printed
 
     def manifest(self) -> dict[str, Any]:
         values: dict[str, Any] = json.loads(self.store.manifest("length").read_text())
@@ -78,14 +80,16 @@ class Launcher:
 
     def worker(self) -> psutil.Process:
         """A worker that is at a run now; waits for one."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
+
+        def at_work() -> psutil.Process | None:
             if self.store.manifest("length").exists():
                 for jobs in self.attempts().values():
                     if jobs and psutil.pid_exists(jobs[-1]["pid"]):
                         return psutil.Process(jobs[-1]["pid"])
-            time.sleep(0.1)
-        raise AssertionError("no worker took a run")
+            return None
+
+        worker: psutil.Process = until(at_work, "a worker takes a run", self.latest)
+        return worker
 
     def processes(self) -> list[psutil.Process]:
         """Whatever still runs for this store."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mini import official
+from patience import LAST_RESORT
 from safetensors.torch import load_file
 from tiny import JOB, frozen_run, settings, where
 from torch import Tensor
@@ -166,9 +167,9 @@ def test_processes_that_fill_at_once_share_the_work(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(LAST_RESORT)
     assert [process.exitcode for process in processes] == [0, 0]
-    shards = [made.get(timeout=10) for _ in range(made.qsize())]
+    shards = [made.get(timeout=LAST_RESORT) for _ in range(made.qsize())]
     assert len(set(shards)) == 8 and len(shards) < 14  # 16, had each made all
     assert torch.equal(cached(tmp_path, never)(ASKED), rows(ASKED))
     assert not list((tmp_path / "cache").glob(".*"))

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from launcher import Launcher
+from patience import ended
 
 from mmprompt.files import StoreError
 from mmprompt.place import ROOT
@@ -39,7 +40,7 @@ def test_a_launch_is_ended_if_all_its_runs_were_asked_for_and_the_answer_is_yes(
     assert worker.is_running() and launch.poll() is None
 
     assert answered(launcher, "y") == 0
-    assert launch.wait(10) == 130 and launcher.processes() == []
+    assert ended(launch) == 130 and launcher.processes() == []
     [attempt] = launcher.store.run(runs[0]).attempts()
     assert attempt.error is not None and attempt.error.startswith("interrupted: ")
     assert stop(launcher, "length") == 0
@@ -53,7 +54,7 @@ def answered(launcher: Launcher, answer: str) -> int:
     environment = {key: value for key, value in os.environ.items() if key != "YES"} | {"PYTHONPATH": str(ROOT)}
     os.write(ours, f"{answer}\n".encode())
     process = subprocess.Popen(words, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
-    code = process.wait(60)
+    code = ended(process)
     assert b"cancel 2 runs? [y/N]" in os.read(ours, 4096)
     os.close(ours), os.close(terminal)
     return code

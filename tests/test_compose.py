@@ -1,9 +1,10 @@
-"""Composing once per choice of groups gives what Hydra gives for every point alone."""
+"""Composing once per choice of groups gives what Hydra gives for every point alone. MMPROMPT_LONG=1 tries ten times as many."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from mmprompt.place import ROOT
 from sweeps.compose import Composer, read_by, references_in
 from sweeps.launched import as_text
 from sweeps.manifest import expand
+
+LONG = os.environ.get("MMPROMPT_LONG") == "1"
 
 
 @pytest.fixture
@@ -129,7 +132,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return conf
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100 if LONG else 10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([{"a": [1, "1", 1.0, True]}], [], False)
 @example([{"t.x": [["${a}"], "['${a}']"]}], [], False)
 @example([{"list": [[5], [6], [True]], "s.y": ["${t.y}"]}], [], False)

@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from patience import LAST_RESORT, printed_by, until
 
 from mmprompt.place import ROOT, Cluster
 from sweeps import doctor, probe
@@ -217,7 +217,7 @@ def only(found: Iterator[Finding]) -> Finding:
 def said(ask: dict[str, Any], *options: str) -> dict[str, dict[str, Any]]:
     """By an interpreter with these options."""
     command = [sys.executable, *options, "-m", "sweeps.probe", json.dumps(ask)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LAST_RESORT)
     lines = [json.loads(line.removeprefix(MARK)) for line in done.stdout.splitlines() if line.startswith(MARK)]
     assert lines and lines[-1] == {"end": True}, done.stderr
     return {line["name"]: line for line in lines if "name" in line}
@@ -311,7 +311,9 @@ def test_a_finding_fits_into_80_columns_and_what_is_to_be_copied_stays_in_one_li
 
 
 def visit(folder: Path, *overrides: str, **environment: str) -> tuple[int, str]:
-    done = subprocess.run(command(*overrides), cwd=folder, env=variables(folder, **environment), **OUTPUT, timeout=240)
+    done = subprocess.run(
+        command(*overrides), cwd=folder, env=variables(folder, **environment), **OUTPUT, timeout=LAST_RESORT
+    )
     return done.returncode, done.stdout
 
 
@@ -352,15 +354,15 @@ def test_what_is_wrong_with_this_machine_is_found_in_one_pass(tmp_path: Path) ->
 
 def test_an_interrupted_doctor_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
     process = subprocess.Popen(command(), cwd=tmp_path, env=variables(tmp_path), preexec_fn=hear_ctrl_c, **OUTPUT)
-    deadline, probes = time.monotonic() + 120, []
-    while not probes:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-        probes = [one for one in psutil.Process(process.pid).children() if "sweeps.probe" in one.cmdline()]
+
+    def probes() -> list[psutil.Process]:
+        return [one for one in psutil.Process(process.pid).children() if "sweeps.probe" in one.cmdline()]
+
+    [probe] = until(probes, "the probe runs", process)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "interrupted" in output and "Traceback" not in output, output
-    assert not probes[0].is_running() and list(tmp_path.iterdir()) == []
+    said = printed_by(process)
+    assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said, said
+    assert not probe.is_running() and list(tmp_path.iterdir()) == []
 
 
 def hear_ctrl_c() -> None:

@@ -6,13 +6,13 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from patience import printed_by, until
 from safetensors.torch import load_file
 from tiny import JOB, frozen_run, settings, where
 
@@ -142,7 +142,7 @@ def test_another_backbone_than_at_launch_is_refused(tmp_path: Path) -> None:
 def test_two_processes_with_the_same_list_execute_each_run_once(tmp_path: Path) -> None:
     folders = [frozen_run(tmp_path, f"seed={seed}") for seed in range(4)]
     both = [process(tmp_path, *(folder.id for folder in folders)) for _ in range(2)]
-    outcomes = [json.loads(p.communicate(timeout=120)[0].splitlines()[-1]) for p in both]
+    outcomes = [json.loads(printed_by(p).splitlines()[-1]) for p in both]
     for folder in folders:
         assert len(folder.attempts()) == 1 and folder.result()
         assert "done" in [outcome[folder.id] for outcome in outcomes]
@@ -151,10 +151,7 @@ def test_two_processes_with_the_same_list_execute_each_run_once(tmp_path: Path) 
 def test_a_run_whose_process_was_killed_is_taken_up_by_the_next(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path, "optim.steps=2000", "optim.validate_every=1000")
     victim = process(tmp_path, folder.id)
-    deadline = time.monotonic() + 90
-    while not (folder.attempts() and folder.attempts()[0].checkpoint_steps):
-        assert victim.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: folder.attempts() and folder.attempts()[0].checkpoint_steps, "it leaves a checkpoint", victim)
     busy = execute(tmp_path, [folder.id], where(), JOB)
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import synthetic_store as made
+from patience import ended, until
 from test_causes import BEGIN, KILLED, TRACEBACK, answers, attempt, create, store, submit
 from test_status import store_of
 
@@ -130,14 +131,11 @@ class Follower:
             )
 
     def until(self, text: str) -> str:
-        deadline = time.monotonic() + 30
-        while text not in self.file.read_text():
-            assert time.monotonic() < deadline, self.file.read_text()
-            time.sleep(0.05)
+        until(lambda: text in self.file.read_text(), f"{text!r} is shown", self.process)
         return self.file.read_text()
 
     def end(self) -> str:
-        assert self.process.wait(timeout=30) == 0, self.file.read_text()
+        assert ended(self.process) == 0, self.file.read_text()
         return self.file.read_text()
 
 

@@ -120,17 +120,19 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_nobody_disturbe
     victims.attempt(tmp_path / "timed", undisturbed[FROZEN].id, tracking="offline")
     whole = time.monotonic() - began
     killed, wanted = 0, 40 if LONG else 4
-    for number in itertools.count():  # some moments come after the end
+    for number in itertools.count():
         store = tmp_path / str(number)
         run = start(store, undisturbed[FROZEN], *FROZEN)
         for _ in range(2):
             seconds = chance.uniform(0, whole)
-            killed += victims.attempt(store, run.id, tracking="offline", die_after_seconds=seconds).killed
+            if victims.attempt(store, run.id, tracking="offline", die_after_seconds=seconds).killed:
+                killed += 1
+            else:  # the moment came after the end: the machine has less other work than before
+                whole = seconds
         assert victims.attempt(store, run.id, tracking="offline").code == 0
         assert_same(run, undisturbed[FROZEN])
         if killed >= wanted:
             break
-        assert number < 2 * wanted
 
 
 SHORT = ("optim.steps=4",)
@@ -143,7 +145,7 @@ def test_a_process_may_die_between_any_two_operations_on_files(victims: Victims,
     number, killed = 0, True
     while killed:
         number += 1
-        if not LONG and number < OPERATIONS and number % 10 != 1:
+        if not LONG and number < OPERATIONS and number % 15 != 1:
             continue
         store = tmp_path / str(number)
         run = start(store, whole, *SHORT)

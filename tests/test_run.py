@@ -3,11 +3,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from patience import until
 from tiny import JOB, frozen_run, settings
 
 from mmprompt.config import ConfigError, RunConfig, parse
@@ -112,7 +112,9 @@ def test_an_attempt_lives_as_long_as_its_process_and_no_stranger_with_its_pid_ke
     assert attempt and stranger and elsewhere
     assert attempt.lives() is True and stranger.lives() is False and elsewhere.lives() is None
     process.kill()
-    time.sleep(0.2)  # a zombie until it is waited for
+    until(
+        lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE, "it is dead, and nobody has waited for it"
+    )
     assert attempt.lives() is False
     process.wait()
     assert attempt.lives() is False

@@ -6,15 +6,18 @@ import fcntl
 import os
 import pty
 import re
+import select
+import signal
 import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from patience import LAST_RESORT, Work
 
 from mmprompt.place import ROOT
 from sweeps.screen import NARROW, QUIET, QUIETEST, Row, Screen, View, aligned, short
@@ -74,22 +77,34 @@ class Terminal:
             self.column += 1
 
 
-def on_a_terminal(command: list[str], folder: Path, size: tuple[int, int] = (80, 24), **environment: str) -> str:
-    """The output of a command in a real pseudo-terminal of this width and height."""
+def on_a_terminal(
+    command: list[str],
+    folder: Path,
+    size: tuple[int, int] = (80, 24),
+    enough: Callable[[str], bool] = lambda output: False,
+    **environment: str,
+) -> str:
+    """The output of a command in a real pseudo-terminal of this width and height. It gets SIGINT once there is enough of it."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
     inherited = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
     settings = inherited | {"TERM": "xterm", "PYTHONPATH": str(ROOT)} | environment
     process = subprocess.Popen(command, cwd=folder, env=settings, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    output = b""
+    output, work, was_enough = b"", Work(process), False
     while True:
+        if not select.select([ours], [], [], 5)[0]:
+            assert not work.is_stuck(), output
+            continue
         try:
             output += os.read(ours, 65536)
         except OSError:  # how a terminal says that nobody is left
             break
+        if not was_enough and enough(output.decode(errors="ignore")):
+            was_enough = True
+            process.send_signal(signal.SIGINT)
     os.close(ours)
-    assert process.wait(timeout=60) == 0, output
+    assert process.wait(timeout=LAST_RESORT) == 0, output
     return output.decode()
 
 

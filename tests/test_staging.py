@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import LAST_RESORT
 
 from mmprompt.fingerprint import fingerprint
 from mmprompt.place import ROOT
@@ -57,9 +58,9 @@ def test_jobs_that_begin_at_once_all_get_the_same_whole_copy(file: Path) -> None
     processes = [context.Process(target=stage, args=(file, fingerprint(file), begin, made)) for _ in range(4)]
     for process in processes:
         process.start()
-    copies = {made.get(timeout=60) for _ in processes}
+    copies = {made.get(timeout=LAST_RESORT) for _ in processes}
     for process in processes:
-        process.join(60)
+        process.join(LAST_RESORT)
     [copy] = copies
     assert Path(copy).is_relative_to(ours(file)) and Path(copy).read_bytes() == CONTENT
     assert len(list(Path(copy).parent.iterdir())) == 1

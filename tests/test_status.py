@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import synthetic_store as made
 from launcher import Launcher
+from patience import LAST_RESORT, printed_by, until
 from test_causes import BEGIN, KILLED, LOGS, TRACEBACK, attempt, submit
 from test_screen import Terminal, on_a_terminal
 
@@ -116,7 +117,7 @@ def test_the_command_to_type_next_runs_the_failed_run_again_and_nothing_else(
     arguments = shlex.split(shlex.split(line)[-1].removeprefix("ARGS="))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MMPROMPT_RUNS": str(swept)}
     launch = [sys.executable, "-m", "sweeps", "launch", "length", "cluster=local", *arguments]
-    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=LAST_RESORT)
     assert done.returncode == 0, done.stdout + done.stderr
     after = {run["run"]: run for run in as_json(capsys, swept)["sweeps"][0]["runs"]}
     assert {run: now["attempt"] for run, now in after.items()} == {
@@ -177,13 +178,10 @@ def test_neither_torch_nor_hydra_is_imported(swept: Path) -> None:
 def at_work(launcher: Launcher) -> Iterator[Launcher]:
     """Two runs, one after the other, of which the first has reported."""
     process = launcher.start("launch", "seed=1,2", "optim.steps=3000", "cluster.max_parallel=1")
-    deadline = time.monotonic() + 90
-    while not list(launcher.store.root.glob("run/*/attempts/1/progress.json")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: list(launcher.store.root.glob("run/*/attempts/1/progress.json")), "the first run reports", process)
     yield launcher
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    printed_by(process)
 
 
 def test_a_watch_shows_how_it_goes_on_in_place_and_ctrl_c_ends_it_quietly(
@@ -195,14 +193,11 @@ def test_a_watch_shows_how_it_goes_on_in_place_and_ctrl_c_ends_it_quietly(
     assert 0 < running["step"] < 3000 and running["left"] > 0 and running["elapsed"] > 0 and running["heard"] > 0
     assert sweep["left"] > running["left"]  # the launch will come to the other one as well
 
-    seconds = 8
-    ended = [
-        sys.executable,
-        "-c",
-        f"import os, signal, subprocess, sys; process = subprocess.Popen(sys.argv[1:]); "
-        f"import time; time.sleep({seconds}); process.send_signal(signal.SIGINT); sys.exit(process.wait())",
-    ]
-    output = on_a_terminal([*ended, *command(at_work.store.root, "--watch")], at_work.folder, size=(100, 30))
+    def two_pictures(output: str) -> bool:
+        return len(set(re.findall(r" (\d+)/3000", output))) > 1
+
+    watch = command(at_work.store.root, "--watch")
+    output = on_a_terminal(watch, at_work.folder, size=(100, 30), enough=two_pictures)
     assert "Traceback" not in output and "^C" not in output
     pictures = list(Terminal(100, 30).pictures(output))
     steps = [re.search(r" (\d+)/3000", "\n".join(picture)) for picture in pictures]

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 from launcher import TINY
+from patience import LAST_RESORT, printed_by
 from tiny import JOB, frozen_run
-from users import ANNA, BORIS, GROUP, PATIENCE, User, paths, python
+from users import ANNA, BORIS, GROUP, User, paths, python
 
 from mmprompt.cache import Cache
 from mmprompt.files import drafted, follow_mode, write_over
@@ -156,14 +157,14 @@ def sweep(shared: Path, user: User, verb: str, *arguments: str) -> subprocess.Po
 
 def end(process: subprocess.Popen[str]) -> str:
     """What it said, when it ended well."""
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, output
-    return output
+    printed: str = printed_by(process)
+    assert process.returncode == 0, printed
+    return printed
 
 
 def test_one_begins_a_sweep_the_other_completes_it_and_both_see_it_done(shared: Path) -> None:
-    end(sweep(shared, ANNA, "launch", "--limit", "2"))
-    assert "all 4 runs are done" in end(sweep(shared, BORIS, "launch"))
+    end(sweep(shared, ANNA, "launch", "cluster.max_parallel=1", "--limit", "2"))
+    assert "all 4 runs are done" in end(sweep(shared, BORIS, "launch", "cluster.max_parallel=1"))
     store = Store(shared / "group" / "runs")
     for user in (ANNA, BORIS):
         assert "4 done" in end(sweep(shared, user, "plan"))
@@ -255,7 +256,7 @@ print(lives(json.loads(sys.argv[1])))
 
 @pytest.mark.parametrize("option", ["hidepid=0", "hidepid=2"])
 def test_a_process_that_proc_hides_is_neither_alive_nor_dead(shared: Path, option: str) -> None:
-    other = ANNA.start(shared / "anna", "-c", "import time; time.sleep(60)")
+    other = ANNA.start(shared / "anna", "-c", f"import time; time.sleep({LAST_RESORT})")
     facts = this_process() | {"pid": other.pid, "started": psutil.Process(other.pid).create_time()}
     gone = facts | {"pid": 2**22 - 1}
     mount = ["unshare", "--mount", "sh", "-c", f'mount -t proc -o {option} proc /proc && exec "$@"', "sh"]

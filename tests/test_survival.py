@@ -1,6 +1,6 @@
 """A sweep whose processes are killed at any moment ends, launched again, in the tables of an undisturbed one.
 
-Every launch is `python -m sweeps launch` on local processes. MMPROMPT_LONG=1 disturbs it ten times as often.
+Every launch is `python -m sweeps launch` on local processes. MMPROMPT_LONG=1 disturbs more runs ten times as often.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 
 import psutil
 import pytest
 from launcher import Launcher
+from patience import ended, printed_by, until
 
 from analysis.__main__ import main as analysis
 from mmprompt.run import RunFolder
 from sweeps.batch import batches
 
 LONG = os.environ.get("MMPROMPT_LONG") == "1"
-SWEEP = ("seed=1,2,3", "prompt.length=4,6", "optim.steps=12", "cluster.checkpoint_every=2", "tracking=offline")
+RUNS, SEEDS = (6, "seed=1,2,3") if LONG else (4, "seed=1,2")
+SWEEP = (SEEDS, "prompt.length=4,6", "optim.steps=12", "cluster.checkpoint_every=2", "tracking=offline")
 
 
 def tables(launcher: Launcher) -> dict[str, bytes]:
@@ -48,13 +49,6 @@ def workers(launcher: Launcher) -> list[psutil.Process]:
     return found
 
 
-def until(condition: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
-
-
 def kill_driver(launcher: Launcher, process: subprocess.Popen[str], chance: random.Random) -> None:
     process.kill()
 
@@ -75,7 +69,7 @@ def test_a_sweep_that_is_killed_at_random_moments_ends_in_the_tables_of_an_undis
     undisturbed = Launcher(tmp_path_factory.mktemp("undisturbed"))
     began = time.monotonic()
     code, output = undisturbed.run("launch", *SWEEP)
-    assert code == 0 and "all 6 runs are done" in output
+    assert code == 0 and f"all {RUNS} runs are done" in output
     took = time.monotonic() - began
 
     chance, ends = random.Random(3), []
@@ -84,13 +78,15 @@ def test_a_sweep_that_is_killed_at_random_moments_ends_in_the_tables_of_an_undis
         time.sleep(chance.uniform(0.1, 0.8) * took)
         if process.poll() is None:
             disturb(launcher, process, chance)
-        ends.append((disturb.__name__, process.wait(timeout=120)))  # its workers go on when it was the launch
+        ends.append((disturb.__name__, ended(process)))  # its workers go on when it was the launch
         if LONG and launcher.store.manifest("length").exists() and all(run.result() for run in runs(launcher)):
             for run in chance.sample(runs(launcher), 4):
                 run.result_file.unlink()  # and so it goes on
     code, output = launcher.run("launch", *SWEEP)
-    assert code == 0 and "all 6 runs are done" in output, (ends, output)
-    until(lambda: launcher.processes() == [])  # of the last that was killed a worker may find out only now
+    assert code == 0 and f"all {RUNS} runs are done" in output, (ends, output)
+    until(
+        lambda: launcher.processes() == [], "no process is left"
+    )  # of the last that was killed a worker may find out only now
 
     assert tables(launcher) == tables(undisturbed)
     for run, other in zip(runs(launcher), runs(undisturbed), strict=True):
@@ -113,8 +109,8 @@ def test_without_its_launch_a_worker_ends_after_its_run_and_the_next_launch_wait
     time.sleep(2)
     assert worker.is_running() and len(workers(launcher)) == 2  # submitit's two processes for it
     worker.resume()
-    output, _ = second.communicate(timeout=120)
-    assert second.returncode == 0 and "all 3 runs are done" in output, output
+    said = printed_by(second)
+    assert second.returncode == 0 and "all 3 runs are done" in said, said
     assert not worker.is_running()
     assert [len(jobs) for jobs in launcher.attempts().values()] == [1, 1, 1]
     old, new = (batch.id for batch in batches(launcher.store))
@@ -128,11 +124,13 @@ def test_a_launch_that_ends_while_it_starts_a_worker_leaves_none_at_work(
     launcher: Launcher, ending: signal.Signals
 ) -> None:
     process = launcher.start("launch", "seed=1,2,3", "optim.steps=100000", "cluster.max_parallel=1")
-    until(lambda: workers(launcher))  # it has only been forked
+    until(lambda: workers(launcher), "a worker is there", process)  # it has only been forked
     process.send_signal(ending)
-    assert process.wait(timeout=60) == (-ending if ending is signal.SIGKILL else 130)
+    assert ended(process) == (-ending if ending is signal.SIGKILL else 130)
     if ending is signal.SIGKILL:
-        until(lambda: not workers(launcher))  # up to a minute: submitit's wait for what it was to be sent
+        until(
+            lambda: not workers(launcher), "no worker is left"
+        )  # up to a minute: submitit's wait for what it was to be sent
     assert workers(launcher) == []
     assert all(jobs == [] for jobs in launcher.attempts().values())
 
@@ -142,8 +140,8 @@ def test_nohup_keeps_a_launch_alive_when_its_terminal_closes(launcher: Launcher)
     process = launcher.start("launch", "seed=1", "optim.steps=2")
     launcher.worker()
     process.send_signal(signal.SIGHUP)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "all 1 runs are done" in output
+    said = printed_by(process)
+    assert process.returncode == 0 and "all 1 runs are done" in said
 
 
 def test_an_interrupted_run_is_taken_up_by_the_other_launch_and_not_blamed(launcher: Launcher) -> None:
@@ -151,15 +149,15 @@ def test_an_interrupted_run_is_taken_up_by_the_other_launch_and_not_blamed(launc
     sweep = ("seed=1", "optim.steps=200", "cluster.max_parallel=1", "cluster.checkpoint_every=2")
     first = launcher.start("launch", *sweep)
     worker = launcher.worker()
-    until(lambda: runs(launcher)[0].attempts()[0].checkpoint_steps)
+    until(lambda: runs(launcher)[0].attempts()[0].checkpoint_steps, "the run leaves a checkpoint", first)
     worker.suspend()
     second = launcher.start("launch", *sweep)
-    until(lambda: len(batches(launcher.store)) == 2)
+    until(lambda: len(batches(launcher.store)) == 2, "the second launch is there", second)
     worker.resume()
     os.killpg(first.pid, signal.SIGINT)
-    first.communicate(timeout=60)
-    output, _ = second.communicate(timeout=120)
-    assert (first.returncode, second.returncode) == (130, 0), output
+    printed_by(first)
+    said = printed_by(second)
+    assert (first.returncode, second.returncode) == (130, 0), said
     [run] = runs(launcher)
     assert [attempt.error for attempt in run.attempts()] == ["interrupted: told to end by SIGTERM", None]
     assert json.loads(run.result_file.read_text())["resumed_from"]["attempt"] == 1

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from patience import LAST_RESORT, called, printed_by, until
 from synthetic_store import JOB, OFFLINE, claim, launch, manifest, run_all
 from test_tracking import files_in
 from wandb_server import KEY, Upload, WandbServer
@@ -30,6 +31,7 @@ LENGTHS = manifest("length", {"task": ["micro_vqa"], "prompt.length": [10, 64], 
 DEPTHS = manifest("depth", {"task": ["micro_vqa"], "prompt.depth": ["both"], "seed": [1]}, "prompt.depth", {}, {})
 RUNS = [point["run"] for about in (LENGTHS, DEPTHS) for point in about["points"]]
 ROWS = 300
+ASKED = 5  # times at most is a server asked that cannot be had, before that is believed
 
 
 @pytest.fixture
@@ -154,9 +156,8 @@ def test_without_a_server_it_says_so_in_a_sentence_and_exits_with_1(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(wandb_online, "TIMEOUT", 3)
     NO_SERVER[fault](server, monkeypatch)
-    began = time.monotonic()
-    assert main(["sync", "--runs", str(store.root)]) == 1
-    assert time.monotonic() - began < 15
+    assert called(lambda: main(["sync", "--runs", str(store.root)])) == 1
+    assert server.asked <= ASKED
     said = capsys.readouterr()
     assert "the W&B server cannot be had: " in said.out and "the same command goes on from here" in said.out
     assert KEY not in said.out + said.err
@@ -171,9 +172,7 @@ def test_a_server_that_fails_half_way_is_sent_the_rest_the_next_time_and_no_row_
     monkeypatch.setattr(wandb_online, "TIMEOUT", 3)
     monkeypatch.setattr(wandb_online, "STALLED", 2.0)
     server.after(answers, server.refuse if fault == "refused" else lambda: server.fail(int(fault)))
-    began = time.monotonic()
-    assert sync([], store.root) == 1
-    assert time.monotonic() - began < 20
+    assert called(lambda: sync([], store.root)) == 1
     whole = [run for run in server.runs.values() if run.state == "finished"]
     assert len(whole) < 3 and len(list(store.root.rglob("*.synced"))) <= len(whole)
     server.heal()
@@ -209,12 +208,9 @@ def test_an_interrupted_command_stops_the_client_and_goes_on_the_next_time(serve
     server.delay = 1.0
     command = [sys.executable, "-m", "sweeps", "sync", "--runs", str(store.root)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while not server.calls["UpsertBucket"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: server.calls["UpsertBucket"], "it sends a record", process)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    printed_by(process)
     assert process.returncode == 130
     server.heal()
     time.sleep(1.2)  # what was on its way has arrived
@@ -286,7 +282,9 @@ def test_a_terminal_is_not_asked_for_a_key(store: Store, tmp_path: Path) -> None
     usual = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     command = f"{sys.executable} -m sweeps sync --runs {store.root}"
     terminal = ["script", "--quiet", "--return", "--command", command, "/dev/null"]
-    done = subprocess.run(terminal, env=usual | {"HOME": str(tmp_path)}, cwd=ROOT, capture_output=True, timeout=60)
+    done = subprocess.run(
+        terminal, env=usual | {"HOME": str(tmp_path)}, cwd=ROOT, capture_output=True, timeout=LAST_RESORT
+    )
     assert done.returncode == 1 and b"the W&B server cannot be had: " in done.stdout
     assert not (tmp_path / ".netrc").exists()
 

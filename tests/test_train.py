@@ -6,8 +6,11 @@ import copy
 import hashlib
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +22,8 @@ from mmprompt.data import Split, load
 from mmprompt.job import execute
 from mmprompt.loaded import backbone_of
 from mmprompt.ofa import PAD
+from mmprompt.optimiser import AdamW
+from mmprompt.place import ROOT
 from mmprompt.run import RunFolder
 from mmprompt.tasks import collate, preprocess
 from mmprompt.train import HASH, State, order
@@ -36,6 +41,48 @@ def trained(store: Path, *overrides: str) -> tuple[RunFolder, State]:
 
 def losses(state: State) -> list[float]:
     return [values["train/loss"] for _, values in state.history]
+
+
+def test_the_optimiser_is_torch_s_to_the_last_bit_and_so_is_the_state_that_it_saves() -> None:
+    def fitted(kind: type[torch.optim.AdamW]) -> tuple[list[Tensor], list[dict[str, Any]]]:
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(size)) for size in (5, 3)]
+        optimiser = kind(weights, lr=0.1, weight_decay=0.1)
+        for step in range(6):
+            if step == 3:
+                saved = copy.deepcopy(optimiser.state_dict())
+                optimiser = kind(weights, lr=0.5)
+                optimiser.load_state_dict(saved)
+            optimiser.zero_grad()
+            (weights[0].sum() * weights[1].pow(2).sum()).backward()
+            optimiser.step()
+        state = optimiser.state_dict()
+        tensors = [weight.detach() for weight in weights]
+        tensors += [state["state"][number][key] for number in (0, 1) for key in ("step", "exp_avg", "exp_avg_sq")]
+        return tensors, state["param_groups"]
+
+    (ours, our_groups), (theirs, their_groups) = fitted(AdamW), fitted(torch.optim.AdamW)
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True)) and our_groups == their_groups
+
+
+HEAVY = ("torch._dynamo", "sklearn", "scipy", "pandas", "matplotlib", "hydra")
+ALONE = f"""
+import json, sys
+from pathlib import Path
+from mmprompt.job import execute
+store, run, place, job = sys.argv[1:]
+print(execute(Path(store), [run], json.loads(place), json.loads(job)))
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+
+
+def test_a_process_that_trains_imports_no_compiler_and_no_table(tmp_path: Path) -> None:
+    """Together they take longer than a small run."""
+    folder = frozen_run(tmp_path)
+    command = [sys.executable, "-c", ALONE, str(tmp_path), folder.id, json.dumps(where()), json.dumps(JOB)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    *_, outcome, heavy = done.stdout.splitlines() or [done.stderr]
+    assert (outcome, heavy) == (str({folder.id: "done"}), "[]"), done.stderr
 
 
 def test_of_equal_scores_on_validation_the_earlier_step_is_kept(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import printed_by
 
 from mmprompt.place import ROOT
 
 GROUP = 61000  # of both
-PATIENCE = 400.0  # seconds: how long a launch takes is the affair of the machine's load
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class User:
 
     def run(self, home: Path, *arguments: str, **environment: str) -> tuple[int, str]:
         process = self.start(home, *arguments, **environment)
-        output, _ = process.communicate(timeout=PATIENCE)
-        return process.returncode, output
+        printed = printed_by(process)
+        return process.returncode, printed
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class WandbServer:
     def __init__(self) -> None:
         self.runs: dict[str, Upload] = {}
         self.calls: Counter[str] = Counter()
+        self.asked = 0  # how often, whatever became of it
         self.unknown: list[str] = []
         self.appends = False
         self.deaf = False  # takes no run, and says that it is its own fault
@@ -142,6 +143,7 @@ class WandbServer:
     def count(self) -> None:
         """One request more; the fault that waits for it begins with it."""
         with self._lock:
+            self.asked += 1
             if self._then is None:
                 return
             answers, fault = self._then

@@ -49,8 +49,8 @@ def command(*arguments: str, store: Path | None = None) -> Callable[[], object]:
     return lambda: subprocess.run([sys.executable, *arguments], env=environment, check=True, capture_output=True)
 
 
-def plan(runs: int, store: Path) -> Callable[[], object]:
-    return command("-m", "sweeps", "plan", "length", *SWEEPS[runs], "cluster=local", store=store)
+def plan(runs: int, store: Path, *more: str) -> Callable[[], object]:
+    return command("-m", "sweeps", "plan", "length", *SWEEPS[runs], "cluster=local", *more, store=store)
 
 
 def fill(store: Path) -> None:
@@ -77,6 +77,8 @@ def sections() -> Iterator[Section]:
         empty, full = Path(folder) / "empty", Path(folder) / "full"
         fill(full)
         variants = {f"{runs:,} runs, none done": (runs, plan(runs, empty)) for runs in SWEEPS}
+        budgets = "attack.epsilon=0,0.1,0.2,0.3,0.4"
+        variants["1,000 runs with five budgets each, none done"] = 1000, plan(1000, empty, budgets)
         variants["9,960 runs, all done"] = 9960, plan(9960, full)
         yield section(
             "`python -m sweeps plan`, the whole command", "The same sweeps; the store is a local disk", variants

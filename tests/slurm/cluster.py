@@ -39,6 +39,8 @@ DEFAULT_FOLDER = Path(tempfile.gettempdir()) / f"mmprompt-slurm-{os.getuid()}"
 FIRST_PORT_BASE = 16800  # the 1000 ports from here on lie below the kernel's range for outgoing connections
 BARE_FOLDER = DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}-bare")
 BARE_PORTS = FIRST_PORT_BASE + 1000
+SPARE_FOLDER = DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}-spare")
+SPARE_PORTS = FIRST_PORT_BASE + 2000
 NODES = ("gn1", "gn2", "gn3", "gn4")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 ACCOUNTING = ("mariadbd", "mariadb-install-db", "slurmdbd", "sacctmgr")
@@ -47,8 +49,9 @@ INSTALL = (
     "apt-get install -y --no-install-recommends slurm-wlm slurmdbd slurmctld slurmd slurm-client munge "
     "mariadb-server mariadb-client slurm-wlm-mysql-plugin"
 )
-START_SECONDS = 60.0
-STOP_SECONDS = 20.0
+START_SECONDS = 600.0  # of a daemon that has not ended; on a machine with other work it takes long
+STOP_SECONDS = 20.0  # until one that was asked to end is killed
+DIE_SECONDS = 600.0
 
 
 class ClusterError(Exception):
@@ -138,8 +141,8 @@ class Cluster:
         with self._locked():
             for daemon in self._named(names):
                 self._signal(daemon, signal.SIGKILL)
-                if not wait_for(partial(self._has_ended, daemon), STOP_SECONDS):
-                    raise ClusterError(f"{daemon.name} did not end within {STOP_SECONDS:g} s of SIGKILL")
+                if not wait_for(partial(self._has_ended, daemon), DIE_SECONDS):
+                    raise ClusterError(f"{daemon.name} did not end within {DIE_SECONDS:g} s of SIGKILL")
 
     def start(self, *names: str) -> None:
         """Starts these daemons, unless they run, and returns when they answer; others stay as they are."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from lab import Together
+from lab import Together, stories_of
 
 USERS = Path(tempfile.gettempdir()) / f"mmprompt-slurm-{os.getuid()}.tests"
 
@@ -70,8 +70,7 @@ def together(
     request: pytest.FixtureRequest, slurm_cluster: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Together]:
     """Starts the stories that were selected; each test asks for the end of its own."""
-    tests = [item.function for item in request.session.items if isinstance(item, pytest.Function)]
-    stories = [test.story for test in tests if hasattr(test, "story")]
+    stories = stories_of(request.session.items)
     together = Together(tmp_path_factory.mktemp("together"), Cluster(slurm_cluster), stories)
     yield together
     together.close()

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +23,16 @@ from typing import Any
 import psutil
 from cluster import Cluster
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for `make chaos`; pytest has it already
+
+import patience
+from patience import printed_by
+
 from analysis.records import read_record
 from mmprompt.place import ROOT
 from mmprompt.run import Attempt, RunFolder, Store
 
-STEPS = 200  # 3 s on one core
+STEPS = 60  # a second on one core
 SETTINGS = [
     "task=micro_grounding",
     "prompt.length=4",
@@ -36,9 +40,8 @@ SETTINGS = [
     "optim.micro_batch=4",
     f"optim.steps={STEPS}",
 ]
-SETTINGS += ["task.data.train=8", "task.data.val=8", "task.data.test=8", "optim.validate_every=50", "tracking=offline"]
+SETTINGS += ["task.data.train=8", "task.data.val=8", "task.data.test=8", "optim.validate_every=20", "tracking=offline"]
 PLACE = ["cluster=slurm", "cluster.mem_gb=0.9", "cluster.checkpoint_every=5", "cluster.runs_per_job=1"]
-PATIENCE = 400.0  # seconds; how long a fault takes to be noticed is the affair of SLURM and of the machine's load
 HELD = "cluster.partition=later"  # where jobs wait until somebody lets them go
 CLOCK = ["_timestamp", "_runtime"]  # columns of a W&B history that no two runs share
 LONG = os.environ.get("MMPROMPT_LONG") == "1"
@@ -47,14 +50,9 @@ LONG = os.environ.get("MMPROMPT_LONG") == "1"
 OVER = threading.Event()  # nobody waits any more
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
-    """The first true value of the condition. Fails, and says what did not happen."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert not OVER.is_set(), f"the tests are over, and it did not happen that {what}"
-        assert time.monotonic() < deadline, f"within {seconds:g} s it did not happen that {what}"
-        time.sleep(0.05)
-    return value
+def until(condition: Callable[[], Any], what: str, of: subprocess.Popen[Any] | None = None, often: bool = False) -> Any:
+    """The first true value of the condition. How long it takes is the affair of SLURM and of the machine's load."""
+    return patience.until(condition, what, of, OVER.is_set, often)
 
 
 @dataclass
@@ -98,15 +96,10 @@ class Sweep:
             start_new_session=True,
         )
 
-    def run(self, verb: str, *arguments: str, patience: float = PATIENCE * 2) -> tuple[int, str]:
+    def run(self, verb: str, *arguments: str) -> tuple[int, str]:
         process = self.start(verb, *arguments)
-        try:
-            output, _ = process.communicate(timeout=patience)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, _ = process.communicate()
-            raise AssertionError(f"{verb} goes on and on, and said\n{output}") from None
-        return process.returncode, output
+        printed = printed_by(process)
+        return process.returncode, printed
 
     def launch(self, *arguments: str) -> str:
         """One that must end well."""
@@ -173,6 +166,12 @@ class Sweep:
         )
         return done.stdout.strip()
 
+    def waits_again(self, job: str) -> bool:
+        """Whether SLURM has put a job back into its queue. Fails when SLURM has given it up."""
+        word = self.word(job)
+        assert word, f"SLURM has no job {job} any more"
+        return word == "PENDING"
+
     def accounts(self, job: str) -> list[str]:
         """sacct's word for each execution of a job, oldest first, once they have ended. It lags behind."""
 
@@ -180,7 +179,7 @@ class Sweep:
             lines = self.slurm("sacct", "-n", "-X", "-D", "-P", "-o", "State", "-j", job).splitlines()
             return lines if lines and not {"PENDING", "RUNNING", "SUSPENDED"} & set(lines) else []
 
-        words: list[str] = until(ended, f"sacct knows the end of job {job}", 60)
+        words: list[str] = until(ended, f"sacct knows the end of job {job}")
         return words
 
     # Runs at work
@@ -188,7 +187,8 @@ class Sweep:
     def hold(self, seed: int = 1, number: int = 1) -> Attempt:
         """Stops an attempt's process once it has left a checkpoint."""
         attempt = Attempt(self[seed], number)
-        until(lambda: attempt.path.exists() and attempt.checkpoint_steps, f"attempt {number} of seed {seed} is at work")
+        what = f"attempt {number} of seed {seed} is at work"
+        until(lambda: attempt.path.exists() and attempt.checkpoint_steps, what, often=True)  # before it has ended
         os.kill(attempt.job["pid"], signal.SIGSTOP)
         return attempt
 
@@ -237,6 +237,16 @@ def hosts(folder: Path) -> list[str]:
             program.chmod(0o755)
             return [f"cluster.python='{program}'"]
     return []
+
+
+def told(attempt: Attempt) -> bool:
+    """Whether a signal waits for an attempt that is held: that its time is up (SIGUSR2)."""
+    try:
+        status = Path(f"/proc/{attempt.job['pid']}/status").read_text()
+    except OSError:
+        return False
+    pending = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask & 1 << signal.SIGUSR2 - 1 for mask in pending)
 
 
 def release(attempt: Attempt) -> None:

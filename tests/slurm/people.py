@@ -15,12 +15,12 @@ import stat
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import Cluster
+from patience import printed_by, until
 
 from mmprompt.place import ROOT
 
@@ -57,8 +57,8 @@ class Person:
 
     def run(self, *command: str, **environment: str) -> tuple[int, str]:
         process = self.start(*command, **environment)
-        output, _ = process.communicate(timeout=240)
-        return process.returncode, output
+        printed = printed_by(process)
+        return process.returncode, printed
 
     def sweeps(self, *arguments: str) -> list[str]:
         return [str(self.python), "-m", "sweeps", *arguments]
@@ -101,11 +101,14 @@ def people(folder: Path, cluster: Cluster) -> Iterator[list[Person]]:
 
 def change(*command: str) -> None:
     """One of the programs that change /etc/passwd and the like; waits for whoever is at it."""
-    deadline = time.monotonic() + 60
-    while (done := subprocess.run(command, capture_output=True, text=True)).returncode != 0:
-        if "lock" not in done.stderr or time.monotonic() > deadline:
-            raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
-        time.sleep(0.5)
+
+    def done() -> bool:
+        tried = subprocess.run(command, capture_output=True, text=True)
+        if tried.returncode != 0 and "lock" not in tried.stderr:
+            raise RuntimeError(f"{' '.join(command)}: {tried.stderr}")
+        return tried.returncode == 0
+
+    until(done, f"nobody else is at what {command[0]} changes")
 
 
 def surroundings(folder: Path, cluster: Cluster) -> tuple[dict[str, str], Path, Path]:

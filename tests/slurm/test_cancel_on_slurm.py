@@ -7,24 +7,15 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from cluster import Cluster
 from faults import Sweep, release, until
+from lab import Lab, beside
+from patience import ended, printed_by
 
 from mmprompt.identity import evaluation_id
 
 HELD = ["cluster.sbatch={hold: true}"]  # the jobs wait for ever, and cost nothing
-
-
-@pytest.fixture
-def sweep(slurm: Path, tmp_path: Path) -> Iterator[Sweep]:
-    sweep = Sweep(tmp_path, Cluster(slurm), HELD, seeds=(1, 2, 3))
-    yield sweep
-    sweep.environment = {}  # of a test that failed
-    sweep.close()
 
 
 def waiting(sweep: Sweep) -> list[int]:
@@ -33,7 +24,9 @@ def waiting(sweep: Sweep) -> list[int]:
     return [seed for seed in sweep.seeds if sweep[seed].id in held]
 
 
-def test_one_pending_element_of_an_array_is_cancelled_alone_and_then_the_others(sweep: Sweep) -> None:
+@beside
+def test_one_pending_element_of_an_array_is_cancelled_alone_and_then_the_others(lab: Lab) -> None:
+    sweep = lab.sweep_here(*HELD, seeds=(1, 2, 3))
     sweep.launch()
     code, output = sweep.run("cancel", sweep[2].id[:9])
     assert code == 0 and "1 of 1 run cancelled" in output, output
@@ -46,8 +39,9 @@ def test_one_pending_element_of_an_array_is_cancelled_alone_and_then_the_others(
     assert waiting(sweep) == []
 
 
-def test_a_packed_job_stays_while_it_holds_a_run_that_was_not_asked_for(sweep: Sweep) -> None:
-    sweep.settings = [*HELD, "cluster.runs_per_job=3"]
+@beside
+def test_a_packed_job_stays_while_it_holds_a_run_that_was_not_asked_for(lab: Lab) -> None:
+    sweep = lab.sweep_here(*HELD, "cluster.runs_per_job=3", seeds=(1, 2, 3))
     sweep.launch()
     code, output = sweep.run("cancel", sweep[1].id, sweep[2].id)
     assert code == 1 and f"2 runs stay: job {sweep.job()} also holds {sweep[3].id}" in output, output
@@ -60,18 +54,24 @@ def test_a_packed_job_stays_while_it_holds_a_run_that_was_not_asked_for(sweep: S
     assert waiting(sweep) == []
 
 
-def test_without_information_from_slurm_nothing_is_cancelled(sweep: Sweep) -> None:
+@beside
+def test_without_information_from_slurm_nothing_is_cancelled(lab: Lab) -> None:
+    sweep = lab.sweep_here(*HELD, seeds=(1, 2, 3))
     sweep.launch()
     sweep.environment = {"PATH": "/nowhere"}
-    code, output = sweep.run("cancel", "length")
+    try:
+        code, output = sweep.run("cancel", "length")
+    finally:
+        sweep.environment = {}
     assert code == 1 and "3 runs stay: SLURM gives no information" in output and "nothing is cancelled" in output
-    sweep.environment = {}
     assert waiting(sweep) == [1, 2, 3]
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root submits in another's name")
-def test_another_users_jobs_are_named_and_left_alone(sweep: Sweep) -> None:
-    sweep.settings = ["cluster.sbatch={hold: true, uid: games}"]
+@beside
+def test_another_users_jobs_are_named_and_left_alone(lab: Lab) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root submits in another's name")
+    sweep = lab.sweep_here("cluster.sbatch={hold: true, uid: games}", seeds=(1, 2, 3))
     sweep.cluster.add_user("games")
     try:
         sweep.launch()
@@ -83,24 +83,27 @@ def test_another_users_jobs_are_named_and_left_alone(sweep: Sweep) -> None:
         sweep.cluster.remove_user("games")
 
 
-def test_jobs_that_a_launch_is_handing_over_are_cancelled_once_they_are_there(sweep: Sweep, tmp_path: Path) -> None:
-    slow, go = tmp_path / "bin" / "sbatch", tmp_path / "go"
-    slow.parent.mkdir()
+@beside
+def test_jobs_that_a_launch_is_handing_over_are_cancelled_once_they_are_there(lab: Lab) -> None:
+    sweep = lab.sweep_here(*HELD, seeds=(1, 2, 3))
+    slow, go = lab.folder / "bin" / "sbatch", lab.folder / "go"
+    slow.parent.mkdir(parents=True)
     slow.write_text(f'#!/bin/sh\nwhile [ ! -e {go} ]; do sleep 0.1; done\nexec {shutil.which("sbatch")} "$@"\n')
     slow.chmod(slow.stat().st_mode | stat.S_IXUSR)
     sweep.environment = {"PATH": f"{slow.parent}:{os.environ['PATH']}"}
     launch = sweep.start("launch")
-    until(sweep.batches, "the launch says what it will submit")
+    until(sweep.batches, "the launch says what it will submit", launch)
     cancel = sweep.start("cancel", "length")
     assert cancel.stdout is not None and cancel.stdout.readline() == "a launch is submitting; waiting for it\n"
     go.touch()
-    output, _ = cancel.communicate(timeout=60)
+    output = printed_by(cancel)
     assert cancel.returncode == 0 and "3 of 3 runs cancelled" in output, output
-    assert launch.wait(60) == 0 and waiting(sweep) == []
+    assert ended(launch) == 0 and waiting(sweep) == []
 
 
-def test_what_is_queued_goes_first_and_what_was_at_work_goes_on_from_its_checkpoint(sweep: Sweep) -> None:
-    sweep.seeds, sweep.settings = (1, 2), ["cluster.max_parallel=1"]
+@beside
+def test_what_is_queued_goes_first_and_what_was_at_work_goes_on_from_its_checkpoint(lab: Lab) -> None:
+    sweep = lab.sweep_here("cluster.max_parallel=1", seeds=(1, 2))
     sweep.launch()
     attempt = sweep.hold(1)
     code, output = sweep.run("cancel", "length", "--state", "queued")

@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from cluster import Cluster
 from lab import bare_cluster
+from patience import until
 
 UP = [sys.executable, str(Path(__file__).with_name("cluster.py")), "up"]
 LOOPBACK = {"0100007F", "00000000000000000000000001000000"}  # 127.0.0.1 and ::1 as /proc/net writes them
@@ -28,10 +28,14 @@ def test_a_job_has_the_submitters_environment_and_its_end_is_in_the_accounts(
     printed = tmp_path / "printed"
     job = output("sbatch", "--parsable", "--wait", f"--output={printed}", "--wrap=echo $SLURMD_NODENAME: $GREETING")
     assert printed.read_text() in {f"gn{i}: good morning\n" for i in (1, 2, 3, 4)}
-    deadline = time.monotonic() + 30  # the accounts lag behind
-    while (state := output("sacct", "-X", "-n", "-P", "-o", "State", "-j", job.strip())) != "COMPLETED\n":
-        assert time.monotonic() < deadline, f"sacct says {state!r}"
-        time.sleep(0.2)
+
+    def states() -> list[str]:
+        return output("sacct", "-X", "-n", "-P", "-o", "State", "-j", job.strip()).split()
+
+    ends = until(
+        lambda: (found := states()) and not {"PENDING", "RUNNING", "COMPLETING"} & set(found) and found, "it ends"
+    )
+    assert ends == ["COMPLETED"]  # the accounts lag behind
 
 
 @pytest.mark.parametrize(("request_", "seen"), [("--gres=gpu:2", "0,1"), ("--gpus-per-node=1", "0"), ("-n1", "none")])

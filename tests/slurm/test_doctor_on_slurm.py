@@ -1,10 +1,11 @@
 """The doctor on the real test cluster: a healthy pass, and one planted fault after another, each found and nothing else.
 
-All of them run side by side, since most of what a probe takes is waiting; each test looks at its own.
+Each visit is a story; the tests look at what it came to. Its probe runs where no story breaks a node.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -12,15 +13,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import venv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import patience
 import pytest
 from cluster import Cluster
-from lab import bare_cluster
+from lab import Lab, Together, bare_cluster, beside, looks_at
+from patience import ended, printed_by
 from people import people
 
 from mmprompt.place import ROOT
@@ -33,7 +36,6 @@ HURRIED = (
     "from sweeps import doctor, examination as e; import sys; e.PATIENCE = 1.0; sys.exit(doctor.doctor(sys.argv[1:]))"
 )
 LINE = re.compile(r"^  (PASS|FAIL|NOTE)  (\S+)", re.MULTILINE)
-SECONDS = 240  # until a doctor must have ended, on a machine with other work
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Visit:
 
     def code(self) -> int:
         assert self.process is not None
-        return self.process.wait(SECONDS)
+        return ended(self.process)
 
     def grades(self, grade: str) -> list[str]:
         return [name for found, name in LINE.findall(self.output) if found == grade]
@@ -88,10 +90,7 @@ class Visit:
         return "\n".join(line.strip() for line in failure[0].splitlines() if "->" in line)
 
     def until(self, text: str) -> None:
-        deadline = time.monotonic() + SECONDS
-        while text not in self.output:
-            assert time.monotonic() < deadline, f"{text!r} did not come:\n{self.output}"
-            time.sleep(0.1)
+        patience.until(lambda: text in self.output, f"the doctor says {text!r}", self.process)
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class Fault:
     finding: str
     advice: str
     reaches_a_node: bool = True  # and everything that has nothing to do with it passes there
-    environment: Callable[[Path], dict[str, str]] = lambda folder: {}
+    environment: Callable[[Path, Cluster], dict[str, str]] = lambda folder, cluster: {}
     program: Sequence[str] = DOCTOR
     says: str = ""
 
@@ -150,9 +149,9 @@ def a_store_in_a_file(folder: Path) -> Sequence[str]:
     return [f"paths.runs={folder}/file/runs"]
 
 
-def a_dead_controller(folder: Path) -> dict[str, str]:
+def a_dead_controller(folder: Path, cluster: Cluster) -> dict[str, str]:
     """Its port, and how long one waits for it."""
-    conf = Path(os.environ["SLURM_CONF"]).read_text()
+    conf = cluster.conf.read_text()
     conf = re.sub(r"^SlurmctldPort=.*", "SlurmctldPort=9", conf, flags=re.MULTILINE)
     (folder / "slurm.conf").write_text(re.sub(r"^MessageTimeout=.*", "MessageTimeout=2", conf, flags=re.MULTILINE))
     return {"SLURM_CONF": str(folder / "slurm.conf")}
@@ -191,6 +190,7 @@ FAULTS = {
     ),
     "W&B": Fault(plain('cluster.setup=["export GOMEMLIMIT=lots"]'), "wandb", f"{MINE}:  setup: "),
 }
+NOT_STARTED = ("held", "no node in time")
 NEEDS_ROOT = {"container", "full disk"}  # they mount
 DEPENDENT = {"container": {"files", "clock", "code", "backbone"}}
 HEALTHY = {
@@ -210,75 +210,63 @@ HEALTHY = {
 HEALTHY |= {"data", "backbone", "memory", "back", "squeue", "sacct"}
 
 
-@pytest.fixture(scope="module")
-def partition(slurm_cluster: Path) -> Iterator[str]:
-    """Of our own."""
-    environment = os.environ | {"SLURM_CONF": str(slurm_cluster / "etc/slurm.conf")}
+@contextlib.contextmanager
+def clinic(cluster: Cluster) -> Iterator[str]:
+    """Partitions of our own."""
 
-    def run(*words: str, check: bool = True) -> int:
-        return subprocess.run(words, env=environment, check=check, capture_output=not check).returncode
+    def run(*words: str) -> int:
+        return subprocess.run(words, env=cluster.env, capture_output=True).returncode
 
-    for name, state in ((CLINIC, "UP"), (f"{CLINIC}down", "DOWN")):
-        run(
-            "scontrol",
-            "create",
-            f"PartitionName={name}",
-            "Nodes=ALL",
-            "MaxTime=90",
-            "PreemptMode=OFF",
-            f"State={state}",
-        )
+    for name, state, nodes in ((CLINIC, "UP", "gn[1-2]"), (f"{CLINIC}down", "DOWN", "ALL")):
+        settings = [f"PartitionName={name}", f"Nodes={nodes}", "MaxTime=90", "PreemptMode=OFF", f"State={state}"]
+        subprocess.run(["scontrol", "create", *settings], env=cluster.env, check=True)
     yield CLINIC
     for name in (CLINIC, f"{CLINIC}down"):
-        run("scancel", "-p", name, check=False)
-        deadline = time.monotonic() + 20  # until its jobs have ended
-        while run("scontrol", "delete", f"PartitionName={name}", check=False) and time.monotonic() < deadline:
-            time.sleep(0.5)
+        run("scancel", "-p", name)
+        patience.until(lambda name=name: run("scontrol", "delete", f"PartitionName={name}") == 0, "its jobs have ended")
 
 
-@pytest.fixture(scope="module")
-def visits(
-    request: pytest.FixtureRequest, slurm_cluster: Path, partition: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Visit]]:
-    """All that selected tests look at, started at once."""
-    items = [item for item in request.session.items if item.path == request.path]
-    names = {item.callspec.params["name"] for item in items if hasattr(item, "callspec")} | {SETUP}
-    if os.geteuid() != 0:
-        names -= NEEDS_ROOT
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(slurm_cluster / "etc/slurm.conf"))
-        patch.setenv("MMPROMPT_FAKE_GPUS", "1")
-        healthy = Visit(tmp_path_factory.mktemp("healthy"), ["cluster.gpus=1", 'cluster.setup=["cd /"]'])
-        visits = {"nothing": healthy.start(partition)}
-        for number, (name, fault) in enumerate((name, fault) for name, fault in FAULTS.items() if name in names):
-            folder = tmp_path_factory.mktemp(f"fault{number}")
-            overrides, environment = fault.overrides(folder), fault.environment(folder)
-            visits[name] = Visit(folder, overrides, environment, fault.program).start(partition)
-        yield visits
-        for visit in visits.values():
-            assert visit.process is not None
-            visit.process.kill()
-        if "full disk" in visits:
-            subprocess.run(["umount", "--lazy", visits["full disk"].store], check=True)
-
-
-@pytest.fixture
-def visit(slurm: Path, tmp_path: Path, partition: str) -> Iterator[Callable[..., Visit]]:
-    """Starts one more."""
-    started: list[Visit] = []
-
-    def start(*overrides: str) -> Visit:
-        started.append(Visit(tmp_path, overrides).start(partition))
-        return started[-1]
-
-    yield start
-    for visit in started:
+@contextlib.contextmanager
+def visit_of(lab: Lab, overrides: Sequence[str], program: Sequence[str] = DOCTOR, **more: str) -> Iterator[Visit]:
+    """A doctor that has begun."""
+    lab.folder.mkdir(parents=True, exist_ok=True)
+    environment = {"SLURM_CONF": str(lab.cluster.conf), "MMPROMPT_FAKE_GPUS": "1"} | more
+    visit = Visit(lab.folder, overrides, environment, program).start(lab.shared.thing(clinic, lab.cluster))
+    try:
+        yield visit
+    finally:
         assert visit.process is not None
         visit.process.kill()
+        visit.process.wait()
 
 
-def test_where_all_is_well_nothing_fails_and_nothing_stays_in_the_store(visits: dict[str, Visit]) -> None:
-    visit = visits["nothing"]
+def nothing(lab: Lab) -> Visit:
+    with visit_of(lab, ["cluster.gpus=1", 'cluster.setup=["cd /"]']) as visit:
+        visit.code()
+    return visit
+
+
+def planted(name: str, fault: Fault, lab: Lab) -> Visit:
+    if name in NEEDS_ROOT and os.geteuid() != 0:
+        pytest.skip("only root can plant it")
+    lab.folder.mkdir(parents=True)
+    try:
+        overrides, environment = fault.overrides(lab.folder), fault.environment(lab.folder, lab.cluster)
+        with visit_of(lab, overrides, fault.program, **environment) as visit:
+            visit.code()
+        return visit
+    finally:
+        if (lab.folder / "runs").is_mount():
+            subprocess.run(["umount", "--lazy", lab.folder / "runs"], check=True)
+
+
+NOTHING = {"nothing": nothing}
+PLANTED = {name: partial(planted, name, fault) for name, fault in FAULTS.items()}
+
+
+@looks_at(NOTHING)
+def test_where_all_is_well_nothing_fails_and_nothing_stays_in_the_store(together: Together) -> None:
+    visit: Visit = together.result("nothing")
     assert visit.code() == 0, visit.output
     assert visit.grades("FAIL") == [] and set(visit.grades("PASS") + visit.grades("NOTE")) >= HEALTHY
     assert not visit.store.exists()
@@ -286,18 +274,18 @@ def test_where_all_is_well_nothing_fails_and_nothing_stays_in_the_store(visits: 
     assert max(len(line) for line in visit.output.splitlines()[1:]) <= 80
 
 
-def test_fake_gpus_are_noted_and_are_no_failure(visits: dict[str, Visit]) -> None:
-    visit = visits["nothing"]
+@looks_at(NOTHING)
+def test_fake_gpus_are_noted_and_are_no_failure(together: Together) -> None:
+    visit: Visit = together.result("nothing")
     assert visit.code() == 0
     assert "gpu" in visit.grades("NOTE") and "gpus" in visit.grades("PASS")
     assert re.search(r"gpu +CUDA_VISIBLE_DEVICES=[01]; torch\s+sees 0", visit.output)
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_found_and_nothing_else_fails(visits: dict[str, Visit], name: str) -> None:
-    if name not in visits:
-        pytest.skip("only root can plant it")
-    fault, visit = FAULTS[name], visits[name]
+@looks_at(PLANTED)
+def test_a_planted_fault_is_found_and_nothing_else_fails(together: Together, name: str) -> None:
+    fault, visit = FAULTS[name], together.result(name)
     assert visit.code() == 1, visit.output
     assert visit.grades("FAIL") == [fault.finding], visit.output
     assert fault.advice in visit.advice(fault.finding), visit.output
@@ -307,8 +295,9 @@ def test_a_planted_fault_is_found_and_nothing_else_fails(visits: dict[str, Visit
         assert set(visit.grades("PASS")) >= rest, visit.output
 
 
-def test_the_log_of_a_probe_that_met_a_fault_stays_and_nothing_else(visits: dict[str, Visit]) -> None:
-    visit = visits[SETUP]
+@looks_at({SETUP: PLANTED[SETUP]})
+def test_the_log_of_a_probe_that_met_a_fault_stays_and_nothing_else(together: Together) -> None:
+    visit: Visit = together.result(SETUP)
     assert visit.code() == 1
     [folder] = (visit.store / "doctor").iterdir()
     assert str(folder) in visit.output
@@ -320,74 +309,80 @@ def test_the_log_of_a_probe_that_met_a_fault_stays_and_nothing_else(visits: dict
     assert "module" in next(folder.glob("*.err")).read_text()
 
 
-def test_a_probe_that_does_not_start_is_cancelled(slurm: Path, visits: dict[str, Visit]) -> None:
-    for name in ("held", "no node in time"):
-        if name in visits:
-            assert visits[name].code() == 1
-            [job] = re.findall(r"probe, job (\d+), is cancelled", visits[name].words)
-            assert (
-                job not in subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True).stdout.split()
-            )
+@looks_at({name: PLANTED[name] for name in NOT_STARTED})
+def test_a_probe_that_does_not_start_is_cancelled(slurm: Path, together: Together) -> None:
+    for name in NOT_STARTED:
+        visit: Visit = together.result(name)
+        assert visit.code() == 1
+        [job] = re.findall(r"probe, job (\d+), is cancelled", visit.words)
+        assert job not in subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True).stdout.split()
 
 
-def test_an_interrupted_doctor_cancels_its_probe_and_no_other_job(visit: Callable[..., Visit]) -> None:
-    other = subprocess.run(
-        ["sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
+def jobs(cluster: Cluster) -> list[str]:
+    listed = subprocess.run(["squeue", "-h", "-o", "%i"], env=cluster.env, capture_output=True, text=True, check=True)
+    return listed.stdout.split()
+
+
+@beside
+def test_an_interrupted_doctor_cancels_its_probe_and_no_other_job(lab: Lab) -> None:
+    submit = ["sbatch", "--parsable", "--hold", "--output=/dev/null", "--wrap=true"]
+    submitted = subprocess.run(submit, env=lab.cluster.env, capture_output=True, text=True, check=True)
+    other = submitted.stdout.strip()
     try:
-        interrupted = visit(LATER)
-        interrupted.until("BeginTime")
-        job = re.search(r"probe is job (\d+)", interrupted.output)
-        assert job and interrupted.process
-        interrupted.process.send_signal(signal.SIGINT)
-        assert interrupted.code() == 130 and "is cancelled" in interrupted.output
-        there = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True, check=True).stdout.split()
+        with visit_of(lab, [LATER]) as interrupted:
+            interrupted.until("BeginTime")
+            job = re.search(r"probe is job (\d+)", interrupted.output)
+            assert job and interrupted.process
+            interrupted.process.send_signal(signal.SIGINT)
+            assert interrupted.code() == 130 and "is cancelled" in interrupted.output
+        there = jobs(lab.cluster)
         assert other in there and job[1] not in there
         assert not interrupted.store.exists()
     finally:
-        subprocess.run(["scancel", other], check=True)
+        subprocess.run(["scancel", other], env=lab.cluster.env, check=True)
 
 
-def test_a_node_that_does_not_see_the_store_leaves_no_log_and_that_is_the_finding(visit: Callable[..., Visit]) -> None:
-    lost = visit(LATER)
-    lost.until("BeginTime")
-    lost.store.rename(lost.folder / "elsewhere")
-    job = re.search(r"probe is job (\d+)", lost.output)
-    assert job
-    subprocess.run(["scontrol", "update", f"JobId={job[1]}", "StartTime=now"], check=True)
-    assert lost.code() == 1, lost.output
+@beside
+def test_a_node_that_does_not_see_the_store_leaves_no_log_and_that_is_the_finding(lab: Lab) -> None:
+    with visit_of(lab, [LATER]) as lost:
+        lost.until("BeginTime")
+        lost.store.rename(lost.folder / "elsewhere")
+        job = re.search(r"probe is job (\d+)", lost.output)
+        assert job
+        now = ["scontrol", "update", f"JobId={job[1]}", "StartTime=now"]
+        subprocess.run(now, env=lab.cluster.env, check=True)
+        assert lost.code() == 1, lost.output
     assert lost.grades("FAIL") == ["store"] and "left no log" in lost.output and "0:53" in lost.output
 
 
-def test_who_is_in_no_account_or_may_not_write_to_the_store_or_has_a_submit_limit_is_told(slurm: Path) -> None:
+@beside
+def test_who_is_in_no_account_or_may_not_write_to_the_store_or_has_a_submit_limit_is_told(lab: Lab) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can be somebody else")
     folder = Path(tempfile.mkdtemp(prefix="mmprompt-doctor-"))
     folder.chmod(0o755)
-    cluster = Cluster(slurm)
+    cluster = lab.cluster
     try:
-        with people(folder, cluster) as (ada, bob):
+        with lab.alone("people"), people(folder, cluster) as (ada, bob):
             cluster.add_user(ada.name, MaxSubmitJobs=10)
             cluster.remove_user(bob.name)
             asked = ["doctor", "cluster=slurm", "cluster.mem_gb=64"]  # no node has it, so that no probe runs
             doctors = [ada.start(*ada.sweeps(*asked, f"paths.runs={ada.home}/runs")), bob.start(*bob.sweeps(*asked))]
-            adas, bobs = [one.communicate(timeout=SECONDS)[0] for one in doctors]
+            adas, bobs = [printed_by(one) for one in doctors]
             cluster.add_user(ada.name, MaxSubmitJobs=-1)
     finally:
         shutil.rmtree(folder)
     assert "10 jobs of yours at once" in adas, adas
     assert [name for grade, name in LINE.findall(adas) if grade == "FAIL"] == ["mem_gb"], adas
-    assert [name for grade, name in LINE.findall(bobs) if grade == "FAIL"] == ["mem_gb", "account", "store"], (
-        bobs
-    )  # root's folder
+    of_bob = [name for grade, name in LINE.findall(bobs) if grade == "FAIL"]
+    assert of_bob == ["mem_gb", "account", "store"], bobs  # root's folder
 
 
-def test_without_accounting_the_doctor_is_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@beside
+def test_without_accounting_the_doctor_is_content(lab: Lab) -> None:
     with bare_cluster() as bare:
-        monkeypatch.setenv("SLURM_CONF", str(bare.conf))
-        visit = Visit(tmp_path, ["tracking=disabled"]).start("main")
+        lab.folder.mkdir(parents=True)
+        environment = {"SLURM_CONF": str(bare.conf)}
+        visit = Visit(lab.folder, ["tracking=disabled"], environment).start("main")
         assert visit.code() == 0, visit.output
     assert "accounting" in visit.grades("NOTE") and "sacct" not in visit.output

@@ -23,10 +23,10 @@ def made(sweep: Sweep) -> dict[Path, tuple[int, int]]:
 
 def evaluating(lab: Lab) -> tuple[Sweep, Attempt]:
     """A finished run, and a job that is held in the middle of its evaluations."""
-    sweep = lab.sweep("optim.steps=20", "task.data.test=300")
+    sweep = lab.sweep("optim.steps=20", "task.data.test=100")
     sweep.launch("--wait")
     sweep.launch(*MANY)
-    until(lambda: len(made(sweep)) >= 2, "an attempt has evaluated something")
+    until(lambda: len(made(sweep)) >= 2, "an attempt has evaluated something", often=True)
     attempt = sweep[1].attempts()[-1]
     os.kill(attempt.job["pid"], signal.SIGSTOP)
     assert attempt.number == 2 and attempt.evaluates and 2 <= len(made(sweep)) < 12
@@ -57,7 +57,7 @@ def test_jobs_evaluate_finished_runs_and_train_and_evaluate_the_others(lab: Lab)
 def test_a_job_that_is_requeued_while_it_evaluates_goes_on_with_what_is_missing(lab: Lab) -> None:
     sweep, attempt = evaluating(lab)
     row = sweep.row()
-    assert (row["state"], row["evaluating"]) == ("running", True) and 0 < row["step"] < row["steps"] == 12 * 300
+    assert (row["state"], row["evaluating"]) == ("running", True) and 0 < row["step"] < row["steps"] == 12 * 100
     before = made(sweep)
     sweep.slurm("scontrol", "requeue", attempt.job["job"])
     os.kill(attempt.job["pid"], signal.SIGCONT)

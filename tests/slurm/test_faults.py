@@ -11,26 +11,30 @@ import random
 import signal
 import socket
 
-from faults import HELD, LONG, Sweep, assert_same, damage, is_alive, litter, release, slow, step_daemon, until
+from faults import HELD, LONG, Sweep, assert_same, damage, is_alive, litter, release, slow, step_daemon, told, until
 from lab import Lab, beside
+from patience import printed_by
+
+from sweeps.node import warning
 
 TOLD = "interrupted: told to end by SIGTERM"
 
 
 @beside
 def test_a_run_longer_than_the_time_limit_ends_after_several_jobs_that_nobody_sent(lab: Lab) -> None:
-    limits = 4 if LONG else 2
-    sweep = lab.sweep("cluster.time_min=2")
+    limits, minutes = (4, 2) if LONG else (2, 60)
+    sweep = lab.sweep(f"cluster.time_min={minutes}")
     sweep.launch()
     job = sweep.job()
     for number in range(1, limits + 1):
         attempt = sweep.hold(1, number)
-        if not LONG:  # an administrator shortens the limit, to the next minute that leaves time for the warning
-            set_limit(sweep, job, (elapsed(sweep, job) + 40) // 60 + 1)
-        with slow(attempt, 0.05):
-            until(lambda attempt=attempt: attempt.error, "the attempt is told that its time is up")
-        until(lambda: sweep.word(job) == "PENDING", "SLURM has the job in its queue again")
-        set_limit(sweep, job, 2)
+        if not LONG:  # an administrator shortens the limit, to less than is left after the warning, which comes at once
+            set_limit(sweep, job, (elapsed(sweep, job) + warning(minutes)) // 60 + 1)
+        until(lambda attempt=attempt: told(attempt) or attempt.error, "the attempt is told that its time is up")
+        release(attempt)
+        until(lambda attempt=attempt: attempt.error, "the attempt ends")
+        until(lambda: sweep.waits_again(job), "SLURM has the job in its queue again")
+        set_limit(sweep, job, minutes if number < limits else 60)  # the last has time to end, on however slow a machine
     result = sweep.done()
     assert result["attempt"] == limits + 1 and result["resumed_from"]["attempt"] == limits
     *interrupted, last = sweep.errors()
@@ -42,9 +46,8 @@ def test_a_run_longer_than_the_time_limit_ends_after_several_jobs_that_nobody_se
 
 def elapsed(sweep: Sweep, job: str) -> int:
     """Seconds since a job began."""
-    clock = sweep.slurm("squeue", "-h", "-j", job, "-o", "%M").strip()
-    minutes, seconds = clock.split(":")
-    return 60 * int(minutes) + int(seconds)
+    *hours, minutes, seconds = map(int, sweep.slurm("squeue", "-h", "-j", job, "-o", "%M").strip().split(":"))
+    return 3600 * sum(hours) + 60 * minutes + seconds
 
 
 def set_limit(sweep: Sweep, job: str, minutes: int) -> None:
@@ -53,13 +56,13 @@ def set_limit(sweep: Sweep, job: str, minutes: int) -> None:
 
 @beside
 def test_a_run_whose_node_is_lost_goes_on_elsewhere_and_the_copy_that_lived_on_changes_nothing(lab: Lab) -> None:
-    with lab.nodes["gn4"]:
+    with lab.alone("gn4"):
         sweep = lab.sweep_on("gn4")
         sweep.launch()
         first, job = sweep.hold(), sweep.job()
         try:
             lab.cluster.kill("slurmd.gn4")
-            until(lambda: sweep.word(job) == "PENDING", "SLURM has lost the node and requeues the job", 90)
+            until(lambda: sweep.waits_again(job), "SLURM has lost the node and requeues the job")
             row = sweep.row()
             assert row["state"] in ("queued", "running")
             sweep.slurm("scontrol", "update", f"JobId={job}", "ExcNodeList=gn[3-4]")
@@ -96,7 +99,7 @@ def test_a_job_that_is_requeued_goes_on_from_its_checkpoint_and_is_not_submitted
 
 @beside
 def test_a_job_that_is_preempted_comes_back_and_goes_on_from_its_checkpoint(lab: Lab) -> None:
-    with lab.nodes["gn3"]:
+    with lab.alone("gn3"):
         sweep = lab.sweep_on("gn3")
         sweep.launch()
         attempt, job = sweep.hold(), sweep.job()
@@ -116,11 +119,11 @@ def test_a_job_that_is_preempted_comes_back_and_goes_on_from_its_checkpoint(lab:
 def test_a_cancelled_job_is_not_submitted_again_by_who_waits_for_it_but_by_the_next_launch(lab: Lab) -> None:
     sweep = lab.sweep()
     waiting = sweep.start("launch", "--wait")
-    until(lambda: sweep.batches(), "the launch submits")
+    until(lambda: sweep.batches(), "the launch submits", waiting)
     attempt, job = sweep.hold(), sweep.job()
     sweep.slurm("scancel", job)
     release(attempt)
-    output, _ = waiting.communicate(timeout=120)
+    output = printed_by(waiting)
     assert waiting.returncode == 1 and "cancelled" in output, output
     assert sweep.row()["state"] == "to do" and sweep.row()["cause"] == "cancelled"
     assert sweep.errors() == [TOLD] and sweep.accounts(job) == ["CANCELLED by 0"]
@@ -177,11 +180,11 @@ def test_a_job_that_is_cancelled_while_it_waits_has_no_attempt_and_its_run_is_to
 def test_who_waits_submits_a_run_again_whose_process_was_killed(lab: Lab) -> None:
     sweep = lab.sweep()
     waiting = sweep.start("launch", "--wait")
-    until(lambda: sweep.batches(), "the launch submits")
+    until(lambda: sweep.batches(), "the launch submits", waiting)
     attempt, job = sweep.hold(), sweep.job()
     os.kill(attempt.job["pid"], signal.SIGKILL)
     assert sweep.accounts(job) == ["FAILED"]
-    output, _ = waiting.communicate(timeout=240)
+    output = printed_by(waiting)
     assert waiting.returncode == 0 and "all 1 runs are done" in output, output
     assert sweep.done()["resumed_from"]["attempt"] == 1
     assert len(sweep.batches()) == 2 and len(sweep[1].attempts()) == 2
@@ -197,7 +200,7 @@ def test_a_killed_run_is_to_do_and_the_next_launch_passes_over_a_damaged_checkpo
         until(lambda: len(attempt.checkpoint_steps) == 2, "there are two checkpoints")
     attempt = sweep.hold()
     os.kill(attempt.job["pid"], signal.SIGKILL)
-    until(lambda: not sweep.word(job), "the job ends", 30)
+    until(lambda: not sweep.word(job), "the job ends")
     older, _ = attempt.checkpoint_steps
     file = damage(attempt)
     row = sweep.row()
@@ -240,7 +243,7 @@ def test_a_job_without_enough_memory_says_so_and_is_done_with_more_of_it(lab: La
     sweep = lab.sweep()
     sweep.launch("cluster.mem_gb=0.1")
     job = sweep.job()
-    until(lambda: not sweep.word(job), "SLURM kills the job", 90)
+    until(lambda: not sweep.word(job), "SLURM kills the job")
     assert sweep.accounts(job)[-1] in ("FAILED", "OUT_OF_MEMORY")  # with cgroups the latter
     assert sweep.row()["cause"] == "out of memory"
     _, output = sweep.run("status")
@@ -256,7 +259,7 @@ def test_a_suspended_job_is_neither_failed_nor_submitted_again_and_goes_on_when_
     sweep.launch()
     attempt, job = sweep.hold(), sweep.job()
     sweep.slurm("scontrol", "suspend", job)
-    until(lambda: sweep.word(job) == "SUSPENDED", "SLURM has suspended the job", 30)
+    until(lambda: sweep.word(job) == "SUSPENDED", "SLURM has suspended the job")
     assert sweep.row()["state"] == "running"
     sweep.launch()
     assert len(sweep.batches()) == 1
@@ -269,7 +272,7 @@ def test_a_suspended_job_is_neither_failed_nor_submitted_again_and_goes_on_when_
 
 @beside
 def test_a_run_does_not_notice_that_the_slurmd_of_its_node_is_killed_and_comes_back(lab: Lab) -> None:
-    with lab.nodes["gn3"]:
+    with lab.alone("gn3"):
         sweep = lab.sweep_on("gn3")
         sweep.launch()
         attempt, job = sweep.hold(), sweep.job()

@@ -1,31 +1,37 @@
 """SLURM's own daemons die while jobs are at work: then nobody knows, which is never taken for an end.
 
-Alone on the cluster, when all stories have ended.
+On a cluster of their own, so that the other stories need not wait.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-import pytest
-from cluster import Cluster
+from cluster import SPARE_FOLDER, SPARE_PORTS, Cluster
 from faults import HELD, Sweep, hosts, release, until
-from lab import Together
+from lab import Lab, alone_on, beside
+from patience import printed_by
 
 
-@pytest.fixture
-def sweep(slurm: Path, together: Together, tmp_path: Path) -> Iterator[Sweep]:
-    together.wait()
-    cluster = Cluster(slurm)
-    sweep = Sweep(tmp_path, cluster, hosts(tmp_path))
-    yield sweep
-    cluster.up()
-    sweep.close()
+def spare(_: Cluster) -> contextlib.AbstractContextManager[Cluster]:
+    return alone_on(SPARE_FOLDER, SPARE_PORTS)
+
+
+@contextlib.contextmanager
+def sweep_on_spare(lab: Lab, seeds: Sequence[int] = (1,)) -> Iterator[Sweep]:
+    with lab.alone("spare cluster"):
+        cluster = lab.shared.thing(spare, lab.cluster)
+        sweep = Sweep(lab.folder / "spare", cluster, hosts(lab.folder), seeds)
+        try:
+            yield sweep
+        finally:
+            cluster.up()
+            sweep.close()
 
 
 def is_alone(sweep: Sweep) -> bool:
@@ -33,38 +39,43 @@ def is_alone(sweep: Sweep) -> bool:
     return sweep[1].attempts()[0].job["host"] == socket.gethostname()
 
 
-def test_without_its_controller_nothing_is_known_nothing_is_submitted_and_nothing_is_lost(sweep: Sweep) -> None:
-    sweep.seeds = (1, 2)
-    sweep.launch(HELD)
-    waiting, job = sweep.job(2), sweep.job(1)
-    sweep.let_go(job)
-    attempt = sweep.hold(1)
-    sweep.cluster.kill("slurmctld")
-    asked = {verb: sweep.start(verb, *more) for verb, more in {"status": ["--json"], "launch": [], "plan": []}.items()}
-    said = {verb: process.communicate(timeout=90)[0] for verb, process in asked.items()}
-    sweep.cluster.start("slurmctld")
-    seen = json.loads(said["status"])
-    states = {row["run"]: row["state"] for row in seen["sweeps"][0]["runs"]}
-    assert seen["scheduler"].startswith("no information")
-    assert states == {sweep[1].id: "running" if is_alone(sweep) else "lost?", sweep[2].id: "lost?"}
-    assert "Traceback" not in "".join(said.values())
-    assert asked["launch"].returncode != 0 and len(sweep.batches()) == 1, said["launch"]
-    sweep.let_go(waiting)
-    release(attempt)
-    for seed in sweep.seeds:
-        assert sweep.done(seed)["attempt"] == 1 and sweep.errors(seed) == [None]
-    assert sweep.accounts(job) == sweep.accounts(waiting) == ["COMPLETED"]
-    assert "all 2 runs are done already" in sweep.launch()
+@beside
+def test_without_its_controller_nothing_is_known_nothing_is_submitted_and_nothing_is_lost(lab: Lab) -> None:
+    with sweep_on_spare(lab, seeds=(1, 2)) as sweep:
+        sweep.launch(HELD)
+        waiting, job = sweep.job(2), sweep.job(1)
+        sweep.let_go(job)
+        attempt = sweep.hold(1)
+        sweep.cluster.kill("slurmctld")
+        asked = {
+            verb: sweep.start(verb, *more) for verb, more in {"status": ["--json"], "launch": [], "plan": []}.items()
+        }
+        said = {verb: printed_by(process) for verb, process in asked.items()}
+        sweep.cluster.start("slurmctld")
+        seen = json.loads(said["status"])
+        states = {row["run"]: row["state"] for row in seen["sweeps"][0]["runs"]}
+        assert seen["scheduler"].startswith("no information")
+        assert states == {sweep[1].id: "running" if is_alone(sweep) else "lost?", sweep[2].id: "lost?"}
+        assert "Traceback" not in "".join(said.values())
+        assert asked["launch"].returncode != 0 and len(sweep.batches()) == 1, said["launch"]
+        sweep.let_go(waiting)
+        release(attempt)
+        for seed in sweep.seeds:
+            assert sweep.done(seed)["attempt"] == 1 and sweep.errors(seed) == [None]
+        assert sweep.accounts(job) == sweep.accounts(waiting) == ["COMPLETED"]
+        assert "all 2 runs are done already" in sweep.launch()
 
 
-def test_without_the_accounts_a_killed_run_is_told_from_its_log_and_submitted_again(sweep: Sweep) -> None:
-    sweep.launch()
-    attempt, job = sweep.hold(), sweep.job()
-    sweep.cluster.kill("slurmdbd")
-    os.kill(attempt.job["pid"], signal.SIGKILL)
-    until(lambda: not sweep.word(job), "the killed job ends", 60)
-    assert (sweep.row()["state"], sweep.row()["cause"]) == ("to do", "killed")
-    sweep.launch()
-    assert sweep.done()["resumed_from"]["attempt"] == 1
-    sweep.cluster.start("slurmdbd")
-    assert sweep.accounts(job) == ["FAILED"]
+@beside
+def test_without_the_accounts_a_killed_run_is_told_from_its_log_and_submitted_again(lab: Lab) -> None:
+    with sweep_on_spare(lab) as sweep:
+        sweep.launch()
+        attempt, job = sweep.hold(), sweep.job()
+        sweep.cluster.kill("slurmdbd")
+        os.kill(attempt.job["pid"], signal.SIGKILL)
+        until(lambda: not sweep.word(job), "the killed job ends")
+        assert (sweep.row()["state"], sweep.row()["cause"]) == ("to do", "killed")
+        sweep.launch()
+        assert sweep.done()["resumed_from"]["attempt"] == 1
+        sweep.cluster.start("slurmdbd")
+        assert sweep.accounts(job) == ["FAILED"]

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from faults import HELD, LONG, PLACE, SETTINGS, Sweep, assert_same, release, until
 from lab import Lab, bare_cluster, beside
+from patience import printed_by
 from people import people
 
 DYING = str(Path(__file__).with_name("dying.py"))
@@ -25,7 +26,7 @@ def die(sweep: Sweep, moment: str, *arguments: str) -> int:
     """A launch that dies at this moment. Its exit code."""
     launch = sweep.command("launch", *arguments)[3:]
     process = sweep.started([sys.executable, DYING, moment, str(sweep.store.root), *launch])
-    output, _ = process.communicate(timeout=120)
+    output = printed_by(process)
     assert process.returncode in (0, -signal.SIGKILL), output
     return process.returncode
 
@@ -73,7 +74,7 @@ def test_a_launch_killed_while_sbatch_is_under_way_duplicates_no_job(lab: Lab) -
     slow.chmod(0o755)
     sweep.environment["PATH"] = f"{slow.parent}:{os.environ['PATH']}"
     process = sweep.start("launch", HELD)
-    until((sweep.folder / "called").exists, "the launch calls sbatch")
+    until((sweep.folder / "called").exists, "the launch calls sbatch", process)
     process.kill()
     process.communicate()
     sweep.launch(HELD)
@@ -154,7 +155,7 @@ def test_two_users_who_launch_one_sweep_at_once_into_a_group_store_run_each_run_
     folder = Path(tempfile.mkdtemp(prefix="mmprompt-people-"))  # pytest's folders are for one user only
     folder.chmod(0o755)
     try:
-        with people(folder, lab.cluster) as both:
+        with lab.alone("people"), people(folder, lab.cluster) as both:
             together(lab, both[0].group_folder, both)
     finally:
         shutil.rmtree(folder)
@@ -167,7 +168,7 @@ def together(lab: Lab, group_folder: Path, both: list) -> None:
     environment = {"MMPROMPT_RUNS": str(store)}
     asked = ["length", *SETTINGS, *PLACE, "seed=1,2,3", "cluster.exclude='gn[3-4]'"]
     launches = [person.start(*person.sweeps("launch", *asked), **environment) for person in both]
-    outputs = [process.communicate(timeout=240)[0] for process in launches]
+    outputs = [printed_by(process) for process in launches]
     assert [process.returncode for process in launches] == [0, 0], outputs
     attempts = {seed: sweep.hold(seed) for seed in sweep.seeds}
     assert all(len(jobs) == 1 for jobs in sweep.queue().values()), sweep.queue()
@@ -181,7 +182,7 @@ def together(lab: Lab, group_folder: Path, both: list) -> None:
     os.kill(attempts[1].job["pid"], signal.SIGKILL)
     for seed in (2, 3):
         release(attempts[seed])
-    until(lambda: not sweep.word(job), "the killed job ends", 60)
+    until(lambda: not sweep.word(job), "the killed job ends")
     code, output = other.run(*other.sweeps("launch", *asked, "--wait"), **environment)
     assert code == 0 and "all 3 runs are done" in output, output
     assert [[attempt.job["user"] for attempt in sweep[seed].attempts()] for seed in (1,)] == [[owner, other.name]]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from cluster import Cluster
-from faults import Sweep, until
+from faults import until
+from lab import Lab, beside
 from leaks import SECRETS, leaks
 from wandb_server import WandbServer
 
@@ -14,10 +12,11 @@ from sweeps.batch import batches
 SETTINGS = ("tracking=online", "optim.steps=2", "optim.validate_every=1", "optim.lr=0.1,1e30")  # the second fails
 
 
-def test_no_file_of_a_sweep_on_slurm_holds_a_secret(slurm: Path, tmp_path: Path) -> None:
+@beside
+def test_no_file_of_a_sweep_on_slurm_holds_a_secret(lab: Lab) -> None:
     with WandbServer() as server:
         environment = SECRETS | server.environment
-        sweep = Sweep(tmp_path, Cluster(slurm), SETTINGS, environment=environment)
+        sweep = lab.sweep_here(*SETTINGS, environment=environment)
         output = sweep.launch()
         [batch] = batches(sweep.store)
         asked = ("squeue", "-h", f"--name={','.join(batch.arrays.values())}")

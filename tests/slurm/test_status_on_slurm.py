@@ -6,29 +6,25 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from cluster import Cluster
 from faults import HELD, Sweep, until
+from lab import Lab, beside
+from patience import ended
 
 from mmprompt.processes import who
 
 
-@pytest.fixture(scope="module")
-def sweep(slurm_cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
-    """Four runs, a task of one array each: two are at work and stopped there, two are held back."""
-    sweep = Sweep(tmp_path_factory.mktemp("status"), Cluster(slurm_cluster), seeds=(1, 2, 3, 4))
-    try:
-        sweep.launch(HELD)
-        for seed in (1, 2):
-            sweep.let_go(sweep.job(seed))
-        for seed in (1, 2):
-            sweep.hold(seed)
-        yield sweep
-    finally:
-        sweep.close()
+def at_work(lab: Lab, running: int, waiting: int) -> Sweep:
+    """A task of one array for each run: the first are at work and stopped there, the others are held back."""
+    sweep = lab.sweep_here(seeds=range(1, running + waiting + 1))
+    sweep.launch(HELD)
+    jobs = [sweep.job(seed) for seed in sweep.seeds]
+    for job in jobs[:running]:
+        sweep.let_go(job)
+    for seed in sweep.seeds[:running]:
+        sweep.hold(seed)
+    return sweep
 
 
 def without_sacct(folder: Path) -> dict[str, str]:
@@ -42,7 +38,9 @@ def without_sacct(folder: Path) -> dict[str, str]:
     return {"PATH": str(programs)}
 
 
-def test_a_row_has_job_node_and_time_of_what_runs_and_slurm_s_reason_of_what_waits(sweep: Sweep) -> None:
+@beside
+def test_a_row_has_job_node_and_time_of_what_runs_and_slurm_s_reason_of_what_waits(lab: Lab) -> None:
+    sweep = at_work(lab, running=2, waiting=2)
     code, output = sweep.run("status")
     assert code == 0 and output.startswith("length: 4 runs: 2 running, 2 queued; "), output
     row, waits = sweep.row(1), sweep.row(3)
@@ -54,18 +52,20 @@ def test_a_row_has_job_node_and_time_of_what_runs_and_slurm_s_reason_of_what_wai
     assert code == 0 and f"queued: SLURM job {sweep.job(3)} is pending ({waits['reason']})" in output
 
 
-def test_a_suspended_job_is_called_so(sweep: Sweep) -> None:
-    job = sweep.job(2)
+@beside
+def test_a_suspended_job_is_called_so(lab: Lab) -> None:
+    sweep = at_work(lab, running=1, waiting=0)
+    job = sweep.job()
     sweep.slurm("scontrol", "suspend", job)
     until(lambda: sweep.word(job) == "SUSPENDED", "the job is suspended")
-    assert sweep.row(2)["slurm"] == "SUSPENDED" and sweep.row(2)["state"] == "running"
-    assert "suspended" in sweep.run("status")[1] and "suspended" in sweep.run("logs", sweep[2].id)[1]
+    assert sweep.row()["slurm"] == "SUSPENDED" and sweep.row()["state"] == "running"
+    assert "suspended" in sweep.run("status")[1] and "suspended" in sweep.run("logs", sweep[1].id)[1]
     sweep.slurm("scontrol", "resume", job)
 
 
-def test_each_end_has_its_cause_with_and_without_accounting_and_what_is_left_alone_has_none(
-    sweep: Sweep, tmp_path: Path
-) -> None:
+@beside
+def test_each_end_has_its_cause_with_and_without_accounting_and_what_is_left_alone_has_none(lab: Lab) -> None:
+    sweep = at_work(lab, running=2, waiting=2)
     jobs = [sweep.job(seed) for seed in (1, 2, 3)]
     os.kill(sweep[1].attempts()[0].job["pid"], signal.SIGKILL)
     sweep.slurm("scancel", jobs[1])
@@ -78,11 +78,11 @@ def test_each_end_has_its_cause_with_and_without_accounting_and_what_is_left_alo
         rows = sweep.rows()
         return {seed: rows[sweep[seed].id]["cause"] for seed in sweep.seeds}
 
-    until(lambda: causes() == wanted, "status knows the ends", 60)
-    until(lambda: sweep.row(2)["reason"] == f"cancelled by {who()}", "accounting has heard of it", 60)
+    until(lambda: causes() == wanted, "status knows the ends")
+    until(lambda: sweep.row(2)["reason"] == f"cancelled by {who()}", "accounting has heard of it")
     code, output = sweep.run("status")
     assert code == 1 and "1 queued, 3 to do (1 killed, 2 cancelled)" in output, output
-    sweep.environment = without_sacct(tmp_path)
+    sweep.environment = without_sacct(lab.folder)
     try:
         assert causes() == wanted
         assert sweep.row(2)["reason"].endswith("***") or "CANCELLED" in sweep.row(2)["reason"]
@@ -90,19 +90,21 @@ def test_each_end_has_its_cause_with_and_without_accounting_and_what_is_left_alo
         sweep.environment = {}
 
 
-def test_following_goes_over_to_the_attempt_that_begins_when_slurm_starts_the_job_again(sweep: Sweep) -> None:
-    job = sweep.job(4)
+@beside
+def test_following_goes_over_to_the_attempt_that_begins_when_slurm_starts_the_job_again(lab: Lab) -> None:
+    sweep = at_work(lab, running=0, waiting=1)
+    job = sweep.job()
     with (sweep.folder / "followed").open("w+") as output:
-        follow = sweep.command("logs", sweep[4].id[:8], "-f")
+        follow = sweep.command("logs", sweep[1].id[:8], "-f")
         process = subprocess.Popen(follow, cwd=sweep.folder, env=sweep.env, stdout=output, stderr=subprocess.STDOUT)
         try:
-            until(lambda: "is pending" in (sweep.folder / "followed").read_text(), "it is followed")
+            until(lambda: "is pending" in (sweep.folder / "followed").read_text(), "it is followed", process)
             sweep.let_go(job)
-            held = sweep.hold(4)
+            held = sweep.hold()
             sweep.slurm("scontrol", "requeue", job)
             os.kill(held.job["pid"], signal.SIGCONT)
-            sweep.done(4)
-            assert process.wait(timeout=60) == 0
+            sweep.done()
+            assert ended(process) == 0
         finally:
             process.kill()
             process.wait()
@@ -112,19 +114,15 @@ def test_following_goes_over_to_the_attempt_that_begins_when_slurm_starts_the_jo
     assert said.count(f"== job {job} on ") == 2 and said.endswith("\ndone\n"), said
 
 
-def test_a_job_whose_python_is_not_there_is_not_begun_and_status_and_logs_say_why(
-    slurm_cluster: Path, tmp_path: Path
-) -> None:
-    sweep = Sweep(tmp_path, Cluster(slurm_cluster))
-    try:
-        sweep.launch("cluster.python=/no/such/python", HELD)
-        job = sweep.job()
-        sweep.let_go(job)
-        until(lambda: not sweep.word(job), "the job has ended")
-        until(lambda: sweep.row()["cause"] == "not begun", "status says so", 30)
-        code, output = sweep.run("status")
-        assert code == 1 and "/no/such/python: No such file or directory" in output and "sweeps doctor" in output
-        assert "cluster.python=/no/such/python" in output.splitlines()[-1]  # so that one sees what to change
-        assert "/no/such/python: No such file or directory" in sweep.run("logs", sweep[1].id)[1]
-    finally:
-        sweep.close()
+@beside
+def test_a_job_whose_python_is_not_there_is_not_begun_and_status_and_logs_say_why(lab: Lab) -> None:
+    sweep = lab.sweep_here()
+    sweep.launch("cluster.python=/no/such/python", HELD)
+    job = sweep.job()
+    sweep.let_go(job)
+    until(lambda: not sweep.word(job), "the job has ended")
+    until(lambda: sweep.row()["cause"] == "not begun", "status says so")
+    code, output = sweep.run("status")
+    assert code == 1 and "/no/such/python: No such file or directory" in output and "sweeps doctor" in output
+    assert "cluster.python=/no/such/python" in output.splitlines()[-1]  # so that one sees what to change
+    assert "/no/such/python: No such file or directory" in sweep.run("logs", sweep[1].id)[1]
