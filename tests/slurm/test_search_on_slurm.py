@@ -1,0 +1,181 @@
+"""A search on SLURM: workers that nobody directs, whatever becomes of them, of their nodes and of whoever started them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+from faults import Sweep, is_alive, until
+from lab import Lab, beside
+from patience import printed_by
+from searcher import TINY
+
+from mmprompt.run import Attempt
+from mmprompt.study import Picture, Reader, Study, is_over
+
+STEPS = "optim.steps=60"
+SETTINGS = [text for text in TINY if not text.startswith(("optim.steps", "rungs", "budget", "optim.validate"))]
+SETTINGS += [STEPS, "optim.validate_every=10", "rungs=[20,40]", "budget.trials=8", "cluster.checkpoint_every=5"]
+PLACE = ["cluster=slurm", "cluster.mem_gb=0.9", "workers=3"]
+
+
+@dataclass
+class Search:
+    """A search in a store of its own on the test cluster."""
+
+    sweep: Sweep
+    own: list[str]  # settings
+
+    @property
+    def study(self) -> Study:
+        return Study(self.sweep.store, "learning_rate")
+
+    def look(self) -> Picture:
+        return Reader(self.study).look()
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        place = [*self.sweep.settings, *PLACE]
+        command = [sys.executable, "-m", "sweeps", "search", "learning_rate", *SETTINGS, *place, *self.own, *arguments]
+        return self.sweep.started(command)
+
+    def run(self, *arguments: str) -> str:
+        """One that must end well."""
+        process = self.start(*arguments)
+        printed: str = printed_by(process)
+        assert process.returncode == 0, printed
+        return printed
+
+    def undisturbed(self) -> set[tuple[str, str]]:
+        """What the same search comes to here, in local processes, when nobody disturbs it."""
+        calm = Search(Sweep(self.sweep.folder / "calm", self.sweep.cluster), self.own)
+        printed = printed_by(calm.start("cluster=local", "cluster.max_parallel=1"))
+        assert is_over(calm.look()), printed
+        return calm.told()
+
+    def told(self) -> set[tuple[str, str]]:
+        return {
+            (json.dumps(one.trial.settings), json.dumps([one.state, one.values, sorted(one.rungs.items())]))
+            for one in self.look().outcomes
+        }
+
+    def at_work(self) -> list[Attempt]:
+        runs = (folder for run in self.sweep.store.runs() if (folder := self.sweep.store.run(run)).result() is None)
+        return [attempt for run in runs for attempt in run.attempts() if attempt.error is None and is_alive(attempt)]
+
+    def one_at_work(self) -> Attempt:
+        attempts: list[Attempt] = until(self.at_work, "a worker is at a run", often=True)
+        return attempts[0]
+
+    def workers(self) -> list[str]:
+        """SLURM's words for those that are in its queue."""
+        names = [batch["job_name"] for batch in self.sweep.batches()]
+        lines = [line.split() for line in self.sweep.slurm("squeue", "-h", "-r", "-o", "%j %T").splitlines()]
+        return [word for name, word in lines if name.rpartition(".")[0] in names]
+
+    def assert_whole(self, trials: int = 8) -> None:
+        """Trials 0 to N-1 each once, none at work, every value that of its runs."""
+        picture = self.look()
+        assert is_over(picture)
+        assert [one.trial.number for one in picture.outcomes] == list(range(trials))
+        for one in picture.outcomes:
+            results = [self.sweep.store.run(run).result() for run in one.trial.runs.values()]
+            if one.state == "done":
+                assert one.values == [result["metrics"]["val/acc@0.5"] for result in results if result is not None]
+            else:
+                assert one.state == "stopped" and results == [None]
+        assert not self.at_work()
+
+
+def search(lab: Lab, *own: str) -> Search:
+    return Search(lab.sweep(), ["sampler=random", *own])
+
+
+@beside
+def test_a_search_ends_by_itself_after_its_driver_has_gone(lab: Lab) -> None:
+    one = search(lab)
+    said = one.run()
+    assert "3 workers submitted" in said and "the workers need nobody here" in said
+    code, output = one.sweep.run("status", "learning_rate", "--json")
+    [shown] = json.loads(output)["searches"]
+    assert code == 0 and not shown["over"]
+    until(lambda: is_over(one.look()), "the workers end the search")
+    one.assert_whole()
+    assert one.told() == one.undisturbed()
+    until(lambda: not one.workers(), "no worker keeps its place")
+    assert "is over already" in one.run() and len(one.sweep.batches()) == 1
+
+
+@beside
+def test_drivers_killed_at_random_lines_and_two_at_once_submit_no_worker_too_many(lab: Lab) -> None:
+    one, chance = search(lab), random.Random(1)
+    for _ in range(10):
+        driver = one.start()
+        time.sleep(chance.uniform(0.2, 4.0))  # at whatever line it is
+        driver.kill()
+        driver.wait()
+    both = [one.start("--wait"), one.start("--wait")]
+    printed = [printed_by(driver) for driver in both]
+    assert [driver.returncode for driver in both] == [0, 0], printed
+    one.assert_whole()
+    assert one.told() == one.undisturbed()
+    assert "is over already" in one.run()
+
+
+@beside
+def test_killed_workers_a_requeued_one_and_one_at_its_time_limit_lose_no_trial(lab: Lab) -> None:
+    one = search(lab)
+    one.run()
+    first = one.one_at_work()
+    os.kill(first.job["pid"], signal.SIGKILL)
+    requeued = until(
+        lambda: [a for a in one.at_work() if a.job["job"] != first.job["job"]], "another is at work", often=True
+    )[0]
+    one.sweep.slurm("scontrol", "requeue", requeued.job["job"])
+    until(lambda: requeued.error, "it says that it was told to end")
+    last = one.one_at_work()
+    os.kill(last.job["pid"], signal.SIGUSR2)  # as SLURM does some time before the limit
+    until(lambda: last.error, "it says that its time is up")
+    driver = one.start("--wait")
+    printed = printed_by(driver)
+    assert driver.returncode == 0, printed
+    one.assert_whole()
+    assert one.told() == one.undisturbed()
+    assert first.error is not None and "its process ended without a word" in first.error
+
+
+@beside
+def test_a_worker_whose_node_is_lost_leaves_its_trial_to_others(lab: Lab) -> None:
+    with lab.alone("gn4"):
+        one = Search(lab.sweep_on("gn4"), ["sampler=random", "workers=1"])
+        one.run()
+        lost = one.one_at_work()
+        os.kill(lost.job["pid"], signal.SIGSTOP)
+        try:
+            lab.cluster.kill("slurmd.gn4")
+            until(lambda: one.sweep.word(lost.job["job"]) in ("PENDING", ""), "SLURM has lost the node")
+            one.sweep.slurm("scontrol", "update", f"JobId={lost.job['job']}", "ExcNodeList=gn[3-4]")
+            until(lambda: is_over(one.look()), "the job ends the search elsewhere")
+        finally:
+            os.kill(lost.job["pid"], signal.SIGKILL)
+            lab.cluster.start("slurmd.gn4")
+    one.assert_whole()
+    assert one.told() == one.undisturbed()
+
+
+@beside
+def test_cancel_ends_the_workers_of_a_search_and_the_next_call_goes_on(lab: Lab) -> None:
+    one = search(lab)
+    one.run()
+    one.one_at_work()
+    code, output = one.sweep.run("cancel", "learning_rate")
+    assert code == 0, output
+    until(lambda: not one.workers(), "no worker is left")
+    assert not is_over(one.look())
+    one.run("--wait")
+    one.assert_whole()
