@@ -312,7 +312,9 @@ def confirmation(searched: Searched) -> pd.DataFrame:
 
 
 def importances(searched: Searched) -> pd.DataFrame:
-    """A row per group, objective and searched key: importance (NaN, and why, where there is none), and n, done trials.
+    """A row per group, objective and searched key: importance (NaN, and why, where there is none), and n, trials.
+
+    Of done trials; with rungs of all that came to the first, by their scores there: who is stopped there has no other.
 
     Columns: group, objective, key, importance (shares of 1), why, n.
     """
@@ -323,6 +325,9 @@ def importances(searched: Searched) -> pd.DataFrame:
     for group, label in enumerate(searched.labels):
         after = max((one.trial.number for one in picture.outcomes), default=-1) + 1
         told = picture.told(group, after, picture.knew(group))
+        if definition.rungs:
+            first = definition.rungs[0]
+            told = [replace(one, state="done", values=[one.rungs[first]]) for one in told if first in one.rungs]
         shares = sampler.importances(definition, group, told)
         n = sum(one.state == "done" for one in told)
         for objective in definition.objective:

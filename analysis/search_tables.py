@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from analysis.search import NOT_IN_ALL, QUARTILES, TOO_FEW, WARM, Searched, top
 from analysis.tables import INTERVAL, NOT_PLANNED, Table, commits, difference_text, interval_text
-from mmprompt.study import SCORE, Definition, Named
+from mmprompt.study import SCORE, Definition, Named, as_yaml
 
 SHOWN = 10  # trials; all are in the CSV
 OPTIMISTIC = "optimistic"
@@ -39,7 +40,8 @@ def tables(
         made.append(fronts(searched, front))
     made += found(searched, trials)
     made.append(weights(searched, importances))
-    return made
+    first, *others = made
+    return [replace(first, caption=f"{first.caption} {about(searched)}"), *others]
 
 
 # Tables
@@ -79,7 +81,7 @@ def confirmed(searched: Searched, rows: pd.DataFrame) -> Table:
             " the two are not told apart."
         )
     said += [f"The score in the search is {OPTIMISTIC}: candidates were chosen by it.", commits(searched.sweep.frame)]
-    return Table(caption(searched, *said), _indexed(frame[order], index, [_each(definition), "trial", "settings"]))
+    return Table(caption(searched, said), _indexed(frame[order], index, [_each(definition), "trial", "settings"]))
 
 
 def found(searched: Searched, rows: pd.DataFrame) -> Iterator[Table]:
@@ -114,7 +116,7 @@ def found(searched: Searched, rows: pd.DataFrame) -> Iterator[Table]:
             )
         name = f"found-{group + 1}" if several else "found"
         index = [(_trial(row),) for row in best.itertuples()]
-        yield Table(caption(searched, *said), _indexed(frame, index, ["trial"]), name)
+        yield Table(caption(searched, said), _indexed(frame, index, ["trial"]), name)
 
 
 def fair(searched: Searched, groups: pd.DataFrame, rows: pd.DataFrame) -> Table:
@@ -151,9 +153,7 @@ def fair(searched: Searched, groups: pd.DataFrame, rows: pd.DataFrame) -> Table:
         "the trials that are over. Device hours: of the trials + of the runs that confirm.",
     ]
     order = sorted(frame.columns, key=lambda name: _rank(name, ["trials", "default", "best", "difference"]))
-    return Table(
-        caption(searched, *said), _indexed(frame[order], index, [_each(definition), "best settings"]), "groups"
-    )
+    return Table(caption(searched, said), _indexed(frame[order], index, [_each(definition), "best settings"]), "groups")
 
 
 def fronts(searched: Searched, front: pd.DataFrame) -> Table:
@@ -168,7 +168,7 @@ def fronts(searched: Searched, front: pd.DataFrame) -> Table:
         f"objective first. Scores are {OPTIMISTIC}: trials are on the front by them.",
         "Runs: their ids in the store, a seed each.",
     ]
-    return Table(caption(searched, *said), _indexed(frame, index, [_each(definition), "trial", "settings"]), "front")
+    return Table(caption(searched, said), _indexed(frame, index, [_each(definition), "trial", "settings"]), "front")
 
 
 def weights(searched: Searched, rows: pd.DataFrame) -> Table:
@@ -186,45 +186,46 @@ def weights(searched: Searched, rows: pd.DataFrame) -> Table:
     wide = long.pivot(index=["group", "key"], columns="column", values="text").fillna(NOT_PLANNED)
     order = pd.MultiIndex.from_frame(long[["group", "key"]].drop_duplicates())
     wide = wide.reindex(index=order, columns=long["column"].drop_duplicates()).rename_axis(columns=None)
-    stopped = ", and what was stopped early is not in them" if searched.definition.rungs else ""
+    rungs = searched.definition.rungs
+    which = f"n trials, by the score after {rungs[0]} updates, where all are compared," if rungs else "n done trials"
     said = [
-        f"Importances by PED-ANOVA: how much of what sets the best {TOP:.0%} of the n done trials apart ({TOP_TRIALS} trials at",
+        f"Importances by PED-ANOVA: how much of what sets the best {TOP:.0%} of the {which} apart ({TOP_TRIALS} trials at",
         "least) lies in each key; shares of 1 among the keys that all trials have. They describe the trials that there were,",
-        f"not the space: a sampler tries most where it expects most{stopped}.",
+        "not the space: a sampler tries most where it expects most.",
     ]
     if NOT_IN_ALL in set(rows["why"]):
         said.append(f"{NOT_IN_ALL.capitalize()}: the key depends on another; such shares cannot be compared.")
     if TOO_FEW in set(rows["why"]):
-        said.append(f"{TOO_FEW.capitalize()}: fewer than {FEWEST} are done.")
+        said.append(f"{TOO_FEW.capitalize()}: fewer than {FEWEST}{' came there' if rungs else ' are done'}.")
     return Table(
-        caption(searched, *said), _indexed(wide, list(wide.index), [_each(searched.definition), "key"]), "importances"
+        caption(searched, said), _indexed(wide, list(wide.index), [_each(searched.definition), "key"]), "importances"
     )
 
 
 # Captions
 
 
-def caption(searched: Searched, *said: str) -> str:
-    """What every table says of the search, and what it says of itself."""
+def caption(searched: Searched, said: Sequence[str]) -> str:
+    """What a table says of itself; what there is to know of the search stands with the first (`about`)."""
+    incomplete = [] if searched.is_over else ["INCOMPLETE: the search is not over."]
+    return " ".join([f"Search {searched.name}.", *said, *incomplete])
+
+
+def about(searched: Searched) -> str:
+    """What a reader of any of its tables has to know of the search."""
     definition = searched.definition
-    about = ", ".join(f"{key} {value}" for key, value in (definition.header | definition.fixed).items())
+    settings = ", ".join(f"{key} {value}" for key, value in (definition.header | definition.fixed).items())
     space = "; ".join(space_text(definition))
     rungs = (
         f", compared after {', '.join(map(str, definition.rungs))} updates ({named_text(definition.stop)})"
         if definition.stop
         else ""
     )
-    parts = [
-        f"Search {searched.name}. Claim: {definition.claim.rstrip('.')}.",
-        *said,
-        f"Here: {about}.",
-        f"Searched: {objective_text(searched)} over {space}.",
-        f"Sampler {named_text(definition.sampler)}, {budget_text(searched)}{rungs}; {seeds_text(definition)}; the search looked at"
-        " validation alone.",
-    ]
-    if not searched.is_over:
-        parts.append("INCOMPLETE: the search is not over.")
-    return " ".join(parts)
+    return (
+        f"Claim: {definition.claim.rstrip('.')}. Here: {settings}. Searched: {objective_text(searched)} over {space}. "
+        f"Sampler {named_text(definition.sampler)}, {budget_text(searched)}{rungs}; {seeds_text(definition)}; the search looked at "
+        "validation alone."
+    )
 
 
 def objective_text(searched: Searched) -> str:
@@ -238,7 +239,7 @@ def objective_text(searched: Searched) -> str:
 
 def space_text(definition: Definition) -> Iterator[str]:
     for one in definition.space:
-        when = " and ".join(f"{key} is {' or '.join(map(str, values))}" for key, values in one.when.items())
+        when = " and ".join(f"{key} is {' or '.join(map(as_yaml, values))}" for key, values in one.when.items())
         yield f"{one.key} {one}{f' where {when}' if when else ''}"
 
 
@@ -291,7 +292,7 @@ def settings_text(definition: Definition, row: Any) -> str:
 def _value(value: Any, missing: str = "") -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return missing
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else as_yaml(value)
 
 
 def _trial(row: Any) -> str:

@@ -100,7 +100,7 @@ def add(
 ) -> Trial:
     """A trial with these scores on validation by seed; with none it is stopped at the last of the rungs, diverged, or open."""
     definition = study.definition
-    there = [one for one in study.trials() if one.group == group]
+    there = [one for one in study.trials().values() if one.group == group]
     runs = {str(seed): run_of(point(study, settings, group, seed)) for seed in definition.seed_values}
     trial = Trial(
         version=VERSION,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 from mmprompt.identity import evaluation_id
@@ -64,10 +65,11 @@ def _points(picture: Picture) -> Iterator[dict[str, Any]]:
             asked = {split: evaluation_id(run, {"split": split}) for split in [definition.tasks[task]["validation"]]}
             yield {"values": {"task": task, "seed": seed, **values}, "run": run, "evaluations": asked}
     for group in picture.confirmation.groups if picture.confirmation else []:
+        warm = count(1)  # candidates of that kind have no number of their own
         for candidate in group.candidates:
             task = definition.task_of(candidate.settings, group.group)
             about: dict[str, Any] = {
-                "trial": "warm" if candidate.trial is None else candidate.trial,
+                "trial": f"warm {next(warm)}" if candidate.trial is None else candidate.trial,
                 "phase": CONFIRMATION,
             }
             about |= {**definition.groups[group.group], **candidate.settings}
