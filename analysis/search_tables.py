@@ -187,10 +187,10 @@ def weights(searched: Searched, rows: pd.DataFrame) -> Table:
     order = pd.MultiIndex.from_frame(long[["group", "key"]].drop_duplicates())
     wide = wide.reindex(index=order, columns=long["column"].drop_duplicates()).rename_axis(columns=None)
     rungs = searched.definition.rungs
-    which = f"n trials, by the score after {rungs[0]} updates, where all are compared," if rungs else "n done trials"
+    which = f"n trials by their score after {rungs[0]} updates, where all are compared" if rungs else "n done trials"
     said = [
-        f"Importances by PED-ANOVA: how much of what sets the best {TOP:.0%} of the {which} apart ({TOP_TRIALS} trials at",
-        "least) lies in each key; shares of 1 among the keys that all trials have. They describe the trials that there were,",
+        f"Importances by PED-ANOVA, of {which}: how much of what sets the best {TOP:.0%} ({TOP_TRIALS} at least) apart from the",
+        "others lies in each key; shares of 1 among the keys that all trials have. They describe the trials that there were,",
         "not the space: a sampler tries most where it expects most.",
     ]
     if NOT_IN_ALL in set(rows["why"]):

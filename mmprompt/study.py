@@ -151,6 +151,7 @@ class Definition(Section):
     warm: list[Warm]
     left_out: list[str]  # of finished runs that are near, why they do not count
     threads: Positive
+    training_version: Positive
     header: dict[str, Any]  # what all runs have in common, for captions
     tracking: dict[str, str | None]
     commit: str | None

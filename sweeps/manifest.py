@@ -197,6 +197,7 @@ def manifest(expanded: Expanded, code: Mapping[str, Any]) -> dict[str, Any]:
     header |= _asked_alike([settings for asked in expanded.asked for settings in asked.values()])
     return {
         "sweep": sweep.name,
+        "search": None,  # of which it is the manifest (`sweeps.search.manifest`)
         "claim": sweep.claim,
         "paper": sweep.paper,
         "command": sweep.command + (f' ARGS="{shlex.join(asked)}"' if asked else ""),

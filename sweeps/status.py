@@ -89,6 +89,8 @@ class Look:
     def again(self) -> None:
         """Reads the store; asks SLURM if that was not done in the last half minute."""
         self.studies = self._studies.again(self.store.studies() if self.is_all else self.searches)
+        if self._studies.damaged and not self.is_all:
+            raise StoreError(self._studies.damaged[0])
         sweeps = [launched.read(self.store, name) for name in (self._readable() if self.is_all else self.names)]
         wanted: dict[str, frozenset[str]] = {}
         for sweep in sweeps:
@@ -158,7 +160,7 @@ class Look:
         rest = [one for one in self.reports if one not in self.shown]
         done = [one.launched.name for one in rest if one.is_done]
         lines = [str(one) for one in rest if not one.is_done]
-        searches = [str(one) for one in self.studies] if self.is_all else []
+        searches = [*map(str, self.studies), *self._studies.damaged] if self.is_all else []
         return lines + ([f"{', '.join(done)}: done"] if done else []) + searches
 
 

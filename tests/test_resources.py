@@ -14,7 +14,8 @@ from tiny import JOB, frozen_run, where
 
 from mmprompt.identity import evaluation_id
 from mmprompt.job import SUMMARISED, execute
-from mmprompt.resources import device_hours, epochs, forget_peak, near_best, peak_memory_mb, seconds_per_100, spent
+from mmprompt.resources import device_hours, epochs, forget_peak, near_best, peak_memory_mb, seconds_per_100
+from mmprompt.run import spent
 
 CPU = torch.device("cpu")
 ROUNDED = 0.02  # seconds that are lost where hours are rounded to five places

@@ -189,6 +189,7 @@ def test_a_run_that_was_paused_at_rungs_has_the_bits_of_one_that_never_was(finis
     straight = type(paused)(tmp_path / "runs" / "run" / run)
     one, other = paused.result(), straight.result()
     assert one is not None and other is not None and len(straight.attempts()) == 1
+    assert one["resumed_from"] == {"attempt": 2, "step": 4} and other["resumed_from"] is None
     assert (one["weights"], one["metrics"], one["best_step"]) == (
         other["weights"],
         other["metrics"],

@@ -555,7 +555,7 @@ def test_of_figures_without_published_values_nothing_is_shown_and_it_is_said(num
 @pytest.mark.parametrize("name", names(ROOT / "conf"))
 def test_every_sweep_of_conf_becomes_tables_and_a_figure_before_anything_has_run(name: str, tmp_path: Path) -> None:
     about = frozen(expand(name, ["seed=1"], ROOT / "conf"), {"commit": None, "dirty": False})
-    assert set(SHOWN) <= about.keys() and set(ADDED) <= set(SHOWN)
+    assert set(SHOWN) <= about.keys() and set(ADDED) <= about.keys() and set(ADDED) <= {*SHOWN, "search"}
     store = Store(tmp_path)
     launch(store, json.loads(json.dumps(about)))
     sweep = read_sweep(store, name)

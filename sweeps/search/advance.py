@@ -109,7 +109,7 @@ class Desk:
             picture = self.reader.look()
         self.record(picture)
         work, at_work = self._of_confirmation(picture)
-        return Step(work, is_over(picture), at_work)
+        return Step(work, is_over(picture) and not work, at_work)
 
     def patience(self) -> float:
         """Seconds that a worker may wait for others: as long as one of their runs is likely to take."""
@@ -174,7 +174,11 @@ class Desk:
         definition = picture.definition
         task = definition.task_of(candidate.settings, group)
         evaluations = [{"split": split} for split in definition.splits[task]]
-        left = [run for run in candidate.runs.values() if not is_settled(picture, group, candidate, run)]
+        left = [
+            run
+            for run in candidate.runs.values()
+            if not is_settled(picture, group, candidate, run) or run in self.limits.retry
+        ]
         return [(Work(run, candidate.base, None, evaluations), self.reader.run(run, task)) for run in left]
 
     def _of_confirmation(self, picture: Picture) -> tuple[list[Work], bool]:

@@ -3,7 +3,8 @@
 Halving lets every trial come to the first rung and pause there. When no more can come, the best share `keep` of them, rounded
 up, goes on to the next. So who goes on does not depend on who was first, or on how many workers there were. (Promoting while
 others still come, as asynchronous halving does, lets about twice as many go on: whoever is among the best of the first few.)
-The default always goes on, and takes nobody's place. A pruner decides at once, and for good.
+The default always goes on, and takes nobody's place. A pruner decides at once, and for good. In the end the best quarter gets
+more seeds, where the search has any.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ def check_halving(stop: Named, several: bool) -> None:
 
 def decisions(picture: Picture, group: int, is_asked_for: bool) -> Iterator[Decision]:
     """What can be decided of a group now and is not yet. `is_asked_for`: more trials may come."""
-    yield from _of_rungs(picture, group, is_asked_for)
-    yield from _of_seeds(picture, group)
+    found = list(_of_rungs(picture, group, is_asked_for))
+    yield from found
+    if not found and not is_asked_for:
+        yield from _of_seeds(picture, group)
 
 
 def _of_rungs(picture: Picture, group: int, is_asked_for: bool) -> Iterator[Decision]:
@@ -118,19 +121,21 @@ def _decision(outcome: Outcome, rung: int | None, goes_on: bool, why: str) -> De
 
 
 def _of_seeds(picture: Picture, group: int) -> Iterator[Decision]:
-    """More seeds for a trial that its first ones put into the top quarter."""
-    definition = picture.definition
-    if definition.seeds.first == definition.seeds.most:
+    """More seeds for the trials that the first ones put into the top quarter, once all have come to their end."""
+    definition, there = picture.definition, picture.of(group)
+    first = definition.seeds.first
+    at_hand = [one for one in there if one.state == "open" and one.done < first]
+    if first == definition.seeds.most or at_hand:
         return
-    first = [one for one in picture.of(group) if one.state == "done"]
     sign = 1 if definition.directions[0] == "maximize" else -1
-    ranked = sorted(first, key=lambda one: (-sign * first_values(definition, one), one.trial.number))
+    ended = [one for one in there if one.state != "diverged" and one.done >= first]
+    ranked = sorted(ended, key=lambda one: (-sign * first_value(definition, one), one.trial.number))
     for rank, one in enumerate(ranked[: math.ceil(QUARTER * len(ranked))], 1):
         if (one.trial.number, None) not in picture.decisions:
             yield _decision(one, None, True, f"{rank} of {len(ranked)} by the first seeds")
 
 
-def first_values(definition: Definition, outcome: Outcome) -> float:
+def first_value(definition: Definition, outcome: Outcome) -> float:
     """The first objective's mean over the first seeds, which all trials have."""
     runs = list(outcome.runs.values())[: definition.seeds.first]
     objective = next(iter(definition.objective))

@@ -34,6 +34,7 @@ SAME = (
     "study_seed",
     "tasks",
     "splits",
+    "training_version",
 )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from statistics import mean, median
 from typing import Any
 
+from mmprompt.files import StoreError
 from mmprompt.intervals import Interval
 from mmprompt.run import RunFolder, Store
 from mmprompt.study import Outcome, Picture, Reader, Study, confirmed, is_over, is_settled, next_rung
@@ -195,14 +196,18 @@ class StudyLooks:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._readers: dict[str, Reader] = {}
+        self.damaged: list[str] = []  # why some cannot be read
         self._queue, self._asked = Queue({}), -SQUEUE
 
     def again(self, names: Sequence[str]) -> list[StudyReport]:
-        """Raises StoreError for a study that cannot be read."""
-        pictures = []
+        """Of those that can be read; why others cannot is in `damaged`."""
+        pictures, self.damaged = [], []
         for name in names:
             reader = self._readers.setdefault(name, Reader(Study(self._store, name)))
-            pictures.append(reader.look())
+            try:
+                pictures.append(reader.look())
+            except StoreError as error:
+                self.damaged.append(str(error))
         runs = {run: None for picture in pictures for run in open_runs(picture)}
         if runs and time.monotonic() - self._asked >= SQUEUE:
             self._queue, self._asked = queue(self._store, list(runs), batches(self._store)), time.monotonic()

@@ -234,6 +234,7 @@ def _asked(
         warm=[],
         left_out=[],
         threads=max(config.threads for config in defaults),
+        training_version=defaults[0].training_version,
         header=_header(defaults, space),
         tracking={"project": places[0].tracking.project, "entity": places[0].tracking.entity},
         commit=about["commit"],

@@ -151,10 +151,15 @@ def freeze(
 
 
 def failed_runs(study: Study, retry: str) -> list[str]:
-    """Of the study's runs those that failed too often, of this cause."""
-    found = []
-    for outcome in Reader(study).look().outcomes:
+    """Of the study's runs those that failed too often, of this cause: of trials, and of what confirms."""
+    reader = Reader(study)
+    picture, found = reader.look(), list[str]()
+    for outcome in picture.outcomes:
         found += [outcome.trial.runs[str(seed)] for seed, run in outcome.runs.items() if run.state == "failed"]
+    for group in picture.confirmation.groups if picture.confirmation else []:
+        for candidate in group.candidates:
+            task = picture.definition.task_of(candidate.settings, group.group)
+            found += [run for run in candidate.runs.values() if reader.run(run, task).state == "failed"]
     if retry != "all":
         states = {run: State("failed", study.store.run(run).attempts()[-1], None, None) for run in found}
         why = causes.failures(study.store, found, states)

@@ -84,6 +84,7 @@ def definition(name: str) -> Definition:
         warm=[],
         left_out=[],
         threads=1,
+        training_version=2,
         header={},
         tracking={},
         commit=None,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from cluster import Cluster
 from faults import Sweep, is_alive, until
 from lab import Lab, beside
 from patience import printed_by
@@ -51,13 +56,6 @@ class Search:
         assert process.returncode == 0, printed
         return printed
 
-    def undisturbed(self) -> set[tuple[str, str]]:
-        """What the same search comes to here, in local processes, when nobody disturbs it."""
-        calm = Search(Sweep(self.sweep.folder / "calm", self.sweep.cluster), self.own)
-        printed = printed_by(calm.start("cluster=local", "cluster.max_parallel=1"))
-        assert is_over(calm.look()), printed
-        return calm.told()
-
     def told(self) -> set[tuple[str, str]]:
         return {
             (json.dumps(one.trial.settings), json.dumps([one.state, one.values, sorted(one.rungs.items())]))
@@ -92,8 +90,27 @@ class Search:
         assert not self.at_work()
 
 
-def search(lab: Lab, *own: str) -> Search:
-    return Search(lab.sweep(), ["sampler=random", *own])
+RANDOM = "sampler=random"  # who proposes the same whoever is first
+
+
+def search(lab: Lab) -> Search:
+    return Search(lab.sweep(), [RANDOM])
+
+
+@contextlib.contextmanager
+def calm(cluster: Cluster) -> Iterator[Search]:
+    """The same search in a local process, which nobody disturbs."""
+    with tempfile.TemporaryDirectory() as folder:
+        one = Search(Sweep(Path(folder), cluster), [RANDOM, "cluster=local", "cluster.max_parallel=1"])
+        printed = printed_by(one.start())
+        assert is_over(one.look()), printed
+        yield one
+
+
+def undisturbed(lab: Lab) -> set[tuple[str, str]]:
+    """What it comes to; made once for all stories."""
+    one: Search = lab.shared.thing(calm, lab.cluster)
+    return one.told()
 
 
 @beside
@@ -106,7 +123,7 @@ def test_a_search_ends_by_itself_after_its_driver_has_gone(lab: Lab) -> None:
     assert code == 0 and not shown["over"]
     until(lambda: is_over(one.look()), "the workers end the search")
     one.assert_whole()
-    assert one.told() == one.undisturbed()
+    assert one.told() == undisturbed(lab)
     until(lambda: not one.workers(), "no worker keeps its place")
     assert "is over already" in one.run() and len(one.sweep.batches()) == 1
 
@@ -123,7 +140,7 @@ def test_drivers_killed_at_random_lines_and_two_at_once_submit_no_worker_too_man
     printed = [printed_by(driver) for driver in both]
     assert [driver.returncode for driver in both] == [0, 0], printed
     one.assert_whole()
-    assert one.told() == one.undisturbed()
+    assert one.told() == undisturbed(lab)
     assert "is over already" in one.run()
 
 
@@ -145,14 +162,14 @@ def test_killed_workers_a_requeued_one_and_one_at_its_time_limit_lose_no_trial(l
     printed = printed_by(driver)
     assert driver.returncode == 0, printed
     one.assert_whole()
-    assert one.told() == one.undisturbed()
+    assert one.told() == undisturbed(lab)
     assert first.error is not None and "its process ended without a word" in first.error
 
 
 @beside
 def test_a_worker_whose_node_is_lost_leaves_its_trial_to_others(lab: Lab) -> None:
     with lab.alone("gn4"):
-        one = Search(lab.sweep_on("gn4"), ["sampler=random", "workers=1"])
+        one = Search(lab.sweep_on("gn4"), [RANDOM, "workers=1"])
         one.run()
         lost = one.one_at_work()
         os.kill(lost.job["pid"], signal.SIGSTOP)
@@ -165,7 +182,7 @@ def test_a_worker_whose_node_is_lost_leaves_its_trial_to_others(lab: Lab) -> Non
             os.kill(lost.job["pid"], signal.SIGKILL)
             lab.cluster.start("slurmd.gn4")
     one.assert_whole()
-    assert one.told() == one.undisturbed()
+    assert one.told() == undisturbed(lab)
 
 
 @beside
