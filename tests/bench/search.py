@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import optuna
 from measure import Section, Timing, in_turns, interleaved, timed
-from sweep import all_ended
+from sweep import BECOME_PARENT, all_ended
 
 from mmprompt import sampler
 from mmprompt.place import ROOT
@@ -213,5 +214,6 @@ def processes() -> Section:
 
 def sections() -> Iterator[Section]:
     yield from asks()
+    ctypes.CDLL(None).prctl(BECOME_PARENT, 1)  # so that workers' seconds are counted
     yield rungs()
     yield processes()
