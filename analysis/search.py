@@ -19,21 +19,11 @@ import pandas as pd
 
 from analysis.frame import Source, Sweep, assemble, axis_value
 from analysis.statistics import renamed
+from mmprompt.confirmation import Confirmed, compared
 from mmprompt.intervals import Interval
+from mmprompt.outcomes import Picture, Reader, RunOutcome
 from mmprompt.run import Store
-from mmprompt.study import (
-    SCORE,
-    Confirmed,
-    Definition,
-    Group,
-    Parameter,
-    Picture,
-    Reader,
-    RunOutcome,
-    Settings,
-    Study,
-    compared,
-)
+from mmprompt.study import SCORE, Definition, Group, Parameter, Settings, Study
 
 WARM = "warm"  # in place of a trial's number
 ENDED = ("done", "stopped", "diverged", "failed")  # states of trials that are over, in the order in which they are said

@@ -22,6 +22,11 @@ def end_when_told(patience: float | None = None) -> None:
         signal.signal(signal.SIGUSR2, lambda number, _: _remember(number, patience))
 
 
+def warning(time_min: int) -> int:
+    """How many seconds before its time limit a job is told. SLURM may do so a minute earlier."""
+    return min(120, 15 * time_min)
+
+
 def time_is_up() -> bool:
     """Has a time limit been announced?"""
     return signal.SIGUSR2 in TOLD_TO_END

@@ -20,7 +20,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mmprompt.config import ConfigError, nearest
-from mmprompt.study import Definition, Named, Parameter, Settings, Told
+from mmprompt.outcomes import Told
+from mmprompt.study import Definition, Named, Parameter, Settings
 
 DIGITS = 3  # of a float: readable, typed by hand, and equal to a grid's points where they meet
 AGAIN = 16  # times that another proposal is asked for, where one was tried before

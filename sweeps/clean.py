@@ -105,7 +105,8 @@ def of_searches(store: Store, seen: dict[str, State], queued: Queue) -> Iterator
     """Of trials that were stopped and that no sweep asks for."""
     if not store.studies():
         return
-    from mmprompt.study import Reader, Study
+    from mmprompt.outcomes import Reader
+    from mmprompt.study import Study
 
     asked = {run for one in readable(store) if not one.name.startswith(OF_SEARCH) for run in one.runs}
     pictures = [Reader(Study(store, name)).look() for name in store.studies()]
@@ -138,8 +139,9 @@ def is_open(batch: Batch, seen: dict[str, State], queued: Queue) -> bool:
 
 def search_is_over(batch: Batch) -> bool:
     """Of the search that its jobs work on: then stopped trials need nobody."""
-    from mmprompt.study import Reader, Study
-    from mmprompt.study import is_over as study_is_over
+    from mmprompt.confirmation import is_over as study_is_over
+    from mmprompt.outcomes import Reader
+    from mmprompt.study import Study
 
     study = Study(Store(Path(batch.frozen["store"])), str(batch.search))
     return study.file.exists() and study_is_over(Reader(study).look())

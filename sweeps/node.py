@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up
+from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up, warning
 from mmprompt.files import follow_mode
 from mmprompt.processes import lives
 from mmprompt.run import TRIES, Store
@@ -123,11 +123,6 @@ def has_begun(frozen: dict[str, Any], index: int) -> bool:
 def failures(outcome: Mapping[str, str]) -> str | None:
     failed = [run for run, end in outcome.items() if end == "failed"]
     return f"{len(failed)} of {len(outcome)} runs failed: {', '.join(failed)}" if failed else None
-
-
-def warning(time_min: int) -> int:
-    """How many seconds before its time limit a job is told. SLURM may do so a minute earlier."""
-    return min(120, 15 * time_min)
 
 
 def is_preempted() -> bool:

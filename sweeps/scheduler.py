@@ -23,10 +23,10 @@ from typing import Any, Literal
 import psutil
 
 from mmprompt.config import ConfigError
+from mmprompt.ending import warning
 from mmprompt.files import make_folder, write_once
 from mmprompt.processes import lives, who
 from sweeps.batch import Batch, Kind
-from sweeps.node import warning
 
 PATIENCE = 30.0  # seconds; the commands themselves give up after MessageTimeout, 10 to 20 s
 SUBMITS = 600.0  # seconds after which a launch on another host is no longer believed to be submitting

@@ -107,7 +107,7 @@ def search_on(study: Study, score: Score, limits: Limits | None = None, most: in
 
 def contents(study: Study) -> dict[str, Any]:
     """By trial: settings, state, values, and how far it got."""
-    from mmprompt.study import Reader
+    from mmprompt.outcomes import Reader
 
     picture = Reader(study).look()
     return {

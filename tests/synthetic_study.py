@@ -10,6 +10,7 @@ import numpy as np
 from synthetic_store import DISABLED, FACTS, claim, run_of, train
 
 from mmprompt.files import write_over
+from mmprompt.outcomes import Reader
 from mmprompt.place import Tracking
 from mmprompt.run import DIVERGED, RunFolder, Store
 from mmprompt.study import (
@@ -22,7 +23,6 @@ from mmprompt.study import (
     Group,
     Knew,
     Parameter,
-    Reader,
     Settings,
     Study,
     Trial,

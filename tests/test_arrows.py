@@ -23,6 +23,8 @@ LIGHT = {
     "run",
     "intervals",
     "study",
+    "outcomes",
+    "confirmation",
     "sampler",
     "fingerprint",
     "tracking",

@@ -22,9 +22,9 @@ import pytest
 from searcher import TINY, Searcher
 
 from analysis.records import read_record
+from mmprompt.confirmation import is_over
 from mmprompt.identity import evaluation_id
 from mmprompt.place import ROOT
-from mmprompt.study import is_over
 
 
 @pytest.fixture

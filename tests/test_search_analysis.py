@@ -27,8 +27,10 @@ from analysis.figures import WIDTH, save
 from analysis.frame import in_store, read_manifest
 from analysis.search import Searched
 from mmprompt import sampler
+from mmprompt.confirmation import compared, confirmed
+from mmprompt.outcomes import Reader, Told
 from mmprompt.run import Store
-from mmprompt.study import Candidate, Reader, Study, Told, compared, confirmed
+from mmprompt.study import Candidate, Study
 from sweeps.sync import sync
 
 DEFAULT = {"optim.lr": 0.3}

@@ -16,14 +16,16 @@ import pytest
 from instant import begun, contents, execute, search_file, search_on
 
 from mmprompt import sampler
-from mmprompt import study as studies
 from mmprompt.config import RunConfig
+from mmprompt.confirmation import is_over
 from mmprompt.files import StoreError
+from mmprompt.outcomes import Reader, Told
 from mmprompt.place import ROOT
 from mmprompt.run import INTERRUPTED, Store
-from mmprompt.study import Reader, Study
+from mmprompt.study import Study
 from sweeps.search.advance import Desk, Limits
-from sweeps.search.space import asked, warm_start
+from sweeps.search.space import asked
+from sweeps.search.warm import warm_start
 
 LR = {"optim.lr": {"log": [1e-3, 3.0]}}
 HALVING = {"rungs": [50, 100], "stop": {"halving": {"keep": 0.34}}}
@@ -83,7 +85,7 @@ def test_a_search_that_is_killed_between_any_two_lines_comes_to_the_trials_of_on
     search_on(calm, peak)
     _, study = begun(conf, tmp_path / "disturbed", "mine")
     kills, random = 0, np.random.default_rng(0)
-    while not studies.is_over(Reader(study).look()):
+    while not is_over(Reader(study).look()):
         kill(int(random.integers(1, 12)))
         try:
             search_on(study, peak)
@@ -134,7 +136,7 @@ def test_trials_do_not_depend_on_how_many_workers_there_are_nor_on_who_is_first(
     _, study = begun(conf, tmp_path / "parallel", "mine")
     desk, held, random = Desk(study), [], np.random.default_rng(1)
     taken: set[str] = set()
-    while not studies.is_over(Reader(study).look()):
+    while not is_over(Reader(study).look()):
         step = desk.advance()
         new = [work for work in step.work if work.run not in taken]
         if new and len(held) < 4:
@@ -234,7 +236,7 @@ def test_a_diverged_trial_is_a_bad_answer_and_the_sampler_stays_away(
     real = sampler._frozen
 
     def as_failed(definition: Any, told: Any, worst: Any, readable: bool) -> Any:
-        told = told if told.state != "diverged" else studies.Told(told.settings, "failed", number=told.number)
+        told = told if told.state != "diverged" else Told(told.settings, "failed", number=told.number)
         return real(definition, told, worst, readable)
 
     monkeypatch.setattr(sampler, "_frozen", as_failed)  # the planted fault
@@ -284,7 +286,7 @@ def test_a_run_that_fails_for_reasons_of_the_place_is_no_information_and_the_sea
     assert [one.state for one in picture.outcomes] == ["done", "done", "failed", "done", "done"]
     assert len(study.store.run(broken).attempts()) == 3
     assert [one.state for one in picture.told(0, 99, picture.knew(0))] == ["done", "done", "failed", "done", "done"]
-    assert studies.is_over(picture)
+    assert is_over(picture)
     again = Desk(study, Limits(retry=frozenset([broken]), batch="2"))
     assert again.reader.look().outcomes[2].state == "failed"
 
@@ -440,7 +442,7 @@ def test_a_budget_of_device_hours_leaves_room_for_the_confirmation(conf: Path, t
     picture = Reader(study).look()
     used = sum(one.device_hours for one in picture.outcomes)
     assert 0.30 - 0.12 - 0.011 <= used <= 0.30 - 0.12  # 12 runs confirm, of 0.01 each
-    assert studies.is_over(picture)
+    assert is_over(picture)
 
 
 def test_each_group_gets_the_same_budget_and_its_own_confirmation(conf: Path, tmp_path: Path) -> None:
@@ -495,7 +497,7 @@ def test_where_all_trials_diverge_the_default_alone_is_confirmed(conf: Path, tmp
     picture = Reader(study).look()
     assert [one.state for one in picture.outcomes] == ["done", "diverged", "diverged"]  # the default, 0.3, does not
     assert picture.confirmation is not None and len(picture.confirmation.groups[0].candidates) == 1
-    assert studies.is_over(picture)
+    assert is_over(picture)
     assert not picture.told(0, 1, picture.knew(0))  # the default lies outside the space: the sampler is not told
 
 

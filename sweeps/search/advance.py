@@ -14,27 +14,12 @@ from itertools import chain
 from statistics import median
 from typing import Any
 
+from mmprompt.confirmation import is_over, is_settled
 from mmprompt.files import write_over
 from mmprompt.identity import run_id
+from mmprompt.outcomes import Picture, Reader, RunOutcome, next_rung
 from mmprompt.run import INTERRUPTED, Attempt
-from mmprompt.study import (
-    FIRST_FRESH,
-    VERSION,
-    Candidate,
-    Confirmation,
-    Group,
-    Knew,
-    Origin,
-    Picture,
-    Reader,
-    RunOutcome,
-    Settings,
-    Study,
-    Trial,
-    is_over,
-    is_settled,
-    next_rung,
-)
+from mmprompt.study import FIRST_FRESH, VERSION, Candidate, Confirmation, Group, Knew, Origin, Settings, Study, Trial
 from sweeps import scheduler
 from sweeps.batch import Batch
 from sweeps.search import halving

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from mmprompt.config import ConfigError, nearest
-from mmprompt.study import VERSION, Decision, Definition, Named, Outcome, Picture, Told, next_rung
+from mmprompt.outcomes import Outcome, Picture, Told, next_rung
+from mmprompt.study import VERSION, Decision, Definition, Named
 
 DEFAULT = "the default, which others are compared with"
 QUARTER = 0.25  # of the trials with their first seeds: these get more

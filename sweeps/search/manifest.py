@@ -8,7 +8,8 @@ from itertools import count
 from typing import Any
 
 from mmprompt.identity import evaluation_id
-from mmprompt.study import Picture, Study
+from mmprompt.outcomes import Picture
+from mmprompt.study import Study
 
 SEARCH, CONFIRMATION = "search", "confirmation"  # values of the axis `phase`
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmprompt.identity import evaluation_id, run_id
+from mmprompt.outcomes import Outcome, Picture, Reader
 from mmprompt.run import TRIES
-from mmprompt.study import FIRST_FRESH, Definition, Knew, Outcome, Picture, Reader, Study, Trial
+from mmprompt.study import FIRST_FRESH, Definition, Knew, Study, Trial
 from sweeps import scheduler
 from sweeps.batch import Kind
 from sweeps.cost import Cost, cost
@@ -16,7 +17,8 @@ from sweeps.launched import as_text
 from sweeps.screen import duration
 from sweeps.search.advance import Desk
 from sweeps.search.report import StudyReport, plural
-from sweeps.search.space import Asked, warm_start
+from sweeps.search.space import Asked
+from sweeps.search.warm import warm_start
 from sweeps.state import State
 from sweeps.workers import places
 

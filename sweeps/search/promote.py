@@ -11,12 +11,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mmprompt.config import ConfigError
+from mmprompt.confirmation import Confirmed, confirmed, is_over
 from mmprompt.files import write_over
-from mmprompt.study import Confirmed, Group, Picture, Reader, Study, confirmed, is_over
+from mmprompt.outcomes import Picture, Reader
+from mmprompt.study import Group, Study
 from sweeps.compose import INNERMOST
 from sweeps.launched import as_text, label
 from sweeps.search.report import said, verdict
-from sweeps.search.space import Asked, at
+from sweeps.search.settings import at
+from sweeps.search.space import Asked
 
 HEAD = "# @package _global_"
 COLUMNS = ("phase", "group", "trial", "state", "settings", "seed", "run", "split", "value")

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from statistics import mean, median
 from typing import Any
 
+from mmprompt.confirmation import confirmed, is_over, is_settled
 from mmprompt.files import StoreError
 from mmprompt.intervals import Interval
+from mmprompt.outcomes import Outcome, Picture, Reader, next_rung
 from mmprompt.run import RunFolder, Store
-from mmprompt.study import Outcome, Picture, Reader, Study, confirmed, is_over, is_settled, next_rung
+from mmprompt.study import Study
 from sweeps.batch import batches
 from sweeps.launched import as_text, label
 from sweeps.screen import Row, View, aligned, duration, short

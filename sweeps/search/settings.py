@@ -45,3 +45,11 @@ class Composition:
 def run_config(base: Base, composed: Mapping[str, Any]) -> RunConfig:
     config = as_written(composed, base.checksum)
     return config if base.fingerprint is None else on_files(config, base.fingerprint)
+
+
+def at(values: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; None where a section on the way is null."""
+    found: Any = values
+    for part in key.split("."):
+        found = found[part] if found is not None else None
+    return found

@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import shlex
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -17,36 +16,18 @@ from pydantic import Field
 from yaml import YAMLError
 
 from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Section, nearest, parse
-from mmprompt.identity import as_written, checksum_of, completed, data_checksum, run_id
+from mmprompt.identity import as_written, checksum_of, data_checksum
 from mmprompt.place import Place, backbone_file, place_of
-from mmprompt.run import RunFolder, Store
+from mmprompt.run import Store
 from mmprompt.sampler import check_pruner, check_sampler
-from mmprompt.study import (
-    DIRECTIONS,
-    SCORE,
-    Base,
-    Budget,
-    Confirm,
-    Definition,
-    Named,
-    Parameter,
-    Seeds,
-    Settings,
-    Warm,
-    objectives,
-)
+from mmprompt.study import DIRECTIONS, SCORE, Base, Budget, Confirm, Definition, Named, Parameter, Seeds, Settings
 from sweeps import compose
 from sweeps.compose import Composer
 from sweeps.grid import Fact
 from sweeps.search.halving import check_halving
-from sweeps.search.settings import Composition, run_config
+from sweeps.search.parameters import check_conditions, check_key, read_parameter
+from sweeps.search.settings import Composition, at, run_config
 
-KINDS = ("float", "log", "int", "choices")
-OPTIONS = {"float": ("when",), "log": ("when",), "int": ("log", "step", "when"), "choices": ("when",)}
-NOT_SEARCHED = {  # keys that make no sense in a space, and why
-    "seed": "seeds says how many seeds a trial has",
-    "task": "scores of different tasks cannot be compared; `each: {task: [...]}` searches for each of them",
-}
 HEADER = ("model.name", "backbone.mode", "method", "optim.steps", "optim.batch_size")  # what a caption must say
 
 
@@ -185,11 +166,11 @@ def _asked(
     ]:
         if key == "seed":
             raise ConfigError("fixed.seed cannot be: seeds says how many seeds a trial has, from the default on")
-        _check_key(f"{key}={value}", key, [value], conf)
-    space = [_parameter(key, value, conf) for key, value in search.space.items()]
+        check_key(f"{key}={value}", key, [value], conf)
+    space = [read_parameter(key, value, conf) for key, value in search.space.items()]
     if not space:
         raise ConfigError("space has no keys")
-    _check_conditions(space, search)
+    check_conditions(space, search.fixed, search.each)
     groups = [dict(zip(search.each, values, strict=True)) for values in itertools.product(*search.each.values())]
     sampler = _named("sampler", search.sampler)
     several = len(search.objective) > 1
@@ -259,15 +240,6 @@ def composer_at(base: Base, fixed: Mapping[str, Any]) -> dict[str, Any]:
     return compose.Composed(OmegaConf.create(base.settings), leaves).with_leaves(leaves)
 
 
-def _check_key(what: str, key: str, values: Sequence[Any], conf: Path) -> None:
-    top = key.split(".")[0]
-    if top in Place.model_fields and key != "data":
-        raise ConfigError(f"{what}: {key} says where runs are made, and changes no score; give it on the command line")
-    if top in Questions.model_fields:
-        raise ConfigError(f"{what}: {key} is asked of finished runs; a search looks at validation as the task says")
-    compose.check(key, values, conf)
-
-
 def _named(what: str, value: str | dict[str, Any]) -> Named:
     if isinstance(value, str):
         return Named(name=value, arguments={})
@@ -280,107 +252,6 @@ def _named(what: str, value: str | dict[str, Any]) -> Named:
 
 
 # -------------------------------------------------------------------------------------------------------------------- space
-
-
-def _parameter(key: str, value: Any, conf: Path) -> Parameter:
-    """`[a, b]`; `{float: [low, high]}`, `{log: [low, high]}`, `{int: [low, high], log: true, step: 8}`, `{choices: [a, b]}`,
-    each with `when: {KEY: VALUE or [VALUES]}`."""
-    what = f"space.{key}"
-    if key in NOT_SEARCHED:
-        raise ConfigError(f"{what} cannot be searched: {NOT_SEARCHED[key]}")
-    if isinstance(value, list):
-        value = {"choices": value}
-    kinds = [kind for kind in KINDS if isinstance(value, dict) and kind in value]
-    if kinds == ["log", "int"]:
-        kinds = ["int"]
-    if not isinstance(value, dict) or len(kinds) != 1:
-        raise ConfigError(
-            f"{what}={value} is not allowed; wanted: a list of values, or one of {{float: [LOW, HIGH]}}, {{log: [LOW, HIGH]}}, "
-            f"{{int: [LOW, HIGH]}}, {{choices: [...]}}"
-        )
-    [kind] = kinds
-    for option in value:
-        if option != kind and option not in OPTIONS[kind]:
-            raise ConfigError(
-                f"{what}.{option} does not exist{nearest(option, OPTIONS[kind])}; {kind} takes {', '.join(OPTIONS[kind])}"
-            )
-    when = _when(what, value.get("when"))
-    if kind == "choices":
-        choices = value["choices"]
-        if not isinstance(choices, list) or not choices:
-            raise ConfigError(f"{what}={choices!r} is not allowed; wanted: a list of values")
-        if any(choices.count(one) > 1 for one in choices):
-            raise ConfigError(f"{what}={choices} has a value twice")
-        _check_key(what, key, choices, conf)
-        return Parameter(key=key, kind="choice", low=None, high=None, log=False, step=None, choices=choices, when=when)
-    _check_key(what, key, value[kind] if isinstance(value[kind], list) else [value[kind]], conf)
-    low, high = _range(what, kind, value[kind])
-    log = kind == "log" or value.get("log", False)
-    step = value.get("step")
-    if not isinstance(log, bool):
-        raise ConfigError(f"{what}.log={log!r} is not allowed; wanted: true or false")
-    if log and low <= 0:
-        raise ConfigError(f"{what}: a logarithmic range cannot begin at {low}; wanted: a number above 0")
-    if step is not None and (not isinstance(step, int) or isinstance(step, bool) or step < 1 or log):
-        raise ConfigError(f"{what}.step={step!r} is not allowed; wanted: a whole number from 1 on, and no log")
-    if step is not None and (high - low) % step:
-        raise ConfigError(f"{what}.step={step} does not lead from {low} to {high}; wanted: a divisor of {high - low}")
-    whole = kind == "int"
-    return Parameter(
-        key=key, kind="int" if whole else "float", low=low, high=high, log=log, step=step, choices=None, when=when
-    )
-
-
-def _range(what: str, kind: str, value: Any) -> tuple[Any, Any]:
-    number = int if kind == "int" else int | float
-    is_pair = isinstance(value, list) and len(value) == 2
-    if not is_pair or not all(isinstance(end, number) and not isinstance(end, bool) for end in value):
-        wanted = "two whole numbers" if kind == "int" else "two numbers"
-        raise ConfigError(f"{what}.{kind}={value} is not allowed; wanted: [LOW, HIGH], {wanted}")
-    low, high = value if kind == "int" else (float(value[0]), float(value[1]))
-    if not low < high:
-        how = "empty" if low == high else "reversed"
-        raise ConfigError(f"{what}.{kind}={value} is {how}; wanted: [LOW, HIGH] with LOW below HIGH")
-    if low != low or high in (float("inf"), float("-inf")) or low == float("-inf"):
-        raise ConfigError(f"{what}.{kind}={value} is not finite")
-    return low, high
-
-
-def _when(what: str, value: Any) -> dict[str, list[Any]]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not value:
-        raise ConfigError(f"{what}.when={value!r} is not allowed; wanted: {{KEY: VALUE}} or {{KEY: [VALUES]}}")
-    return {key: values if isinstance(values, list) else [values] for key, values in value.items()}
-
-
-def _check_conditions(space: Sequence[Parameter], search: Search) -> None:
-    """Each `when` speaks of what is decided before, and can hold."""
-    known: dict[str, Parameter] = {}
-    for parameter in space:
-        for key, values in parameter.when.items():
-            what = f"space.{parameter.key}.when.{key}"
-            if key in known:
-                possible = [value for value in values if known[key].contains(value)]
-                there = f"{key} is searched in {known[key]}"
-            elif key in search.each:
-                possible = [value for value in values if value in search.each[key]]
-                there = f"{key} is one of {', '.join(map(str, search.each[key]))}"
-            elif key in search.fixed:
-                possible = [value for value in values if value == search.fixed[key]]
-                there = f"{key} is fixed at {search.fixed[key]}"
-            else:
-                later = any(other.key == key for other in space)
-                why = "comes later in the space; put it before" if later else "is neither searched nor fixed"
-                raise ConfigError(
-                    f"{what}: {key} {why}{nearest(key, [*known, *search.each, *search.fixed]) if not later else ''}"
-                )
-            if len(possible) < len(values):
-                wrong = next(value for value in values if value not in possible)
-                raise ConfigError(f"{what}={wrong} can never hold: {there}")
-        if parameter.key in known or parameter.key in search.fixed or parameter.key in search.each:
-            raise ConfigError(f"space.{parameter.key} is in fixed or in each as well; it can be in one of them")
-        known[parameter.key] = parameter
 
 
 def _check_values(definition: Definition, composition: Composition) -> None:
@@ -429,14 +300,6 @@ def default(definition: Definition, composition: Composition, group: int) -> Set
             else:
                 config = composition.config(found, group, 1).model_dump(mode="json")
                 found[parameter.key] = at(config, parameter.key)
-    return found
-
-
-def at(values: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key; None where a section on the way is null."""
-    found: Any = values
-    for part in key.split("."):
-        found = found[part] if found is not None else None
     return found
 
 
@@ -557,95 +420,3 @@ def _header(configs: Sequence[RunConfig], space: Sequence[Parameter]) -> dict[st
         if len(values) == 1 and key not in searched and key.removesuffix(".name") not in searched:
             found[key.removesuffix(".name")] = values.pop()
     return found
-
-
-# --------------------------------------------------------------------------------------------------------------- warm trials
-
-
-def warm_start(asked: Asked) -> tuple[list[Warm], list[str]]:
-    """Finished runs of the store that lie in the space, all seeds of one setting as one; and why others that are near do not.
-
-    Whether a run lies in the space is decided by its identity: the study's settings with the run's own values make its id.
-    """
-    definition, composition = asked.definition, asked.composition
-    found: dict[tuple[int, str], dict[int, tuple[str, dict[str, float]]]] = {}
-    settings_of: dict[tuple[int, str], Settings] = {}
-    reasons: Counter[str] = Counter()
-    for folder, config, result in _finished(asked.store, {*definition.tasks}):
-        fits = [_fit(definition, composition, group, folder.id, config) for group in range(len(definition.groups))]
-        inside = [(group, fit) for group, fit in enumerate(fits) if isinstance(fit, dict)]
-        if not inside:
-            reason = min((fit for fit in fits if isinstance(fit, str)), key=len, default="")
-            reasons[reason] += bool(reason)
-            continue
-        group, settings = inside[0]
-        values = objectives(result, definition, config["task"]["name"])
-        if values is None:
-            reasons["not evaluated on validation"] += 1
-            continue
-        name = group, repr(sorted(settings.items()))
-        settings_of[name] = settings
-        found.setdefault(name, {})[config["seed"]] = folder.id, values
-    warm = [
-        Warm(
-            group=name[0],
-            settings=settings_of[name],
-            runs={str(seed): run for seed, (run, _) in sorted(runs.items())},
-            values=[sum(v[one] for _, v in runs.values()) / len(runs) for one in definition.objective],
-        )
-        for name, runs in sorted(found.items())
-    ]
-    return warm, [
-        f"{count} run{'s' if count > 1 else ''}: {reason}" for reason, count in reasons.most_common() if reason
-    ]
-
-
-def _finished(store: Store, tasks: set[str]) -> Iterator[tuple[RunFolder, dict[str, Any], dict[str, Any]]]:
-    import json
-
-    for run in sorted(store.runs()):
-        folder = store.run(run)
-        try:
-            result = folder.result()
-            if result is not None:
-                config = completed(json.loads(folder.config_file.read_text(encoding="utf-8")))
-                if config["task"]["name"] in tasks:
-                    yield folder, config, result
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # damaged, or of a version whose settings are others: it cannot be one of ours
-
-
-def _fit(
-    definition: Definition, composition: Composition, group: int, run: str, config: dict[str, Any]
-) -> Settings | str:
-    """The run's values of the searched keys, if with these the study makes this very run; else why not, or nothing to say."""
-    known = {**definition.fixed, **definition.groups[group]}
-    fixed = {key: at(config, key) if key != "task" and key != "model" else config[key]["name"] for key in known}
-    if any(fixed[key] != value for key, value in known.items() if key in ("task", "model", "method")):
-        return ""
-    settings: Settings = {}
-    for parameter in definition.space:
-        if parameter.applies({**known, **settings}):
-            value = config["model"]["name"] if parameter.key == "model" else at(config, parameter.key)
-            if not parameter.contains(value):
-                return f"{parameter.key}={value} is outside {parameter}" if value is not None else ""
-            settings[parameter.key] = value
-    try:
-        ours = composition.config(settings, group, config["seed"])
-    except (ConfigError, KeyError):
-        return ""
-    if run_id(ours) == run:
-        return settings
-    return _difference(ours.model_dump(mode="json"), config)
-
-
-def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str:
-    """The first setting in which two runs differ."""
-    for key, value in ours.items():
-        other = theirs.get(key) if isinstance(theirs, Mapping) else None
-        if isinstance(value, dict) and isinstance(other, dict):
-            if below := _difference(value, other, f"{prefix}{key}."):
-                return below
-        elif value != other:
-            return f"{prefix}{key}={other}, and the study has {value}"
-    return ""

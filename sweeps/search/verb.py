@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.config import ConfigError
+from mmprompt.confirmation import is_over
 from mmprompt.files import StoreError, follow_mode
 from mmprompt.identity import provenance
+from mmprompt.outcomes import Picture, Reader
 from mmprompt.place import ROOT
 from mmprompt.run import TRIES
-from mmprompt.study import Definition, Picture, Reader, Study, is_over
+from mmprompt.study import Definition, Study
 from sweeps import causes, scheduler, snapshot
 from sweeps.batch import Batch, Kind, batches, put, where
 from sweeps.screen import Screen, agreed
@@ -25,7 +27,8 @@ from sweeps.search.advance import Desk, Limits
 from sweeps.search.outlook import Outlook, differences, plan_lines
 from sweeps.search.promote import promote
 from sweeps.search.report import StudyReport, conclusion, live, plural, settled
-from sweeps.search.space import Asked, asked, warm_start
+from sweeps.search.space import Asked, asked
+from sweeps.search.warm import warm_start
 from sweeps.state import State
 from sweeps.words import WORDS
 from sweeps.workers import Workers, at_work, places

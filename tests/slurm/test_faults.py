@@ -15,7 +15,7 @@ from faults import HELD, LONG, Sweep, assert_same, damage, is_alive, litter, rel
 from lab import Lab, beside
 from patience import printed_by
 
-from sweeps.node import warning
+from mmprompt.ending import warning
 
 TOLD = "interrupted: told to end by SIGTERM"
 
