@@ -345,7 +345,9 @@ def export(definition: Definition, group: int, told: Sequence[Told], storage: st
         if "://" not in storage:
             there = JournalStorage(JournalFileBackend(storage, lock_obj=JournalFileOpenLock(storage)))
         copy = optuna.create_study(study_name=study.study_name, directions=definition.directions, storage=there)
-        copy.set_metric_names(list(definition.objective))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that names are experimental
+            copy.set_metric_names(list(definition.objective))
         copy.add_trials(study.get_trials(deepcopy=False))
     except optuna.exceptions.DuplicatedStudyError:
         raise ConfigError(f"{storage} has a study {study.study_name!r} already; name another file") from None

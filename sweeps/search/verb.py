@@ -116,7 +116,7 @@ def run(
     print("\n".join(outlook.lines(kind)), flush=True)
     retried = failed_runs(study, retry) if is_there and retry is not None else []
     there = outlook.picture.outcomes if outlook.picture else ()
-    frozen = {
+    frozen: dict[str, Any] = {
         "search": {
             "name": study.name,
             "manifest": study.manifest,
@@ -135,6 +135,7 @@ def run(
     if not is_there:
         study.define(definition)  # of two that begin it together one does
         check_same(study, one)
+        Desk(study, Limits(frozen["search"]["trials"])).advance()  # trial 0: from now on there is something to look at
     if kind == "local":
         return here(one, study, frozen, facts, why)
     return on_slurm(one, study, frozen, facts, workers, wait)
@@ -182,8 +183,8 @@ def here(one: Asked, study: Study, frozen: Mapping[str, Any], facts: Mapping[str
 def on_slurm(
     one: Asked, study: Study, frozen: Mapping[str, Any], facts: Mapping[str, Any], workers: int, wait: bool
 ) -> int:
-    def submit(say: Callable[[str], None]) -> None:
-        """The workers that are missing, if SLURM says how many are there."""
+    def submit(say: Callable[[str], None], again: bool = False) -> None:
+        """The workers that are missing, if SLURM says how many are there. `again`: nothing is said where none is."""
         known = [batch for batch in batches(study.store) if batch.search == study.name and batch.is_slurm]
         answer = scheduler.jobs(known)
         if answer.unknown:
@@ -192,7 +193,8 @@ def on_slurm(
         submitting = sum(len(batch.frozen["jobs"]) for batch in known if scheduler.is_submitting(batch))
         missing = workers - len(answer.jobs) - submitting
         if missing <= 0:
-            say(f"{plural(len(answer.jobs) + submitting, 'worker')} queued or at work already")
+            if not again:
+                say(f"{plural(len(answer.jobs) + submitting, 'worker')} queued or at work already")
             return
         batch = freeze(one, study, frozen, facts, "slurm", missing)
         try:
@@ -260,7 +262,7 @@ def follow(study: Study, reader: Reader, workers: Workers | None, submit: Any, s
                 return picture
         elif time.monotonic() - reconciled > RECONCILE:
             reconciled = time.monotonic()
-            submit(screen.line)
+            submit(screen.line, again=True)
         screen.now(live(study, picture))
         time.sleep(POLL)
 
