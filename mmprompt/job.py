@@ -95,7 +95,7 @@ def take(
     """
     end_when_told()
     folder = Store(store).run(run)
-    number = folder.next_number  # before looking: whoever claims in between has it
+    number = folder.next_number  # taken before looking, so that a claim made in between wins
     if is_live(folder) or folder.is_done([evaluation_id(run, settings) for settings in evaluations]):
         return False
     return begin(folder, number, where, job, None, evaluations, until)

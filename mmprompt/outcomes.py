@@ -1,6 +1,6 @@
 """What the runs of a study came to: of each trial its state and values, and what a sampler is told of it.
 
-Read from the runs whenever somebody asks; nothing of it is written down (`mmprompt.study` says what is).
+Read from the runs at each look; nothing of it is written down (`mmprompt.study` says what is).
 Part of the light half of the package: no torch, no Hydra, no Optuna.
 """
 
@@ -162,7 +162,7 @@ def trial_outcome(
 
 
 def next_rung(definition: Definition, trial: Trial, decisions: Mapping[tuple[int, int | None], Decision]) -> int | None:
-    """The first rung at which nobody has decided that the trial goes on; None: it goes to its end."""
+    """The first rung without a decision that the trial goes on; None: it goes to its end."""
     for rung in definition.rungs:
         decision = decisions.get((trial.number, rung))
         if decision is None or not decision.goes_on:

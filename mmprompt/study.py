@@ -1,12 +1,12 @@
-"""A study on disk: what a search looks for, its trials, and what their runs came to.
+"""A study on disk: what a search looks for, its trials, and the decisions about them.
 
     STORE/searches/NAME/study.json         the definition, frozen when the search is first asked for
     STORE/searches/NAME/trials/N.json      trial N: its settings, its runs by seed, and what the sampler knew
     STORE/searches/NAME/decisions/N.S.json whether trial N goes on after update S; N.seeds.json: whether it gets more seeds
     STORE/searches/NAME/confirmed.json     what is confirmed, on seeds that the search never used
 
-Each file is written once and whole, by whoever comes first; none is ever changed. A trial's state and values are not in them:
-they are read from its runs. So nothing has to be kept in step, and there is no lock.
+Each file is written once and whole, by the first process that gets there, and never changed. A trial's state and values are
+not in them: they are read from its runs (`mmprompt.outcomes`). So nothing has to be kept in step, and there is no lock.
 Part of the light half of the package: no torch, no Hydra, no Optuna.
 """
 

@@ -138,7 +138,7 @@ def is_open(batch: Batch, seen: dict[str, State], queued: Queue) -> bool:
 
 
 def search_is_over(batch: Batch) -> bool:
-    """Of the search that its jobs work on: then stopped trials need nobody."""
+    """Of the search that its jobs work on: then stopped trials need no worker."""
     from mmprompt.confirmation import is_over as study_is_over
     from mmprompt.outcomes import Reader
     from mmprompt.study import Study

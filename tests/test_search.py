@@ -37,7 +37,7 @@ def searcher(tmp_path: Path) -> Iterator[Searcher]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
-    """A random search that nobody disturbed; it is only looked at."""
+    """A random search, undisturbed; tests only look at it."""
     searcher = Searcher(tmp_path_factory.mktemp("finished"))
     code, output = searcher.run("sampler=random", "tracking=offline")
     assert code == 0, output

@@ -1,4 +1,4 @@
-"""A study on disk, and `advance`: every step is rebuilt from files, whoever takes it and whenever it is killed."""
+"""A study on disk, and `advance`: every step is rebuilt from files, in any process and after any kill."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Searches: studies of trials that are made one after the other (`mmprompt.study`), by workers that nobody directs.
+"""Searches: studies of trials that are made one after the other (`mmprompt.study`), by workers that no process directs.
 
-`space` reads what conf/search says and freezes it; `advance` says what is to be done next, whoever asks; `halving` who goes on;
+`space` reads what conf/search says and freezes it; `advance` says what to do next; `halving` which trials go on;
 `worker` does it, on a node or here; `verb` is `python -m sweeps search`.
 """

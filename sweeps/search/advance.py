@@ -1,7 +1,7 @@
 """The whole driver of a search: `advance` reads what there is, writes what can be decided, and says what is to be done next.
 
-It is idempotent, and whoever works on the study calls it, at any time: killed between any two lines it is called again, and of
-two callers one makes each trial. Nothing is remembered between calls but what cannot change.
+It is idempotent, and every worker calls it, at any time: if one is killed between two lines, the next call goes on. Of two
+callers one makes each trial. Between calls a worker remembers only what cannot change.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Desk:
     # What can be done now
 
     def _of_trials(self, picture: Picture) -> tuple[list[Work], bool]:
-        """What nobody is at, those that went on furthest first; and whether somebody is at anything."""
+        """The runs that are free, those that went on furthest first; and whether any other is at work."""
         definition = picture.definition
         found: list[tuple[int, int, Work, RunOutcome]] = []
         for one in picture.outcomes:
@@ -183,7 +183,7 @@ class Desk:
         return run in self.limits.retry and bool(attempts) and attempts[-1].job["batch"] != self.limits.batch
 
     def at_work(self, runs: Collection[str]) -> set[str]:
-        """Those that some process is at, or may be where nobody can tell.
+        """Those that a process works on, or may work on where that cannot be known.
 
         Attempts whose process is gone are put down as ended, so that everybody can see it.
         """

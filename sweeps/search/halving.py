@@ -1,10 +1,10 @@
-"""Who goes on after a rung: successive halving (Jamieson and Talwalkar 2016), or a pruner of Optuna's.
+"""Which trials go on after a rung: successive halving (Jamieson and Talwalkar 2016), or a pruner of Optuna's.
 
 Halving lets every trial come to the first rung and pause there. When no more can come, the best share `keep` of them, rounded
-up, goes on to the next. So who goes on does not depend on who was first, or on how many workers there were. (Promoting while
-others still come, as asynchronous halving does, lets about twice as many go on: whoever is among the best of the first few.)
-The default always goes on, and takes nobody's place. A pruner decides at once, and for good. In the end the best quarter gets
-more seeds, where the search has any.
+up, goes on to the next. So which trials go on depends neither on their order nor on the number of workers. (Promoting while
+others still come, as asynchronous halving does, lets about twice as many go on: any that is among the best of the first few.)
+The default always goes on, and takes no other trial's place. A pruner decides at once, and for good. In the end the best
+quarter gets more seeds, where the search has any.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _halved(
 
 
 def steps_ahead(picture: Picture, group: int, steps: int) -> float:
-    """How many whole runs it takes to bring the trials that there are through halving; 0 with a pruner, of which nobody knows."""
+    """How many whole runs it takes to bring these trials through halving; 0 with a pruner, which cannot be foreseen."""
     definition = picture.definition
     if definition.stop is None or definition.stop.name != "halving":
         return 0.0

@@ -1,7 +1,7 @@
 """`python -m sweeps search NAME`: begins or goes on with a search; `search plan`, `search promote`.
 
-It freezes the study, starts workers (`sweeps.search.worker`) here or as SLURM jobs, and follows them. It directs nobody: killed
-at any moment, it is called again.
+It freezes the study, starts workers (`sweeps.search.worker`) here or as SLURM jobs, and follows them. It directs none of them:
+killed at any moment, it is called again and goes on.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def on_slurm(
     submit(print)
     if wait:
         return followed(study, None, None, submit)
-    print(f"the workers need nobody here; `python -m sweeps status {study.name}` says how far they are")
+    print(f"the workers go on by themselves; `python -m sweeps status {study.name}` says how far they are")
     return 0
 
 
@@ -244,7 +244,7 @@ def followed(study: Study, batch: Batch | None, workers: Workers | None, submit:
 
 
 def follow(study: Study, reader: Reader, workers: Workers | None, submit: Any, screen: Screen) -> Picture:
-    """Until the study is over, or nobody is left who works on it."""
+    """Until the study is over, or no worker is left."""
     said = {key for key, _ in settled(reader.look())}
     began = len(said)
     reconciled = time.monotonic()
@@ -268,7 +268,7 @@ def follow(study: Study, reader: Reader, workers: Workers | None, submit: Any, s
 
 
 def start_missing(study: Study, workers: Workers, alive: int, happened: int) -> bool:
-    """Starts the workers that are missing and have a place. False: nobody is at work, and nobody more is worth starting.
+    """Starts the workers that are missing and have a place. False: none is at work, and none is worth starting.
 
     One more than there are places for each thing that has `happened`, and a few: some die before they work.
     """

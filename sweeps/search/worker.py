@@ -45,7 +45,7 @@ def _work(desk: Desk, where: list[Any], job: Mapping[str, Any], wanted: Callable
         if step.is_over or not (step.work or step.waits):
             return False
         if any(take(store, one.run, where[one.base], job, one.evaluations, one.until) for one in step.work):
-            idle_since = None  # it took the first that nobody had taken meanwhile
+            idle_since = None  # it took the first that was still free
             continue
         idle_since = idle_since or time.monotonic()
         if job["scheduler"] == "slurm" and time.monotonic() - idle_since > desk.patience():

@@ -1,4 +1,4 @@
-"""A search on SLURM: workers that nobody directs, whatever becomes of them, of their nodes and of whoever started them."""
+"""A search on SLURM: workers that no process directs, whatever becomes of them, of their nodes and of their driver."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Search:
         assert not self.at_work()
 
 
-RANDOM = "sampler=random"  # who proposes the same whoever is first
+RANDOM = "sampler=random"  # it proposes the same trials in any order
 
 
 def search(lab: Lab) -> Search:
@@ -101,7 +101,7 @@ def search(lab: Lab) -> Search:
 
 @contextlib.contextmanager
 def calm(cluster: Cluster) -> Iterator[Search]:
-    """The same search in a local process, which nobody disturbs."""
+    """The same search in a local process, undisturbed."""
     with tempfile.TemporaryDirectory() as folder:
         one = Search(Sweep(Path(folder), cluster), [RANDOM, "cluster=local", "cluster.max_parallel=1"])
         printed = printed_by(one.start())
@@ -119,7 +119,7 @@ def undisturbed(lab: Lab) -> set[tuple[str, str]]:
 def test_a_search_ends_by_itself_after_its_driver_has_gone(lab: Lab) -> None:
     one = search(lab)
     said = one.run()
-    assert "3 workers submitted" in said and "the workers need nobody here" in said
+    assert "3 workers submitted" in said and "the workers go on by themselves" in said
     code, output = one.sweep.run("status", "learning_rate", "--json")
     [shown] = json.loads(output)["searches"]
     assert code == 0 and not shown["over"]
