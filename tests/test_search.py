@@ -273,7 +273,8 @@ def test_a_driver_that_is_killed_ten_times_and_a_second_one_beside_it_change_not
 
 def test_ctrl_c_stops_the_workers_and_the_same_command_goes_on(searcher: Searcher) -> None:
     driver = searcher.start("sampler=random")
-    while not searcher.study.trials() if searcher.study.file.exists() else True:
+    store = searcher.study.store
+    while not any(store.run(run).attempts() for run in store.runs()):  # until a worker is at work
         assert driver.poll() is None
         time.sleep(0.1)
     driver.send_signal(signal.SIGINT)

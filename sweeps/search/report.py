@@ -156,13 +156,10 @@ class StudyReport:
         if self.picture.confirmation is not None:
             settled, total = self.confirming
             parts.append("over" if self.is_over else f"{settled} of {total} runs that confirm are done")
-        parts += (
-            [best(self.picture, group) for group in range(len(definition.groups))]
-            if len(definition.groups) == 1
-            else []
-        )
         if (left := self.left) is not None:
             parts.append(f"about {duration(left)} left")
+        if len(definition.groups) == 1:
+            parts.append(best(self.picture, 0))  # last: on a terminal it may be cut
         return "; ".join(part for part in parts if part)
 
     def json(self) -> dict[str, Any]:
@@ -327,7 +324,22 @@ def live(study: Study, picture: Picture) -> View:
             rows.append(
                 Row(line.differences, f"running{until}", step, "" if line.score is None else f"{line.score:.1f}", "")
             )
-    return View(str(report), "score", rows)
+    return View(str(report), "score", [*rows, *_confirming(picture)])
+
+
+def _confirming(picture: Picture) -> Iterator[Row]:
+    """The runs that confirm and are at work on this machine."""
+    store = picture.reader.study.store
+    for group in picture.confirmation.groups if picture.confirmation else []:
+        for candidate in group.candidates:
+            for seed, run in candidate.runs.items():
+                folder = store.run(run)
+                if is_here(folder):
+                    progress = folder.attempts()[-1].progress
+                    step = f"{progress['step']}/{progress['steps']}" if progress else ""
+                    score = f"{progress['validation'][-1][1]:.1f}" if progress and progress["validation"] else ""
+                    name = {"confirms": name_of(candidate.trial), "seed": seed}
+                    yield Row(name, "running", step, score, "")
 
 
 def conclusion(picture: Picture) -> Iterator[str]:
