@@ -50,10 +50,6 @@ class Outcome:
         states = [run.state == "done" for run in self.runs.values()]
         return states.index(False) if False in states else len(states)
 
-    @property
-    def stopped_at(self) -> int | None:
-        return max(self.rungs, default=None) if self.state == "stopped" else None
-
 
 @dataclass(frozen=True)
 class Told:

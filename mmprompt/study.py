@@ -158,10 +158,6 @@ class Definition(Section):
     def directions(self) -> list[Direction]:
         return list(self.objective.values())
 
-    @property
-    def trains_in_parts(self) -> bool:
-        return bool(self.rungs)
-
     def task_of(self, settings: Mapping[str, Any], group: int) -> str:
         known = {**self.fixed, **self.groups[group], **settings}
         return str(known["task"]) if "task" in known else next(iter(self.tasks))

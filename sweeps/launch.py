@@ -132,7 +132,7 @@ def _submit(
         _prepare(seen)
         batch = freeze(seen.expanded, seen.jobs, "slurm", about, seen.batches)
         if batch is not None:
-            handed = _hand_over(batch, say)
+            handed = hand_over(batch, say)
             return outlook.of(seen.expanded, None, None), handed
         wanted = set(seen.to_do)  # another launch was faster
         seen = outlook.of(seen.expanded, retry, limit)
@@ -140,7 +140,9 @@ def _submit(
     return seen, []
 
 
-def _hand_over(batch: Batch, say: Callable[[str], None]) -> list[str]:
+def hand_over(batch: Batch, say: Callable[[str], None]) -> list[str]:
+    """Submits a batch, and says how that ended. The runs that SLURM took. Raises StoreError if it does not say, ConfigError if it
+    refuses."""
     try:
         scheduler.submit(batch)
     except scheduler.NoAnswerError as error:

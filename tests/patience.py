@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-LAST_RESORT = 1200.0  # seconds, after which nobody believes that it will come
+LAST_RESORT = 1200.0  # seconds, after which a wait is given up
 STUCK = 300.0  # seconds without any CPU time of a process and its children, which says that it hangs
 LOOK = 5.0  # seconds between two looks at that
 

@@ -48,7 +48,7 @@ def diverging(config: RunConfig) -> float | None:
     return None if config.optim.lr > 0.3 else peak(config)
 
 
-# ------------------------------------------------------------------------------------------------- whoever calls, whenever
+# ------------------------------------------------------------------------------------------------- any caller, at any time
 
 
 class Killed(BaseException):
@@ -309,7 +309,7 @@ def test_the_best_share_goes_on_whoever_was_first_and_the_default_takes_nobodys_
         gone_on = {number for number, step in picture.decisions if step == rung}
         assert gone_on == {0, *(one.trial.number for one in best)}
     assert len([one for one in others if one.state == "done"]) == math.ceil(0.34 * math.ceil(0.34 * 11))
-    assert {one.stopped_at for one in others if one.state == "stopped"} == {50, 100}
+    assert {max(one.rungs) for one in others if one.state == "stopped"} == {50, 100}
 
 
 def test_nothing_is_trained_twice_and_a_rung_is_the_beginning_of_the_whole_run(conf: Path, tmp_path: Path) -> None:
@@ -410,6 +410,26 @@ def test_finished_runs_in_the_space_are_warm_trials_and_those_near_it_say_why_no
     assert ("optim.lr=5.0 is outside 0.001 to 3 (log)" in " ".join(left_out)) == any(
         t.settings["optim.lr"] == 5.0 for t in wide.trials().values()
     )
+
+
+def test_runs_near_one_of_several_groups_say_why_they_do_not_count(conf: Path, tmp_path: Path) -> None:
+    search_file(
+        conf, "near", space={"optim.lr": [5.0]}, sampler="random", budget={"trials": 2}, confirm={"top": 1, "seeds": 1}
+    )
+    _, near = begun(conf, tmp_path / "runs", "near")
+    search_on(near, peak)
+    search_file(
+        conf,
+        "mine",
+        space=LR,
+        each={"method": ["lora", "prompt"]},
+        fixed={"task": "micro_grounding"},
+        budget={"trials": 1},
+    )
+    one = asked("mine", "mine", [f"paths.runs={tmp_path / 'runs'}"], conf, instant.ABOUT)
+    warm, left_out = warm_start(one)
+    assert {trial.group for trial in warm} == {1}
+    assert any("optim.lr=5.0 is outside 0.001 to 3 (log)" in reason for reason in left_out)
 
 
 # -------------------------------------------------------------------------------------------------------- budget, confirmation

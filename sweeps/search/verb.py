@@ -22,6 +22,7 @@ from mmprompt.run import TRIES
 from mmprompt.study import Definition, Study
 from sweeps import causes, scheduler, snapshot
 from sweeps.batch import Batch, Kind, batches, put, where
+from sweeps.launch import hand_over
 from sweeps.screen import Screen, agreed
 from sweeps.search.advance import Desk, Limits
 from sweeps.search.outlook import Outlook, differences, plan_lines
@@ -36,6 +37,7 @@ from sweeps.workers import Workers, at_work, places
 CONF = ROOT / "conf"
 SUBVERBS = ("plan", "promote")
 POLL = 1.0  # seconds between two looks
+Submit = Callable[[Callable[[str], None], bool], None]  # missing workers: where to say so; whether it was asked before
 RECONCILE = 60.0  # seconds between two looks whether jobs are missing
 
 
@@ -177,13 +179,13 @@ def here(one: Asked, study: Study, frozen: Mapping[str, Any], facts: Mapping[str
     batch = freeze(one, study, frozen, facts, "local", 1)
     workers = Workers(batch, most)
     print(f"{most} worker{'s' if most > 1 else ''} here ({why}); logs in {batch.folder}", flush=True)
-    return followed(study, batch, workers, None)
+    return followed(study, workers, None)
 
 
 def on_slurm(
     one: Asked, study: Study, frozen: Mapping[str, Any], facts: Mapping[str, Any], workers: int, wait: bool
 ) -> int:
-    def submit(say: Callable[[str], None], again: bool = False) -> None:
+    def submit(say: Callable[[str], None], again: bool) -> None:
         """The workers that are missing, if SLURM says how many are there. `again`: nothing is said where none is."""
         known = [batch for batch in batches(study.store) if batch.search == study.name and batch.is_slurm]
         answer = scheduler.jobs(known)
@@ -197,26 +199,16 @@ def on_slurm(
                 say(f"{plural(len(answer.jobs) + submitting, 'worker')} queued or at work already")
             return
         batch = freeze(one, study, frozen, facts, "slurm", missing)
-        try:
-            scheduler.submit(batch)
-        except scheduler.NoAnswerError as error:
-            raise StoreError(
-                f"SLURM did not say whether it took the workers of {batch.folder} ({error}); nothing is lost: the same command "
-                "finds those that it took"
-            ) from None
-        jobs = sorted({identity.split("_")[0] for identity in batch.job_ids.values()}, key=int)
-        say(f"{plural(len(batch.job_ids), 'worker')} submitted as SLURM job {', '.join(jobs)}; logs in {batch.folder}")
-        if batch.end and batch.end["waiting"]:
-            say(f"{batch.end['waiting']} were not taken now ({batch.end['why']}); the others do their work")
+        hand_over(batch, say)
 
-    submit(print)
+    submit(print, False)
     if wait:
-        return followed(study, None, None, submit)
+        return followed(study, None, submit)
     print(f"the workers go on by themselves; `python -m sweeps status {study.name}` says how far they are")
     return 0
 
 
-def followed(study: Study, batch: Batch | None, workers: Workers | None, submit: Any) -> int:
+def followed(study: Study, workers: Workers | None, submit: Submit | None) -> int:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(ending, signal.default_int_handler)  # as Ctrl-C
@@ -243,7 +235,7 @@ def followed(study: Study, batch: Batch | None, workers: Workers | None, submit:
     return ended(study, picture, workers)
 
 
-def follow(study: Study, reader: Reader, workers: Workers | None, submit: Any, screen: Screen) -> Picture:
+def follow(study: Study, reader: Reader, workers: Workers | None, submit: Submit | None, screen: Screen) -> Picture:
     """Until the study is over, or no worker is left."""
     said = {key for key, _ in settled(reader.look())}
     began = len(said)
@@ -260,9 +252,9 @@ def follow(study: Study, reader: Reader, workers: Workers | None, submit: Any, s
         if workers:
             if not start_missing(study, workers, alive, len(said) - began):
                 return picture
-        elif time.monotonic() - reconciled > RECONCILE:
+        elif submit and time.monotonic() - reconciled > RECONCILE:
             reconciled = time.monotonic()
-            submit(screen.line, again=True)
+            submit(screen.line, True)
         screen.now(live(study, picture))
         time.sleep(POLL)
 

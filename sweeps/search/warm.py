@@ -29,7 +29,9 @@ def warm_start(asked: Asked) -> tuple[list[Warm], list[str]]:
         fits = [_fit(definition, composition, group, folder.id, config) for group in range(len(definition.groups))]
         inside = [(group, fit) for group, fit in enumerate(fits) if isinstance(fit, dict)]
         if not inside:
-            reason = min((fit for fit in fits if isinstance(fit, str)), key=len, default="")
+            reason = next(
+                (fit for fit in fits if isinstance(fit, str) and fit), ""
+            )  # of the group that it is nearest to
             reasons[reason] += bool(reason)
             continue
         group, settings = inside[0]

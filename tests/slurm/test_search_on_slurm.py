@@ -119,7 +119,11 @@ def undisturbed(lab: Lab) -> set[tuple[str, str]]:
 def test_a_search_ends_by_itself_after_its_driver_has_gone(lab: Lab) -> None:
     one = search(lab)
     said = one.run()
-    assert "3 workers submitted" in said and "the workers go on by themselves" in said
+    assert (
+        "submitted as SLURM job" in said
+        and len(one.sweep.batches()[0]["jobs"]) == 3
+        and "the workers go on by themselves" in said
+    )
     code, output = one.sweep.run("status", "learning_rate", "--json")
     [shown] = json.loads(output)["searches"]
     assert code == 0 and not shown["over"]
