@@ -40,6 +40,7 @@ FACTS = {  # what runs record of themselves, and its name in a table
 ABOUT = ("attempt", "best_step", "commit", "dirty", "device")  # what else is said of a run
 # key that manifests did not always have -> what stands for the time before
 ADDED: dict[str, Any] = {"each": [], "over": None, "kept_from": None, "curves": False, "facts": [], "splits": None}
+ADDED |= {"family": "table", "paired": False, "margin": {}, "claims": [], "tuned_seeds": []}
 ADDED |= {"search": None}  # the study whose trials these are
 
 

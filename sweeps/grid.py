@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,6 +29,26 @@ Fact = Literal[
     "seconds_per_100",
     "peak_memory_mb",
 ]
+
+
+Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Claim(Section):
+    """What a sweep is to show, as a contrast that is declared before anyone looks at its results.
+
+    Of two rows the score of one less that of the other; or of the axis that is compared the slope per doubling, or the
+    curvature, by which one tells a turning point.
+    """
+
+    claim: str
+    paper: str | None = None  # where the paper says it
+    row: dict[str, Any] = Field(default_factory=dict)  # values of the axes that are compared
+    than: dict[str, Any] = Field(default_factory=dict)
+    trend: Literal["slope", "curvature"] | None = None
+    expect: Literal["higher", "lower", "equivalent"]
+    quantity: str = "score"  # or kept, or a fact that runs record
+    tasks: Literal["each", "average"] = "each"
 
 
 class Block(Section):
@@ -69,6 +89,15 @@ class Sweep(Section):
     curves: bool = False  # the figure shows learning curves
     facts: list[Fact] = Field(default_factory=list)  # what runs took, as columns
     splits: list[str] | None = None  # of the table and the figure; null: all that were evaluated but val
+    # How its rows are told apart (docs/statistics.md).
+    family: Literal["table", "task"] = (
+        "table"  # the comparisons that are corrected together: all, or those of each task
+    )
+    paired: bool = False  # true: the same seed makes two rows alike, so that differences are taken seed by seed
+    margin: dict[str, Scale] = Field(
+        default_factory=dict
+    )  # by metric, or percent, or kept: differences that do not matter
+    claims: list[Claim] = Field(default_factory=list)
     fixed: dict[str, Any] = Field(default_factory=dict)
     grid: list[Block]
     exclude: list[dict[str, Any]] = Field(default_factory=list)
@@ -96,6 +125,12 @@ class Sweep(Section):
 
     def lacks_baseline(self) -> bool:
         return self.baseline is not None and not any(point.matches(self.baseline) for point in self.points())
+
+    def lacks(self, claim: Claim) -> bool:
+        """Whether the grid has not what a claim is about."""
+        rows = [row for row in (claim.row, claim.than) if row]
+        few = claim.trend is not None and len(self.axes.get(self.compared[0], ())) < 3
+        return few or not all(any(point.matches(row) for point in self.points()) for row in rows)
 
     def lacks_kept_from(self) -> bool:
         return self.over is not None and self.kept_from is not None and self.kept_from not in self.axes[self.over]
@@ -172,6 +207,37 @@ def _check(sweep: Sweep, conf: Path) -> None:
         raise ConfigError("exclude leaves no point of the grid")
     if sweep.lacks_baseline():
         raise ConfigError(f"baseline {_text(sweep.baseline or {})} matches no point of the grid")
+    for claim in sweep.claims:
+        _check_claim(sweep, claim)
+
+
+def _check_claim(sweep: Sweep, claim: Claim) -> None:
+    """It can be computed from the sweep's runs."""
+    about = f"claims: {claim.claim!r}"
+    if (claim.trend is None) != bool(claim.row and claim.than):
+        raise ConfigError(f"{about} needs either row and than, or trend")
+    for row in (claim.row, claim.than):
+        if strange := next((axis for axis in row if axis not in sweep.compared), None):
+            raise ConfigError(f"{about} names {strange}, which is not compared; compare is {', '.join(sweep.compared)}")
+    if claim.trend is not None and not (
+        len(sweep.compared) == 1 and all(_is_positive(value) for value in sweep.axes[sweep.compared[0]])
+    ):
+        raise ConfigError(f"{about} has trend={claim.trend}, which needs one compared axis of numbers above 0")
+    if sweep.lacks(claim):
+        raise ConfigError(f"{about} is about rows that the grid has not")
+    known = ["score", *(["kept"] if sweep.kept_from is not None else []), *get_args(Fact)]
+    if claim.quantity not in known:
+        raise ConfigError(
+            f"{about} has quantity={claim.quantity}{nearest(claim.quantity, known)}; wanted {', '.join(known)}"
+        )
+    if claim.quantity in get_args(Fact) and claim.quantity not in sweep.facts:
+        raise ConfigError(f"{about} has quantity={claim.quantity}, which is not among the sweep's facts")
+    if claim.expect == "equivalent" and not sweep.margin:
+        raise ConfigError(f"{about} expects equivalent, and the sweep declares no margin")
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
 
 
 def _check_shown(sweep: Sweep) -> None:
@@ -216,7 +282,7 @@ def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]]) -> Sweep:
     """The sweep with other values on these axes, in every block; a new key becomes an axis, or is fixed by one value.
 
     Where blocks differ on an axis, as by method, and all its new values are among its old ones, they choose points instead.
-    Exclusions, a baseline, a `kept_from` and axes to be shown that the changed grid lacks are dropped. Raises ConfigError for
+    Exclusions, a baseline, a `kept_from`, claims and axes to be shown that the changed grid lacks are dropped. Raises ConfigError for
     what cannot be meant.
     """
     chosen = {key: list(values) for key, values in changes.items() if _chooses(sweep, key, values)}
@@ -245,6 +311,8 @@ def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]]) -> Sweep:
     shown: dict[str, Any] = {"each": [axis for axis in changed.each if axis in left]}
     if len(compared) < len(changed.compared):
         shown["compare"] = compared
+    if changed.claims:
+        shown["claims"] = [claim for claim in changed.claims if not changed.lacks(claim)]
     lost = {"baseline": changed.lacks_baseline(), "kept_from": changed.lacks_kept_from()}
     return changed.model_copy(update=shown | {key: None for key, is_lost in lost.items() if is_lost})
 

@@ -25,6 +25,7 @@ from sweeps.grid import Point, Sweep
 from sweeps.launched import differences, label
 
 SHOWN = ("compare", "each", "over", "kept_from", "curves", "facts", "splits")  # what becomes of it: table and figure
+TOLD_APART = ("family", "paired", "margin")  # and how its rows are told apart
 HEADER = ("model", "backbone.mode", "method", "optim.steps", "optim.batch_size")  # what a table's caption must say
 Settings = Mapping[str, Any]  # of an evaluation
 
@@ -41,6 +42,7 @@ class Expanded:
     configs: dict[str, RunConfig]  # by run, in the order of the points
     backbones: dict[str, Path]  # by run
     place: Place
+    tuned_seeds: list[int]  # those whose scores on validation chose the learning rates that it uses
 
     @property
     def store(self) -> Store:
@@ -83,10 +85,13 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
     configs: dict[str, RunConfig] = {}
     backbones: dict[str, Path] = {}
     places: dict[str, tuple[Place, str]] = {}  # by what the settings say of it; with its backbone's checksum
+    tuned_seeds: set[int] = set()
     known: dict[str, tuple[str, Mapping[str, Settings]]] = {}  # a point's values -> its run and its evaluations
     trained: dict[str, tuple[RunConfig, str]] = {}  # all settings but those of evaluations -> their run
     for point in sweep.points():
         composed = composer.compose(point.overrides)
+        if "optim.lr" not in point.overrides:
+            tuned_seeds |= {*composed.get("tuned", {}).get("seeds", ())}
         where = repr([composed.get(key) for key in Place.model_fields])
         if where not in places:
             place = place_of(composed)
@@ -112,7 +117,7 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
         asked.append(wants)
         configs[run], backbones[run] = config, backbone_file(place)
     first, _ = next(iter(places.values()))
-    return Expanded(sweep, overrides, points, asked, configs, backbones, first)
+    return Expanded(sweep, overrides, points, asked, configs, backbones, first, sorted(tuned_seeds))
 
 
 @dataclass(frozen=True)
@@ -203,7 +208,9 @@ def manifest(expanded: Expanded, code: Mapping[str, Any]) -> dict[str, Any]:
         "command": sweep.command + (f' ARGS="{shlex.join(asked)}"' if asked else ""),
         "axes": expanded.axes,
         "baseline": sweep.baseline,
-        **{key: getattr(sweep, key) for key in SHOWN},
+        **{key: getattr(sweep, key) for key in (*SHOWN, *TOLD_APART)},
+        "claims": [claim.model_dump() for claim in sweep.claims],
+        "tuned_seeds": expanded.tuned_seeds,
         "tasks": {name: _task(task) for name, task in tasks.items()},
         "header": header,
         "tracking": {"project": expanded.place.tracking.project, "entity": expanded.place.tracking.entity},

@@ -111,7 +111,8 @@ def rates() -> Iterator[tuple[str, str, float, pd.DataFrame]]:
     for file in TUNED:
         method, task = file.stem.removeprefix("micro_").split("_", 1)
         said = yaml(f"tuned/{file.name}")
-        ways = {f"{method} {way}" if method == "bitfit" else way: rate for way, rate in said.get("tuned", {}).items()}
+        tuned = {way: rate for way, rate in said["tuned"].items() if way != "seeds"}
+        ways = {f"{method} {way}" if method == "bitfit" else way: rate for way, rate in tuned.items()}
         for way, rate in (ways or {method: said["optim"]["lr"]}).items():
             rows = evidence[(evidence["task"] == task) & (evidence["way"] == way) & (evidence["split"] == "val")]
             yield task, way, rate, rows.sort_values("optim.lr").reset_index(drop=True)
