@@ -16,11 +16,11 @@ from analysis.inference import (
     Estimate,
     Interval,
     Sample,
-    contrast,
     difference,
     difference_by_seed,
-    noisier,
     p_value,
+    pooled_variance,
+    variances,
 )
 from mmprompt.power import dunnett, dunnett_quantiles
 
@@ -48,7 +48,7 @@ def compare(
 ) -> list[Comparison]:
     """Each row less the baseline: a family that errs with probability `alpha`, over seeds and examples together.
 
-    Pooled variance and Dunnett (1955). Where variances differ (`inference.noisier`) a comparison has the variances of its
+    Pooled variance and Dunnett (1955). Where variances differ (`inference.variances`) a comparison has the variances of its
     own two samples (Welch) and the level of its step of Holm's procedure among all rows: those of the rows that vary
     more, and all where it is the baseline. A noisy row still counts in the pooled variance: left out, the choice of what is
     pooled would make it too small (family-wise error up to 0.15). `paired`: by seed, with Holm; scores are aligned.
@@ -74,18 +74,18 @@ def compare(
         by_seed = [difference_by_seed(row, baseline) for row in rows]
         return _by_holm(by_seed, alpha, margins, ["paired, Holm"] * len(rows))
     samples = [baseline, *rows]
-    noisy = noisier(samples, baseline=0)
-    welch = [noisy[0] or of_row for of_row in noisy[1:]]
-    pooled = [not apart and min(row.n, baseline.n) > 1 for apart, row in zip(welch, rows, strict=True)]
+    found_out = variances(samples, baseline=0)
+    welch = [found_out.noisy[0] or of_row for of_row in found_out.noisy[1:]]
+    together = [not apart and min(row.n, baseline.n) > 1 for apart, row in zip(welch, rows, strict=True)]
+    shared = pooled_variance([sample for sample, pooled in zip(samples, found_out.pooled, strict=True) if pooled])
     estimates = [
-        contrast(_less_the_first(at, len(samples)), samples, pooled=True) if together else difference(row, baseline)
-        for at, (row, together) in enumerate(zip(rows, pooled, strict=True), start=1)
+        difference(row, baseline, shared if pooled else None) for row, pooled in zip(rows, together, strict=True)
     ]
     found = _by_holm(estimates, alpha, margins, ["Welch, Holm" if apart else "Dunnett" for apart in welch])
     sizes = tuple(sorted(row.n for row in rows if row.n > 1))
     return [
-        _by_dunnett(estimate, one, baseline.n, sizes, alpha) if together and estimate.has_interval else one
-        for estimate, one, together in zip(estimates, found, pooled, strict=True)
+        _by_dunnett(estimate, one, baseline.n, sizes, alpha) if pooled and estimate.has_interval else one
+        for estimate, one, pooled in zip(estimates, found, together, strict=True)
     ]
 
 
@@ -174,7 +174,3 @@ def _verdict(estimate: Estimate, bounds: Interval, outside: float, alpha: float)
     if bounds.excludes_zero:
         return "higher" if estimate.value > 0 else "lower"
     return "equivalent" if outside < alpha else "not known"
-
-
-def _less_the_first(at: int, count: int) -> list[float]:
-    return [-1.0 if place == 0 else float(place == at) for place in range(count)]

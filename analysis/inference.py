@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,8 +21,11 @@ from mmprompt.intervals import LEVEL
 from mmprompt.power import SMALLEST, two_sided
 
 Quantiles = Callable[[float], tuple[float, float]]  # alpha -> quantiles for the seeds and for the examples
-NOISY_ROW = 0.05  # level of the test that a row's variance is higher than the others'
-NOISY_BASELINE = {3: 0.2, math.inf: 0.1}  # the same for a baseline of up to so many seeds
+# levels of the test that a sample varies more over seeds than the others: chosen by simulation, see families.compare
+NOISY_BASELINE = {3: 0.2, math.inf: 0.1}  # of a baseline, by its seeds: up to so many
+NOISY = 0.05  # of any other
+NOISY_BESIDE_OUTLIER = 0.2  # of any other, once variances are known to differ
+OUTLIER = 1e-5  # left out of the pooled variance, which it would drown
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,15 @@ class Sample:
     def n(self) -> int:
         return len(self.scores)
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """NaN without seeds."""
         return float(np.mean(self.scores)) if self.n else math.nan
+
+    @cached_property
+    def variance(self) -> float:
+        """Over seeds, with n - 1; NaN below 2 seeds."""
+        return _variance(np.asarray(self.scores, float), self.scores)
 
 
 @dataclass(frozen=True)
@@ -120,9 +129,9 @@ def mean(sample: Sample) -> Estimate:
     return contrast([1.0], [sample], pooled=False)
 
 
-def difference(row: Sample, baseline: Sample) -> Estimate:
-    """Row less baseline, each with its own variance (Welch)."""
-    return contrast([1.0, -1.0], [row, baseline], pooled=False)
+def difference(row: Sample, baseline: Sample, shared: tuple[float, float] | None = None) -> Estimate:
+    """Row less baseline, each with its own variance (Welch), or with the one they share: that and its degrees of freedom."""
+    return _contrast([(1.0, row), (-1.0, baseline)], shared)
 
 
 def difference_by_seed(row: Sample, baseline: Sample) -> Estimate:
@@ -133,9 +142,10 @@ def difference_by_seed(row: Sample, baseline: Sample) -> Estimate:
     if row.n != baseline.n:
         raise ValueError(f"pairs are of the same seeds: {row.n} of the row, {baseline.n} of the baseline")
     by_seed = np.asarray(row.scores, float) - np.asarray(baseline.scores, float)
-    spread = _variance(by_seed, magnitude=_largest(row.scores)) / max(row.n, 1)
-    of_examples = _of_examples([1.0, -1.0], [row, baseline])
-    return Estimate(row.mean - baseline.mean, math.sqrt(spread), row.n - 1, of_examples)
+    spread = _variance(by_seed, row.scores) / max(row.n, 1)
+    return Estimate(
+        row.mean - baseline.mean, math.sqrt(spread), row.n - 1, _of_examples([(1.0, row), (-1.0, baseline)])
+    )
 
 
 def contrast(weights: Sequence[float], samples: Sequence[Sample], pooled: bool) -> Estimate:
@@ -147,13 +157,17 @@ def contrast(weights: Sequence[float], samples: Sequence[Sample], pooled: bool) 
     examples is that of the contrast of each example; it is known where all samples with a weight have them.
     """
     used = [(w, sample) for w, sample in zip(weights, samples, strict=True) if w]
-    value = math.fsum(w * sample.mean for w, sample in used)
-    if pooled:
-        variance, df = pooled_variance(samples)
+    return _contrast(used, pooled_variance(samples) if pooled else None)
+
+
+def _contrast(used: Sequence[tuple[float, Sample]], shared: tuple[float, float] | None) -> Estimate:
+    value = math.fsum(w * one.mean for w, one in used)
+    if shared is not None:
+        variance, df = shared
         spread = variance * sum(w**2 / one.n if one.n else math.nan for w, one in used)
     else:
-        spread, df = sum_of_variances([(w**2 * variance_of(one) / max(one.n, 1), one.n - 1) for w, one in used])
-    return Estimate(value, math.sqrt(spread), df, _of_examples(*zip(*used, strict=True)) if used else math.nan)
+        spread, df = sum_of_variances([(w**2 * one.variance / max(one.n, 1), one.n - 1) for w, one in used])
+    return Estimate(value, math.sqrt(spread), df, _of_examples(used))
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
@@ -188,20 +202,42 @@ def better(row: Sequence[float] | np.ndarray, baseline: Sequence[float] | np.nda
     return float((1 + higher.mean()) / 2) if higher.size else math.nan
 
 
-def noisier(samples: Sequence[Sample], baseline: int | None = None) -> list[bool]:
-    """Which samples vary more over seeds than the rest, so that a pooled variance would be too small for them.
+@dataclass(frozen=True)
+class Variances:
+    """Of R samples: which are too noisy to share a variance with the others, and which share one."""
 
-    F test, one-sided, of each sample's variance against the pooled one of all others: at 0.05; of the baseline, which is
-    in every comparison, at 0.2 up to 3 seeds and at 0.1 with more. A ratio of standard deviations would not do: of seven
-    equal ones with 3 seeds some two differ by more than a factor of 3 in 82 % of all tables. `families.compare` says what
-    error and power this leaves.
+    noisy: tuple[bool, ...]  # R
+    pooled: tuple[bool, ...]  # R: those that are not noisy, and those that are, but are no outlier
+
+
+def variances(samples: Sequence[Sample], baseline: int | None = None) -> Variances:
+    """Which samples vary more over seeds than the others, so that a pooled variance would be too small for them.
+
+    F test, one-sided, of each variance against the pooled one of all others: at 0.05; of the baseline, which is in every
+    comparison, at 0.2 up to 3 seeds and at 0.1 with more. A noisy sample stays in the pooled variance of the others: left
+    out, what is pooled would be the lower for having been chosen. Only below 1e-5 it is left out, as it would drown the
+    others; the test is then repeated, at 0.2. What error and power this leaves is said at `families.compare`.
     """
-    found = []
-    for at, sample in enumerate(samples):
-        rest, df = pooled_variance([other for place, other in enumerate(samples) if place != at])
-        level = next(of for n, of in NOISY_BASELINE.items() if sample.n <= n) if at == baseline else NOISY_ROW
-        found.append(sample.n > 1 and df > 0 and _upper_f(variance_of(sample), rest, sample.n - 1, df) < level)
-    return found
+    places = range(len(samples))
+    outliers: set[int] = set()
+    while True:
+        p = [
+            _noisier(samples[at], [samples[other] for other in places if other not in outliers | {at}]) for at in places
+        ]
+        more = {at for at in places if p[at] < OUTLIER and at != baseline} - outliers
+        if not more:
+            break
+        outliers |= more
+    levels = [NOISY_BESIDE_OUTLIER if outliers else NOISY] * len(samples)
+    if baseline is not None:
+        levels[baseline] = next(level for n, level in NOISY_BASELINE.items() if samples[baseline].n <= n)
+    return Variances(tuple(p[at] < levels[at] for at in places), tuple(at not in outliers for at in places))
+
+
+def _noisier(sample: Sample, others: Sequence[Sample]) -> float:
+    """p of the F test that its variance is not above the pooled one of the others; 1 where that cannot be told."""
+    rest, df = pooled_variance(others)
+    return _upper_f(sample.variance, rest, sample.n - 1, df) if sample.n > 1 and df > 0 else 1.0
 
 
 def _upper_f(variance: float, other: float, df: float, other_df: float) -> float:
@@ -213,27 +249,18 @@ def _upper_f(variance: float, other: float, df: float, other_df: float) -> float
     return float(fdtrc(df, other_df, variance / other)) if other else 0.0
 
 
-def variance_of(sample: Sample) -> float:
-    """Over seeds, with n - 1; NaN below 2 seeds."""
-    return _variance(np.asarray(sample.scores, float), magnitude=_largest(sample.scores))
-
-
-def _variance(x: np.ndarray, magnitude: float) -> float:
-    """0 where values differ by no more than the last digits of numbers of this magnitude do."""
+def _variance(x: np.ndarray, scores: np.ndarray) -> float:
+    """0 where values differ by no more than the last digits of these scores do."""
     if len(x) < 2:
         return math.nan
-    return float(x.var(ddof=1)) if np.ptp(x) > 1e-12 * magnitude else 0.0
-
-
-def _largest(x: np.ndarray) -> float:
-    return float(np.max(np.abs(x), initial=0.0))
+    return float(np.var(x, ddof=1)) if np.ptp(x) > 1e-12 * np.max(np.abs(scores)) else 0.0
 
 
 def pooled_variance(samples: Sequence[Sample]) -> tuple[float, float]:
     """Over seeds within samples, and its degrees of freedom; NaN and 0 where no sample has 2 seeds."""
     several = [sample for sample in samples if sample.n > 1]
     df = sum(sample.n - 1 for sample in several)
-    return (sum((one.n - 1) * variance_of(one) for one in several) / df if df else math.nan), df
+    return (sum((one.n - 1) * one.variance for one in several) / df if df else math.nan), df
 
 
 def sum_of_variances(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -244,10 +271,10 @@ def sum_of_variances(parts: Sequence[tuple[float, float]]) -> tuple[float, float
     return total, total**2 / sum(variance**2 / df for variance, df in parts if variance > 0)
 
 
-def _of_examples(weights: Sequence[float], samples: Sequence[Sample]) -> float:
+def _of_examples(used: Sequence[tuple[float, Sample]]) -> float:
     """Standard error from the finite test set of a contrast of samples that share it; NaN where it is unknown."""
-    known = [sample.examples for sample in samples if sample.examples is not None]
-    if len(known) < len(samples) or len({len(x) for x in known}) != 1 or len(known[0]) < 2:
+    known = [(w, one.examples) for w, one in used if one.examples is not None]
+    if len(known) < len(used) or len({len(x) for _, x in known}) != 1 or len(known[0][1]) < 2:
         return math.nan
-    of_each = sum(w * np.asarray(x, float) for w, x in zip(weights, known, strict=True))  # m
-    return float(np.std(of_each, ddof=1)) / math.sqrt(len(known[0]))
+    of_each = sum(w * np.asarray(x, float) for w, x in known)  # m
+    return float(np.std(of_each, ddof=1)) / math.sqrt(len(known[0][1]))

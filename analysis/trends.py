@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.inference import Estimate, Sample, contrast, noisier, pooled_variance, variance_of
+from analysis.inference import Estimate, Sample, contrast, pooled_variance, variances
 from mmprompt.intervals import LEVEL
 
 
@@ -26,13 +26,13 @@ class Trend:
 def trend(x: Sequence[float], samples: Sequence[Sample], alpha: float = 1 - LEVEL) -> Trend:
     """Least squares over all runs, as contrasts of the R means.
 
-    Variances are pooled unless `inference.noisier` finds one that is higher than the others; then each x has its own, with
+    Variances are pooled unless `inference.variances` finds one that is higher than the others; then each x has its own, with
     Satterthwaite's degrees of freedom, and, for lack of fit, Box's (1954). Values of x without a run are left out, and those
     of one seed where nothing is pooled. Raises ValueError where x is not above 0.
     """
     if min(x, default=1) <= 0:
         raise ValueError(f"a trend per doubling needs numbers above 0, not {min(x)}")
-    pooled = not any(noisier(samples))
+    pooled = not any(variances(samples).noisy)
     used = [(at, sample) for at, sample in zip(x, samples, strict=True) if sample.n >= (1 if pooled else 2)]
     log_x = np.log2([at for at, _ in used])
     kept = [sample for _, sample in used]
@@ -79,13 +79,13 @@ def _lack_of_fit(log_x: np.ndarray, runs: np.ndarray, samples: Sequence[Sample],
     variance, df = pooled_variance(samples)
     if len(set(log_x)) < 3 or not variance > 0:
         return math.nan
-    variances = np.array([variance if pooled else variance_of(sample) for sample in samples])  # R
+    of_each = np.array([variance if pooled else sample.variance for sample in samples])  # R
     root = np.sqrt(runs)
     powers = root[:, None] * _powers(log_x, 1)
     off_line = np.eye(len(runs)) - powers @ np.linalg.pinv(powers)  # R R, a projection
     residual = off_line @ (root * np.array([sample.mean for sample in samples]))
-    share = np.diag(off_line) * variances
+    share = np.diag(off_line) * of_each
     if not pooled:
         df = share.sum() ** 2 / float(np.sum(share**2 / (runs - 1)))
-    spread = off_line * variances
+    spread = off_line * of_each
     return float(fdtrc(share.sum() ** 2 / np.trace(spread @ spread), df, residual @ residual / share.sum()))
