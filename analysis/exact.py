@@ -1,0 +1,58 @@
+"""Tests that rest on no distribution: of few seeds by their signs, and of the examples of a single run.
+
+With one seed nothing is known of the spread over seeds. What its examples tell is whether two trained models differ on new
+examples, not whether two methods do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+ENUMERATED = 20  # seeds, at most: 2^20 patterns of signs
+
+
+def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
+    """Two-sided p of paired differences, over all 2^n patterns of signs. NaN below 6 seeds, where it cannot reach 0.05.
+
+    Raises ValueError above 20.
+    """
+    x = np.asarray(differences, float)  # n
+    if len(x) < 6:
+        return math.nan
+    if len(x) > ENUMERATED:
+        raise ValueError(f"all patterns of signs are counted up to {ENUMERATED} differences, not {len(x)}")
+    sums = np.zeros(1)
+    for one in np.abs(x):
+        sums = np.concatenate([sums - one, sums + one])
+    return float(np.mean(np.abs(sums) >= abs(x.sum()) - 1e-12 * np.abs(x).sum()))
+
+
+def mcnemar(row: Sequence[bool] | np.ndarray, baseline: Sequence[bool] | np.ndarray) -> float:
+    """Exact two-sided p that two runs answer equally many of the same examples right. 1 where they agree on each."""
+    from scipy.special import bdtr
+
+    ours, theirs = np.asarray(row, bool), np.asarray(baseline, bool)  # m
+    only_ours, only_theirs = int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
+    return min(1.0, 2 * float(bdtr(min(only_ours, only_theirs), only_ours + only_theirs, 0.5)))
+
+
+def permutation(
+    row: Sequence[float] | np.ndarray,
+    baseline: Sequence[float] | np.ndarray,
+    random: np.random.Generator,
+    tries: int = 9999,
+) -> float:
+    """Two-sided p that two runs score the same on the same examples, where a score is not just right or wrong.
+
+    Row and baseline change places at random, example by example; p = (1 + as far apart) / (1 + tries).
+    """
+    x = np.asarray(row, float) - np.asarray(baseline, float)
+    x = x[x != 0]  # m
+    reached, limit = 0, abs(x.sum()) - 1e-12 * np.abs(x).sum()
+    for start in range(0, tries, 500):
+        signs = random.integers(0, 2, (min(500, tries - start), len(x)), dtype=np.int8)
+        reached += int(np.sum(np.abs((2 * signs - 1) @ x) >= limit))
+    return (1 + reached) / (1 + tries)
