@@ -41,6 +41,9 @@ ABOUT = ("attempt", "best_step", "commit", "dirty", "device")  # what else is sa
 # key that manifests did not always have -> what stands for the time before
 ADDED: dict[str, Any] = {"each": [], "over": None, "kept_from": None, "curves": False, "facts": [], "splits": None}
 ADDED |= {"search": None}  # the study whose trials these are
+# `family`: what is corrected for its number together, the "table" or each "task". `paired`: whether seeds pair. `margin`: by
+# metric, what counts as equivalent. `tuned_seeds`: those whose validation scores chose the rates in use.
+ADDED |= {"family": "table", "paired": False, "margin": None, "claims": [], "tuned_seeds": []}
 
 
 @dataclass(frozen=True)
