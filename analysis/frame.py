@@ -42,6 +42,9 @@ ABOUT = ("attempt", "best_step", "commit", "dirty", "device")  # what else is sa
 ADDED: dict[str, Any] = {"each": [], "over": None, "kept_from": None, "curves": False, "facts": [], "splits": None}
 ADDED |= {"family": "table", "paired": False, "margin": {}, "claims": [], "tuned_seeds": []}
 ADDED |= {"search": None}  # the study whose trials these are
+# `family`: what is corrected for its number together, the "table" or each "task". `paired`: whether seeds pair. `margin`: by
+# metric, what counts as equivalent. `tuned_seeds`: those whose validation scores chose the rates in use.
+ADDED |= {"family": "table", "paired": False, "margin": None, "claims": [], "tuned_seeds": []}
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ from mmprompt.tasks import pad, preprocess
 from mmprompt.tuned import Tuned, View, autocast
 
 Want = Literal["pixels", "features", "encoded"]
+NUMBERS = {"cpu family": "family", "model": "model", "stepping": "stepping"}  # of a processor in /proc/cpuinfo, on x86
+NUMBERS |= {"CPU implementer": "implementer", "CPU part": "part", "CPU variant": "variant"}  # on ARM
 PIXELS = 2**19  # of all images of a batch, at most: 32 images of 96 pixels a side, 2 of 384
 
 
@@ -180,14 +182,25 @@ def kept(settings: Caching, folder: Path, device: torch.device) -> Cache | None:
 
 def machine(device: torch.device) -> list[str]:
     """What decides the last bits besides the settings."""
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return [torch.__version__, kind, torch.backends.cpu.get_cpu_capability()]
+    return [torch.__version__, torch.cuda.get_device_name(device) if device.type == "cuda" else processor()]
 
 
 @lru_cache
-def cpu_name() -> str:
-    """The processor's name; numbers differ in the last bits between kinds."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def processor() -> str:
+    """This machine's, as `described`."""
+    file = Path("/proc/cpuinfo")
+    return described(file.read_text() if file.exists() else "", torch.backends.cpu.get_cpu_capability())
+
+
+def described(cpuinfo: str, instructions: str) -> str:
+    """`AMD EPYC 7763 64-Core Processor (family 25, model 1, stepping 1, AVX2)`: what numbers differ between in the last bits.
+
+    The name alone does not say it: virtual machines call several generations "AMD EPYC". `instructions`: the set that torch
+    computes with. `cpuinfo`: what the kernel says (man 5 proc), of which that of the first core counts; empty where it says
+    nothing, as in some containers: then the name is the architecture's.
+    """
+    first = cpuinfo.strip().split("\n\n")[0].splitlines()
+    said = {key.strip(): value.strip() for key, colon, value in (line.partition(":") for line in first) if colon}
+    name = said.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{word} {said[key]}" for key, word in NUMBERS.items() if said.get(key)]
+    return f"{name} ({', '.join([*numbers, instructions])})"

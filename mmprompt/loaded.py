@@ -15,7 +15,7 @@ from mmprompt.cache import Cache
 from mmprompt.config import Model, RunConfig, parse
 from mmprompt.data import locate
 from mmprompt.fingerprint import fingerprint
-from mmprompt.frozen import Want, cpu_name, kept, view
+from mmprompt.frozen import Want, kept, processor, view
 from mmprompt.identity import read_config
 from mmprompt.ofa import OFA
 from mmprompt.official import load_backbone, read
@@ -53,7 +53,7 @@ class Loaded:
     def origin(self) -> dict[str, Any]:
         """Whose numbers they are, and made with what; the W&B record says it too, so that it can be read without the store."""
         made_with = {key: self.attempt.job[key] for key in ("commit", "dirty", "code")}
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"cpu: {cpu_name()}"
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"cpu: {processor()}"
         if self.device.type == "cpu" and os.environ.get(FAKE_GPUS) == "1" and os.environ.get("CUDA_VISIBLE_DEVICES"):
             name += " (in place of a fake GPU)"
         return {"attempt": self.attempt.number, **made_with, "device": name}

@@ -25,11 +25,14 @@ class Damage:
     reason: str
 
 
-def payloads(data: bytes, start: int) -> Iterator[bytes | Damage]:
-    """Each record of a W&B file (LevelDB's log framing, CRC-32) as bytes, from `start` on; `data` begins a block."""
+def payloads(data: bytes, start: int, inside: bool = False) -> Iterator[bytes | Damage]:
+    """Each record of a W&B file (LevelDB's log framing, CRC-32) as bytes, from `start` on; `data` begins a block.
+
+    `inside`: it may begin inside a record, which is passed over.
+    """
     position, parts = start, b""
     opened: int | None = None  # where the record began that is being put together
-    is_whole = True  # what came last: else an end without a beginning is no news
+    is_whole = not inside  # what came last: else an end without a beginning is no news
     while position < len(data):
         room = BLOCK - position % BLOCK
         if room < CHUNK.size:  # the rest of a block that holds no chunk is padding

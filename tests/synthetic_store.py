@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,8 @@ from mmprompt.tracking import Record, record_file
 OFFLINE = Tracking(mode="offline", project="mmprompt", entity=None)
 DISABLED = Tracking(mode="disabled", project="mmprompt", entity=None)
 STEPS = 30
+EXAMPLES = 500  # of each split
+ALIKE = 0.65  # correlation of two seeds over the examples: some are hard for every run
 LENGTHS = [10, 16, 30, 64, 100, 120]
 FAMILY = {
     "micro_grounding": "grounding",
@@ -48,19 +54,22 @@ def train(
     """
     attempt, metric = claim(store, point), PRIMARY_METRIC[FAMILY[point["task"]]]
     folder = attempt.run
-    config = {**settings_of(point), "run_id": folder.id, "work": "train", **made_by(attempt)}
+    config = {**config_of(point), "run_id": folder.id, "work": "train", **made_by(attempt)}
     record = Record(attempt.path, f"{folder.id}-{attempt.number}", str(point), "micro", config, tracking)
     for step in range(1, STEPS + 1):
         record.log(step, {"train/loss": 2.0 / step})
         if step % 10 == 0:
             record.log(step, {f"val/{metric}": 10.0 + step, "val/while_training": while_training(values, metric, step)})
-    evaluations = {
-        split: one
-        for split, one in evaluations_of(settings_of(point)).items()
+    asked = {
+        split: settings
+        for split, settings in settings_by_split(settings_of(point)).items()
         if any(key.startswith(f"{split}/") for key in values)
     }
+    evaluations = {split: evaluation_id(folder.id, settings) for split, settings in asked.items()}
     said = {"best_step": 20} | dict(FACTS if facts is None else facts)
     record.finish({**values, **said, **{f"{split}/evaluation": one for split, one in evaluations.items()}}, 0)
+    for split, settings in asked.items():
+        put(attempt, attempt.evaluations, point["task"], settings, values[f"{split}/{metric}"])
     result = {
         "run": folder.id,
         **made_by(attempt),
@@ -68,6 +77,7 @@ def train(
         "metrics": dict(values),
         "steps": STEPS,
         "evaluations": evaluations,
+        "evaluated": list(evaluations.values()),
         "wandb": record_file(attempt.path),
     }
     assert folder.publish(attempt, result)
@@ -83,25 +93,51 @@ def evaluate(store: Store, points: Sequence[Mapping[str, Any]], values: Sequence
     """Do what a job does for these points of one run that is done, all of one split: these are their values."""
     attempt = claim(store, points[0], JOB | {"work": "evaluate"})
     folder = attempt.run
-    config = {**settings_of(points[0]), "run_id": folder.id, "work": "evaluate", **made_by(attempt)}
+    config = {**config_of(points[0]), "run_id": folder.id, "work": "evaluate", **made_by(attempt)}
     record = Record(attempt.path, f"{folder.id}-{attempt.number}", "name", "micro", config, tracking)
     made = {}
     for point, value in zip(points, values, strict=True):
-        ((split, evaluation),) = evaluations_of(point).items()
-        made[evaluation] = value
-        metric = PRIMARY_METRIC[FAMILY[point["task"]]]
-        content = {
-            "evaluation": evaluation,
-            "run": folder.id,
-            **made_by(attempt),
-            "settings": {"split": split},
-            "n": 500,
-        }
-        content |= {"metrics": {metric: value}, "seconds": 1.0, "wandb": record_file(attempt.path)}
-        write_once(folder.path / "evaluations" / f"{evaluation}.json", json.dumps(content))
+        ((_, settings),) = settings_by_split(point).items()
+        made[evaluation_id(folder.id, settings)] = value
+        put(attempt, folder.evaluations, point["task"], settings, value)
     record.finish({f"evaluation/{one}": value for one, value in made.items()}, 0)
     attempt.end({"evaluations": list(made), "seconds": 1.0, "wandb": record_file(attempt.path)})
     return attempt
+
+
+def put(attempt: Attempt, folder: Path, task: str, settings: Mapping[str, Any], value: float) -> None:
+    """The files of an evaluation of this value, as `mmprompt.evaluations` leaves them."""
+    metric, one = PRIMARY_METRIC[FAMILY[task]], evaluation_id(attempt.run.id, settings)
+    buffer = io.BytesIO()
+    np.save(buffer, example_scores(metric, value, f"{task}/{settings['split']}", one))
+    write_once(folder / f"{one}.npy", buffer.getvalue())
+    content = {"evaluation": one, "run": attempt.run.id, **made_by(attempt), "settings": dict(settings), "n": EXAMPLES}
+    content |= {"metrics": {metric: value}, "seconds": 1.0, "wandb": record_file(attempt.path)}
+    write_once(folder / f"{one}.json", json.dumps(content))
+
+
+def example_scores(metric: str, value: float, split: str, evaluation: str) -> np.ndarray:
+    """Scores of single examples whose mean is this value; which of them are hard is the split's, the rest is the run's."""
+    highest, total = 1000.0 if metric == "cider" else 100.0, EXAMPLES * value
+    if not 0 <= value <= highest:
+        return np.full(EXAMPLES, value, dtype=np.float32)
+    ease = ALIKE**0.5 * standard(split) + (1 - ALIKE) ** 0.5 * standard(evaluation)
+    if metric == "cider":
+        found = value * (1 + 0.6 * np.tanh(ease)) if value < 600 else np.full(EXAMPLES, value)
+        return (found * (value / found.mean() if value else 1.0)).astype(np.float32)
+    found = np.zeros(EXAMPLES)
+    easiest = np.argsort(-ease)
+    whole = min(EXAMPLES, int(total // highest))
+    found[easiest[:whole]] = highest
+    if whole < EXAMPLES:  # one example is right in part, so that the mean is any number
+        found[easiest[whole]] = total - whole * highest
+    return found.astype(np.float32)
+
+
+@cache
+def standard(name: str) -> np.ndarray:
+    """Normal numbers, a number per example, the same for the same name."""
+    return np.random.default_rng(zlib.crc32(name.encode())).normal(size=EXAMPLES)
 
 
 def made_by(attempt: Attempt) -> dict[str, Any]:
@@ -114,7 +150,7 @@ def made_by(attempt: Attempt) -> dict[str, Any]:
 
 def claim(store: Store, point: Mapping[str, Any], job: Mapping[str, Any] = JOB) -> Attempt:
     folder = store.run(run_of(point))
-    write_once(folder.config_file, canonical(settings_of(point)))
+    write_once(folder.config_file, canonical(config_of(point)))
     attempt = folder.claim(folder.next_number, job)
     assert attempt is not None
     return attempt
@@ -125,17 +161,44 @@ def settings_of(point: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in point.items() if not key.startswith(ASKED)}
 
 
+def config_of(point: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run freezes, as far as it is looked at: the point's settings and some of those that are the same for all."""
+    config: dict[str, Any] = {
+        "training_version": 2,
+        "seed": 1,
+        "model": {"name": "micro"},
+        "backbone": {"mode": "eval", "checksum": "0"},
+        "task": {"name": point["task"], "family": FAMILY[point["task"]]},
+        "method": "prompt",
+        "optim": {"lr": 0.3, "steps": STEPS},
+    }
+    for key, value in settings_of(point).items():
+        if key != "task":
+            *path, last = key.split(".")
+            section = config
+            for part in path:
+                section = section.setdefault(part, {})
+            section[last] = value
+    return config
+
+
 def run_of(point: Mapping[str, Any]) -> str:
-    return digest(canonical(settings_of(point)))
+    return digest(canonical(config_of(point)))
+
+
+def settings_by_split(point: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of its evaluations; under an attack only those of test."""
+    epsilon = point.get("attack.epsilon")
+    if epsilon is None:
+        return {split: {"split": split} for split in ("val", "test")}
+    attack = {"attack": {"kind": "fgsm", "input": "embeddings", "epsilon": epsilon}} if epsilon else {}
+    return {"test": {"split": "test", "examples": EXAMPLES} | attack}
 
 
 def evaluations_of(point: Mapping[str, Any]) -> dict[str, str]:
-    """By split; under an attack only those of test."""
-    run, epsilon = run_of(point), point.get("attack.epsilon")
-    if epsilon is None:
-        return {split: evaluation_id(run, {"split": split}) for split in ("val", "test")}
-    attack = {"attack": {"kind": "fgsm", "input": "embeddings", "epsilon": epsilon}} if epsilon else {}
-    return {"test": evaluation_id(run, {"split": "test", "examples": 500} | attack)}
+    """By split."""
+    run = run_of(point)
+    return {split: evaluation_id(run, settings) for split, settings in settings_by_split(point).items()}
 
 
 def manifest(
@@ -170,13 +233,28 @@ def manifest(
         **ADDED,
         **shown,
         "tasks": {task: about | {"validation": "val"} for task, about in tasks.items()},
-        "header": {"model": "micro", "backbone.mode": "eval", "method": "prompt", "optim.steps": STEPS},
+        "header": header([point["values"] for point in points]),
         "tracking": {"project": OFFLINE.project, "entity": OFFLINE.entity},
         "points": points,
         "commit": JOB["commit"],
         "dirty": JOB["dirty"],
         "launched": "2026-11-24T00:00:00+00:00",
     }
+
+
+def header(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all runs have in common."""
+    configs = [config_of(point) for point in points]
+    said = [
+        {
+            "model": config["model"]["name"],
+            "backbone.mode": config["backbone"]["mode"],
+            "method": config["method"],
+            "optim.steps": config["optim"]["steps"],
+        }
+        for config in configs
+    ]
+    return {key: value for key, value in said[0].items() if all(one[key] == value for one in said)}
 
 
 def launch(store: Store, about: Mapping[str, Any]) -> None:

@@ -85,7 +85,8 @@ def define(store: Store, space: Sequence[Mapping[str, Any]], name: str = "made",
 def point(study: Study, settings: Settings, group: int, seed: int) -> dict[str, Any]:
     """What makes a run."""
     definition = study.definition
-    return {**definition.fixed, **definition.groups[group], **settings, "seed": seed}
+    steps = {"optim.steps": definition.steps}
+    return {**definition.fixed, **steps, **definition.groups[group], **settings, "seed": seed}
 
 
 def add(

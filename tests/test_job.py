@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tiny import JOB, frozen_run, settings, where
 
 from mmprompt.files import StoreError
+from mmprompt.frozen import processor
 from mmprompt.job import execute
 from mmprompt.loaded import pretrained
 from mmprompt.place import ROOT
@@ -56,6 +57,7 @@ def test_a_run_ends_with_metrics_weights_evaluations_and_at_most_15_files(tmp_pa
     assert execute(tmp_path, [folder.id], where("offline"), JOB) == {folder.id: "done"}
     result = done(folder)
     assert set(result["metrics"]) == {"val/acc@0.5", "test/acc@0.5"}  # type: ignore[call-overload]
+    assert result["device"] == f"cpu: {processor()}"
     for split, evaluation in result["evaluations"].items():  # type: ignore[attr-defined]
         content = json.loads(folder.evaluation_file(evaluation).read_text())
         scores = np.load(folder.evaluation_file(evaluation).with_suffix(".npy"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from synthetic_store import OFFLINE
 from wandb.proto.wandb_internal_pb2 import Record as Message
 
-from analysis.records import RecordError, RunRecord, read_record
+from analysis.records import RecordError, RunRecord, read_ends, read_record
 from mmprompt.tracking import Record
 from mmprompt.wandb_file import BLOCK, CHUNK, MAGIC, framed, payloads
 
@@ -139,6 +140,112 @@ def test_a_zeroed_stretch_is_damage_and_the_next_block_is_read(written: Path, tm
     assert found.damage[0].startswith("byte ") and "checksum" in found.damage[0]
 
 
+# The two ends
+
+
+def ends(data: bytes, folder: Path) -> tuple[RunRecord, RunRecord]:
+    """The short reading and the whole one."""
+    file = folder / "ends.wandb"
+    file.write_bytes(data)
+    return read_ends(file), read_record(file, history=False)
+
+
+def said(record: RunRecord) -> tuple[Any, ...]:
+    return record.run, record.name, record.group, record.config, record.summary, record.exit_code
+
+
+def long(rows: int) -> bytes:
+    """A sound file of this many steps, whose values are set at its end."""
+    messages = [Message(num=number) for number in range(1, rows + 5)]
+    head, run, *steps, summary, end = messages
+    head.header.version_info.producer = "0.31"
+    run.run.run_id, run.run.display_name = "r-1", "a name"
+    run.run.config.update.add(key="prompt", value_json='{"length": 64}')
+    for step, message in enumerate(steps, 1):
+        message.history.item.add(nested_key=["_step"], value_json=str(step))
+        message.history.item.add(nested_key=["train/loss"], value_json=str(1 / step))
+    summary.summary.update.add(key="test/accuracy", value_json="82.2")
+    end.exit.exit_code = 0
+    return framed(message.SerializeToString() for message in messages)
+
+
+def test_the_two_ends_of_a_record_say_what_all_of_it_says(written: Path) -> None:
+    short, whole = read_ends(written), read_record(written, history=False)
+    assert said(short) == said(whole) and (short.damage, short.state) == ((), "finished")
+    assert len(short.history) == 0
+
+
+@pytest.mark.parametrize("rows", [0, 1, 200, 700, 1100, 1500, 4000])
+def test_the_two_ends_say_it_whatever_the_length(rows: int, tmp_path: Path) -> None:
+    short, whole = ends(long(rows), tmp_path)
+    assert said(short) == said(whole)
+    assert (short.summary, short.state, short.damage) == ({"test/accuracy": 82.2}, "finished", ())
+
+
+def test_the_end_is_found_wherever_the_blocks_cut_it(tmp_path: Path) -> None:
+    """The last messages are pushed over the end of a block, byte by byte, and are longer than one."""
+    records = [payload for payload in payloads(long(1100), len(MAGIC)) if isinstance(payload, bytes)]
+    *steps, summary, end = records
+    size = len(framed([*steps, summary, end]))
+    for room in (*range(BLOCK - 80, BLOCK), 3 * BLOCK):
+        extra = Message(num=len(steps) + 1)
+        extra.telemetry.python_version = "x" * ((room - size) % BLOCK + room // BLOCK * BLOCK)
+        numbered = [Message.FromString(one) for one in (summary, end)]
+        for number, message in enumerate(numbered, len(steps) + 2):
+            message.num = number
+        data = framed([*steps, extra.SerializeToString(), *(one.SerializeToString() for one in numbered)])
+        short, whole = ends(data, tmp_path)
+        assert said(short) == said(whole) and short.state == "finished" and short.damage == ()
+
+
+def test_the_middle_is_not_looked_at(tmp_path: Path) -> None:
+    data = bytearray(long(4000))
+    data[3 * BLOCK + 100] ^= 1
+    (tmp_path / "damaged.wandb").write_bytes(data)
+    assert read_record(tmp_path / "damaged.wandb", history=False).damage
+    assert read_ends(tmp_path / "damaged.wandb").damage == ()  # as is said there
+
+
+@pytest.mark.parametrize("step", [1, 997])
+def test_of_a_file_cut_anywhere_the_short_reading_says_no_more_than_the_whole_one(step: int, tmp_path: Path) -> None:
+    data = long(1600)
+    near = [edge + shift for edge in range(BLOCK, len(data), BLOCK) for shift in range(-9, 20)]
+    cuts = range(len(data) - 150, len(data)) if step == 1 else [*near, *range(len(MAGIC), len(data), step)]
+    assert len(data) > 3 * BLOCK
+    for cut in cuts:
+        short, whole = ends(data[:cut], tmp_path)
+        assert said(short) == said(whole)
+        assert short.damage == whole.damage and short.state == "no end"
+
+
+def test_what_is_missing_among_the_last_messages_has_all_of_it_read(tmp_path: Path) -> None:
+    records = [payload for payload in payloads(long(1500), len(MAGIC)) if isinstance(payload, bytes)]
+    for gone in range(1, 4):  # the summary; and the last steps with it
+        short, whole = ends(framed([*records[: -1 - gone], records[-1]]), tmp_path)
+        assert said(short) == said(whole) and short.damage == whole.damage != ()
+
+
+def test_a_record_whose_values_are_not_at_its_end_is_read_whole(tmp_path: Path) -> None:
+    records = [payload for payload in payloads(long(1500), len(MAGIC)) if isinstance(payload, bytes)]
+    *before, summary, end = records
+    moved = [before[0], before[1], summary, *before[2:], end]
+    for number, one in enumerate(messages := [Message.FromString(record) for record in moved], 1):
+        one.num = number
+    short, whole = ends(framed(one.SerializeToString() for one in messages), tmp_path)
+    assert said(short) == said(whole) and short.damage == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "it is empty"), (b"PK" * BLOCK * 2, "it begins with b'PK"), (MAGIC[:5], "begins with")]
+)
+def test_the_short_reading_refuses_what_the_whole_one_refuses(data: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.wandb").write_bytes(data)
+    with pytest.raises(RecordError, match=re.escape(reason)):
+        read_ends(tmp_path / "odd.wandb")
+    with pytest.raises(RecordError, match=r"gone\.wandb cannot be read: No such file"):
+        read_ends(tmp_path / "gone.wandb")
+
+
 PLACE, LENGTH = st.floats(0, 1, exclude_max=True), st.integers(1, 9000)
 MUTATIONS = st.lists(
     st.one_of(
@@ -190,6 +297,21 @@ def test_whatever_happens_to_a_file_its_rows_are_true_and_what_is_missing_is_sai
     if not found.damage and found.state == "finished":
         assert len(found.history) == ROWS
         assert (found.config, found.summary) == (whole.config, whole.summary)
+
+
+@settings(max_examples=150, deadline=None)
+@given(MUTATIONS)
+def test_whatever_happens_to_a_file_the_short_reading_does_not_contradict_the_whole_one(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, float, Any]]
+) -> None:
+    data = long(1500)
+    for change in changes:
+        data = mutated(data, *change)
+    if not data.startswith(MAGIC):
+        return
+    short, whole = ends(data, tmp_path_factory.mktemp("ends"))
+    assert said(short) == said(whole)
+    assert short.damage == whole.damage or short.damage == ()
 
 
 def test_chunks_that_are_gone_as_a_whole_are_missed(written: Path, tmp_path: Path) -> None:

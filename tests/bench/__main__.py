@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mmprompt.frozen import cpu_name
+from mmprompt.frozen import processor
 
 SUBJECTS = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__main__", "measure"))
 
@@ -25,7 +25,7 @@ def main() -> None:
     if unknown := {subject for subject, _, _ in chosen} - set(SUBJECTS):
         parser.error(f"there is no subject {unknown.pop()}; there are {', '.join(SUBJECTS)}")
     cores = len(os.sched_getaffinity(0))
-    print(f"{cpu_name()}, {cores} cores, torch {torch.__version__}, Python {platform.python_version()}\n")
+    print(f"{processor()}, {cores} cores, torch {torch.__version__}, Python {platform.python_version()}\n")
     for subject, _, size in chosen:
         with contextlib.redirect_stdout(sys.stderr):  # what the measured says
             for section in importlib.import_module(subject).sections(*[int(size)] if size else []):
