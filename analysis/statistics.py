@@ -1,60 +1,116 @@
-"""Mean, t interval and n over seeds, per table cell, and of the differences from the baseline, seed by seed.
+"""What the runs of a sweep say, cell by cell: means with intervals, and differences from the baseline.
 
-Intervals are each for itself: nothing is corrected for their number.
+An interval of a mean covers both sources of error, seeds and the finite test set: its half is sqrt(hs^2 + he^2), where hs is
+the half of the t interval over seeds and he the half over examples. Differences have simultaneous intervals: all that a
+table shows are one family, which errs anywhere in 5 of 100 tables at most (`analysis.inference`, docs/statistics.md).
+No interval leaves the range of its metric. That costs no coverage: the truth lies in the range too.
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import compress
 from numbers import Real
 from typing import Any
 
 import pandas as pd
 
+from analysis import inference
+from analysis.comparisons import compare
+from analysis.families import Comparison
 from analysis.frame import Sweep
-from mmprompt.intervals import Interval, t_interval
+from analysis.samples import KEPT, Group, groups, metric_range
+from mmprompt.intervals import LEVEL, Interval, t_interval
+from mmprompt.power import two_sided
 
 WHILE_TRAINING = "val/while_training"  # the score in a run's history
+COMPARED = (  # of a `Comparison`, as columns
+    *("lower", "upper", "half_seeds", "half_examples", "single_lower", "single_upper", "p", "p_corrected"),
+    *("method", "verdict"),
+)
 
 
 def cells(sweep: Sweep) -> pd.DataFrame:
-    """A row per table cell and split, in the manifest's order.
+    """A row per table cell and split, in the manifest's order. Columns:
 
-    Columns: the row labels (`Sweep.roles`), task, split, metric, value, lower, upper, n, planned (n of the whole sweep),
-    runs (ids behind the value), failed and diverged (of the rest, how many did), baseline, chosen; difference from the
-    baseline over the seeds that both have, with its interval and n; where the sweep asks for it, the same of the share that
-    is kept, in percent.
+    - the row labels (`Sweep.roles`), task, split, metric;
+    - value, lower, upper: the mean and its interval; half_seeds, half_examples: the halves that make it up, before it is cut
+      to the metric's range; n, planned (n of the whole sweep), seeds, examples (of the test set; NaN where unknown);
+    - runs (ids behind the value); failed, diverged, conflict (of the rest, how many are); baseline; chosen, among (of how many);
+    - difference from the baseline, difference_lower, difference_upper (simultaneous), difference_n, and what else a `Comparison`
+      holds, each with the prefix `difference_`;
+    - where the sweep asks for it, the same of the share that is kept, in percent: `kept`, and `kept_difference`;
+    - note: what else a reader of this cell has to know.
     """
-    labels = list(sweep.roles)
-    keys = [*labels, "task", "split"]
-    scores = sweep.scores
-    scores = scores.assign(kept=_kept(sweep, scores))
-    groups: dict[Any, pd.DataFrame] = dict(iter(scores.groupby(keys, sort=False)))
-    shared = [name not in _named_by_baseline(sweep) for name in keys]  # by a row and the one it is measured against
-    against: defaultdict[tuple[Any, ...], list[pd.DataFrame]] = defaultdict(list)
-    for label, group in groups.items():
-        if group["baseline"].all():
-            against[tuple(compress(label, shared))].append(group)
+    found = list(groups(sweep))
+    labels = [*sweep.roles, "task", "split"]
+    quantities = {"": "value"} | ({"kept_": KEPT} if sweep.manifest["kept_from"] is not None else {})
+    compared = {prefix: compare(sweep, found, what) for prefix, what in quantities.items()}
     rows = []
-    for label, group in groups.items():
-        row = dict(zip(keys, label, strict=True)) | {"metric": group["metric"].iloc[0]}
-        behind = group.loc[group["value"].notna(), "run"]
-        row |= t_interval(group["value"])._asdict() | {"planned": len(group), "runs": " ".join(behind)}
-        for state in ("failed", "diverged"):
-            row[state] = int((group["value"].isna() & (group["state"] == state)).sum())
-        row["baseline"] = bool(group["baseline"].all())
-        baselines = [] if row["baseline"] else against[tuple(compress(label, shared))]
-        row |= renamed(t_interval(_differences(group, baselines, "value")), "difference")
-        if sweep.manifest["kept_from"] is not None:
-            row |= renamed(t_interval(group["kept"]), "kept")
-            row |= renamed(t_interval(_differences(group, baselines, "kept")), "kept_difference")
-        rows.append(row)
+    for number, group in enumerate(found):
+        row = group.label | {"metric": group.metric}
+        row |= mean_columns(group, "value") | _about(group)
+        for prefix, what in quantities.items():
+            if what == KEPT:
+                row |= _prefixed(mean_columns(group, KEPT), KEPT)
+            row |= _prefixed(_difference_columns(group, compared[prefix].get(number), what), f"{prefix}difference")
+        rows.append(row | {"note": _note(group)})
     frame = pd.DataFrame(rows)
-    frame["chosen"] = _chosen(sweep, frame)
-    return _ordered(frame, {"task": list(sweep.tasks), "split": sweep.splits}, labels)
+    frame["among"] = _chosen_among(sweep, frame)
+    frame["chosen"] = frame["among"] > 0
+    return _ordered(frame, {"task": list(sweep.tasks), "split": sweep.splits}, labels[:-2])
+
+
+def mean_columns(group: Group, what: str) -> dict[str, Any]:
+    """value, lower, upper, n, half_seeds, half_examples and examples of one cell. One seed has no interval over seeds."""
+    sample = group.sample(what)
+    low, high = metric_range(group.metric) if what == "value" else (0.0, math.inf)
+    estimate = inference.mean(sample)
+    interval = estimate.alone()
+    return {
+        "value": estimate.value,
+        "lower": max(low, interval.lower) if estimate.has_interval else math.nan,
+        "upper": min(high, interval.upper) if estimate.has_interval else math.nan,
+        "n": sample.n,
+        "half_seeds": interval.half_seeds,
+        "half_examples": two_sided(math.inf, 1 - LEVEL) * estimate.se_examples,
+        "examples": math.nan if sample.examples is None else len(sample.examples),
+    }
+
+
+def _about(group: Group) -> dict[str, Any]:
+    rows = group.rows
+    there = rows["value"].notna()
+    lost = rows.loc[~there, "state"]
+    return {
+        "planned": len(rows),
+        "seeds": " ".join(str(seed) for seed in group.seeds),
+        "runs": " ".join(rows.loc[there, "run"]),
+        **{state: int((lost == state).sum()) for state in ("failed", "diverged")},
+        "conflict": int(rows["conflict"].notna().sum()),
+        "baseline": group.is_baseline,
+    }
+
+
+def _difference_columns(group: Group, compared: tuple[Comparison, int] | None, what: str) -> dict[str, Any]:
+    """Under the names of a difference; cut to what two values of the metric can differ by."""
+    if compared is None:
+        return {"value": math.nan, "n": 0} | {key: "" if key in ("method", "verdict") else math.nan for key in COMPARED}
+    one, n = compared
+    low, high = metric_range(group.metric) if what == "value" else (0.0, math.inf)
+    most = high - low
+    row = {"value": one.value, "n": n} | {key: getattr(one, key) for key in COMPARED}
+    ends = {key: row[key] for key in ("lower", "upper", "single_lower", "single_upper") if not math.isnan(row[key])}
+    return row | {key: max(-most, min(most, end)) for key, end in ends.items()}
+
+
+def _prefixed(columns: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """`difference`, `difference_lower`, ..."""
+    return {name if key == "value" else f"{name}_{key}": value for key, value in columns.items()}
+
+
+def _note(group: Group) -> str:
+    return "; ".join(dict.fromkeys(group.rows["conflict"].dropna()))
 
 
 def facts(sweep: Sweep) -> pd.DataFrame:
@@ -120,52 +176,26 @@ def renamed(interval: Interval, name: str) -> dict[str, float]:
     }
 
 
-def _named_by_baseline(sweep: Sweep) -> set[str]:
-    baseline = sweep.manifest["baseline"] or {}
-    return {name for name, axes in sweep.roles.items() if any(axis in baseline for axis in axes)}
-
-
-def _differences(group: pd.DataFrame, baselines: Sequence[pd.DataFrame], column: str) -> list[float]:
-    """Row less baseline, for each seed that both have; nothing where it is not clear which row is the baseline's."""
-    if len(baselines) != 1 or "seed" not in group:
-        return []
-    ours, theirs = (rows.set_index("seed")[column] for rows in (group, baselines[0]))
-    if ours.index.has_duplicates or theirs.index.has_duplicates:
-        return []
-    return list((ours - theirs).dropna())
-
-
-def _kept(sweep: Sweep, scores: pd.DataFrame) -> pd.Series:
-    """Percent of the score that the same run has at the value of `over` that the manifest names."""
-    over, at = sweep.over, sweep.manifest["kept_from"]
-    if over is None or at is None:
-        return pd.Series(math.nan, index=scores.index)
-    keys = [name for name in (*sweep.roles, "task", "split", "run") if name != over]
-    whole = scores[scores[over] == at].drop_duplicates(keys).set_index(keys)["value"]
-    of = pd.MultiIndex.from_frame(scores[keys]).map(whole.to_dict())
-    return 100 * scores["value"] / pd.Series(of, index=scores.index, dtype="float64").replace(0.0, math.nan)
-
-
 def whole_state(row: Any) -> str | None:
     """What all runs of a row came to that has no value: failed or diverged; None if not all did."""
     return next((state for state in ("failed", "diverged") if getattr(row, state) == row.planned), None)
 
 
-def _chosen(sweep: Sweep, frame: pd.DataFrame) -> list[bool]:
-    """Which rows, of any split, have the highest mean on validation, which is where choices are made, of those compared.
+def _chosen_among(sweep: Sweep, frame: pd.DataFrame) -> list[int]:
+    """Of the rows, of any split, that have the highest mean on validation, which is where choices are made: among how many.
 
-    One is chosen for each value of the other labels that the sweep names. Nothing is chosen between rows of which some miss
-    a value, nor from one row. A row of which a run diverged has its answer, and is none to choose.
+    One is chosen for each value of the other labels that the sweep names; 0 for the rest. Nothing is chosen between rows of
+    which some miss a value, nor from one row. A row of which a run diverged has its answer, and is none to choose.
     """
     keys = [*sweep.roles, "task"]
     apart = [name for name in keys if name not in (sweep.compare, *sweep.extra_axes)]
-    chosen: set[tuple[object, ...]] = set()
+    chosen: dict[tuple[object, ...], int] = {}
     for _, rows in frame[frame["split"] == frame["task"].map(sweep.validation)].groupby(apart):
         if len(rows) > 1 and (rows["n"] + rows["diverged"] == rows["planned"]).all():
             whole = rows[rows["n"] == rows["planned"]]
             best = whole[whole["value"] == whole["value"].max()]
-            chosen |= set(best[keys].itertuples(index=False, name=None))
-    return [key in chosen for key in frame[keys].itertuples(index=False, name=None)]
+            chosen |= {key: len(rows) for key in best[keys].itertuples(index=False, name=None)}
+    return [chosen.get(key, 0) for key in frame[keys].itertuples(index=False, name=None)]
 
 
 def _ordered(frame: pd.DataFrame, order: Mapping[str, Sequence[Any]], labels: Sequence[str]) -> pd.DataFrame:

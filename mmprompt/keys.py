@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from mmprompt.config import TABLES, ConfigError, Questions, RunConfig, dotted_keys, nearest
 from mmprompt.place import Place
@@ -23,3 +25,15 @@ def check_override(key: str, value: str | None, conf: Path) -> None:
             raise ConfigError(f"{key}={value} does not exist{nearest(value, options)}; allowed: {', '.join(options)}")
     elif key not in known_keys() and not key.startswith(("hydra", *(f"{table}." for table in TABLES))):
         raise ConfigError(f"there is no key {key}{nearest(key, [*known_keys(), *groups])}")
+
+
+def as_text(value: Any) -> str:
+    """A value in Hydra's grammar; two that differ have different texts."""
+    is_plain = isinstance(value, str) and value not in ("null", "true", "false") and is_word(value)
+    return str(value) if is_plain else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def is_word(text: str) -> bool:
+    """Does it need no quotes?"""
+    first, rest = text[:1], text[1:]
+    return (first.isascii() and (first.isalpha() or first == "_")) and all(c.isalnum() or c in "_./-" for c in rest)

@@ -282,8 +282,8 @@ def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]]) -> Sweep:
     """The sweep with other values on these axes, in every block; a new key becomes an axis, or is fixed by one value.
 
     Where blocks differ on an axis, as by method, and all its new values are among its old ones, they choose points instead.
-    Exclusions, a baseline, a `kept_from`, claims and axes to be shown that the changed grid lacks are dropped. Raises ConfigError for
-    what cannot be meant.
+    Exclusions, a baseline, a `kept_from`, claims and axes to be shown that the changed grid lacks are dropped.
+    Raises ConfigError for what cannot be meant.
     """
     chosen = {key: list(values) for key, values in changes.items() if _chooses(sweep, key, values)}
     blocks = [kept for block in sweep.grid if (kept := _chosen(block, chosen)) is not None]

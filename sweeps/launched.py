@@ -12,6 +12,7 @@ from typing import Any
 
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
+from mmprompt.keys import as_text
 from mmprompt.identity import is_of_evaluations
 from mmprompt.run import OF_SEARCH, RunFolder, Store
 
@@ -65,18 +66,6 @@ def differences(
 
 def label(differences: Mapping[str, str]) -> str:
     return " ".join(f"{key}={text}" for key, text in differences.items())
-
-
-def as_text(value: Any) -> str:
-    """A value in Hydra's grammar; two that differ have different texts."""
-    is_plain = isinstance(value, str) and value not in ("null", "true", "false") and is_word(value)
-    return str(value) if is_plain else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
-def is_word(text: str) -> bool:
-    """Does it need no quotes?"""
-    first, rest = text[:1], text[1:]
-    return (first.isascii() and (first.isalpha() or first == "_")) and all(c.isalnum() or c in "_./-" for c in rest)
 
 
 def names(store: Store) -> list[str]:

@@ -217,6 +217,7 @@ def manifest(expanded: Expanded, code: Mapping[str, Any]) -> dict[str, Any]:
         "points": [
             {
                 "values": point.values,
+                "fixed": {key: value for key, value in point.overrides.items() if key not in point.values},
                 "run": run,
                 "evaluations": {split: evaluation_id(run, settings) for split, settings in asked.items()},
             }

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmprompt.keys import as_text
 from mmprompt.config import ConfigError
 from mmprompt.identity import freeze, run_id
 from mmprompt.place import ROOT
 from sweeps.compose import Composer, read_by, references_in
-from sweeps.launched import as_text
 from sweeps.manifest import expand
 
 LONG = os.environ.get("MMPROMPT_LONG") == "1"

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmprompt.identity import evaluation_id, run_id
+from mmprompt.keys import as_text
 from mmprompt.outcomes import Outcome, Picture, Reader
 from mmprompt.run import TRIES
 from mmprompt.study import FIRST_FRESH, Definition, Knew, Study, Trial
 from sweeps import scheduler
 from sweeps.batch import Kind
 from sweeps.cost import Cost, cost
-from sweeps.launched import as_text
 from sweeps.screen import duration
 from sweeps.search.advance import Desk
 from sweeps.search.report import StudyReport, plural

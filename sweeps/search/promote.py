@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 from mmprompt.config import ConfigError
 from mmprompt.confirmation import Confirmed, confirmed, is_over
 from mmprompt.files import write_over
+from mmprompt.keys import as_text
 from mmprompt.outcomes import Picture, Reader
 from mmprompt.study import Group, Study
 from sweeps.compose import INNERMOST
-from sweeps.launched import as_text, label
+from sweeps.launched import label
 from sweeps.search.report import said, verdict
 from sweeps.search.settings import at
 from sweeps.search.space import Asked
@@ -71,6 +72,9 @@ def _write(study: Study, picture: Picture, one: Asked, group: Group, best: Confi
     for key, value in settings.items():
         if key not in base.choices:
             OmegaConf.update(there, target(there, key, values), value, merge=False)
+    # Whoever reports the same seeds reports those that chose, and is told so.
+    before = OmegaConf.select(there, "tuned.seeds", default=[])
+    OmegaConf.update(there, "tuned.seeds", sorted({*before, *seeds_of(picture)}), merge=False)
     validation = next(iter(best.differences))
     about = [
         HEAD,
@@ -81,6 +85,13 @@ def _write(study: Study, picture: Picture, one: Asked, group: Group, best: Confi
     write_over(file, "\n".join([*about, OmegaConf.to_yaml(there).rstrip()]) + "\n")
     write_over(evidence, table(picture))
     return [file, evidence]
+
+
+def seeds_of(picture: Picture) -> set[int]:
+    """All on which something was chosen."""
+    groups = picture.confirmation.groups if picture.confirmation else []
+    confirmed_on = {int(seed) for group in groups for candidate in group.candidates for seed in candidate.runs}
+    return confirmed_on | {seed for one in picture.outcomes for seed in one.runs}
 
 
 def target(there: Any, key: str, values: Mapping[str, Any]) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 from mmprompt.confirmation import confirmed, is_over, is_settled
 from mmprompt.files import StoreError
 from mmprompt.intervals import Interval
+from mmprompt.keys import as_text
 from mmprompt.outcomes import Outcome, Picture, Reader, next_rung
 from mmprompt.run import RunFolder, Store
 from mmprompt.study import Study
 from sweeps.batch import batches
-from sweeps.launched import as_text, label
+from sweeps.launched import label
 from sweeps.screen import Row, View, aligned, duration, short
 from sweeps.state import Queue, State, queue, states
 

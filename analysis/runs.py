@@ -1,0 +1,38 @@
+"""The runs behind a table, one row per run and split: all that a reader needs to compute a cell again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.frame import Sweep
+from mmprompt.run import Store
+
+ABOUT = ("attempt", "commit", "dirty", "device")
+COLUMNS = ("task", "seed", "split", "metric", "value", "examples", "state", "conflict", "run", "evaluation")
+
+
+def runs(sweep: Sweep, store: Store) -> pd.DataFrame:
+    """Columns: the sweep's axes, then task, seed, split, metric, value (at full precision), examples (of the split; NaN where
+    their scores are not at hand), state, conflict, run (its id), evaluation (its id), attempt, commit, dirty, device; record (the
+    W&B file) and config, below the store; weights (sha256 of the file). The index is that of `Sweep.scores`.
+    """
+    scores = sweep.scores
+    axes = [axis for axis in sweep.manifest["axes"] if axis not in ("task", "seed")]
+    results = {run: store.run(run).result() or {} for run in scores["run"].unique()}
+    examples = [sweep.examples(row.run, row.evaluation) for row in scores.itertuples()]
+    frame = scores[axes].assign(
+        **{key: scores[key] if key in scores else None for key in COLUMNS if key != "examples"},
+        examples=[len(one) if one is not None else float("nan") for one in examples],
+        **{key: scores[key] for key in ABOUT},
+        record=scores["run"].map(lambda run: _record(store, run, results[run])),
+        config=[str(store.run(run).config_file.relative_to(store.root)) for run in scores["run"]],
+        weights=scores["run"].map(lambda run: results[run].get("weights")),
+    )
+    return frame[[*axes, *COLUMNS, *ABOUT, "record", "config", "weights"]]
+
+
+def _record(store: Store, run: str, result: dict[str, Any]) -> str | None:
+    file = result.get("wandb")
+    return None if file is None else str((store.run(run).path / file).relative_to(store.root))

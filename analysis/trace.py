@@ -1,0 +1,112 @@
+"""From a table's cell to all that it comes from: the runs behind it, their files, and the command that repeats each.
+
+`python -m analysis trace length prompt.length=64 task=micro_grounding split=test`
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.frame import Sweep
+from analysis.runs import runs
+from analysis.samples import Group, groups
+from analysis.statistics import mean_columns
+from mmprompt.config import nearest
+from mmprompt.files import StoreError
+from mmprompt.keys import as_text
+from mmprompt.run import Store
+
+
+def trace(sweep: Sweep, store: Store, wanted: Sequence[str]) -> str:
+    """Every cell that these KEY=VALUE choose, as text. Keys are the sweep's axes, task and split; a split that is not named is
+    every one that tables show.
+
+    Raises StoreError for a key that is no axis, and where no cell is left.
+    """
+    chosen = dict(_key_and_value(sweep, word) for word in wanted)
+    cells = [group for group in groups(sweep) if _matches(sweep, group, chosen)]
+    if not cells:
+        raise StoreError(f"{sweep.manifest['sweep']} has no cell with {' '.join(wanted)}")
+    table = runs(sweep, store)
+    points = {point["run"]: point for point in reversed(sweep.manifest["points"])}
+    return "\n\n".join("\n".join(_cell(group, table, points, store)) for group in cells)
+
+
+def _key_and_value(sweep: Sweep, word: str) -> tuple[str, str]:
+    key, equals, value = word.partition("=")
+    known = [axis for axis in sweep.manifest["axes"] if axis not in ("task", "seed")] + ["task", "split"]
+    if not equals:
+        raise StoreError(f"{word!r} is not KEY=VALUE; keys are {', '.join(known)}")
+    if key not in known:
+        raise StoreError(
+            f"{key} is no axis of {sweep.manifest['sweep']}{nearest(key, known)}; there are {', '.join(known)}"
+        )
+    return key, value
+
+
+def _matches(sweep: Sweep, group: Group, chosen: Mapping[str, str]) -> bool:
+    rows = group.rows
+    is_shown = "split" in chosen or (group.label["task"], group.label["split"]) in sweep.shown
+    return is_shown and all(
+        value in (as_text(rows[key].iloc[0]), str(rows[key].iloc[0])) for key, value in chosen.items()
+    )
+
+
+def _cell(group: Group, table: pd.DataFrame, points: Mapping[str, Any], store: Store) -> Iterator[str]:
+    label = " ".join(f"{key}={as_text(value)}" for key, value in group.label.items())
+    yield f"{group.sweep.manifest['sweep']}: {label}, {group.metric}"
+    mean = mean_columns(group, "value")
+    if mean["n"]:
+        yield f"  mean of {mean['n']} seeds {mean['value']:.6g}" + _halves(mean)
+    for index in group.rows.index:
+        row = table.loc[index]
+        yield from (f"  {line}" for line in _run(row, points[row["run"]], store))
+
+
+def _halves(mean: Mapping[str, Any]) -> str:
+    """How the interval is made up."""
+    if math.isnan(mean["half_seeds"]):
+        return "; one seed has no interval"
+    seeds = f"{mean['half_seeds']:.6g} over seeds"
+    if math.isnan(mean["half_examples"]):
+        return f" ± {seeds} (scores of single examples are not at hand)"
+    both = math.hypot(mean["half_seeds"], mean["half_examples"])
+    return f" ± {both:.6g} = sqrt(square of {seeds} + square of {mean['half_examples']:.6g} over {mean['examples']:,.0f} examples)"
+
+
+def _run(row: pd.Series, point: Mapping[str, Any], store: Store) -> Iterator[str]:
+    """What there is to say of one run and split."""
+    folder = store.run(row["run"])
+    yield f"seed {row['seed']}: {_value(row)}, run {row['run']}"
+    if pd.isna(row["attempt"]):
+        return
+    commit = (row["commit"] or "an unknown commit") + (" with uncommitted changes" if row["dirty"] else "")
+    yield f"  made     attempt {int(row['attempt'])}, {commit}, {row['device']}"
+    if not math.isnan(row["examples"]):
+        scores = folder.evaluation_file(row["evaluation"]).with_suffix(".npy")
+        yield f"  scores   {scores} ({int(row['examples']):,} examples)"
+    yield f"  settings {store.root / row['config']}"
+    yield f"  record   {store.root / row['record'] if row['record'] else 'none'}"
+    yield f"  weights  sha256 {row['weights'] or 'not recorded'}"
+    yield f"  again    {again(point, row['commit'])}"
+
+
+def _value(row: pd.Series) -> str:
+    if isinstance(row["conflict"], str):
+        return f"conflict: {row['conflict']}"
+    return row["state"] if math.isnan(row["value"]) else f"{row['value']:.6g}"
+
+
+def again(point: Mapping[str, Any], commit: str | None) -> str:
+    """The command that trains and evaluates a run anew, in a store of its own."""
+    if "fixed" not in point:
+        return "the manifest does not say what is fixed; launch the sweep again, which trains nothing that is done"
+    settings = {**point["fixed"], **point["values"]}
+    words = [f"{key}={as_text(value)}" for key, value in settings.items()]
+    line = shlex.join([".venv/bin/python", "-m", "mmprompt", *words, "paths.runs=again"])
+    return f"git checkout {commit} && {line}" if commit else line
