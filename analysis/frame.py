@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from analysis.records import RecordError, read_record
-from mmprompt.config import nearest
+from mmprompt.config import FURTHER_METRICS, nearest
 from mmprompt.files import StoreError
 from mmprompt.run import OF_SEARCH, RunFolder, Store
 
@@ -75,7 +75,8 @@ class Sweep:
     """A manifest, and its points as a frame.
 
     `frame` has a row per point: a column per axis, then run, state, metric (the task's), source (wandb or result.json),
-    what `ABOUT` and `FACTS` name, and a column `split/metric` for each value found.
+    what `ABOUT` and `FACTS` name, and a column `split/metric` for each value found, of the task's metric and of further ones
+    (FURTHER_METRICS; NaN where they were not computed).
     """
 
     manifest: dict[str, Any]
@@ -263,6 +264,7 @@ def _rows(
     for row, point in zip(known, points, strict=True):
         scores = {f"{split}/{metric}": values[one] for split, one in point["evaluations"].items() if one in values}
         missing = len(scores) < len(point["evaluations"])
+        scores |= _further(folder, result, point["evaluations"], manifest["tasks"][row["task"]]["family"])
         rows.append(row | about | scores | ({"state": _state_of_evaluations(folder, result)} if missing else {}))
     return rows
 
@@ -350,6 +352,21 @@ def _evaluated(
         if found is not None or written is not None:
             values[one] = number(written if found is None else found)
     return values
+
+
+def _further(
+    folder: RunFolder, result: Mapping[str, Any], evaluations: Mapping[str, str], family: str
+) -> dict[str, float]:
+    """By `split/metric`: what these evaluations say besides the task's metric, from `result.json` and their files."""
+    found: dict[str, float] = {}
+    for split, one in evaluations.items() if family in FURTHER_METRICS else ():
+        if result["evaluations"].get(split) == one:
+            said = {name: result["metrics"].get(f"{split}/{name}") for name in FURTHER_METRICS[family]}
+        else:
+            file = _file(folder.evaluation_file(one)) if folder.result_file.exists() else None
+            said = file["metrics"] if file is not None else {}
+        found |= {f"{split}/{name}": number(said.get(name)) for name in FURTHER_METRICS[family]}
+    return found
 
 
 def _file(path: Path) -> dict[str, Any] | None:

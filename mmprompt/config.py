@@ -33,6 +33,9 @@ PRIMARY_METRIC = {  # on the paper's scale: percent; CIDEr times 100
     "vqa": "vqa_accuracy",
     "caption": "cider",
 }
+FURTHER_METRICS = {
+    "caption": ("bleu4", "meteor", "spice")
+}  # in percent, of a whole set of answers; where they can be had
 
 
 class ConfigError(ValueError):

@@ -6,15 +6,16 @@ n examples, B batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmprompt import metrics
+from mmprompt import captions, metrics
 from mmprompt.attack import ask_under_attack
-from mmprompt.config import Attack, RunConfig, parse
+from mmprompt.config import PRIMARY_METRIC, Attack, RunConfig, parse
 from mmprompt.data import Split, load, tokenizer
 from mmprompt.generate import score_candidates, search
 from mmprompt.identity import as_asked
@@ -73,16 +74,29 @@ def ask(tuned: Tuned, text: Batch, seen: Tensor | Encoded, attack: Attack | None
     return ask_under_attack(tuned, text, seen, attack)
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What the answers to a set of questions are worth."""
+
+    examples: np.ndarray  # of each, under the task's metric (PRIMARY_METRIC of its family)
+    metrics: dict[str, float]  # of all of them: the mean of these, first, and what only a whole set of answers has
+
+
 def evaluate(
     config: RunConfig, tuned: Tuned, view: View, settings: Mapping[str, Any], answered: Answered = lambda count: None
-) -> np.ndarray:
-    """Score of each example of an evaluation with these settings (`mmprompt.identity.evaluations_of`).
+) -> Scores:
+    """An evaluation with these settings (`mmprompt.identity.evaluations_of`).
 
     `view`: of its split, and under an attack of that which it changes.
     """
     split = load(config.task, config.model, settings["split"])
     asked = config.model_copy(update={"task": as_asked(config.task, settings)})
-    return example_scores(asked, tuned, split, view, count(config, settings), attack_of(settings), answered)
+    found = answers(asked, tuned, split, view, count(config, settings), attack_of(settings), answered)
+    scores = scored(config, split, found)
+    values = {PRIMARY_METRIC[config.task.family]: float(scores.mean())}
+    if config.task.family == "caption":
+        values |= captions.further(*as_captions(config, split, found))
+    return Scores(scores, values)
 
 
 def count(config: RunConfig, settings: Mapping[str, Any]) -> int:
@@ -105,16 +119,26 @@ def example_scores(
     answered: Answered = lambda count: None,
 ) -> np.ndarray:
     """Score of each of the first `examples` examples under the task's metric (PRIMARY_METRIC of its family)."""
-    words = tokenizer(config.task, config.model)
-    found = answers(config, tuned, split, view, examples, attack, answered)
-    items = split.items[: len(found)]
+    return scored(config, split, answers(config, tuned, split, view, examples, attack, answered))
+
+
+def scored(config: RunConfig, split: Split, found: Sequence[Sequence[int]]) -> np.ndarray:
+    """Score of each of these answers, token ids, to the split's first examples."""
+    words, items = tokenizer(config.task, config.model), split.items[: len(found)]
     if config.task.family == "grounding":
         boxes = [in_pixels(words.coordinates(ids, 1.0), item.extent) for ids, item in zip(found, items, strict=True)]
         return metrics.hits(boxes, [item.box for item in items if item.box is not None])
-    texts, right = [words.decode(ids) for ids in found], [item.right for item in items]
     if config.task.family == "caption":
-        return metrics.cider_d([metrics.plain(text) for text in texts], right)
-    return metrics.credits(texts, right)
+        return metrics.cider_d(*as_captions(config, split, found))
+    return metrics.credits([words.decode(ids) for ids in found], [item.right for item in items])
+
+
+def as_captions(
+    config: RunConfig, split: Split, found: Sequence[Sequence[int]]
+) -> tuple[list[str], list[Mapping[str, float]]]:
+    """These answers as captions are compared, and what people said of the same images."""
+    words = tokenizer(config.task, config.model)
+    return [metrics.plain(words.decode(ids)) for ids in found], [item.right for item in split.items[: len(found)]]
 
 
 def in_pixels(box: Sequence[float] | None, extent: tuple[float, float]) -> list[float] | None:

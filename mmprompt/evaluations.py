@@ -45,16 +45,15 @@ class Made:
     """An evaluation that was made: what its files hold."""
 
     content: dict[str, Any]
-    scores: np.ndarray  # of each example
+    scores: np.ndarray  # of each example, under the primary metric
 
     @property
     def id(self) -> str:
         return str(self.content["evaluation"])
 
     @property
-    def value(self) -> float:
-        [value] = self.content["metrics"].values()
-        return float(value)
+    def values(self) -> dict[str, float]:
+        return recorded(self.content)
 
     @property
     def is_clean(self) -> bool:
@@ -84,12 +83,12 @@ def evaluated(run: Loaded, settings: Settings, answered: Answered) -> Made:
         "run": run.folder.id,
         **run.origin,
         "settings": dict(settings),
-        "n": len(scores),
-        "metrics": {PRIMARY_METRIC[config.task.family]: float(scores.mean())},
+        "n": len(scores.examples),
+        "metrics": scores.metrics,
         "seconds": round(time.monotonic() - began, 2),
         "wandb": record_file(run.attempt.path),
     }
-    return Made(content, scores)
+    return Made(content, scores.examples)
 
 
 def evaluate_only(run: Loaded, evaluations: Sequence[Settings]) -> None:
@@ -118,10 +117,11 @@ def evaluate_only(run: Loaded, evaluations: Sequence[Settings]) -> None:
             if time_is_up():
                 leave()
             made.append(evaluated(run, settings, progress.answered))
-            record.log(len(made), {f"evaluation/{made[-1].id}": made[-1].value})
+            record.log(len(made), made[-1].values)
         # The values of all that were made of this run since it was published: whoever reads the newest record has them.
-        summary = {f"evaluation/{file.stem}": value_in(file) for file in sorted(folder.evaluations.glob("[!.]*.json"))}
-        summary |= {f"evaluation/{one.id}": one.value for one in made}
+        there = [json.loads(file.read_text("utf-8")) for file in sorted(folder.evaluations.glob("[!.]*.json"))]
+        there += [one.content for one in made]
+        summary = {key: value for content in there for key, value in recorded(content).items()}
     except BaseException:
         record.finish({}, exit_code=1)
         raise
@@ -153,10 +153,10 @@ def published_weights(folder: RunFolder, result: Mapping[str, Any]) -> dict[str,
         raise WeightsError(f"{file} is damaged ({error}): {cure}") from error
 
 
-def value_in(file: Path) -> float:
-    """Of an evaluation's file."""
-    [value] = json.loads(file.read_text(encoding="utf-8"))["metrics"].values()
-    return float(value)
+def recorded(content: Mapping[str, Any]) -> dict[str, float]:
+    """What a W&B record says of an evaluation: evaluation/ID is its primary metric, evaluation/ID/bleu4 a further one."""
+    named = {name: "" if name in PRIMARY_METRIC.values() else f"/{name}" for name in content["metrics"]}
+    return {f"evaluation/{content['evaluation']}{end}": content["metrics"][name] for name, end in named.items()}
 
 
 def results(made: Sequence[Made]) -> dict[str, Any]:

@@ -255,7 +255,7 @@ def train_and_evaluate(
         result |= {"resumed_from": checkpoints.resumed_from, "damaged_checkpoints": checkpoints.damaged}
         summary = result["metrics"] | {key: result[key] for key in SUMMARISED}
         summary |= {f"{split}/evaluation": evaluation for split, evaluation in result["evaluations"].items()}
-        summary |= {f"evaluation/{one.id}": one.value for one in made if not one.is_clean}
+        summary |= {key: value for one in made if not one.is_clean for key, value in one.values.items()}
     except BaseException:
         record.finish({}, exit_code=1)
         raise

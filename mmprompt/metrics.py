@@ -51,7 +51,7 @@ def cider_d(predicted: Sequence[str], right: Sequence[Mapping[str, float]]) -> n
     """CIDEr-D (Vedantam et al. 2015, section 6): 1- to 4-grams, clipped counts, length penalty with sigma 6.
 
     `right`: the captions of each image, and how often each was given. Document frequencies are those of these captions. Words are
-    what stands between spaces: BLEU, METEOR and SPICE, and the word splitting they share, are Java programs and not here.
+    what stands between spaces; COCO's own evaluation splits them by a Java program. Scores of a whole set: `mmprompt.captions`.
     """
     documents = Counter(gram for captions in right for gram in {gram for text in captions for gram in ngrams(text)})
     log_size = math.log(max(len(right), 2))

@@ -29,6 +29,7 @@ AT_WORK: tuple[Name, ...] = ("running", "lost?")  # shown in this order
 NEWS = 60.0  # seconds until what another host has written is surely seen here (NFS)
 LEARN = 20.0  # seconds between two looks at what finished runs tell
 RECONCILE = 60.0  # seconds between two looks for runs that have to be submitted again
+SCORES = tuple(f"/{metric}" for metric in PRIMARY_METRIC.values())  # how the keys end of what is said of a run
 Submit = Callable[[Sequence[str], Callable[[str], None]], Sequence[str]]  # these runs, where to say so; those that were
 
 
@@ -277,7 +278,8 @@ def number(attempt: Attempt | None) -> int:
 
 def metrics(seen: State) -> str:
     assert seen.result is not None
-    values = ", ".join(f"{name} {value:.1f}" for name, value in seen.result["metrics"].items())
+    scores = [(key, value) for key, value in seen.result["metrics"].items() if key.endswith(SCORES)]
+    values = ", ".join(f"{name} {value:.1f}" for name, value in scores)
     return f"{values}  ({duration(seen.result['seconds'])})"
 
 
