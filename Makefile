@@ -15,12 +15,13 @@ RUNS ?= $(or $(MMPROMPT_RUNS),runs)
 export MMPROMPT_RUNS := $(abspath $(RUNS))
 export YES
 PAPER := main methods depth reparameterization length robustness convergence
+SEEDS := 11,12,13,14,15# of the paper's sweeps together; a sweep alone has the three of its file
 # tests: one process has SLURM and mostly waits, two others use two cores
 PROCESSES := -n 3
 CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(if $(TASKS),task=$(TASKS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install paper status logs cancel diff clean doctor sync tables test test-all chaos bench lint pretrain-micro \
+.PHONY: help install paper publish status logs cancel diff clean doctor sync tables test test-all chaos bench lint pretrain-micro \
 	slurm-up slurm-down slurm-status
 
 help: ## this list
@@ -43,8 +44,8 @@ sweep-%: $(INSTALLED) ## run a sweep (what is done already is not run again), th
 	@$(PY) -m sweeps launch $* $(CHOICE) $(ARGS); status=$$?; \
 	if [ $$status -eq 2 ]; then exit 2; fi; $(PY) -m analysis tables $* || exit $$?; exit $$status
 
-paper: $(INSTALLED) ## every sweep of the paper as one launch, with the time left; then all tables and figures
-	@$(PY) -m sweeps launch $(PAPER) $(CHOICE) $(ARGS); status=$$?; \
+paper: $(INSTALLED) ## every sweep of the paper as one launch, five seeds, with the time left; then all tables and figures
+	@$(PY) -m sweeps launch $(PAPER) seed=$(SEEDS) $(CHOICE) $(ARGS); status=$$?; \
 	if [ $$status -eq 2 ]; then exit 2; fi; $(PY) -m analysis tables $(PAPER) || exit $$?; exit $$status
 
 search-%: $(INSTALLED) ## look for the best settings, trial by trial, and confirm them on fresh seeds
@@ -80,6 +81,9 @@ sync: $(INSTALLED) ## send the records that the W&B server has not (of the sweep
 
 tables: $(INSTALLED) ## rebuild the tables and figures of every sweep in the store
 	@$(PY) -m analysis tables
+
+publish: $(INSTALLED) ## docs/ and README.md say what the records say: claims, tables, figures, the runs behind them
+	@$(PY) -m analysis publish README.md docs/results-micro.md
 
 pretrain-micro: $(INSTALLED) ## make the small backbone again (about an hour; its result is committed)
 	@$(PY) -m mmprompt --config-name pretrain $(ARGS)

@@ -12,8 +12,8 @@ from typing import Any
 
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
-from mmprompt.keys import as_text
 from mmprompt.identity import is_of_evaluations
+from mmprompt.keys import as_text
 from mmprompt.run import OF_SEARCH, RunFolder, Store
 
 SHOWN = 8  # runs, where several are meant

@@ -14,6 +14,7 @@ from sweeps import scheduler
 from sweeps.cost import volume
 from sweeps.manifest import Expanded
 from sweeps.outlook import Outlook, count, counted, look
+from sweeps.precision import precision
 from sweeps.screen import duration
 from sweeps.state import State
 
@@ -27,7 +28,7 @@ def plan(names: Sequence[str], overrides: Sequence[str], retry: str | None, limi
     for one in seen.expanded.sweeps:
         states = seen.states_of(one)
         print(f"{one.sweep.name}: {one.sweep.claim}\n  {counted(states)}")
-        for line in _axes(one, states):
+        for line in (*_axes(one, states), *precision(one, states)):
             print(f"  {line}")
     if len(seen.expanded.sweeps) > 1:
         print(f"as one launch\n  {seen}")

@@ -22,6 +22,7 @@ LIGHT = {
     "files",
     "run",
     "intervals",
+    "power",
     "study",
     "outcomes",
     "confirmation",
