@@ -144,8 +144,14 @@ def difference(task: str, row: Row, other: Row, among: Sequence[Row]) -> Estimat
 
 
 def _relative(task: str, row: Row, baseline: Row, among: Sequence[Row]) -> Estimate:
+    """In percent of the baseline's score. Both answer the same examples, so each counts as far as it moves the ratio."""
     means = [inference.contrast(*_weighed(task, {id(one): 1.0}, among)) for one in (row, baseline)]
-    return inference.relative(*means)
+    found = inference.relative(*means)
+    ours, theirs = row.samples[task].examples, baseline.samples[task].examples
+    if ours is None or theirs is None or len(ours) != len(theirs):
+        return found
+    moved = 100 * (ours - found.value / 100 * theirs) / means[1].value
+    return replace(found, se_examples=float(moved.std(ddof=1)) / math.sqrt(len(moved)))
 
 
 def _weighed(task: str, weights: dict[int, float], among: Sequence[Row]) -> tuple[list[float], list[Sample], bool]:

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.frame import Sweep
@@ -53,12 +54,17 @@ def _matches(sweep: Sweep, group: Group, chosen: Mapping[str, str]) -> bool:
     rows = group.rows
     is_shown = "split" in chosen or (group.label["task"], group.label["split"]) in sweep.shown
     return is_shown and all(
-        value in (as_text(rows[key].iloc[0]), str(rows[key].iloc[0])) for key, value in chosen.items()
+        value in (as_text(plain(rows[key].iloc[0])), str(rows[key].iloc[0])) for key, value in chosen.items()
     )
 
 
+def plain(value: Any) -> Any:
+    """A number of numpy's as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _cell(group: Group, table: pd.DataFrame, points: Mapping[str, Any], store: Store) -> Iterator[str]:
-    label = " ".join(f"{key}={as_text(value)}" for key, value in group.label.items())
+    label = " ".join(f"{key}={as_text(plain(value))}" for key, value in group.label.items())
     yield f"{group.sweep.manifest['sweep']}: {label}, {group.metric}"
     mean = mean_columns(group, "value")
     if mean["n"]:
