@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frame import Source, Sweep, assemble, axis_value
+from analysis.frame import WRONG, Source, Sweep, assemble, axis_value
 from analysis.statistics import renamed
 from mmprompt.confirmation import Confirmed, compared
 from mmprompt.intervals import Interval
@@ -118,9 +118,9 @@ class Searched:
         ]
 
 
-def read_search(store: Store, manifest: dict[str, Any], source: Source) -> Searched:
-    """Raises StoreError for a damaged or a foreign file in the study's folder."""
-    sweep = assemble(store, manifest, source)
+def read_search(store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> Searched:
+    """`deep`: see `assemble`. Raises StoreError for a damaged or a foreign file in the study's folder."""
+    sweep = assemble(store, manifest, source, deep)
     reader = Recorded(Study(store, manifest["search"]), sweep)
     picture = reader.look()
     groups = picture.confirmation.groups if picture.confirmation else []
@@ -137,6 +137,8 @@ class Recorded(Reader):
         self._rows = {row["run"]: row for row in sweep.frame.to_dict("records")}
 
     def run(self, run: str, task: str) -> RunOutcome:
+        if self._rows.get(run, {}).get("state") in WRONG:  # of what does not belong together nothing is counted
+            return RunOutcome("failed", {}, {}, 0.0, [])
         found, definition = super().run(run, task), self.study.definition
         about = definition.tasks[task]
         columns = {

@@ -14,9 +14,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import Sweep
+from analysis.frame import WRONG, Sweep
+from analysis.remarks import cell_notes
 from mmprompt.intervals import Interval, t_interval
 
+COUNTED = ("failed", "diverged", *WRONG)  # states that say why a value is missing
 WHILE_TRAINING = "val/while_training"  # the score in a run's history
 
 
@@ -24,7 +26,8 @@ def cells(sweep: Sweep) -> pd.DataFrame:
     """A row per table cell and split, in the manifest's order.
 
     Columns: the row labels (`Sweep.roles`), task, split, metric, value, lower, upper, n, planned (n of the whole sweep),
-    runs (ids behind the value), failed and diverged (of the rest, how many did), baseline, chosen; difference from the
+    runs (ids behind the value), failed, diverged, conflict and unreadable (of the rest, how many are), baseline, chosen, note
+    (what has to be said of the cell, "" if nothing); difference from the
     baseline over the seeds that both have, with its interval and n; where the sweep asks for it, the same of the share that
     is kept, in percent.
     """
@@ -32,6 +35,7 @@ def cells(sweep: Sweep) -> pd.DataFrame:
     keys = [*labels, "task", "split"]
     scores = sweep.scores
     scores = scores.assign(kept=_kept(sweep, scores))
+    notes = cell_notes(sweep, scores)
     groups: dict[Any, pd.DataFrame] = dict(iter(scores.groupby(keys, sort=False)))
     shared = [name not in _named_by_baseline(sweep) for name in keys]  # by a row and the one it is measured against
     against: defaultdict[tuple[Any, ...], list[pd.DataFrame]] = defaultdict(list)
@@ -43,7 +47,7 @@ def cells(sweep: Sweep) -> pd.DataFrame:
         row = dict(zip(keys, label, strict=True)) | {"metric": group["metric"].iloc[0]}
         behind = group.loc[group["value"].notna(), "run"]
         row |= t_interval(group["value"])._asdict() | {"planned": len(group), "runs": " ".join(behind)}
-        for state in ("failed", "diverged"):
+        for state in COUNTED:
             row[state] = int((group["value"].isna() & (group["state"] == state)).sum())
         row["baseline"] = bool(group["baseline"].all())
         baselines = [] if row["baseline"] else against[tuple(compress(label, shared))]
@@ -54,6 +58,7 @@ def cells(sweep: Sweep) -> pd.DataFrame:
         rows.append(row)
     frame = pd.DataFrame(rows)
     frame["chosen"] = _chosen(sweep, frame)
+    frame["note"] = [notes.get(key, "") for key in frame[keys].itertuples(index=False, name=None)]
     return _ordered(frame, {"task": list(sweep.tasks), "split": sweep.splits}, labels)
 
 
@@ -68,10 +73,10 @@ def facts(sweep: Sweep) -> pd.DataFrame:
             row |= t_interval(group[fact].astype("float64"))._asdict() | {"planned": len(group)}
             row |= {
                 "runs": " ".join(group.loc[group[fact].notna(), "run"]),
-                **{state: int((group["state"] == state).sum()) for state in ("failed", "diverged")},
+                **{state: int((group["state"] == state).sum()) for state in COUNTED},
             }
             rows.append(row | {"done": int(group["attempt"].notna().sum()), "baseline": bool(group["baseline"].all())})
-    about = ["split", "metric", *Interval._fields, "planned", "runs", "failed", "diverged", "done", "baseline"]
+    about = ["split", "metric", *Interval._fields, "planned", "runs", *COUNTED, "done", "baseline"]
     frame = pd.DataFrame(rows, columns=[*labels, "task", *about])
     return _ordered(frame, {"task": list(sweep.tasks), "metric": list(sweep.manifest["facts"])}, labels)
 
@@ -147,8 +152,12 @@ def _kept(sweep: Sweep, scores: pd.DataFrame) -> pd.Series:
 
 
 def whole_state(row: Any) -> str | None:
-    """What all runs of a row came to that has no value: failed or diverged; None if not all did."""
-    return next((state for state in ("failed", "diverged") if getattr(row, state) == row.planned), None)
+    """What is said of a row in place of a value: that it holds a conflict or a damaged file; that all its runs failed or diverged.
+
+    None if there is nothing of that.
+    """
+    wrong = next((state for state in WRONG if getattr(row, state)), None)
+    return wrong or next((state for state in ("failed", "diverged") if getattr(row, state) == row.planned), None)
 
 
 def _chosen(sweep: Sweep, frame: pd.DataFrame) -> list[bool]:
