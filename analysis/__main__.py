@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -60,7 +60,11 @@ def main(arguments: Sequence[str]) -> int:
     from mmprompt.wandb_online import ServerError
 
     store, whole = Store(given.runs), given.verb == "verify" or getattr(given, "verify", False)
-    verbs_do = {"tables": partial(report, deep=whole), "curves": write_curves, "verify": verified}
+    verbs_do: dict[str, Callable[[Store, dict[str, Any], Source, Path], tuple[str, bool]]] = {
+        "tables": partial(report, deep=whole),
+        "curves": write_curves,
+        "verify": verified,
+    }
     status = 0
     try:
         follow_mode(store.root)

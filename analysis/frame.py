@@ -101,8 +101,7 @@ class Sweep:
 
         Raises StoreError if that is damaged.
         """
-        attempt = self._attempts.get(run)
-        if self.store is None or attempt is None or math.isnan(attempt):
+        if self.store is None or math.isnan(attempt := self._attempts.get(run, math.nan)):
             return None
         try:
             return _example_files(self.store.run(run), int(attempt), evaluation).scores
@@ -377,8 +376,9 @@ class Reading:
         self, rows: Sequence[dict[str, Any]], points: Sequence[Mapping[str, Any]], finding: Finding
     ) -> list[dict[str, Any]]:
         self.findings.append(finding)
+        unknown = {"state": finding.kind} | dict.fromkeys(FACTS, math.nan)
         return [
-            row | {"state": finding.kind} | {f"{split}/conflict": finding.sentence for split in point["evaluations"]}
+            row | unknown | {f"{split}/conflict": finding.sentence for split in point["evaluations"]}
             for row, point in zip(rows, points, strict=True)
         ]
 

@@ -36,7 +36,7 @@ def cells(sweep: Sweep) -> pd.DataFrame:
     scores = sweep.scores
     scores = scores.assign(kept=_kept(sweep, scores))
     notes = cell_notes(sweep, scores)
-    groups: dict[Any, pd.DataFrame] = dict(iter(scores.groupby(keys, sort=False)))
+    groups: dict[Any, pd.DataFrame] = {key: _sound(group) for key, group in scores.groupby(keys, sort=False)}
     shared = [name not in _named_by_baseline(sweep) for name in keys]  # by a row and the one it is measured against
     against: defaultdict[tuple[Any, ...], list[pd.DataFrame]] = defaultdict(list)
     for label, group in groups.items():
@@ -60,6 +60,12 @@ def cells(sweep: Sweep) -> pd.DataFrame:
     frame["chosen"] = _chosen(sweep, frame)
     frame["note"] = [notes.get(key, "") for key in frame[keys].itertuples(index=False, name=None)]
     return _ordered(frame, {"task": list(sweep.tasks), "split": sweep.splits}, labels)
+
+
+def _sound(group: pd.DataFrame) -> pd.DataFrame:
+    """A cell's scores; none of them where one is in doubt: the mean of the others would be that of a choice."""
+    is_wrong = group["state"].isin(WRONG).any()
+    return group.assign(value=math.nan, kept=math.nan) if is_wrong else group
 
 
 def facts(sweep: Sweep) -> pd.DataFrame:

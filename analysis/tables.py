@@ -202,15 +202,15 @@ def _cell(row: Any) -> str:
 
 
 def _share(row: Any) -> str:
-    return NOT_PLANNED if row.n and not row.kept_n and not whole_state(row) else interval_text(row, "kept")
+    return NOT_PLANNED if row.n and not row.kept_n else interval_text(row, "kept")
 
 
 def difference_text(row: Any, what: str) -> str:
-    if row.n and not getattr(row, f"{what}_n") and not whole_state(row):
+    if row.n and not getattr(row, f"{what}_n"):
         return NOT_PLANNED  # the baseline is missing, or has nothing to keep
     text = interval_text(row, what, "+")
     is_apart = getattr(row, f"{what}_lower") > 0 or getattr(row, f"{what}_upper") < 0  # not where there is no interval
-    return text if is_apart or not getattr(row, f"{what}_n") or whole_state(row) else f"{text} ~"
+    return text if is_apart or not getattr(row, f"{what}_n") else f"{text} ~"
 
 
 def _cost(row: Any) -> str:
@@ -225,12 +225,10 @@ def interval_text(row: Any, what: str = "value", sign: str = "", digits: int = 1
     """Of this column; why there is none."""
     prefix = "" if what == "value" else f"{what}_"
     value, upper, n = getattr(row, what), getattr(row, f"{prefix}upper"), getattr(row, f"{prefix}n")
-    if (whole := whole_state(row)) and (n == 0 or whole in WRONG):
-        return whole
     if n == 0:
         counts = {state: getattr(row, state) for state in ("failed", "diverged")}
         said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        return f"missing ({said})" if said else "missing"
+        return whole_state(row) or (f"missing ({said})" if said else "missing")
     spread = f" ± {upper - value:,.{digits}f}" if n > 1 else ""
     return f"{value:{sign},.{digits}f}{spread} {f'({n})' if n == row.planned else f'({n} of {row.planned})'}"
 
