@@ -1,9 +1,12 @@
-"""`python -m analysis tables [NAME ...]`: the table and the figure of a sweep; `curves`: every logged step, as CSV.
+"""`python -m analysis tables [NAME ...]`: the table and the figure of a sweep; `curves`: every logged step, as CSV; `verify`:
+whether what is read belongs together.
 
 NAME is a sweep's, or a search's: search-NAME, or NAME where no sweep has that name. `tables` writes tables/NAME.md, .tex, .csv
 and figures/NAME.png, .pdf, and prints the table, what is wrong with the data, and where everything lies. `curves` writes
-curves/NAME.csv. Both read the store, or with `--from server` the runs' W&B records from the server that `wandb login` or
-WANDB_BASE_URL and WANDB_API_KEY name.
+curves/NAME.csv. All read the store, or with `--from server` the runs' W&B records from the server that `wandb login` or
+WANDB_BASE_URL and WANDB_API_KEY name. What is cheap is always checked; `verify`, and `--verify`, read every byte.
+
+The exit status is 0, or 1 where something does not belong together or a run's file is damaged, or 2 where a sweep cannot be read.
 """
 
 from __future__ import annotations
@@ -11,14 +14,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmprompt.files import StoreError, follow_mode, write_over
 from mmprompt.place import default_store
 from mmprompt.run import Store
+
+CHECKED = (
+    "configurations, labels and header of the manifest, settings and splits of evaluations, W&B records to the last byte, "
+    "scores of single examples, ranges, weights"
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +39,11 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables, figures and curves of sweeps.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, what in (("tables", "table and figure of sweeps"), ("curves", "every logged step of their runs, as CSV")):
+    for verb, what in (
+        ("tables", "table and figure of sweeps"),
+        ("curves", "every logged step of their runs, as CSV"),
+        ("verify", "whether runs, records and manifest belong together; writes nothing"),
+    ):
         options = verbs.add_parser(verb, help=what, description=what)
         options.add_argument("names", nargs="*", metavar="NAME", help="sweeps and searches; none: all in the store")
         help = "the store; default: MMPROMPT_RUNS, or runs/ in the clone"
@@ -38,13 +51,20 @@ def main(arguments: Sequence[str]) -> int:
         options.add_argument("--out", type=Path, help="where the files are made; default: in the store")
         options.add_argument("--from", dest="place", choices=["store", "server"], default="store", help="W&B records")
         options.add_argument("--project", metavar="[ENTITY/]PROJECT", help="on the server; default: as launched")
+        if verb == "tables":
+            options.add_argument("--verify", action="store_true", help="check all that `verify` checks")
     given = parser.parse_args(arguments)
     # Matplotlib keeps a list of fonts, under $HOME unless told otherwise before it is imported; so that comes later.
     os.environ.setdefault("MPLCONFIGDIR", str((given.runs / "cache" / "matplotlib").absolute()))
     from analysis.frame import read_manifest, sweep_names
     from mmprompt.wandb_online import ServerError
 
-    store, make = Store(given.runs), {"tables": report, "curves": write_curves}[given.verb]
+    store, whole = Store(given.runs), given.verb == "verify" or getattr(given, "verify", False)
+    verbs_do: dict[str, Callable[[Store, dict[str, Any], Source, Path], tuple[str, bool]]] = {
+        "tables": partial(report, deep=whole),
+        "curves": write_curves,
+        "verify": verified,
+    }
     status = 0
     try:
         follow_mode(store.root)
@@ -54,8 +74,10 @@ def main(arguments: Sequence[str]) -> int:
         for name in names:
             try:
                 manifest = read_manifest(store, name)
-                with source_of(given.place, manifest, given.project) as source:
-                    print(make(store, manifest, source, given.out or store.root))
+                with source_of(given.place, manifest, given.project, whole) as source:
+                    text, is_sound = verbs_do[given.verb](store, manifest, source, given.out or store.root)
+                print(text)
+                status = max(status, 0 if is_sound else 1)
             except StoreError as error:  # of one sweep; the others can be read all the same
                 print(f"analysis: {error}", file=sys.stderr)
                 status = 2
@@ -65,76 +87,98 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
-def source_of(place: str, manifest: Mapping[str, Any], project: str | None) -> AbstractContextManager[Source]:
-    """Where the W&B records of this sweep are read."""
-    from analysis.frame import in_store
+def source_of(
+    place: str, manifest: Mapping[str, Any], project: str | None, whole: bool
+) -> AbstractContextManager[Source]:
+    """Where the W&B records of this sweep are read. `whole`: those of the store to the last byte."""
+    from analysis.frame import InStore
     from analysis.server import on_server
 
-    return on_server(manifest, project) if place == "server" else nullcontext(in_store)
+    return on_server(manifest, project) if place == "server" else nullcontext(InStore(whole))
 
 
-def report(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> str:
-    """Write a sweep's files; returns what its user should read."""
+def verified(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> tuple[str, bool]:
+    """What was checked of a sweep and what is wrong with it, and whether nothing is. Writes nothing, so `out` is not used."""
+    from analysis import remarks
+    from analysis.frame import assemble
+
+    sweep = assemble(store, manifest, source, deep=True)
+    frame = sweep.frame
+    done = frame.loc[frame["attempt"].notna() | frame["state"].isin(("conflict", "unreadable")), "run"].nunique()
+    about = f"{manifest['sweep']}: {done} of {frame['run'].nunique()} runs checked"
+    if not done:
+        return f"{about}; none is done yet", True
+    found = f"{len(sweep.conflicts)} conflict{'s' * (len(sweep.conflicts) != 1)}" if sweep.conflicts else "no conflict"
+    notes = list(sweep.notes) if manifest["search"] is not None else [*sweep.notes, *remarks.notes(sweep)]
+    return "\n".join([f"{about}: {CHECKED}: {found}", *(f"- {note}" for note in notes)]), not sweep.conflicts
+
+
+def report(store: Store, manifest: dict[str, Any], source: Source, out: Path, deep: bool = False) -> tuple[str, bool]:
+    """Write a sweep's files; returns what its user should read, and whether all belongs together."""
     if manifest["search"] is not None:
-        return report_search(store, manifest, source, out)
-    from analysis import figures, tables
-    from analysis.frame import assemble, in_store
+        return report_search(store, manifest, source, out, deep)
+    from analysis import figures, remarks, tables
+    from analysis.frame import assemble
     from analysis.published import published, unpublished
     from analysis.statistics import cells, edges, facts
 
     name = manifest["sweep"]
-    sweep = assemble(store, manifest, source)
+    sweep = assemble(store, manifest, source, deep)
     if sweep.frame["attempt"].isna().all():
-        return "\n".join([f"{name}: none of its runs is done yet, so there is no table", *sweep.notes])
+        why = "no run can be read" if sweep.conflicts else "none of its runs is done yet"
+        return "\n".join([f"{name}: {why}, so there is no table", *sweep.notes]), not sweep.conflicts
     values, took, papers = cells(sweep), facts(sweep), list(published(manifest))
-    notes = [*sweep.notes, *edges(sweep, values), *unpublished(manifest)]
+    notes = [*sweep.notes, *remarks.notes(sweep), *edges(sweep, values), *unpublished(manifest)]
     curves = learnt(store, sweep, source, notes) if manifest["curves"] else None
     ours, theirs = tables.ours(sweep, values, took), tables.paper(papers)
     written = {
         "md": tables.markdown([*ours, *theirs], notes),
-        "tex": tables.latex([*ours, *theirs], name),
+        "tex": tables.latex([*ours, *theirs], name, notes),
         "csv": tables.csv(values, took),
     }
     figure = figures.draw(sweep, values, papers, curves)
-    places = write(out, name, written, figure, store, source is in_store, bool(papers))
-    return "\n".join([tables.markdown(ours, notes), *places])
+    places = write(out, name, written, figure, store, source, bool(papers))
+    return "\n".join([tables.markdown(ours, notes), *places]), not sweep.conflicts
 
 
-def report_search(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> str:
-    """Write a search's files; returns what its user should read. Raises StoreError for a damaged file of the study."""
+def report_search(store: Store, manifest: dict[str, Any], source: Source, out: Path, deep: bool) -> tuple[str, bool]:
+    """Write a search's files; returns what its user should read, and whether all belongs together.
+
+    Raises StoreError for a damaged file of the study.
+    """
     from analysis import search, search_figures, search_tables, tables
-    from analysis.frame import in_store
 
     name = manifest["sweep"]
-    searched = search.read_search(store, manifest, source)
+    searched = search.read_search(store, manifest, source, deep)
+    is_sound = not searched.sweep.conflicts
     if not searched.is_begun:
-        return "\n".join(
-            [f"{name}: none of its trials has come to anything yet, so there is no table", *searched.sweep.notes]
-        )
+        nothing = f"{name}: none of its trials has come to anything yet, so there is no table"
+        return "\n".join([nothing, *searched.sweep.notes]), is_sound
     trials, confirmation, notes = search.trials(searched), search.confirmation(searched), search.notes(searched)
     front = search.front(searched) if len(searched.definition.objective) > 1 else None
     groups, importances = search.groups(searched, trials), search.importances(searched)
     made = search_tables.tables(searched, trials, confirmation, groups, importances, front)
     written = {
         "md": tables.markdown(made, notes),
-        "tex": tables.latex(made, name),
+        "tex": tables.latex(made, name, notes),
         "csv": search.csv(searched, trials, confirmation),
     }
     figure = search_figures.draw(searched, trials, confirmation, front)
-    return "\n".join([written["md"], *write(out, name, written, figure, store, source is in_store, False)])
+    return "\n".join([written["md"], *write(out, name, written, figure, store, source, False)]), is_sound
 
 
 def write(
-    out: Path, name: str, tables: Mapping[str, str], figure: Figure, store: Store, in_store: bool, with_papers: bool
+    out: Path, name: str, tables: Mapping[str, str], figure: Figure, store: Store, source: Source, with_papers: bool
 ) -> list[str]:
-    """Puts the files in place; returns a line on each kind. `in_store`: whether the records were read there."""
+    """Puts the files in place; returns a line on each kind. `source`: where the records were read."""
     from analysis.figures import save
+    from analysis.frame import InStore
 
     for kind, text in tables.items():
         write_over(out / "tables" / f"{name}.{kind}", text)
     stem = out / "figures" / name
     save(figure, stem)
-    records = f"{store.run('ID').path}/attempts/N/wandb" if in_store else "on the W&B server"
+    records = f"{store.run('ID').path}/attempts/N/wandb" if isinstance(source, InStore) else "on the W&B server"
     return [
         f"table    {out / 'tables' / name}.md, .tex, .csv" + (" (with the paper's values)" if with_papers else ""),
         f"figure   {stem}.png, .pdf",
@@ -153,15 +197,16 @@ def learnt(store: Store, sweep: Sweep, source: Source, notes: list[str]) -> pd.D
     return learning_curves(sweep, rows)
 
 
-def write_curves(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> str:
-    """Write a sweep's curves; returns what its user should read."""
+def write_curves(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> tuple[str, bool]:
+    """Write a sweep's curves; returns what its user should read, and True: of curves nothing is checked."""
     from analysis.curves import curves
 
     notes: list[str] = []
     rows = curves(store, manifest, source, notes)
     file = out / "curves" / f"{manifest['sweep']}.csv"
     write_over(file, rows.to_csv(index=False))
-    return "\n".join([*dict.fromkeys(notes), f"curves   {file} ({len(rows):,} steps of {rows['run'].nunique()} runs)"])
+    written = f"curves   {file} ({len(rows):,} steps of {rows['run'].nunique()} runs)"
+    return "\n".join([*dict.fromkeys(notes), written]), True
 
 
 if __name__ == "__main__":

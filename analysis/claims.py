@@ -43,8 +43,8 @@ def claims(sweep: Sweep) -> pd.DataFrame:
 
     claim (the sentence), paper (where it says so), expect (higher, lower, equivalent), of (labels that tell rows of several
     apart), task, quantity (metric, kept or a fact), n (runs of the smaller row), value of the contrast, lower and upper (at
-    the level of its step of Holm's procedure), single_lower, single_upper (95 %, by itself), p, p_corrected, margin, among (how many were
-    asked together), verdict.
+    the level of its step of Holm's procedure), single_lower and single_upper (95 %, by itself), p, p_corrected, margin, among
+    (how many were asked together), verdict.
     """
     asked = [(claim, *one) for claim in sweep.manifest["claims"] for one in _asked(sweep, claim)]
     made = families.contrasts([one.estimate for _, _, one in asked], 1 - LEVEL, [one.margin for _, _, one in asked])

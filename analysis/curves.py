@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import Source, Tracked, point_values
+from mmprompt.files import StoreError
 from mmprompt.run import RunFolder, Store
 
 AT_ONCE = 8  # runs that are read side by side: more, and a server calls it too many requests
@@ -46,7 +47,11 @@ def curves(store: Store, manifest: Mapping[str, Any], source: Source, notes: lis
 
 def _tracked(folder: RunFolder, source: Source, notes: list[str]) -> Tracked | None:
     """The record of a done run."""
-    result = folder.result()
+    try:
+        result = folder.result()
+    except StoreError as error:
+        notes.append(str(error))
+        return None
     tracked = source.published(folder, result, notes)
     return tracked if tracked and (result is not None or tracked.state == "finished") else None
 

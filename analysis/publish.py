@@ -9,8 +9,7 @@ into docs/, so that a reader computes all of it again without a store.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 from mmprompt.files import StoreError
 

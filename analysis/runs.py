@@ -21,9 +21,9 @@ def runs(sweep: Sweep, store: Store) -> pd.DataFrame:
     scores = sweep.scores
     axes = [axis for axis in sweep.manifest["axes"] if axis not in ("task", "seed")]
     results = {run: store.run(run).result() or {} for run in scores["run"].unique()}
-    examples = [sweep.examples(row.run, row.evaluation) for row in scores.itertuples()]
+    examples = [sweep.examples(*of) for of in scores[["run", "evaluation"]].itertuples(index=False, name=None)]
     frame = scores[axes].assign(
-        **{key: scores[key] if key in scores else None for key in COLUMNS if key != "examples"},
+        **{key: scores.get(key) for key in COLUMNS if key != "examples"},
         examples=[len(one) if one is not None else float("nan") for one in examples],
         **{key: scores[key] for key in ABOUT},
         record=scores["run"].map(lambda run: _record(store, run, results[run])),

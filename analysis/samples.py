@@ -6,6 +6,7 @@ here and put together in `analysis.inference`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,21 +14,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frame import Sweep
+from analysis.frame import WRONG, Sweep
 from analysis.inference import Sample
+from analysis.verify import highest
 from mmprompt.config import PRIMARY_METRIC
 
-CIDER_MOST = 1000.0  # CIDEr-D is 10 at most, and shown times 100
 KEPT = "kept"  # the share of its own score that a run keeps, in percent
 
 
 def metric_range(metric: str) -> tuple[float, float]:
     """The lowest and the highest value that a metric can have; what runs took has no highest."""
-    if metric == PRIMARY_METRIC["caption"]:
-        return 0.0, CIDER_MOST
-    if metric in PRIMARY_METRIC.values():
-        return 0.0, 100.0
-    return 0.0, np.inf
+    return 0.0, highest(metric) if metric in PRIMARY_METRIC.values() else math.inf
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,14 @@ def groups(sweep: Sweep) -> Iterator[Group]:
     scores = with_kept(sweep) if sweep.manifest["kept_from"] is not None else sweep.scores
     keys = [*sweep.roles, "task", "split"]
     for label, rows in scores.groupby(keys, sort=False):
-        yield Group(dict(zip(keys, label, strict=True)), rows, sweep)
+        yield Group(dict(zip(keys, label, strict=True)), _sound(rows), sweep)
+
+
+def _sound(rows: pd.DataFrame) -> pd.DataFrame:
+    """A cell's scores; none of them where one is in doubt: the mean of the others would be that of a choice."""
+    if not rows["state"].isin(WRONG).any():
+        return rows
+    return rows.assign(**{what: math.nan for what in ("value", KEPT) if what in rows})
 
 
 def with_kept(sweep: Sweep) -> pd.DataFrame:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frame import Source, Sweep, assemble, axis_value
-from analysis.statistics import renamed
+from analysis.frame import WRONG, Source, Sweep, assemble, axis_value
+from analysis.statistics import COUNTED, renamed
 from mmprompt.confirmation import Confirmed, compared
 from mmprompt.intervals import Interval
 from mmprompt.outcomes import Picture, Reader, RunOutcome
@@ -56,7 +56,7 @@ class Entry:
     def unsettled(self) -> int:
         """How many of its runs have not all their scores yet, and may get them."""
         lacking = {seed for seed in self.states for values in self.found.scores.values() if seed not in values}
-        return sum(self.states[seed] not in ("diverged", "failed") for seed in lacking)
+        return sum(self.states[seed] not in ("diverged", "failed", *WRONG) for seed in lacking)
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ class Searched:
         ]
 
 
-def read_search(store: Store, manifest: dict[str, Any], source: Source) -> Searched:
-    """Raises StoreError for a damaged or a foreign file in the study's folder."""
-    sweep = assemble(store, manifest, source)
+def read_search(store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> Searched:
+    """`deep`: see `assemble`. Raises StoreError for a damaged or a foreign file in the study's folder."""
+    sweep = assemble(store, manifest, source, deep)
     reader = Recorded(Study(store, manifest["search"]), sweep)
     picture = reader.look()
     groups = picture.confirmation.groups if picture.confirmation else []
@@ -137,6 +137,8 @@ class Recorded(Reader):
         self._rows = {row["run"]: row for row in sweep.frame.to_dict("records")}
 
     def run(self, run: str, task: str) -> RunOutcome:
+        if self.is_wrong(run):  # of what does not belong together nothing is counted
+            return RunOutcome("failed", {}, {}, 0.0, [])
         found, definition = super().run(run, task), self.study.definition
         about = definition.tasks[task]
         columns = {
@@ -149,6 +151,12 @@ class Recorded(Reader):
         return replace(
             found, state="done", values=values, device_hours=found.device_hours if math.isnan(hours) else hours
         )
+
+    def is_wrong(self, run: str) -> bool:
+        return self._rows.get(run, {}).get("state") in WRONG
+
+    def state(self, run: str, outcome: RunOutcome) -> str:
+        return self._rows[run]["state"] if self.is_wrong(run) else outcome.state
 
     def value(self, run: str, column: str) -> float:
         """NaN where there is none."""
@@ -164,7 +172,8 @@ def _entries(definition: Definition, group: Group, reader: Recorded) -> Iterator
         by_split = {}
         for split in definition.splits[task]:
             values = {int(seed): reader.value(run, f"{split}/{metric}") for seed, run in candidate.runs.items()}
-            by_split[split] = {seed: value for seed, value in values.items() if not math.isnan(value)}
+            is_wrong = any(reader.is_wrong(run) for run in candidate.runs.values())
+            by_split[split] = {seed: value for seed, value in values.items() if not math.isnan(value) and not is_wrong}
         scores.append(by_split)
     for rank, found in enumerate(compared(group.candidates, scores)):
         task = definition.task_of(found.candidate.settings, group.group)
@@ -176,7 +185,7 @@ def _entries(definition: Definition, group: Group, reader: Recorded) -> Iterator
             found=found,
             metric=about["metric"],
             validation=about["validation"],
-            states={seed: run.state for seed, run in runs.items()},
+            states={seed: reader.state(found.candidate.runs[str(seed)], run) for seed, run in runs.items()},
             device_hours=sum(run.device_hours for run in runs.values()),
         )
 
@@ -270,8 +279,8 @@ def confirmation(searched: Searched) -> pd.DataFrame:
 
     Columns: group, trial, origin, rank (0: the default, 1: the best of the others), baseline (whether it is the default), a
     column per searched key, split, metric, validation (whether the split is), value, lower, upper, n, planned, failed,
-    diverged, difference from the default and its interval, `search_OBJECTIVE` (its value in the search), spent_device_hours,
-    seeds, values (in their order) and runs.
+    diverged, conflict and unreadable (how many of its runs are), difference from the default and its interval,
+    `search_OBJECTIVE` (its value in the search), spent_device_hours, seeds, values (in their order) and runs.
     """
     definition = searched.definition
     rows = []
@@ -288,7 +297,8 @@ def confirmation(searched: Searched) -> pd.DataFrame:
                 about
                 | {"split": split, "metric": entry.metric, "validation": split == entry.validation}
                 | entry.found.intervals[split]._asdict()
-                | {"planned": len(entry.states), "failed": counts["failed"], "diverged": counts["diverged"]}
+                | {"planned": len(entry.states)}
+                | {state: counts[state] for state in COUNTED}
                 | renamed(difference, "difference")
                 | found
                 | {
@@ -438,7 +448,7 @@ def csv(searched: Searched, rows: pd.DataFrame, confirmed: pd.DataFrame) -> str:
     frame = pd.concat([part for part in parts if len(part)], ignore_index=True)
     first = ["phase", "group", "trial", "origin", "state", *(one.key for one in searched.definition.space)]
     named = [column for column in first if column in frame]
-    for column in ("rung", "rank", "n", "planned", "failed", "diverged", "difference_n"):
+    for column in ("rung", "rank", "n", "planned", *COUNTED, "difference_n"):
         if column in frame:
             frame[column] = frame[column].astype("Int64")
     return frame[[*named, *(column for column in frame if column not in named)]].to_csv(index=False)

@@ -38,19 +38,19 @@ class OnServer:
             run = trained[finished[0] if finished else max(trained)] if trained else None
             if finished:
                 notes.append("where no result.json says which attempt was published, the first that finished is taken")
-        if run is None:
-            return None
-        return Tracked(run.state, dict(run.config), _summary(run), partial(_history, run), run.historyLineCount)
+        return None if run is None else _tracked(run)
 
     def evaluated(
         self, folder: RunFolder, said: Mapping[str, Mapping[str, Any] | None], notes: list[str]
-    ) -> dict[str, Any]:
-        found = self.attempts.get(folder.id, {})
-        summaries = {number: _summary(run) for number, run in sorted(found.items())}
+    ) -> dict[str, Tracked]:
+        found = {number: _tracked(run) for number, run in sorted(self.attempts.get(folder.id, {}).items())}
         values = {}
         for one, file in said.items():
-            asked = summaries.values() if file is None else [summaries.get(file["attempt"], {})]
-            values[one] = next((summary[key] for summary in asked if (key := f"evaluation/{one}") in summary), None)
+            numbers = found if file is None else [file["attempt"]]
+            asked = (found[number] for number in numbers if number in found)
+            made = next((tracked for tracked in asked if f"evaluation/{one}" in tracked.summary), None)
+            if made is not None:
+                values[one] = made
         return values
 
 
@@ -77,6 +77,10 @@ def _place(manifest: Mapping[str, Any], project: str | None) -> tuple[str, str]:
     if "tracking" not in manifest:
         raise StoreError(f"sweep {manifest['sweep']} was launched before manifests named a W&B project; give --project")
     return manifest["tracking"]["entity"] or "", manifest["tracking"]["project"]
+
+
+def _tracked(run: Any) -> Tracked:
+    return Tracked(run.state, dict(run.config), _summary(run), partial(_history, run), run.historyLineCount)
 
 
 def _only_evaluated(run: Any) -> bool:

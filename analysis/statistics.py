@@ -18,11 +18,13 @@ import pandas as pd
 from analysis import inference
 from analysis.comparisons import compare
 from analysis.families import Comparison
-from analysis.frame import Sweep
+from analysis.frame import WRONG, Sweep
+from analysis.remarks import cell_notes
 from analysis.samples import KEPT, Group, groups, metric_range
 from mmprompt.intervals import LEVEL, Interval, t_interval
 from mmprompt.power import two_sided
 
+COUNTED = ("failed", "diverged", *WRONG)  # states that say why a value is missing
 WHILE_TRAINING = "val/while_training"  # the score in a run's history
 COMPARED = (  # of a `Comparison`, as columns
     *("lower", "upper", "half_seeds", "half_examples", "single_lower", "single_upper", "p", "p_corrected"),
@@ -36,13 +38,14 @@ def cells(sweep: Sweep) -> pd.DataFrame:
     - the row labels (`Sweep.roles`), task, split, metric;
     - value, lower, upper: the mean and its interval; half_seeds, half_examples: the halves that make it up, before it is cut
       to the metric's range; n, planned (n of the whole sweep), seeds, examples (of the test set; NaN where unknown);
-    - runs (ids behind the value); failed, diverged, conflict (of the rest, how many are); baseline; chosen, among (of how many);
+    - runs (ids behind the value); failed, diverged, conflict, unreadable (of the rest, how many are); baseline; chosen, among
+      (of how many);
     - difference from the baseline, difference_lower, difference_upper (simultaneous), difference_n, and what else a `Comparison`
       holds, each with the prefix `difference_`;
     - where the sweep asks for it, the same of the share that is kept, in percent: `kept`, and `kept_difference`;
     - note: what else a reader of this cell has to know.
     """
-    found = list(groups(sweep))
+    found, notes = list(groups(sweep)), cell_notes(sweep, sweep.scores)
     labels = [*sweep.roles, "task", "split"]
     quantities = {"": "value"} | ({"kept_": KEPT} if sweep.manifest["kept_from"] is not None else {})
     compared = {prefix: compare(sweep, found, what) for prefix, what in quantities.items()}
@@ -54,7 +57,7 @@ def cells(sweep: Sweep) -> pd.DataFrame:
             if what == KEPT:
                 row |= _prefixed(mean_columns(group, KEPT), KEPT)
             row |= _prefixed(_difference_columns(group, compared[prefix].get(number), what), f"{prefix}difference")
-        rows.append(row | {"note": _note(group)})
+        rows.append(row | {"note": notes.get(tuple(group.label.values()), "")})
     frame = pd.DataFrame(rows)
     frame["among"] = _chosen_among(sweep, frame)
     frame["chosen"] = frame["among"] > 0
@@ -86,8 +89,7 @@ def _about(group: Group) -> dict[str, Any]:
         "planned": len(rows),
         "seeds": " ".join(str(seed) for seed in group.seeds),
         "runs": " ".join(rows.loc[there, "run"]),
-        **{state: int((lost == state).sum()) for state in ("failed", "diverged")},
-        "conflict": int(rows["conflict"].notna().sum()),
+        **{state: int((lost == state).sum()) for state in COUNTED},
         "baseline": group.is_baseline,
     }
 
@@ -109,10 +111,6 @@ def _prefixed(columns: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {name if key == "value" else f"{name}_{key}": value for key, value in columns.items()}
 
 
-def _note(group: Group) -> str:
-    return "; ".join(dict.fromkeys(group.rows["conflict"].dropna()))
-
-
 def facts(sweep: Sweep) -> pd.DataFrame:
     """What runs took, in the columns of `cells`: the fact is the metric, and no split has it. A run counts once."""
     labels = [name for name in sweep.roles if name != sweep.over]
@@ -124,10 +122,10 @@ def facts(sweep: Sweep) -> pd.DataFrame:
             row |= t_interval(group[fact].astype("float64"))._asdict() | {"planned": len(group)}
             row |= {
                 "runs": " ".join(group.loc[group[fact].notna(), "run"]),
-                **{state: int((group["state"] == state).sum()) for state in ("failed", "diverged")},
+                **{state: int((group["state"] == state).sum()) for state in COUNTED},
             }
             rows.append(row | {"done": int(group["attempt"].notna().sum()), "baseline": bool(group["baseline"].all())})
-    about = ["split", "metric", *Interval._fields, "planned", "runs", "failed", "diverged", "done", "baseline"]
+    about = ["split", "metric", *Interval._fields, "planned", "runs", *COUNTED, "done", "baseline"]
     frame = pd.DataFrame(rows, columns=[*labels, "task", *about])
     return _ordered(frame, {"task": list(sweep.tasks), "metric": list(sweep.manifest["facts"])}, labels)
 
@@ -177,8 +175,12 @@ def renamed(interval: Interval, name: str) -> dict[str, float]:
 
 
 def whole_state(row: Any) -> str | None:
-    """What all runs of a row came to that has no value: failed or diverged; None if not all did."""
-    return next((state for state in ("failed", "diverged") if getattr(row, state) == row.planned), None)
+    """What is said of a row in place of a value: that it holds a conflict or a damaged file; that all its runs failed or diverged.
+
+    None if there is nothing of that.
+    """
+    wrong = next((state for state in WRONG if getattr(row, state)), None)
+    return wrong or next((state for state in ("failed", "diverged") if getattr(row, state) == row.planned), None)
 
 
 def _chosen_among(sweep: Sweep, frame: pd.DataFrame) -> list[int]:

@@ -13,14 +13,14 @@ import math
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from analysis.frame import FACTS, Sweep
+from analysis.frame import FACTS, WRONG, Sweep
 from analysis.published import Published
 from analysis.statistics import whole_state
 from mmprompt.intervals import LEVEL
@@ -165,8 +165,11 @@ def markdown(tables: Iterable[Table], notes: Iterable[str]) -> str:
     return "\n\n".join([*parts, "\n".join(["Notes:", *listed])] if listed else parts) + "\n"
 
 
-def latex(tables: Iterable[Table], label: str) -> str:
-    r"""A table environment each, for \usepackage{booktabs}, labelled tab:LABEL, tab:LABEL-differences, tab:LABEL-paper-1, ..."""
+def latex(tables: Iterable[Table], label: str, notes: Sequence[str] = ()) -> str:
+    r"""A table environment each, for \usepackage{booktabs}, labelled tab:LABEL, tab:LABEL-differences, tab:LABEL-paper-1, ...
+
+    The notes stand below the first.
+    """
     texts = []
     for table in tables:
         frame = table.frame.reset_index().map(_escaped).rename(columns=_escaped)
@@ -179,7 +182,12 @@ def latex(tables: Iterable[Table], label: str) -> str:
                 column_format="l" * table.frame.index.nlevels + "r" * len(table.frame.columns),
             )
         )
-    return "\n".join(texts)
+    return "\n".join([*map(_with_notes, texts[:1], [notes]), *texts[1:]])
+
+
+def _with_notes(table: str, notes: Sequence[str]) -> str:
+    lines = [rf"\par\footnotesize {_escaped(note)}" for note in notes]
+    return table.replace("\\end{table}", "\n".join([*lines, "\\end{table}"])) if notes else table
 
 
 def csv(cells: pd.DataFrame, facts: pd.DataFrame) -> str:
@@ -201,7 +209,8 @@ def difference_text(row: Any, what: str) -> str:
     if row.n and not getattr(row, f"{what}_n"):
         return NOT_PLANNED  # the baseline is missing, or has nothing to keep
     text = interval_text(row, what, "+")
-    return f"{text} ~" if getattr(row, f"{what}_lower") <= 0 <= getattr(row, f"{what}_upper") else text
+    is_apart = getattr(row, f"{what}_lower") > 0 or getattr(row, f"{what}_upper") < 0  # not where there is no interval
+    return text if is_apart or not getattr(row, f"{what}_n") else f"{text} ~"
 
 
 def _cost(row: Any) -> str:
@@ -280,7 +289,7 @@ def _count(frame: pd.DataFrame) -> str:
     counts = frame["state"].value_counts()
     return ", ".join(
         f"{counts[state]} {state}"
-        for state in ("done", "diverged", "not evaluated", "failed", "not done")
+        for state in ("done", "diverged", "not evaluated", "failed", "not done", *WRONG)
         if state in counts
     )
 
@@ -290,7 +299,7 @@ def _pipes(frame: pd.DataFrame) -> str:
     columns = [[str(name), *frame[name]] for name in frame.columns]
     widths = [max(map(len, column)) for column in columns]
     labels = [
-        number == 0 or not re.match(r"[+\d.]+|missing|failed|diverged|-", column[1])
+        number == 0 or not re.match(r"[+\d.]+|missing|failed|diverged|conflict|unreadable|-", column[1])
         for number, column in enumerate(columns)
     ]
     pads = [str.ljust if label else str.rjust for label in labels]

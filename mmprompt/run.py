@@ -142,11 +142,13 @@ class RunFolder:
             write_once(self.config_file, frozen_text(config))
 
     def result(self) -> dict[str, Any] | None:
-        """The published result, or None while there is none."""
+        """The published result, or None while there is none. Raises StoreError if it is damaged."""
         try:
             return json.loads(self.result_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise StoreError(f"{self.result_file} is cut off or damaged: {error}") from error
 
     def attempts(self) -> list[Attempt]:
         """All attempts, oldest first."""

@@ -1,4 +1,4 @@
-"""A table's cells against numpy: intervals over seeds and examples, differences over a whole table, shares kept, averages, trends."""
+"""A table's cells against numpy: intervals over seeds and examples, differences over a table, shares kept, averages, trends."""
 
 from __future__ import annotations
 

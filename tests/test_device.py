@@ -39,7 +39,8 @@ def test_it_has_the_name_the_family_the_model_the_stepping_and_the_instructions(
 
 
 @pytest.mark.parametrize(
-    ("said", "other"), [("model\t\t: 1\n", "model\t\t: 17\n"), ("family\t: 25", "family\t: 23"), ("ing\t: 1", "ing\t: 2")]
+    ("said", "other"),
+    [("model\t\t: 1\n", "model\t\t: 17\n"), ("family\t: 25", "family\t: 23"), ("ing\t: 1", "ing\t: 2")],
 )
 def test_generations_that_a_virtual_machine_calls_alike_are_told_apart(said: str, other: str) -> None:
     assert said in EPYC

@@ -157,21 +157,26 @@ def test_every_warm_candidate_has_a_row_of_its_own(tmp_path: Path) -> None:
     assert [str(label[1]) for label in frame.index] == ["optim.lr=0.3", "optim.lr=0.1", "optim.lr=0.2"]
 
 
-def test_values_are_those_of_the_wandb_records_and_of_the_results_where_there_is_none(tmp_path: Path) -> None:
+def test_a_trial_whose_record_and_result_say_different_things_has_no_value_and_is_not_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     study = one_parameter(tmp_path)
-    with_record = made.add(study, DEFAULT, {1: 61.0}, tracking=OFFLINE)
-    without = made.add(study, {"optim.lr": 0.1}, {1: 62.0}, tracking=DISABLED)
+    made.add(study, DEFAULT, {1: 61.0}, tracking=DISABLED)
+    wrong = made.add(study, {"optim.lr": 0.1}, {1: 62.0}, tracking=OFFLINE)
     made.record(study)
-    for trial, value in ((with_record, 11.0), (without, 12.0)):
-        file = study.store.run(trial.runs["1"]).result_file
-        result = json.loads(file.read_text())
-        result["metrics"]["val/acc@0.5"] = value
-        file.write_text(json.dumps(result))
+    assert list(search.trials(searched(study))["score"]) == [61.0, 62.0]
+    file = study.store.run(wrong.runs["1"]).result_file
+    result = json.loads(file.read_text())
+    result["metrics"]["val/acc@0.5"] = 99.0
+    file.write_text(json.dumps(result))
     found = searched(study)
-    assert list(search.trials(found)["score"]) == [61.0, 12.0]
+    assert search.trials(found)["score"].to_list() == pytest.approx([61.0, math.nan], nan_ok=True)
     said = "\n".join(search.notes(found))
-    assert "val/acc@0.5 is 61.0 in its W&B record and 11.0 in result.json" in said
+    assert "val/acc@0.5 is 62 in its W&B record" in said and "; 99 in result.json" in said
     assert "1 of 2 runs have no readable W&B record" in said
+    assert run(study, tmp_path / "out") == 1 and "99 in result.json" in capsys.readouterr().out
+    file.write_text("{")
+    assert run(study, tmp_path / "out") == 1 and "result.json is cut off or damaged" in capsys.readouterr().out
 
 
 # What was found

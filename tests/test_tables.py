@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -193,13 +194,15 @@ def test_the_published_values_are_complete_and_say_where_they_are_from() -> None
     assert set(values.loc[values["table"] == "figure2", "source"]) == {"read off the plot"}
 
 
-def test_a_record_that_disagrees_with_the_result_is_noted_and_the_record_counts(small: Store) -> None:
+def test_where_a_record_and_the_result_disagree_there_is_no_value(small: Store) -> None:
     before = read_sweep(small, "length").scores
     change_result(a_run(small), lambda result: result["metrics"].update({"test/acc@0.5": 99.0}))
     sweep = read_sweep(small, "length")
     (note,) = sweep.notes
-    assert note.startswith(f"run {a_run(small).id}: test/acc@0.5 is ") and note.endswith("and 99.0 in result.json")
-    assert sweep.scores["value"].equals(before["value"])
+    assert note.startswith(f"run {a_run(small).id}: test/acc@0.5 is ") and note.endswith("; 99 in result.json")
+    gone = (sweep.scores["run"] == a_run(small).id) & (sweep.scores["split"] == "test")
+    assert gone.sum() == 1 and sweep.scores["value"].equals(before["value"].mask(gone))
+    assert sweep.conflicts == sweep.notes == tuple(sweep.scores.loc[gone, "conflict"])
 
 
 def test_without_tracking_the_result_stands_in_and_it_is_said(small: Store) -> None:
@@ -230,7 +233,8 @@ def test_a_record_that_cannot_be_read_is_noted_and_the_result_stands_in(small: S
 
 
 def test_an_evaluation_that_the_sweep_asks_for_and_that_was_not_made_is_missing_and_counted(small: Store) -> None:
-    change_result(a_run(small), lambda result: result["evaluations"].update({"test": "another"}))
+    shutil.rmtree(a_run(small).path)
+    train(small, point("micro_grounding", 10, 1), {"val/acc@0.5": 70.0}, OFFLINE)
     sweep = read_sweep(small, "length")
     assert sweep.frame["state"].to_list() == ["not evaluated", "done", "done", "done"]
     assert "INCOMPLETE: of 4 runs 3 done, 1 not evaluated." in table_of(small).caption
