@@ -28,7 +28,7 @@ NOISY_BESIDE_OUTLIER = 0.2  # of any other, once variances are known to differ
 OUTLIER = 1e-5  # left out of the pooled variance, which it would drown
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sample:
     """A row of a table on one task and split."""
 
