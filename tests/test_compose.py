@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprompt.keys import as_text
 from mmprompt.config import ConfigError
 from mmprompt.identity import freeze, run_id
+from mmprompt.keys import as_text
 from mmprompt.place import ROOT
 from sweeps.compose import Composer, read_by, references_in
 from sweeps.manifest import expand
