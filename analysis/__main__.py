@@ -79,31 +79,40 @@ def report(store: Store, manifest: dict[str, Any], source: Source, out: Path) ->
         return report_search(store, manifest, source, out)
     from analysis import figures, tables
     from analysis.frame import assemble, in_store
+    from analysis.latex import latex
+    from analysis.markdown import markdown
     from analysis.published import published, unpublished
     from analysis.statistics import cells, edges, facts
+    from analysis.terminal import terminal
 
     name = manifest["sweep"]
     sweep = assemble(store, manifest, source)
     if sweep.frame["attempt"].isna().all():
         return "\n".join([f"{name}: none of its runs is done yet, so there is no table", *sweep.notes])
-    values, took, papers = cells(sweep), facts(sweep), list(published(manifest))
-    notes = [*sweep.notes, *edges(sweep, values), *unpublished(manifest)]
+    values, took, papers = tables.completed(cells(sweep)), facts(sweep), list(published(manifest))
+    own = [*sweep.notes, *edges(sweep, values)]
+    notes = [*own, *unpublished(manifest)]
     curves = learnt(store, sweep, source, notes) if manifest["curves"] else None
     ours, theirs = tables.ours(sweep, values, took), tables.paper(papers)
     written = {
-        "md": tables.markdown([*ours, *theirs], notes),
-        "tex": tables.latex([*ours, *theirs], name),
-        "csv": tables.csv(values, took),
+        ".md": markdown([*ours, *theirs], notes),
+        ".tex": latex(ours, name, own),
+        ".csv": tables.csv(values, took),
     }
+    if theirs:
+        written["_paper.tex"] = latex(theirs, name)
     figure = figures.draw(sweep, values, papers, curves)
     places = write(out, name, written, figure, store, source is in_store, bool(papers))
-    return "\n".join([tables.markdown(ours, notes), *places])
+    return "\n".join([terminal(ours, notes), *places])
 
 
 def report_search(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> str:
     """Write a search's files; returns what its user should read. Raises StoreError for a damaged file of the study."""
-    from analysis import search, search_figures, search_tables, tables
+    from analysis import search, search_figures, search_tables
     from analysis.frame import in_store
+    from analysis.latex import latex
+    from analysis.markdown import markdown
+    from analysis.terminal import terminal
 
     name = manifest["sweep"]
     searched = search.read_search(store, manifest, source)
@@ -116,12 +125,12 @@ def report_search(store: Store, manifest: dict[str, Any], source: Source, out: P
     groups, importances = search.groups(searched, trials), search.importances(searched)
     made = search_tables.tables(searched, trials, confirmation, groups, importances, front)
     written = {
-        "md": tables.markdown(made, notes),
-        "tex": tables.latex(made, name),
-        "csv": search.csv(searched, trials, confirmation),
+        ".md": markdown(made, notes),
+        ".tex": latex(made, name, notes),
+        ".csv": search.csv(searched, trials, confirmation),
     }
     figure = search_figures.draw(searched, trials, confirmation, front)
-    return "\n".join([written["md"], *write(out, name, written, figure, store, source is in_store, False)])
+    return "\n".join([terminal(made, notes), *write(out, name, written, figure, store, source is in_store, False)])
 
 
 def write(
@@ -130,8 +139,8 @@ def write(
     """Puts the files in place; returns a line on each kind. `in_store`: whether the records were read there."""
     from analysis.figures import save
 
-    for kind, text in tables.items():
-        write_over(out / "tables" / f"{name}.{kind}", text)
+    for ending, text in tables.items():
+        write_over(out / "tables" / f"{name}{ending}", text)
     stem = out / "figures" / name
     save(figure, stem)
     records = f"{store.run('ID').path}/attempts/N/wandb" if in_store else "on the W&B server"
