@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.frame import Sweep
+from analysis.layout import Table
 from analysis.statistics import cells
 
 RANGE = {"cider": 1000.0}  # of others 100
@@ -84,3 +85,15 @@ def detectable(sweep: Sweep, frame: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(
         n=3, difference=[5.1 + 3 * at for at in rows.index], with_5_seeds=[2.6 + at for at in rows.index]
     )
+
+
+def said(value: float, half: float, sign: str = "") -> str:
+    """`83.1 ± 1.2`: two significant digits of the half-width, the value to the same place."""
+    digits = 1 - int(f"{half:.1e}".partition("e")[2])
+    value, half = round(value, digits), round(half, digits)
+    return f"{value:{sign if value else ''},.{max(digits, 0)}f} ± {half:,.{max(digits, 0)}f}".replace("-0.0 ", "0.0 ")
+
+
+def told(table: Table) -> str:
+    """All that a table says in words."""
+    return " ".join([table.caption, *table.notes, *table.about])
