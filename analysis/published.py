@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.names import task
+
 FILE = Path(__file__).with_name("published.csv")
 COLUMN = {  # an axis of ours -> the column that holds it there
     "method": "method",
@@ -24,15 +26,8 @@ PICTURES = {  # of which values are not published
     "figure3": "neither its values nor its epsilon are published; its text says that prompt tuning loses less on every task",
     "figure4": "its values are not published; its text: prompt tuning is always faster, about twice as fast for the largest",
 }
-NAME = {
-    "refcoco": "RefCOCO",
-    "refcoco_plus": "RefCOCO+",
-    "refcocog": "RefCOCOg",
-    "snli_ve": "SNLI-VE",
-    "coco_caption": "COCO Captions",
-    "vqa": "VQA",
-    "average": "average score",
-}
+ROW = ["x", "task", "split", "metric", "value"]  # x: the value on the axis, with the size where there are several
+ROW += ["size", "setting", "dataset"]  # what x and task are made of
 
 
 @dataclass(frozen=True)
@@ -41,7 +36,8 @@ class Published:
 
     place: str  # Table 3, Figure 2
     about: str  # whose values these are, in words
-    rows: pd.DataFrame  # x, task, split, metric, value; in the paper's order
+    axis: str  # of ours
+    rows: pd.DataFrame  # the columns of ROW; in the paper's order
 
 
 def published_values() -> pd.DataFrame:
@@ -62,10 +58,11 @@ def published(manifest: Mapping[str, Any]) -> Iterator[Published]:
         rows = rows[rows["x"].notna()].fillna({"split": ""})
         if len(rows):
             sizes, sources = " and ".join(rows["size"].unique()), "; ".join(rows["source"].unique())
+            rows = rows.assign(setting=rows["x"], dataset=rows["task"], task=rows["task"].map(task))
             if rows["size"].nunique() > 1:
                 rows = rows.assign(x=rows["size"] + " " + rows["x"].astype(str))
-            shown = rows[["x", "task", "split", "metric", "value"]].replace({"task": NAME})
-            yield Published(f"{kind.capitalize()} {number}", f"OFA-{sizes}, one seed per value, {sources}", shown)
+            about = f"OFA-{sizes}, one seed per value, {sources}"
+            yield Published(f"{kind.capitalize()} {number}", about, axis, rows[ROW].reset_index(drop=True))
 
 
 def unpublished(manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.layout import NOTHING, Cell, Table, of_frame
 from analysis.search import NOT_IN_ALL, QUARTILES, TOO_FEW, WARM, Searched, top
-from analysis.tables import INTERVAL, NOT_PLANNED, Table, commits, difference_text, interval_text
+from analysis.tables import INTERVAL, UNKNOWN, commits, score
 from mmprompt.study import SCORE, Definition, Named, as_yaml
 
 SHOWN = 10  # trials; all are in the CSV
@@ -41,7 +42,7 @@ def tables(
     made += found(searched, trials)
     made.append(weights(searched, importances))
     first, *others = made
-    return [replace(first, caption=f"{first.caption} {about(searched)}"), *others]
+    return [replace(first, about=(about(searched), commits(searched.sweep.frame))), *others]
 
 
 # Tables
@@ -54,15 +55,17 @@ def confirmed(searched: Searched, rows: pd.DataFrame) -> Table:
     named = dict(zip(searched.labels, searched.names, strict=True))
     lines, index = [], []
     for _, here in rows.groupby(["group", "rank"], sort=False):
-        names = {row.split: f"{row.split} ({row.metric})" if several else str(row.split) for row in here.itertuples()}
+        names = {
+            str(row.split): f"{row.split} ({row.metric})" if several else str(row.split) for row in here.itertuples()
+        }
         first = here.iloc[0]
         index.append((named[first["group"]], _name(first), settings_text(definition, first)))
-        line = {names[row.split]: interval_text(row) for row in here.itertuples()}
+        line: dict[str, Cell | str] = {names[str(row.split)]: score(row) for row in here.itertuples()}
         if with_differences:
-            line |= {f"{names[row.split]}: difference": _difference(row) for row in here.itertuples()}
+            line |= {f"{names[str(row.split)]}: difference": _difference(row) for row in here.itertuples()}
         line |= {f"{one} in the search ({OPTIMISTIC})": _found(first, one) for one in definition.objective}
         lines.append(line)
-    frame = pd.DataFrame(lines).fillna(NOT_PLANNED)
+    frame = pd.DataFrame(lines).fillna(NOTHING)
     order = sorted(frame.columns, key=lambda name: (OPTIMISTIC in name, name.endswith(": difference")))
     metric = "" if several else f" ({rows['metric'].iloc[0]})"
     others = max(len(searched.of(group)) for group in range(len(searched.labels))) - 1
@@ -72,16 +75,16 @@ def confirmed(searched: Searched, rows: pd.DataFrame) -> Table:
         else ""
     )
     said = [
-        f"Confirmation on {_seeds(searched)} fresh seeds, which the search never used: {INTERVAL} over seeds (n){metric}; the",
-        "default, then candidates by their mean on validation, where the best is chosen. Test is shown for these alone.",
+        f"Confirmation on {_seeds(searched)} fresh seeds, which the search never used: {INTERVAL} over seeds{metric}.",
+        "The default, then candidates by their mean on validation, where the best is chosen. Test is shown for these alone.",
     ]
     if with_differences:
-        said.append(
-            f"Difference from the default in points, seed by seed: {INTERVAL} (pairs).{together} ~ The interval contains 0:"
-            " the two are not told apart."
-        )
-    said += [f"The score in the search is {OPTIMISTIC}: candidates were chosen by it.", commits(searched.sweep.frame)]
-    return Table(caption(searched, said), _indexed(frame[order], index, [_each(definition), "trial", "settings"]))
+        said += [
+            f"Difference from the default in points, seed by seed: {INTERVAL} (pairs).{together}",
+            f"{UNKNOWN} the interval contains 0: the two are not told apart.",
+        ]
+    said.append(f"The score in the search is {OPTIMISTIC}: candidates were chosen by it.")
+    return _table(searched, said, _indexed(frame[order], index, [_each(definition), "trial", "settings"]))
 
 
 def found(searched: Searched, rows: pd.DataFrame) -> Iterator[Table]:
@@ -94,14 +97,14 @@ def found(searched: Searched, rows: pd.DataFrame) -> Iterator[Table]:
         if not len(best):
             continue
         keys = [one.key for one in searched.parameters(group)]
-        frame = best[keys].map(lambda value: _value(value, NOT_PLANNED)).astype(str)
+        frame = best[keys].map(lambda value: _value(value, NOTHING)).astype(str)
         frame = frame.assign(
             state=best["state"],
             seeds=best["planned"].astype(str),
             **{one: [amount(one, value) for value in best[one]] for one in definition.objective},
         )
         if definition.rungs:
-            frame["rung"] = [_value(value, NOT_PLANNED) for value in best["rung"]]
+            frame["rung"] = [_value(value, NOTHING) for value in best["rung"]]
             frame["score at the rung"] = [amount(SCORE, value) for value in best["rung_score"]]
         counts = count_text(here[here["origin"] != WARM])
         known = int((here["origin"] == WARM).sum())
@@ -116,7 +119,7 @@ def found(searched: Searched, rows: pd.DataFrame) -> Iterator[Table]:
             )
         name = f"found-{group + 1}" if several else "found"
         index = [(_trial(row),) for row in best.itertuples()]
-        yield Table(caption(searched, said), _indexed(frame, index, ["trial"]), name)
+        yield _table(searched, said, _indexed(frame, index, ["trial"]), name)
 
 
 def fair(searched: Searched, groups: pd.DataFrame, rows: pd.DataFrame) -> Table:
@@ -125,35 +128,39 @@ def fair(searched: Searched, groups: pd.DataFrame, rows: pd.DataFrame) -> Table:
     lines, index = [], []
     objective = next(iter(definition.objective))
     for name, about in zip(searched.names, groups.to_dict("records"), strict=True):
-        line = {"trials": " / ".join(str(about[state]) for state in ("done", "stopped", "diverged"))}
-        settings = NOT_PLANNED
+        line: dict[str, Cell | str] = {
+            "trials": " / ".join(str(about[state]) for state in ("done", "stopped", "diverged"))
+        }
+        settings = NOTHING
         for _, row in rows[(rows["group"] == about["group"]) & (rows["rank"] <= 1)].iterrows() if len(rows) else []:
             if row["rank"]:
                 settings = settings_text(definition, row)
             if not row["validation"]:
-                line[f"{'best' if row['rank'] else 'default'}, {row['split']}"] = interval_text(row)
+                line[f"{'best' if row['rank'] else 'default'}, {row['split']}"] = score(row)
                 if row["rank"]:
                     line[f"difference, {row['split']}"] = _difference(row)
         values = [amount(objective, about[quartile]) for quartile in QUARTILES]
-        line["quartiles"] = " / ".join(values) if not math.isnan(about["median"]) else NOT_PLANNED
-        line["diverged"] = NOT_PLANNED if math.isnan(about["share_diverged"]) else f"{about['share_diverged']:.0%}"
+        line["quartiles"] = " / ".join(values) if not math.isnan(about["median"]) else NOTHING
+        line["diverged"] = NOTHING if math.isnan(about["share_diverged"]) else f"{about['share_diverged']:.0%}"
         line["device hours"] = f"{about['device_hours']:.3g} + {about['confirmation_hours']:.3g}"
         lines.append(line)
         index.append((name, settings))
-    frame = pd.DataFrame(lines).fillna(NOT_PLANNED)
+    frame = pd.DataFrame(lines).fillna(NOTHING)
     spread = "the score of done trials in the search"
     if definition.rungs:
         spread = f"the score after {definition.rungs[0]} updates, where every trial is compared"
     said = [
-        f"The same budget for each {' and '.join(definition.each)}. Trials: done / stopped early / diverged.",
-        f"Default and best on {_seeds(searched)} fresh seeds: {INTERVAL} over seeds (n); the best is the candidate with the",
-        "highest mean on validation there. Difference: best minus default, seed by seed; intervals hold together for all",
-        "candidates of a group and are not corrected for the number of groups; ~ not told apart.",
-        f"Quartiles of {spread}: how much depends on the settings. Diverged: share of",
-        "the trials that are over. Device hours: of the trials + of the runs that confirm.",
+        f"The same budget for each {' and '.join(definition.each)}: default and best on {_seeds(searched)} fresh seeds,"
+        f" {INTERVAL} over seeds.",
+        "Trials: done / stopped early / diverged. The best is the candidate with the highest mean on validation there.",
+        "Difference: best minus default, seed by seed; intervals hold together for all candidates of a group and are not"
+        " corrected for the number of groups.",
+        f"{UNKNOWN} not told apart.",
+        f"Quartiles of {spread}: how much depends on the settings. Diverged: share of the trials that are over. Device"
+        " hours: of the trials + of the runs that confirm.",
     ]
     order = sorted(frame.columns, key=lambda name: _rank(name, ["trials", "default", "best", "difference"]))
-    return Table(caption(searched, said), _indexed(frame[order], index, [_each(definition), "best settings"]), "groups")
+    return _table(searched, said, _indexed(frame[order], index, [_each(definition), "best settings"]), "groups")
 
 
 def fronts(searched: Searched, front: pd.DataFrame) -> Table:
@@ -164,11 +171,11 @@ def fronts(searched: Searched, front: pd.DataFrame) -> Table:
     named = dict(zip(searched.labels, searched.names, strict=True))
     index = [(named[row["group"]], str(row["trial"]), settings_text(definition, row)) for _, row in front.iterrows()]
     said = [
-        "The front: trials that no other is at least as good as in all objectives and better in one; the best of the first",
-        f"objective first. Scores are {OPTIMISTIC}: trials are on the front by them.",
+        "The front: trials that no other is at least as good as in all objectives and better in one.",
+        f"The best of the first objective first. Scores are {OPTIMISTIC}: trials are on the front by them.",
         "Runs: their ids in the store, a seed each.",
     ]
-    return Table(caption(searched, said), _indexed(frame, index, [_each(definition), "trial", "settings"]), "front")
+    return _table(searched, said, _indexed(frame, index, [_each(definition), "trial", "settings"]), "front")
 
 
 def weights(searched: Searched, rows: pd.DataFrame) -> Table:
@@ -183,32 +190,34 @@ def weights(searched: Searched, rows: pd.DataFrame) -> Table:
         column=rows["objective"] + of_n if same else rows["objective"],
         group=names if same else names + of_n,
     )
-    wide = long.pivot(index=["group", "key"], columns="column", values="text").fillna(NOT_PLANNED)
+    wide = long.pivot(index=["group", "key"], columns="column", values="text").fillna(NOTHING)
     order = pd.MultiIndex.from_frame(long[["group", "key"]].drop_duplicates())
     wide = wide.reindex(index=order, columns=long["column"].drop_duplicates()).rename_axis(columns=None)
     rungs = searched.definition.rungs
     which = f"n trials by their score after {rungs[0]} updates, where all are compared" if rungs else "n done trials"
     said = [
-        f"Importances by PED-ANOVA, of {which}: how much of what sets the best {TOP:.0%} ({TOP_TRIALS} at least) apart from the",
-        "others lies in each key; shares of 1 among the keys that all trials have. They describe the trials that there were,",
-        "not the space: a sampler tries most where it expects most.",
+        f"Importances by PED-ANOVA, of {which}: how much of what sets the best {TOP:.0%} ({TOP_TRIALS} at least) apart from the"
+        " others lies in each key.",
+        "Shares of 1 among the keys that all trials have. They describe the trials that there were, not the space: a sampler"
+        " tries most where it expects most.",
     ]
     if NOT_IN_ALL in set(rows["why"]):
         said.append(f"{NOT_IN_ALL.capitalize()}: the key depends on another; such shares cannot be compared.")
     if TOO_FEW in set(rows["why"]):
         said.append(f"{TOO_FEW.capitalize()}: fewer than {FEWEST}{' came there' if rungs else ' are done'}.")
-    return Table(
-        caption(searched, said), _indexed(wide, list(wide.index), [_each(searched.definition), "key"]), "importances"
-    )
+    return _table(searched, said, _indexed(wide, list(wide.index), [_each(searched.definition), "key"]), "importances")
 
 
-# Captions
+# What is said
 
 
-def caption(searched: Searched, said: Sequence[str]) -> str:
-    """What a table says of itself; what there is to know of the search stands with the first (`about`)."""
+def _table(searched: Searched, said: Sequence[str], frame: pd.DataFrame, name: str = "") -> Table:
+    """The first that is said is the caption, the rest are notes; what there is to know of the search stands with the first
+    table (`about`).
+    """
+    caption, *notes = said
     incomplete = [] if searched.is_over else ["INCOMPLETE: the search is not over."]
-    return " ".join([f"Search {searched.name}.", *said, *incomplete])
+    return of_frame(f"Search {searched.name}. {caption}", frame, name, [*notes, *incomplete])
 
 
 def about(searched: Searched) -> str:
@@ -246,7 +255,7 @@ def space_text(definition: Definition) -> Iterator[str]:
 def named_text(named: Named | None) -> str:
     """`TPESampler(n_startup_trials=8)`."""
     if named is None:
-        return NOT_PLANNED
+        return NOTHING
     arguments = ", ".join(f"{key}={value}" for key, value in named.arguments.items())
     return f"{named.name}({arguments})" if arguments else named.name
 
@@ -278,7 +287,7 @@ def count_text(rows: pd.DataFrame) -> str:
 def amount(objective: str, value: float) -> str:
     """A score to one digit, a count whole, other numbers to three digits."""
     if math.isnan(value):
-        return NOT_PLANNED
+        return NOTHING
     if objective == SCORE:
         return f"{value:.1f}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -303,8 +312,15 @@ def _name(row: pd.Series) -> str:
     return f"{row['trial']} (default)" if row["baseline"] else str(row["trial"])
 
 
-def _difference(row: Any) -> str:
-    return NOT_PLANNED if row.baseline else difference_text(row, "difference")
+def _difference(row: Any) -> Cell:
+    """In points; marked where its interval contains 0."""
+    if row.baseline or (row.n and not row.difference_n):
+        return Cell(word=NOTHING)
+    if not row.n:
+        return score(row)
+    told = row.difference_lower > 0 or row.difference_upper < 0
+    ends = (row.difference, row.difference_lower, row.difference_upper)
+    return Cell(*ends, int(row.difference_n), int(row.planned), signed=True, mark="" if told else UNKNOWN)
 
 
 def _found(row: pd.Series, objective: str) -> str:

@@ -1,106 +1,312 @@
-"""The tables of a sweep as Markdown, LaTeX and CSV, with the paper's own values in tables apart.
+"""The tables of a sweep, from its cells: what is in them, how they are arranged, and what is said about them.
 
-Rows are the compared axis (and any extra one), columns the tasks; of a sweep that follows rows over an axis, columns are its
-values. Where the sweep asks for it: which share of a score is kept; how far rows are from the baseline; what runs took.
-All splits are in the CSV. Nothing is selected or computed here. No cell is set in bold as the best on test: choosing there
-and reporting there overstates the choice, and over a handful of seeds the intervals seldom tell neighbours apart. What is
-marked is the choice on validation.
+Rows are the compared axis (and any extra one), columns the tasks and their splits, as in the paper; of a sweep that follows
+rows over an axis, columns are its values. Where the sweep asks for it: which share of a score is kept; how far rows are from
+the baseline; a trend; an average; what runs took. All splits are in the CSV. Nothing is selected or estimated here. No cell
+is set in bold as the best on test: choosing there and reporting there overstates the choice. What is marked is the choice on
+validation. How a table is written down is for `analysis.markdown`, `analysis.latex` and `analysis.terminal`.
 """
 
 from __future__ import annotations
 
 import math
-import re
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 
-from analysis.frame import FACTS, WRONG, Sweep
+from analysis import names
+from analysis.frame import Sweep, axis_value
+from analysis.layout import NOTHING, Cell, Column, Row, Table, number, table, turned
 from analysis.published import Published
 from analysis.statistics import whole_state
 from mmprompt.intervals import LEVEL
 
-NOT_PLANNED = "-"  # nor recorded, of what runs took
-INTERVAL = f"mean ± half-width of the {LEVEL:.0%} t interval"
+PERCENT_LEVEL = f"{100 * LEVEL:g} %"
+INTERVAL = f"mean ± half-width of the {PERCENT_LEVEL} interval"
 PARAMETERS = "trainable_parameters"  # a row's, whatever the task
-WIDTH = 120  # of the text in a Markdown file and on the terminal
-ESCAPES = {char: f"\\{char}" for char in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-}
+CLOCK = ("seconds", "device_hours", "device_hours_spent", "seconds_per_100", "peak_memory_mb")
+HOURS = "device_hours"  # the paper's GPU-hours
+PERCENT = ("acc@0.5", "accuracy", "vqa_accuracy")
+EQUIVALENT, UNKNOWN = "=", "~"
+MARKS = {"equivalent": EQUIVALENT, "not known": UNKNOWN}  # verdict -> its mark; what is told apart has none
+NONE = pd.DataFrame()
 
 
-@dataclass(frozen=True)
-class Table:
-    """A caption, and strings with the row labels in the index; `name` tells those of one sweep apart."""
-
-    caption: str
-    frame: pd.DataFrame
-    name: str = ""
-
-
-def ours(sweep: Sweep, cells: pd.DataFrame, facts: pd.DataFrame) -> list[Table]:
-    """The tables that a sweep becomes: scores, the share that is kept, differences from the baseline, what runs took."""
-    tables = [comparison(sweep, cells, facts)]
+def ours(
+    sweep: Sweep,
+    cells: pd.DataFrame,
+    facts: pd.DataFrame,
+    trends: pd.DataFrame = NONE,
+    averages: pd.DataFrame = NONE,
+    detectable: pd.DataFrame = NONE,
+    extra: Sequence[Table] = (),
+) -> list[Table]:
+    """The tables that a sweep becomes: scores, the share that is kept, differences from the baseline, trend, average, what
+    runs took, and `extra`. The frames are those of `analysis.statistics`; an empty one makes no table.
+    """
     kept = sweep.manifest["kept_from"] is not None
-    if kept:
-        tables.append(shares(sweep, cells))
     what = "kept_difference" if kept else "difference"
+    made = [comparison(sweep, cells, facts, detectable)]
+    if kept:
+        made.append(shares(sweep, cells))
     if cells[what].notna().any():
-        tables.append(differences(sweep, cells, what))
+        made.append(differences(sweep, cells, what, detectable))
+    if len(trends):
+        made.append(trend(sweep, trends))
+    if len(averages):
+        made.append(average(sweep, averages))
+    if "5" in (sweep.manifest["paper"] or {}).values() and HOURS in set(facts["metric"]):
+        made.append(hours(sweep, facts))
     if set(facts["metric"]) - {PARAMETERS}:
-        tables.append(costs(sweep, facts))
-    return tables
+        made.append(costs(sweep, facts))
+    return [*made, *extra]
 
 
-def comparison(sweep: Sweep, cells: pd.DataFrame, facts: pd.DataFrame) -> Table:
-    frame = _pivoted(sweep, cells, _cell)
+# Tables
+
+
+def comparison(sweep: Sweep, cells: pd.DataFrame, facts: pd.DataFrame, detectable: pd.DataFrame = NONE) -> Table:
+    shown = _shown(sweep, cells)
+    scores = _arranged(sweep, shown, score)
+    columns = scores.columns
     parameters = facts[facts["metric"] == PARAMETERS]
     if len(parameters):
-        shared = [name for name in frame.index.names if name in parameters]
-        by_row = {row: _range(group) for row, group in _named(sweep, parameters).groupby(shared, sort=False)}
-        rows = frame.index.to_frame()[shared].itertuples(index=False, name=None)
-        frame = frame.assign(**{FACTS[PARAMETERS]: [by_row.get(row, NOT_PLANNED) for row in rows]})
-    return Table(" ".join(_caption(sweep, cells)), frame)
+        columns = (*columns, Column("parameters", "Trainable"))
+        by_row = _by_row(sweep, parameters, _range)
+        first = len(scores.stubs) - len(_labels(sweep))  # behind the task, where that is a label
+        rows = (
+            Row(row.labels, (*row.cells, by_row.get(row.labels[first:], Cell(word=NOTHING)))) for row in scores.rows
+        )
+        scores = Table("", scores.stubs, columns, tuple(rows), n=scores.n)
+    axes = f"{_axis_words(sweep)}{f' and {_lower(names.axis(sweep.over))}' if sweep.over else ''}"
+    caption = f"Scores by {axes} on {split_words(sweep)}: {INTERVAL}{_of_n(scores.n, shown)}."
+    notes = [*_score_notes(sweep, shown), *_detectable_notes(sweep, detectable), *_state_notes(sweep)]
+    return _with(scores, caption, notes, sweep)
 
 
 def shares(sweep: Sweep, cells: pd.DataFrame) -> Table:
-    at = f"{sweep.over} {sweep.manifest['kept_from']:g}"
-    what = f"share of its own score at {at} that a run keeps, in percent"
-    chance = f"{NOT_PLANNED} Nothing to keep. What guessing would score is not taken off."
-    caption = f"Sweep {sweep.manifest['sweep']}: {what}; {INTERVAL} over seeds (n). {chance}"
-    return Table(caption, _pivoted(sweep, _apart(sweep, cells), _share), "kept")
+    shown = _shown(sweep, _apart(sweep, cells))
+    made = _arranged(sweep, shown, share)
+    at = f"{_lower(names.axis(str(sweep.over)))} = {sweep.manifest['kept_from']:g}"
+    caption = f"Share of its own score at {at} that a run keeps, in percent: {INTERVAL}{_of_n(made.n, shown)}."
+    nothing = [f"{NOTHING} nothing to keep."] if any(cell.word == NOTHING for cell in made.cells) else []
+    notes = ["What guessing would score is not taken off.", *nothing, *_limit_note(shown, "kept_")]
+    return _with(made, caption, notes, sweep, "kept")
 
 
-def differences(sweep: Sweep, cells: pd.DataFrame, what: str) -> Table:
+def differences(sweep: Sweep, cells: pd.DataFrame, what: str, detectable: pd.DataFrame = NONE) -> Table:
     """`what`: the column of the difference, of scores or of shares."""
-    baseline = ", ".join(f"{axis} {value}" for axis, value in sweep.manifest["baseline"].items())
-    of = "that share" if what == "kept_difference" else "the score"
-    caption = (
-        f"Sweep {sweep.manifest['sweep']}: difference of {of} from the baseline's ({baseline}), in points, seed by seed: "
-        f"{INTERVAL} (pairs). ~ The interval contains 0: the two are not told apart. Intervals are not corrected for their number."
-    )
     rows = cells if what == "difference" else _apart(sweep, cells)
-    return Table(caption, _pivoted(sweep, rows[~rows["baseline"]], partial(difference_text, what=what)), "differences")
+    shown = _shown(sweep, rows[~rows["baseline"]])
+    made = _arranged(sweep, shown, lambda row: difference(row, what))
+    of = "Share kept" if what == "kept_difference" else "Score"
+    caption = f"{of} minus that of the baseline ({_baseline(sweep)}), in points: {_simultaneous(sweep, shown, what)}."
+    notes = [*_mark_notes(sweep, shown, what), *_detectable_notes(sweep, detectable)]
+    return _with(made, caption, notes, sweep, "differences")
+
+
+def trend(sweep: Sweep, trends: pd.DataFrame) -> Table:
+    """A row per task and split (and other label): how the score goes with the logarithm of the axis."""
+    axis = str(trends["axis"].iloc[0])
+    others = [name for name in _labels(sweep) if name in trends]
+    heads = [("slope", "per doubling", "Slope"), ("slope_p", "p", "Slope"), ("curvature", "", "Curvature")]
+    heads += [("turning_point", "point", "Turning"), ("lack_of_fit_p", "p", "Lack of fit")]
+    entries = []
+    for row in _rows(_shown(sweep, trends).sort_values("place", kind="stable")):
+        labels = (*(_value(name, getattr(row, name)) for name in others), _task_words(sweep, row))
+        for key, head, group in heads:
+            entries.append((labels, Column(head, group), _trend_cell(row, key)))
+    caption = (
+        f"Trend over {_lower(names.axis(axis))}: change of the score in points per doubling, with its"
+        f" {PERCENT_LEVEL} interval, and whether a straight line is enough."
+    )
+    notes = [
+        "Slope and curvature (its change per doubling): contrasts of the rows' means on log2 of the axis, pooled variance.",
+        "Turning point: where the fitted parabola has its extreme, if that lies in the range tried. Lack of fit: what a"
+        " straight line leaves.",
+    ]
+    stubs = [*(names.axis(name) for name in others), "Task"]
+    return _with(table("", stubs, entries), caption, notes, sweep, "trend")
+
+
+def average(sweep: Sweep, averages: pd.DataFrame) -> Table:
+    """A row per row label; of a numeric axis its values are the columns, as in the paper's Table 6."""
+    labels = [name for name in _labels(sweep) if name in averages]
+    entries = []
+    for row in _rows(averages):
+        label = tuple(_value(name, getattr(row, name)) for name in labels)
+        mean = Cell(row.value, row.lower, row.upper, int(row.n), int(row.n))
+        against = Cell(row.difference, row.difference_lower, row.difference_upper, signed=True)
+        entries += [
+            (label, Column("Average score"), mean if row.n else Cell(word="missing")),
+            (
+                label,
+                Column("Difference"),
+                Cell(word=NOTHING) if row.baseline else _marked(against, row.difference_verdict),
+            ),
+            (label, Column("Better (%)"), Cell(word=NOTHING) if row.baseline else _plain(100 * row.better, 0)),
+        ]
+    made = table("", [names.axis(name) for name in labels], entries)
+    if len(labels) == 1 and pd.api.types.is_numeric_dtype(averages[labels[0]]):
+        made = turned(made, "")
+    tasks, rules = int(averages["tasks"].max()), ", ".join(averages["rule"].unique())
+    of = _listed([names.task(task) for task in sweep.tasks])
+    caption = f"Average over {tasks} tasks ({rules}): {INTERVAL}{_of_n(made.n, averages)}."
+    notes = [
+        f"Tasks: {of}. Difference: from the baseline ({_baseline(sweep)}). Better: share of pairs of a task and a seed in"
+        " which the row's score is above the baseline's, ties as half.",
+        *_marks_said(set(averages["difference_verdict"]), ""),
+    ]
+    return _with(made, caption, notes, sweep, "average")
+
+
+def hours(sweep: Sweep, facts: pd.DataFrame) -> Table:
+    """The paper's Table 5: a row per task, a column per method, and their ratio to the baseline."""
+    rows = facts[facts["metric"] == HOURS]
+    stub = _labels(sweep)
+    entries = []
+    for task, those in rows.groupby("task", sort=False):
+        base = those.loc[those["baseline"], "value"]
+        for row in _rows(those):
+            name = ", ".join(_value(label, getattr(row, label)) for label in stub)
+            labels = (names.task(str(task)),)
+            entries.append((labels, Column(name, "Device-hours"), _cost(row)))
+            if not row.baseline and len(base) == 1:
+                ratio = row.value / base.iloc[0]
+                entries.append((labels, Column(name, f"Ratio to {_baseline(sweep)}"), _plain(ratio, 2)))
+    entries.sort(key=lambda entry: entry[1].group != "Device-hours")
+    order = [names.task(task) for task in rows["task"].unique()]
+    made = table("", ["Task"], sorted(entries, key=lambda entry: order.index(entry[0][0])))
+    caption = f"Device-hours of one training: mean{_of_n(made.n, rows)}, and its ratio to that of the baseline."
+    notes = ["A device is what one run had. Clock time of machines with other work on them: the ratio says more."]
+    return _with(made, caption, notes, sweep, "hours")
 
 
 def costs(sweep: Sweep, facts: pd.DataFrame) -> Table:
-    """What runs took: a row per row label and task."""
+    """What runs took: a row per task and row label."""
     shown = facts[facts["metric"] != PARAMETERS]
-    texts = _named(sweep, shown).assign(
-        column=shown["metric"].map(FACTS), text=[_cost(row) for row in shown.itertuples()]
-    )
-    caption = (
-        f"Sweep {sweep.manifest['sweep']}: what its runs took; {INTERVAL} over seeds (n). {NOT_PLANNED} Not recorded."
-    )
-    return Table(caption, _arranged(texts, ["task", *_labels(sweep)]), "cost")
+    entries = [
+        ((names.task(row.task), *_row_labels(sweep, row)), Column(names.fact(row.metric, short=True)), _cost(row))
+        for row in _rows(_together(shown))
+    ]
+    made = table("", ["Task", *_stubs(sweep)], entries)
+    caption = f"What one training took: mean{_of_n(made.n, shown)}."
+    notes = [f"{NOTHING} not recorded."] if any(cell.word == NOTHING for cell in made.cells) else []
+    if set(shown["metric"]) & set(CLOCK):
+        notes.append("Times and memory depend on what else the machine did and have no interval.")
+    return _with(made, caption, notes, sweep, "cost")
+
+
+def paper(published: Iterable[Published]) -> list[Table]:
+    """The paper's own values in its layout: a row per value of the axis, a column per data set, split and metric."""
+    return [_published(part, at) for at, part in enumerate(published, start=1)]
+
+
+def csv(cells: pd.DataFrame, facts: pd.DataFrame) -> str:
+    """Every column and every split, at full precision, and what runs took as further metrics, of no split."""
+    rows = pd.concat([cells, facts.drop(columns="done")], ignore_index=True) if len(facts) else cells
+    return rows.to_csv(index=False)
+
+
+def completed(cells: pd.DataFrame) -> pd.DataFrame:
+    """With the columns that `statistics.cells` does not give yet; goes when it does."""
+    more: dict[str, Any] = {"among": 0, "conflict": 0, "examples": math.nan, "half_examples": math.nan, "note": ""}
+    for what in ("difference", "kept_difference"):
+        if what in cells:
+            lower, upper = cells[f"{what}_lower"], cells[f"{what}_upper"]
+            verdict = pd.Series("not known", index=cells.index).mask(lower > 0, "higher").mask(upper < 0, "lower")
+            more |= {f"{what}_method": "", f"{what}_verdict": verdict.where(cells[what].notna(), "")}
+    return cells.assign(**{name: value for name, value in more.items() if name not in cells})
+
+
+# Cells
+
+
+def score(row: Any) -> Cell:
+    """Of any row with value, lower, upper, n and planned: mean, interval, n; why there is none."""
+    return _cell(row, "value", "*" if getattr(row, "chosen", False) and row.n else "")
+
+
+def share(row: Any) -> Cell:
+    return Cell(word=NOTHING) if row.n and not row.kept_n else _cell(row, "kept")
+
+
+def difference(row: Any, what: str = "difference") -> Cell:
+    """With the mark of its verdict; a dash where the baseline is missing, or has nothing to keep."""
+    if row.n and not getattr(row, f"{what}_n"):
+        return Cell(word=NOTHING)
+    cell = _cell(row, what, signed=True)
+    return cell if cell.word else _marked(cell, getattr(row, f"{what}_verdict"))
+
+
+def _cell(row: Any, what: str, mark: str = "", signed: bool = False) -> Cell:
+    prefix = "" if what == "value" else f"{what}_"
+    n, note = int(getattr(row, f"{prefix}n")), getattr(row, "note", "")
+    if getattr(row, "conflict", 0):
+        return Cell(word="conflict", note=note)
+    if n == 0:
+        counts = {state: getattr(row, state) for state in ("failed", "diverged")}
+        said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        return Cell(word=whole_state(row) or (f"missing ({said})" if said else "missing"), note=note)
+    value, lower, upper = (getattr(row, name) for name in (what, f"{prefix}lower", f"{prefix}upper"))
+    return Cell(value, lower, upper, n, int(row.planned), signed=signed, mark=mark, note=note)
+
+
+def _marked(cell: Cell, verdict: str) -> Cell:
+    """A difference without an interval is not known, whatever it says."""
+    mark = UNKNOWN if math.isnan(cell.lower) else MARKS.get(verdict, "")
+    return Cell(cell.value, cell.lower, cell.upper, cell.n, cell.planned, signed=True, mark=mark, note=cell.note)
+
+
+def _cost(row: Any) -> Cell:
+    """To three digits; what a clock said has no interval."""
+    if row.n == 0:
+        return Cell(word=NOTHING) if row.done else _cell(row, "value")
+    has_interval = row.metric not in CLOCK and row.lower < row.upper
+    lower, upper = (row.lower, row.upper) if has_interval else (math.nan, math.nan)
+    return Cell(row.value, lower, upper, int(row.n), int(row.planned), digits=_three(row.value))
+
+
+def _plain(value: float, digits: int) -> Cell:
+    return Cell(word=NOTHING) if math.isnan(value) else Cell(value, digits=digits)
+
+
+def _three(value: float) -> int:
+    """Digits after the decimal marker that leave three significant ones."""
+    return max(0, 2 - math.floor(math.log10(abs(value)))) if value else 1
+
+
+def _range(rows: pd.DataFrame) -> Cell:
+    """Of a number that all runs of a row should have in common."""
+    known = rows.loc[rows["n"] > 0, "value"]
+    if not len(known):
+        return Cell(word=NOTHING)
+    if known.min() == known.max():
+        return Cell(known.iloc[0], digits=0)
+    return Cell(word=f"{known.min():,.0f} to {known.max():,.0f}")
+
+
+def _trend_cell(row: Any, key: str) -> Cell:
+    value = getattr(row, key)
+    if math.isnan(value):
+        return Cell(word=NOTHING)
+    if key.endswith("_p"):
+        return Cell(word=p_text(value))
+    if key == "turning_point":
+        return Cell(value, digits=0)
+    return Cell(value, getattr(row, f"{key}_lower"), getattr(row, f"{key}_upper"), signed=True)
+
+
+def p_text(p: float) -> str:
+    """To two significant digits; very small ones as a bound."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+# Rows and columns
 
 
 def _labels(sweep: Sweep) -> list[str]:
@@ -108,158 +314,165 @@ def _labels(sweep: Sweep) -> list[str]:
     return [name for name in sweep.roles if name != sweep.over]
 
 
+def _stubs(sweep: Sweep) -> list[str]:
+    return [names.axis(name) for name in _labels(sweep)]
+
+
+def _row_labels(sweep: Sweep, row: Any) -> tuple[str, ...]:
+    return tuple(_value(name, getattr(row, name)) for name in _labels(sweep))
+
+
+def _rows(frame: pd.DataFrame) -> Iterator[SimpleNamespace]:
+    """With names that hold a dot as attributes too, which `itertuples` does not give."""
+    return (SimpleNamespace(**{str(key): value for key, value in row.items()}) for row in frame.to_dict("records"))
+
+
+def _value(axis: str, value: Any) -> str:
+    return names.value(axis, value)
+
+
 def _apart(sweep: Sweep, cells: pd.DataFrame) -> pd.DataFrame:
     """All but where every run has all of its score."""
     return cells[cells[sweep.over] != sweep.manifest["kept_from"]]
 
 
-def _pivoted(sweep: Sweep, cells: pd.DataFrame, text: Callable[[Any], str]) -> pd.DataFrame:
-    """A text per cell of what is shown: a column per task, or per value of the axis that rows are followed over."""
-    pairs = sweep.shown
-    shown = cells[[pair in pairs for pair in zip(cells["task"], cells["split"], strict=True)]]
-    splits: Counter[Any] = Counter(task for task, _ in pairs)
-    tasks = [
-        f"{row.task}{f' {row.split}' if splits[row.task] > 1 else ''} ({row.metric})" for row in shown.itertuples()
-    ]
-    texts = _named(sweep, shown).assign(text=[text(row) for row in shown.itertuples()], task=tasks)
-    if sweep.over is None:
-        return _arranged(texts.assign(column=texts["task"]), _labels(sweep))
-    columns = f"{sweep.over.rpartition('.')[2]} " + shown[sweep.over].astype(str)
-    return _arranged(texts.assign(column=columns), ["task", *_labels(sweep)])
+def _shown(sweep: Sweep, cells: pd.DataFrame) -> pd.DataFrame:
+    """Of what tables show, validation first within a task, as the paper prints splits; tasks as the sweep has them."""
+    tasks = list(sweep.tasks)
+    pairs = sorted(sweep.shown, key=lambda pair: (tasks.index(pair[0]), names.split_place(pair[1])))
+    place = {pair: at for at, pair in enumerate(pairs)}
+    found = [place.get(pair, -1) for pair in zip(cells["task"], cells["split"], strict=True)]
+    return cells.assign(place=found)[[at >= 0 for at in found]]
 
 
-def _named(sweep: Sweep, rows: pd.DataFrame) -> pd.DataFrame:
-    """Labels as text, that of the baseline marked."""
-    texts = rows.assign(**{name: rows[name].astype(str) for name in _labels(sweep)})
-    return texts.assign(
-        **{sweep.compare: texts[sweep.compare] + rows["baseline"].map({True: " (baseline)", False: ""})}
-    )
+def _together(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one task one after the other, tasks in the order in which they come."""
+    return rows.iloc[rows["task"].map(list(rows["task"].unique()).index).argsort(kind="stable")]
 
 
-def _arranged(texts: pd.DataFrame, index: list[str]) -> pd.DataFrame:
-    """`text` by `column`; rows and columns in the order in which they come, rows of one task together."""
-    if index[0] == "task":
-        texts = texts.iloc[texts["task"].map(list(texts["task"].unique()).index).argsort(kind="stable")]
-    rows = texts[index].drop_duplicates()
-    frame = texts.pivot(index=index, columns="column", values="text").fillna(NOT_PLANNED)
-    order = pd.MultiIndex.from_frame(rows) if len(index) > 1 else pd.Index(rows[index[0]])
-    return frame.reindex(index=order, columns=texts["column"].drop_duplicates()).rename_axis(columns=None)
-
-
-def paper(published: Iterable[Published]) -> list[Table]:
-    """For each of the paper's tables and figures: a row per data set, split and metric, a column per value."""
-    tables: list[Table] = []
-    for part in published:
-        rows = part.rows.assign(x=part.rows["x"].astype(str), text=part.rows["value"].map("{:.2f}".format))
-        index = ["task", "split", "metric"]
-        frame = rows.pivot(index=index, columns="x", values="text").fillna(NOT_PLANNED)
-        order = pd.MultiIndex.from_frame(rows[index].drop_duplicates())
-        frame = frame.reindex(index=order, columns=rows["x"].drop_duplicates()).rename_axis(columns=None)
-        tables.append(Table(f"The paper's {part.place}: {part.about}.", frame, f"paper-{len(tables) + 1}"))
-    return tables
-
-
-def markdown(tables: Iterable[Table], notes: Iterable[str]) -> str:
-    parts = [f"{textwrap.fill(table.caption, WIDTH)}\n\n{_pipes(table.frame.reset_index())}" for table in tables]
-    listed = [textwrap.fill(f"- {note}", WIDTH, subsequent_indent="  ", break_long_words=False) for note in notes]
-    return "\n\n".join([*parts, "\n".join(["Notes:", *listed])] if listed else parts) + "\n"
-
-
-def latex(tables: Iterable[Table], label: str, notes: Sequence[str] = ()) -> str:
-    r"""A table environment each, for \usepackage{booktabs}, labelled tab:LABEL, tab:LABEL-differences, tab:LABEL-paper-1, ...
-
-    The notes stand below the first.
-    """
-    texts = []
-    for table in tables:
-        frame = table.frame.reset_index().map(_escaped).rename(columns=_escaped)
-        texts.append(
-            frame.style.hide(axis="index").to_latex(
-                hrules=True,
-                caption=_escaped(table.caption),
-                label=f"tab:{label}" + (f"-{table.name}" if table.name else ""),
-                position_float="centering",
-                column_format="l" * table.frame.index.nlevels + "r" * len(table.frame.columns),
+def _arranged(sweep: Sweep, shown: pd.DataFrame, cell: Callable[[Any], Cell]) -> Table:
+    """A column per task and split, or per value of the axis that rows are followed over."""
+    if sweep.over is not None:
+        rows = shown.iloc[shown["place"].argsort(kind="stable")]
+        group = names.axis(sweep.over)
+        entries = [
+            (
+                (_task_words(sweep, row), *_row_labels(sweep, row)),
+                Column(_value(sweep.over, getattr(row, sweep.over)), group),
+                cell(row),
             )
-        )
-    return "\n".join([*map(_with_notes, texts[:1], [notes]), *texts[1:]])
+            for row in _rows(rows)
+        ]
+        return table("", ["Task", *_stubs(sweep)], entries)
+    heads = _heads(shown)
+    entries = [(_row_labels(sweep, row), heads[row.task, row.split, row.metric], cell(row)) for row in _rows(shown)]
+    return table("", _stubs(sweep), entries, list(heads.values()))
 
 
-def _with_notes(table: str, notes: Sequence[str]) -> str:
-    lines = [rf"\par\footnotesize {_escaped(note)}" for note in notes]
-    return table.replace("\\end{table}", "\n".join([*lines, "\\end{table}"])) if notes else table
+def _heads(shown: pd.DataFrame) -> dict[tuple[str, str, str], Column]:
+    """By task, split and metric: the data set above; below it what tells its columns apart, the metric if nothing does."""
+    keys = shown.sort_values("place", kind="stable")[["task", "split", "metric"]].drop_duplicates()
+    splits, metrics = (keys.groupby("task")[what].nunique() for what in ("split", "metric"))
+    heads = {}
+    for task, split, metric in keys.itertuples(index=False, name=None):
+        parts = [names.split(split, task)] if splits[task] > 1 else []
+        if metrics[task] > 1 or not parts:
+            parts.append(names.metric(metric, short=True))
+        heads[task, split, metric] = Column(" ".join(parts), names.task(task))
+    return heads
 
 
-def csv(cells: pd.DataFrame, facts: pd.DataFrame) -> str:
-    """Every split, and what runs took as further metrics, of no split."""
-    rows = pd.concat([cells, facts.drop(columns="done")], ignore_index=True) if len(facts) else cells
-    return rows.to_csv(index=False)
+def _task_words(sweep: Sweep, row: Any) -> str:
+    """`Grounding, testA (Acc@0.5)`: as a label of a row."""
+    several = sum(task == row.task for task, _ in sweep.shown) > 1
+    where = f", {names.split(row.split, row.task)}" if several else ""
+    return f"{names.task(row.task)}{where} ({names.metric(row.metric, short=True)})"
 
 
-def _cell(row: Any) -> str:
-    """`83.1 ± 1.2 (3)`: mean, half-width of the interval, n."""
-    return f"{interval_text(row)}{' *' if row.chosen and row.n else ''}"
+def _by_row(sweep: Sweep, facts: pd.DataFrame, cell: Callable[[pd.DataFrame], Cell]) -> dict[tuple[str, ...], Cell]:
+    labels = _labels(sweep)
+    return {
+        tuple(_value(name, one) for name, one in zip(labels, label, strict=True)): cell(rows)
+        for label, rows in facts.groupby(labels, sort=False)
+    }
 
 
-def _share(row: Any) -> str:
-    return NOT_PLANNED if row.n and not row.kept_n else interval_text(row, "kept")
+# What is said
 
 
-def difference_text(row: Any, what: str) -> str:
-    if row.n and not getattr(row, f"{what}_n"):
-        return NOT_PLANNED  # the baseline is missing, or has nothing to keep
-    text = interval_text(row, what, "+")
-    is_apart = getattr(row, f"{what}_lower") > 0 or getattr(row, f"{what}_upper") < 0  # not where there is no interval
-    return text if is_apart or not getattr(row, f"{what}_n") else f"{text} ~"
+def _with(made: Table, caption: str, notes: Iterable[str], sweep: Sweep, name: str = "") -> Table:
+    return replace(made, caption=caption, notes=tuple(notes), name=name, about=tuple(about(sweep)))
 
 
-def _cost(row: Any) -> str:
-    """To three digits."""
-    if row.n == 0 and row.done:
-        return NOT_PLANNED
-    digits = 2 - math.floor(math.log10(abs(row.value))) if row.n and row.value else 1
-    return interval_text(row, digits=max(0, digits))
-
-
-def interval_text(row: Any, what: str = "value", sign: str = "", digits: int = 1) -> str:
-    """Of this column; why there is none."""
-    prefix = "" if what == "value" else f"{what}_"
-    value, upper, n = getattr(row, what), getattr(row, f"{prefix}upper"), getattr(row, f"{prefix}n")
-    if n == 0:
-        counts = {state: getattr(row, state) for state in ("failed", "diverged")}
-        said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        return whole_state(row) or (f"missing ({said})" if said else "missing")
-    spread = f" ± {upper - value:,.{digits}f}" if n > 1 else ""
-    return f"{value:{sign},.{digits}f}{spread} {f'({n})' if n == row.planned else f'({n} of {row.planned})'}"
-
-
-def _range(rows: pd.DataFrame) -> str:
-    """Of a number that all runs of a row should have in common."""
-    known = rows[rows["n"] > 0]
-    texts = [f"{value:,.0f}" for value in sorted({known["value"].min(), known["value"].max()})] if len(known) else []
-    return " to ".join(texts) or NOT_PLANNED
-
-
-def _caption(sweep: Sweep, cells: pd.DataFrame) -> Iterator[str]:
-    manifest, frame = sweep.manifest, sweep.frame
+def about(sweep: Sweep) -> Iterator[str]:
+    """Where a table comes from: what a paper does not print, and who has the table wants to know."""
+    manifest = sweep.manifest
     places = ", ".join(f"{kind.capitalize()} {number}" for kind, number in (manifest["paper"] or {}).items())
-    whose = f"The paper's claim ({places})" if places else "Claim"
-    yield f"Sweep {manifest['sweep']}. {whose}: {manifest['claim'].rstrip('.')}."
+    yield f"Sweep {manifest['sweep']}: `{manifest['command']}`."
+    yield f"{f'Claim of the paper ({places})' if places else 'Claim'}: {manifest['claim'].rstrip('.')}."
+    yield commits(sweep.frame)
+
+
+def _score_notes(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
+    manifest, frame = sweep.manifest, sweep.frame
+    yield _unit(shown)
+    yield from _limit_note(shown, "")
+    if shown["half_examples"].notna().any():
+        yield f"Intervals cover both sources of error, seeds and test examples{_examples(shown)}."
+    small = [task for task in shown["task"].unique() if names.is_small(task)]
+    if small:
+        yield f"{_listed([names.task(task) for task in small])}: tasks of the small world, not the paper's data."
     settled = {axis: frame[axis].iloc[0] for axis in sweep.settled_axes}
-    yield f"Here: {', '.join(f'{key} {value}' for key, value in (manifest['header'] | settled).items())}."
+    settings = {names.axis(axis): _value(axis, value) for axis, value in (manifest["header"] | settled).items()}
+    yield f"Settings: {', '.join(f'{_lower(axis)} {_lower(value)}' for axis, value in settings.items())}."
     for name, axes in sweep.roles.items():
         if len(axes) > 1:
-            yield f"{name}: with {' and '.join(axes[1:])}, where it has that."
-    yield f"{split_names(sweep)}: {INTERVAL} over seeds (n)."
-    if (cells["n"] == 1).any():
+            others = _listed([_lower(names.axis(axis)) for axis in axes[1:]])
+            yield f"Behind {_lower(names.axis(name))}, in brackets: its {others}, where it has one."
+    if shown["baseline"].any():
+        yield f"Baseline: {_baseline(sweep)}."
+    if (shown["n"] == 1).any():
         yield "One seed has no interval."
-    if cells["chosen"].any():
-        apart = [name for name in sweep.roles if name not in (sweep.compare, *sweep.extra_axes)]
-        each = f" for each {' and '.join(apart)}" if apart else ""
+    yield from _choice(sweep, shown)
+
+
+def _choice(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
+    """Of `*`, and of rates that were chosen with the seeds that are shown."""
+    chosen = shown[shown["chosen"]]
+    if len(chosen):
+        apart = [names.axis(name) for name in sweep.roles if name not in (sweep.compare, *sweep.extra_axes)]
+        each = f" for each {_lower(_listed(apart))}" if apart else ""
+        among = sorted(int(k) for k in chosen["among"].unique() if k)
+        k = f" among {among[0]}" + (f" to {among[-1]}" if len(among) > 1 else "") if among else ""
         tests = [split for task, split in sweep.shown if split != sweep.validation[task]]
-        none = f"; on {' and '.join(dict.fromkeys(tests))} none is marked" if tests else ""
-        yield f"* highest mean on validation{each}{none}: overlapping intervals do not tell rows apart."
-    yield commits(frame)
+        none = "; on test none is chosen" if tests else ""
+        yield f"* highest mean on validation{k}{each}{none}."
+    tuned = set(sweep.manifest.get("tuned_seeds") or []) & set(sweep.frame.get("seed", []))
+    if tuned:
+        yield f"Learning rates were chosen on validation with seeds {_listed(sorted(tuned))}, which are shown here."
+
+
+def _unit(shown: pd.DataFrame) -> str:
+    """`Scores in percent; Captions in CIDEr-D times 100.`"""
+    metrics = shown.drop_duplicates(["task", "metric"])
+    percent = metrics["metric"].isin(PERCENT)
+    others = [
+        f"{names.task(row.task)} in {'CIDEr-D times 100' if row.metric == 'cider' else names.metric(row.metric)}"
+        for row in _rows(metrics[~percent])
+    ]
+    return "; ".join([*(["Scores in percent"] if percent.any() else []), *others]) + "."
+
+
+def _limit_note(shown: pd.DataFrame, prefix: str) -> Iterator[str]:
+    value, lower, upper = (shown[name] for name in (prefix.rstrip("_") or "value", f"{prefix}lower", f"{prefix}upper"))
+    if ((upper + lower - 2 * value).abs() > 1e-6 * value.abs()).any():
+        yield "In brackets: the limits of an interval that is cut off at the end of the metric's range."
+
+
+def _state_notes(sweep: Sweep) -> Iterator[str]:
+    frame = sweep.frame
+    if len(mixed := _commits(frame)) > 1:
+        yield f"Mixed commits: {', '.join(mixed)}."
     devices = sorted(frame["device"].dropna().unique())
     if len(devices) > 1:
         yield f"Mixed devices: {', '.join(devices)}."
@@ -269,47 +482,151 @@ def _caption(sweep: Sweep, cells: pd.DataFrame) -> Iterator[str]:
         yield f"{lacking} {len(frame)} {several} {_count(frame)}."
 
 
-def split_names(sweep: Sweep) -> str:
-    """`Test split`, `TestA and testB splits`: those that are shown."""
-    splits = list(dict.fromkeys(split for _, split in sweep.shown))
-    text = f"{' and '.join(splits)} split{'s' if len(splits) > 1 else ''}"
-    return text[0].upper() + text[1:]
+def _detectable_notes(sweep: Sweep, detectable: pd.DataFrame) -> Iterator[str]:
+    """`With 3 seeds differences from 5.1 points on (Grounding), 8.0 (Entailment) are told apart with power 0.8; ...`"""
+    if not len(detectable):
+        return
+    rows = _shown(sweep, detectable).sort_values("place", kind="stable")
+    rows = rows[rows["difference"].notna()]
+    several = rows["task"].duplicated().any()
+    for n, those in rows.groupby("n", sort=False):
+        words = [
+            names.task(row.task) + (f" {names.split(row.split, row.task)}" if several else "") for row in _rows(those)
+        ]
+        first, *rest = (number(value, _three(value) - 1) for value in those["difference"])
+        now = ", ".join(
+            [f"{first} points on ({words[0]})", *(f"{x} ({word})" for x, word in zip(rest, words[1:], strict=True))]
+        )
+        yield (
+            f"With {n} seeds differences from {now} are told apart with power 0.8; with 5 seeds"
+            f" {_listed([number(value, _three(value) - 1) for value in those['with_5_seeds']])}."
+        )
+
+
+def _simultaneous(sweep: Sweep, shown: pd.DataFrame, what: str) -> str:
+    """What the interval of a difference is, and of how many it holds."""
+    known = shown[shown[f"{what}_lower"].notna()]
+    methods = {str(method): those["task"].unique() for method, those in known.groupby(f"{what}_method", sort=False)}
+    if not methods or "" in methods:
+        return f"{PERCENT_LEVEL} intervals, each for itself"
+    by = " and ".join(
+        method + (f" on {_listed([names.task(task) for task in tasks])}" if len(methods) > 1 else "")
+        for method, tasks in methods.items()
+    )
+    of = f"the {len(known)} comparisons of this table"
+    if sweep.manifest.get("family") == "task":
+        of = f"the {len(known)} comparisons of this table, task by task"
+    n = _of_n(_common(known[f"{what}_n"]), known, f"{what}_n").strip(" ()")
+    return f"simultaneous {PERCENT_LEVEL} intervals over {of} ({by}; {n})"
+
+
+def _mark_notes(sweep: Sweep, shown: pd.DataFrame, what: str) -> Iterator[str]:
+    margins = sweep.manifest.get("margin") or {}
+    words = ", ".join(
+        f"{margins[key]:g} points{f' of {names.metric(key, short=True)}' if key != 'percent' else ''}"
+        for key in margins
+    )
+    verdicts = set(shown[f"{what}_verdict"])
+    if shown.loc[shown[what].notna(), f"{what}_lower"].isna().any():
+        verdicts.add("not known")
+    yield from _marks_said(verdicts, words)
+
+
+def _marks_said(verdicts: set[str], margin: str) -> Iterator[str]:
+    if "not known" in verdicts:
+        yield f"{UNKNOWN} not known: {'neither told apart nor equivalent' if margin else 'not told apart, which is not equal'}."
+    if "equivalent" in verdicts:
+        yield f"{EQUIVALENT} equivalent{f', within ± {margin}' if margin else ''}."
+    if verdicts & {"higher", "lower"}:
+        yield "No mark: told apart from the baseline."
+
+
+def _of_n(n: int | None, rows: pd.DataFrame, column: str = "n") -> str:
+    """` (n = 3 seeds)`; that of most cells, where some say another."""
+    if n is None:
+        return ""
+    counts = {count for count in rows[column] if count}
+    return f" (n = {n} seed{'s' if n > 1 else ''}{'' if counts == {n} else ' unless given'})"
+
+
+def _common(counts: Iterable[Any]) -> int | None:
+    known = Counter(int(count) for count in counts if count)
+    return known.most_common(1)[0][0] if known else None
+
+
+def _examples(shown: pd.DataFrame) -> str:
+    counts = sorted({int(m) for m in shown["examples"].dropna()})
+    return f" ({_listed([f'{m:,}' for m in counts])})" if counts else ""
+
+
+def _baseline(sweep: Sweep) -> str:
+    """`Finetuning`, `prompt length 64`."""
+    said = []
+    for axis, value in (sweep.manifest["baseline"] or {}).items():
+        word = _value(axis, axis_value({axis: value}, axis))
+        said.append(word if axis == "method" else f"{_lower(names.axis(axis))} {_lower(word)}")
+    return ", ".join(said)
+
+
+def _axis_words(sweep: Sweep) -> str:
+    return _listed([_lower(stub) for stub in _stubs(sweep)])
+
+
+def split_words(sweep: Sweep) -> str:
+    """`the test split`, `testA, testB and test`: those that are shown."""
+    splits = sorted({split for _, split in sweep.shown}, key=names.split_place)
+    said = _listed([names.split(split) for split in splits])
+    return f"the {said} split" if len(splits) == 1 else said
 
 
 def commits(frame: pd.DataFrame) -> str:
+    found = _commits(frame)
+    return f"{'Mixed commits' if len(found) > 1 else 'Commit'}: {', '.join(found) or 'none yet'}."
+
+
+def _commits(frame: pd.DataFrame) -> list[str]:
     done = frame[frame["attempt"].notna()]
-    names = {
-        (f"{commit[:10]}" if isinstance(commit, str) else "unknown") + (" with uncommitted changes" if dirty else "")
-        for commit, dirty in zip(done["commit"], done["dirty"], strict=True)
-    }
-    return f"{'Mixed commits' if len(names) > 1 else 'Commit'}: {', '.join(sorted(names)) or 'none yet'}."
+    return sorted(
+        {
+            (f"{commit[:10]}" if isinstance(commit, str) else "unknown")
+            + (" with uncommitted changes" if dirty else "")
+            for commit, dirty in zip(done["commit"], done["dirty"], strict=True)
+        }
+    )
 
 
 def _count(frame: pd.DataFrame) -> str:
     counts = frame["state"].value_counts()
-    return ", ".join(
-        f"{counts[state]} {state}"
-        for state in ("done", "diverged", "not evaluated", "failed", "not done", *WRONG)
-        if state in counts
-    )
+    known = ("done", "diverged", "not evaluated", "failed", "conflict", "unreadable", "not done")
+    return ", ".join(f"{counts[state]} {state}" for state in known if state in counts)
 
 
-def _pipes(frame: pd.DataFrame) -> str:
-    """A Markdown table whose columns line up on a terminal too; text to the left, values to the right."""
-    columns = [[str(name), *frame[name]] for name in frame.columns]
-    widths = [max(map(len, column)) for column in columns]
-    labels = [
-        number == 0 or not re.match(r"[+\d.]+|missing|failed|diverged|conflict|unreadable|-", column[1])
-        for number, column in enumerate(columns)
-    ]
-    pads = [str.ljust if label else str.rjust for label in labels]
-    lines = [
-        "| " + " | ".join(pad(cell, width) for pad, cell, width in zip(pads, line, widths, strict=True)) + " |"
-        for line in zip(*columns, strict=True)
-    ]
-    rules = ["-" * (width + 1) + ("-" if label else ":") for width, label in zip(widths, labels, strict=True)]
-    return "\n".join([lines[0], f"|{'|'.join(rules)}|", *lines[1:]])
+def _listed(words: Sequence[Any]) -> str:
+    """`a, b and c`."""
+    *first, last = [str(word) for word in words] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
-def _escaped(text: str) -> str:
-    return "".join(ESCAPES.get(char, char) for char in text)
+def _lower(text: str) -> str:
+    """Within a sentence: the first letter small, but of a name (BitFit, LoRA, MLP) as it is."""
+    return text[0].lower() + text[1:] if text[1:2].islower() and text[1:] == text[1:].lower() else text
+
+
+# The paper's
+
+
+def _published(part: Published, at: int) -> Table:
+    rows = part.rows.assign(task=part.rows["dataset"])
+    heads = _heads(rows.assign(place=range(len(rows))))
+    sizes = rows["size"].nunique() > 1
+    entries = []
+    for row in _rows(rows):
+        label = _value(part.axis, row.setting)
+        labels = (f"OFA-{row.size}", label) if sizes else (label,)
+        digits = 1 if row.metric == "cider" else 2
+        entries.append((labels, heads[row.task, row.split, row.metric], Cell(row.value, digits=digits)))
+    stubs = [*(["Size"] if sizes else []), names.axis(part.axis)]
+    made = table(f"The paper's {part.place}: {part.about}.", stubs, entries, name=f"paper-{at}")
+    if set(rows["metric"]) <= {"average", "gpu_hours"}:
+        made = turned(replace(made, columns=tuple(Column(column.group) for column in made.columns)), "")
+    return made

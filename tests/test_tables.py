@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from designed import designed, said, told
 from scipy import stats
 from synthetic_store import DISABLED, OFFLINE, claim, launch, manifest, run_all, run_of, scores, train
 
 from analysis import tables
 from analysis.__main__ import main
 from analysis.frame import read_sweep
+from analysis.latex import latex
+from analysis.layout import Table
 from analysis.published import published, published_values
 from analysis.statistics import cells, facts
 from mmprompt.files import StoreError
@@ -74,9 +77,9 @@ def change_result(folder: RunFolder, change: Callable[[dict[str, Any]], None]) -
     folder.result_file.write_text(json.dumps(result))
 
 
-def table_of(store: Store, name: str = "length") -> tables.Table:
+def table_of(store: Store, name: str = "length") -> Table:
     sweep = read_sweep(store, name)
-    return tables.comparison(sweep, cells(sweep), facts(sweep))
+    return tables.comparison(sweep, designed(sweep), facts(sweep))
 
 
 def test_a_cell_is_mean_half_width_and_n_of_what_the_runs_scored(unfinished: Store) -> None:
@@ -88,33 +91,40 @@ def test_a_cell_is_mean_half_width_and_n_of_what_the_runs_scored(unfinished: Sto
     x = [value["test/acc@0.5"] for p, value in made if (p["task"], p["prompt.length"]) == ("micro_grounding", 10)]
     half = stats.t.ppf(0.975, 2) * stats.sem(x)
     assert len(x) == 3
-    cell = table_of(unfinished).frame.loc["10", "micro_grounding (acc@0.5)"]
-    assert cell == f"{np.mean(x):.1f} ± {half:.1f} (3)"
+    cell = table_of(unfinished).frame.loc["10", "Grounding Acc@0.5"]
+    assert cell == said(float(np.mean(x)), half)
 
 
-def test_a_missing_cell_says_missing_and_a_partial_one_its_n(unfinished: Store) -> None:
-    frame = table_of(unfinished).frame
-    assert frame.loc["120", "micro_grounding (acc@0.5)"] == "missing (1 failed)"
-    assert str(frame.loc["10", "micro_entailment (accuracy)"]).endswith("(2 of 3)")
+def test_n_is_said_once_and_in_the_cell_where_it_differs(unfinished: Store) -> None:
+    table = table_of(unfinished)
+    assert "(n = 3 seeds unless given)" in table.caption
+    assert table.frame.loc["120", "Grounding Acc@0.5"] == "missing (1 failed)"
+    assert str(table.frame.loc["10", "Entailment Accuracy"]).endswith(" (2 of 3)")
+    assert "(" not in str(table.frame.loc["64", "Entailment Accuracy"])
 
 
-def test_rows_and_columns_are_in_the_manifests_order_and_the_baseline_is_marked(unfinished: Store) -> None:
-    frame = table_of(unfinished).frame
-    assert list(frame.index) == ["10", "64 (baseline)", "120"]
-    assert list(frame.columns) == ["micro_grounding (acc@0.5)", "micro_entailment (accuracy)"]
+def test_rows_and_columns_are_in_the_manifests_order_and_the_baseline_is_named(unfinished: Store) -> None:
+    table = table_of(unfinished)
+    assert list(table.frame.index) == ["10", "64", "120"] and table.stubs == ("Prompt length",)
+    assert list(table.frame.columns) == ["Grounding Acc@0.5", "Entailment Accuracy"]
+    assert "Baseline: prompt length 64." in table.notes
 
 
-def test_the_caption_says_what_was_run_and_what_is_not_done(unfinished: Store) -> None:
-    caption = table_of(unfinished).caption
-    for said in [
-        "Sweep length.",
-        "The paper's claim (Table 6, Figure 2): Prompts of 64 vectors are enough",
-        "model micro, backbone.mode eval",
-        "Test split: mean ± half-width of the 95% t interval over seeds (n)",
+def test_a_table_says_what_was_run_and_what_is_not_done(unfinished: Store) -> None:
+    table = table_of(unfinished)
+    assert table.caption == (
+        "Scores by prompt length on the test split: mean ± half-width of the 95 % interval (n = 3 seeds unless given)."
+    )
+    for words in [
+        "Sweep length:",
+        "Claim of the paper (Table 6, Figure 2): Prompts of 64 vectors are enough",
+        "model micro, backbone mode eval, method prompt tuning",
         "Commit: 0123456789.",
         "INCOMPLETE: of 18 runs 14 done, 1 failed, 3 not done.",
+        "Scores in percent.",
+        "Grounding and Entailment: tasks of the small world",
     ]:
-        assert said in caption
+        assert words in told(table)
 
 
 def test_the_csv_has_both_splits_and_runs_that_are_in_the_store(unfinished: Store, tmp_path: Path) -> None:
@@ -143,43 +153,49 @@ def test_the_frame_has_a_row_per_point_with_what_its_run_says(unfinished: Store)
 
 def test_the_latex_is_a_booktabs_table_with_nothing_left_unescaped(unfinished: Store) -> None:
     sweep = read_sweep(unfinished, "length")
-    ours = tables.ours(sweep, cells(sweep), facts(sweep))
-    text = tables.latex([*ours, *tables.paper(published(sweep.manifest))], "length")
-    for environment in ("table", "tabular"):
-        assert text.count(f"\\begin{{{environment}}}") == text.count(f"\\end{{{environment}}}") == 4
-    assert text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") == 4
+    ours = tables.ours(sweep, designed(sweep), facts(sweep))
+    text = latex([*ours, *tables.paper(published(sweep.manifest))], "length")
+    assert text.startswith(r"% Needs \usepackage{booktabs} and \usepackage{siunitx}")
+    for environment in (r"table\*?", "tabular"):
+        begins, ends = (re.findall(rf"\\{word}\{{{environment}\}}", text) for word in ("begin", "end"))
+        assert len(begins) == len(ends) >= 4
+    assert (
+        text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") == 5
+    )  # Figure 2 in two parts
     parts = ["", "-differences", "-paper-1", "-paper-2"]
     assert re.findall(r"\\label\{(.*?)\}", text) == [f"tab:length{part}" for part in parts]
     assert "±" not in text and r"$\pm$" in text
-    assert not re.search(r"(?<!\\)[_%#]", text)
-    assert text.isascii()
+    bare = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert not re.search(r"(?<!\\)[_%#]", bare) and bare.isascii()
 
 
 def test_the_papers_values_are_tables_of_their_own(unfinished: Store) -> None:
     sweep = read_sweep(unfinished, "length")
-    ours = tables.comparison(sweep, cells(sweep), facts(sweep))
+    ours = tables.comparison(sweep, designed(sweep), facts(sweep))
     table_6, figure_2 = tables.paper(published(sweep.manifest))
     assert table_6.caption.startswith("The paper's Table 6: OFA-large, one seed per value, printed; the header says 32")
+    assert list(table_6.frame.columns) == [f"Prompt length {length}" for length in (10, 16, 32, 64, 100, 120)]
     assert figure_2.caption == "The paper's Figure 2: OFA-large, one seed per value, read off the plot."
-    assert list(figure_2.frame.columns) == ["10", "16", "30", "64", "100", "120"]
-    assert figure_2.frame["64"].to_dict()["RefCOCO", "testA", "acc@0.5"] == "92.60"
-    assert not any("RefCOCO" in str(label) for label in ours.frame.index)
+    assert list(figure_2.frame.index) == ["10", "16", "30", "64", "100", "120"]
+    assert figure_2.frame.loc["64", "RefCOCO testA"] == "92.60"
+    assert not any("RefCOCO" in str(label) for label in ours.frame.columns)
 
 
 @pytest.mark.parametrize(
     ("compare", "table", "columns", "value"),
     [
-        ("prompt.depth", "3", ["encoder", "decoder", "both"], "88.90"),
-        ("prompt.reparameterization", "4", ["none", "mlp"], "90.12"),
+        ("prompt.depth", "3", ["Encoder", "Decoder", "Both"], "88.90"),
+        ("prompt.reparameterization", "4", ["None", "MLP"], "90.12"),
     ],
 )
 def test_depth_and_reparameterization_find_their_tables(
     compare: str, table: str, columns: list[str], value: str
 ) -> None:
     (part,) = tables.paper(published({"compare": compare, "paper": {"table": table}}))
-    assert list(part.frame.columns) == columns
-    assert part.frame[columns[1]].iloc[0] == value
-    assert len(part.frame) == 16
+    assert list(part.frame.index) == columns
+    assert part.frame.loc[columns[1]].iloc[0] == value
+    assert [" ".join(column) for column in part.columns[6:8]] == ["val-u RefCOCOg", "test-u RefCOCOg"]
+    assert len(part.columns) == 16
 
 
 def test_a_sweep_over_an_axis_that_the_paper_has_not_shows_no_published_values() -> None:
@@ -237,7 +253,7 @@ def test_an_evaluation_that_the_sweep_asks_for_and_that_was_not_made_is_missing_
     train(small, point("micro_grounding", 10, 1), {"val/acc@0.5": 70.0}, OFFLINE)
     sweep = read_sweep(small, "length")
     assert sweep.frame["state"].to_list() == ["not evaluated", "done", "done", "done"]
-    assert "INCOMPLETE: of 4 runs 3 done, 1 not evaluated." in table_of(small).caption
+    assert "INCOMPLETE: of 4 runs 3 done, 1 not evaluated." in table_of(small).notes
     test = cells(sweep).query("split == 'test'").set_index("prompt.length")
     assert test["n"].to_dict() == {10: 1, 64: 2}
 
@@ -245,9 +261,9 @@ def test_an_evaluation_that_the_sweep_asks_for_and_that_was_not_made_is_missing_
 def test_mixed_commits_devices_and_uncommitted_changes_are_said(small: Store) -> None:
     other = {"commit": "fedcba9876543210", "dirty": True, "device": "cuda: another"}
     change_result(a_run(small), lambda result: result.update(other))
-    caption = table_of(small).caption
-    assert "Mixed commits: 0123456789, fedcba9876 with uncommitted changes." in caption
-    assert "Mixed devices: cpu: a core, cuda: another." in caption
+    notes = table_of(small).notes
+    assert "Mixed commits: 0123456789, fedcba9876 with uncommitted changes." in notes
+    assert "Mixed devices: cpu: a core, cuda: another." in notes
 
 
 def test_each_combination_of_a_further_axis_is_a_row(tmp_path: Path) -> None:
@@ -260,14 +276,14 @@ def test_each_combination_of_a_further_axis_is_a_row(tmp_path: Path) -> None:
     run_all(store, about["points"], DISABLED, seed=0)
     table = table_of(store, "both")
     assert list(table.frame.index) == [
-        ("10", "encoder"),
-        ("10", "decoder"),
-        ("64 (baseline)", "encoder"),
-        ("64", "decoder"),
+        ("10", "Encoder"),
+        ("10", "Decoder"),
+        ("64", "Encoder"),
+        ("64", "Decoder"),
     ]
-    assert "prompt.dropout 0.2" in table.caption
-    assert all(re.fullmatch(r"\d+\.\d \(1\)( \*)?", cell) for cell in table.frame["micro_grounding (acc@0.5)"])
-    assert "One seed has no interval." in table.caption
+    assert "prompt dropout 0.2" in told(table)
+    assert all(re.fullmatch(r"\d+\.\d( \*)?", cell) for cell in table.frame["Grounding Acc@0.5"])
+    assert "One seed has no interval." in table.notes and "(n = 1 seed)" in table.caption
 
 
 def test_a_point_that_the_sweep_excludes_is_a_dash_and_not_missing(tmp_path: Path) -> None:
@@ -284,7 +300,7 @@ def test_a_sweep_of_which_nothing_has_run_is_a_table_of_missing_cells(tmp_path: 
     launch(store, length_sweep([1, 2], LENGTHS, TASKS))
     table = table_of(store)
     assert set(table.frame.to_numpy().flat) == {"missing"}
-    assert "Commit: none yet." in table.caption and "of 12 runs 12 not done" in table.caption
+    assert "Commit: none yet." in told(table) and "of 12 runs 12 not done" in told(table)
 
 
 def test_an_unknown_sweep_names_the_nearest_and_ends_with_2(
@@ -297,7 +313,7 @@ def test_an_unknown_sweep_names_the_nearest_and_ends_with_2(
     assert main(["tables", "--runs", str(unfinished.root / "nowhere")]) == 2
 
 
-def test_the_command_writes_five_files_says_where_and_touches_neither_home_nor_torch(
+def test_the_command_writes_its_files_says_where_and_touches_neither_home_nor_torch(
     unfinished: Store, tmp_path: Path
 ) -> None:
     home, out = tmp_path / "home", tmp_path / "out"
@@ -319,8 +335,9 @@ def test_the_command_writes_five_files_says_where_and_touches_neither_home_nor_t
     assert files == [
         *(f"figures/length.{kind}" for kind in ("pdf", "png")),
         *(f"tables/length.{kind}" for kind in ("csv", "md", "tex")),
+        "tables/length_paper.tex",
     ]
     assert [*home.rglob("*")] == []
-    assert "| 64 (baseline) |" in done.stdout and f"figure   {out}/figures/length.png" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 120 + len(str(out))
+    assert "Baseline: prompt length 64." in done.stdout and f"figure   {out}/figures/length.png" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100 + len(str(out))
     assert "RefCOCO" in (out / "tables" / "length.md").read_text()

@@ -1,0 +1,338 @@
+r"""Tables as LaTeX, to be \input as they are: booktabs, numbers aligned by siunitx, notes below the table.
+
+No table is wider than TEXT (a NeurIPS page). Those wider than COLUMN are `table*`, which spans both columns of a page that
+has two and is an ordinary table where there is one: so one file serves both. Too wide a table is set as several, one below
+the other, in one float; too long a one as several floats. Widths are estimated here, from the letters of Computer Modern,
+and measured by a test that compiles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from analysis.layout import NOTHING, Column, Table, Text, split
+
+TEXT, COLUMN = 5.5 * 72.27, 3.25 * 72.27  # pt
+MARGIN = 2.0  # pt that an estimate may be wrong by
+THIN = 1.6  # pt, of \\, on one side of a sign
+LONGEST = 48  # lines of a float
+NEEDS = r"""% Needs \usepackage{booktabs} and \usepackage{siunitx} (version 2 or 3) in the preamble; then \input this file.
+% A table* spans both columns where a page has two; where it has one it is an ordinary table.
+"""
+SETUP = (
+    r"\sisetup{group-digits=integer, group-minimum-digits=4, group-separator={,}, retain-explicit-plus=true, "
+    r"table-number-alignment=center, mode=text}"
+)
+ESCAPES = {char: f"\\{char}" for char in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"$\sim$",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",  # noqa: RUF001
+    "ε": r"$\varepsilon$",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How small a table is set."""
+
+    command: str
+    size: float  # pt of an em, as wide as that at 9 pt is for its size
+    separation: float  # pt on both sides of a column
+
+
+FITS = (
+    Fit("small", 9.0, 4.0),
+    Fit("footnotesize", 8.3, 3.0),
+)  # the first that a table fits in; else it is split in the first
+MARK = {"*": "$^{*}$", "~": r"\,$\sim$", "=": r"\,$=$"}
+COUNT = re.compile(r"\bn = (\d+)")
+MINUS = re.compile(r"(?<![\w)\]])-(?=\d)")  # before a number; a hyphen within a word stays one
+WIDTHS = {  # em of Computer Modern at 9 pt -> characters
+    0.285: "!',.:;[]_`il",
+    0.314: "fj",
+    0.343: "- ",
+    0.371: "I",
+    0.402: "()trs",
+    0.457: "cez",
+    0.514: "0123456789$*/ago\\^{}ε",
+    0.542: "Jkqvxy?",
+    0.571: "Sbdhnpu",
+    0.628: "Z",
+    0.671: "FL",
+    0.728: "BEP",
+    0.756: "CRTw",
+    0.785: "AHDNUVXY",
+    0.806: "&+±×~=<>@GKOQ",  # noqa: RUF001
+    0.856: "#%m",
+    0.942: "M",
+    1.056: "W|",
+}
+WIDE = {char: wide for wide, chars in WIDTHS.items() for char in chars}
+UNKNOWN = 0.8  # em, of any other
+
+
+def latex(tables: Iterable[Table], label: str, notes: Sequence[str] = (), width: float = TEXT) -> str:
+    r"""Floats labelled tab:LABEL, tab:LABEL-differences, ... `notes`: on all of them, below the first. `width`: in pt."""
+    first, *others = tables
+    whole = [replace(first, notes=(*first.notes, *notes)), *others]
+    return "\n".join([NEEDS, *(text for table in whole for text in _floats(table, label, width))])
+
+
+def _floats(table: Table, label: str, width: float) -> Iterator[str]:
+    name = f"tab:{label}" + (f"-{table.name}" if table.name else "")
+    about = "".join(f"% {line}\n" for line in table.about)
+    fit = next((fit for fit in FITS if _width(table, fit) <= width - MARGIN), FITS[0])
+    pages = _pages(table, len(_parts(table, width, fit)))
+    for number, page in enumerate(pages, start=1):
+        parts = _parts(page, width, fit)
+        wide = len(parts) > 1 or _width(page, fit) > COLUMN - MARGIN
+        kind = "table*" if wide else "table"
+        caption = _escaped(table.caption) + (r" (Continued.)" if number > 1 else "")
+        lines = [
+            rf"\begin{{{kind}}}[t]" + (r"\addtocounter{table}{-1}" if number > 1 else ""),
+            rf"\centering\{fit.command}\setlength{{\tabcolsep}}{{{fit.separation:g}pt}}",
+            r"\setlength{\abovecaptionskip}{0pt}\setlength{\belowcaptionskip}{6pt}",
+            SETUP,
+            rf"\caption{{{caption}}}",
+            rf"\label{{{name}{f'-{number}' if number > 1 else ''}}}",
+            "\n\\par\\medskip\n".join(_tabular(part, width, fit) for part in parts),
+            *_notes(table if number == len(pages) else replace(table, notes=())),
+            rf"\end{{{kind}}}",
+        ]
+        yield about + "\n".join(lines) + "\n"
+
+
+def _parts(table: Table, width: float, fit: Fit) -> list[Table]:
+    return split(table, lambda part: _width(part, fit), width - MARGIN)
+
+
+def _pages(table: Table, parts: int) -> list[Table]:
+    """Rows in floats that a page can hold, as even as can be; `parts`: how often each row is set, one below the other."""
+    room = LONGEST // parts - 3  # beside heads and rules
+    blocks = [
+        (bool(title), rows[at : at + room - 1])
+        for title, rows in table.blocks()
+        for at in range(0, len(rows), room - 1)
+    ]
+    lines = sum(len(rows) + title for title, rows in blocks)
+    fewest = len(_page_rows(blocks, room))
+    caps = range(-(-lines // fewest), room + 1)
+    pages = next(pages for cap in caps if len(pages := _page_rows(blocks, cap)) == fewest)
+    return [table.of_rows(page) for page in pages] if len(pages) > 1 else [table]
+
+
+def _page_rows(blocks: Sequence[tuple[bool, list[int]]], room: int) -> list[list[int]]:
+    """Blocks of rows one after the other on pages of so many lines; a block of rows may have a title."""
+    pages: list[list[int]] = []
+    lines = 0
+    for title, rows in blocks:
+        if not pages or lines + len(rows) + title > room:
+            pages.append([])
+            lines = 0
+        pages[-1] += rows
+        lines += len(rows) + title
+    return pages
+
+
+# A tabular
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """A column of a table as the columns that it is set in: the value, a sign, the half-width, and what stands after."""
+
+    column: Column
+    texts: list[Text]
+
+    @property
+    def has_numbers(self) -> bool:
+        return any(one.value for one in self.texts)
+
+    @property
+    def has_intervals(self) -> bool:
+        return any(one.half or one.limits for one in self.texts)
+
+    @property
+    def has_more(self) -> bool:
+        """Limits too: they may be wider than a half-width, which only a last column of text can give room to."""
+        return any(not one.word and (one.limits or one.n or one.mark or one.letter) for one in self.texts)
+
+    @property
+    def count(self) -> int:
+        return 1 + 2 * self.has_intervals + self.has_more
+
+    @property
+    def specification(self) -> str:
+        if not self.has_numbers:
+            return "r" if all(re.match(r"[-+<\d]", one.word) for one in self.texts) else "l"
+        values, halves = (_format([getattr(one, what) for one in self.texts]) for what in ("value", "half"))
+        interval = rf"@{{\,}}c@{{\,}}S[table-format={halves}]" if self.has_intervals else ""
+        return f"S[table-format={values}]{interval}{'@{}l' if self.has_more else ''}"
+
+    def width(self, em: float) -> float:
+        """Without the space around it, in pt; with that of its head."""
+        if not self.has_numbers:
+            return em * max(map(_wide, [self.column.head, *(one.word for one in self.texts)]))
+        values, halves = ([getattr(one, what) for one in self.texts] for what in ("value", "half"))
+        interval = em * (_number_width(halves) + _wide("±")) + 2 * THIN if any(halves) else 0.0
+        after = max((_wide(f"({one.n})") if one.n else 0) + _wide(one.mark + one.letter) for one in self.texts)
+        limits = max(_wide(f"({one.limits})") if one.limits else 0.0 for one in self.texts)
+        behind = max(interval + em * after + THIN, em * (limits + after) + 2 * THIN if limits else 0.0)
+        words = max(_wide(one.word) for one in self.texts)
+        return max(
+            em * _number_width(values) + (behind if self.count > 1 else 0.0), em * words, em * _wide(self.column.head)
+        )
+
+
+def _leaves(table: Table) -> list[_Leaf]:
+    texts = table.texts
+    return [_Leaf(column, [row[at] for row in texts]) for at, column in enumerate(table.columns)]
+
+
+def _labels(table: Table) -> tuple[list[str], list[list[str]]]:
+    """The heads of labels and the labels; the first of several stands over its rows."""
+    inner = slice(1, None) if len(table.stubs) > 1 else slice(None)
+    return list(table.stubs[inner]), [list(row.labels[inner]) for row in table.rows]
+
+
+def _width(table: Table, fit: Fit) -> float:
+    """In pt, of a table set in one."""
+    heads, labels = _labels(table)
+    em, apart = fit.size, 2 * fit.separation
+    total = em * sum(max(map(_wide, [head, *(row[at] for row in labels)])) for at, head in enumerate(heads))
+    total += apart * (len(heads) - 1) + (em if len(table.stubs) > 1 else 0.0)
+    for group, leaves in groupby(_leaves(table), key=lambda leaf: leaf.column.group):
+        widths = [leaf.width(em) for leaf in leaves]
+        total += max(sum(widths) + apart * (len(widths) - 1), em * _wide(group)) + apart
+    return total
+
+
+def _tabular(table: Table, width: float, fit: Fit) -> str:
+    heads, labels = _labels(table)
+    leaves = _leaves(table)
+    columns = len(heads) + sum(leaf.count for leaf in leaves)
+    stubs = ["l"] * len(heads)
+    lacking = _width(table, fit) - (width - MARGIN)
+    if lacking > 0:  # a single column, with labels that are sentences
+        longest = max(range(len(heads)), key=lambda at: max(_wide(row[at]) for row in labels))
+        room = fit.size * max(_wide(row[longest]) for row in labels) - lacking
+        stubs[longest] = rf">{{\raggedright\arraybackslash}}p{{{max(room, 60):.0f}pt}}"
+    lines = [
+        rf"\begin{{tabular}}{{@{{}}{''.join(stubs)}{''.join(leaf.specification for leaf in leaves)}@{{}}}}",
+        r"\toprule",
+        *_heads(heads, leaves),
+        r"\midrule",
+    ]
+    for number, (title, rows) in enumerate(table.blocks()):
+        if title:
+            lines += [r"\addlinespace"] if number else []
+            lines.append(rf"\multicolumn{{{columns}}}{{@{{}}l}}{{\emph{{{_escaped(title)}}}}} \\")
+        indent = r"\quad " if title else ""
+        for at in rows:
+            first, *others = [_escaped(label) for label in labels[at]]
+            cells = [_cell(leaf, leaf.texts[at]) for leaf in leaves]
+            lines.append(" & ".join([indent + first, *others, *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _heads(stubs: Sequence[str], leaves: Sequence[_Leaf]) -> Iterator[str]:
+    """The line of groups, rules below those that have several columns, the line of heads."""
+    at = len(stubs) + 1
+    cells, rules = [""] * len(stubs), []
+    for group, those in groupby(leaves, key=lambda leaf: leaf.column.group):
+        own = list(those)
+        count = sum(leaf.count for leaf in own)
+        cells.append(rf"\multicolumn{{{count}}}{{c}}{{{_escaped(group)}}}")
+        if group and len(own) > 1:
+            rules.append(rf"\cmidrule(lr){{{at}-{at + count - 1}}}")
+        at += count
+    if any(leaf.column.group for leaf in leaves):
+        yield " & ".join(cells) + r" \\"
+        if rules:
+            yield " ".join(rules)
+    heads = [
+        rf"\multicolumn{{{leaf.count}}}{{{'c' if leaf.has_numbers else leaf.specification}}}{{{_head(leaf)}}}"
+        for leaf in leaves
+    ]
+    yield " & ".join([*map(_escaped, stubs), *heads]) + r" \\"
+
+
+def _head(leaf: _Leaf) -> str:
+    return "$p$" if leaf.column.head == "p" else _escaped(leaf.column.head)
+
+
+def _cell(leaf: _Leaf, text: Text) -> str:
+    letter = f"$^{{{text.letter}}}$" if text.letter else ""
+    if text.word:
+        word = ("--" if text.word == NOTHING else _escaped(text.word)) + letter
+        if leaf.count > 1:
+            return rf"\multicolumn{{{leaf.count}}}{{c}}{{{word}}}"
+        return f"{{{word}}}" if leaf.has_numbers else word
+    after = (rf"\,({_escaped(text.n)})" if text.n else "") + MARK.get(text.mark, text.mark) + letter
+    cells = [_plain(text.value)]
+    if text.limits:
+        ends = _escaped(text.limits)
+        return rf"{cells[0]} & \multicolumn{{{leaf.count - 1}}}{{l}}{{\,({ends}){after}}}"
+    if leaf.has_intervals:
+        cells += [r"$\pm$", _plain(text.half)] if text.half else ["", ""]
+    return " & ".join([*cells, *([after] if leaf.has_more else [])])
+
+
+def _notes(table: Table) -> list[str]:
+    if not table.said:
+        return []
+    said = " ".join(
+        (rf"\textsuperscript{{{letter}}}\," if letter else "") + _noted(note) for letter, note in table.said
+    )
+    return [rf"\par\smallskip\begin{{minipage}}{{\linewidth}}\footnotesize {said}\end{{minipage}}"]
+
+
+def _noted(note: str) -> str:
+    """A note on a mark begins with that mark."""
+    mark, _, rest = note.partition(" ")
+    if mark == NOTHING:
+        return f"--~{_escaped(rest)}"
+    return f"{MARK[mark].removeprefix(chr(92) + ',')}~{_escaped(rest)}" if mark in MARK else _escaped(note)
+
+
+# Letters
+
+
+def _format(numbers: Sequence[str]) -> str:
+    """`+3.1`: the digits that a column of numbers needs."""
+    parts = [_plain(number).lstrip("+-").partition(".") for number in numbers if number] or [("1", "", "")]
+    sign = "+" if any(number[:1] in ("+", "-") for number in numbers) else ""
+    before, after = (max(len(part[at]) for part in parts) for at in (0, 2))
+    return f"{sign}{before}.{after}"
+
+
+def _number_width(numbers: Sequence[str]) -> float:
+    whole, digits = _format(numbers).lstrip("+").split(".")
+    signed = _wide("+") if any(number[:1] in ("+", "-") for number in numbers) else 0.0
+    commas = _wide(",") * ((int(whole) - 1) // 3)
+    return _wide("0") * (int(whole) + int(digits)) + commas + (_wide(".") if int(digits) else 0.0) + signed
+
+
+def _wide(text: str) -> float:
+    """In em."""
+    return sum(WIDE.get(char, UNKNOWN) for char in text)
+
+
+def _plain(number: str) -> str:
+    return number.replace(",", "")
+
+
+def _escaped(text: str) -> str:
+    marked = COUNT.sub("\x02\\1\x03", MINUS.sub("\x00", text.replace(" %", "\x01")))
+    escaped = "".join(ESCAPES.get(char, char) for char in marked)
+    for mark, code in (("\x00", "$-$"), ("\x01", r"\,\%"), ("\x02", "$n="), ("\x03", "$")):
+        escaped = escaped.replace(mark, code)
+    return escaped
