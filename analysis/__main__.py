@@ -78,6 +78,7 @@ def report(store: Store, manifest: dict[str, Any], source: Source, out: Path) ->
     if manifest["search"] is not None:
         return report_search(store, manifest, source, out)
     from analysis import figures, tables
+    from analysis.costs import read_costs, spent_in_all
     from analysis.frame import assemble, in_store
     from analysis.published import published, unpublished
     from analysis.statistics import cells, edges, facts
@@ -87,13 +88,14 @@ def report(store: Store, manifest: dict[str, Any], source: Source, out: Path) ->
     if sweep.frame["attempt"].isna().all():
         return "\n".join([f"{name}: none of its runs is done yet, so there is no table", *sweep.notes])
     values, took, papers = cells(sweep), facts(sweep), list(published(manifest))
-    notes = [*sweep.notes, *edges(sweep, values), *unpublished(manifest)]
+    costs, spent = read_costs(store, sweep), spent_in_all(store, sweep)
+    notes = [*sweep.notes, *edges(sweep, values), *unpublished(manifest), *costs.notes, *([spent] if spent else [])]
     curves = learnt(store, sweep, source, notes) if manifest["curves"] else None
-    ours, theirs = tables.ours(sweep, values, took), tables.paper(papers)
+    ours, theirs = tables.ours(sweep, values, took, costs), tables.paper(papers)
     written = {
         "md": tables.markdown([*ours, *theirs], notes),
         "tex": tables.latex([*ours, *theirs], name),
-        "csv": tables.csv(values, took),
+        "csv": tables.csv(values, took, costs),
     }
     figure = figures.draw(sweep, values, papers, curves)
     places = write(out, name, written, figure, store, source is in_store, bool(papers))

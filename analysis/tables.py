@@ -20,6 +20,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.costs import CAPTION, Costs
+from analysis.costs import texts as cost_texts
 from analysis.frame import FACTS, Sweep
 from analysis.published import Published
 from analysis.statistics import whole_state
@@ -46,7 +48,7 @@ class Table:
     name: str = ""
 
 
-def ours(sweep: Sweep, cells: pd.DataFrame, facts: pd.DataFrame) -> list[Table]:
+def ours(sweep: Sweep, cells: pd.DataFrame, facts: pd.DataFrame, measured: Costs | None = None) -> list[Table]:
     """The tables that a sweep becomes: scores, the share that is kept, differences from the baseline, what runs took."""
     tables = [comparison(sweep, cells, facts)]
     kept = sweep.manifest["kept_from"] is not None
@@ -55,8 +57,8 @@ def ours(sweep: Sweep, cells: pd.DataFrame, facts: pd.DataFrame) -> list[Table]:
     what = "kept_difference" if kept else "difference"
     if cells[what].notna().any():
         tables.append(differences(sweep, cells, what))
-    if set(facts["metric"]) - {PARAMETERS}:
-        tables.append(costs(sweep, facts))
+    if (table := costs(sweep, facts, measured)) is not None:
+        tables.append(table)
     return tables
 
 
@@ -91,15 +93,21 @@ def differences(sweep: Sweep, cells: pd.DataFrame, what: str) -> Table:
     return Table(caption, _pivoted(sweep, rows[~rows["baseline"]], partial(difference_text, what=what)), "differences")
 
 
-def costs(sweep: Sweep, facts: pd.DataFrame) -> Table:
-    """What runs took: a row per row label and task."""
+def costs(sweep: Sweep, facts: pd.DataFrame, measured: Costs | None = None) -> Table | None:
+    """What runs take: a row per row label and task. What depends on the machine is from a measurement, the rest over seeds."""
     shown = facts[facts["metric"] != PARAMETERS]
-    texts = _named(sweep, shown).assign(
-        column=shown["metric"].map(FACTS), text=[_cost(row) for row in shown.itertuples()]
+    over_seeds = shown.assign(
+        fact=shown["metric"], column=shown["metric"].map(FACTS), text=[_cost(row) for row in shown.itertuples()]
     )
-    caption = (
-        f"Sweep {sweep.manifest['sweep']}: what its runs took; {INTERVAL} over seeds (n). {NOT_PLANNED} Not recorded."
-    )
+    parts = [over_seeds] if measured is None else [over_seeds, cost_texts(sweep, measured)]
+    texts = pd.concat(parts, ignore_index=True)
+    if not len(texts):
+        return None
+    order = texts["fact"].map(list(sweep.manifest["facts"]).index).argsort(kind="stable")
+    texts = _named(sweep, texts.iloc[order])
+    said = [f"{INTERVAL} over seeds (n)"] if len(over_seeds) else []
+    said += [CAPTION] if len(texts) > len(over_seeds) else []
+    caption = f"Sweep {sweep.manifest['sweep']}: what its runs take; {'; '.join(said)}. {NOT_PLANNED} Not known."
     return Table(caption, _arranged(texts, ["task", *_labels(sweep)]), "cost")
 
 
@@ -182,10 +190,14 @@ def latex(tables: Iterable[Table], label: str) -> str:
     return "\n".join(texts)
 
 
-def csv(cells: pd.DataFrame, facts: pd.DataFrame) -> str:
-    """Every split, and what runs took as further metrics, of no split."""
-    rows = pd.concat([cells, facts.drop(columns="done")], ignore_index=True) if len(facts) else cells
-    return rows.to_csv(index=False)
+def csv(cells: pd.DataFrame, facts: pd.DataFrame, measured: Costs | None = None) -> str:
+    """Every split, and what runs took as further metrics, of no split; what was measured has no interval, but a lowest and a
+    highest value, and a ratio to the baseline."""
+    parts = [cells, *([facts.drop(columns="done")] if len(facts) else [])]
+    if measured is not None and len(measured.frame):
+        names = {"quantity": "metric", "median": "value", "run": "runs"}
+        parts.append(measured.frame.rename(columns=names).assign(split=""))
+    return pd.concat(parts, ignore_index=True).to_csv(index=False)
 
 
 def _cell(row: Any) -> str:
