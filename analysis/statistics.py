@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis import inference
 from analysis.comparisons import compare
+from analysis.costs import SHOWN
 from analysis.families import Comparison
 from analysis.frame import WRONG, Sweep
 from analysis.remarks import cell_notes
@@ -112,11 +113,15 @@ def _prefixed(columns: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def facts(sweep: Sweep) -> pd.DataFrame:
-    """What runs took, in the columns of `cells`: the fact is the metric, and no split has it. A run counts once."""
+    """What runs took, in the columns of `cells`: the fact is the metric, and no split has it. A run counts once.
+
+    Not what depends on what else their machines did (`analysis.costs`): an interval over that would say nothing.
+    """
     labels = [name for name in sweep.roles if name != sweep.over]
     named = sweep.named.drop_duplicates([*labels, "task", "run"])
     rows = []
-    for fact in sweep.manifest["facts"]:
+    asked = [fact for fact in sweep.manifest["facts"] if fact not in SHOWN]
+    for fact in asked:
         for label, group in named.groupby([*labels, "task"], sort=False):
             row = dict(zip([*labels, "task"], label, strict=True)) | {"split": "", "metric": fact}
             row |= t_interval(group[fact].astype("float64"))._asdict() | {"planned": len(group)}
@@ -127,7 +132,7 @@ def facts(sweep: Sweep) -> pd.DataFrame:
             rows.append(row | {"done": int(group["attempt"].notna().sum()), "baseline": bool(group["baseline"].all())})
     about = ["split", "metric", *Interval._fields, "planned", "runs", *COUNTED, "done", "baseline"]
     frame = pd.DataFrame(rows, columns=[*labels, "task", *about])
-    return _ordered(frame, {"task": list(sweep.tasks), "metric": list(sweep.manifest["facts"])}, labels)
+    return _ordered(frame, {"task": list(sweep.tasks), "metric": asked}, labels)
 
 
 def edges(sweep: Sweep, cells: pd.DataFrame) -> list[str]:

@@ -18,7 +18,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,13 @@ from safetensors.torch import save
 
 from mmprompt.data import load
 from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up
-from mmprompt.evaluate import answers
 from mmprompt.evaluations import Settings, evaluate_only, evaluated, is_clean, results
 from mmprompt.files import StoreError, write_over
-from mmprompt.frozen import live
 from mmprompt.identity import clean, evaluation_id
 from mmprompt.loaded import Loaded, NoGPUError, loaded
 from mmprompt.processes import this_process, who
 from mmprompt.progress import Report, reporter, still_alive
-from mmprompt.resources import device_hours, epochs, near_best, peak_memory_mb, seconds_per_100
+from mmprompt.resources import device_hours, epochs, near_best, peak_memory_mb
 from mmprompt.run import INTERRUPTED, NEAR_LIMIT, TRIES, Attempt, RunFolder, Store, spent
 from mmprompt.tracking import record_file
 from mmprompt.train import Checkpoints, Paused, State, train
@@ -45,7 +42,7 @@ from mmprompt.train import Checkpoints, Paused, State, train
 # Of the result's facts, those that a W&B record has in its summary.
 SUMMARISED = (
     *("best_step", "trainable_parameters", "seconds", "device_hours", "device_hours_spent", "peak_memory_mb"),
-    *("seconds_per_100", "epochs", "epochs_to_99"),
+    *("epochs", "epochs_to_99"),
 )
 
 
@@ -280,18 +277,15 @@ def facts(run: Loaded, state: State) -> dict[str, Any]:
 
 
 def taken(run: Loaded, state: State, before: float, gpus: int) -> dict[str, Any]:
-    """What led to the result, to the end of the evaluations that every run has, and what its weights take to answer.
+    """What led to the result, to the end of the evaluations that every run has.
 
     `before`: seconds of training in earlier attempts that this one went on from.
     """
-    config, last = run.config, run.config.task.splits[-1]
-    split, train = load(config.task, config.model, last), len(load(config.task, config.model, "train"))
-    here = time.time() - run.attempt.claimed
-    answer = partial(answers, config, run.tuned, split, live(config, run.tuned, last, run.device))
+    config, here = run.config, time.time() - run.attempt.claimed
+    train = len(load(config.task, config.model, "train"))
     return {
         "device_hours": device_hours(before + here, gpus or config.threads),
         "peak_memory_mb": peak_memory_mb(run.device),
-        "seconds_per_100": seconds_per_100(answer, run.device),
         "epochs": epochs(state.step, config.optim.batch_size, train),
         "epochs_to_99": epochs(near_best(state.validation), config.optim.batch_size, train),
     }

@@ -6,6 +6,7 @@ import os
 import pwd
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -41,6 +42,21 @@ def lives(process: Mapping[str, Any]) -> bool | None:
         return None if is_hidden(process["pid"]) else False
     except psutil.AccessDenied:
         return None
+
+
+def at_work(jobs: Path, but: Path | None = None) -> int:
+    """How many jobs of the batches in the folder `jobs` are executed on this machine; of batch `but` none counts.
+
+    A job's processes have the folder of its batch on their command line; of a parent and its child one counts.
+    """
+    found = {}
+    for process in psutil.process_iter(["ppid", "cmdline"]):
+        words = process.info["cmdline"] or []
+        if "-m" in words and Path(words[0]).name.startswith("python"):
+            folders = [Path(word) for word in words if word.startswith(f"{jobs}/")]
+            if folders and but not in folders:
+                found[process.pid] = process.info["ppid"]
+    return sum(parent not in found for parent in found.values())
 
 
 def is_hidden(pid: int) -> bool:

@@ -1,4 +1,5 @@
-"""What a run takes: memory, time, compute, epochs. Measured where the run runs, recorded with its result."""
+"""What a run takes: memory, time, compute, epochs. Each run records it, but for the time of its answers, which tells something
+only beside that of others on the same machine at the same time (`mmprompt.costs`)."""
 
 from __future__ import annotations
 
@@ -6,12 +7,10 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
-from statistics import median
 
 import torch
 
 NEAR_BEST = 0.99  # share of the best validation score
-ROUNDS = 3  # of timing
 EXAMPLES = 100
 
 
@@ -33,19 +32,21 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def seconds_per_100(answer: Callable[[int], Sized], device: torch.device) -> float:
-    """Median seconds in which `answer(100)` answers 100 examples, from their pixels on (paper, Figure 4).
+    """Seconds in which `answer(100)` answers 100 examples, from their pixels on (paper, Figure 4).
 
     Of a split that has fewer it answers those, and 100 of them take as much longer.
     """
+    finish(device)
+    began = time.perf_counter()
+    answered = len(answer(EXAMPLES))
+    finish(device)
+    return (time.perf_counter() - began) * EXAMPLES / answered
 
-    def timed() -> float:
-        began = time.perf_counter()
-        answered = len(answer(EXAMPLES))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return (time.perf_counter() - began) * EXAMPLES / answered
 
-    return round(median(timed() for _ in range(ROUNDS)), 3)
+def finish(device: torch.device) -> None:
+    """Returns when the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def epochs(updates: int, batch_size: int, examples: int) -> float:

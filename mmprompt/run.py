@@ -6,6 +6,7 @@
     STORE/run/ID/attempts/N/     one try, and all that it makes: checkpoints, weights.safetensors, evaluations/, wandb/
     STORE/run/ID/result.json     the result; it names the attempt whose files are the run's
     STORE/run/ID/evaluations/    what later attempts found when they evaluated it; ID.json, each written once
+    STORE/costs/NAME/N.json      what the rows of a sweep take, as measured for the N-th time (`mmprompt.costs`)
     STORE/cache/                 what frozen backbones made of examples (`mmprompt.cache`); may be deleted at any time
 
 There are no locks. An attempt is claimed by renaming a prepared folder into place, which only one process can do; a result is
@@ -67,6 +68,10 @@ class Store:
     def studies(self) -> list[str]:
         """The names of the searches that were begun."""
         return sorted(file.parent.name for file in self.searches.glob("*/study.json"))
+
+    def costs(self, sweep: str) -> Path:
+        """What the rows of a sweep take: N.json, each written once, the newest counts."""
+        return self.root / "costs" / sweep
 
     @property
     def cache(self) -> Path:

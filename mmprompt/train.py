@@ -147,6 +147,16 @@ def read_checkpoint(file: Path, tuned: Tuned) -> dict[str, Any]:
     return content
 
 
+def optimiser_of(tuned: Tuned, optim: Optim) -> AdamW:
+    return AdamW(
+        tuned.trained.values(),
+        lr=optim.lr,
+        betas=(optim.betas[0], optim.betas[1]),
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+    )
+
+
 def learning_rate(optim: Optim, update: int) -> float:
     """Of the update-th update, counted from 1: linear warm-up, then polynomial decay to 0."""
     warmup = int(optim.steps * optim.warmup_ratio)
@@ -244,13 +254,7 @@ def train(
     optim = config.optim
     chosen_on = config.task.validation
     splits = {name: load(config.task, config.model, name) for name in ("train", chosen_on)}
-    optimiser = AdamW(
-        tuned.trained.values(),
-        lr=optim.lr,
-        betas=(optim.betas[0], optim.betas[1]),
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-    )
+    optimiser = optimiser_of(tuned, optim)
     state = checkpoints.resume(tuned, optimiser)
     for step, values in state.history:
         log(step, values)

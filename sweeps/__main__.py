@@ -26,6 +26,7 @@ VERBS = {
     "plan": "say what a launch would do, and what it costs; changes nothing",
     "launch": "run what is not done yet",
     "search": "look for the best settings, trial by trial, and confirm them",
+    "measure": "what the rows of a sweep take, side by side: seconds, memory",
     "status": "how far it is, and what went wrong",
     "logs": "what a run's job printed",
     "cancel": "stop runs or sweeps",
@@ -48,6 +49,12 @@ is spent the best are trained on fresh seeds beside the default. Asked again it 
 done. `search plan NAME` says what it would do and what it costs, and changes nothing; `search promote NAME`
 writes what was confirmed into conf/tuned/. On SLURM it submits the workers and returns; with --wait it follows.
 The exit code is 1 if trials failed or something is not done.""",
+    "measure": """Measures what the rows of a sweep take, on one finished run of each: seconds per 100 answers and per update of
+training, round by round in turns on one device, and peak memory, each in a process of its own; with ratios to the
+baseline. Nothing is trained or changed; the result is STORE/costs/NAME/N.json, which the tables show. Measure on a
+machine that does nothing else: what it does besides is recorded. On local processes it waits and prints the
+result; on SLURM it submits one job and returns, with --wait it follows. The exit code is 1 if a row has no finished
+run: it is named, and the others are measured.""",
     "status": """A row for each run: what tells it from the others, state, job, node, attempt, step, score, time. Then the
 failures, by cause, with the command to type next. Without a name: the newest sweep that is not done, and a
 line for each other one. On a terminal runs that are done or wait are counted where their rows have no place;
@@ -73,7 +80,7 @@ record.""",
 
 
 def parser(verb: str) -> argparse.ArgumentParser:
-    composes = verb in ("plan", "launch", "search", "doctor")
+    composes = verb in ("plan", "launch", "search", "measure", "doctor")
     there = f"searches: {', '.join(searches())}" if verb == "search" else f"sweeps: {', '.join(sweeps())}"
     parser = argparse.ArgumentParser(
         prog=f"python -m sweeps {verb}",
@@ -112,6 +119,11 @@ def parser(verb: str) -> argparse.ArgumentParser:
             journal = "copy the trials into Optuna's storage: a journal file for optuna-dashboard, or a URL"
             add("--journal", metavar="FILE", help=journal)
             add("--force", action="store_true", help="promote what fresh seeds do not tell apart from the default")
+        case "measure":
+            add("names", metavar="NAME", nargs="+", help="a file of conf/sweep/")
+            add("overrides", metavar="KEY=VALUE", nargs="*", help="changes to it, see below")
+            add("--rounds", metavar="N", type=positive, default=7, help="that count (%(default)s)")
+            add("--wait", action="store_true", help="on SLURM: follow the job to its end")
         case "doctor":
             add("overrides", metavar="KEY=VALUE", nargs="*", help="settings to try, see below")
         case "status":
@@ -181,8 +193,9 @@ def main(arguments: list[str]) -> int:
         print(f"sweeps: there is no verb {verb}{nearest(verb, VERBS)}\n\n{usage()}", file=sys.stderr)
         return 2
     asked = vars(parser(verb).parse_intermixed_args(rest))
-    if verb in ("plan", "launch", "search"):
+    if verb in ("plan", "launch", "search", "measure"):
         settle_words(asked, verb)
+    if "retry" in asked:
         settle_retry(asked)
     from mmprompt.config import ConfigError  # pydantic, and all that takes time: help does without
     from mmprompt.files import StoreError, follow_mode

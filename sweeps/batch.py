@@ -87,9 +87,15 @@ class Batch:
         search = self.frozen.get("search")
         return None if search is None else str(search["name"])
 
+    @property
+    def measured(self) -> str | None:
+        """The sweep whose costs its one job measures (`sweeps.measure`): it is at no run."""
+        asked = self.frozen.get("measure")
+        return None if asked is None else str(asked["name"])
+
     @cached_property
     def jobs(self) -> list[list[str]]:
-        """The runs of each job; of a worker of a search all that the study has now."""
+        """The runs of each job; of a worker of a search all that the study has now; of one that measures none."""
         if self.search is not None:
             from mmprompt.study import runs_of
 

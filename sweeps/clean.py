@@ -21,6 +21,7 @@ from pathlib import Path
 from mmprompt.files import draft_of, remove
 from mmprompt.processes import lives
 from mmprompt.run import OF_SEARCH, Attempt, RunFolder, Store
+from sweeps import scheduler
 from sweeps.batch import Batch, batches, wanted
 from sweeps.cost import volume
 from sweeps.launched import readable, store_at
@@ -130,6 +131,9 @@ def is_over(attempt: Attempt) -> bool:
 
 def is_open(batch: Batch, seen: dict[str, State], queued: Queue) -> bool:
     """May some job of it still do something?"""
+    if batch.measured is not None:  # it holds no run: SLURM is asked for the job itself
+        answer = scheduler.jobs([batch] if batch.is_slurm else [])
+        return lives(batch.frozen["launcher"]) is True or bool(answer.jobs or answer.unknown)
     runs = [run for job in batch.jobs for run in job]
     is_held = any(held.batch == batch.id for run in runs if run in queued.jobs for held in queued.jobs[run])
     if batch.search is not None and not is_held and lives(batch.frozen["launcher"]) is not True:
@@ -153,7 +157,7 @@ def _of_workers(store: Store) -> set[str]:
 
 def of_batches(store: Store, known: Iterable[Batch], open_batches: set[str], days: int) -> Iterator[Found]:
     """All but what says what was submitted: later launches look at it, and count on from its number."""
-    yield from drafts(store.jobs)
+    yield from drafts(store.jobs, *(store.root / "costs").glob("*"))
     for batch in known:
         if batch.id not in open_batches:
             files = [Path(folder, name) for folder, _, names in os.walk(batch.folder) for name in names]

@@ -42,6 +42,9 @@ def work(batch: str, index: int) -> None:
     def wanted() -> bool:
         return lives(launcher) is True
 
+    if "measure" in frozen:
+        measure(frozen, job.job_id, job.paths.stderr, wanted)
+        return
     if "search" in frozen:
         search(frozen, job.job_id, job.paths.stderr, wanted)
         return
@@ -63,6 +66,9 @@ def main(batch: Path, first: int) -> None:
     print(f"{BEGINS}job {job} on {socket.gethostname()}, {now}", file=sys.stderr, flush=True)
     log = batch / str(first) / f"{job}_0_log.err"
     index = first + int(task or 0)
+    if "measure" in frozen:  # one that is told to end has nothing to keep, and would begin anew
+        measure(frozen, job, log, lambda: not time_is_up())
+        return
     try:
         if "search" in frozen:
             outcome = search(frozen, job, log, lambda: not time_is_up())
@@ -101,6 +107,15 @@ def search(frozen: dict[str, Any], job: str, log: Path, wanted: Callable[[], boo
 
     is_open = work_on(frozen, about_job(frozen, job, log), wanted)
     return {frozen["search"]["name"]: "open" if is_open else "done"}
+
+
+def measure(frozen: dict[str, Any], job: str, log: Path, wanted: Callable[[], bool]) -> None:
+    """Measures what rows of a sweep take. Raises SystemExit when told to end, or not `wanted` any more."""
+    store = Path(frozen["store"])
+    follow_mode(store)
+    from mmprompt.costs import measure
+
+    measure(Store(store), frozen["measure"], about_job(frozen, job, log), wanted)
 
 
 def about_job(frozen: Mapping[str, Any], job: str, log: Path) -> dict[str, Any]:

@@ -90,7 +90,8 @@ def test_hydra_is_only_in_the_main_of_the_core() -> None:
 def test_sweeps_knows_of_the_core_its_light_part_and_on_the_node_its_job() -> None:
     light = [f"mmprompt.{name}" for name in LIGHT]
     found = wrong("sweeps", *light, never={"torch", "pandas", "matplotlib", "wandb"})
-    node = {"sweeps/node.py: mmprompt.job.execute", "sweeps/search/worker.py: mmprompt.job.take"}
+    node = {"sweeps/node.py: mmprompt.job.execute", "sweeps/node.py: mmprompt.costs.measure"}
+    node |= {"sweeps/search/worker.py: mmprompt.job.take"}
     probe = {
         f"sweeps/probe.py: {name}"
         for name in ("torch", "mmprompt.loaded.backbone_of", "mmprompt.data.load", "mmprompt.data.locate")
@@ -114,7 +115,9 @@ def test_analysis_knows_of_the_core_its_light_part_and_neither_conf_nor_torch() 
     assert wrong("analysis", *light, never={"torch", "hydra", "omegaconf", "submitit"}) == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["launch", "--help"], ["plan", "--help"], ["search", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], *([verb, "--help"] for verb in ("launch", "plan", "search", "measure"))]
+)
 def test_help_needs_nothing_that_takes_time_to_load(arguments: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "sweeps", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

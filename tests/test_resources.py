@@ -39,18 +39,16 @@ def test_epochs_and_hours_are_counted_over_examples_and_devices() -> None:
     assert device_hours(seconds=1800, devices=4) == 2.0
 
 
-def test_the_time_of_100_answers_is_the_median_and_does_not_depend_on_how_many_there_are(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now, waits = 0.0, iter((0.3, 0.02, 0.02))
+def test_the_time_of_100_answers_does_not_depend_on_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
 
     def answer(most: int) -> list[int]:
         nonlocal now
-        now += next(waits)
+        now += 0.02
         return [0] * (most // 4)
 
-    assert seconds_per_100(answer, CPU) == 0.08  # four times 0.02, and not the first, slow one
+    assert seconds_per_100(answer, CPU) == pytest.approx(0.08)
 
 
 def test_the_peak_of_memory_is_what_was_used_at_once_since_it_was_forgotten() -> None:
@@ -99,7 +97,7 @@ def test_a_run_records_all_that_it_took_and_what_attempts_before_it_took(tmp_pat
         hours(result["device_hours"]) <= hours(result["device_hours_spent"]) - 3600 + 2 * ROUNDED <= wall + 3 * ROUNDED
     )
     assert result["epochs"] == 4 * 8 / 40 and 0 < result["epochs_to_99"] <= result["epochs"]
-    assert result["seconds_per_100"] > 0 and result["peak_memory_mb"] > 100
+    assert result["peak_memory_mb"] > 100 and "seconds_per_100" not in result  # that is measured apart
 
 
 def test_what_a_run_took_does_not_depend_on_what_it_was_asked_besides(tmp_path: Path) -> None:
