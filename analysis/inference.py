@@ -117,7 +117,7 @@ def p_value(estimate: Estimate, distance: float, quantiles: Quantiles) -> float:
     def too_short(log_alpha: float) -> float:
         return abs(distance) - estimate.interval(*quantiles(math.exp(log_alpha))).half
 
-    if distance == 0:
+    if too_short(0.0) <= 0:  # but for last digits, the distance is 0
         return 1.0
     if too_short(math.log(SMALLEST)) >= 0:
         return SMALLEST
@@ -135,17 +135,17 @@ def difference(row: Sample, baseline: Sample, shared: tuple[float, float] | None
 
 
 def difference_by_seed(row: Sample, baseline: Sample) -> Estimate:
-    """Row less baseline, seed by seed: the scores of both stand in the same order of seeds.
+    """Row less baseline over the seeds that both have: scores stand in the same order of seeds, NaN where there is none.
 
     Raises ValueError where they are not of the same number.
     """
     if row.n != baseline.n:
         raise ValueError(f"pairs are of the same seeds: {row.n} of the row, {baseline.n} of the baseline")
-    by_seed = np.asarray(row.scores, float) - np.asarray(baseline.scores, float)
-    spread = _variance(by_seed, row.scores) / max(row.n, 1)
-    return Estimate(
-        row.mean - baseline.mean, math.sqrt(spread), row.n - 1, _of_examples([(1.0, row), (-1.0, baseline)])
-    )
+    differences = np.asarray(row.scores, float) - np.asarray(baseline.scores, float)
+    there = ~np.isnan(differences)
+    pairs = Sample(differences[there], None)
+    spread = _variance(pairs.scores, np.asarray(row.scores)[there]) / max(pairs.n, 1)
+    return Estimate(pairs.mean, math.sqrt(spread), pairs.n - 1, _of_examples([(1.0, row), (-1.0, baseline)]))
 
 
 def contrast(weights: Sequence[float], samples: Sequence[Sample], pooled: bool) -> Estimate:

@@ -141,6 +141,8 @@ def test_a_contrast_of_samples_takes_the_contrast_of_each_example() -> None:
 def test_pairs_are_of_the_same_seeds() -> None:
     x, y = [81.0, 83.5, 80.2], [78.0, 79.0, 70.0]
     assert difference_by_seed(sample(*x), sample(*y)).p == pytest.approx(stats.ttest_rel(x, y).pvalue)
+    some = difference_by_seed(sample(*x, 99.0, math.nan), sample(*y, math.nan, 99.0))
+    assert (some.value, some.p) == pytest.approx((np.mean(np.subtract(x, y)), stats.ttest_rel(x, y).pvalue))
     with pytest.raises(ValueError, match="3 of the row, 2 of the baseline"):
         difference_by_seed(sample(*x), sample(1, 2))
 
@@ -279,7 +281,7 @@ def test_at_p_the_interval_just_reaches_0() -> None:
     one = Estimate(3.0, 0.7, 4, 0.9)
     interval = one.alone(one.p)
     assert interval.lower == pytest.approx(0, abs=1e-6)
-    assert Estimate(0.0, 0.7, 4, 0.9).p == 1.0
+    assert Estimate(0.0, 0.7, 4, 0.9).p == Estimate(1e-300, 0.7, 1.3, math.nan).p == 1.0
 
 
 def test_a_baseline_of_one_seed_leaves_differences_without_interval_or_verdict() -> None:
