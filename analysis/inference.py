@@ -117,7 +117,7 @@ def p_value(estimate: Estimate, distance: float, quantiles: Quantiles) -> float:
     def too_short(log_alpha: float) -> float:
         return abs(distance) - estimate.interval(*quantiles(math.exp(log_alpha))).half
 
-    if distance == 0:
+    if too_short(0.0) <= 0:  # but for last digits, the distance is 0
         return 1.0
     if too_short(math.log(SMALLEST)) >= 0:
         return SMALLEST
@@ -135,17 +135,17 @@ def difference(row: Sample, baseline: Sample, shared: tuple[float, float] | None
 
 
 def difference_by_seed(row: Sample, baseline: Sample) -> Estimate:
-    """Row less baseline, seed by seed: the scores of both stand in the same order of seeds.
+    """Row less baseline over the seeds that both have: scores stand in the same order of seeds, NaN where there is none.
 
     Raises ValueError where they are not of the same number.
     """
     if row.n != baseline.n:
         raise ValueError(f"pairs are of the same seeds: {row.n} of the row, {baseline.n} of the baseline")
-    by_seed = np.asarray(row.scores, float) - np.asarray(baseline.scores, float)
-    spread = _variance(by_seed, row.scores) / max(row.n, 1)
-    return Estimate(
-        row.mean - baseline.mean, math.sqrt(spread), row.n - 1, _of_examples([(1.0, row), (-1.0, baseline)])
-    )
+    differences = np.asarray(row.scores, float) - np.asarray(baseline.scores, float)
+    there = ~np.isnan(differences)
+    pairs = Sample(differences[there], None)
+    spread = _variance(pairs.scores, np.asarray(row.scores)[there]) / max(pairs.n, 1)
+    return Estimate(pairs.mean, math.sqrt(spread), pairs.n - 1, _of_examples([(1.0, row), (-1.0, baseline)]))
 
 
 def contrast(weights: Sequence[float], samples: Sequence[Sample], pooled: bool) -> Estimate:
@@ -214,9 +214,10 @@ def variances(samples: Sequence[Sample], baseline: int | None = None) -> Varianc
     """Which samples vary more over seeds than the others, so that a pooled variance would be too small for them.
 
     F test, one-sided, of each variance against the pooled one of all others: at 0.05; of the baseline, which is in every
-    comparison, at 0.2 up to 3 seeds and at 0.1 with more. A noisy sample stays in the pooled variance of the others: left
-    out, what is pooled would be the lower for having been chosen. Only below 1e-5 it is left out, as it would drown the
-    others; the test is then repeated, at 0.2. What error and power this leaves is said at `families.compare`.
+    comparison, at 0.2 up to 3 seeds and at 0.1 with more; at those of all samples where there is no baseline. A noisy sample
+    stays in the pooled variance of the others: left out, what is pooled would be the lower for having been chosen. Only
+    below 1e-5 it is left out, as it would drown the others; the test is then repeated, at 0.2. What error and power this
+    leaves is said at `families.compare`.
     """
     places = range(len(samples))
     outliers: set[int] = set()
@@ -228,10 +229,13 @@ def variances(samples: Sequence[Sample], baseline: int | None = None) -> Varianc
         if not more:
             break
         outliers |= more
-    levels = [NOISY_BESIDE_OUTLIER if outliers else NOISY] * len(samples)
-    if baseline is not None:
-        levels[baseline] = next(level for n, level in NOISY_BASELINE.items() if samples[baseline].n <= n)
+    of_rows = NOISY_BESIDE_OUTLIER if outliers else NOISY
+    levels = [of_rows if baseline not in (None, at) else _level_of_baseline(samples[at].n) for at in places]
     return Variances(tuple(p[at] < levels[at] for at in places), tuple(at not in outliers for at in places))
+
+
+def _level_of_baseline(n: int) -> float:
+    return next(level for most, level in NOISY_BASELINE.items() if n <= most)
 
 
 def _noisier(sample: Sample, others: Sequence[Sample]) -> float:
