@@ -17,12 +17,12 @@ from typing import Any
 from mmprompt.config import ConfigError
 from mmprompt.files import follow_mode
 from mmprompt.identity import is_of_evaluations, provenance
+from mmprompt.keys import as_text
 from mmprompt.place import ROOT
 from mmprompt.run import Store
 from sweeps import scheduler, snapshot
 from sweeps.batch import Batch, Kind, batches, put, where
 from sweeps.launch import hand_over
-from sweeps.launched import as_text
 from sweeps.manifest import Expanded, expand
 from sweeps.outlook import CONF
 from sweeps.screen import agreed, aligned
