@@ -1,0 +1,142 @@
+"""Names of tasks, splits, metrics, axes, values and facts as people write them; one place for tables and figures.
+
+A name that is not known here is returned as it is, with its dots and underscores as spaces: a user's own axis stays readable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TASKS = {
+    "micro_grounding": "Grounding",
+    "micro_entailment": "Entailment",
+    "micro_vqa": "VQA",
+    "micro_caption": "Captions",
+    "refcoco": "RefCOCO",
+    "refcoco_plus": "RefCOCO+",
+    "refcocog": "RefCOCOg",
+    "snli_ve": "SNLI-VE",
+    "coco_caption": "COCO Captions",
+    "vqa": "VQA",
+    "average": "Average",
+}
+SMALL = "micro_"  # tasks of the small world begin so; no data set of the paper does
+SPLITS = {  # in the order in which the paper prints them
+    "val": "val",
+    "dev": "dev",
+    "testA": "testA",
+    "testB": "testB",
+    "test": "test",
+    "test_dev": "test-dev",
+    "test_std": "test-std",
+}
+OF_TASK = {("refcocog", "val"): "val-u", ("refcocog", "test"): "test-u"}  # the UMD partition, as the paper calls it
+METRICS = {  # in full, and short as the head of a column
+    "acc@0.5": ("Acc@0.5 (%)", "Acc@0.5"),
+    "accuracy": ("Accuracy (%)", "Accuracy"),
+    "vqa_accuracy": ("VQA accuracy (%)", "Accuracy"),
+    "cider": ("CIDEr × 100", "CIDEr"),
+    "bleu4": ("BLEU-4", "B@4"),
+    "meteor": ("METEOR", "M"),
+    "spice": ("SPICE", "S"),
+    "gpu_hours": ("GPU-hours", "GPU-hours"),
+    "average": ("Average score", "Score"),
+}
+AXES = {
+    "task": "Task",
+    "method": "Method",
+    "seed": "Seed",
+    "model": "Model",
+    "bitfit.rule": "BitFit rule",
+    "adapter.dim": "Adapter width",
+    "lora.rank": "LoRA rank",
+    "prompt.length": "Prompt length",
+    "prompt.depth": "Prompt depth",
+    "prompt.reparameterization": "Reparameterization",
+    "prompt.mlp_dim": "MLP width",
+    "optim.lr": "Learning rate",
+    "optim.steps": "Updates",
+    "optim.batch_size": "Batch size",
+    "backbone.mode": "Backbone mode",
+    "attack.epsilon": "Attack ε",
+    "attack.kind": "Attack",
+    "task.data.pixels": "Pixels",
+}
+METHODS = {
+    "finetune": "Finetuning",
+    "prompt": "Prompt tuning",
+    "adapter": "Adapter",
+    "bitfit": "BitFit",
+    "lora": "LoRA",
+}
+WORDS = {"mlp": "MLP", "none": "None", "both": "Both", "encoder": "Encoder", "decoder": "Decoder"}
+WORDS |= {"plain": "Plain", "texture": "Texture", "fgsm": "FGSM", "pgd": "PGD"}
+FACTS = {  # in full, and short as the head of a column
+    "trainable_parameters": ("Trainable parameters", "Trained"),
+    "epochs": ("Epochs", "Epochs"),
+    "epochs_to_99": ("Epochs to 99 % of best", "Epochs to 99 %"),
+    "seconds": ("Training seconds", "Training s"),
+    "device_hours": ("Device-hours", "Device-hours"),
+    "device_hours_spent": ("Device-hours with lost attempts", "Spent"),
+    "seconds_per_100": ("Seconds per 100 answers", "s per 100"),
+    "peak_memory_mb": ("Peak memory (MB)", "Peak MB"),
+}
+
+
+def task(name: str) -> str:
+    """`refcoco_plus` -> RefCOCO+, `micro_grounding` -> Grounding."""
+    return TASKS.get(name, _readable(name))
+
+
+def is_small(name: str) -> bool:
+    """Whether a task is one of the small world, which the paper does not have."""
+    return name.startswith(SMALL)
+
+
+def split(name: str, of: str = "") -> str:
+    """`test_dev` -> test-dev; `of`: the task, as RefCOCOg's splits have names of their own (val-u, test-u)."""
+    return OF_TASK.get((of, name), SPLITS.get(name, _readable(name)))
+
+
+def split_place(name: str) -> tuple[int, str]:
+    """What splits are sorted by: validation first, as the paper prints them; unknown ones last, by name."""
+    known = list(SPLITS)
+    return (known.index(name), "") if name in known else (len(known), name)
+
+
+def metric(name: str, short: bool = False) -> str:
+    """`acc@0.5` -> Acc@0.5 (%), short Acc@0.5; also of a fact."""
+    return _two(METRICS | FACTS, name, short)
+
+
+def fact(name: str, short: bool = False) -> str:
+    """`peak_memory_mb` -> Peak memory (MB), short Peak MB."""
+    return _two(FACTS, name, short)
+
+
+def axis(name: str) -> str:
+    """`prompt.length` -> Prompt length."""
+    text = AXES.get(name, _readable(name))
+    return text[:1].upper() + text[1:]
+
+
+def value(axis: str, value: Any) -> str:
+    """Of an axis, or of several that are compared together: `bitfit all` on method -> BitFit (all); 0.0 -> 0."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if not isinstance(value, str):
+        return str(value)
+    if axis != "method":
+        return " ".join(WORDS.get(word, word) for word in value.split(" "))
+    first, *rest = value.split(" ")
+    said = " ".join(WORDS.get(word, word) for word in rest if word != "none")
+    return METHODS.get(first, first) + (f" ({said})" if said else "")
+
+
+def _two(known: Mapping[str, tuple[str, str]], name: str, short: bool) -> str:
+    return known[name][short] if name in known else _readable(name)
+
+
+def _readable(name: str) -> str:
+    return name.replace("_", " ").replace(".", " ")
