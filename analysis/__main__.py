@@ -1,9 +1,9 @@
 """`python -m analysis tables [NAME ...]`: the table and the figure of a sweep; `curves`: every logged step, as CSV.
 
 NAME is a sweep's, or a search's: search-NAME, or NAME where no sweep has that name. `tables` writes tables/NAME.md, .tex, .csv
-and figures/NAME.png, .pdf, and prints the table, what is wrong with the data, and where everything lies. `curves` writes
-curves/NAME.csv. Both read the store, or with `--from server` the runs' W&B records from the server that `wandb login` or
-WANDB_BASE_URL and WANDB_API_KEY name.
+and figures/NAME.pdf, .png, .caption.txt, the paper's values apart as NAME_paper, and prints the table, what is wrong with the
+data, and where everything lies. `curves` writes curves/NAME.csv. Both read the store, or with `--from server` the runs' W&B
+records from the server that `wandb login` or WANDB_BASE_URL and WANDB_API_KEY name.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ from mmprompt.run import Store
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
     from analysis.frame import Source, Sweep
 
@@ -38,13 +38,20 @@ def main(arguments: Sequence[str]) -> int:
         options.add_argument("--out", type=Path, help="where the files are made; default: in the store")
         options.add_argument("--from", dest="place", choices=["store", "server"], default="store", help="W&B records")
         options.add_argument("--project", metavar="[ENTITY/]PROJECT", help="on the server; default: as launched")
+        if verb == "tables":
+            widths = "of figures, as they are printed: text (5.5 in, NAME.pdf) or column (3.25 in, NAME_column.pdf)"
+            options.add_argument("--width", choices=["text", "column"], default="text", help=widths)
+            kinds = "of figures, with commas between: pdf, png, svg; default: pdf,png"
+            options.add_argument("--format", type=_kinds, default=("pdf", "png"), help=kinds)
     given = parser.parse_args(arguments)
     # Matplotlib keeps a list of fonts, under $HOME unless told otherwise before it is imported; so that comes later.
     os.environ.setdefault("MPLCONFIGDIR", str((given.runs / "cache" / "matplotlib").absolute()))
     from analysis.frame import read_manifest, sweep_names
     from mmprompt.wandb_online import ServerError
 
-    store, make = Store(given.runs), {"tables": report, "curves": write_curves}[given.verb]
+    store, make = Store(given.runs), write_curves
+    if given.verb == "tables":
+        make = partial(report, width=given.width, formats=given.format)
     status = 0
     try:
         follow_mode(store.root)
@@ -65,6 +72,13 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    if not set(kinds) <= {"pdf", "png", "svg"}:
+        raise argparse.ArgumentTypeError(f"{text}: these are pdf, png and svg, with commas between")
+    return kinds
+
+
 def source_of(place: str, manifest: Mapping[str, Any], project: str | None) -> AbstractContextManager[Source]:
     """Where the W&B records of this sweep are read."""
     from analysis.frame import in_store
@@ -73,11 +87,19 @@ def source_of(place: str, manifest: Mapping[str, Any], project: str | None) -> A
     return on_server(manifest, project) if place == "server" else nullcontext(in_store)
 
 
-def report(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> str:
+def report(
+    store: Store,
+    manifest: dict[str, Any],
+    source: Source,
+    out: Path,
+    *,
+    width: str = "text",
+    formats: Sequence[str] = ("pdf", "png"),
+) -> str:
     """Write a sweep's files; returns what its user should read."""
     if manifest["search"] is not None:
-        return report_search(store, manifest, source, out)
-    from analysis import figures, tables
+        return report_search(store, manifest, source, out, width, formats)
+    from analysis import figure_files, tables
     from analysis.frame import assemble, in_store
     from analysis.published import published, unpublished
     from analysis.statistics import cells, edges, facts
@@ -95,14 +117,17 @@ def report(store: Store, manifest: dict[str, Any], source: Source, out: Path) ->
         "tex": tables.latex([*ours, *theirs], name),
         "csv": tables.csv(values, took),
     }
-    figure = figures.draw(sweep, values, papers, curves)
-    places = write(out, name, written, figure, store, source is in_store, bool(papers))
+    drawn = figure_files.write(out / "figures", sweep, values, papers, curves, width=width, formats=formats)
+    places = write(out, name, written, drawn, store, source is in_store, bool(papers))
     return "\n".join([tables.markdown(ours, notes), *places])
 
 
-def report_search(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> str:
+def report_search(
+    store: Store, manifest: dict[str, Any], source: Source, out: Path, width: str, formats: Sequence[str]
+) -> str:
     """Write a search's files; returns what its user should read. Raises StoreError for a damaged file of the study."""
-    from analysis import search, search_figures, search_tables, tables
+    from analysis import figures, search, search_figures, search_tables, tables
+    from analysis.figure_files import named
     from analysis.frame import in_store
 
     name = manifest["sweep"]
@@ -120,24 +145,30 @@ def report_search(store: Store, manifest: dict[str, Any], source: Source, out: P
         "tex": tables.latex(made, name),
         "csv": search.csv(searched, trials, confirmation),
     }
-    figure = search_figures.draw(searched, trials, confirmation, front)
-    return "\n".join([written["md"], *write(out, name, written, figure, store, source is in_store, False)])
+    figure = search_figures.draw(searched, trials, confirmation, front, width)
+    drawn = figures.save(figure, out / "figures" / named(name, width), formats)
+    drawn.append(out / "figures" / f"{name}.caption.txt")
+    write_over(drawn[-1], search_figures.caption(searched))
+    return "\n".join([written["md"], *write(out, name, written, drawn, store, source is in_store, False)])
 
 
 def write(
-    out: Path, name: str, tables: Mapping[str, str], figure: Figure, store: Store, in_store: bool, with_papers: bool
+    out: Path,
+    name: str,
+    tables: Mapping[str, str],
+    drawn: Sequence[Path],
+    store: Store,
+    in_store: bool,
+    with_papers: bool,
 ) -> list[str]:
-    """Puts the files in place; returns a line on each kind. `in_store`: whether the records were read there."""
-    from analysis.figures import save
-
+    """Puts the tables in place; returns a line on each kind. `drawn`: what the figure became; `in_store`: whether the
+    records were read there."""
     for kind, text in tables.items():
         write_over(out / "tables" / f"{name}.{kind}", text)
-    stem = out / "figures" / name
-    save(figure, stem)
     records = f"{store.run('ID').path}/attempts/N/wandb" if in_store else "on the W&B server"
     return [
         f"table    {out / 'tables' / name}.md, .tex, .csv" + (" (with the paper's values)" if with_papers else ""),
-        f"figure   {stem}.png, .pdf",
+        f"figure   {drawn[0]}, {', '.join(place.name for place in drawn[1:])}",
         f"records  {records}, IDs in the csv",
     ]
 

@@ -52,7 +52,7 @@ from analysis.scales import KEPT as SHARE
 from analysis.style import LINES, WIDTHS, Look, applied, looks
 from mmprompt.files import write_over
 
-FORMATS = ("pdf", "png")
+KINDS, FORMATS = ("pdf", "png", "svg"), ("pdf", "png")  # that there are; that are made unless others are asked for
 FEW = 3  # lines, of which single runs and differences are shown too
 LETTER = 0.047  # inches: width of a letter, about
 ROW = 0.16  # inches: height of a row of a dot plot
@@ -160,7 +160,7 @@ class Keys:
         return rows.assign(key=pd.Series(keys, rows.index, dtype=object))
 
 
-def _key(row: Mapping[str, Any], labels: Sequence[str]) -> str:
+def _key(row: Mapping[Any, Any], labels: Sequence[str]) -> str:
     return " ".join(str(row[label]) for label in labels)
 
 
@@ -214,10 +214,10 @@ def _rows(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float) -> Fi
     against = [key for key in every if key not in set(panels[0].cells.loc[panels[0].cells["baseline"], "key"])]
     compared = any(panel.cells["difference"].notna().any() for panel in panels)
     names_width = 0.1 + LETTER * max(len(name) for name in keys.names.values())
-    columns = _columns(len(panels), (width - names_width) / ROWS_PANEL)
+    columns = columns_of(len(panels), (width - names_width) / ROWS_PANEL)
     inches = (width - names_width) / columns - 0.12
     heights = [0.06 + ROW * len(every), *([0.06 + ROW * len(against)] if compared else [])]
-    figure, grid = _grid(len(panels), columns, heights, width, _shown_references(panels), [AROUND] * len(heights))
+    figure, grid = grid_of(len(panels), columns, heights, width, _shown_references(panels), [AROUND] * len(heights))
     for at, (panel, axes) in enumerate(zip(panels, grid, strict=True)):
         quantity = Quantity(*SCORE, panel.metric)
         shown = near(panel)
@@ -281,12 +281,10 @@ def _missing(panel: Panel) -> str:
 # Lines
 
 
-def _lines(
-    sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float, trends: pd.DataFrame | None
-) -> Figure:
+def _lines(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float, trends: pd.DataFrame | None) -> Figure:
     """A number that is compared, or that rows are followed over."""
     every, few = list(keys.names), len(keys.names) <= FEW
-    columns = _columns(len(panels), width / LINES_PANEL[few])
+    columns = columns_of(len(panels), width / LINES_PANEL[few])
     inches = width / columns - 0.5
     measures = [SCORE]
     if sweep.manifest["kept_from"] is not None:
@@ -294,9 +292,9 @@ def _lines(
     elif few and any(panel.cells["difference"].notna().any() for panel in panels):
         measures.append(DIFFERENCE)
     heights = [1.05, *(0.85 if measure == KEPT else 0.7 for measure in measures[1:])]
-    entries = [*([] if len(every) == 1 else _lines_of(keys)), *_shown_references(panels)]
+    entries = [*([] if len(every) == 1 else _entries(keys.names, keys.looks)), *_shown_references(panels)]
     around = [AROUND - BELOW, *[0.06] * (len(heights) - 2), BELOW] if len(heights) > 1 else [AROUND]
-    figure, grid = _grid(len(panels), columns, heights, width, entries, around)
+    figure, grid = grid_of(len(panels), columns, heights, width, entries, around)
     for at, (panel, axes) in enumerate(zip(panels, grid, strict=True)):
         scale = Scale.of(panel.cells["x"])
         dodge = min(0.03, 0.6 * scale.nearest / len(every)) if len(every) > 1 else 0.0
@@ -304,7 +302,9 @@ def _lines(
         beside = (spread + (ASIDE / inches if few else 0.0), spread)
         axis = sweep.over or sweep.compare
         first = panel.cells.loc[panel.cells["baseline"], "x"] if len(every) == 1 else []
-        ticks = scale.named({x: names.value(axis, x) for x in scale.places}, inches / (1 + sum(beside) + 2 * MARGIN), [*first])
+        ticks = scale.named(
+            {x: names.value(axis, x) for x in scale.places}, inches / (1 + sum(beside) + 2 * MARGIN), [*first]
+        )
         for measure, ax, height in zip(measures, axes, heights, strict=True):
             is_last = ax is axes[-1]
             quantity = _quantity(measure, panel.metric)
@@ -339,7 +339,9 @@ def _lines(
 
 
 def _quantity(measure: tuple[str, str], metric: str) -> Quantity:
-    return Quantity(*measure, SHARE if measure[0].startswith("kept") else metric, measure in (DIFFERENCE, KEPT_DIFFERENCE))
+    return Quantity(
+        *measure, SHARE if measure[0].startswith("kept") else metric, measure in (DIFFERENCE, KEPT_DIFFERENCE)
+    )
 
 
 def _label(measure: tuple[str, str], metric: str) -> str:
@@ -366,8 +368,10 @@ def _learning(sweep: Sweep, curves: pd.DataFrame, width: float) -> Figure:
     if "hours" in rows and rows["hours"].notna().all():
         x |= {"hours": "Device-hours"}
     tasks = list(dict.fromkeys(task for task, _ in sweep.shown))
-    columns = _columns(len(tasks), width / LINES_PANEL[True])
-    figure, grid = _grid(len(tasks), columns, [1.25] * len(x), width, _lines_of(keys), [AROUND] * len(x))
+    columns = columns_of(len(tasks), width / LINES_PANEL[True])
+    figure, grid = grid_of(
+        len(tasks), columns, [1.25] * len(x), width, _entries(keys.names, keys.looks), [AROUND] * len(x)
+    )
     for task, axes in zip(tasks, grid, strict=True):
         own = rows[rows["task"] == task]
         for ax, (column, name) in zip(axes, x.items(), strict=True):
@@ -379,7 +383,13 @@ def _learning(sweep: Sweep, curves: pd.DataFrame, width: float) -> Figure:
                 if line["value"].notna().any():
                     curve(ax, line, column, metric, keys.looks[key], number)
                     reached(ax, line, column, NEAR_BEST, keys.looks[key])
-            value_axis(ax, "x", Quantity(*SCORE, COST), (0.0, 1.03 * own[column].max() if len(own) else 1.0), width / columns - 0.5)
+            value_axis(
+                ax,
+                "x",
+                Quantity(*SCORE, COST),
+                (0.0, 1.03 * own[column].max() if len(own) else 1.0),
+                width / columns - 0.5,
+            )
             ax.grid(visible=True, axis="y")
             label(ax, names.metric(metric))
             ax.set_xlabel(name)
@@ -406,9 +416,9 @@ def inference(costs: pd.DataFrame, *, width: str = "column", quantity: str = "se
     tasks = list(rows["task"].drop_duplicates())
     with applied():
         inches = WIDTHS[width]
-        columns = _columns(len(tasks), inches / LINES_PANEL[True])
-        entries = [Line2D([], [], **(face(look, False) | {"lw": 0.8}), label=names.value("method", key)) for key, look in known.items()]
-        figure, grid = _grid(len(tasks), columns, [1.25], inches, entries, [AROUND])
+        columns = columns_of(len(tasks), inches / LINES_PANEL[True])
+        entries = _entries({key: names.value("method", key) for key in known}, known)
+        figure, grid = grid_of(len(tasks), columns, [1.25], inches, entries, [AROUND])
         for task, (ax,) in zip(tasks, grid, strict=True):
             own = rows[rows["task"] == task]
             scale = Scale.of(own["x"])
@@ -425,13 +435,13 @@ def inference(costs: pd.DataFrame, *, width: str = "column", quantity: str = "se
 # Where panels lie
 
 
-def _columns(count: int, fitting: float) -> int:
+def columns_of(count: int, fitting: float) -> int:
     """As many as fit, in rows as even as they come."""
     most = max(1, min(count, int(fitting + 0.05)))
     return -(-count // -(-count // most))
 
 
-def _grid(
+def grid_of(
     count: int,
     columns: int,
     heights: Sequence[float],
@@ -466,7 +476,7 @@ def packed_in_lines(entries: Sequence[Line2D], width: float) -> Iterator[list[Li
     if not entries:
         return
     each = max(0.42 + LETTER * len(str(entry.get_label())) for entry in entries)
-    columns = _columns(len(entries), width / each)
+    columns = columns_of(len(entries), width / each)
     for first in range(0, len(entries), columns):
         yield list(entries[first : first + columns])
 
@@ -476,9 +486,10 @@ def by_columns(packed: Sequence[Sequence[Line2D]]) -> list[Line2D]:
     return [line[at] for at in range(len(packed[0])) for line in packed if at < len(line)]
 
 
-def _lines_of(keys: Keys) -> list[Line2D]:
-    style = {key: face(look, False) | {"lw": 0.9, "ls": look.line} for key, look in keys.looks.items()}
-    return [Line2D([], [], label=keys.names[key], **style[key]) for key in keys.names]
+def _entries(called: Mapping[str, str], known: Mapping[str, Look]) -> list[Line2D]:
+    """Of the legend: a line with its marker for each."""
+    style = {key: face(look, False) | {"lw": 0.9, "ls": look.line} for key, look in known.items()}
+    return [Line2D([], [], label=called[key], **style[key]) for key in known]
 
 
 def _shown_references(panels: Sequence[Panel]) -> list[Line2D]:

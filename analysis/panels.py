@@ -69,12 +69,10 @@ def face(look: Look, is_baseline: bool) -> dict[str, Any]:
 # Rows
 
 
-def rows(
-    ax: Axes, cells: pd.DataFrame, keys: Sequence[str], looks: Mapping[str, Look], quantity: Quantity
-) -> None:
+def rows(ax: Axes, cells: pd.DataFrame, keys: Sequence[str], looks: Mapping[str, Look], quantity: Quantity) -> None:
     """A row for each key, downward: mean and interval."""
-    ends = quantity.ends_of(cells)
-    for (low, high), cell in zip(ends, cells.itertuples(), strict=True):
+    cell: Any
+    for (low, high), cell in zip(quantity.ends_of(cells), cells.itertuples(), strict=True):
         at, look = keys.index(cell.key) + (0.0 if quantity.is_difference else MEAN_AT), looks[cell.key]
         value = getattr(cell, quantity.value)
         if math.isnan(value):
@@ -169,7 +167,13 @@ def lines(
 
 
 def runs_of_lines(
-    ax: Axes, runs: pd.DataFrame, keys: Sequence[str], looks: Mapping[str, Look], scale: Scale, dodge: float, inches: float
+    ax: Axes,
+    runs: pd.DataFrame,
+    keys: Sequence[str],
+    looks: Mapping[str, Look],
+    scale: Scale,
+    dodge: float,
+    inches: float,
 ) -> None:
     """A dot per run, left of its mean, each a little further than the one before."""
     for (key, x), group in runs.groupby(["key", "x"], sort=False):
@@ -259,7 +263,7 @@ def reached(ax: Axes, line: pd.DataFrame, x: str, share: float, look: Look) -> N
 
 def label(ax: Axes, text: str) -> None:
     """Of the axis of values, upward; its lines as close as those of print."""
-    ax.set_ylabel(text, linespacing=0.8)
+    ax.set_ylabel(text, linespacing=0.95)
 
 
 def above(ax: Axes, text: str) -> None:
@@ -302,7 +306,7 @@ def _say_what_is_missing(ax: Axes, cells: pd.DataFrame, x: np.ndarray, look: Loo
         if lines <= 3:
             ax.text(place, 0.04, said, rotation=90, **(_words(ax.get_xaxis_transform()) | {"va": "bottom"}))
         elif said != "missing":
-            style = {"marker": "x", "color": look.colour, "ms": 2.8, "mew": 0.9}
+            style: dict[str, Any] = {"marker": "x", "color": look.colour, "ms": 2.8, "mew": 0.9}
             ax.plot([place], [0.03], transform=ax.get_xaxis_transform(), lw=0, gid="lost", **style)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -18,7 +19,7 @@ TICK = 0.16  # inches between the ticks of a metric that is drawn upward, at lea
 MOST_TICKS = 5
 RANGE = {"cider": (0.0, 1000.0), "average": (-math.inf, math.inf)}  # of a metric; of all others percent
 KEPT, COST = "kept", "cost"  # a share in percent, which may be more than the whole; seconds
-LEAST = {"cider": 20.0, COST: 0.0}  # of a metric's axis: differences that are small look small; of all others two points
+LEAST = {"cider": 20.0, COST: 0.0}  # what an axis spans at least, so that what is small looks small; else two points
 
 
 def metric_range(metric: str) -> tuple[float, float]:
@@ -26,12 +27,17 @@ def metric_range(metric: str) -> tuple[float, float]:
     return (0.0, math.inf) if metric in (KEPT, COST) else RANGE.get(metric, (0.0, 100.0))
 
 
-def limits(values: Iterable[float], metric: str, is_difference: bool = False) -> tuple[float, float]:
-    """Of an axis that shows all of these, with a margin for markers and no further beyond the metric's range than that."""
+def limits(
+    values: Iterable[float], metric: str, is_difference: bool = False, least: float | None = None
+) -> tuple[float, float]:
+    """Of an axis that shows all of these, with a margin for markers and no further beyond the metric's range than that.
+
+    `least`: how much it spans at least; None: what the metric says.
+    """
     known = [value for value in values if math.isfinite(value)]
     lowest, highest = (-math.inf, math.inf) if is_difference else metric_range(metric)
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    lack = max(0.0, LEAST.get(metric, 2.0) - (high - low)) / 2
+    lack = max(0.0, (LEAST.get(metric, 2.0) if least is None else least) - (high - low)) / 2
     low, high = low - lack, high + lack
     shift = min(0.0, highest - high) + max(0.0, lowest - low)  # of what was widened beyond the range
     low, high = low + shift, high + shift
@@ -39,7 +45,9 @@ def limits(values: Iterable[float], metric: str, is_difference: bool = False) ->
     return low - margin, high + margin
 
 
-def ticks(low: float, high: float, inches: float, metric: str, is_difference: bool = False, across: bool = True) -> list[float]:
+def ticks(
+    low: float, high: float, inches: float, metric: str, is_difference: bool = False, across: bool = True
+) -> list[float]:
     """Round numbers between two limits, as many as can be read side by side (`across`), or above each other, in so many
     inches; none where no value can be."""
     lowest, highest = (-math.inf, math.inf) if is_difference else metric_range(metric)
@@ -84,7 +92,7 @@ class Scale:
     def nearest(self) -> float:
         """The least distance between two values, of the axis's length."""
         places = sorted(self.places.values())
-        return min((right - left for left, right in zip(places, places[1:])), default=1.0)
+        return min((right - left for left, right in pairwise(places)), default=1.0)
 
     def named(self, names: Mapping[Any, str], inches: float, first: Sequence[Any] = ()) -> dict[Any, str]:
         """Names of the ticks, "" where there is no room for one beside the others: those of `first`, the smallest and the

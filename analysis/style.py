@@ -84,7 +84,11 @@ ALIKE = {  # other names of the same thing
     "both": "prompt",  # prompts in both stacks, made by nothing else, are what `prompt` means elsewhere
     "none": "prompt",
 }
-OTHERS = (Look(SKY, "d"), Look("#777777", "p"), *(Look(look.colour, "<>hX*8"[i]) for i, look in enumerate(KNOWN.values())))
+OTHERS = (
+    Look(SKY, "d"),
+    Look("#777777", "p"),
+    *(Look(look.colour, "<>hX*8"[i]) for i, look in enumerate(KNOWN.values())),
+)
 LINES = ("-", "--", ":", "-.")
 
 
@@ -104,7 +108,7 @@ def looks(names: Iterable[str]) -> dict[str, Look]:
 @contextmanager
 def applied() -> Iterator[None]:
     """Matplotlib's own defaults and `STYLE`, whatever the user's are."""
-    chosen = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
+    chosen: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
     with matplotlib.rc_context():
         matplotlib.rcParams.update(chosen | STYLE)
         yield
