@@ -192,7 +192,9 @@ def _baseline(sweep: Sweep) -> str:
 def _settings(sweep: Sweep) -> str:
     said = dict(sweep.manifest["header"])
     said |= {axis: sweep.frame[axis].iloc[0] for axis in sweep.settled_axes}
-    return ", ".join(f"{in_a_sentence(names.axis(key))} {names.value(key, value)}" for key, value in said.items())
+    return ", ".join(
+        f"{in_a_sentence(names.axis(key))} {in_a_sentence(names.value(key, value))}" for key, value in said.items()
+    )
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -15,6 +15,9 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -53,6 +56,7 @@ from analysis.style import LINES, WIDTHS, Look, applied, looks
 from mmprompt.files import write_over
 
 KINDS, FORMATS = ("pdf", "png", "svg"), ("pdf", "png")  # that there are; that are made unless others are asked for
+DPI = 300  # of a PNG
 FEW = 3  # lines, of which single runs and differences are shown too
 LETTER = 0.047  # inches: width of a letter, about
 ROW = 0.16  # inches: height of a row of a dot plot
@@ -107,21 +111,33 @@ def is_over_numbers(sweep: Sweep, cells: pd.DataFrame) -> bool:
 
 def save(figure: Figure, stem: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
     """STEM.pdf and so on; returns where they are."""
-    plain: dict[str, dict[str, Any]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
     places = []
     with applied():
         for kind in formats:
-            made = io.BytesIO()
-            figure.savefig(made, format=kind, dpi=300, metadata=plain[kind])
             places.append(stem.with_name(f"{stem.name}.{kind}"))
-            write_over(places[-1], made.getbuffer())
+            write_over(places[-1], _printed(figure, kind))
     return places
+
+
+def _printed(figure: Figure, kind: str) -> memoryview:
+    """By the canvas itself: `savefig` would draw everything once more, to ask a layout that is settled. No date, no version."""
+    made = io.BytesIO()
+    if kind == "pdf":
+        FigureCanvasPdf(figure).print_pdf(made, metadata={"CreationDate": None})
+    elif kind == "svg":
+        FigureCanvasSVG(figure).print_svg(made, metadata={"Date": None})
+    else:
+        figure.set_dpi(DPI)
+        FigureCanvasAgg(figure).print_png(made, metadata={"Software": None})
+    return made.getbuffer()
 
 
 def finished(figure: Figure) -> Figure:
     """With its layout solved, once for every format it is saved in."""
     figure.align_ylabels()
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
     figure.set_layout_engine("none")
     return figure
 
@@ -171,8 +187,8 @@ def _name_of(sweep: Sweep, label: str, value: Any) -> str:
 
 def panels_of(sweep: Sweep, cells: pd.DataFrame, keys: Keys, averages: pd.DataFrame | None = None) -> list[Panel]:
     """For each task and split that is shown, and for the average where that is given."""
-    x = sweep.over or sweep.compare
-    cells, runs = keys.on(cells.assign(x=cells[x])), keys.on(sweep.scores.assign(x=sweep.scores[x]))
+    x, runs = sweep.over or sweep.compare, sweep.scores
+    cells, runs = keys.on(cells.assign(x=cells[x])), keys.on(runs.assign(x=runs[x]))
     runs = runs[runs["value"].notna()]
     tasks = [task for task, _ in sweep.shown]
     found = []

@@ -130,7 +130,7 @@ def references(ax: Axes, which: str, found: Mapping[str, float]) -> None:
 def zero(ax: Axes, which: str, margin: float | None) -> None:
     """No difference; and where there is a margin, the band within which a difference counts as none."""
     line, span = (ax.axvline, ax.axvspan) if which == "x" else (ax.axhline, ax.axhspan)
-    line(0.0, color="#444444", lw=0.6, zorder=1)
+    line(0.0, color="#444444", lw=0.6, zorder=1, gid="zero")
     if margin is not None:
         span(-margin, margin, color="#efefef", lw=0, zorder=0, gid="margin")
 
@@ -225,10 +225,11 @@ def logarithmic(ax: Axes, cells: pd.DataFrame, quantity: Quantity, more: Iterabl
         return False
     ax.set_yscale("log")
     margin = (most / least) ** (1.4 * MARGIN)
-    ax.set_ylim(least / margin, most * margin)
+    top = min(most * margin, (1 + 1.4 * MARGIN) * metric_range(quantity.metric)[1])
+    ax.set_ylim(least / margin, top)
     powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
     places = [each * 10.0**power for power in powers for each in (1, 2, 5)]
-    places = [place for place in places if least / margin <= place <= most * margin]
+    places = [place for place in places if least / margin <= place <= top]
     ax.set_yticks(places, [_number(place) for place in places])
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_minor_formatter(NullFormatter())
