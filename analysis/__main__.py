@@ -147,7 +147,7 @@ def report_search(
     }
     figure = search_figures.draw(searched, trials, confirmation, front, width)
     drawn = figures.save(figure, out / "figures" / named(name, width), formats)
-    drawn.append(out / "figures" / f"{name}.caption.txt")
+    drawn.append(out / "figures" / f"{named(name, width)}.caption.txt")
     write_over(drawn[-1], search_figures.caption(searched))
     return "\n".join([written["md"], *write(out, name, written, drawn, store, source is in_store, False)])
 

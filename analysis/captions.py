@@ -9,8 +9,21 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis import names
-from analysis.figures import FEW, NEAR_BEST, Keys, Panel, in_a_sentence, is_over_numbers, margin_of, near, panels_of
+from analysis.figures import (
+    FEW,
+    NEAR_BEST,
+    Keys,
+    Panel,
+    are_rows_compared,
+    in_a_sentence,
+    is_over_numbers,
+    keys_of,
+    margin_of,
+    near,
+    panels_of,
+)
 from analysis.frame import Sweep
+from analysis.style import WIDTHS
 from mmprompt.intervals import LEVEL
 
 CALLED = {"chance": "chance", "zero_shot": "the backbone without tuning", "baseline": "the baseline"}
@@ -21,15 +34,19 @@ def caption(
     cells: pd.DataFrame,
     curves: pd.DataFrame | None = None,
     *,
+    width: str = "text",
     averages: pd.DataFrame | None = None,
     trends: pd.DataFrame | None = None,
 ) -> str:
     """Of the figure that `analysis.figures.draw` makes of the same arguments: a sentence per line."""
-    keys = Keys.of(sweep, cells if curves is None else curves)
+    keys = keys_of(sweep, cells, curves)
     if curves is not None:
         said = _of_curves(sweep, curves, keys)
     else:
-        said = _of_cells(sweep, cells, keys, panels_of(sweep, cells, keys, averages), averages, trends)
+        panels = panels_of(sweep, cells, keys, averages)
+        over = is_over_numbers(sweep, cells)
+        compared = len(keys.names) <= FEW if over else are_rows_compared(keys, panels, WIDTHS[width])
+        said = _of_cells(sweep, cells, keys, panels, averages, trends, over, compared)
     return "\n".join([*said, f"Settings: {_settings(sweep)}."]) + "\n"
 
 
@@ -40,9 +57,11 @@ def _of_cells(
     panels: Sequence[Panel],
     averages: pd.DataFrame | None,
     trends: pd.DataFrame | None,
+    over: bool,
+    compared: bool,
 ) -> list[str]:
     shown = cells[[pair in sweep.shown for pair in zip(cells["task"], cells["split"], strict=True)]]
-    over, few = is_over_numbers(sweep, cells), len(keys.names) <= FEW
+    few = len(keys.names) <= FEW
     x, kept = sweep.over or sweep.compare, sweep.manifest["kept_from"] is not None
     said = [f"{_what(sweep, keys, over)} on {_tasks(sweep)}; {_splits(sweep)}."]
     said.append(f"Markers: means over {_n(sweep, shown)}; bars: {_interval(shown)}.")
@@ -57,7 +76,7 @@ def _of_cells(
     if kept:
         share = f"the share of its own score at {in_a_sentence(names.axis(x))} {sweep.manifest['kept_from']:g} that a run keeps"
         said.append(f"Second row: {share}.")
-    if not (over and not few):
+    if compared:
         said += _of_differences(sweep, shown, "kept_difference" if kept else "difference", over, panels)
     if trends is not None and over and len(keys.names) == 1:
         said += _of_trends(trends, panels)

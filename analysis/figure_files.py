@@ -27,17 +27,18 @@ def write(
 ) -> list[Path]:
     """NAME.pdf, NAME.png and NAME.caption.txt, and NAME_paper.* where the paper has scores; returns them, ours first.
 
-    As wide as a column, figures are NAME_column.pdf and so on; captions hold for both. `formats`: of `figures.KINDS`.
+    As wide as a column, all are NAME_column.pdf and so on. `formats`: of `figures.KINDS`.
     """
     name = sweep.manifest["sweep"]
     ours = figures.draw(sweep, cells, curves, width=width, averages=averages, trends=trends)
+    said = captions.caption(sweep, cells, curves, width=width, averages=averages, trends=trends)
     places = figures.save(ours, folder / named(name, width), formats)
-    places.append(_caption(folder, name, captions.caption(sweep, cells, curves, averages=averages, trends=trends)))
+    places.append(_caption(folder, named(name, width), said))
     part = paper_figures.drawn(published)
     if part is not None:
         theirs = paper_figures.draw(part, compared(sweep.manifest), width=width)
         places += figures.save(theirs, folder / named(f"{name}_paper", width), formats)
-        places.append(_caption(folder, f"{name}_paper", paper_figures.caption(part)))
+        places.append(_caption(folder, named(f"{name}_paper", width), paper_figures.caption(part)))
     return places
 
 

@@ -58,6 +58,7 @@ from mmprompt.files import write_over
 KINDS, FORMATS = ("pdf", "png", "svg"), ("pdf", "png")  # that there are; that are made unless others are asked for
 DPI = 300  # of a PNG
 FEW = 3  # lines, of which single runs and differences are shown too
+TALLEST = 8.5  # inches: what a page has room for, with a caption
 LETTER = 0.047  # inches: width of a letter, about
 ROW = 0.16  # inches: height of a row of a dot plot
 AROUND, BELOW = 0.49, 0.33  # inches: what stands above and below a panel; of that below
@@ -95,8 +96,8 @@ def draw(
     `hours` they are drawn over that too. `averages` (over tasks) have a panel of their own, `trends` a line in each."""
     with applied():
         if curves is not None:
-            return finished(_learning(sweep, curves, WIDTHS[width]))
-        keys = Keys.of(sweep, cells)
+            return finished(_learning(sweep, keys_of(sweep, cells, curves), curves, WIDTHS[width]))
+        keys = keys_of(sweep, cells)
         shown = panels_of(sweep, cells, keys, averages)
         if is_over_numbers(sweep, cells):
             return finished(_lines(sweep, keys, shown, WIDTHS[width], trends))
@@ -154,14 +155,13 @@ class Keys:
     looks: Mapping[str, Look]
 
     @staticmethod
-    def of(sweep: Sweep, cells: pd.DataFrame) -> Keys:
-        """A method has its own colour and marker; what is told apart besides, a kind of line."""
-        x = (sweep.over or sweep.compare) if is_over_numbers(sweep, cells) else None
+    def of(sweep: Sweep, rows: pd.DataFrame, x: str | None) -> Keys:
+        """`x`: the label that is an axis. A method has its own colour and marker; what is told apart besides, a kind of line."""
         labels = [label for label in sweep.roles if label != x]
         method = next((label for label in labels if "method" in sweep.roles[label]), None)
         alone = str(sweep.manifest["header"].get("method", ""))
         said, styled, variants = {}, {}, {}
-        for row in cells[labels].drop_duplicates().to_dict("records") if labels else [{}]:
+        for row in rows[labels].drop_duplicates().to_dict("records") if labels else [{}]:
             key = _key(row, labels)
             said[key] = ", ".join(_name_of(sweep, label, row[label]) for label in labels)
             styled[key] = str(row[method]) if method is not None else key or alone
@@ -183,6 +183,13 @@ def _key(row: Mapping[Any, Any], labels: Sequence[str]) -> str:
 def _name_of(sweep: Sweep, label: str, value: Any) -> str:
     said = names.value(label, value)
     return f"{names.axis(label).lower()} {said}" if label in sweep.extra_axes else said
+
+
+def keys_of(sweep: Sweep, cells: pd.DataFrame, curves: pd.DataFrame | None = None) -> Keys:
+    """Of a figure of cells, or of one of learning curves: those have a line for each row of the sweep, done or not."""
+    if curves is not None:
+        return Keys.of(sweep, sweep.named, sweep.over)
+    return Keys.of(sweep, cells, (sweep.over or sweep.compare) if is_over_numbers(sweep, cells) else None)
 
 
 def panels_of(sweep: Sweep, cells: pd.DataFrame, keys: Keys, averages: pd.DataFrame | None = None) -> list[Panel]:
@@ -226,12 +233,9 @@ def near(panel: Panel) -> dict[str, float]:
 
 def _rows(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float) -> Figure:
     """Words that are compared: a row each, the differences of all but the baseline below."""
-    every = list(keys.names)
-    against = [key for key in every if key not in set(panels[0].cells.loc[panels[0].cells["baseline"], "key"])]
-    compared = any(panel.cells["difference"].notna().any() for panel in panels)
-    names_width = 0.1 + LETTER * max(len(name) for name in keys.names.values())
-    columns = columns_of(len(panels), (width - names_width) / ROWS_PANEL)
-    inches = (width - names_width) / columns - 0.12
+    every, against = list(keys.names), _against(keys, panels)
+    compared = are_rows_compared(keys, panels, width)
+    columns, inches = _columns_of_rows(keys, panels, width)
     heights = [0.06 + ROW * len(every), *([0.06 + ROW * len(against)] if compared else [])]
     figure, grid = grid_of(len(panels), columns, heights, width, _shown_references(panels), [AROUND] * len(heights))
     for at, (panel, axes) in enumerate(zip(panels, grid, strict=True)):
@@ -259,6 +263,26 @@ def _rows(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float) -> Fi
                 axes[1].set_yticklabels([keys.names[key] for key in against])
                 axes[1].set_title(f"Difference to {_baseline(sweep)}", fontsize=7.5)
     return figure
+
+
+def _columns_of_rows(keys: Keys, panels: Sequence[Panel], width: float) -> tuple[int, float]:
+    """How many panels stand side by side, and how many inches are in each."""
+    beside = 0.1 + LETTER * max(len(name) for name in keys.names.values())
+    columns = columns_of(len(panels), (width - beside) / ROWS_PANEL)
+    return columns, (width - beside) / columns - 0.12
+
+
+def _against(keys: Keys, panels: Sequence[Panel]) -> list[str]:
+    """What is compared with the baseline."""
+    cells = panels[0].cells
+    return [key for key in keys.names if key not in set(cells.loc[cells["baseline"], "key"])]
+
+
+def are_rows_compared(keys: Keys, panels: Sequence[Panel], width: float) -> bool:
+    """Whether there are differences, and room for them on a page."""
+    blocks = -(-len(panels) // _columns_of_rows(keys, panels, width)[0])
+    high = blocks * (0.12 + ROW * (len(keys.names) + len(_against(keys, panels))) + 2 * AROUND)
+    return high <= TALLEST and any(panel.cells["difference"].notna().any() for panel in panels)
 
 
 def _baseline(sweep: Sweep) -> str:
@@ -376,9 +400,8 @@ def _trend(ax: Axes, panel: Panel, trends: pd.DataFrame, scale: Scale) -> None:
 # Learning curves
 
 
-def _learning(sweep: Sweep, curves: pd.DataFrame, width: float) -> Figure:
+def _learning(sweep: Sweep, keys: Keys, curves: pd.DataFrame, width: float) -> Figure:
     """The score on validation while training, against epochs, or updates where runs do not say how many epochs those were."""
-    keys = Keys.of(sweep, curves)
     rows = keys.on(curves)
     x = {"epoch": "Epoch"} if len(rows) and rows["epoch"].notna().all() else {"step": "Update"}
     if "hours" in rows and rows["hours"].notna().all():

@@ -297,7 +297,8 @@ def _dots(look: Look) -> dict[str, Any]:
 
 
 def _words(transform: Any) -> dict[str, Any]:
-    return {"transform": transform, "ha": "center", "va": "center", "fontsize": 6.5, "color": GREY}
+    box = {"pad": 0.4, "fc": "white", "lw": 0}
+    return {"transform": transform, "ha": "center", "va": "center", "fontsize": 6.5, "color": GREY, "bbox": box}
 
 
 def _say_what_is_missing(ax: Axes, cells: pd.DataFrame, x: np.ndarray, look: Look, lines: int) -> None:

@@ -19,7 +19,7 @@ TICK = 0.16  # inches between the ticks of a metric that is drawn upward, at lea
 MOST_TICKS = 5
 RANGE = {"cider": (0.0, 1000.0), "average": (-math.inf, math.inf)}  # of a metric; of all others percent
 KEPT, COST = "kept", "cost"  # a share in percent, which may be more than the whole; seconds
-LEAST = {"cider": 20.0, COST: 0.0}  # what an axis spans at least, so that what is small looks small; else two points
+LEAST = {"cider": 5.0, COST: 0.0}  # what an axis spans at least, so that what is small looks small; else two points
 
 
 def metric_range(metric: str) -> tuple[float, float]:

@@ -467,6 +467,22 @@ def test_a_spike_of_one_point_does_not_fill_a_panel() -> None:
         assert high - low >= paper_figures.LEAST
 
 
+def test_where_a_page_has_no_room_for_differences_they_are_left_to_the_table_and_to_the_caption() -> None:
+    sweep = made_up("methods", np.random.default_rng(0))
+    points = [point | {"evaluations": dict.fromkeys("abcd", "x")} for point in sweep.manifest["points"]]
+    more = {
+        f"{split}/{metric}": sweep.frame.get(f"test/{metric}")
+        for split in "abcd"
+        for metric in sweep.frame["metric"].unique()
+    }
+    wide = Sweep(sweep.manifest | {"points": points}, sweep.frame.assign(**more), ())
+    few, many = cells(sweep), cells(wide)
+    assert differences_of(draw(sweep, few)) and "Below: " in captions.caption(sweep, few)
+    figure = draw(wide, many)
+    assert not differences_of(figure) and "Below: " not in captions.caption(wide, many)
+    assert figure.get_figheight() < 9.0 and len(figure.axes) == 16 and figure_checks.all_of(figure) == {}
+
+
 # Costs
 
 
@@ -529,7 +545,12 @@ def test_ours_and_the_papers_are_files_apart_and_a_columns_have_its_name(tmp_pat
     drawn(tmp_path / "store", length([1]))
     said = run(tmp_path / "store", tmp_path, "--width", "column", "--format", "pdf")
     made = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert made == {"length_column.pdf", "length_paper_column.pdf", "length.caption.txt", "length_paper.caption.txt"}
+    assert made == {
+        "length_column.pdf",
+        "length_paper_column.pdf",
+        "length_column.caption.txt",
+        "length_paper_column.caption.txt",
+    }
     assert all(name in said for name in made)
 
 
