@@ -36,7 +36,7 @@ METRICS = {  # in full, and short as the head of a column
     "acc@0.5": ("Acc@0.5 (%)", "Acc@0.5"),
     "accuracy": ("Accuracy (%)", "Accuracy"),
     "vqa_accuracy": ("VQA accuracy (%)", "Accuracy"),
-    "cider": ("CIDEr × 100", "CIDEr"),
+    "cider": ("CIDEr × 100", "CIDEr"),  # noqa: RUF001
     "bleu4": ("BLEU-4", "B@4"),
     "meteor": ("METEOR", "M"),
     "spice": ("SPICE", "S"),

@@ -76,7 +76,7 @@ def rows(ax: Axes, cells: pd.DataFrame, keys: Sequence[str], looks: Mapping[str,
         at, look = keys.index(cell.key) + (0.0 if quantity.is_difference else MEAN_AT), looks[cell.key]
         value = getattr(cell, quantity.value)
         if math.isnan(value):
-            said = "" if quantity.is_difference else whole_state(cell) or "missing"
+            said = "" if quantity.is_difference else _state(cell)
             ax.text(0.5, at - MEAN_AT * (not quantity.is_difference), said, **_words(ax.get_yaxis_transform()))
             continue
         ax.plot([low, high], [at, at], color=look.colour, lw=WHISKER, solid_capstyle="butt", gid="interval")
@@ -301,10 +301,15 @@ def _words(transform: Any) -> dict[str, Any]:
     return {"transform": transform, "ha": "center", "va": "center", "fontsize": 6.5, "color": GREY, "bbox": box}
 
 
+def _state(cell: Any) -> str:
+    """Why a value is not there."""
+    return "conflict" if getattr(cell, "conflict", 0) else whole_state(cell) or "missing"
+
+
 def _say_what_is_missing(ax: Axes, cells: pd.DataFrame, x: np.ndarray, look: Look, lines: int) -> None:
     """In words where there is room for them, else by a cross on the axis for runs that diverged or failed."""
     for place, cell in zip(x, cells.itertuples(), strict=True):
-        said = whole_state(cell) or "missing"
+        said = _state(cell)
         if lines <= 3:
             ax.text(place, 0.04, said, rotation=90, **(_words(ax.get_xaxis_transform()) | {"va": "bottom"}))
         elif said != "missing":

@@ -173,6 +173,14 @@ def test_a_missing_value_is_said_in_the_panel_and_in_the_caption(tmp_path: Path)
     assert "INCOMPLETE: 2 of 12 values have fewer runs than planned." in captions.caption(sweep, cells(sweep))
 
 
+def test_a_conflict_is_said_where_its_value_would_be(tmp_path: Path) -> None:
+    _, values, sweep = drawn(tmp_path, length([1, 2]))
+    there = (values["task"] == TASKS[0]) & (values["prompt.length"] == 30)
+    values = values.assign(conflict=there.astype(int), value=values["value"].mask(there))
+    first, second = scores_of(draw(sweep, values))
+    assert [text.get_text() for text in first.texts] == ["conflict"] and not second.texts
+
+
 def test_no_interval_is_drawn_beyond_what_a_score_can_be(tmp_path: Path) -> None:
     _, values, sweep = drawn(tmp_path, length([1, 2, 3]))
     values = values.assign(value=99.0, lower=-3.0, upper=109.0)
