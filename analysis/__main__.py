@@ -1,12 +1,17 @@
-"""`python -m analysis tables [NAME ...]`: the table and the figure of a sweep; `curves`: every logged step, as CSV; `verify`:
-whether what is read belongs together.
+"""Results of sweeps and searches, from their records.
 
-NAME is a sweep's, or a search's: search-NAME, or NAME where no sweep has that name. `tables` writes tables/NAME.md, .tex, .csv
-and figures/NAME.png, .pdf, and prints the table, what is wrong with the data, and where everything lies. `curves` writes
-curves/NAME.csv. All read the store, or with `--from server` the runs' W&B records from the server that `wandb login` or
-WANDB_BASE_URL and WANDB_API_KEY name. What is cheap is always checked; `verify`, and `--verify`, read every byte.
+`python -m analysis tables [NAME ...]` writes tables/NAME.md, .tex, .csv, .runs.csv (the runs behind it) and more,
+figures/NAME.pdf, .png and its caption, the paper's values apart as NAME_paper; it prints the tables, what is wrong with the
+data, and where everything lies. `verify` says whether what is read belongs together, `curves` writes every logged step as
+CSV, `claims` says what sweeps claim and whether their runs show it. `trace SWEEP KEY=VALUE ...` goes from a cell to its runs,
+files and commands; `compare SWEEP ROW ROW` compares any two rows; `publish FILE ...` writes results into documents.
 
-The exit status is 0, or 1 where something does not belong together or a run's file is damaged, or 2 where a sweep cannot be read.
+NAME is a sweep's, or a search's: search-NAME, or NAME where no sweep has that name. All read the store, or with `--from
+server` the runs' W&B records from the server that `wandb login` or WANDB_BASE_URL and WANDB_API_KEY name. What is cheap is
+always checked; `verify`, and `--verify`, read every byte.
+
+The exit status is 0, or 1 where something does not belong together or a run's file is damaged, or 2 where a sweep cannot be
+read.
 """
 
 from __future__ import annotations
@@ -16,7 +21,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,58 +28,40 @@ from mmprompt.files import StoreError, follow_mode, write_over
 from mmprompt.place import default_store
 from mmprompt.run import Store
 
+if TYPE_CHECKING:
+    from analysis.frame import Source
+
 CHECKED = (
     "configurations, labels and header of the manifest, settings and splits of evaluations, W&B records to the last byte, "
     "scores of single examples, ranges, weights"
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    from analysis.frame import Source, Sweep
+Read = tuple[Store, dict[str, Any], "Source"]  # a sweep, and where its records are
+Verb = Callable[[Read, argparse.Namespace], tuple[str, bool]]  # gives what to print, and whether all belongs together
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Tables, figures and curves of sweeps.")
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, what in (
-        ("tables", "table and figure of sweeps"),
-        ("curves", "every logged step of their runs, as CSV"),
-        ("verify", "whether runs, records and manifest belong together; writes nothing"),
-    ):
-        options = verbs.add_parser(verb, help=what, description=what)
-        options.add_argument("names", nargs="*", metavar="NAME", help="sweeps and searches; none: all in the store")
-        help = "the store; default: MMPROMPT_RUNS, or runs/ in the clone"
-        options.add_argument("--runs", type=Path, default=default_store(), help=help)
-        options.add_argument("--out", type=Path, help="where the files are made; default: in the store")
-        options.add_argument("--from", dest="place", choices=["store", "server"], default="store", help="W&B records")
-        options.add_argument("--project", metavar="[ENTITY/]PROJECT", help="on the server; default: as launched")
-        if verb == "tables":
-            options.add_argument("--verify", action="store_true", help="check all that `verify` checks")
-    given = parser.parse_args(arguments)
+    given = parser().parse_args(arguments)
     # Matplotlib keeps a list of fonts, under $HOME unless told otherwise before it is imported; so that comes later.
     os.environ.setdefault("MPLCONFIGDIR", str((given.runs / "cache" / "matplotlib").absolute()))
     from analysis.frame import read_manifest, sweep_names
     from mmprompt.wandb_online import ServerError
 
-    store, whole = Store(given.runs), given.verb == "verify" or getattr(given, "verify", False)
-    verbs_do: dict[str, Callable[[Store, dict[str, Any], Source, Path], tuple[str, bool]]] = {
-        "tables": partial(report, deep=whole),
-        "curves": write_curves,
-        "verify": verified,
-    }
-    status = 0
+    store, status = Store(given.runs), 0
     try:
         follow_mode(store.root)
+        if given.verb == "publish":
+            from analysis.publish import publish
+
+            print(publish(store, given.files, given.docs))
+            return 0
         names = given.names or sweep_names(store)
         if not names:
             raise StoreError(f"no sweep was launched in {store.root}; give the store with --runs or MMPROMPT_RUNS")
         for name in names:
             try:
                 manifest = read_manifest(store, name)
-                with source_of(given.place, manifest, given.project, whole) as source:
-                    text, is_sound = verbs_do[given.verb](store, manifest, source, given.out or store.root)
+                with source_of(given, manifest) as source:
+                    text, is_sound = VERBS[given.verb]((store, manifest, source), given)
                 print(text)
                 status = max(status, 0 if is_sound else 1)
             except StoreError as error:  # of one sweep; the others can be read all the same
@@ -87,22 +73,100 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
-def source_of(
-    place: str, manifest: Mapping[str, Any], project: str | None, whole: bool
-) -> AbstractContextManager[Source]:
-    """Where the W&B records of this sweep are read. `whole`: those of the store to the last byte."""
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(
+        prog="python -m analysis", description="Tables, figures, claims and runs of sweeps."
+    )
+    verbs = whole.add_subparsers(dest="verb", required=True)
+
+    def verb(name: str, what: str) -> argparse.ArgumentParser:
+        options = verbs.add_parser(name, help=what, description=what)
+        help = "the store; default: MMPROMPT_RUNS, or runs/ in the clone"
+        options.add_argument("--runs", type=Path, default=default_store(), help=help)
+        options.add_argument("--from", dest="place", choices=["store", "server"], default="store", help="W&B records")
+        options.add_argument("--project", metavar="[ENTITY/]PROJECT", help="on the server; default: as launched")
+        return options
+
+    def of_all(name: str, what: str) -> argparse.ArgumentParser:
+        options = verb(name, what)
+        options.add_argument("names", nargs="*", metavar="NAME", help="sweeps and searches; none: all in the store")
+        return options
+
+    def of_one(name: str, what: str) -> argparse.ArgumentParser:
+        options = verb(name, what)
+        options.add_argument("names", nargs=1, metavar="SWEEP")
+        return options
+
+    tables = of_all("tables", "table and figure of sweeps")
+    tables.add_argument("--verify", action="store_true", help="check all that `verify` checks")
+    widths = "of figures, as they are printed: text (5.5 in, NAME.pdf) or column (3.25 in, NAME_column.pdf)"
+    tables.add_argument("--width", choices=["text", "column"], default="text", help=widths)
+    kinds = "of figures, with commas between: pdf, png, svg; default: pdf,png"
+    tables.add_argument("--format", type=_kinds, default=("pdf", "png"), help=kinds)
+    for one in (tables, of_all("curves", "every logged step of their runs, as CSV")):
+        one.add_argument("--out", type=Path, help="where the files are made; default: in the store")
+    of_all("verify", "whether runs, records and manifest belong together; writes nothing")
+    of_all("claims", "what sweeps claim, and whether their runs show it")
+    trace = of_one("trace", "from a cell of a table to its runs, their files and the commands that repeat them")
+    trace.add_argument("cell", nargs="*", metavar="KEY=VALUE", help="the cell; axes, task and split; none: all")
+    compare = of_one("compare", "one row less another, whichever two")
+    compare.add_argument("rows", nargs=2, metavar="ROW", help="as the table calls it: 120, prompt, 'bitfit all'")
+    compare.add_argument("--quantity", default="score", help="score, kept, or a fact that runs record; default: score")
+    publish = verb("publish", "write results into documents, between their marks, and what they rest on into docs/")
+    publish.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Markdown")
+    publish.add_argument(
+        "--docs", type=Path, default=Path("docs"), help="where results/ and figures/ are; default: docs"
+    )
+    return whole
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    if not set(kinds) <= {"pdf", "png", "svg"}:
+        raise argparse.ArgumentTypeError(f"{text}: these are pdf, png and svg, with commas between")
+    return kinds
+
+
+def source_of(given: argparse.Namespace, manifest: Mapping[str, Any]) -> AbstractContextManager[Source]:
+    """Where the W&B records of this sweep are read; those of the store to the last byte where everything is checked."""
     from analysis.frame import InStore
     from analysis.server import on_server
 
-    return on_server(manifest, project) if place == "server" else nullcontext(InStore(whole))
+    return on_server(manifest, given.project) if given.place == "server" else nullcontext(InStore(is_deep(given)))
 
 
-def verified(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> tuple[str, bool]:
-    """What was checked of a sweep and what is wrong with it, and whether nothing is. Writes nothing, so `out` is not used."""
+def is_deep(given: argparse.Namespace) -> bool:
+    """Whether everything is checked."""
+    return given.verb == "verify" or getattr(given, "verify", False)
+
+
+def tables(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
+    """Writes the files of a sweep or a search."""
+    store, manifest, source = read
+    if manifest["search"] is not None:
+        from analysis.search_report import report_search
+
+        return report_search(
+            store, manifest, source, given.out or store.root, is_deep(given), given.width, given.format
+        )
+    from analysis.frame import Sweep
+    from analysis.report import printed, report, write
+
+    one = report(store, manifest, source, is_deep(given))
+    if isinstance(one, Sweep):
+        why = "no run can be read" if one.conflicts else "none of its runs is done yet"
+        return "\n".join([f"{manifest['sweep']}: {why}, so there is no table", *one.notes]), not one.conflicts
+    places = write(one, given.out or store.root, source, given.width, given.format)
+    return printed(one, places), not one.sweep.conflicts
+
+
+def verify(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
+    """Says what was checked and what is wrong; writes nothing."""
     from analysis import remarks
     from analysis.frame import assemble
 
-    sweep = assemble(store, manifest, source, deep=True)
+    _, manifest, _ = read
+    sweep = assemble(*read, deep=True)
     frame = sweep.frame
     done = frame.loc[frame["attempt"].notna() | frame["state"].isin(("conflict", "unreadable")), "run"].nunique()
     about = f"{manifest['sweep']}: {done} of {frame['run'].nunique()} runs checked"
@@ -113,100 +177,59 @@ def verified(store: Store, manifest: dict[str, Any], source: Source, out: Path) 
     return "\n".join([f"{about}: {CHECKED}: {found}", *(f"- {note}" for note in notes)]), not sweep.conflicts
 
 
-def report(store: Store, manifest: dict[str, Any], source: Source, out: Path, deep: bool = False) -> tuple[str, bool]:
-    """Write a sweep's files; returns what its user should read, and whether all belongs together."""
-    if manifest["search"] is not None:
-        return report_search(store, manifest, source, out, deep)
-    from analysis import figures, remarks, tables
-    from analysis.frame import assemble
-    from analysis.published import published, unpublished
-    from analysis.statistics import cells, edges, facts
-
-    name = manifest["sweep"]
-    sweep = assemble(store, manifest, source, deep)
-    if sweep.frame["attempt"].isna().all():
-        why = "no run can be read" if sweep.conflicts else "none of its runs is done yet"
-        return "\n".join([f"{name}: {why}, so there is no table", *sweep.notes]), not sweep.conflicts
-    values, took, papers = cells(sweep), facts(sweep), list(published(manifest))
-    notes = [*sweep.notes, *remarks.notes(sweep), *edges(sweep, values), *unpublished(manifest)]
-    curves = learnt(store, sweep, source, notes) if manifest["curves"] else None
-    ours, theirs = tables.ours(sweep, values, took), tables.paper(papers)
-    written = {
-        "md": tables.markdown([*ours, *theirs], notes),
-        "tex": tables.latex([*ours, *theirs], name, notes),
-        "csv": tables.csv(values, took),
-    }
-    figure = figures.draw(sweep, values, papers, curves)
-    places = write(out, name, written, figure, store, source, bool(papers))
-    return "\n".join([tables.markdown(ours, notes), *places]), not sweep.conflicts
-
-
-def report_search(store: Store, manifest: dict[str, Any], source: Source, out: Path, deep: bool) -> tuple[str, bool]:
-    """Write a search's files; returns what its user should read, and whether all belongs together.
-
-    Raises StoreError for a damaged file of the study.
-    """
-    from analysis import search, search_figures, search_tables, tables
-
-    name = manifest["sweep"]
-    searched = search.read_search(store, manifest, source, deep)
-    is_sound = not searched.sweep.conflicts
-    if not searched.is_begun:
-        nothing = f"{name}: none of its trials has come to anything yet, so there is no table"
-        return "\n".join([nothing, *searched.sweep.notes]), is_sound
-    trials, confirmation, notes = search.trials(searched), search.confirmation(searched), search.notes(searched)
-    front = search.front(searched) if len(searched.definition.objective) > 1 else None
-    groups, importances = search.groups(searched, trials), search.importances(searched)
-    made = search_tables.tables(searched, trials, confirmation, groups, importances, front)
-    written = {
-        "md": tables.markdown(made, notes),
-        "tex": tables.latex(made, name, notes),
-        "csv": search.csv(searched, trials, confirmation),
-    }
-    figure = search_figures.draw(searched, trials, confirmation, front)
-    return "\n".join([written["md"], *write(out, name, written, figure, store, source, False)]), is_sound
-
-
-def write(
-    out: Path, name: str, tables: Mapping[str, str], figure: Figure, store: Store, source: Source, with_papers: bool
-) -> list[str]:
-    """Puts the files in place; returns a line on each kind. `source`: where the records were read."""
-    from analysis.figures import save
-    from analysis.frame import InStore
-
-    for kind, text in tables.items():
-        write_over(out / "tables" / f"{name}.{kind}", text)
-    stem = out / "figures" / name
-    save(figure, stem)
-    records = f"{store.run('ID').path}/attempts/N/wandb" if isinstance(source, InStore) else "on the W&B server"
-    return [
-        f"table    {out / 'tables' / name}.md, .tex, .csv" + (" (with the paper's values)" if with_papers else ""),
-        f"figure   {stem}.png, .pdf",
-        f"records  {records}, IDs in the csv",
-    ]
-
-
-def learnt(store: Store, sweep: Sweep, source: Source, notes: list[str]) -> pd.DataFrame:
-    """Learning curves, over seeds."""
-    from analysis.curves import curves
-    from analysis.statistics import learning_curves
-
-    said: list[str] = []
-    rows = curves(store, sweep.manifest, source, said)
-    notes.extend(note for note in dict.fromkeys(said) if note not in notes)
-    return learning_curves(sweep, rows)
-
-
-def write_curves(store: Store, manifest: dict[str, Any], source: Source, out: Path) -> tuple[str, bool]:
-    """Write a sweep's curves; returns what its user should read, and True: of curves nothing is checked."""
+def curves(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
+    """Writes every logged step; of curves nothing is checked."""
     from analysis.curves import curves
 
+    store, manifest, source = read
     notes: list[str] = []
     rows = curves(store, manifest, source, notes)
-    file = out / "curves" / f"{manifest['sweep']}.csv"
+    file = (given.out or store.root) / "curves" / f"{manifest['sweep']}.csv"
     write_over(file, rows.to_csv(index=False))
     written = f"curves   {file} ({len(rows):,} steps of {rows['run'].nunique()} runs)"
     return "\n".join([*dict.fromkeys(notes), written]), True
+
+
+def claims(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
+    """Prints a sweep's claims."""
+    from analysis.claim_tables import claim_table
+    from analysis.claims import claims
+    from analysis.frame import assemble
+    from analysis.terminal import terminal
+
+    sweep = assemble(*read)
+    found = claims(sweep)
+    if not len(found):
+        return f"{sweep.manifest['sweep']}: no claim, or no run of one is done", not sweep.conflicts
+    return terminal([claim_table(found)], list(sweep.conflicts)), not sweep.conflicts
+
+
+def trace(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
+    """Prints all that a cell comes from."""
+    from analysis.frame import assemble
+    from analysis.trace import trace
+
+    sweep = assemble(*read)
+    return trace(sweep, read[0], given.cell), not sweep.conflicts
+
+
+def compare(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
+    """Prints one row less another."""
+    from analysis.claim_tables import comparison_table
+    from analysis.compare import compare
+    from analysis.frame import assemble
+    from analysis.terminal import terminal
+
+    sweep = assemble(*read)
+    first, second = given.rows
+    found = compare(sweep, first, second, given.quantity)
+    table = comparison_table(found, first, second, sweep.manifest["sweep"])
+    return terminal([table], list(sweep.conflicts)), not sweep.conflicts
+
+
+VERBS: dict[str, Verb] = {
+    **{"tables": tables, "verify": verify, "curves": curves, "claims": claims, "trace": trace, "compare": compare},
+}
 
 
 if __name__ == "__main__":

@@ -1,355 +1,537 @@
-"""The figure of a sweep, in the manner of the paper's Figure 2: a panel per task; the paper's own values apart.
+"""The figure of a sweep, as it goes into a paper: a panel per task, and below it how far from the baseline its values are.
 
-Nothing is computed here but where ink goes: points and whiskers are the cells of `analysis.statistics`, dots are runs.
-The same values give the same bytes: matplotlib's own style and font whatever the user's are, and no dates.
+Words that are compared are rows of a dot plot; a number is an axis, logarithmic where it spans much; rows that are followed
+over an axis are lines, above the share of the score that they keep. The same values give the same bytes. The paper's own
+values are in a figure of their own (`analysis.paper_figures`), what a reader has to know in a caption (`analysis.captions`).
 """
 
 from __future__ import annotations
 
 import io
-import math
-import textwrap
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import pairwise
-from numbers import Real
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase, SubFigure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from analysis import names
 from analysis.frame import Sweep
-from analysis.published import Published
-from analysis.statistics import whole_state
-from mmprompt.config import PRIMARY_METRIC
+from analysis.panels import (
+    ASIDE,
+    DIFFERENCE,
+    KEPT,
+    KEPT_DIFFERENCE,
+    REFERENCES,
+    RULE,
+    SCORE,
+    Quantity,
+    above,
+    curve,
+    face,
+    label,
+    lines,
+    logarithmic,
+    marks_of_lines,
+    marks_of_rows,
+    number_axis,
+    reached,
+    references,
+    rows,
+    runs_of_lines,
+    runs_of_rows,
+    trend,
+    value_axis,
+    zero,
+)
+from analysis.scales import COST, MARGIN, Scale, are_numbers, limits
+from analysis.scales import KEPT as SHARE
+from analysis.style import LINES, WIDTHS, Look, applied, looks
 from mmprompt.files import write_over
-from mmprompt.intervals import LEVEL
 
-WIDTH = 6.8  # inches: the text width of a page
-COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)  # Okabe and Ito: told apart by every eye
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-GREY = "#555555"
-DIGIT = 0.057  # inches: width of a digit at the size of the tick labels
-FEW = 3  # lines, of which single runs are shown too
-LETTERS = 20.3  # of the text below the panels, per inch
-LINE = 0.16  # inches: height of a line of a title
-GAP = 0.2  # of x, between 0 and the smallest other value on a logarithmic axis
-MARGIN = 0.06  # of x, on either side
-MIN_RANGE = 2.0  # of y, in points of the metric
-LOG_FROM = 8  # ratio of the largest to the smallest value from which the axis of a number is logarithmic
-STYLE: dict[str, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#777777",
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.linewidth": 0.6,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 7.5,
-    "font.size": 7,
-    "grid.color": "#e8e8e8",
-    "grid.linewidth": 0.6,
-    "legend.borderpad": 0,
-    "legend.columnspacing": 0.7,
-    "legend.fontsize": 6,
-    "legend.frameon": False,
-    "legend.handlelength": 0.9,
-    "legend.handletextpad": 0.3,
-    "pdf.fonttype": 42,
-    "xtick.labelsize": 6.5,
-    "xtick.major.size": 2.5,
-    "xtick.major.width": 0.6,
-    "ytick.labelsize": 6.5,
-    "ytick.major.size": 2.5,
-    "ytick.major.width": 0.6,
-}
-
-
-def draw(
-    sweep: Sweep, cells: pd.DataFrame, published: Iterable[Published], curves: pd.DataFrame | None = None
-) -> Figure:
-    """Ours above; below, a block for the paper's figure that the sweep names, or its table if it names no figure.
-
-    `curves`: learning curves, where the sweep asks for those and not for its cells.
-    """
-    parts = [part for part in published if part.rows["metric"].isin(PRIMARY_METRIC.values()).any()]
-    papers = [part for part in parts if part.place.startswith("Figure")] or parts
-    x = sweep.over or sweep.compare
-    lines = set(_lines(sweep, cells, x))
-    ours = 0.5 + LINE * (len(lines) > 1) + _height(1.8, len(sweep.shown), 2, [] if curves is not None else cells[x])
-    heights = [ours, *(0.5 + _height(1.3, _tasks(part).nunique(), 3, part.rows["x"]) for part in papers)]
-    with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
-        blocks = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-        if curves is None:
-            _draw_ours(blocks[0], sweep, cells)
-        else:
-            _draw_learning(blocks[0], sweep, curves)
-        for block, part in zip(blocks[1:], papers, strict=True):
-            _draw_papers(block, part, sweep.compare)
-    return figure
-
-
-def _height(each: float, panels: int, columns: int, x: Iterable[Any]) -> float:
-    """Inches that rows of panels take, with room for the names of values that are turned because they do not fit."""
-    values = list(x)
-    columns = min(columns, panels)
-    names = Scale.of(values).names if values else []
-    room = DIGIT * max(len(line) for name in names for line in name.split("\n")) if names else 0.0
-    crowded = bool(names) and Scale.of(values).is_crowded(columns)
-    return -(-panels // columns) * (each + (room - DIGIT * 3 if crowded else 0.0))
-
-
-def _tasks(part: Published) -> pd.Series:
-    """Those that have a panel."""
-    return part.rows.loc[part.rows["metric"].isin(PRIMARY_METRIC.values()), "task"]
-
-
-def save(figure: Figure, stem: Path) -> None:
-    """STEM.png and STEM.pdf."""
-    png, pdf = io.BytesIO(), io.BytesIO()
-    with matplotlib.style.context(["default", STYLE]):
-        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
-        figure.savefig(pdf, format="pdf", metadata={"CreationDate": None})
-    write_over(stem.with_name(f"{stem.name}.png"), png.getbuffer())
-    write_over(stem.with_name(f"{stem.name}.pdf"), pdf.getbuffer())
-
-
-def _draw_ours(block: SubFigure, sweep: Sweep, cells: pd.DataFrame) -> None:
-    x = sweep.over or sweep.compare
-    cells, runs = _with_series(cells, sweep, x), _with_series(sweep.scores, sweep, x)
-    series = list(cells["series"].drop_duplicates())
-    few = len(series) <= FEW
-    marked = few and sweep.over is None and cells["baseline"].any()
-    dots = "; dots: single runs" if few else "; lines are set a little apart"
-    interval = f"mean and {LEVEL:.0%} t interval over seeds{dots}{'; hollow: baseline' if marked else ''}"
-    about = f"{_about(sweep)}; {interval}."
-    title(block, f"Measured here: sweep {sweep.manifest['sweep']}", about, lines=int(len(series) > 1))
-    for (ax, task), split in _panels_of(block, sweep):
-        shown = cells[(cells["task"] == task) & (cells["split"] == split)]
-        scale = Scale.of(shown["x"])
-        for number, name in enumerate(series):
-            shift = 0.025 * (number - (len(series) - 1) / 2) * min(1.0, 2.5 / len(series))
-            line = shown[shown["series"] == name]
-            if few:
-                those = runs[(runs["task"] == task) & (runs["split"] == split) & (runs["series"] == name)]
-                _draw_runs(ax, those, scale, shift, number)
-            _draw_means(ax, line if marked else line.assign(baseline=False), scale, shift, number)
-        scale.apply(ax)
-        widen(ax)
-        _name(ax, task, f"{sweep.tasks[task]}, {split}", x)
-        say(ax, _n(shown))
-    if len(series) > 1:
-        _legend(block, series)
-
-
-def _draw_learning(block: SubFigure, sweep: Sweep, curves: pd.DataFrame) -> None:
-    """The score on validation against epochs, or updates where runs do not say how many epochs those were."""
-    x = "epoch" if len(curves) and curves["epoch"].notna().all() else "step"
-    interval = f"score on validation while training (part of the split): mean and {LEVEL:.0%} t interval over seeds"
-    curves = _with_series(curves, sweep, x)
-    series = list(curves["series"].drop_duplicates())
-    about = f"{_about(sweep)}; {interval}."
-    title(block, f"Measured here: sweep {sweep.manifest['sweep']}", about, lines=1)
-    for (ax, task), _ in _panels_of(block, sweep):
-        shown = curves[curves["task"] == task]
-        for number, name in enumerate(series):
-            line = shown[shown["series"] == name]
-            look: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "lw": 0}
-            ax.fill_between(line["x"], line["lower"], line["upper"], alpha=0.2, **look)
-            look |= {"marker": MARKERS[number % len(MARKERS)], "ms": 2.5, "lw": 1.0}
-            ax.plot(line["x"], line["value"], markevery=max(1, len(line) // 8), **look)
-        widen(ax)
-        ax.set_xlim(left=0)
-        _name(ax, task, f"{sweep.tasks[task]}, {sweep.validation[task]}", x)
-        low, high = shown["n"].min(), shown["n"].max()
-        say(ax, "missing" if not len(shown) else f"n = {low}" if low == high else f"n = {low} to {high}")
-    _legend(block, series)
-
-
-def _about(sweep: Sweep) -> str:
-    return ", ".join(f"{key} {value}" for key, value in sweep.manifest["header"].items())
-
-
-def _panels_of(block: SubFigure, sweep: Sweep) -> list[tuple[tuple[Axes, str], str]]:
-    """A panel for each task and split that is shown."""
-    panels = _panels(block, len(sweep.shown), 2)
-    return [((ax, task), split) for ax, (task, split) in zip(panels, sweep.shown, strict=True)]
-
-
-def say(ax: Axes, text: str) -> None:
-    ax.text(1, 1.03, text, transform=ax.transAxes, ha="right", va="bottom", fontsize=6.5, color=GREY)
-
-
-def _legend(block: SubFigure, series: list[str]) -> None:
-    looks = [(MARKERS[i % len(MARKERS)], COLOURS[i % len(COLOURS)]) for i in range(len(series))]
-    lines = [Line2D([], [], marker=marker, color=colour, ms=4, lw=0.9) for marker, colour in looks]
-    top = 1 - (LINE + 0.02) / block.bbox.height * block.figure.dpi  # below the title
-    block.legend(lines, series, loc="upper left", bbox_to_anchor=(0.004, top), ncols=len(lines))
-
-
-def _draw_papers(block: SubFigure, part: Published, compare: str) -> None:
-    scales = "Other data, another model; each panel has its own scale"
-    title(block, f"The paper's {part.place}", f"{part.about}. {scales}.")
-    rows = part.rows[part.rows["metric"].isin(PRIMARY_METRIC.values())]
-    tasks = list(rows["task"].drop_duplicates())
-    for ax, task in zip(_panels(block, len(tasks), 3), tasks, strict=True):
-        shown = rows[rows["task"] == task]
-        scale = Scale.of(shown["x"])
-        for number, (split, line) in enumerate(shown.groupby("split", sort=False)):
-            style: dict[str, Any] = {"marker": MARKERS[number], "color": COLOURS[number], "ms": 2.8, "lw": 0.9}
-            ax.plot(scale.at(line["x"], 0.0), line["value"], linestyle=scale.line, label=split, **style)
-        scale.apply(ax)
-        _name(ax, task, shown["metric"].iloc[0], compare)
-        ax.legend(loc="lower right", bbox_to_anchor=(1.03, 1.0), ncols=3)
-
-
-def _draw_means(ax: Axes, cells: pd.DataFrame, scale: Scale, shift: float, number: int) -> None:
-    """Means with whiskers, the baseline's marker hollow; where no run has a value it says so."""
-    colour = COLOURS[number % len(COLOURS)]
-    x = scale.at(cells["x"], shift)
-    ax.vlines(x, cells["lower"], cells["upper"], color=colour, lw=1.1)
-    ax.plot(x, cells["value"], linestyle=scale.line, color=colour, lw=0.7, alpha=0.5)
-    for face, rows in ((colour, cells[~cells["baseline"]]), ("white", cells[cells["baseline"]])):
-        style: dict[str, Any] = {
-            "marker": MARKERS[number % len(MARKERS)],
-            "color": colour,
-            "mfc": face,
-            "ms": 4,
-            "mew": 1.1,
-        }
-        ax.plot(scale.at(rows["x"], shift), rows["value"], linestyle="", **style)
-    lost = cells[cells["n"] == 0]
-    for place, row in zip(scale.at(lost["x"], shift), lost.itertuples(), strict=True):
-        at = ax.get_xaxis_transform()
-        ax.text(
-            place,
-            0.03,
-            whole_state(row) or "missing",
-            transform=at,
-            rotation=90,
-            ha="center",
-            va="bottom",
-            fontsize=6,
-            color=GREY,
-        )
-
-
-def _draw_runs(ax: Axes, runs: pd.DataFrame, scale: Scale, shift: float, number: int) -> None:
-    """One dot per run, a little to the left of its mean."""
-    style: dict[str, Any] = {"marker": ".", "color": COLOURS[number % len(COLOURS)], "ms": 4.5, "mew": 0, "alpha": 0.4}
-    ax.plot(scale.at(runs["x"], shift - 0.017), runs["value"], linestyle="", **style)
+KINDS, FORMATS = ("pdf", "png", "svg"), ("pdf", "png")  # that there are; that are made unless others are asked for
+DPI = 300  # of a PNG
+FEW = 3  # lines, of which single runs and differences are shown too
+TALLEST = 8.5  # inches: what a page has room for, with a caption
+LETTER = 0.047  # inches: width of a letter, about
+ROW = 0.16  # inches: height of a row of a dot plot
+AROUND, BELOW = 0.49, 0.33  # inches: what stands above and below a panel; of that below
+LEGEND_LINE = 0.14  # inches: height of a line of the legend
+ROWS_PANEL = 0.98  # inches: the least width of its panels
+LINES_PANEL = {True: 1.3, False: 1.5}  # inches: the least width of panels of lines, few or many
+FAR = 1.0  # of the range of what is measured: a line to compare with that is further off is left out, and the caption says so
+NEAR_BEST = 0.99  # of a learning curve's best
+AVERAGE = "average"
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Where the values of the compared axis lie, from 0 to 1. Numbers keep their distances; words are evenly spaced."""
+class Panel:
+    """A task and split: what is drawn of it."""
 
-    places: dict[Any, float]
-    line: str  # values of a number are joined by a line; between words there is nothing
-    apart: bool = False  # whether 0 stands apart, left of where a logarithmic axis begins
+    task: str
+    split: str
+    title: str
+    metric: str
+    cells: pd.DataFrame  # with `x` and `key`
+    runs: pd.DataFrame
+    references: Mapping[str, float]  # by their names in `REFERENCES`
+
+
+def draw(
+    sweep: Sweep,
+    cells: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    width: str = "text",
+    averages: pd.DataFrame | None = None,
+    trends: pd.DataFrame | None = None,
+) -> Figure:
+    """`width`: one of `WIDTHS`. `curves`: learning curves, where the sweep asks for those and not for its cells; with a column
+    `hours` they are drawn over that too. `averages` (over tasks) have a panel of their own, `trends` a line in each."""
+    with applied():
+        if curves is not None:
+            return finished(_learning(sweep, keys_of(sweep, cells, curves), curves, WIDTHS[width]))
+        keys = keys_of(sweep, cells)
+        shown = panels_of(sweep, cells, keys, averages)
+        if is_over_numbers(sweep, cells):
+            return finished(_lines(sweep, keys, shown, WIDTHS[width], trends))
+        return finished(_rows(sweep, keys, shown, WIDTHS[width]))
+
+
+def is_over_numbers(sweep: Sweep, cells: pd.DataFrame) -> bool:
+    """Whether values are drawn over an axis of numbers; else a row each."""
+    x = cells[sweep.over or sweep.compare]
+    return are_numbers(x) and x.nunique() > 1
+
+
+def save(figure: Figure, stem: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
+    """STEM.pdf and so on; returns where they are."""
+    places = []
+    with applied():
+        for kind in formats:
+            places.append(stem.with_name(f"{stem.name}.{kind}"))
+            write_over(places[-1], _printed(figure, kind))
+    return places
+
+
+def _printed(figure: Figure, kind: str) -> memoryview:
+    """By the canvas itself: `savefig` would draw everything once more, to ask a layout that is settled. No date, no version."""
+    made = io.BytesIO()
+    if kind == "pdf":
+        FigureCanvasPdf(figure).print_pdf(made, metadata={"CreationDate": None})
+    elif kind == "svg":
+        FigureCanvasSVG(figure).print_svg(made, metadata={"Date": None})
+    else:
+        figure.set_dpi(DPI)
+        FigureCanvasAgg(figure).print_png(made, metadata={"Software": None})
+    return made.getbuffer()
+
+
+def finished(figure: Figure) -> Figure:
+    """With its layout solved, once for every format it is saved in."""
+    figure.align_ylabels()
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
+    figure.set_layout_engine("none")
+    return figure
+
+
+# What is drawn
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The rows or lines of a figure: each has a name and a look, the same in every panel."""
+
+    labels: Sequence[str]  # the columns whose values name one
+    names: Mapping[str, str]
+    looks: Mapping[str, Look]
 
     @staticmethod
-    def of(values: Iterable[Any]) -> Scale:
-        present = list(dict.fromkeys(values))
-        if len(present) == 1 or not all(isinstance(value, Real) for value in present):
-            return Scale({value: (i + 0.5) / len(present) for i, value in enumerate(present)}, "")
-        low, high = min(present), max(present)
-        above = min(value for value in present if value > low)
-        apart = low == 0 and high / above >= LOG_FROM
-        first = above if apart else low
-        stretch = math.log if first > 0 and high / first >= LOG_FROM else float
-        begin = GAP if apart else 0.0
-        span = (stretch(high) - stretch(first)) / (1 - begin)
-        places = {value: begin + (stretch(value) - stretch(first)) / span for value in present if value >= first}
-        return Scale({value: places.get(value, 0.0) for value in present}, "-", apart)
+    def of(sweep: Sweep, rows: pd.DataFrame, x: str | None) -> Keys:
+        """`x`: the label that is an axis. A method has its own colour and marker; what is told apart besides, a kind of line."""
+        labels = [label for label in sweep.roles if label != x]
+        method = next((label for label in labels if "method" in sweep.roles[label]), None)
+        alone = str(sweep.manifest["header"].get("method", ""))
+        said, styled, variants = {}, {}, {}
+        for row in rows[labels].drop_duplicates().to_dict("records") if labels else [{}]:
+            key = _key(row, labels)
+            said[key] = ", ".join(_name_of(sweep, label, row[label]) for label in labels)
+            styled[key] = str(row[method]) if method is not None else key or alone
+            variants[key] = _key(row, [label for label in labels if label != method]) if method is not None else ""
+        known, kinds = looks(styled.values()), list(dict.fromkeys(variants.values()))
+        made = {key: replace(known[styled[key]], line=LINES[kinds.index(variants[key]) % len(LINES)]) for key in said}
+        return Keys(labels, said, made)
 
-    def at(self, values: pd.Series, shift: float) -> list[float]:
-        return [self.places[value] + shift for value in values]
-
-    @property
-    def names(self) -> list[str]:
-        """Of the ticks: words below each other."""
-        return [f"{value:g}" if isinstance(value, Real) else str(value).replace(" ", "\n") for value in self.places]
-
-    def is_crowded(self, columns: int) -> bool:
-        """Whether names do not fit side by side, as those of 100 and 120 on a third of a page."""
-        width = (WIDTH / columns - 0.6) / (1 + 2 * MARGIN)  # inches, about, from place 0 to 1
-        nearest = min((right - left for left, right in pairwise(sorted(self.places.values()))), default=1.0) * width
-        return nearest < DIGIT * max(len(line) for name in self.names for line in name.split("\n"))
-
-    def apply(self, ax: Axes) -> None:
-        """A tick at each value and nowhere else."""
-        spec = ax.get_subplotspec()
-        assert spec is not None  # every panel is one of a grid
-        rotation = 90 if self.is_crowded(spec.get_gridspec().ncols) else 0
-        ax.set_xticks(list(self.places.values()), self.names, rotation=rotation)
-        ax.set_xlim(-MARGIN, 1 + MARGIN)
-        if self.apart:  # the axis is broken
-            look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6, "color": GREY}
-            box = {"pad": 0.1, "fc": "white", "lw": 0}
-            ax.text(GAP / 2, 0, "//", transform=ax.get_xaxis_transform(), bbox=box, **look)
+    def on(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """With the column `key`."""
+        keys = [_key(row, self.labels) for row in rows[list(self.labels)].to_dict("records")]
+        return rows.assign(key=pd.Series(keys, rows.index, dtype=object))
 
 
-def _panels(block: SubFigure, count: int, columns: int) -> list[Axes]:
-    columns = min(columns, count)
-    panels = list(block.subplots(-(-count // columns), columns, squeeze=False).flat)
-    for panel in panels[count:]:
-        panel.set_visible(False)
-    return panels[:count]
+def _key(row: Mapping[Any, Any], labels: Sequence[str]) -> str:
+    return " ".join(str(row[label]) for label in labels)
 
 
-def widen(ax: Axes) -> None:
-    """Small differences stay small: a panel shows a range of two points at least."""
-    low, high = ax.get_ylim()
-    missing = max(0.0, MIN_RANGE - (high - low)) / 2
-    ax.set_ylim(low - missing, high + missing)
+def _name_of(sweep: Sweep, label: str, value: Any) -> str:
+    said = names.value(label, value)
+    return f"{names.axis(label).lower()} {said}" if label in sweep.extra_axes else said
 
 
-def _name(ax: Axes, title: str, metric: str, compare: str) -> None:
-    ax.set_title(title)
-    ax.set_ylabel(metric)
-    spec = ax.get_subplotspec()
-    if spec is not None and spec.is_last_row():
-        ax.set_xlabel(compare.replace(".", " "))
+def keys_of(sweep: Sweep, cells: pd.DataFrame, curves: pd.DataFrame | None = None) -> Keys:
+    """Of a figure of cells, or of one of learning curves: those have a line for each row of the sweep, done or not."""
+    if curves is not None:
+        return Keys.of(sweep, sweep.named, sweep.over)
+    return Keys.of(sweep, cells, (sweep.over or sweep.compare) if is_over_numbers(sweep, cells) else None)
 
 
-def title(block: FigureBase, text: str, about: str, lines: int = 0, width: float = WIDTH) -> None:
-    """Above the panels, with room for so many lines of a legend; `about` below them. `width`: of the figure, inches."""
-    block.suptitle(text + "\n" * lines, x=0.008, ha="left", fontsize=8, fontweight="bold")
-    wrapped = textwrap.fill(about, int(LETTERS * width))
-    block.supxlabel(wrapped, x=0.008, ha="left", fontsize=6.5, color=GREY)
+def panels_of(sweep: Sweep, cells: pd.DataFrame, keys: Keys, averages: pd.DataFrame | None = None) -> list[Panel]:
+    """For each task and split that is shown, and for the average where that is given."""
+    x, runs = sweep.over or sweep.compare, sweep.scores
+    cells, runs = keys.on(cells.assign(x=cells[x])), keys.on(runs.assign(x=runs[x]))
+    runs = runs[runs["value"].notna()]
+    tasks = [task for task, _ in sweep.shown]
+    found = []
+    for task, split in sweep.shown:
+        own, those = (each[(each["task"] == task) & (each["split"] == split)] for each in (cells, runs))
+        title = names.task(task) + (f", {names.split(split, task)}" if tasks.count(task) > 1 else "")
+        found.append(Panel(task, split, title, sweep.tasks[task], own, those, _references(sweep, task, own)))
+    if averages is not None and len(averages):
+        own = keys.on(averages.assign(x=averages[x], failed=0, diverged=0, planned=averages["n"]))
+        references = _references(sweep, AVERAGE, own)
+        found.append(Panel(AVERAGE, "", names.task(AVERAGE), AVERAGE, own, runs.head(0), references))
+    return found
 
 
-def _with_series(rows: pd.DataFrame, sweep: Sweep, x: str) -> pd.DataFrame:
-    """x, and the name of the line a row belongs to: its other labels."""
-    return rows.assign(x=rows[x], series=_lines(sweep, rows, x))
+def _references(sweep: Sweep, task: str, cells: pd.DataFrame) -> dict[str, float]:
+    """What a task's values are compared with by eye: the baseline where that is one value, and what the manifest gives."""
+    baseline = cells.loc[cells["baseline"], "value"]
+    found = {"baseline": float(baseline.iloc[0])} if len(baseline) == 1 and baseline.notna().all() else {}
+    return found | {key: float(value) for key, value in sweep.manifest.get("references", {}).get(task, {}).items()}
 
 
-def _lines(sweep: Sweep, rows: pd.DataFrame, x: str) -> list[str]:
-    others = [name for name in sweep.roles if name != x]
-    return [
-        ", ".join(f"{name} {row[name]}" if name in sweep.extra_axes else str(row[name]) for name in others)
-        for _, row in rows.iterrows()
+def near(panel: Panel) -> dict[str, float]:
+    """The references that are no further from what was measured than that spans itself."""
+    ends = panel.cells[["value", "lower", "upper"]].to_numpy(float)
+    shown = ends[pd.notna(ends)]
+    if not len(shown):
+        return {}
+    low, high = limits(shown, panel.metric)
+    reach = FAR * (high - low)
+    return {key: value for key, value in panel.references.items() if low - reach <= value <= high + reach}
+
+
+# Rows
+
+
+def _rows(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float) -> Figure:
+    """Words that are compared: a row each, the differences of all but the baseline below."""
+    every, against = list(keys.names), _against(keys, panels)
+    compared = are_rows_compared(keys, panels, width)
+    columns, inches = _columns_of_rows(keys, panels, width)
+    heights = [0.06 + ROW * len(every), *([0.06 + ROW * len(against)] if compared else [])]
+    figure, grid = grid_of(len(panels), columns, heights, width, _shown_references(panels), [AROUND] * len(heights))
+    for at, (panel, axes) in enumerate(zip(panels, grid, strict=True)):
+        quantity = Quantity(*SCORE, panel.metric)
+        shown = near(panel)
+        rows(axes[0], panel.cells, every, keys.looks, quantity)
+        runs_of_rows(axes[0], panel.runs, every, keys.looks)
+        references(axes[0], "x", shown)
+        bounds = quantity.limits(panel.cells, [*panel.runs["value"], *shown.values()])
+        value_axis(axes[0], "x", quantity, bounds, inches)
+        axes[0].set_title(panel.title)
+        axes[0].set_xlabel(names.metric(panel.metric))
+        above(axes[0], _missing(panel))
+        if compared:
+            quantity = Quantity(*DIFFERENCE, panel.metric, is_difference=True)
+            own = panel.cells[panel.cells["key"].isin(against)]
+            rows(axes[1], own, against, keys.looks, quantity)
+            marks_of_rows(axes[1], own, against)
+            zero(axes[1], "x", margin_of(sweep, panel.metric))
+            value_axis(axes[1], "x", quantity, quantity.limits(own, [0.0]), inches)
+            axes[1].set_xlabel(_unit(panel.metric))
+        if at % columns == 0:
+            axes[0].set_yticklabels(list(keys.names.values()))
+            if compared:
+                axes[1].set_yticklabels([keys.names[key] for key in against])
+                axes[1].set_title(f"Difference to {_baseline(sweep)}", fontsize=7.5)
+    return figure
+
+
+def _columns_of_rows(keys: Keys, panels: Sequence[Panel], width: float) -> tuple[int, float]:
+    """How many panels stand side by side, and how many inches are in each."""
+    beside = 0.1 + LETTER * max(len(name) for name in keys.names.values())
+    columns = columns_of(len(panels), (width - beside) / ROWS_PANEL)
+    return columns, (width - beside) / columns - 0.12
+
+
+def _against(keys: Keys, panels: Sequence[Panel]) -> list[str]:
+    """What is compared with the baseline."""
+    cells = panels[0].cells
+    return [key for key in keys.names if key not in set(cells.loc[cells["baseline"], "key"])]
+
+
+def are_rows_compared(keys: Keys, panels: Sequence[Panel], width: float) -> bool:
+    """Whether there are differences, and room for them on a page."""
+    blocks = -(-len(panels) // _columns_of_rows(keys, panels, width)[0])
+    high = blocks * (0.12 + ROW * (len(keys.names) + len(_against(keys, panels))) + 2 * AROUND)
+    return high <= TALLEST and any(panel.cells["difference"].notna().any() for panel in panels)
+
+
+def _baseline(sweep: Sweep) -> str:
+    """A method by its name; what else it is the caption says."""
+    baseline = sweep.manifest["baseline"] or {}
+    said = " ".join(str(baseline[axis]) for axes in sweep.roles.values() for axis in axes if axis in baseline)
+    return in_a_sentence(names.value("method", said)) if "method" in baseline else "the baseline"
+
+
+def in_a_sentence(name: str) -> str:
+    """`Prompt tuning` -> prompt tuning; LoRA, VQA and BitFit stay as they are."""
+    first = name.split(" ")[0]
+    return name[:1].lower() + name[1:] if first == first.capitalize() else name
+
+
+def margin_of(sweep: Sweep, metric: str) -> float | None:
+    """How large a difference counts as none, where the sweep says it."""
+    margins = sweep.manifest.get("margin") or {}
+    return None if metric == AVERAGE else margins.get("cider" if metric == "cider" else "percent")
+
+
+def _unit(metric: str) -> str:
+    """Of a difference."""
+    return names.metric(metric) if metric in ("cider", AVERAGE) else "Points"
+
+
+def _missing(panel: Panel) -> str:
+    """How many runs values have behind them, where that is not what was planned."""
+    known = panel.cells["n"] + panel.cells["diverged"]  # that a run diverges is what it came to
+    if (known == panel.cells["planned"]).all():
+        return ""
+    low, high, planned = panel.cells["n"].min(), panel.cells["n"].max(), panel.cells["planned"].max()
+    return f"n = {low:g} of {planned:g}" if low == high else f"n = {low:g} to {high:g} of {planned:g}"
+
+
+# Lines
+
+
+def _lines(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float, trends: pd.DataFrame | None) -> Figure:
+    """A number that is compared, or that rows are followed over."""
+    every, few = list(keys.names), len(keys.names) <= FEW
+    columns = columns_of(len(panels), width / LINES_PANEL[few])
+    inches = width / columns - 0.5
+    measures = [SCORE]
+    if sweep.manifest["kept_from"] is not None:
+        measures += [KEPT, *([KEPT_DIFFERENCE] if few else [])]
+    elif few and any(panel.cells["difference"].notna().any() for panel in panels):
+        measures.append(DIFFERENCE)
+    heights = [1.05, *(0.85 if measure == KEPT else 0.7 for measure in measures[1:])]
+    entries = [*([] if len(every) == 1 else _entries(keys.names, keys.looks)), *_shown_references(panels)]
+    around = [AROUND - BELOW, *[0.06] * (len(heights) - 2), BELOW] if len(heights) > 1 else [AROUND]
+    figure, grid = grid_of(len(panels), columns, heights, width, entries, around)
+    for at, (panel, axes) in enumerate(zip(panels, grid, strict=True)):
+        scale = Scale.of(panel.cells["x"])
+        dodge = min(0.03, 0.6 * scale.nearest / len(every)) if len(every) > 1 else 0.0
+        spread = dodge * (len(every) - 1) / 2
+        beside = (spread + (ASIDE / inches if few else 0.0), spread)
+        axis = sweep.over or sweep.compare
+        first = panel.cells.loc[panel.cells["baseline"], "x"] if len(every) == 1 else []
+        ticks = scale.named(
+            {x: names.value(axis, x) for x in scale.places}, inches / (1 + sum(beside) + 2 * MARGIN), [*first]
+        )
+        for measure, ax, height in zip(measures, axes, heights, strict=True):
+            is_last = ax is axes[-1]
+            quantity = _quantity(measure, panel.metric)
+            own, more = panel.cells, [0.0]
+            if quantity.is_difference:
+                zero(ax, "y", margin_of(sweep, panel.metric) if measure == DIFFERENCE else None)
+                if len(every) > 1:
+                    own = own[~own["baseline"]]
+                else:
+                    own = own.assign(**{measure[0]: own[measure[0]].where(~own["baseline"], 0.0)})
+                    marks_of_lines(ax, own, scale)
+            elif measure == SCORE:
+                shown = near(panel)
+                more = [*(panel.runs["value"] if few else []), *shown.values()]
+                references(ax, "y", shown)
+                if few:
+                    runs_of_lines(ax, panel.runs, every, keys.looks, scale, dodge, inches)
+                if len(every) == 1 and trends is not None:
+                    _trend(ax, panel, trends, scale)
+            if len(every) > 1:
+                own = own.assign(baseline=False)
+            lines(ax, own, every, keys.looks, quantity, scale, dodge)
+            if not (measure == SCORE and logarithmic(ax, own, quantity, more)):
+                value_axis(ax, "y", quantity, quantity.limits(own, more), height)
+            number_axis(ax, scale, ticks, beside, is_last)
+            if measure == SCORE or at % columns == 0:
+                label(ax, _label(measure, panel.metric))
+        axes[0].set_title(panel.title)
+        above(axes[0], _missing(panel))
+        axes[-1].set_xlabel(names.axis(axis))
+    return figure
+
+
+def _quantity(measure: tuple[str, str], metric: str) -> Quantity:
+    return Quantity(
+        *measure, SHARE if measure[0].startswith("kept") else metric, measure in (DIFFERENCE, KEPT_DIFFERENCE)
+    )
+
+
+def _label(measure: tuple[str, str], metric: str) -> str:
+    if measure == SCORE:
+        return names.metric(metric)
+    return {KEPT: "Score kept (%)", KEPT_DIFFERENCE: "Difference in\nscore kept"}.get(measure, "Difference\n(points)")
+
+
+def _trend(ax: Axes, panel: Panel, trends: pd.DataFrame, scale: Scale) -> None:
+    """Of a figure with one line."""
+    own = trends[(trends["task"] == panel.task) & (trends["split"] == panel.split)]
+    if len(own) == 1 and pd.notna(own["slope"].iloc[0]) and (panel.cells["x"] > 0).all():
+        trend(ax, panel.cells, float(own["slope"].iloc[0]), scale)
+
+
+# Learning curves
+
+
+def _learning(sweep: Sweep, keys: Keys, curves: pd.DataFrame, width: float) -> Figure:
+    """The score on validation while training, against epochs, or updates where runs do not say how many epochs those were."""
+    rows = keys.on(curves)
+    x = {"epoch": "Epoch"} if len(rows) and rows["epoch"].notna().all() else {"step": "Update"}
+    if "hours" in rows and rows["hours"].notna().all():
+        x |= {"hours": "Device-hours"}
+    tasks = list(dict.fromkeys(task for task, _ in sweep.shown))
+    columns = columns_of(len(tasks), width / LINES_PANEL[True])
+    figure, grid = grid_of(
+        len(tasks), columns, [1.25] * len(x), width, _entries(keys.names, keys.looks), [AROUND] * len(x)
+    )
+    for task, axes in zip(tasks, grid, strict=True):
+        own = rows[rows["task"] == task]
+        for ax, (column, name) in zip(axes, x.items(), strict=True):
+            metric = sweep.tasks[task]
+            quantity = Quantity(*SCORE, metric)
+            value_axis(ax, "y", quantity, quantity.limits(own), 1.25)
+            for number, key in enumerate(keys.names):
+                line = own[own["key"] == key]
+                if line["value"].notna().any():
+                    curve(ax, line, column, metric, keys.looks[key], number)
+                    reached(ax, line, column, NEAR_BEST, keys.looks[key])
+            value_axis(
+                ax,
+                "x",
+                Quantity(*SCORE, COST),
+                (0.0, 1.03 * own[column].max() if len(own) else 1.0),
+                width / columns - 0.5,
+            )
+            ax.grid(visible=True, axis="y")
+            label(ax, names.metric(metric))
+            ax.set_xlabel(name)
+        axes[0].set_title(names.task(task))
+        if not len(own):
+            above(axes[0], "missing")
+    return figure
+
+
+# Seconds at inference
+
+
+def inference(costs: pd.DataFrame, *, width: str = "column", quantity: str = "seconds_per_100") -> Figure:
+    """What an answer costs against the size of the model, a line per method: the paper's Figure 4.
+
+    `costs`: a row per model, method, task and quantity, with its median, lowest and highest. Where `parameters` is one of the
+    quantities, models lie where their size is; else side by side.
+    """
+    sizes = costs[costs["quantity"] == "parameters"].groupby("model", sort=False)["median"].first() / 1e6
+    rows = costs[costs["quantity"] == quantity]
+    rows = rows.assign(x=rows["model"].map(sizes) if len(sizes) else rows["model"], key=rows["method"].astype(str))
+    rows = rows.assign(value=rows["median"], lower=rows["lowest"], upper=rows["highest"], baseline=False, n=1)
+    known = looks(rows["key"])
+    tasks = list(rows["task"].drop_duplicates())
+    with applied():
+        inches = WIDTHS[width]
+        columns = columns_of(len(tasks), inches / LINES_PANEL[True])
+        entries = _entries({key: names.value("method", key) for key in known}, known)
+        figure, grid = grid_of(len(tasks), columns, [1.25], inches, entries, [AROUND])
+        for task, (ax,) in zip(tasks, grid, strict=True):
+            own = rows[rows["task"] == task]
+            scale = Scale.of(own["x"])
+            ticks = {x: f"{x:.0f}" if len(sizes) else names.value("model", x) for x in scale.places}
+            lines(ax, own, list(known), known, Quantity(*SCORE, quantity), replace(scale, line="-"), 0.0)
+            value_axis(ax, "y", Quantity(*SCORE, COST), limits([0.0, *own["upper"]], COST), 1.25)
+            number_axis(ax, scale, scale.named(ticks, inches / columns - 0.5), (0.0, 0.0), True)
+            ax.set_title(names.task(task))
+            label(ax, names.metric(quantity))
+            ax.set_xlabel("Parameters (millions)" if len(sizes) else names.axis("model"))
+        return finished(figure)
+
+
+# Where panels lie
+
+
+def columns_of(count: int, fitting: float) -> int:
+    """As many as fit, in rows as even as they come."""
+    most = max(1, min(count, int(fitting + 0.05)))
+    return -(-count // -(-count // most))
+
+
+def grid_of(
+    count: int,
+    columns: int,
+    heights: Sequence[float],
+    width: float,
+    entries: Sequence[Line2D],
+    around: Sequence[float],
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure, and for each of so many panels its axes from the top, which are so high. `around`: inches for what stands
+    above and below each of these. `entries` of the legend above them all."""
+    blocks = -(-count // columns)
+    packed = list(packed_in_lines(entries, width))
+    high = blocks * (sum(heights) + sum(around)) + LEGEND_LINE * len(packed)
+    figure = Figure(figsize=(width, high), layout="constrained")
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(w_pad=0.02, h_pad=0.02, wspace=0.03, hspace=0.02)  # type: ignore[call-arg]
+    grid = figure.add_gridspec(blocks * len(heights), columns, height_ratios=[*heights] * blocks)
+    axes = [
+        [
+            figure.add_subplot(grid[len(heights) * (at // columns) + level, at % columns])
+            for level in range(len(heights))
+        ]
+        for at in range(count)
     ]
+    if packed:
+        figure.legend(handles=by_columns(packed), loc="outside upper left", ncols=len(packed[0]))
+    return figure, axes
 
 
-def _n(cells: pd.DataFrame) -> str:
-    """`n = 3`, or `n = 1 to 3 of 3` while values are missing."""
-    low, high, planned = cells["n"].min(), cells["n"].max(), cells["planned"].max()
-    if low == high == planned:
-        return f"n = {planned}"
-    return f"n = {low} of {planned}" if low == high else f"n = {low} to {high} of {planned}"
+def packed_in_lines(entries: Sequence[Line2D], width: float) -> Iterator[list[Line2D]]:
+    """Entries of a legend, in lines that fit, as even as they come."""
+    if not entries:
+        return
+    each = max(0.42 + LETTER * len(str(entry.get_label())) for entry in entries)
+    columns = columns_of(len(entries), width / each)
+    for first in range(0, len(entries), columns):
+        yield list(entries[first : first + columns])
+
+
+def by_columns(packed: Sequence[Sequence[Line2D]]) -> list[Line2D]:
+    """In the order in which Matplotlib fills a legend, column by column."""
+    return [line[at] for at in range(len(packed[0])) for line in packed if at < len(line)]
+
+
+def _entries(called: Mapping[str, str], known: Mapping[str, Look]) -> list[Line2D]:
+    """Of the legend: a line with its marker for each."""
+    style = {key: face(look, False) | {"lw": 0.9, "ls": look.line} for key, look in known.items()}
+    return [Line2D([], [], label=called[key], **style[key]) for key in known]
+
+
+def _shown_references(panels: Sequence[Panel]) -> list[Line2D]:
+    """Only where there is more to explain than the baseline, which the caption does."""
+    shown = [name for name in REFERENCES if any(name in near(panel) for panel in panels)]
+    return [Line2D([], [], **(RULE | REFERENCES[name])) for name in shown] if set(shown) - {"baseline"} else []

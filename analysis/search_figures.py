@@ -1,7 +1,7 @@
 """The figure of a search: its history, a slice per searched key, what fresh seeds confirm, the front of two objectives.
 
-Nothing is computed here but where ink goes: values are those of `analysis.search`. It is made for the width of a page or of a
-paper's column: the number of panels side by side, their ticks and the legend follow from it.
+Nothing is computed here but where ink goes: values are those of `analysis.search`. The number of panels side by side, their
+ticks and the legend follow from the width. What a reader has to know besides is in the caption.
 """
 
 from __future__ import annotations
@@ -14,26 +14,28 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import matplotlib.style
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from analysis.figures import COLOURS, DIGIT, GREY, LINE, MARKERS, STYLE, WIDTH, title, widen
-from analysis.frame import FACTS, axis_value
+from analysis import names as called
+from analysis.figures import finished
+from analysis.frame import axis_value
+from analysis.scales import DIGIT, ticks
 from analysis.search import WARM, Searched
+from analysis.style import GREY, OTHERS, WIDTHS, Look, applied, looks
 from mmprompt.intervals import LEVEL
 from mmprompt.study import SCORE, Parameter
 
-COLUMN = 3.3  # inches: the width of a paper's column
-PANEL = 1.65  # inches: the least width of a panel
-HEIGHT = 1.5  # inches: of a panel
-LETTER = 0.046  # inches: width of a letter of the legend
-TITLE_LETTER = 0.06  # inches: width of a letter of a panel's title
-LEGEND_LINE = 0.133  # inches: height of a line of the legend, that of a line of the title above it
-HANDLE = 0.3  # inches: of a legend's symbol, with the room around it
+PANEL = 1.3  # inches: the least width of a panel
+HEIGHT = 1.4  # inches: of a panel, with what stands around it
+TURNED = 0.3  # inches: for names of groups that stand upright
+LETTER = 0.047  # inches: width of a letter of the legend
+TITLE_LETTER = 0.055  # inches: width of a letter of a panel's title
+LEGEND_LINE = 0.14  # inches: height of a line of the legend
+HANDLE = 0.33  # inches: of a legend's symbol, with the room around it
 POWERS_OF_TEN = 50.0  # ratio of the ends of a logarithmic range from which its ticks are powers of ten
 LOG_COUNT = 10.0  # ratio of the largest to the smallest of an objective's values from which its axis is logarithmic
 GOLDEN = 0.618  # choices stand at one place; this spreads their points about it, evenly and always alike
@@ -45,7 +47,7 @@ SIGNS: dict[str, dict[str, Any]] = {
 }
 NAMES = {
     "done": "done",
-    "stopped": "stopped (score at its last rung)",
+    "stopped": "stopped, score at its last rung",
     "diverged": "diverged",
     WARM: "warm",
 }
@@ -56,6 +58,7 @@ ENDS: dict[str, dict[str, Any]] = {
 }
 AT_BOTTOM, AT_TOP = 0.05, 0.95  # of a panel's height: where diverged trials are; where default and best are marked
 APART = 0.06  # of a panel's height: between the marks of two groups
+LEAST = 2.0  # of the axis of scores, in points
 MARGIN = 0.04  # of a range, on either side
 
 Panel = Callable[[Axes], None]
@@ -74,22 +77,46 @@ class Drawing:
         return next(iter(self.searched.definition.objective))
 
     @property
-    def score(self) -> str:
-        """What the y axis of the search's scores says."""
-        if self.objective != SCORE:
-            return FACTS[self.objective]
-        tasks = self.searched.definition.tasks.values()
-        return " / ".join(dict.fromkeys(f"{about['metric']}, {about['validation']}" for about in tasks))
+    def metric(self) -> str:
+        """Of the first task: whose range scores have."""
+        tasks = list(self.searched.definition.tasks.values())
+        return str(tasks[0]["metric"])
 
-    def widen(self, ax: Axes) -> None:
-        """Of scores small differences stay small."""
+    @property
+    def score(self) -> str:
+        """What the y axis says."""
+        return self.name_of(self.objective)
+
+    def name_of(self, objective: str) -> str:
+        """The metric, or what runs took."""
+        if objective != SCORE:
+            return called.fact(objective)
+        tasks = self.searched.definition.tasks.values()
+        return " / ".join(dict.fromkeys(called.metric(about["metric"]) for about in tasks))
+
+    def settle(self, ax: Axes) -> None:
+        """Of scores small differences look small, and there is no tick where none can be."""
         if self.objective == SCORE:
-            widen(ax)
+            settle(ax, self.metric)
 
     def groups(self) -> Iterable[tuple[int, str, pd.DataFrame]]:
         """Number, colour and trials of each."""
         for group, label in enumerate(self.searched.labels):
-            yield group, COLOURS[group % len(COLOURS)], self.trials[self.trials["group"] == label]
+            yield group, looks_of(self.searched)[group].colour, self.trials[self.trials["group"] == label]
+
+
+def looks_of(searched: Searched) -> list[Look]:
+    """Of each group: its method's, where groups are methods; of the only one a prompt's."""
+    known = looks(searched.names) if len(searched.names) > 1 else {searched.names[0]: looks(["prompt"])["prompt"]}
+    return [known[name] for name in searched.names]
+
+
+def settle(ax: Axes, metric: str) -> None:
+    """Small differences look small, and there is no tick where no score can be."""
+    low, high = ax.get_ylim()
+    lack = max(0.0, LEAST - (high - low)) / 2
+    ax.set_ylim(low - lack, high + lack)
+    ax.set_yticks(ticks(low - lack, high + lack, HEIGHT - 0.5, metric, across=False))
 
 
 def draw(
@@ -97,9 +124,10 @@ def draw(
     trials: pd.DataFrame,
     confirmation: pd.DataFrame,
     front: pd.DataFrame | None,
-    width: float = WIDTH,
+    width: str = "text",
 ) -> Figure:
-    """Of the frames that `analysis.search` makes. `width`: inches, `WIDTH` of a page or `COLUMN` of a paper's column."""
+    """Of the frames that `analysis.search` makes. `width`: one of `analysis.style.WIDTHS`."""
+    inches = WIDTHS[width]
     several = len(searched.labels) > 1
     parameters = [one for one in searched.definition.space if trials[one.key].notna().any()]
     count = (
@@ -108,50 +136,53 @@ def draw(
         + (front is not None)
         + (_confirmed_panels(confirmation, several) if len(confirmation) else 0)
     )
-    columns, rows = _grid(count, width)
-    drawing = Drawing(searched, trials, width / columns - 0.6)
+    columns, rows = _grid(count, inches)
+    drawing = Drawing(searched, trials, inches / columns - 0.5)
     panels: list[Panel] = [partial(_history, drawing)]
     panels += [partial(_slice, drawing, parameter) for parameter in parameters]
     if front is not None:
         panels.append(partial(_front, drawing, front))
     panels += _confirmation(drawing, confirmation, several) if len(confirmation) else []
-    legend = list(_packed(_legend(searched, trials, confirmation), width))
-    with matplotlib.style.context(["default", STYLE]):
+    legend = list(_packed(_legend(searched, trials, confirmation), inches))
+    with applied():
+        turned = TURNED if several else 0.0
         figure = Figure(
-            figsize=(width, rows * HEIGHT + 0.6 + LINE * (len(legend) + _lines(_about(searched), width))),
-            layout="constrained",
+            figsize=(inches, rows * HEIGHT + turned + LEGEND_LINE * len(legend) + 0.05), layout="constrained"
         )
-        over = "" if searched.is_over else " (not over)"
-        title(figure, f"Search {searched.name}{over}", _about(searched), len(legend), width)
+        engine = figure.get_layout_engine()
+        assert engine is not None
+        below = 1 - (LEGEND_LINE * len(legend) + 0.03) / figure.get_figheight()
+        engine.set(w_pad=0.02, h_pad=0.03, rect=(0, 0, 1, below))  # type: ignore[call-arg]
         grid = figure.add_gridspec(rows, columns)
         for at, panel in enumerate(panels):
             row, column = divmod(at, columns)
             end = columns if at == count - 1 else column + 1  # the last one has what is left of its row
             panel(figure.add_subplot(grid[row, column:end]))
-        for at, line in enumerate(legend, 1):
-            top = 1 - (LINE + LEGEND_LINE * (at - 1) + 0.02) / figure.get_figheight()
-            figure.legend(handles=line, loc="upper left", bbox_to_anchor=(0.004, top), ncols=len(line))
-    return figure
+        for at, line in enumerate(legend):
+            top = 1 - (LEGEND_LINE * at + 0.02) / figure.get_figheight()
+            figure.legend(handles=line, loc="upper left", bbox_to_anchor=(0.0, top), ncols=len(line))
+        return finished(figure)
+
+
+def caption(searched: Searched) -> str:
+    """What a reader of the figure has to know: a sentence per line."""
+    about = searched.definition.header | searched.definition.fixed
+    over = "" if searched.is_over else ", which is not over"
+    said = [f"Search {searched.name}{over}. Scores in the search are of validation, and optimistic."]
+    if searched.entries:
+        hollow = "; hollow: default" if len(searched.labels) > 1 else ""
+        said.append(f"Fresh seeds: mean and {LEVEL:.0%} t interval; small dots: single runs{hollow}.")
+    if len(searched.definition.objective) > 1:
+        said.append("Pale: not on the front.")
+    said.append("Crosses: trials that diverged, drawn at the lower end.")
+    settings = ", ".join(f"{called.axis(key).lower()} {called.value(key, value)}" for key, value in about.items())
+    return "\n".join([*said, f"Settings: {settings}."]) + "\n"
 
 
 def _grid(count: int, width: float) -> tuple[int, int]:
     """Columns and rows, as even as they come."""
     rows = -(-count // max(1, int(width / PANEL)))
     return -(-count // rows), rows
-
-
-def _lines(text: str, width: float) -> int:
-    return -(-len(text) // int(20 * width))
-
-
-def _about(searched: Searched) -> str:
-    about = ", ".join(
-        f"{key} {value}" for key, value in (searched.definition.header | searched.definition.fixed).items()
-    )
-    hollow = ", hollow: default" if len(searched.labels) > 1 else ""
-    interval = f" Fresh seeds: mean and {LEVEL:.0%} t interval, dots: single runs{hollow}." if searched.entries else ""
-    front = " Pale: not on the front." if len(searched.definition.objective) > 1 else ""
-    return f"{about}. Scores in the search are of validation, and optimistic.{interval}{front}"
 
 
 # Panels
@@ -165,12 +196,12 @@ def _history(drawing: Drawing, ax: Axes) -> None:
         ax.plot(known["index"], known["best"], drawstyle="steps-post", color=colour, lw=0.9)
     ax.xaxis.set_major_locator(MaxNLocator(_fitting(drawing.room, 3), integer=True))
     several = len(drawing.searched.labels) > 1
-    _frame(ax, drawing, "history", drawing.score, "trial of its group" if several else "trial")
+    _frame(ax, drawing, "History", drawing.score, "Trial of its group" if several else "Trial")
     _room(ax, drawing.trials)
     low = drawing.trials["index"].min()
     if low < 0:  # warm trials have no number
         ax.set_xticks([tick for tick in ax.get_xticks() if tick >= 0 and tick <= drawing.trials["index"].max()])
-    drawing.widen(ax)
+    drawing.settle(ax)
 
 
 def _slice(drawing: Drawing, parameter: Parameter, ax: Axes) -> None:
@@ -190,11 +221,11 @@ def _slice(drawing: Drawing, parameter: Parameter, ax: Axes) -> None:
                 at = axis.at(settings[parameter.key])
                 top = AT_TOP - APART * group
                 ax.plot([at], [top], transform=ax.get_xaxis_transform(), color=colour, lw=0, **ENDS[end])
-    _frame(ax, drawing, parameter.key, drawing.score, "")
+    _frame(ax, drawing, called.axis(parameter.key), drawing.score, "")
     _room(ax, drawing.trials[drawing.trials[parameter.key].notna()], 0.08 + APART * len(drawing.searched.labels))
-    drawing.widen(ax)
+    drawing.settle(ax)
     if axis.names:
-        _name_choices(ax, axis.names, drawing.room)
+        _name_choices(ax, [called.value(parameter.key, name) for name in axis.names], drawing.room)
     else:
         ticks = axis.ticks(drawing.room)
         ax.set_xticks([axis.at(value) for value in ticks], [_short(value) for value in ticks])
@@ -223,8 +254,8 @@ def _front(drawing: Drawing, front: pd.DataFrame, ax: Axes) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(_fitting(drawing.room, 6)))
     ax.xaxis.set_major_formatter(lambda value, _: _short(value))
     ax.xaxis.set_minor_locator(NullLocator())
-    _frame(ax, drawing, f"front (n = {len(front)})", drawing.score, FACTS.get(second, second))
-    drawing.widen(ax)
+    _frame(ax, drawing, f"Front (n = {len(front)})", drawing.score, drawing.name_of(second))
+    drawing.settle(ax)
 
 
 def _confirmed_panels(rows: pd.DataFrame, several: bool) -> int:
@@ -246,19 +277,19 @@ def _confirmation(drawing: Drawing, rows: pd.DataFrame, several: bool) -> list[P
 
 def _candidates(drawing: Drawing, rows: pd.DataFrame, ax: Axes) -> None:
     """The only group's candidates side by side, a colour per split."""
-    splits = list(rows["split"].drop_duplicates())
+    splits, known = list(rows["split"].drop_duplicates()), _looks_of_splits(rows)
     for number, split in enumerate(splits):
         here = rows[rows["split"] == split]
         shift = 0.24 * (number - (len(splits) - 1) / 2)
-        _intervals(ax, here, list(here["rank"] + shift), **_look(here, number))
+        _intervals(ax, here, list(here["rank"] + shift), **known[split])
     trials = rows.drop_duplicates("rank")
     names = [
         DEFAULT if row.baseline else WARM if row.trial == WARM else f"trial\n{row.trial}" for row in trials.itertuples()
     ]
-    ax.set_xticks(list(trials["rank"]), names)
+    ax.set_xticks(list(trials["rank"]), names, linespacing=0.95)
     ax.set_xlim(-0.6, len(trials) - 0.4)
-    _frame(ax, drawing, "fresh seeds", rows["metric"].iloc[0], "")
-    widen(ax)
+    _frame(ax, drawing, "Fresh seeds", called.metric(rows["metric"].iloc[0]), "")
+    settle(ax, rows["metric"].iloc[0])
 
 
 def _by_group(drawing: Drawing, rows: pd.DataFrame, split: str, metric: str, ax: Axes) -> None:
@@ -272,10 +303,10 @@ def _by_group(drawing: Drawing, rows: pd.DataFrame, split: str, metric: str, ax:
         for rank, shift in ((0, -0.17), (1, 0.17)):
             those = own[own["rank"] == rank]
             _intervals(ax, those, [len(shown) + shift] * len(those), colour, "o", rank == 0)
-        shown.append(drawing.searched.names[group])
+        shown.append(_group(drawing.searched.names[group]))
     _name_choices(ax, shown, drawing.room)
-    _frame(ax, drawing, f"fresh seeds, {split}", metric, "")
-    widen(ax)
+    _frame(ax, drawing, f"Fresh seeds, {called.split(split)}", called.metric(metric), "")
+    settle(ax, metric)
 
 
 # Ink
@@ -308,19 +339,26 @@ def _intervals(
         ax.plot([place - 0.08] * len(dots), dots, marker=".", color=colour, ms=4, mew=0, alpha=0.45, lw=0)
 
 
-def _look(rows: pd.DataFrame, number: int) -> dict[str, Any]:
-    """Of a split, validation in grey: it is where the choice is made."""
-    colour = GREY if rows["validation"].all() else COLOURS[number % len(COLOURS)]
-    return {"colour": colour, "marker": MARKERS[number % len(MARKERS)]}
+def _looks_of_splits(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Validation is grey: it is where the choice is made."""
+    validation = rows.groupby("split", sort=False)["validation"].all()
+    others = iter([looks(["prompt"])["prompt"], *OTHERS])
+    grey = {"colour": GREY, "marker": "s"}
+    found = {}
+    for split in validation.index:
+        look = None if validation[split] else next(others)
+        found[split] = grey if look is None else {"colour": look.colour, "marker": look.marker}
+    return found
 
 
 def _frame(ax: Axes, drawing: Drawing, name: str, y: str, x: str) -> None:
-    """The title is broken within a key where it does not fit."""
-    pieces = name.replace(".", ". ").replace("_", "_ ")
-    words = textwrap.fill(pieces, int(drawing.room / TITLE_LETTER), break_long_words=False)
-    ax.set_title(words.replace(". ", ".").replace("_ ", "_"))
+    """The title is broken where it does not fit."""
+    ax.set_title(
+        textwrap.fill(name, max(12, int(drawing.room / TITLE_LETTER)), break_long_words=False), linespacing=0.95
+    )
     ax.set_ylabel(y)
     ax.set_xlabel(x)
+    ax.grid(visible=True, axis="y")
 
 
 def _room(ax: Axes, rows: pd.DataFrame, at_top: float = 0.0) -> None:
@@ -396,7 +434,7 @@ def _name_choices(ax: Axes, names: Sequence[str], room: float) -> None:
     lines = [re.sub(r"(?<!,) ", "\n", name) for name in names]
     longest = max((len(line) for name in lines for line in name.split("\n")), default=0)
     crowded = DIGIT * (longest + 1) > room / max(1, len(names))
-    ax.set_xticks(range(len(names)), lines, rotation=90 if crowded else 0)
+    ax.set_xticks(range(len(names)), names if crowded else lines, rotation=90 if crowded else 0, linespacing=0.95)
     ax.set_xlim(-0.6, len(names) - 0.4)
 
 
@@ -421,9 +459,9 @@ def _legend(searched: Searched, trials: pd.DataFrame, confirmation: pd.DataFrame
     lines = []
     if several:
         for group, _ in enumerate(searched.labels):
-            colour = COLOURS[group % len(COLOURS)]
-            lines.append(Line2D([], [], color=colour, lw=2.0, label=searched.names[group]))
-    colour = GREY if several else COLOURS[0]
+            colour = looks_of(searched)[group].colour
+            lines.append(Line2D([], [], color=colour, lw=2.0, label=_group(searched.names[group])))
+    colour = GREY if several else looks_of(searched)[0].colour
     states = [state for state in ("done", "stopped", "diverged") if (trials["state"] == state).any()]
     states += [WARM] if (trials["origin"] == WARM).any() else []
     lines += [Line2D([], [], color=colour, lw=0, label=NAMES[state], **SIGNS[state]) for state in states]
@@ -432,12 +470,15 @@ def _legend(searched: Searched, trials: pd.DataFrame, confirmation: pd.DataFrame
     names = {DEFAULT: DEFAULT, BEST: "best on fresh seeds" if searched.entries else "best of the search"}
     lines += [Line2D([], [], color=colour, lw=0, label=names[end], **ENDS[end]) for end in names if end in ends]
     if len(confirmation) and not several:
-        for number, split in enumerate(confirmation["split"].drop_duplicates()):
-            look = _look(confirmation[confirmation["split"] == split], number)
-            lines.append(
-                Line2D([], [], color=look["colour"], marker=look["marker"], ms=3.5, lw=0, label=f"{split}, fresh seeds")
-            )
+        for split, look in _looks_of_splits(confirmation).items():
+            style: dict[str, Any] = {"color": look["colour"], "marker": look["marker"], "ms": 3.5, "lw": 0}
+            lines.append(Line2D([], [], label=f"{called.split(split)}, fresh seeds", **style))
     return lines
+
+
+def _group(name: str) -> str:
+    """A method's as people write it."""
+    return called.value("method", name) if " " not in name else name
 
 
 def _packed(legend: Sequence[Line2D], width: float) -> Iterator[list[Line2D]]:
@@ -446,7 +487,7 @@ def _packed(legend: Sequence[Line2D], width: float) -> Iterator[list[Line2D]]:
     used = 0.0
     for entry in legend:
         needs = HANDLE + LETTER * len(str(entry.get_label()))
-        if line and used + needs > width - 0.1:
+        if line and used + needs > width:
             yield line
             line, used = [], 0.0
         line.append(entry)

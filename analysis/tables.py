@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import names
+from analysis.costs import Costs
 from analysis.frame import Sweep, axis_value
 from analysis.layout import NOTHING, Cell, Column, Row, Table, number, table, turned
 from analysis.published import Published
@@ -206,10 +207,14 @@ def paper(published: Iterable[Published]) -> list[Table]:
     return [_published(part, at) for at, part in enumerate(published, start=1)]
 
 
-def csv(cells: pd.DataFrame, facts: pd.DataFrame) -> str:
-    """Every column and every split, at full precision, and what runs took as further metrics, of no split."""
-    rows = pd.concat([cells, facts.drop(columns="done")], ignore_index=True) if len(facts) else cells
-    return rows.to_csv(index=False)
+def csv(cells: pd.DataFrame, facts: pd.DataFrame, measured: Costs) -> str:
+    """Every column and every split, at full precision, and what runs took as further metrics, of no split; what was measured
+    has no interval, but a lowest and a highest value, and a ratio to the baseline."""
+    parts = [cells, *([facts.drop(columns="done")] if len(facts) else [])]
+    if len(measured.frame):
+        names = {"quantity": "metric", "median": "value", "run": "runs"}
+        parts.append(measured.frame.rename(columns=names).assign(split=""))
+    return pd.concat(parts, ignore_index=True).to_csv(index=False)
 
 
 def completed(cells: pd.DataFrame) -> pd.DataFrame:

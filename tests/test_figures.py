@@ -1,164 +1,606 @@
-"""The figure shows the cells, says what is missing, keeps the paper's values apart; the same bytes every time."""
+"""Figures show the cells, say what is missing, and go into a paper as they are; the same bytes each time."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import figure_checks
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import colors
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from synthetic_store import DISABLED, LENGTHS, launch, manifest, run_all
 
-from analysis.figures import GAP, Scale, draw, save
-from analysis.frame import Sweep, read_sweep
+from analysis import captions, figures, names, paper_figures, style
+from analysis.figures import draw, inference, save
+from analysis.frame import ADDED, FACTS, Sweep, point_values, read_sweep
 from analysis.published import published
+from analysis.scales import BREAK, Scale, limits, ticks
 from analysis.statistics import cells
 from mmprompt.place import ROOT
 from mmprompt.run import Store
+from sweeps.grid import names as sweep_names
+from sweeps.manifest import expand
+from sweeps.manifest import manifest as frozen
 
 TASKS = ["micro_grounding", "micro_entailment"]
+WIDTHS = list(style.WIDTHS)
 
 
 def drawn(root: Path, about: dict[str, Any], skipped: int = 0) -> tuple[Figure, pd.DataFrame, Sweep]:
-    """The figure of a sweep whose last `skipped` points have not run."""
+    """The figure of a sweep whose last `skipped` points have not run, the cells of its test split."""
     store = Store(root)
     launch(store, about)
     run_all(store, about["points"][: len(about["points"]) - skipped], DISABLED, seed=0)
     sweep = read_sweep(store, about["sweep"])
     values = cells(sweep)
-    return draw(sweep, values, published(sweep.manifest)), values[values["split"] == "test"], sweep
+    return draw(sweep, values), values[values["split"] == "test"], sweep
 
 
-def length(seeds: list[int]) -> dict[str, Any]:
+def length(seeds: list[int], **shown: Any) -> dict[str, Any]:
     axes: dict[str, list[Any]] = {"task": TASKS, "prompt.length": LENGTHS, "seed": seeds}
-    return manifest("length", axes, "prompt.length", {"table": "6", "figure": "2"}, {"prompt.length": 64})
+    return manifest("length", axes, "prompt.length", {"table": "6", "figure": "2"}, {"prompt.length": 64}, **shown)
 
 
-def ours(figure: Figure) -> list[Axes]:
-    return figure.subfigs[0].axes
+def scores_of(figure: Figure) -> list[Axes]:
+    """The panels of scores, each of which has a title."""
+    return [ax for ax in figure.axes if ax.get_title(loc="left") in map(names.task, ADDED_TASKS)]
+
+
+def differences_of(figure: Figure) -> list[Axes]:
+    return [ax for ax in figure.axes if figure_checks.is_difference(ax)]
+
+
+ADDED_TASKS = [*TASKS, "micro_vqa", "micro_caption", "average"]
+
+
+def drawn_as(ax: Axes, what: str, way: str = "y") -> np.ndarray:
+    """Values along the axis of values: means, runs and so on."""
+    data = [
+        np.asarray(line.get_ydata() if way == "y" else line.get_xdata(), float)
+        for line in ax.lines
+        if line.get_gid() == what
+    ]
+    return np.concatenate(data) if data else np.array([])
 
 
 def whiskers(ax: Axes) -> np.ndarray:
-    (lines,) = [each for each in ax.collections if isinstance(each, LineCollection)]
-    return np.array(lines.get_segments())  # lengths, 2 ends, x and y
+    """Shape: values, 2 ends, x and y."""
+    parts = [part for each in ax.collections if isinstance(each, LineCollection) for part in each.get_segments()]
+    return np.array([part for part in parts if len(part)]).reshape(
+        -1, 2, 2
+    )  # of a mean without an interval it is empty
+
+
+def with_verdicts(values: pd.DataFrame) -> pd.DataFrame:
+    """The columns that simultaneous inference adds."""
+    low, high = values["difference_lower"], values["difference_upper"]
+    verdict = np.where(low > 0, "higher", np.where(high < 0, "lower", "not known"))
+    verdict = np.where((low > -2) & (high < 2), "equivalent", verdict)
+    return values.assign(
+        difference_verdict=np.where(values["difference"].isna(), "", verdict),
+        difference_method="Dunnett",
+        half_examples=0.5,
+    )
+
+
+# Values
 
 
 def test_whiskers_and_points_are_the_cells_and_dots_the_runs(tmp_path: Path) -> None:
     figure, values, sweep = drawn(tmp_path, length([1, 2, 3]))
-    for ax, task in zip(ours(figure), TASKS, strict=True):
+    for ax, task in zip(scores_of(figure), TASKS, strict=True):
         shown = values[values["task"] == task]
-        assert np.allclose(whiskers(ax)[:, :, 1], shown[["lower", "upper"]])
-        dots, means, solid, hollow = (line.get_ydata() for line in ax.lines)
-        assert np.allclose(np.asarray(means, float), shown["value"])
-        assert np.allclose(np.asarray(solid, float), shown.loc[~shown["baseline"], "value"])
-        assert np.allclose(np.asarray(hollow, float), shown.loc[shown["baseline"], "value"])
+        assert np.allclose(whiskers(ax)[:, :, 1], shown[["lower", "upper"]].clip(0, 100))
+        assert np.allclose(drawn_as(ax, "line"), shown["value"])
+        assert np.allclose(sorted(drawn_as(ax, "mean")), sorted(shown["value"]))
+        (hollow,) = [line for line in ax.lines if line.get_gid() == "mean" and line.get_markerfacecolor() == "white"]
+        assert np.allclose(np.asarray(hollow.get_ydata(), float), shown.loc[shown["baseline"], "value"])
         runs = sweep.scores.query("split == 'test' and task == @task")["value"]
-        assert np.allclose(np.asarray(dots, float), runs)
-        assert ax.get_title(loc="left") == task
-        assert "n = 3" in [text.get_text() for text in ax.texts]
+        assert np.allclose(sorted(drawn_as(ax, "runs")), sorted(runs))
+        (line,) = [line for line in ax.lines if line.get_gid() == "baseline"]
+        assert line.get_ydata()[0] == hollow.get_ydata()[0]  # type: ignore[index]
 
 
-def test_there_is_a_tick_at_each_length_and_distances_are_logarithmic(tmp_path: Path) -> None:
-    figure, _, _ = drawn(tmp_path, length([1]))
-    for ax in ours(figure):
-        assert [label.get_text() for label in ax.get_xticklabels()] == ["10", "16", "30", "64", "100", "120"]
-        ticks = np.asarray(ax.get_xticks())
-        assert np.allclose(ticks, np.log(np.array(LENGTHS) / 10) / np.log(12))
+def test_the_lower_panel_is_the_differences_with_the_intervals_that_the_frame_has(tmp_path: Path) -> None:
+    _, _, sweep = drawn(tmp_path, length([1, 2, 3]))
+    values = cells(sweep)
+    values = with_verdicts(
+        values.assign(difference_lower=values["difference"] - 7, difference_upper=values["difference"] + 3)
+    )
+    for ax, task in zip(differences_of(draw(sweep, values)), TASKS, strict=True):
+        shown = values[(values["task"] == task) & (values["split"] == "test")]
+        others = shown[~shown["baseline"]]
+        assert np.allclose(whiskers(ax)[:, :, 1], others[["difference_lower", "difference_upper"]])
+        assert np.allclose(sorted(drawn_as(ax, "mean")), sorted([0.0, *others["difference"]]))
+        marks = [text.get_text() for text in ax.texts]
+        assert marks.count("~") == (others["difference_verdict"] == "not known").sum() > 0
+
+
+def test_rows_of_words_are_the_cells_downward_in_the_order_of_the_sweep(tmp_path: Path) -> None:
+    axes: dict[str, list[Any]] = {"task": TASKS, "prompt.depth": ["both", "encoder", "decoder"], "seed": [1, 2, 3]}
+    about = manifest("depth", axes, "prompt.depth", {"table": "3"}, {"prompt.depth": "both"})
+    figure, values, _ = drawn(tmp_path, about)
+    first, second = scores_of(figure)
+    assert [label.get_text() for label in first.get_yticklabels()] == ["Both", "Encoder", "Decoder"]
+    assert first.get_ylim()[0] > first.get_ylim()[1]
+    for ax, task in zip((first, second), TASKS, strict=True):
+        shown = values[values["task"] == task]
+        assert np.allclose(drawn_as(ax, "mean", "x"), shown["value"])
+        assert np.allclose(drawn_as(ax, "interval", "x").reshape(-1, 2), shown[["lower", "upper"]].clip(0, 100))
+        assert len(drawn_as(ax, "runs", "x")) == 9
+    below = differences_of(figure)
+    assert [label.get_text() for label in below[0].get_yticklabels()] == ["Encoder", "Decoder"]
+    for ax, task in zip(below, TASKS, strict=True):
+        shown = values[(values["task"] == task) & ~values["baseline"]]
+        assert np.allclose(drawn_as(ax, "mean", "x"), shown["difference"])
+    assert below[0].get_title(loc="left") == "Difference to the baseline"
+
+
+def test_there_is_a_tick_at_each_length_and_names_do_not_touch(tmp_path: Path) -> None:
+    figure, _, sweep = drawn(tmp_path, length([1]))
+    for width in WIDTHS:
+        for ax in draw(sweep, cells(sweep), width=width).axes:
+            assert np.allclose(ax.get_xticks(), np.log(np.array(LENGTHS) / 10) / np.log(12))
+    named = [label.get_text() for label in figure.axes[1].get_xticklabels()]
+    assert named == ["10", "16", "30", "64", "", "120"]
+
+
+def test_one_seed_has_a_point_and_no_whisker(tmp_path: Path) -> None:
+    figure, values, _ = drawn(tmp_path, length([1]))
+    for ax, task in zip(scores_of(figure), TASKS, strict=True):
+        assert not len(whiskers(ax))
+        assert np.allclose(sorted(drawn_as(ax, "mean")), sorted(values.loc[values["task"] == task, "value"]))
+
+
+def test_a_missing_value_is_said_in_the_panel_and_in_the_caption(tmp_path: Path) -> None:
+    figure, _, sweep = drawn(tmp_path, length([1, 2]), skipped=3)
+    first, second = scores_of(figure)
+    said = [[text.get_text() for text in ax.texts] for ax in (first, second)]
+    assert "missing" not in said[0] and said[1].count("missing") == 1
+    assert [ax.get_title(loc="right") for ax in (first, second)] == ["", "n = 0 to 2 of 2"]
+    assert "INCOMPLETE: 2 of 12 values have fewer runs than planned." in captions.caption(sweep, cells(sweep))
+
+
+def test_a_conflict_is_said_where_its_value_would_be(tmp_path: Path) -> None:
+    _, values, sweep = drawn(tmp_path, length([1, 2]))
+    there = (values["task"] == TASKS[0]) & (values["prompt.length"] == 30)
+    values = values.assign(conflict=there.astype(int), value=values["value"].mask(there))
+    first, second = scores_of(draw(sweep, values))
+    assert [text.get_text() for text in first.texts] == ["conflict"] and not second.texts
+
+
+def test_no_interval_is_drawn_beyond_what_a_score_can_be(tmp_path: Path) -> None:
+    _, values, sweep = drawn(tmp_path, length([1, 2, 3]))
+    values = values.assign(value=99.0, lower=-3.0, upper=109.0)
+    for ax in scores_of(draw(sweep, values)):
+        ends = whiskers(ax)[:, :, 1]
+        assert ends.min() == 0.0 and ends.max() == 100.0
+
+
+def test_averages_have_a_panel_and_trends_a_line_of_their_slope(tmp_path: Path) -> None:
+    _, values, sweep = drawn(tmp_path, length([1, 2, 3]))
+    average = values[values["task"] == TASKS[0]].drop(columns=["task", "split", "metric"])
+    average = average.assign(value=50.0 + np.arange(6), rule="mean of the metrics as they are")
+    trends = pd.DataFrame({"task": TASKS, "split": "test", "slope": [0.5, 2.0], "slope_lower": 0.1, "slope_upper": 3.0})
+    figure = draw(sweep, values, averages=average, trends=trends)
+    *tasks, last = scores_of(figure)
+    assert last.get_title(loc="left") == "Average" and np.allclose(drawn_as(last, "line"), 50.0 + np.arange(6))
+    for ax, slope in zip(tasks, (0.5, 2.0), strict=True):
+        (line,) = [line for line in ax.lines if line.get_gid() == "trend"]
+        rise = np.asarray(line.get_ydata(), float)
+        assert rise[-1] - rise[0] == pytest.approx(slope * np.log2(12))
+    said = captions.caption(sweep, values, averages=average, trends=trends)
+    assert "Grounding +0.50 (+0.10 to +3.00" in said and "Average: mean of the metrics as they are." in said
+
+
+def test_references_are_lines_where_they_are_near_and_words_where_they_are_far(tmp_path: Path) -> None:
+    near, far = {"zero_shot": 70.0, "chance": 5.0}, {"zero_shot": 2.0}
+    _, values, sweep = drawn(tmp_path, length([1, 2, 3], references={TASKS[0]: near, TASKS[1]: far}))
+    values = values.assign(value=values["value"].where(values["task"] == TASKS[1], 60.0), lower=55.0, upper=75.0)
+    first, second = scores_of(draw(sweep, values))
+    lines = {line.get_gid(): line.get_ydata()[0] for line in first.lines if line.get_gid() in near}  # type: ignore[index]
+    assert lines == {"zero_shot": 70.0}
+    assert not [line for line in second.lines if line.get_gid() in near]
+    said = captions.caption(sweep, values)
+    assert "The backbone without tuning: Grounding 70, Entailment 2; not drawn, as it is far off: Entailment." in said
+    assert "Chance: Grounding 5; not drawn, as it is far off: Grounding." in said
+
+
+def test_more_lines_than_looks_are_still_drawn(tmp_path: Path) -> None:
+    layers = [[number] for number in range(9)]
+    axes: dict[str, list[Any]] = {"task": TASKS[:1], "prompt.length": [10, 64], "prompt.layers": layers, "seed": [1]}
+    figure, _, _ = drawn(tmp_path, manifest("s", axes, "prompt.length", {}, {}))
+    assert len([line for line in figure.axes[0].lines if line.get_gid() == "line"]) == 9
+    (legend,) = figure.legends
+    assert "prompt layers [0]" in [text.get_text() for text in legend.get_texts()]
+
+
+# Where values lie
 
 
 def test_numbers_that_span_little_lie_linearly_and_words_evenly() -> None:
     assert Scale.of([1, 2, 5]).places == {1: 0.0, 2: 0.25, 5: 1.0}
     assert Scale.of([0, 50, 100]).places == {0: 0.0, 50: 0.5, 100: 1.0}
+    assert Scale.of(["none", "mlp"]).places == {"none": 0.25, "mlp": 0.75}
+    assert Scale.of([64]).places == {64: 0.5}
+    assert (Scale.of([1, 2]).line, Scale.of(["none", "mlp"]).line) == ("-", "")
 
 
 def test_zero_stands_apart_from_a_logarithmic_axis() -> None:
     scale = Scale.of([0, 0.01, 0.1, 1.0])
     assert scale.apart and scale.places[0] == 0.0 and scale.places[1.0] == 1.0
     left, middle, right = (scale.places[value] for value in (0.01, 0.1, 1.0))
-    assert left == GAP and middle - left == pytest.approx(right - middle)
-    assert Scale.of(["none", "mlp"]).places == {"none": 0.25, "mlp": 0.75}
-    assert Scale.of([64]).places == {64: 0.5}
-    assert (Scale.of([1, 2]).line, Scale.of(["none", "mlp"]).line) == ("-", "")
-    assert Scale.of([64]).places == {64: 0.5}
+    assert left == BREAK and middle - left == pytest.approx(right - middle)
 
 
-def test_one_seed_has_a_point_and_no_whisker(tmp_path: Path) -> None:
-    figure, values, _ = drawn(tmp_path, length([1]))
-    for ax, task in zip(ours(figure), TASKS, strict=True):
-        assert whiskers(ax).size == 0
-        assert np.allclose(np.asarray(ax.lines[1].get_ydata(), float), values.loc[values["task"] == task, "value"])
-        assert "n = 1" in [text.get_text() for text in ax.texts]
+def test_an_axis_spans_two_points_at_least_and_stays_within_the_metrics_range() -> None:
+    low, high = limits([70.0, 70.1], "accuracy")
+    assert high - low > 2.0 and low < 70 < high
+    assert limits([99.9, 100.0], "accuracy")[1] < 101 and limits([99.9, 100.0], "accuracy")[0] < 98.1
+    assert ticks(97.9, 100.2, 1.0, "accuracy") == [98.0, 99.0, 100.0]
+    assert ticks(-41.0, 3.0, 1.0, "accuracy", is_difference=True) == [-40.0, -20.0, 0.0]
 
 
-def test_a_missing_value_is_said_in_the_panel(tmp_path: Path) -> None:
-    figure, _, _ = drawn(tmp_path, length([1, 2]), skipped=3)
-    texts = [[text.get_text() for text in ax.texts] for ax in ours(figure)]
-    assert "missing" not in texts[0] and "n = 2" in texts[0]
-    assert texts[1].count("missing") == 1 and "n = 0 to 2 of 2" in texts[1]
+# Every sweep, as it is printed
 
 
-def test_small_differences_are_drawn_small(tmp_path: Path) -> None:
-    axes: dict[str, list[Any]] = {"task": TASKS, "prompt.reparameterization": ["none", "mlp"], "seed": [1]}
-    about = manifest("r", axes, "prompt.reparameterization", {"table": "4"}, {"prompt.reparameterization": "none"})
-    figure, _, _ = drawn(tmp_path, about)
-    for ax in ours(figure):
-        low, high = ax.get_ylim()
-        assert high - low >= 2.0
+def made_up(name: str, noise: np.random.Generator) -> Sweep:
+    """A sweep of conf/ all of whose runs are done, with scores that are near the ends of their range too."""
+    about = ADDED | json.loads(
+        json.dumps(frozen(expand(name, ["seed=1,2,3"], ROOT / "conf"), {"commit": None, "dirty": False}))
+    )
+    about["margin"] = {"percent": 2.0, "cider": 20.0}
+    middle: dict[tuple[Any, ...], float] = {}
+    rows = []
+    for point in about["points"]:
+        values = point_values(about, point)
+        metric, most = about["tasks"][values["task"]]["metric"], 100.0
+        if metric == "cider":
+            most = 1000.0
+        label = tuple(sorted((axis, str(value)) for axis, value in values.items() if axis not in ("seed", "run")))
+        middle.setdefault(label, float(noise.choice([0.02, 0.3, 0.7, 0.995])) * most)
+        own = {
+            f"{split}/{metric}": float(np.clip(middle[label] + noise.normal(0, 0.02 * most), 0, most))
+            for split in point["evaluations"]
+        }
+        fixed = {"state": "done", "metric": metric, "source": "wandb", "attempt": 1, "commit": "c", "dirty": False}
+        rows.append(values | fixed | {"device": "cpu", "best_step": 1} | dict.fromkeys(FACTS, 1.0) | own)
+    return Sweep(about, pd.DataFrame(rows), ())
+
+
+def made_up_curves(sweep: Sweep) -> pd.DataFrame | None:
+    if not sweep.manifest["curves"]:
+        return None
+    rows = []
+    for task in sweep.tasks:
+        for method, tau in (("finetune", 60.0), ("prompt", 170.0)):
+            for step in range(30, 901, 30):
+                value = 99.5 - 60 * np.exp(-step / tau)
+                rows.append(
+                    {
+                        "method": method,
+                        "task": task,
+                        "step": step,
+                        "epoch": step / 90,
+                        "hours": step / tau,
+                        "value": value,
+                    }
+                )
+    return pd.DataFrame(rows).assign(lower=lambda rows: rows["value"] - 9, upper=lambda rows: rows["value"] + 9, n=3)
+
+
+@pytest.fixture(scope="module", params=sweep_names(ROOT / "conf"))
+def made(request: pytest.FixtureRequest) -> tuple[Sweep, pd.DataFrame, pd.DataFrame | None]:
+    sweep = made_up(request.param, np.random.default_rng(0))
+    return sweep, with_verdicts(cells(sweep)), made_up_curves(sweep)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_figure_of_each_sweep_can_be_printed_at_either_width(
+    made: tuple[Sweep, pd.DataFrame, pd.DataFrame | None], width: str
+) -> None:
+    sweep, values, curves = made
+    figure = draw(sweep, values, curves, width=width)
+    assert figure.get_figwidth() == style.WIDTHS[width] and figure.get_figheight() < 9.0
+    assert figure_checks.all_of(figure) == {}
+    part = paper_figures.drawn(published(sweep.manifest))
+    if part is not None:
+        assert figure_checks.all_of(paper_figures.draw(part, sweep.compare, width=width)) == {}
+
+
+def test_a_method_has_one_colour_and_one_marker_in_every_sweep(
+    made: tuple[Sweep, pd.DataFrame, pd.DataFrame | None],
+) -> None:
+    sweep, values, curves = made
+    figure = draw(sweep, values, curves)
+    known = {names.value("method", method): look for method, look in style.KNOWN.items()}
+    seen = {text.get_text(): (line.get_color(), line.get_marker()) for text, line in _legend(figure)}
+    seen |= _rows(figure)
+    methods = {name: look for name, look in seen.items() if name in known}
+    assert methods == {name: (known[name].colour, known[name].marker) for name in methods}
+    if "method" in sweep.manifest["axes"]:
+        assert methods
+    else:  # all of it is prompts
+        means = [line for ax in figure.axes for line in ax.lines if line.get_gid() == "mean"]
+        assert (
+            sweep.over
+            or figures.is_over_numbers(sweep, values) is False
+            or {line.get_color() for line in means} == {style.KNOWN["prompt"].colour}
+        )
+
+
+def _legend(figure: Figure) -> Iterable[tuple[Any, Any]]:
+    for legend in figure.legends:
+        yield from zip(legend.get_texts(), legend.get_lines(), strict=True)
+
+
+def _rows(figure: Figure) -> dict[str, tuple[Any, Any]]:
+    """By the name of a row: what its mean looks like."""
+    found = {}
+    for ax in figure.axes:
+        labels = [label.get_text() for label in ax.get_yticklabels()]
+        for line in ax.lines:
+            if line.get_gid() == "mean" and ax.yaxis_inverted():
+                at = round(float(np.asarray(line.get_ydata(), float)[0]))
+                found[labels[at]] = (line.get_color(), line.get_marker())
+    return found
 
 
 @pytest.mark.parametrize(
-    ("compare", "values", "paper", "place"),
+    ("fault", "found"),
     [
-        ("prompt.length", LENGTHS, {"table": "6", "figure": "2"}, "Figure 2"),
-        ("prompt.depth", ["encoder", "decoder", "both"], {"table": "3"}, "Table 3"),
-        ("prompt.reparameterization", ["none", "mlp"], {"table": "4"}, "Table 4"),
+        (lambda ax: ax.set_title("x", fontsize=5), "too_small"),
+        (lambda ax: ax.text(1.9, 0.5, "far out", transform=ax.transAxes), "cut_off"),
+        (lambda ax: ax.text(0.0, 1.05, "on the title", transform=ax.transAxes), "overlapping"),
+        (lambda ax: ax.set_ylim(78.0, 80.0), "markers_outside"),
+        (lambda ax: ax.set_ylim(0.0, 120.0), "out_of_range"),
     ],
 )
-def test_the_papers_values_are_in_a_labelled_block_of_their_own(
-    compare: str, values: list[Any], paper: dict[str, str], place: str, tmp_path: Path
+def test_what_is_held_of_figures_is_seen_when_it_is_broken(fault: Any, found: str, tmp_path: Path) -> None:
+    figure, _, _ = drawn(tmp_path, length([1, 2, 3]))
+    assert figure_checks.all_of(figure) == {}
+    fault(scores_of(figure)[-1])
+    assert found in figure_checks.all_of(figure)
+
+
+def test_every_colour_stands_out_from_paper_and_no_two_looks_are_the_same() -> None:
+    def luminance(colour: str) -> float:
+        parts = np.array(colors.to_rgb(colour))
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    every = [*style.KNOWN.values(), *style.OTHERS]
+    assert all(1.05 / (luminance(look.colour) + 0.05) >= 3.0 for look in every)
+    assert len({(look.colour, look.marker) for look in every}) == len(every)
+    assert len({look.marker for look in style.KNOWN.values()}) == len(style.KNOWN) == 6
+    assert luminance("#E69F00") > 0.3  # orange as it is published would not do
+
+
+def test_learning_curves_have_bands_within_the_range_and_a_mark_where_99_percent_of_the_best_is_reached() -> None:
+    sweep = made_up("convergence", np.random.default_rng(0))
+    curves = made_up_curves(sweep)
+    assert curves is not None
+    figure = draw(sweep, cells(sweep), curves)
+    assert [ax.get_xlabel() for ax in figure.axes[:2]] == ["Epoch", "Device-hours"]
+    for ax, task in zip(figure.axes[::2], sweep.tasks, strict=True):
+        bands = [each for each in ax.collections if isinstance(each, PolyCollection)]
+        assert max(path.vertices[:, 1].max() for band in bands for path in band.get_paths()) == 100.0
+        marks = [line.get_xydata()[0] for line in ax.lines if line.get_gid() == "reached"]
+        for (x, y), method in zip(marks, ("finetune", "prompt"), strict=True):
+            own = curves[(curves["task"] == task) & (curves["method"] == method)]
+            first = own[own["value"] >= 0.99 * own["value"].max()].iloc[0]
+            assert (x, y) == (first["epoch"], first["value"])
+
+
+def test_what_is_left_of_a_score_is_drawn_below_it_and_captions_that_span_much_are_logarithmic() -> None:
+    sweep = made_up("robustness", np.random.default_rng(0))
+    values = cells(sweep)
+    factor = values["task"].map(lambda task: 1.0 if task == "micro_caption" else 0.1)
+    rank = values.groupby(["task", "attack.epsilon"], sort=False).cumcount()
+    values = values.assign(value=800.0 / 2.0**rank * factor).assign(
+        lower=lambda rows: rows["value"] * 0.9, upper=lambda rows: rows["value"] * 1.1
+    )
+    figure = draw(sweep, values)
+    by_task = dict(zip(sweep.tasks, zip(figure.axes[::2], figure.axes[1::2], strict=True), strict=True))
+    for task, (above, below) in by_task.items():
+        own = values[(values["task"] == task) & (values["split"] == "test")]
+        assert np.allclose(sorted(drawn_as(below, "line")), sorted(own["kept"]))
+        assert above.get_yscale() == ("log" if task == "micro_caption" else "linear")
+        assert below.get_ylabel() in ("Score kept (%)", "")
+
+
+# The paper's values
+
+
+@pytest.mark.parametrize(
+    ("compare", "paper", "place", "named"),
+    [
+        ("prompt.length", {"table": "6", "figure": "2"}, "Figure 2", None),
+        ("prompt.depth", {"table": "3"}, "Table 3", ["Encoder", "Decoder", "Both"]),
+        (
+            "method",
+            {"table": "1"},
+            "Table 1",
+            ["Finetuning, base", "Prompt tuning, base", "Finetuning, large", "Prompt tuning, large"],
+        ),
+    ],
+)
+def test_the_papers_values_are_all_in_a_figure_of_their_own(
+    compare: str, paper: dict[str, str], place: str, named: list[str] | None
 ) -> None:
-    about = manifest("s", {"task": TASKS[:1], compare: values, "seed": [1]}, compare, paper, {})
-    figure, _, _ = drawn(tmp_path, about)
-    measured, theirs = figure.subfigs
-    assert measured.get_suptitle() == "Measured here: sweep s"
-    assert theirs.get_suptitle() == f"The paper's {place}"
-    assert "OFA-large, one seed per value" in theirs.get_supxlabel()
-    names = ["RefCOCO", "RefCOCO+", "RefCOCOg", "SNLI-VE", "COCO Captions", "VQA"]
-    assert [ax.get_title(loc="left") for ax in theirs.axes] == names
-    assert [label.get_text() for label in theirs.axes[0].get_xticklabels()] == [str(value) for value in values]
+    part = paper_figures.drawn(published({"compare": compare, "paper": paper}))
+    assert part is not None and part.place == place
+    figure = paper_figures.draw(part, compare)
+    tasks = ["RefCOCO", "RefCOCO+", "RefCOCOg", "SNLI-VE", "COCO Captions", "VQA"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == tasks
+    scores = part.rows[part.rows["metric"].isin(["acc@0.5", "accuracy", "vqa_accuracy", "cider"])]
+    for ax, (_, own) in zip(figure.axes, scores.groupby("task", sort=False), strict=True):
+        shown = drawn_as(ax, "mean", "x") if named else drawn_as(ax, "line")
+        assert np.allclose(sorted(shown), sorted(own["value"]))
+    if named:
+        assert [text.get_text() for text, _ in _legend(figure)] and {
+            text.get_text() for text, _ in _legend(figure)
+        } == set(named)
+    assert f"{place} of the paper" in paper_figures.caption(part) and "one seed per value" in paper_figures.caption(
+        part
+    )
 
 
-def test_a_sweep_of_the_users_own_has_no_block_of_the_papers(tmp_path: Path) -> None:
-    about = manifest("s", {"task": TASKS[:1], "prompt.dropout": [0.0, 0.2], "seed": [1]}, "prompt.dropout", {}, {})
-    figure, _, _ = drawn(tmp_path, about)
-    assert len(figure.subfigs) == 1
+def test_values_of_the_paper_that_coincide_do_not_hide_each_other() -> None:
+    part = paper_figures.drawn(published({"compare": "method", "paper": {"table": "1"}}))
+    assert part is not None
+    for ax in paper_figures.draw(part, "method", width="column").axes:
+        places = np.array(list(figure_checks.points(ax)))
+        apart = np.hypot(*(places[:, None] - places[None]).T) + 1e9 * np.eye(len(places))
+        assert apart.min() > 3.5 * ax.figure.dpi / 72  # a marker's width
 
 
-def test_more_lines_than_colours_are_still_drawn(tmp_path: Path) -> None:
-    layers = [[number] for number in range(8)]
-    axes: dict[str, list[Any]] = {"task": TASKS[:1], "prompt.length": [10, 64], "prompt.layers": layers, "seed": [1]}
-    figure, values, _ = drawn(tmp_path, manifest("s", axes, "prompt.length", {}, {}))
-    assert len(ours(figure)[0].collections) == 8
-    assert list(values["prompt.layers"][:2]) == ["[0]", "[1]"]
-    (legend,) = figure.subfigs[0].legends
-    assert legend.get_texts()[0].get_text() == "prompt.layers [0]"
+def test_a_spike_of_one_point_does_not_fill_a_panel() -> None:
+    part = paper_figures.drawn(published({"compare": "prompt.length", "paper": {"figure": "2"}}))
+    assert part is not None
+    for ax in paper_figures.draw(part, "prompt.length").axes:
+        low, high = ax.get_ylim()
+        assert high - low >= paper_figures.LEAST
+
+
+def test_where_a_page_has_no_room_for_differences_they_are_left_to_the_table_and_to_the_caption() -> None:
+    sweep = made_up("methods", np.random.default_rng(0))
+    points = [point | {"evaluations": dict.fromkeys("abcd", "x")} for point in sweep.manifest["points"]]
+    more = {
+        f"{split}/{metric}": sweep.frame.get(f"test/{metric}")
+        for split in "abcd"
+        for metric in sweep.frame["metric"].unique()
+    }
+    wide = Sweep(sweep.manifest | {"points": points}, sweep.frame.assign(**more), ())
+    few, many = cells(sweep), cells(wide)
+    assert differences_of(draw(sweep, few)) and "Below: " in captions.caption(sweep, few)
+    figure = draw(wide, many)
+    assert not differences_of(figure) and "Below: " not in captions.caption(wide, many)
+    assert figure.get_figheight() < 9.0 and len(figure.axes) == 16 and figure_checks.all_of(figure) == {}
+
+
+# Costs
+
+
+def test_inference_is_drawn_against_the_size_of_the_model_a_line_for_each_method() -> None:
+    sizes = {"ofa_base": 182e6, "ofa_large": 473e6, "ofa_huge": 930e6}
+    rows = [
+        {
+            "model": model,
+            "method": method,
+            "task": "refcoco",
+            "quantity": quantity,
+            "median": value,
+            "lowest": value,
+            "highest": value * 1.1,
+        }
+        for model, size in sizes.items()
+        for method, factor in (("finetune", 2.0), ("prompt", 1.0))
+        for quantity, value in (("parameters", size), ("seconds_per_100", factor * size / 1e8))
+    ]
+    for width in WIDTHS:
+        figure = inference(pd.DataFrame(rows), width=width)
+        (ax,) = figure.axes
+        assert figure_checks.all_of(figure) == {}
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["182", "473", "930"]
+        first, second = (np.asarray(line.get_ydata(), float) for line in ax.lines if line.get_gid() == "line")
+        assert np.allclose(first, 2 * second) and np.allclose(second, np.array(list(sizes.values())) / 1e8)
+    (ax,) = inference(pd.DataFrame([row for row in rows if row["quantity"] != "parameters"])).axes
+    assert ax.get_xlabel() == "Model"
+
+
+# The files
+
+
+def run(store: Path, out: Path, *more: str, environment: dict[str, str] | None = None) -> str:
+    command = [sys.executable, "-m", "analysis", "tables", "length", "--runs", str(store), "--out", str(out), *more]
+    theirs = {"PYTHONPATH": str(ROOT)} | (environment or {})
+    return subprocess.run(command, env=dict(os.environ) | theirs, check=True, capture_output=True, text=True).stdout
 
 
 def test_the_files_are_the_same_bytes_in_another_process_with_another_style(tmp_path: Path) -> None:
-    figure, _, _ = drawn(tmp_path, length([1, 2, 3]))
+    figure, _, sweep = drawn(tmp_path, length([1, 2, 3]))
     here = tmp_path / "here"
-    save(figure, here)
-    style = tmp_path / "matplotlibrc"
-    style.write_text("font.size: 20\naxes.facecolor: red\nsavefig.dpi: 30\n")
-    command = [sys.executable, "-m", "analysis", "tables", "length", "--runs", str(tmp_path), "--out", str(tmp_path)]
-    theirs = {"MATPLOTLIBRC": str(style), "PYTHONPATH": str(ROOT), "TZ": "Asia/Tokyo"}
-    subprocess.run(command, env=dict(os.environ) | theirs, check=True, capture_output=True)
-    for kind in ("png", "pdf"):
+    save(figure, here, ["pdf", "png", "svg"])
+    matplotlibrc = tmp_path / "matplotlibrc"
+    matplotlibrc.write_text("font.size: 20\naxes.facecolor: red\nsavefig.dpi: 30\nfont.family: monospace\n")
+    run(
+        tmp_path,
+        tmp_path,
+        "--format",
+        "pdf,png,svg",
+        environment={"MATPLOTLIBRC": str(matplotlibrc), "TZ": "Asia/Tokyo"},
+    )
+    for kind in ("png", "pdf", "svg"):
         assert Path(f"{here}.{kind}").read_bytes() == (tmp_path / "figures" / f"length.{kind}").read_bytes()
+    made = (tmp_path / "figures" / "length.caption.txt").read_text()
+    assert made == captions.caption(sweep, cells(sweep))
+
+
+def test_ours_and_the_papers_are_files_apart_and_a_columns_have_its_name(tmp_path: Path) -> None:
+    drawn(tmp_path / "store", length([1]))
+    said = run(tmp_path / "store", tmp_path, "--width", "column", "--format", "pdf")
+    made = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert made == {
+        "length_column.pdf",
+        "length_paper_column.pdf",
+        "length_column.caption.txt",
+        "length_paper_column.caption.txt",
+    }
+    assert all(name in said for name in made)
+
+
+def test_a_sweep_of_the_users_own_has_no_figure_of_the_papers(tmp_path: Path) -> None:
+    about = manifest("length", {"task": TASKS[:1], "prompt.dropout": [0.0, 0.2], "seed": [1]}, "prompt.dropout", {}, {})
+    drawn(tmp_path / "store", about)
+    run(tmp_path / "store", tmp_path)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "length.pdf",
+        "length.png",
+        "length.caption.txt",
+    }
+
+
+@pytest.mark.skipif(shutil.which("pdffonts") is None, reason="pdffonts of poppler-utils is not there")
+@pytest.mark.parametrize("name", ["robustness", "methods"])
+def test_fonts_in_a_pdf_are_embedded_and_none_is_type_3(name: str, tmp_path: Path) -> None:
+    sweep = made_up(name, np.random.default_rng(0))
+    (place,) = save(draw(sweep, cells(sweep)), tmp_path / name, ["pdf"])
+    listed = subprocess.run(["pdffonts", str(place)], check=True, capture_output=True, text=True).stdout.splitlines()[
+        2:
+    ]
+    assert listed and all("TrueType" in line and " yes yes " in line and style.FONT in line for line in listed)
+
+
+def test_the_caption_says_what_the_frame_says(tmp_path: Path) -> None:
+    _, _, sweep = drawn(tmp_path, length([11, 12, 13], margin={"percent": 1.5, "cider": 20.0}))
+    values = with_verdicts(cells(sweep))
+    said = captions.caption(sweep, values).splitlines()
+    assert said == [
+        "Score against prompt length on grounding and entailment; test split.",
+        "Markers: means over n = 3 runs (seeds 11, 12, 13); bars: 95% intervals over seeds and test examples, "
+        "cut at the ends of the metric's range.",
+        "A bar that is not seen is shorter than its marker.",
+        "Small dots: single runs.",
+        "Hollow marker and dashed line: the baseline, prompt length 64.",
+        "Below: differences to the baseline, prompt length 64, with simultaneous 95% intervals over all 10 comparisons (Dunnett).",
+        "Grey band: a difference of less than 1.5 points counts as none.",
+        "Above the panel: = equivalent to it; ~ not known to differ.",
+        "Settings: model micro, backbone mode eval, method prompt tuning, updates 30.",
+    ]
+    alone = captions.caption(sweep, cells(sweep))
+    assert "t intervals over seeds" in alone and "each for itself" in alone and "simultaneous" not in alone
+    each = replace(sweep, manifest=sweep.manifest | {"family": "task"})
+    assert "over each task's comparisons" in captions.caption(each, values)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import figure_checks
 import numpy as np
 import optuna
 import pandas as pd
@@ -23,9 +24,10 @@ from wandb_server import WandbServer
 
 from analysis import search, search_figures, search_tables, tables
 from analysis.__main__ import main
-from analysis.figures import WIDTH, save
+from analysis.figures import save
 from analysis.frame import in_store, read_manifest
 from analysis.search import Searched
+from analysis.style import WIDTHS
 from mmprompt import sampler
 from mmprompt.confirmation import compared, confirmed
 from mmprompt.outcomes import Reader, Told
@@ -572,21 +574,21 @@ def test_a_study_is_the_same_from_the_server_even_where_the_runs_lie_elsewhere(
 # The figure
 
 
-def drawn(study: Study, width: float) -> Any:
+def drawn(study: Study, width: str = "text") -> Any:
     found = searched(study)
     front = search.front(found) if len(found.definition.objective) > 1 else None
     return search_figures.draw(found, search.trials(found), search.confirmation(found), front, width=width)
 
 
-@pytest.mark.parametrize("width", [WIDTH, search_figures.COLUMN])
+@pytest.mark.parametrize("width", list(WIDTHS))
 @pytest.mark.parametrize("name", ["several", "methods", "small", "odd"])
 def test_no_text_is_cut_off_or_lies_on_another_at_either_width(
-    name: str, width: float, request: pytest.FixtureRequest
+    name: str, width: str, request: pytest.FixtureRequest
 ) -> None:
     figure = drawn(request.getfixturevalue(name), width)
     FigureCanvasAgg(figure).draw()
     renderer = figure.canvas.get_renderer()
-    assert figure.get_figwidth() == width
+    assert figure.get_figwidth() == WIDTHS[width] and not figure_checks.too_small(figure)
     boxes = []
     for ax in figure.axes:
         texts = [*ax.get_xticklabels(), *ax.get_yticklabels(), ax.xaxis.label, ax.yaxis.label, ax._left_title]
@@ -610,7 +612,7 @@ def test_no_text_is_cut_off_or_lies_on_another_at_either_width(
 
 def test_points_of_the_history_are_the_scores_and_the_line_the_best_so_far(several: Study) -> None:
     rows = search.trials(searched(several))
-    ax = drawn(several, WIDTH).axes[0]
+    ax = drawn(several).axes[0]
     done, stopped, warm, diverged, best = (np.asarray(line.get_ydata(), float) for line in ax.lines)
     own = rows[rows["origin"] != "warm"]
     assert np.allclose(done, own.loc[own["state"] == "done", "score"])
@@ -622,20 +624,20 @@ def test_points_of_the_history_are_the_scores_and_the_line_the_best_so_far(sever
 
 def test_whiskers_of_the_confirmation_are_its_intervals(several: Study) -> None:
     rows = search.confirmation(searched(several))
-    ax = drawn(several, WIDTH).axes[-1]
+    ax = drawn(several).axes[-1]
     for lines, split in zip(ax.collections, ("val", "test"), strict=True):
         ends = np.array(lines.get_segments())[:, :, 1]  # candidates, 2 ends
         assert np.allclose(ends, rows.loc[rows["split"] == split, ["lower", "upper"]])
 
 
 def test_a_columns_figure_has_two_panels_side_by_side_and_a_pages_more(several: Study) -> None:
-    columns = {width: drawn(several, width).axes[0].get_subplotspec().get_gridspec().ncols for width in (WIDTH, 3.3)}
-    assert columns == {WIDTH: 3, 3.3: 2}
+    columns = {width: drawn(several, width).axes[0].get_subplotspec().get_gridspec().ncols for width in WIDTHS}
+    assert columns == {"text": 3, "column": 2}
 
 
 def test_the_same_values_give_the_same_bytes(small: Study, tmp_path: Path) -> None:
     for place in ("a", "b"):
-        save(drawn(small, WIDTH), tmp_path / place)
+        save(drawn(small), tmp_path / place)
     for kind in ("png", "pdf"):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 

@@ -33,15 +33,17 @@ from synthetic_store import (
     while_training,
 )
 
-from analysis import tables
+from analysis import paper_figures, tables
 from analysis.__main__ import main
+from analysis.captions import caption
 from analysis.costs import SHOWN as MEASURED
 from analysis.curves import curves
-from analysis.figures import GAP, draw
+from analysis.figures import draw
 from analysis.frame import ADDED, Sweep, in_store, read_manifest, read_sweep
 from analysis.frame import FACTS as FACT_NAMES
 from analysis.markdown import markdown
 from analysis.published import published, published_values, unpublished
+from analysis.scales import BREAK
 from analysis.statistics import cells, edges, facts, learning_curves
 from mmprompt.job import SUMMARISED
 from mmprompt.place import ROOT
@@ -310,19 +312,19 @@ def score_at(sweep: Sweep, method: str, epsilon: float) -> np.ndarray:
 def test_lines_over_epsilon_are_the_cells_and_0_stands_apart(attacked: tuple[Store, Sweep, dict[str, float]]) -> None:
     _, sweep, _ = attacked
     values = cells(sweep)
-    figure = draw(sweep, values, published(sweep.manifest))
-    (block,) = figure.subfigs
-    assert [ax.get_title(loc="left") for ax in block.axes] == TASKS
-    ax = block.axes[0]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.01", "0.1"]
-    assert list(ax.get_xticks()) == [0.0, GAP, 1.0] and "//" in [text.get_text() for text in ax.texts]
-    drawn = [np.asarray(line.get_ydata(), float) for line in ax.lines if line.get_linestyle() == "-"]
+    figure = draw(sweep, values)
+    ax, below = figure.axes[:2]
+    assert [figure.axes[at].get_title(loc="left") for at in (0, 2)] == ["Grounding", "Entailment"]
+    assert [label.get_text() for label in below.get_xticklabels()] == ["0", "0.01", "0.1"]
+    assert list(ax.get_xticks()) == [0.0, BREAK, 1.0] and "//" in [text.get_text() for text in ax.texts]
+    drawn = [np.asarray(line.get_ydata(), float) for line in ax.lines if line.get_gid() == "line"]
     labels = ["bitfit published", "bitfit all", "prompt", "finetune"]
     own = values[values["task"] == TASKS[0]]
     wanted = [own.loc[own["method"] == label, "value"].to_list() for label in labels]
     assert np.allclose(drawn, wanted)
-    (legend,) = block.legends
-    assert [text.get_text() for text in legend.get_texts()] == labels
+    (legend,) = figure.legends
+    called = ["BitFit (published)", "BitFit (all)", "Prompt tuning", "Finetuning"]
+    assert {text.get_text() for text in legend.get_texts()} == set(called)
 
 
 def test_what_was_not_asked_yet_is_missing_and_counted_apart_from_what_was_not_trained(tmp_path: Path) -> None:
@@ -470,14 +472,15 @@ def test_a_learning_curve_is_mean_and_interval_over_seeds_at_each_validation(
 
 def test_the_figure_shows_the_curves_over_epochs(learnt: tuple[Store, Sweep, pd.DataFrame]) -> None:
     _, sweep, found = learnt
-    figure = draw(sweep, cells(sweep), published(sweep.manifest), found)
-    (block,) = figure.subfigs  # GPU-hours are no scores: the paper's table has no panel
-    ax = block.axes[0]
-    for line, method in zip(ax.lines, ("finetune", "prompt"), strict=True):
+    figure = draw(sweep, cells(sweep), found)
+    assert paper_figures.drawn(published(sweep.manifest)) is None  # GPU-hours are no scores: they have no figure
+    ax = figure.axes[0]
+    lines = [line for line in ax.lines if line.get_gid() == "line"]
+    for line, method in zip(lines, ("finetune", "prompt"), strict=True):
         wanted = found[(found["task"] == TASKS[0]) & (found["method"] == method)]
         assert np.allclose(np.asarray(line.get_xydata()), wanted[["epoch", "value"]])
-    assert block.axes[-1].get_xlabel() == "epoch" and ax.get_xlim()[0] == 0
-    assert "n = 3" in [text.get_text() for text in ax.texts]
+    assert ax.get_xlabel() == "Epoch" and ax.get_xlim()[0] == 0
+    assert "n = 3 runs (seeds 1, 2, 3)" in caption(sweep, cells(sweep), found)
 
 
 def test_runs_that_do_not_say_how_many_epochs_they_saw_are_drawn_over_updates(
@@ -486,8 +489,9 @@ def test_runs_that_do_not_say_how_many_epochs_they_saw_are_drawn_over_updates(
     store, sweep, _ = learnt
     old = Sweep(sweep.manifest, sweep.frame.assign(epochs=math.nan), ())
     found = learning_curves(old, curves(store, sweep.manifest, in_store, []))
-    ax = draw(old, cells(old), [], found).subfigs[0].axes[-1]
-    assert ax.get_xlabel() == "step" and list(np.asarray(ax.lines[0].get_xdata())) == [10, 20, STEPS]
+    ax = draw(old, cells(old), found).axes[-1]
+    assert ax.get_xlabel() == "Update"
+    assert next(list(line.get_xdata()) for line in ax.lines if line.get_gid() == "line") == [10, 20, STEPS]
 
 
 def test_the_command_makes_all_of_it(
@@ -534,8 +538,9 @@ def test_the_best_of_each_method_is_marked_on_validation_which_is_all_that_is_sh
     assert list(marked) == [("a", "0.1"), ("b", "1")] and "on the val split" in table.caption
     assert list(table.frame.index.names) == ["Method", "Learning rate"]
     assert "* highest mean on validation among 3 for each method." in table.notes
-    ax = draw(sweep, cells(sweep), []).subfigs[0].axes[0]
-    assert ax.get_ylabel() == "acc@0.5, val" and min(np.asarray(ax.lines[1].get_ydata(), float)) > 0
+    ax = draw(sweep, cells(sweep)).axes[0]
+    assert ax.get_ylabel() == "Acc@0.5 (%)" and "; val split." in caption(sweep, cells(sweep))
+    assert [len(np.asarray(line.get_ydata())) for line in ax.lines if line.get_gid() == "line"] == [3, 3]
 
 
 def test_a_best_rate_at_the_edge_of_its_grid_is_said() -> None:
@@ -600,8 +605,8 @@ def test_every_sweep_of_conf_becomes_tables_and_a_figure_before_anything_has_run
     scores = found[0].frame.drop(columns="Trainable parameters", errors="ignore")
     assert set(scores.to_numpy().flat) == {"missing"}
     assert {key.rpartition(".")[2] for key in sweep.manifest["header"]} >= {"model", "steps"}
-    figure = draw(sweep, cells(sweep), published(about))
-    assert len(figure.subfigs[0].axes) >= len(about["tasks"])
+    figure = draw(sweep, cells(sweep))
+    assert len(figure.axes) >= len(about["tasks"]) and "INCOMPLETE" in caption(sweep, cells(sweep))
 
 
 def test_a_manifest_from_before_these_keys_gives_what_it_gave(tmp_path: Path) -> None:
@@ -638,4 +643,6 @@ def test_splits_of_other_names_are_columns_of_their_own_and_each_task_has_its_ow
     table = tables.comparison(sweep, designed(sweep), facts(sweep))
     assert list(table.frame.columns) == ["Grounding testA", "Grounding testB", "Entailment Accuracy"]
     assert table.frame.loc["b"].to_list() == ["2.0 *"] * 3 and " on testA, testB and test: " in table.caption
-    assert len(draw(sweep, cells(sweep), []).subfigs[0].axes) == 4  # three, and one that is not seen
+    titles = [ax.get_title(loc="left") for ax in draw(sweep, cells(sweep)).axes]
+    assert titles == ["Grounding, testA", "Grounding, testB", "Entailment"]
+

@@ -1,0 +1,220 @@
+"""What a reader of a figure has to know, in plain sentences for the caption: what is drawn, of how many runs, what intervals
+are of, what each sign means, and the settings. Everything is read off the frames that the figure is drawn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis import names
+from analysis.figures import (
+    FEW,
+    NEAR_BEST,
+    Keys,
+    Panel,
+    are_rows_compared,
+    in_a_sentence,
+    is_over_numbers,
+    keys_of,
+    margin_of,
+    near,
+    panels_of,
+)
+from analysis.frame import Sweep
+from analysis.style import WIDTHS
+from mmprompt.intervals import LEVEL
+
+CALLED = {"chance": "chance", "zero_shot": "the backbone without tuning", "baseline": "the baseline"}
+
+
+def caption(
+    sweep: Sweep,
+    cells: pd.DataFrame,
+    curves: pd.DataFrame | None = None,
+    *,
+    width: str = "text",
+    averages: pd.DataFrame | None = None,
+    trends: pd.DataFrame | None = None,
+) -> str:
+    """Of the figure that `analysis.figures.draw` makes of the same arguments: a sentence per line."""
+    keys = keys_of(sweep, cells, curves)
+    if curves is not None:
+        said = _of_curves(sweep, curves, keys)
+    else:
+        panels = panels_of(sweep, cells, keys, averages)
+        over = is_over_numbers(sweep, cells)
+        compared = len(keys.names) <= FEW if over else are_rows_compared(keys, panels, WIDTHS[width])
+        said = _of_cells(sweep, cells, keys, panels, averages, trends, over, compared)
+    return "\n".join([*said, f"Settings: {_settings(sweep)}."]) + "\n"
+
+
+def _of_cells(
+    sweep: Sweep,
+    cells: pd.DataFrame,
+    keys: Keys,
+    panels: Sequence[Panel],
+    averages: pd.DataFrame | None,
+    trends: pd.DataFrame | None,
+    over: bool,
+    compared: bool,
+) -> list[str]:
+    shown = cells[[pair in sweep.shown for pair in zip(cells["task"], cells["split"], strict=True)]]
+    few = len(keys.names) <= FEW
+    x, kept = sweep.over or sweep.compare, sweep.manifest["kept_from"] is not None
+    said = [f"{_what(sweep, keys, over)} on {_tasks(sweep)}; {_splits(sweep)}."]
+    said.append(f"Markers: means over {_n(sweep, shown)}; bars: {_interval(shown)}.")
+    said.append("A bar that is not seen is shorter than its marker.")
+    if few or not over:
+        said.append("Small dots: single runs.")
+    if len(keys.names) > 1 and over:
+        said.append("Lines are set a little apart.")
+    marked = shown["baseline"].any() and not (over and len(keys.names) > 1)
+    if marked:
+        said.append(f"Hollow marker and dashed line: the baseline, {_baseline(sweep)}.")
+    if kept:
+        share = f"the share of its own score at {in_a_sentence(names.axis(x))} {sweep.manifest['kept_from']:g} that a run keeps"
+        said.append(f"Second row: {share}.")
+    if compared:
+        said += _of_differences(sweep, shown, "kept_difference" if kept else "difference", over, panels)
+    if trends is not None and over and len(keys.names) == 1:
+        said += _of_trends(trends, panels)
+    if averages is not None and len(averages):
+        said.append(f"Average: {averages['rule'].iloc[0]}.")
+    said += _of_references(panels)
+    said += _of_missing(shown, over, few)
+    return said
+
+
+def _of_differences(sweep: Sweep, shown: pd.DataFrame, what: str, over: bool, panels: Sequence[Panel]) -> list[str]:
+    known = shown[shown[what].notna() & ~shown["baseline"]]
+    if not len(known):
+        return []
+    method = f"{what}_method" if f"{what}_method" in known else "difference_method"
+    if method in known:
+        named = " and ".join(dict.fromkeys(known[method].dropna()))
+        of = "each task's" if sweep.manifest.get("family") == "task" else f"all {_compared(known, what)}"
+        kind = f"simultaneous {LEVEL:.0%} intervals over {of} comparisons ({named})"
+    else:
+        kind = f"{LEVEL:.0%} intervals, each for itself"
+    share = " in the share kept" if what.startswith("kept") else ""
+    said = [f"Below: differences{share} to the baseline, {_baseline(sweep)}, with {kind}."]
+    margins = {panel.metric: margin_of(sweep, panel.metric) for panel in panels} if not share else {}
+    units = {metric: names.metric(metric) if metric == "cider" else "points" for metric in margins}
+    bands = dict.fromkeys(f"{margin:g} {units[metric]}" for metric, margin in margins.items() if margin)
+    if bands:
+        said.append(f"Grey band: a difference of less than {' and '.join(bands)} counts as none.")
+    if not share:
+        equal = " = equivalent to it;" if f"{what}_verdict" in known else ""
+        said.append(f"{'Above' if over else 'Right of'} the panel:{equal} ~ not known to differ.")
+    return said
+
+
+def _compared(known: pd.DataFrame, what: str) -> int:
+    """How many differences have an interval; a share kept of itself has none."""
+    return int((known[f"{what}_upper"] > known[f"{what}_lower"]).sum())
+
+
+def _of_trends(trends: pd.DataFrame, panels: Sequence[Panel]) -> list[str]:
+    found = []
+    for panel in panels:
+        own = trends[(trends["task"] == panel.task) & (trends["split"] == panel.split)]
+        for row in own.to_dict("records"):
+            ends = f"{row['slope_lower']:+.2f} to {row['slope_upper']:+.2f}, {LEVEL:.0%} interval"
+            found.append(f"{panel.title} {row['slope']:+.2f} ({ends})".replace("-", "\N{MINUS SIGN}"))
+    return [f"Dotted line: trend per doubling, {'; '.join(found)}."] if found else []
+
+
+def _of_references(panels: Sequence[Panel]) -> list[str]:
+    """Chance and the untuned backbone, and those that lie too far off to be drawn."""
+    said = []
+    for name in ("zero_shot", "chance"):
+        there = [f"{panel.title} {panel.references[name]:g}" for panel in panels if name in panel.references]
+        off = [panel.title for panel in panels if name in panel.references and name not in near(panel)]
+        if there:
+            beyond = f"; not drawn, as it is far off: {', '.join(off)}" if off else ""
+            said.append(f"{CALLED[name][:1].upper()}{CALLED[name][1:]}: {', '.join(there)}{beyond}.")
+    return said
+
+
+def _of_missing(shown: pd.DataFrame, over: bool, few: bool) -> list[str]:
+    said = []
+    lost = int((shown["n"] + shown["diverged"] < shown["planned"]).sum())
+    if lost:
+        said.append(f"INCOMPLETE: {lost} of {len(shown)} values have fewer runs than planned.")
+    if over and not few and ((shown["failed"] + shown["diverged"]) == shown["planned"]).any():
+        said.append("Crosses: every run diverged or failed.")
+    return said
+
+
+def _of_curves(sweep: Sweep, curves: pd.DataFrame, keys: Keys) -> list[str]:
+    low, high = (curves["n"].min(), curves["n"].max()) if len(curves) else (0, 0)
+    n = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    lines = _listed([in_a_sentence(name) for name in keys.names.values()])
+    return [
+        f"Score on part of the validation split while training, on {_tasks(sweep)}: {lines}.",
+        f"Lines: means over n = {n} runs{_seeds(sweep)}; bands: {LEVEL:.0%} t intervals over seeds at each step, "
+        "cut at the ends of the metric's range.",
+        f"Dotted lines and hollow markers: where the mean first reaches {NEAR_BEST:.0%} of its own best.",
+    ]
+
+
+def _what(sweep: Sweep, keys: Keys, over: bool) -> str:
+    if over:
+        x = names.axis(sweep.over or sweep.compare)
+        lines = f" of {_listed([in_a_sentence(name) for name in keys.names.values()])}" if len(keys.names) > 1 else ""
+        return f"Score{lines} against {in_a_sentence(x)}"
+    return f"Score by {in_a_sentence(names.axis(sweep.compare))}"
+
+
+def _tasks(sweep: Sweep) -> str:
+    return _listed([in_a_sentence(names.task(task)) for task in dict.fromkeys(task for task, _ in sweep.shown)])
+
+
+def _splits(sweep: Sweep) -> str:
+    splits = dict.fromkeys(names.split(split, task) for task, split in sweep.shown)
+    return f"{_listed(list(splits))} split{'s' if len(splits) > 1 else ''}"
+
+
+def _n(sweep: Sweep, shown: pd.DataFrame) -> str:
+    there = shown[shown["n"] > 0]
+    low, high, planned = there["n"].min(), there["n"].max(), shown["planned"].max()
+    n = "0" if not len(there) else f"{planned:g}" if low == high == planned else f"{low:g} to {high:g} of {planned:g}"
+    return f"n = {n} runs{_seeds(sweep)}"
+
+
+def _seeds(sweep: Sweep) -> str:
+    if "seed" not in sweep.frame:
+        return ""
+    seeds = sorted(sweep.frame["seed"].unique())
+    return f" (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"
+
+
+def _interval(shown: pd.DataFrame) -> str:
+    both = "half_examples" in shown and shown["half_examples"].notna().any()
+    of = "intervals over seeds and test examples" if both else "t intervals over seeds"
+    return f"{LEVEL:.0%} {of}, cut at the ends of the metric's range"
+
+
+def _baseline(sweep: Sweep) -> str:
+    """`prompt length 64`; a method by its name."""
+    baseline = sweep.manifest["baseline"] or {}
+    axes = [axis for axes in sweep.roles.values() for axis in axes if axis in baseline]
+    if "method" in axes:
+        return in_a_sentence(names.value("method", " ".join(str(baseline[axis]) for axis in axes)))
+    return ", ".join(
+        f"{in_a_sentence(names.axis(axis))} {in_a_sentence(names.value(axis, baseline[axis]))}" for axis in axes
+    )
+
+
+def _settings(sweep: Sweep) -> str:
+    said = dict(sweep.manifest["header"])
+    said |= {axis: sweep.frame[axis].iloc[0] for axis in sweep.settled_axes}
+    return ", ".join(
+        f"{in_a_sentence(names.axis(key))} {in_a_sentence(names.value(key, value))}" for key, value in said.items()
+    )
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,93 @@
+"""Claims and comparisons as tables: of each the value, its interval and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import pandas as pd
+
+from analysis import names
+from analysis.claims import AVERAGE, counted
+from analysis.layout import Cell, Column, Table, table
+
+RESULT = Column("Result")
+WORDS = (
+    "holds: told apart from 0 in the direction that was expected, or, where none was, shown to be smaller than the margin; "
+    "reversed: told apart in the other direction; equivalent: a difference was expected and is shown to be smaller than the "
+    "margin; differs: none was expected; not known: neither."
+)
+
+
+def claim_table(found: pd.DataFrame) -> Table:
+    """A row per claim and task: the contrast, and what came of it. `found`: of `analysis.claims`, of one sweep or several.
+
+    Intervals are at the level of each one's step of Holm's procedure, among all claims of its sweep.
+    """
+    entries = []
+    for row in _rows(found):
+        claim = f"{row.claim} ({row.of})" if row.of else row.claim
+        labels = (f"{claim} [{row.paper}]" if row.paper else claim, _task(row.task))
+        entries.append((labels, Column("Contrast"), _cell(row)))
+        entries.append((labels, Column("Quantity"), Cell(word=_quantity(row.quantity))))
+        entries.append((labels, Column("n"), Cell(word=str(row.n))))
+        entries.append((labels, RESULT, Cell(word=row.verdict)))
+    notes = [
+        WORDS,
+        "The contrasts are declared in the sweep's file; intervals are corrected for all claims of a sweep (Holm).",
+    ]
+    caption = "What is claimed, and whether the runs show it."
+    return table(caption, ["Claim", "Task"], entries, name="claims", notes=tuple(notes))
+
+
+def result_table(found: pd.DataFrame) -> Table:
+    """The same in short: a row per claim, what came of it, and n."""
+    entries = []
+    for (claim, of, paper), rows in found.groupby(["claim", "of", "paper"], sort=False):
+        labels = (f"{claim} ({of})" if of else str(claim), str(paper or "-"))
+        entries.append((labels, RESULT, Cell(word=counted(rows))))
+        entries.append((labels, Column("n"), Cell(word=_counts(rows["n"].tolist()))))
+    return table("", ["Claim", "Paper"], entries, [RESULT, Column("n")], name="results")
+
+
+def comparison_table(found: pd.DataFrame, first: str, second: str, sweep: str) -> Table:
+    """Of `analysis.compare`: a row per task."""
+    entries = []
+    for row in _rows(found):
+        labels = (_task(row.task),)
+        entries.append((labels, Column("Quantity"), Cell(word=_quantity(row.quantity))))
+        entries.append((labels, Column("Difference"), _cell(row)))
+        entries.append(
+            (labels, Column("Alone (95 %)"), Cell(row.value, row.single_lower, row.single_upper, signed=True))
+        )
+        p = row.p if not pd.isna(row.p) else row.p_examples
+        entries.append((labels, Column("p"), Cell(word="-" if pd.isna(p) else f"{p:.2g}")))
+        entries.append((labels, Column("n"), Cell(word=str(row.n))))
+    notes = ["Difference: intervals over seeds and examples, corrected for the tasks (Holm)."]
+    if found["p_examples"].notna().any():
+        notes.append(
+            "p of single runs is over the examples of the test set alone: of these two runs, not of the settings."
+        )
+    return table(f"{sweep}: {first} less {second}.", ["Task"], entries, name="compared", notes=tuple(notes))
+
+
+def _cell(row: SimpleNamespace) -> Cell:
+    return Cell(row.value, row.lower, row.upper, digits=1, signed=True)
+
+
+def _quantity(name: str) -> str:
+    """`acc@0.5 per doubling` -> Acc@0.5 per doubling."""
+    first, _, rest = name.partition(" ")
+    return " ".join(filter(None, [names.metric(first, short=True), rest]))
+
+
+def _task(task: str) -> str:
+    return "Average" if task == AVERAGE else names.task(task)
+
+
+def _counts(n: Sequence[int]) -> str:
+    return str(min(n)) if min(n) == max(n) else f"{min(n)} to {max(n)}"
+
+
+def _rows(frame: pd.DataFrame) -> list[SimpleNamespace]:
+    return [SimpleNamespace(**{str(key): value for key, value in row.items()}) for row in frame.to_dict("records")]

@@ -1,0 +1,73 @@
+"""What the rows of a sweep take, as tables: the measurement, and the paper's Table 5 from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pandas as pd
+
+from analysis import names
+from analysis.costs import Costs, labels_of, shown
+from analysis.frame import Sweep
+from analysis.layout import Cell, Column, Table, table
+
+HEADS = {  # quantity -> the head of its columns
+    "seconds_per_update": "Seconds per update",
+    "device_hours": "Device-hours",
+    "seconds_per_100": "Seconds per 100 answers",
+    "peak_memory_mb": "Peak memory (MB)",
+}
+HOURS = "device_hours"  # the paper's GPU-hours
+MEASURED = (
+    "Median (lowest to highest) over rounds in which all rows of a task took turns on one device; ratio to the baseline within "
+    "the same round. Peak memory is that of a process of its own."
+)
+
+
+def cost_tables(sweep: Sweep, costs: Costs) -> list[Table]:
+    """What the sweep asks for, of what was measured; none where nothing was."""
+    if not len(costs.frame):
+        return []
+    quantities = [quantity for _, quantity in shown(sweep.manifest["facts"])]
+    made = [measured(sweep, costs.frame, [one for one in quantities if one != HOURS])] if quantities else []
+    return made + ([hours(sweep, costs.frame)] if HOURS in quantities else [])
+
+
+def measured(sweep: Sweep, frame: pd.DataFrame, quantities: list[str]) -> Table:
+    """A row per task and row of the sweep; of each quantity the median with its range, and its ratio to the baseline."""
+    stubs = labels_of(sweep)
+    entries = []
+    for row in _rows(frame[frame["quantity"].isin(quantities)]):
+        labels = (names.task(row.task), *(names.value(stub, getattr(row, stub)) for stub in stubs))
+        head = HEADS[row.quantity]
+        entries.append((labels, Column("Median", head), _range(row.median, row.lowest, row.highest)))
+        ratio = Cell(word="1") if row.baseline else _range(row.ratio, row.ratio_lowest, row.ratio_highest)
+        entries.append((labels, Column("Ratio", head), ratio))
+    columns = [Column(kind, HEADS[one]) for one in quantities for kind in ("Median", "Ratio")]
+    heads = ["Task", *map(names.axis, stubs)]
+    caption = "What training and answering take."
+    return table(caption, heads, entries, columns, name="measured", notes=(MEASURED,))
+
+
+def hours(sweep: Sweep, frame: pd.DataFrame) -> Table:
+    """The paper's Table 5: a row per row of the sweep, for each task device-hours of one training and their ratio."""
+    stubs = labels_of(sweep)
+    entries = []
+    for row in _rows(frame[frame["quantity"] == HOURS]):
+        labels = tuple(names.value(stub, getattr(row, stub)) for stub in stubs)
+        group = names.task(row.task)
+        entries.append((labels, Column("Hours", group), _range(row.median, row.lowest, row.highest)))
+        ratio = Cell(word="1") if row.baseline else _range(row.ratio, row.ratio_lowest, row.ratio_highest)
+        entries.append((labels, Column("Ratio", group), ratio))
+    caption = "Device-hours of the updates of one training, and their ratio to the baseline's."
+    notes = ("Seconds per update, measured in turns, times the updates of a run: neither validation nor loading.",)
+    return table(caption, list(map(names.axis, stubs)), entries, name="hours", notes=notes)
+
+
+def _range(value: float, lowest: float, highest: float) -> Cell:
+    return Cell(word="-") if pd.isna(value) else Cell(value, lowest, highest)
+
+
+def _rows(frame: pd.DataFrame) -> Iterator[SimpleNamespace]:
+    return (SimpleNamespace(**{str(key): value for key, value in row.items()}) for row in frame.to_dict("records"))
