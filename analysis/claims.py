@@ -22,6 +22,7 @@ from analysis.summaries import average_difference, difference, is_in_percent, tr
 from mmprompt.intervals import LEVEL
 
 AVERAGE = "average over tasks"
+VERDICTS = ("holds", "reversed", "differs", "equivalent", "not known")
 ENDS = ("lower", "upper", "single_lower", "single_upper")
 COLUMNS = ["claim", "paper", "expect", "of", "task", "quantity", "n", "value", *ENDS, "p", "p_corrected", "margin"]
 COLUMNS += ["among", "verdict"]
@@ -145,8 +146,9 @@ def _trends(sweep: Sweep, claim: Mapping[str, Any], there: list[Row]) -> Iterato
 
 def counted(found: pd.DataFrame) -> str:
     """`holds on 2 of 4 tasks, not known on 2`: of one claim."""
-    counts = found["verdict"].value_counts(sort=False)
+    counts = [(word, int((found["verdict"] == word).sum())) for word in VERDICTS]
+    there = [(word, count) for word, count in counts if count]
     if len(found) == 1:
-        return str(counts.index[0])
-    first, *rest = [f"{word} on {count}" for word, count in counts.items()]
+        return there[0][0]
+    first, *rest = [f"{word} on {count}" for word, count in there]
     return ", ".join([f"{first} of {len(found)} tasks", *rest])

@@ -97,34 +97,35 @@ def chosen_here(sweep: Sweep) -> list[str]:
     ]
 
 
-def write(one: Report, out: Path, source: Source, width: str, formats: Sequence[str]) -> list[str]:
-    """Puts every file in place; returns a line on each kind."""
-    from analysis import figure_files
-
-    name = one.sweep.manifest["sweep"]
+def texts(one: Report) -> dict[str, str]:
+    """What goes into files beside each other, by the ending of their name."""
     theirs = tables.paper(one.papers)
-    written = {
+    name = one.sweep.manifest["sweep"]
+    made = {
         ".md": markdown([*one.tables, *theirs], one.notes),
         ".tex": latex(one.tables, name, one.own),
         ".csv": tables.csv(one.cells, one.facts, one.costs),
         ".runs.csv": runs(one.sweep, one.store).to_csv(index=False),
     }
     frames = {"claims": one.claims, "trends": one.trends, "averages": one.averages}
-    written |= {f".{kind}.csv": frame.to_csv(index=False) for kind, frame in frames.items() if len(frame)}
-    if theirs:
-        written["_paper.tex"] = latex(theirs, name)
-    drawn = figure_files.write(
-        out / "figures",
-        one.sweep,
-        primary(one),
-        one.papers,
-        one.curves,
-        width=width,
-        formats=formats,
-        averages=one.averages,
-        trends=one.trends,
+    made |= {f".{kind}.csv": frame.to_csv(index=False) for kind, frame in frames.items() if len(frame)}
+    return made | ({"_paper.tex": latex(theirs, name)} if theirs else {})
+
+
+def write(one: Report, out: Path, source: Source, width: str, formats: Sequence[str]) -> list[str]:
+    """Puts every file in place; returns a line on each kind."""
+    drawn = draw(one, out / "figures", width, formats)
+    return put(out, one.sweep.manifest["sweep"], texts(one), drawn, one.store, source)
+
+
+def draw(one: Report, folder: Path, width: str, formats: Sequence[str]) -> list[Path]:
+    """The figure's files, ours first."""
+    from analysis import figure_files
+
+    more = {"averages": one.averages, "trends": one.trends}
+    return figure_files.write(
+        folder, one.sweep, primary(one), one.papers, one.curves, width=width, formats=formats, **more
     )
-    return put(out, name, written, drawn, one.store, source)
 
 
 def primary(one: Report) -> pd.DataFrame:
