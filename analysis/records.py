@@ -86,20 +86,24 @@ def read_ends(path: Path) -> RunRecord:
                     if tail is None:
                         break
                     if tail:
-                        return _put_together(path, [*head, *tail]) or read_record(path, history=False)
+                        return _put_together(path, head, tail) or read_record(path, history=False)
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from error
     return read_record(path, history=False)
 
 
-def _put_together(path: Path, messages: Iterable[bytes]) -> RunRecord | None:
-    """What these messages say; None if they are not sound, or lack the run or its end."""
+def _put_together(path: Path, head: Iterable[bytes], tail: Iterable[bytes]) -> RunRecord | None:
+    """What these messages say; None if they are not sound, or lack the run, its final values or its end."""
     played = _Played()
-    for message in messages:
+    for message in head:
+        played.play(message, history=False)
+    played.summary.clear()  # of the first step, if anything: it may have been set anew in the middle
+    for message in tail:
         played.number = _number(message) - 1  # what is missing between the two ends was left out by us
         played.play(message, history=False)
+    is_whole = played.run is not None and played.summary and played.exit_code is not None
     record = played.record(path)
-    return record if record.run is not None and record.exit_code is not None and not record.damage else None
+    return record if is_whole and not record.damage else None
 
 
 def _first_messages(data: bytes) -> list[bytes]:

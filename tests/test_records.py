@@ -235,6 +235,26 @@ def test_a_record_whose_values_are_not_at_its_end_is_read_whole(tmp_path: Path) 
     assert said(short) == said(whole) and short.damage == ()
 
 
+def test_of_a_client_that_was_online_the_short_reading_has_what_was_set_last(tmp_path: Path) -> None:
+    """It notes the last values of each step in the summary, too; those of long ago are in the middle of the file."""
+    records = [payload for payload in payloads(long(3000), len(MAGIC)) if isinstance(payload, bytes)]
+    messages = []
+    for record in map(Message.FromString, records):
+        if record.WhichOneof("record_type") == "history":
+            noted = Message()
+            noted.summary.update.add(nested_key=["train/loss"], value_json="0.5")
+            if len(messages) == 100:
+                noted.summary.update.add(nested_key=["val/accuracy"], value_json="70.0")
+            messages.append(noted)
+        messages.append(record)
+    for number, message in enumerate(messages, 1):
+        message.num = number
+    short, whole = ends(framed(message.SerializeToString() for message in messages), tmp_path)
+    assert whole.summary == {"train/loss": 0.5, "val/accuracy": 70.0, "test/accuracy": 82.2}
+    assert short.summary == {"test/accuracy": 82.2}
+    assert (short.config, short.state, short.damage) == (whole.config, "finished", ())
+
+
 @pytest.mark.parametrize(
     ("data", "reason"), [(b"", "it is empty"), (b"PK" * BLOCK * 2, "it begins with b'PK"), (MAGIC[:5], "begins with")]
 )

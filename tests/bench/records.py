@@ -1,54 +1,118 @@
-"""Reading W&B records: the two ends of the file against all of it, at any number of logged steps."""
+"""Reading W&B records: the two ends of the file against all of it, at any number of logged steps; a sweep read and checked."""
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from measure import Section, Timing, interleaved
 from wandb.proto.wandb_internal_pb2 import Record as Message
 
+from analysis.frame import InStore, assemble, read_manifest, read_sweep
 from analysis.records import read_ends, read_record
+from mmprompt.run import Store
 from mmprompt.wandb_file import framed
 
 ROUNDS = 3
 ROWS = (150, 1500, 9000, 94_200)  # the small world's; three of longer runs; OFA's on captions
 EVERY = 50  # steps from one validation to the next
 READS = {150: 100, 1500: 20, 9000: 4, 94_200: 1}  # of the whole file, in one measurement
+RUNS, OF_A_SWEEP = 300, (150, 9000)  # a sweep, and the steps of its runs
 ENDS = 300  # of the two ends
 
 
-def record(rows: int) -> bytes:
+def record(rows: int, config: Mapping[str, Any], summary: Mapping[str, Any]) -> bytes:
     """As the client writes it offline: a header, the run, a message per step, the final values, the exit."""
-    messages = [Message() for _ in range(rows + 4)]
-    for number, message in enumerate(messages, 1):
-        message.num = number
-        message._info.stream_id = "0123456789abcdef-1"
-    head, run, *steps, summary, end = messages
+    head, run, last, end = (message(number) for number in (1, 2, rows + 3, rows + 4))
     head.header.version_info.producer = "0.31"
     run.run.run_id = "0123456789abcdef-1"
-    for number in range(100):
-        run.run.config.update.add(key=f"key_{number}", value_json=json.dumps(number / 7))
-    for step, message in enumerate(steps, 1):
+    for key, value in config.items():
+        run.run.config.update.add(key=key, value_json=json.dumps(value))
+    for key, value in summary.items():
+        last.summary.update.add(key=key, value_json=json.dumps(value))
+    end.exit.exit_code = 0
+    first, final = ([one.SerializeToString() for one in pair] for pair in ((head, run), (last, end)))
+    return framed([*first, *steps(rows), *final])
+
+
+def message(number: int) -> Message:
+    one = Message(num=number)
+    one._info.stream_id = "0123456789abcdef-1"
+    return one
+
+
+@cache
+def steps(rows: int) -> list[bytes]:
+    found = []
+    for step in range(1, rows + 1):
+        one = message(step + 2)
         values = {"_step": step, "_runtime": step / 7, "_timestamp": 1.7e9 + step / 7}
         values |= {"train/loss": 2 / step, "train/lr": 0.3 / step}
         values |= {} if step % EVERY else {"val/while_training": 70.0 + step / rows}
         for key, value in values.items():
-            message.history.item.add(nested_key=[key], value_json=json.dumps(value))
-    for key in ("val/accuracy", "test/accuracy", "best_step", "seconds", "device_hours"):
-        summary.summary.update.add(key=key, value_json="76.76")
-    end.exit.exit_code = 0
-    return framed(message.SerializeToString() for message in messages)
+            one.history.item.add(nested_key=[key], value_json=json.dumps(value))
+        found.append(one.SerializeToString())
+    return found
+
+
+def a_record(rows: int) -> bytes:
+    keys = ("val/accuracy", "test/accuracy", "best_step", "seconds", "device_hours")
+    return record(rows, {f"key_{number}": number / 7 for number in range(100)}, dict.fromkeys(keys, 76.76))
 
 
 def sections() -> Iterator[Section]:
+    yield of_records()
+    yield of_a_sweep()
+
+
+def of_a_sweep() -> Section:
+    """300 runs whose settings, evaluations and per-example scores are as real ones; their records are framed here."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from synthetic_store import DISABLED, launch, made_by, manifest, run_all
+
+    axes = {"task": ["micro_vqa"], "prompt.length": [10, 16, 30, 64, 100], "seed": list(range(RUNS // 5))}
+    about = manifest("length", axes, "prompt.length", {}, {"prompt.length": 64})
+    with tempfile.TemporaryDirectory() as folder:
+        stores = {rows: Store(Path(folder) / str(rows)) for rows in OF_A_SWEEP}
+        for rows, store in stores.items():
+            launch(store, about)
+            run_all(store, about["points"], DISABLED, seed=0)
+            for point in about["points"]:
+                run = store.run(point["run"])
+                result = json.loads(run.result_file.read_text())
+                config = json.loads(run.config_file.read_text()) | made_by(run.published) | {"run_id": run.id}
+                place = "attempts/1/wandb/run.wandb"
+                (run.path / place).parent.mkdir()
+                (run.path / place).write_bytes(record(rows, config, result["metrics"]))
+                run.result_file.write_text(json.dumps(result | {"wandb": place}))
+            sweep = read_sweep(store, "length")
+            assert not sweep.notes and set(sweep.frame["state"]) == {"done"} and set(sweep.frame["source"]) == {"wandb"}
+        variants = {f"{rows:,} steps": partial(read_sweep, store, "length") for rows, store in stores.items()}
+        deep = [OF_A_SWEEP[0]]
+        variants |= {f"{rows:,} steps, with `--verify`": partial(verified, stores[rows]) for rows in deep}
+        timings = interleaved(variants, ROUNDS)
+    rows = {}
+    for name, some in timings.items():
+        each = [Timing(t.wall / RUNS, t.cpu / RUNS) for t in some]
+        rows[f"{name}: {1 / sorted(t.cpu for t in each)[ROUNDS // 2]:,.0f} runs/s"] = each
+    setting = f"{RUNS} runs of two evaluations of 500 examples each; a local disk, warm"
+    return Section("A sweep read and checked", setting, rows, unit="run")
+
+
+def verified(store: Store) -> None:
+    assemble(store, read_manifest(store, "length"), InStore(whole=True), deep=True)
+
+
+def of_records() -> Section:
     with tempfile.TemporaryDirectory() as folder:
         files = {rows: Path(folder) / f"{rows}.wandb" for rows in ROWS}
         for rows, file in files.items():
-            file.write_bytes(record(rows))
+            file.write_bytes(a_record(rows))
             ours, whole = read_ends(file), read_record(file, history=False)
             assert (ours.config, ours.summary, ours.state) == (whole.config, whole.summary, "finished")
         first = ROWS[0]
@@ -64,7 +128,7 @@ def sections() -> Iterator[Section]:
         each = [Timing(t.wall / count, t.cpu / count) for t in timings[name]]
         rows[f"{name}: {1 / sorted(t.cpu for t in each)[ROUNDS // 2]:,.0f} records/s"] = each
     setting = "As the client frames them, five values a step; a local disk, warm; without history"
-    yield Section("A W&B record read back", setting, rows, unit="record")
+    return Section("A W&B record read back", setting, rows, unit="record")
 
 
 def times(call: partial[object], count: int) -> None:
