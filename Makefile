@@ -52,6 +52,10 @@ search-%: $(INSTALLED) ## look for the best settings, trial by trial, and confir
 	@$(PY) -m sweeps search $* $(CHOICE) $(ARGS); status=$$?; \
 	if [ $$status -eq 2 ]; then exit 2; fi; $(PY) -m analysis tables search-$* || exit $$?; exit $$status
 
+costs-%: $(INSTALLED) ## measure what the rows of a sweep take, side by side (seconds, memory), then its table with it
+	@$(PY) -m sweeps measure $* $(CHOICE) $(ARGS); status=$$?; \
+	if [ $$status -eq 2 ]; then exit 2; fi; $(PY) -m analysis tables $* || exit $$?; exit $$status
+
 plan-search-%: $(INSTALLED) ## what `make search-%` would run, how much of it is there, and what it costs
 	@$(PY) -m sweeps search plan $* $(CHOICE) $(ARGS)
 

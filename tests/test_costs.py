@@ -11,17 +11,21 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from io import StringIO
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import pytest
 from launcher import Launcher
 from patience import printed_by, until
 
+from analysis import tables
 from analysis.costs import read_costs, spent_in_all, text, texts
 from analysis.frame import read_sweep
-from mmprompt.costs import Ready, in_turns, put, quantities
+from analysis.statistics import cells, facts
+from mmprompt.costs import Ready, in_turns, peak_in_a_process_of_its_own, put, quantities
 from mmprompt.run import Store
 from sweeps.manifest import Expanded, expand
 from sweeps.measure import rows_of
@@ -118,6 +122,40 @@ def test_rows_take_turns_in_an_order_that_rotates_the_first_round_does_not_count
     assert (found["median"], found["lowest"], found["highest"]) == (9, 6, 12)
     assert (found["ratio"], found["ratio_lowest"], found["ratio_highest"]) == (1.5, 1.5, 1.5)
     assert quantities(taken[0], {})["seconds_per_100"]["ratio"] is None
+
+
+def test_ratios_are_of_the_same_round_and_not_of_medians() -> None:
+    one = quantities({"seconds_per_100": [6.0, 9.0, 30.0]}, {"seconds_per_100": [4.0, 9.0, 10.0]})["seconds_per_100"]
+    assert (one["ratio"], one["ratio_lowest"], one["ratio_highest"]) == (1.5, 1.0, 3.0)
+
+
+def test_updates_that_are_timed_leave_the_weights_as_they_were(launched: Launcher, measured: dict[str, Any]) -> None:
+    ready = Ready(launched.store, asked_of(launched)["rows"][0], asked_of(launched))
+    before = {name: value.clone() for name, value in ready.run.tuned.state_dict().items()}
+    changes: list[bool] = []
+
+    def looked(*_: Any) -> None:
+        changes.append(any(not value.equal(before[name]) for name, value in ready.run.tuned.state_dict().items()))
+
+    ready._optimiser.register_step_post_hook(looked)
+    took = ready.once(updates=2)
+    assert changes == [True, True] and took.keys() == {"seconds_per_100", "seconds_per_update"}
+    assert all(value.equal(before[name]) for name, value in ready.run.tuned.state_dict().items())
+    assert not ready.run.tuned.training
+
+
+def test_peak_memory_is_that_of_a_process_of_its_own(launched: Launcher, measured: dict[str, Any]) -> None:
+    ballast = np.ones(400_000_000, np.uint8)
+    asked = asked_of(launched)
+    alone = measured["rows"][0]["quantities"]["peak_memory_mb"]["median"]
+    assert abs(peak_in_a_process_of_its_own(launched.store, asked["rows"][0], asked) - alone) < 60
+    assert ballast.sum() == 400_000_000
+
+
+def asked_of(launched: Launcher) -> dict[str, Any]:
+    """What the batch of the first measurement was asked."""
+    batches = [json.loads(file.read_text()) for file in launched.store.jobs.glob("*/batch.json")]
+    return next(dict(batch["measure"]) for batch in batches if "measure" in batch and batch["measure"]["rounds"] == 3)
 
 
 def test_of_many_that_end_at_once_each_gets_a_number_of_its_own(tmp_path: Path) -> None:
@@ -341,6 +379,23 @@ def test_a_table_shows_median_range_and_ratio_and_no_interval(changed: Any, laun
     assert shown == ["0.165 (0.160 to 0.171)", "0.165 (0.160 to 0.171), x 1.12"]
     heads = ["s per update", "device hours of all updates", "s per 100 answers", "peak MB"]
     assert list(dict.fromkeys(rows["column"])) == heads
+
+
+def test_the_table_and_the_csv_of_a_sweep_have_what_was_measured(
+    changed: Any, launched: Launcher, measured: dict[str, Any]
+) -> None:
+    sweep, costs = sweep_of(launched), changed(lambda content: None)
+    took = facts(sweep)
+    assert set(took["metric"]) == {"trainable_parameters"}
+    table = tables.costs(sweep, took, costs)
+    assert table is not None and "x the ratio to the baseline in the same round" in table.caption
+    assert list(table.frame.columns) == ["s per update", "device hours of all updates", "s per 100 answers", "peak MB"]
+    assert list(table.frame.index) == [("micro_grounding", "10"), ("micro_grounding", "64 (baseline)")]
+    rows = pd.read_csv(StringIO(tables.csv(cells(sweep), took, costs)))
+    [row] = rows[(rows["metric"] == "seconds_per_100") & (rows["prompt.length"] == 10)].to_dict("records")
+    one = measured["rows"][0]["quantities"]["seconds_per_100"]
+    assert (row["value"], row["lowest"], row["ratio"]) == pytest.approx((one["median"], one["lowest"], one["ratio"]))
+    assert math.isnan(row["upper"])
 
 
 def test_a_single_measurement_has_no_range_and_large_numbers_no_decimals() -> None:

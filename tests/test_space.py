@@ -125,6 +125,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         {"objective": {"bleu": "maximize"}},
         r"objective.bleu is logged by no run; there are score",
     ),
+    ("what is measured apart", {"objective": {"seconds_per_100": "minimize"}}, r"seconds_per_100 is logged by no run"),
     ("test as objective", {"objective": {"test/acc@0.5": "maximize"}}, r"not what a search may look at; wanted: score"),
     ("direction", {"objective": {"score": "up"}}, r"objective.score=up is no direction"),
     ("direction of the score", {"objective": {"score": "minimize"}}, r"a higher score is better"),
