@@ -95,10 +95,11 @@ class Scale:
         return min((right - left for left, right in pairwise(places)), default=1.0)
 
     def named(self, names: Mapping[Any, str], inches: float, first: Sequence[Any] = ()) -> dict[Any, str]:
-        """Names of the ticks, "" where there is no room for one beside the others: those of `first`, the smallest and the
-        largest value come before the rest."""
+        """Names of the ticks, "" where there is no room for one beside the others: those of `first`, of the smallest and the
+        largest value, and of powers of ten come before the rest."""
         order = sorted(self.places, key=self.places.__getitem__)
-        wanted = [*first, order[-1], order[0], *order]
+        tens = [value for value in order if are_numbers([value]) and f"{value:e}".startswith("1.000000e")]
+        wanted = [*first, order[-1], order[0], *tens, *order]
         kept: list[Any] = []
         for value in dict.fromkeys(value for value in wanted if value in self.places):
             half = {each: len(names[each]) * DIGIT / 2 for each in [*kept, value]}
