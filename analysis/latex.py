@@ -8,6 +8,7 @@ and measured by a test that compiles.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ TEXT, COLUMN = 5.5 * 72.27, 3.25 * 72.27  # pt
 MARGIN = 2.0  # pt that an estimate may be wrong by
 THIN = 1.6  # pt, of \\, on one side of a sign
 LONGEST = 48  # lines of a float
+WIDEST_LABELS = 0.45  # of TEXT
 NEEDS = r"""% Needs \usepackage{booktabs} and \usepackage{siunitx} (version 2 or 3) in the preamble; then \input this file.
 % A table* spans both columns where a page has two; where it has one it is an ordinary table.
 """
@@ -90,7 +92,7 @@ def _floats(table: Table, label: str, width: float) -> Iterator[str]:
     name = f"tab:{label}" + (f"-{table.name}" if table.name else "")
     about = "".join(f"% {line}\n" for line in table.about)
     fit = next((fit for fit in FITS if _width(table, fit) <= width - MARGIN), FITS[0])
-    pages = _pages(table, len(_parts(table, width, fit)))
+    pages = _pages(table, len(_parts(table, width, fit)), fit)
     for number, page in enumerate(pages, start=1):
         parts = _parts(page, width, fit)
         wide = len(parts) > 1 or _width(page, fit) > COLUMN - MARGIN
@@ -103,7 +105,7 @@ def _floats(table: Table, label: str, width: float) -> Iterator[str]:
             SETUP,
             rf"\caption{{{caption}}}",
             rf"\label{{{name}{f'-{number}' if number > 1 else ''}}}",
-            "\n\\par\\medskip\n".join(_tabular(part, width, fit) for part in parts),
+            "\n\\par\\medskip\n".join(_tabular(part, fit) for part in parts),
             *_notes(table if number == len(pages) else replace(table, notes=())),
             rf"\end{{{kind}}}",
         ]
@@ -114,32 +116,37 @@ def _parts(table: Table, width: float, fit: Fit) -> list[Table]:
     return split(table, lambda part: _width(part, fit), width - MARGIN)
 
 
-def _pages(table: Table, parts: int) -> list[Table]:
+def _pages(table: Table, parts: int, fit: Fit) -> list[Table]:
     """Rows in floats that a page can hold, as even as can be; `parts`: how often each row is set, one below the other."""
-    room = LONGEST // parts - 3  # beside heads and rules
-    blocks = [
-        (bool(title), rows[at : at + room - 1])
-        for title, rows in table.blocks()
-        for at in range(0, len(rows), room - 1)
+    lines = _lines(table, fit)
+    for title, rows in table.blocks():
+        lines[rows[0]] += bool(title)
+    room = max(LONGEST // parts - 3, *lines)  # beside heads and rules; a row at least
+    blocks = [some for _, rows in table.blocks() for some in _cut(rows, lines, room)]
+    costs = [sum(lines[at] for at in block) for block in blocks]
+    fewest = len(_cut(range(len(blocks)), costs, room))
+    caps = range(max(-(-sum(costs) // fewest), *costs), room + 1)
+    pages = next(pages for cap in caps if len(pages := _cut(range(len(blocks)), costs, cap)) == fewest)
+    return [table.of_rows([at for block in page for at in blocks[block]]) for page in pages] if fewest > 1 else [table]
+
+
+def _cut(things: Sequence[int], costs: Sequence[int], room: int) -> list[list[int]]:
+    """One after the other in groups, each of which costs no more than `room`; `costs`: by number."""
+    groups: list[list[int]] = [[]]
+    for one in things:
+        if groups[-1] and sum(costs[other] for other in groups[-1]) + costs[one] > room:
+            groups.append([])
+        groups[-1].append(one)
+    return groups
+
+
+def _lines(table: Table, fit: Fit) -> list[int]:
+    """How many each row takes: those with a label that is broken more than one."""
+    broken = [(at, wide) for at, (wide, kind) in enumerate(_stubs(table, fit)) if kind != "l"]
+    return [
+        max((math.ceil(1.15 * fit.size * _wide(row[at]) / wide) for at, wide in broken), default=1)
+        for row in _labels(table)[1]
     ]
-    lines = sum(len(rows) + title for title, rows in blocks)
-    fewest = len(_page_rows(blocks, room))
-    caps = range(-(-lines // fewest), room + 1)
-    pages = next(pages for cap in caps if len(pages := _page_rows(blocks, cap)) == fewest)
-    return [table.of_rows(page) for page in pages] if len(pages) > 1 else [table]
-
-
-def _page_rows(blocks: Sequence[tuple[bool, list[int]]], room: int) -> list[list[int]]:
-    """Blocks of rows one after the other on pages of so many lines; a block of rows may have a title."""
-    pages: list[list[int]] = []
-    lines = 0
-    for title, rows in blocks:
-        if not pages or lines + len(rows) + title > room:
-            pages.append([])
-            lines = 0
-        pages[-1] += rows
-        lines += len(rows) + title
-    return pages
 
 
 # A tabular
@@ -199,32 +206,39 @@ def _leaves(table: Table) -> list[_Leaf]:
 
 def _labels(table: Table) -> tuple[list[str], list[list[str]]]:
     """The heads of labels and the labels; the first of several stands over its rows."""
-    inner = slice(1, None) if len(table.stubs) > 1 else slice(None)
+    inner = slice(1 if table.grouped else 0, None)
     return list(table.stubs[inner]), [list(row.labels[inner]) for row in table.rows]
+
+
+def _stubs(table: Table, fit: Fit) -> list[tuple[float, str]]:
+    """Of each label column its width in pt and its specification. Labels that are sentences are broken into lines."""
+    heads, labels = _labels(table)
+    natural = [fit.size * max(map(_wide, [head, *(row[at] for row in labels)])) for at, head in enumerate(heads)]
+    room = WIDEST_LABELS * TEXT - sum(natural) + max(natural)
+    return [
+        (room, rf">{{\raggedright\arraybackslash}}p{{{room:.0f}pt}}")
+        if wide == max(natural) and wide > room
+        else (wide, "l")
+        for wide in natural
+    ]
 
 
 def _width(table: Table, fit: Fit) -> float:
     """In pt, of a table set in one."""
-    heads, labels = _labels(table)
     em, apart = fit.size, 2 * fit.separation
-    total = em * sum(max(map(_wide, [head, *(row[at] for row in labels)])) for at, head in enumerate(heads))
-    total += apart * (len(heads) - 1) + (em if len(table.stubs) > 1 else 0.0)
+    stubs = [wide for wide, _ in _stubs(table, fit)]
+    total = sum(stubs) + apart * (len(stubs) - 1) + (em if table.grouped else 0.0)
     for group, leaves in groupby(_leaves(table), key=lambda leaf: leaf.column.group):
         widths = [leaf.width(em) for leaf in leaves]
         total += max(sum(widths) + apart * (len(widths) - 1), em * _wide(group)) + apart
     return total
 
 
-def _tabular(table: Table, width: float, fit: Fit) -> str:
+def _tabular(table: Table, fit: Fit) -> str:
     heads, labels = _labels(table)
     leaves = _leaves(table)
     columns = len(heads) + sum(leaf.count for leaf in leaves)
-    stubs = ["l"] * len(heads)
-    lacking = _width(table, fit) - (width - MARGIN)
-    if lacking > 0:  # a single column, with labels that are sentences
-        longest = max(range(len(heads)), key=lambda at: max(_wide(row[at]) for row in labels))
-        room = fit.size * max(_wide(row[longest]) for row in labels) - lacking
-        stubs[longest] = rf">{{\raggedright\arraybackslash}}p{{{max(room, 60):.0f}pt}}"
+    stubs = [specification for _, specification in _stubs(table, fit)]
     lines = [
         rf"\begin{{tabular}}{{@{{}}{''.join(stubs)}{''.join(leaf.specification for leaf in leaves)}@{{}}}}",
         r"\toprule",

@@ -8,6 +8,7 @@ end of a metric's range is not symmetric and is given by its limits: 99.0 (97.9 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ import pandas as pd
 
 NOTHING = "-"  # what was not planned, not recorded, or cannot be
 SIGNIFICANT = 2  # digits of a half-width
+TOGETHER = "\N{NO-BREAK SPACE}"
 SAME = 1e-6  # the two halves of an interval, relative to it, are equal up to this
 
 
@@ -77,6 +79,7 @@ class Table:
     notes: tuple[str, ...] = ()  # under it, in every format
     about: tuple[str, ...] = ()  # where it comes from: beside it, and no part of it in a paper
     n: int | None = None  # of all cells that do not say another
+    grouped: bool = False  # the first label is a title over the rows that share it
     whole: Table | None = None  # of which this is a part
 
     @property
@@ -84,7 +87,7 @@ class Table:
         """The notes of cells, each with its letter; with none where it holds of every number of the table."""
         cells = (self.whole or self).cells
         noted = list(dict.fromkeys(cell.note for cell in cells if cell.note))
-        numbers = [cell.note for cell in cells if not cell.word]
+        numbers = [cell.note for cell in cells if cell.n and not cell.word]
         named = [note for note in noted if len(numbers) < 2 or set(numbers) != {note}]
         return dict.fromkeys(noted, "") | {note: _letter(at) for at, note in enumerate(named)}
 
@@ -112,8 +115,8 @@ class Table:
         return pd.DataFrame(plain, index=index if len(self.stubs) > 1 else index.get_level_values(0), columns=columns)
 
     def blocks(self) -> Iterator[tuple[str, list[int]]]:
-        """Rows (their numbers) that share their first label, where several labels name a row; else all, under no title."""
-        if len(self.stubs) < 2:
+        """Rows (their numbers) under a title, where the first label is one; else all, under none."""
+        if not self.grouped:
             yield "", list(range(len(self.rows)))
             return
         for title, rows in groupby(range(len(self.rows)), key=lambda at: self.rows[at].labels[0]):
@@ -146,20 +149,28 @@ def table(
         row[column] = cell
     found = list(columns if columns is not None else dict.fromkeys(one for row in placed.values() for one in row))
     rows = [Row(labels, tuple(row.get(one, Cell(word=NOTHING)) for one in found)) for labels, row in placed.items()]
-    counts = Counter(cell.n for row in rows for cell in row.cells if cell.n)
-    common = counts.most_common(1)[0][0] if counts else None
-    return Table(caption, tuple(stubs), tuple(found), tuple(rows), n=common, **more)  # type: ignore[arg-type]
+    return Table(caption, tuple(stubs), tuple(found), tuple(rows), n=_common(rows), **more)  # type: ignore[arg-type]
 
 
 def of_frame(caption: str, frame: pd.DataFrame, name: str = "", notes: Sequence[str] = ()) -> Table:
     """Of a frame of cells and words, with its labels in the index."""
     labels = [row if isinstance(row, tuple) else (row,) for row in frame.index]
-    entries = [
-        (tuple(map(str, label)), Column(str(head)), cell if isinstance(cell, Cell) else Cell(word=str(cell)))
+    rows = tuple(
+        Row(
+            tuple(map(str, label)),
+            tuple(cell if isinstance(cell, Cell) else Cell(word=str(cell)) for cell in cells),
+        )
         for label, cells in zip(labels, frame.itertuples(index=False, name=None), strict=True)
-        for head, cell in zip(frame.columns, cells, strict=True)
-    ]
-    return table(caption, [str(name) for name in frame.index.names], entries, name=name, notes=tuple(notes))
+    )
+    stubs, columns = (tuple(map(str, names)) for names in (frame.index.names, frame.columns))
+    return Table(caption, stubs, tuple(map(Column, columns)), rows, name, tuple(notes), n=_common(rows))
+
+
+def _common(rows: Iterable[Row]) -> int | None:
+    """The n of most cells, of those that have all of theirs if there are any."""
+    cells = [cell for row in rows for cell in row.cells if cell.n]
+    counts = Counter(cell.n for cell in cells if cell.n == cell.planned) or Counter(cell.n for cell in cells)
+    return counts.most_common(1)[0][0] if counts else None
 
 
 def turned(table: Table, stub: str) -> Table:
@@ -221,7 +232,8 @@ def text(cell: Cell, common: int | None, letters: Mapping[str, str]) -> Text:
     off = cell.upper + cell.lower - 2 * cell.value
     if abs(off) <= SAME * max(half, abs(cell.value), SAME):
         return Text(value=value, half=number(half, digits), **rest)
-    ends = [_end(cell.lower, digits, cell.signed), _end(cell.upper, digits, cell.signed)]
+    cut = [off > 0, off < 0]  # the end that is nearer to the value
+    ends = [_end(end, digits, cell.signed, there) for end, there in zip((cell.lower, cell.upper), cut, strict=True)]
     return Text(value=value, limits=" to ".join(ends), **rest)
 
 
@@ -239,9 +251,16 @@ def number(value: float, digits: int, signed: bool = False) -> str:
     return f"{rounded:{'+' if signed and rounded else ''},.{max(digits, 0)}f}"
 
 
-def _end(value: float, digits: int, signed: bool) -> str:
-    """The end of a range is exact and a whole number: 100, not 100.0."""
-    return f"{value + 0.0:,.0f}" if value == round(value) and not signed else number(value, digits, signed)
+def _end(value: float, digits: int, signed: bool, cut: bool) -> str:
+    """Where an interval is cut off it ends at a whole number: 100, not 100.0."""
+    return number(value, 0 if cut and value == round(value) else digits, signed)
+
+
+def filled(text: str, width: int, indent: str = "") -> str:
+    """Lines of at most this width; `indent`: of all but the first. A number and its unit stay together."""
+    kept = text.replace(" %", f"{TOGETHER}%").replace(" = ", f"{TOGETHER}={TOGETHER}")
+    lines = textwrap.wrap(kept, width, subsequent_indent=indent, break_long_words=False)
+    return "\n".join(lines).replace(TOGETHER, " ")
 
 
 def _letter(at: int) -> str:

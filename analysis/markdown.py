@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
 
-from analysis.layout import Table
+from analysis.layout import Table, filled
 
 WIDTH = 120  # of the text
 
@@ -13,9 +12,9 @@ WIDTH = 120  # of the text
 def markdown(tables: Iterable[Table], notes: Sequence[str] = ()) -> str:
     """Caption, table and its notes, one after the other; at the end where they come from, and the notes on all."""
     made = list(tables)
-    parts = [part for table in made for part in (_filled(table.caption), _pipes(table), _notes(table)) if part]
+    parts = [part for table in made for part in (filled(table.caption, WIDTH), _pipes(table), _notes(table)) if part]
     about = list(dict.fromkeys(line for table in made for line in table.about))
-    parts += [_filled(line) for line in about]
+    parts += [filled(line, WIDTH) for line in about]
     if notes:
         parts.append("\n".join(["Notes:", *(_item(note) for note in notes)]))
     return "\n\n".join(parts) + "\n"
@@ -44,8 +43,4 @@ def _item(note: str) -> str:
     # a mark at the beginning would make a list of its own, or emphasis
     shown = note.replace("*", r"\*").replace("~", r"\~")
     shown = rf"\{shown}" if shown.startswith("- ") else shown
-    return textwrap.fill(f"- {shown}", WIDTH, subsequent_indent="  ", break_long_words=False)
-
-
-def _filled(text: str) -> str:
-    return textwrap.fill(text, WIDTH, break_long_words=False)
+    return filled(f"- {shown}", WIDTH, "  ")

@@ -63,7 +63,7 @@ def confirmed(searched: Searched, rows: pd.DataFrame) -> Table:
         line: dict[str, Cell | str] = {names[str(row.split)]: score(row) for row in here.itertuples()}
         if with_differences:
             line |= {f"{names[str(row.split)]}: difference": _difference(row) for row in here.itertuples()}
-        line |= {f"{one} in the search ({OPTIMISTIC})": _found(first, one) for one in definition.objective}
+        line |= {f"{OPTIMISTIC} {one}": _found(first, one) for one in definition.objective}
         lines.append(line)
     frame = pd.DataFrame(lines).fillna(NOTHING)
     order = sorted(frame.columns, key=lambda name: (OPTIMISTIC in name, name.endswith(": difference")))
@@ -83,8 +83,9 @@ def confirmed(searched: Searched, rows: pd.DataFrame) -> Table:
             f"Difference from the default in points, seed by seed: {INTERVAL} (pairs).{together}",
             f"{UNKNOWN} the interval contains 0: the two are not told apart.",
         ]
-    said.append(f"The score in the search is {OPTIMISTIC}: candidates were chosen by it.")
-    return _table(searched, said, _indexed(frame[order], index, [_each(definition), "trial", "settings"]))
+    said.append(f"What is {OPTIMISTIC} is the search's own: candidates were chosen by it.")
+    frame = _indexed(frame[order], index, [_each(definition), "trial", "settings"])
+    return _table(searched, said, frame, grouped=bool(definition.each))
 
 
 def found(searched: Searched, rows: pd.DataFrame) -> Iterator[Table]:
@@ -205,19 +206,23 @@ def weights(searched: Searched, rows: pd.DataFrame) -> Table:
         said.append(f"{NOT_IN_ALL.capitalize()}: the key depends on another; such shares cannot be compared.")
     if TOO_FEW in set(rows["why"]):
         said.append(f"{TOO_FEW.capitalize()}: fewer than {FEWEST}{' came there' if rungs else ' are done'}.")
-    return _table(searched, said, _indexed(wide, list(wide.index), [_each(searched.definition), "key"]), "importances")
+    frame = _indexed(wide, list(wide.index), [_each(searched.definition), "key"])
+    return _table(searched, said, frame, "importances", grouped=bool(searched.definition.each))
 
 
 # What is said
 
 
-def _table(searched: Searched, said: Sequence[str], frame: pd.DataFrame, name: str = "") -> Table:
+def _table(
+    searched: Searched, said: Sequence[str], frame: pd.DataFrame, name: str = "", grouped: bool = False
+) -> Table:
     """The first that is said is the caption, the rest are notes; what there is to know of the search stands with the first
     table (`about`).
     """
     caption, *notes = said
     incomplete = [] if searched.is_over else ["INCOMPLETE: the search is not over."]
-    return of_frame(f"Search {searched.name}. {caption}", frame, name, [*notes, *incomplete])
+    made = of_frame(f"Search {searched.name}. {caption}", frame, name, [*notes, *incomplete])
+    return replace(made, grouped=grouped and frame.index.nlevels > 1)
 
 
 def about(searched: Searched) -> str:

@@ -82,7 +82,7 @@ def comparison(sweep: Sweep, cells: pd.DataFrame, facts: pd.DataFrame, detectabl
         rows = (
             Row(row.labels, (*row.cells, by_row.get(row.labels[first:], Cell(word=NOTHING)))) for row in scores.rows
         )
-        scores = Table("", scores.stubs, columns, tuple(rows), n=scores.n)
+        scores = replace(scores, columns=columns, rows=tuple(rows))
     axes = f"{_axis_words(sweep)}{f' and {_lower(names.axis(sweep.over))}' if sweep.over else ''}"
     caption = f"Scores by {axes} on {split_words(sweep)}: {INTERVAL}{_of_n(scores.n, shown)}."
     notes = [*_score_notes(sweep, shown), *_detectable_notes(sweep, detectable), *_state_notes(sweep)]
@@ -131,7 +131,7 @@ def trend(sweep: Sweep, trends: pd.DataFrame) -> Table:
         " straight line leaves.",
     ]
     stubs = [*(names.axis(name) for name in others), "Task"]
-    return _with(table("", stubs, entries), caption, notes, sweep, "trend")
+    return _with(table("", stubs, entries, grouped=bool(others)), caption, notes, sweep, "trend")
 
 
 def average(sweep: Sweep, averages: pd.DataFrame) -> Table:
@@ -151,7 +151,7 @@ def average(sweep: Sweep, averages: pd.DataFrame) -> Table:
             ),
             (label, Column("Better (%)"), Cell(word=NOTHING) if row.baseline else _plain(100 * row.better, 0)),
         ]
-    made = table("", [names.axis(name) for name in labels], entries)
+    made = table("", [names.axis(name) for name in labels], entries, grouped=len(labels) > 1)
     if len(labels) == 1 and pd.api.types.is_numeric_dtype(averages[labels[0]]):
         made = turned(made, "")
     tasks, rules = int(averages["tasks"].max()), ", ".join(averages["rule"].unique())
@@ -194,7 +194,7 @@ def costs(sweep: Sweep, facts: pd.DataFrame) -> Table:
         ((names.task(row.task), *_row_labels(sweep, row)), Column(names.fact(row.metric, short=True)), _cost(row))
         for row in _rows(_together(shown))
     ]
-    made = table("", ["Task", *_stubs(sweep)], entries)
+    made = table("", ["Task", *_stubs(sweep)], entries, grouped=True)
     caption = f"What one training took: mean{_of_n(made.n, shown)}."
     notes = [f"{NOTHING} not recorded."] if any(cell.word == NOTHING for cell in made.cells) else []
     if set(shown["metric"]) & set(CLOCK):
@@ -368,10 +368,10 @@ def _arranged(sweep: Sweep, shown: pd.DataFrame, cell: Callable[[Any], Cell]) ->
             )
             for row in _rows(rows)
         ]
-        return table("", ["Task", *_stubs(sweep)], entries)
+        return table("", ["Task", *_stubs(sweep)], entries, grouped=True)
     heads = _heads(shown)
     entries = [(_row_labels(sweep, row), heads[row.task, row.split, row.metric], cell(row)) for row in _rows(shown)]
-    return table("", _stubs(sweep), entries, list(heads.values()))
+    return table("", _stubs(sweep), entries, list(heads.values()), grouped=len(_stubs(sweep)) > 1)
 
 
 def _heads(shown: pd.DataFrame) -> dict[tuple[str, str, str], Column]:
@@ -631,7 +631,7 @@ def _published(part: Published, at: int) -> Table:
         digits = 1 if row.metric == "cider" else 2
         entries.append((labels, heads[row.task, row.split, row.metric], Cell(row.value, digits=digits)))
     stubs = [*(["Size"] if sizes else []), names.axis(part.axis)]
-    made = table(f"The paper's {part.place}: {part.about}.", stubs, entries, name=f"paper-{at}")
+    made = table(f"The paper's {part.place}: {part.about}.", stubs, entries, name=f"paper-{at}", grouped=sizes)
     if set(rows["metric"]) <= {"average", "gpu_hours"}:
         made = turned(replace(made, columns=tuple(Column(column.group) for column in made.columns)), "")
     return made

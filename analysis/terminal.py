@@ -9,7 +9,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from analysis.layout import Table, Text, split
+from analysis.layout import Table, Text, filled, split
 
 UNKNOWN_WIDTH = 100  # columns, where nobody says how many there are
 GAP = "  "  # between columns
@@ -24,27 +24,27 @@ def terminal(tables: Iterable[Table], notes: Sequence[str] = (), width: int | No
     parts = ["\n".join(_table(table, wide)) for table in made]
     about = list(dict.fromkeys(line for table in made for line in table.about))
     if about:
-        parts.append("\n".join(textwrap.fill(line, wide, subsequent_indent="  ") for line in about))
+        parts.append("\n".join(filled(line, wide, "  ") for line in about))
     if notes:
-        parts.append("\n".join(["Notes:", *(_filled(f"- {note}", wide) for note in notes)]))
+        parts.append("\n".join(["Notes:", *(filled(f"- {note}", wide, "  ") for note in notes)]))
     return "\n\n".join(parts) + "\n"
 
 
 def _table(table: Table, width: int) -> Iterator[str]:
-    yield from textwrap.wrap(table.caption, width)
+    yield filled(table.caption, width)
     for part in split(table, lambda part: max(map(len, _lines(part, width)), default=0), width):
         yield ""
         yield from _lines(part, width)
     if table.said:
         yield ""
     for letter, note in table.said:
-        yield _filled(f"[{letter}] {note}" if letter else note, width)
+        yield filled(f"[{letter}] {note}" if letter else note, width, "  ")
 
 
 def _lines(part: Table, width: int) -> list[str]:
     """Heads, a rule and rows. Rows that share their first label stand under it."""
     cells, blocks = part.texts, list(part.blocks())
-    inner = slice(1, None) if len(part.stubs) > 1 else slice(None)
+    inner = slice(1 if part.grouped else 0, None)
     labels = [_wrapped(row.labels[inner], int(width * WIDEST_LABEL)) for row in part.rows]
     heads = list(part.stubs[inner])
     widths = [
@@ -121,7 +121,3 @@ def _wrapped(labels: Sequence[str], width: int) -> list[list[str]]:
     widest = max(range(len(labels)), key=lambda at: len(labels[at]))
     room = max(12, width - (total - len(labels[widest])))
     return [textwrap.wrap(label, room) if at == widest else [label] for at, label in enumerate(labels)]
-
-
-def _filled(text: str, width: int) -> str:
-    return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False)

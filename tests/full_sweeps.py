@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ MIDDLE = {"micro_grounding": 66.0, "micro_entailment": 98.5, "micro_vqa": 55.0, 
 SPREAD = {"micro_grounding": 0.9, "micro_entailment": 1.2, "micro_vqa": 2.0, "micro_caption": 90.0}
 
 
+@cache
 def sweep_of(name: str, seeds: str = "1,2,3") -> Sweep:
     """With scores in the size and spread that the small world has."""
     about = json.loads(

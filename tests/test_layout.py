@@ -1,0 +1,378 @@
+"""Digits, notes and widths of tables, whatever they hold: on a page, in two columns, on a terminal, in Markdown."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from designed import averages, designed, detectable, noted, told, trends
+from full_sweeps import sweep_of
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_store import manifest
+
+from analysis import names, tables
+from analysis.frame import Sweep
+from analysis.latex import TEXT, latex
+from analysis.layout import Cell, Column, Row, Table, split, text, turned
+from analysis.markdown import markdown
+from analysis.published import published
+from analysis.statistics import facts
+from analysis.terminal import terminal
+from mmprompt.config import PRIMARY_METRIC
+from mmprompt.place import ROOT
+from sweeps.grid import Fact
+from sweeps.grid import names as sweep_names
+
+SWEEPS = sweep_names(ROOT / "conf")
+
+
+@cache
+def all_of(name: str) -> tuple[Sweep, list[Table]]:
+    """Every table that a sweep of conf/ can have, with all of its runs."""
+    sweep = sweep_of(name)
+    frame = designed(sweep)
+    more = {"averages": averages(sweep, frame), "detectable": detectable(sweep, frame)}
+    if sweep.compare == "prompt.length":
+        more["trends"] = trends(sweep, frame)
+    return sweep, tables.ours(sweep, frame, facts(sweep), **more)
+
+
+# Digits
+
+
+def shown(*cell: float, **more: Any) -> str:
+    return text(Cell(*cell, **more), None, {}).plain
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "wanted"),
+    [
+        (66.123, 3.412, "66.1 ± 3.4"),
+        (89.0567, 0.4519, "89.06 ± 0.45"),
+        (52.96, 10.14, "53 ± 10"),
+        (713.1, 415.4, "710 ± 420"),
+        (0.0056712, 0.00425, "0.0057 ± 0.0043"),
+        (50.0, 0.0996, "50.00 ± 0.10"),
+        (50.0, 9.96, "50 ± 10"),
+        (80.0, 0.0, "80.0 ± 0.0"),
+        (12345.6, 1234.5, "12,300 ± 1,200"),
+    ],
+)
+def test_the_half_width_has_two_digits_and_the_value_ends_where_it_does(value: float, half: float, wanted: str) -> None:
+    assert shown(value, value - half, value + half) == wanted
+
+
+def test_an_interval_that_was_cut_off_is_given_by_its_limits() -> None:
+    assert shown(99.0, 97.9, 100.0) == "99.0 (97.9 to 100)"
+    assert shown(1.23, 0.0, 2.9) == "1.2 (0 to 2.9)"
+    assert shown(812.0, 409.0, 1000.0) == "810 (410 to 1,000)"
+
+
+@given(st.floats(-1000, 1000), st.floats(1e-6, 500))
+def test_a_printed_interval_is_the_one_it_stands_for_up_to_its_digits(value: float, half: float) -> None:
+    first, _, second = shown(value, value - half, value + half).replace(",", "").partition(" ± ")
+    assert float(second) == pytest.approx(half, rel=0.051)
+    assert abs(float(first) - value) <= 0.051 * half + 1e-9
+    assert not re.match(r"-0(\.0*)?$", first)
+
+
+@given(st.floats(-1, 1), st.booleans())
+def test_no_zero_has_a_sign(value: float, signed: bool) -> None:
+    printed = shown(value / 100, value / 100 - 3, value / 100 + 3, signed=signed).partition(" ")[0]
+    assert printed in ("0.0", "0") or signed
+
+
+def test_a_number_without_an_interval_has_the_digits_it_is_given() -> None:
+    assert [shown(1.25), shown(1234.5, digits=0), shown(1.3, signed=True, mark="~")] == ["1.2", "1,234", "+1.3 ~"]
+
+
+# n and notes
+
+
+def test_n_is_that_of_whole_cells_and_stands_where_another_is() -> None:
+    cells = [Cell(1.0, 0.0, 2.0, n, planned) for n, planned in ((5, 5), (2, 5), (2, 5), (2, 5), (3, 3))]
+    made = tables.table("", ["a"], [((str(at),), Column("b"), cell) for at, cell in enumerate(cells)])
+    assert made.n == 5
+    assert list(made.frame["b"]) == ["1.0 ± 1.0", *["1.0 ± 1.0 (2 of 5)"] * 3, "1.0 ± 1.0 (3)"]
+
+
+def test_notes_of_cells_have_letters_in_every_format_and_the_same_note_one_letter() -> None:
+    sweep = sweep_of("main")
+    frame = noted(noted(designed(sweep), [1, 3], "Seeds 1 2; of the baseline 1 2 3."), [5], "Zero spread: 5 % of it.")
+    table = tables.comparison(sweep, frame, facts(sweep))
+    lettered = [
+        label for label in frame.loc[[1, 3, 5], ["task", "split"]].itertuples(index=False) if label.split == "test"
+    ]
+    assert len(lettered) == 3
+    plain = [cell for row in table.texts for cell in row]
+    assert [cell.letter for cell in plain if cell.letter] == sorted(cell.letter for cell in plain if cell.letter)
+    said = [("a", "Seeds 1 2; of the baseline 1 2 3."), ("b", "Zero spread: 5 % of it.")]
+    assert table.said[-2:] == said and sum(cell.letter == "a" for cell in plain) == 2
+    assert "- [a] Seeds 1 2" in markdown([table]) and "\n[b] Zero spread" in terminal([table], width=100)
+    written = latex([table], "main")
+    assert written.count("$^{a}$") == 2 and r"\textsuperscript{b}\,Zero spread: 5\,\% of it." in written
+    caption = next(line for line in written.splitlines() if line.startswith(r"\caption"))
+    assert "Zero spread" not in caption
+    assert "Zero spread" in tables.csv(frame, facts(sweep))
+
+
+def test_a_note_on_every_number_is_said_once_without_letters() -> None:
+    sweep = sweep_of("main")
+    table = tables.comparison(sweep, designed(sweep).assign(note="Rates were chosen with these seeds."), facts(sweep))
+    letters = {cell.letter for row in table.texts for cell in row}
+    assert ("", "Rates were chosen with these seeds.") in table.said and letters == {""}
+
+
+def test_a_conflict_is_a_word_and_no_number() -> None:
+    sweep = sweep_of("main")
+    frame = noted(designed(sweep), [1], "run x: its record says 3 and its result 4", conflict=1)
+    table = tables.comparison(sweep, frame, facts(sweep))
+    (cell,) = [cell for cell in table.frame.to_numpy().flat if str(cell).startswith("conflict")]
+    assert cell == "conflict [a]"
+
+
+# Arrangement
+
+
+def real() -> Sweep:
+    """A sweep over the paper's data sets."""
+    splits = {
+        "refcoco": ["testA", "testB", "val"],
+        "refcoco_plus": ["val", "testA", "testB"],
+        "refcocog": ["val", "test"],
+        "snli_ve": ["test", "dev"],
+        "coco_caption": ["test"],
+        "vqa": ["test_dev", "test_std"],
+    }
+    family = {"refcoco": "grounding", "refcoco_plus": "grounding", "refcocog": "grounding", "snli_ve": "entailment"}
+    family |= {"coco_caption": "caption", "vqa": "vqa"}
+    axes: dict[str, list[Any]] = {"task": ["micro_vqa"], "method": ["finetune", "prompt"], "seed": [1, 2, 3]}
+    about = manifest(
+        "main", axes, "method", {"table": "1"}, {"method": "finetune"}, splits=list(chain(*splits.values()))
+    )
+    about["tasks"] = {
+        task: {"family": one, "metric": PRIMARY_METRIC[one], "validation": splits[task][-1]}
+        for task, one in family.items()
+    }
+    rows, points = [], []
+    noise = np.random.default_rng(0)
+    for task, of in splits.items():
+        metric = about["tasks"][task]["metric"]
+        for point in about["points"]:
+            values = point["values"] | {"task": task}
+            points.append({"values": values, "run": point["run"] + task, "evaluations": dict.fromkeys(of, "x")})
+            row = values | {"run": point["run"] + task, "state": "done", "metric": metric, "attempt": 1, "commit": "c"}
+            scores = {f"{split}/{metric}": float(noise.normal(88, 0.5)) for split in of}
+            rows.append(row | {"dirty": False, "device": "cuda"} | scores)
+    return Sweep(about | {"points": points}, pd.DataFrame(rows), ())
+
+
+def test_data_sets_are_columns_in_the_papers_layout_validation_first() -> None:
+    sweep = real()
+    table = tables.comparison(sweep, designed(sweep), facts(sweep))
+    assert [" ".join((column.group, column.head)) for column in table.columns] == [
+        *(f"{one} {split}" for one in ("RefCOCO", "RefCOCO+") for split in ("val", "testA", "testB")),
+        *("RefCOCOg val-u", "RefCOCOg test-u", "SNLI-VE dev", "SNLI-VE test"),
+        *("COCO Captions CIDEr", "VQA test-dev", "VQA test-std"),
+    ]
+    assert "small world" not in told(table) and "COCO Captions in CIDEr-D times 100" in told(table)
+
+
+def test_a_table_that_is_too_wide_becomes_even_parts_that_keep_groups_together() -> None:
+    columns = tuple(Column(f"{at}", "abc"[at // 3]) for at in range(9))
+    whole = Table("", ("x",), columns, (Row(("y",), tuple(Cell(float(at)) for at in range(9))),))
+    parts = split(whole, lambda part: float(len(part.columns)), 7)
+    assert [[column.head for column in part.columns] for part in parts] == [list("012345"), list("678")]
+    parts = split(whole, lambda part: float(len(part.columns)), 2)
+    assert [len(part.columns) for part in parts] == [2, 2, 2, 2, 1]
+    assert split(whole, lambda part: 1.0, 2) == [whole]
+
+
+def test_two_cells_in_one_place_are_an_error() -> None:
+    entry = (("a",), Column("b"), Cell(1.0))
+    with pytest.raises(AssertionError, match="two cells at"):
+        tables.table("", ["x"], [entry, entry])
+
+
+def test_lengths_are_columns_of_the_average_as_in_the_papers_table_6() -> None:
+    _, made = all_of("length")
+    (average,) = [table for table in made if table.name == "average"]
+    assert [column.head for column in average.columns] == ["10", "16", "30", "64", "100", "120"]
+    assert [row.labels for row in average.rows] == [("Average score",), ("Difference",), ("Better (%)",)]
+    assert average.frame["Prompt length 64"].to_list()[1:] == ["-", "-"]
+    assert average.caption.startswith("Average over 2 tasks (mean of percent metrics): mean ± half-width")
+    assert turned(turned(average, "x"), "").frame.equals(turned(turned(average, "x"), "").frame)
+
+
+def test_device_hours_have_the_papers_table_5_and_their_ratio() -> None:
+    sweep, made = all_of("convergence")
+    (hours,) = [table for table in made if table.name == "hours"]
+    took = facts(sweep).query("metric == 'device_hours'").set_index(["task", "method"])["value"]
+    ratio = took["micro_grounding", "prompt"] / took["micro_grounding", "finetune"]
+    assert hours.frame.loc["Grounding", "Ratio to Finetuning Prompt tuning"] == f"{ratio:.2f}"
+    assert [column.group for column in hours.columns] == ["Device-hours", "Device-hours", "Ratio to Finetuning"]
+
+
+def test_a_trend_has_slope_p_and_turning_point() -> None:
+    _, made = all_of("length")
+    (trend,) = [table for table in made if table.name == "trend"]
+    assert trend.frame.iloc[0].to_list() == ["+3.90 ± 0.34", "< 0.001", "-0.02 ± 0.29", "64", "0.46"]
+    assert list(trend.frame.index) == ["Grounding (Acc@0.5)", "Entailment (Accuracy)"]
+
+
+def test_what_can_be_told_apart_is_said_under_scores_and_differences() -> None:
+    _, made = all_of("length")
+    line = "With 3 seeds differences from 8.1 points on (Grounding), 14 (Entailment) are told apart with power 0.8;"
+    assert [table.name for table in made if line in told(table)] == ["", "differences"]
+
+
+def test_extra_tables_come_last() -> None:
+    sweep = sweep_of("main")
+    extra = Table("What was measured.", ("a",), (Column("b"),), (Row(("c",), (Cell(1.0),)),), name="measured")
+    assert tables.ours(sweep, designed(sweep), facts(sweep), extra=[extra])[-1] is extra
+
+
+# Names
+
+
+def test_every_task_method_metric_and_fact_of_conf_has_a_name() -> None:
+    tasks = {path.stem for path in (ROOT / "conf" / "task").glob("*.yaml")}
+    methods = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")}
+    assert tasks <= names.TASKS.keys() and methods <= names.METHODS.keys()
+    assert set(PRIMARY_METRIC.values()) <= names.METRICS.keys() and set(Fact.__args__) <= names.FACTS.keys()  # type: ignore[attr-defined]
+    assert names.metric("acc@0.5") == "Acc@0.5 (%)" and names.task("refcoco_plus") == "RefCOCO+"
+
+
+def test_a_name_that_is_not_known_stays_readable() -> None:
+    assert names.task("my_task") == "my task" and names.axis("prompt.my_key") == "Prompt my key"
+    assert [names.value("method", one) for one in ("bitfit all", "prompt none", "mine")] == [
+        "BitFit (all)",
+        "Prompt tuning",
+        "mine",
+    ]
+    assert [names.value("optim.lr", one) for one in (0.0, 1e-4, 3)] == ["0", "0.0001", "3"]
+
+
+# Widths
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("name", SWEEPS)
+def test_no_line_is_wider_than_the_terminal_and_no_row_is_broken(name: str, width: int) -> None:
+    _, made = all_of(name)
+    lines = terminal(made, ["a note of the sweep " * 9], width).splitlines()
+    assert max(map(len, lines)) <= width
+    for table in made:
+        assert sum(line.strip().startswith("─") for line in terminal([table], width=width).splitlines()) >= 1
+        for row in table.texts:
+            assert all(cell.plain.partition(" ")[0] in "\n".join(lines) for cell in row)
+
+
+@pytest.mark.parametrize("name", ["length", "main", "methods", "depth"])
+def test_a_terminal_of_100_columns_shows_scores_in_one(name: str) -> None:
+    _, made = all_of(name)
+    printed = terminal(made[:1], width=100)
+    assert sum(line.startswith("─") for line in printed.splitlines()) == 1
+
+
+def test_numbers_line_up_at_the_decimal_marker_on_a_terminal() -> None:
+    cells = [Cell(66.123, 62.7, 69.546), Cell(89.0567, 88.6, 89.5134), Cell(713.1, 297.7, 1128.5)]
+    made = tables.table("", ["a"], [((str(at),), Column("b"), cell) for at, cell in enumerate(cells)])
+    rows = terminal([made], width=80).splitlines()[-3:]
+    assert [row.index("±") for row in rows] == [rows[0].index("±")] * 3
+    assert rows[0].index(".") == rows[1].index(".") and rows[0].rindex(".") == rows[1].rindex(".")
+
+
+def test_a_markdown_table_has_a_line_per_row_and_no_bare_mark() -> None:
+    _, made = all_of("methods")
+    for table in made:
+        lines = [line for line in markdown([table]).splitlines() if line.startswith("|")]
+        assert len(lines) == 2 + len(table.rows)
+        assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(table.stubs) + len(table.columns) + 1}
+    assert not re.search(r"(?<!\\)\*", markdown(made))
+
+
+PAGES = {
+    "NeurIPS, 5.5 in": r"\documentclass{article}\usepackage[textwidth=5.5in,textheight=9in]{geometry}",
+    "two columns of 3.25 in": r"\documentclass[twocolumn]{article}"
+    r"\usepackage[textwidth=6.75in,columnsep=0.25in,textheight=9in]{geometry}",
+}
+FONTS = {"Computer Modern": "", "Times": r"\usepackage{times}"}
+no_latex = pytest.mark.skipif(
+    shutil.which("pdflatex") is None
+    or subprocess.run(["kpsewhich", "siunitx.sty"], capture_output=True).returncode != 0,
+    reason="needs pdflatex with siunitx",
+)
+
+
+def complaints(files: list[Path], page: str, font: str) -> list[str]:
+    """What LaTeX says of these files, each \\input on a page of its own."""
+    folder = files[0].parent
+    body = "\n".join(rf"\input{{{file.stem}}}\clearpage" for file in files)
+    packages = r"\usepackage{booktabs}\usepackage{siunitx}"
+    main = folder / "page.tex"
+    main.write_text(f"{PAGES[page]}{FONTS[font]}{packages}\\begin{{document}}\n{body}\n\\end{{document}}\n")
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", main.name],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    log = (folder / "page.log").read_text(errors="replace")
+    assert done.returncode == 0, re.findall(r"^!.*(?:\n.*){4}", log, re.MULTILINE)
+    return re.findall(r"^(?:Overfull.*|.*too large.*|.*deprecated.*)$", log, re.MULTILINE)
+
+
+@no_latex
+@pytest.mark.parametrize("font", FONTS)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_table_fits_the_page(page: str, font: str, tmp_path: Path) -> None:
+    files = []
+    for name in SWEEPS:
+        sweep, made = all_of(name)
+        texts = {name: latex(made, name, ["a note of the sweep"])}
+        if papers := tables.paper(published(sweep.manifest)):
+            texts[f"{name}-paper"] = latex(papers, name)
+        for stem, written in texts.items():
+            files.append(tmp_path / f"{stem}.tex")
+            files[-1].write_text(written)
+    sweep = real()
+    files.append(tmp_path / "real.tex")
+    files[-1].write_text(latex(tables.ours(sweep, designed(sweep), facts(sweep)), "real"))
+    assert complaints(files, page, font) == []
+
+
+@no_latex
+def test_a_table_that_does_not_fit_is_noticed(tmp_path: Path) -> None:
+    _, made = all_of("methods")
+    (tmp_path / "wide.tex").write_text(
+        latex(made, "wide", width=2 * TEXT).replace(r"\centering\small", r"\centering\Large")
+    )
+    assert any("Overfull" in line for line in complaints([tmp_path / "wide.tex"], "NeurIPS, 5.5 in", "Times"))
+
+
+def test_minus_signs_are_real_and_marks_of_their_own_in_latex() -> None:
+    cells = [Cell(-3.5, -6.0, -1.0, signed=True), Cell(0.4, -1.1, 1.9, signed=True, mark="~"), Cell(word="-")]
+    cells += [Cell(0.1, -0.2, 0.4, signed=True, mark="="), Cell(-1.0, digits=1, word="-1.0 to 2")]
+    made = tables.table("c", ["a"], [((f"x-{at}",), Column("b", "g"), cell) for at, cell in enumerate(cells)])
+    lines = [line for line in latex([made], "x").splitlines() if line.startswith("x-")]
+    assert lines == [
+        r"x-0 & -3.5 & $\pm$ & 2.5 &  \\",
+        r"x-1 & +0.4 & $\pm$ & 1.5 & \,$\sim$ \\",
+        r"x-2 & \multicolumn{4}{c}{--} \\",
+        r"x-3 & +0.10 & $\pm$ & 0.30 & \,$=$ \\",
+        r"x-4 & \multicolumn{4}{c}{$-$1.0 to 2} \\",
+    ]  # siunitx sets the sign of a number in its column as a minus
+    assert math.isnan(cells[2].value)
