@@ -110,6 +110,12 @@ def metric(name: str, short: bool = False) -> str:
     return _two(METRICS | FACTS, name, short)
 
 
+def metric_place(name: str) -> float:
+    """What the metrics of one split are sorted by, as the paper prints them: B@4 M C S. Below 1."""
+    known = list(METRICS)
+    return known.index(name) / len(known) if name in known else 0.0
+
+
 def fact(name: str, short: bool = False) -> str:
     """`peak_memory_mb` -> Peak memory (MB), short Peak MB."""
     return _two(FACTS, name, short)

@@ -9,7 +9,7 @@ No interval leaves the range of its metric. That costs no coverage: the truth li
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -22,6 +22,7 @@ from analysis.families import Comparison
 from analysis.frame import WRONG, Sweep
 from analysis.remarks import cell_notes
 from analysis.samples import KEPT, Group, groups, metric_range
+from mmprompt.config import FURTHER_METRICS
 from mmprompt.intervals import LEVEL, Interval, t_interval
 from mmprompt.power import two_sided
 
@@ -62,7 +63,27 @@ def cells(sweep: Sweep) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame["among"] = _chosen_among(sweep, frame)
     frame["chosen"] = frame["among"] > 0
+    frame = pd.concat([frame, *_further(found, frame)], ignore_index=True)
     return _ordered(frame, {"task": list(sweep.tasks), "split": sweep.splits}, labels[:-2])
+
+
+def _further(found: Sequence[Group], frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Rows of further metrics (BLEU-4 of captions, ...), where runs have them: their means, and nothing that is told apart.
+
+    They are of a whole set of answers: what the examples add to their intervals is not known.
+    """
+    kept = [column for column in frame if not str(column).startswith(("difference", "kept"))]
+    known = frame[kept].to_dict("records")
+    for name in [name for names in FURTHER_METRICS.values() for name in names]:
+        rows = []
+        for number, group in enumerate(found):
+            column = f"{group.label['split']}/{name}"
+            interval = t_interval(group.rows.get(column, []))
+            if interval.n:
+                about = interval._asdict() | {"metric": name, "half_seeds": interval.half, "half_examples": math.nan}
+                rows.append(known[number] | about | {"examples": math.nan, "among": 0, "chosen": False})
+        if rows:
+            yield pd.DataFrame(rows)
 
 
 def mean_columns(group: Group, what: str) -> dict[str, Any]:

@@ -52,10 +52,13 @@ def ours(
     kept = sweep.manifest["kept_from"] is not None
     what = "kept_difference" if kept else "difference"
     made = [comparison(sweep, cells, facts, detectable)]
+    judged = cells[
+        cells["metric"] == cells["task"].map(sweep.tasks)
+    ]  # by the metric of each task, and not by further ones
     if kept:
-        made.append(shares(sweep, cells))
-    if cells[what].notna().any():
-        made.append(differences(sweep, cells, what, detectable))
+        made.append(shares(sweep, judged))
+    if judged[what].notna().any():
+        made.append(differences(sweep, judged, what, detectable))
     if len(trends):
         made.append(trend(sweep, trends))
     if len(averages):
@@ -376,7 +379,8 @@ def _arranged(sweep: Sweep, shown: pd.DataFrame, cell: Callable[[Any], Cell]) ->
 
 def _heads(shown: pd.DataFrame) -> dict[tuple[str, str, str], Column]:
     """By task, split and metric: the data set above; below it what tells its columns apart, the metric if nothing does."""
-    keys = shown.sort_values("place", kind="stable")[["task", "split", "metric"]].drop_duplicates()
+    order = shown["place"] + shown["metric"].map(names.metric_place)
+    keys = shown.iloc[order.argsort(kind="stable")][["task", "split", "metric"]].drop_duplicates()
     splits, metrics = (keys.groupby("task")[what].nunique() for what in ("split", "metric"))
     heads = {}
     for task, split, metric in keys.itertuples(index=False, name=None):

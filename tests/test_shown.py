@@ -645,4 +645,3 @@ def test_splits_of_other_names_are_columns_of_their_own_and_each_task_has_its_ow
     assert table.frame.loc["b"].to_list() == ["2.0 *"] * 3 and " on testA, testB and test: " in table.caption
     titles = [ax.get_title(loc="left") for ax in draw(sweep, cells(sweep)).axes]
     assert titles == ["Grounding, testA", "Grounding, testB", "Entailment"]
-
