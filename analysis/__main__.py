@@ -168,9 +168,14 @@ def write(
     records = f"{store.run('ID').path}/attempts/N/wandb" if in_store else "on the W&B server"
     return [
         f"table    {out / 'tables' / name}.md, .tex, .csv" + (" (with the paper's values)" if with_papers else ""),
-        f"figure   {drawn[0]}, {', '.join(place.name for place in drawn[1:])}",
+        f"figure   {', '.join([str(drawn[0]), *(_ending(place, drawn[0]) for place in drawn[1:])])}",
         f"records  {records}, IDs in the csv",
     ]
+
+
+def _ending(place: Path, first: Path) -> str:
+    """What is not the same as in the first one's name: `.png`, `_paper.pdf`."""
+    return place.name.removeprefix(first.stem)
 
 
 def learnt(store: Store, sweep: Sweep, source: Source, notes: list[str]) -> pd.DataFrame:

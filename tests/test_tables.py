@@ -293,7 +293,7 @@ def test_an_unknown_sweep_names_the_nearest_and_ends_with_2(
     assert main(["tables", "--runs", str(unfinished.root / "nowhere")]) == 2
 
 
-def test_the_command_writes_five_files_says_where_and_touches_neither_home_nor_torch(
+def test_the_command_writes_its_files_says_where_and_touches_neither_home_nor_torch(
     unfinished: Store, tmp_path: Path
 ) -> None:
     home, out = tmp_path / "home", tmp_path / "out"
@@ -313,10 +313,10 @@ def test_the_command_writes_five_files_says_where_and_touches_neither_home_nor_t
     assert (done.returncode, done.stderr) == (0, "[]\n")
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert files == [
-        *(f"figures/length.{kind}" for kind in ("pdf", "png")),
+        *(f"figures/length{part}.{kind}" for part in ("", "_paper") for kind in ("caption.txt", "pdf", "png")),
         *(f"tables/length.{kind}" for kind in ("csv", "md", "tex")),
     ]
     assert [*home.rglob("*")] == []
-    assert "| 64 (baseline) |" in done.stdout and f"figure   {out}/figures/length.png" in done.stdout
+    assert "| 64 (baseline) |" in done.stdout and f"figure   {out}/figures/length.pdf, .png" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 120 + len(str(out))
     assert "RefCOCO" in (out / "tables" / "length.md").read_text()
