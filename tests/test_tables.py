@@ -333,11 +333,11 @@ def test_the_command_writes_its_files_says_where_and_touches_neither_home_nor_to
     assert (done.returncode, done.stderr) == (0, "[]\n")
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert files == [
-        *(f"figures/length.{kind}" for kind in ("pdf", "png")),
+        *(f"figures/length{part}.{kind}" for part in ("", "_paper") for kind in ("caption.txt", "pdf", "png")),
         *(f"tables/length.{kind}" for kind in ("csv", "md", "tex")),
         "tables/length_paper.tex",
     ]
     assert [*home.rglob("*")] == []
-    assert "Baseline: prompt length 64." in done.stdout and f"figure   {out}/figures/length.png" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 100 + len(str(out))
+    assert "Baseline: prompt length 64." in done.stdout and f"figure   {out}/figures/length.pdf, " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 130 + len(str(out))
     assert "RefCOCO" in (out / "tables" / "length.md").read_text()
