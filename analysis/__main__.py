@@ -1,7 +1,7 @@
 """`python -m analysis tables [NAME ...]`: the table and the figure of a sweep; `curves`: every logged step, as CSV.
 
-NAME is a sweep's, or a search's: search-NAME, or NAME where no sweep has that name. `tables` writes tables/NAME.md, .tex, .csv
-and figures/NAME.png, .pdf, and prints the table, what is wrong with the data, and where everything lies. `curves` writes
+NAME is a sweep's, or a search's: search-NAME, or NAME where no sweep has that name. `tables` writes tables/NAME.md, .tex, .csv,
+NAME_paper.tex (the paper's own values) and figures/NAME.png, .pdf, and prints the table, what is wrong with the data, and where everything lies. `curves` writes
 curves/NAME.csv. Both read the store, or with `--from server` the runs' W&B records from the server that `wandb login` or
 WANDB_BASE_URL and WANDB_API_KEY name.
 """
@@ -145,7 +145,8 @@ def write(
     save(figure, stem)
     records = f"{store.run('ID').path}/attempts/N/wandb" if in_store else "on the W&B server"
     return [
-        f"table    {out / 'tables' / name}.md, .tex, .csv" + (" (with the paper's values)" if with_papers else ""),
+        f"table    {out / 'tables' / name}.md, .tex, .csv"
+        + (f"; {name}_paper.tex: the paper's values" if with_papers else ""),
         f"figure   {stem}.png, .pdf",
         f"records  {records}, IDs in the csv",
     ]

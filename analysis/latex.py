@@ -310,7 +310,8 @@ def _notes(table: Table) -> list[str]:
 
 
 def _noted(note: str) -> str:
-    """A note on a mark begins with that mark."""
+    """A sentence; a note on a mark begins with that mark."""
+    note = note if note.endswith(".") else f"{note}."
     mark, _, rest = note.partition(" ")
     if mark == NOTHING:
         return f"--~{_escaped(rest)}"
