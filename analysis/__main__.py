@@ -1,9 +1,9 @@
 """`python -m analysis tables [NAME ...]`: the table and the figure of a sweep; `curves`: every logged step, as CSV.
 
 NAME is a sweep's, or a search's: search-NAME, or NAME where no sweep has that name. `tables` writes tables/NAME.md, .tex, .csv,
-NAME_paper.tex (the paper's own values) and figures/NAME.png, .pdf, and prints the table, what is wrong with the data, and where everything lies. `curves` writes
-curves/NAME.csv. Both read the store, or with `--from server` the runs' W&B records from the server that `wandb login` or
-WANDB_BASE_URL and WANDB_API_KEY name.
+NAME_paper.tex (the paper's own values) and figures/NAME.png, .pdf, and prints the tables, what is wrong with the data, and
+where everything lies. `curves` writes curves/NAME.csv. Both read the store, or with `--from server` the runs' W&B records
+from the server that `wandb login` or WANDB_BASE_URL and WANDB_API_KEY name.
 """
 
 from __future__ import annotations

@@ -378,8 +378,8 @@ def test_minus_signs_are_real_and_marks_of_their_own_in_latex() -> None:
     assert lines == [
         r"x-0 & -3.5 & $\pm$ & 2.5 &  \\",
         r"x-1 & +0.4 & $\pm$ & 1.5 & \,$\sim$ \\",
-        r"x-2 & \multicolumn{4}{c}{--} \\",
+        r"x-2 & \multicolumn{4}{c@{}}{--} \\",
         r"x-3 & +0.10 & $\pm$ & 0.30 & \,$=$ \\",
-        r"x-4 & \multicolumn{4}{c}{$-$1.0 to 2} \\",
+        r"x-4 & \multicolumn{4}{c@{}}{$-$1.0 to 2} \\",
     ]  # siunitx sets the sign of a number in its column as a minus
     assert math.isnan(cells[2].value)
