@@ -158,6 +158,7 @@ class _Leaf:
 
     column: Column
     texts: list[Text]
+    edge: str  # what ends a cell that spans its columns: @{} in the last, which has no space behind it
 
     @property
     def has_numbers(self) -> bool:
@@ -201,7 +202,11 @@ class _Leaf:
 
 def _leaves(table: Table) -> list[_Leaf]:
     texts = table.texts
-    return [_Leaf(column, [row[at] for row in texts]) for at, column in enumerate(table.columns)]
+    last = len(table.columns) - 1
+    return [
+        _Leaf(column, [row[at] for row in texts], "@{}" if at == last else "")
+        for at, column in enumerate(table.columns)
+    ]
 
 
 def _labels(table: Table) -> tuple[list[str], list[list[str]]]:
@@ -264,7 +269,7 @@ def _heads(stubs: Sequence[str], leaves: Sequence[_Leaf]) -> Iterator[str]:
     for group, those in groupby(leaves, key=lambda leaf: leaf.column.group):
         own = list(those)
         count = sum(leaf.count for leaf in own)
-        cells.append(rf"\multicolumn{{{count}}}{{c}}{{{_escaped(group)}}}")
+        cells.append(rf"\multicolumn{{{count}}}{{c{own[-1].edge}}}{{{_escaped(group)}}}")
         if group and len(own) > 1:
             rules.append(rf"\cmidrule(lr){{{at}-{at + count - 1}}}")
         at += count
@@ -273,7 +278,7 @@ def _heads(stubs: Sequence[str], leaves: Sequence[_Leaf]) -> Iterator[str]:
         if rules:
             yield " ".join(rules)
     heads = [
-        rf"\multicolumn{{{leaf.count}}}{{{'c' if leaf.has_numbers else leaf.specification}}}{{{_head(leaf)}}}"
+        rf"\multicolumn{{{leaf.count}}}{{{'c' if leaf.has_numbers else leaf.specification}{leaf.edge}}}{{{_head(leaf)}}}"
         for leaf in leaves
     ]
     yield " & ".join([*map(_escaped, stubs), *heads]) + r" \\"
@@ -288,13 +293,13 @@ def _cell(leaf: _Leaf, text: Text) -> str:
     if text.word:
         word = ("--" if text.word == NOTHING else _escaped(text.word)) + letter
         if leaf.count > 1:
-            return rf"\multicolumn{{{leaf.count}}}{{c}}{{{word}}}"
+            return rf"\multicolumn{{{leaf.count}}}{{c{leaf.edge}}}{{{word}}}"
         return f"{{{word}}}" if leaf.has_numbers else word
     after = (rf"\,({_escaped(text.n)})" if text.n else "") + MARK.get(text.mark, text.mark) + letter
     cells = [_plain(text.value)]
     if text.limits:
         ends = _escaped(text.limits)
-        return rf"{cells[0]} & \multicolumn{{{leaf.count - 1}}}{{l}}{{\,({ends}){after}}}"
+        return rf"{cells[0]} & \multicolumn{{{leaf.count - 1}}}{{@{{\,}}l{leaf.edge}}}{{({ends}){after}}}"
     if leaf.has_intervals:
         cells += [r"$\pm$", _plain(text.half)] if text.half else ["", ""]
     return " & ".join([*cells, *([after] if leaf.has_more else [])])
@@ -310,7 +315,8 @@ def _notes(table: Table) -> list[str]:
 
 
 def _noted(note: str) -> str:
-    """A note on a mark begins with that mark."""
+    """A sentence; a note on a mark begins with that mark."""
+    note = note if note.endswith(".") else f"{note}."
     mark, _, rest = note.partition(" ")
     if mark == NOTHING:
         return f"--~{_escaped(rest)}"

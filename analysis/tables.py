@@ -34,6 +34,7 @@ HOURS = "device_hours"  # the paper's GPU-hours
 PERCENT = ("acc@0.5", "accuracy", "vqa_accuracy")
 EQUIVALENT, UNKNOWN = "=", "~"
 MARKS = {"equivalent": EQUIVALENT, "not known": UNKNOWN}  # verdict -> its mark; what is told apart has none
+MOST = 4  # columns of which it is said one by one what can be told apart
 NONE = pd.DataFrame()
 
 
@@ -454,7 +455,7 @@ def _choice(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
         among = sorted(int(k) for k in chosen["among"].unique() if k)
         k = f" among {among[0]}" + (f" to {among[-1]}" if len(among) > 1 else "") if among else ""
         tests = [split for task, split in sweep.shown if split != sweep.validation[task]]
-        none = "; on test none is chosen" if tests else ""
+        none = "; nothing was chosen on test" if tests else ""
         yield f"* highest mean on validation{k}{each}{none}."
     tuned = set(sweep.manifest.get("tuned_seeds") or []) & set(sweep.frame.get("seed", []))
     if tuned:
@@ -497,19 +498,21 @@ def _detectable_notes(sweep: Sweep, detectable: pd.DataFrame) -> Iterator[str]:
         return
     rows = _shown(sweep, detectable).sort_values("place", kind="stable")
     rows = rows[rows["difference"].notna()]
-    several = rows["task"].duplicated().any()
     for n, those in rows.groupby("n", sort=False):
-        words = [
-            names.task(row.task) + (f" {names.split(row.split, row.task)}" if several else "") for row in _rows(those)
-        ]
-        first, *rest = (number(value, _three(value) - 1) for value in those["difference"])
-        now = ", ".join(
-            [f"{first} points on ({words[0]})", *(f"{x} ({word})" for x, word in zip(rest, words[1:], strict=True))]
-        )
-        yield (
-            f"With {n} seeds differences from {now} are told apart with power 0.8; with 5 seeds"
-            f" {_listed([number(value, _three(value) - 1) for value in those['with_5_seeds']])}."
-        )
+        now, then = ([number(x, _three(x) - 1) for x in those[what]] for what in ("difference", "with_5_seeds"))
+        if len(those) > MOST:
+            low, high = those["difference"].argmin(), those["difference"].argmax()
+            points = f"{now[low]} to {now[high]} points on, by column,"
+            later = f"{then[those['with_5_seeds'].argmin()]} to {then[those['with_5_seeds'].argmax()]}"
+        else:
+            several = those["task"].duplicated().any()
+            first, *others = (
+                f"({names.task(row.task)}{f' {names.split(row.split, row.task)}' if several else ''})"
+                for row in _rows(those)
+            )
+            of = [f"{now[0]} points on {first}", *(f"{x} {word}" for x, word in zip(now[1:], others, strict=True))]
+            points, later = ", ".join(of), _listed(then)
+        yield f"With {n} seeds differences from {points} are told apart with power 0.8; with 5 seeds {later}."
 
 
 def _simultaneous(sweep: Sweep, shown: pd.DataFrame, what: str) -> str:
