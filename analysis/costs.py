@@ -12,12 +12,12 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.frame import Sweep, axis_value, joined
-from mmprompt.files import StoreError
 from mmprompt.identity import is_of_evaluations
 from mmprompt.run import Store, spent
 
@@ -163,18 +163,17 @@ def spent_in_all(store: Store, sweep: Sweep) -> str | None:
     """A sentence on the device hours that all runs of a sweep took, attempts that came to nothing and later evaluations included.
     None where no run has recorded any."""
     total = 0.0
-    for run, hours in sweep.frame.drop_duplicates("run").set_index("run")["device_hours_spent"].items():
-        folder = store.run(str(run))
-        try:
-            result = folder.result()
-            published = 0 if result is None else int(result["attempt"])
-            rest = [attempt for attempt in folder.attempts() if attempt.number > published]
+    runs = sweep.frame.drop_duplicates("run")
+    for run, published, hours in runs[["run", "attempt", "device_hours_spent"]].itertuples(index=False, name=None):
+        folder = store.run(run)
+        try:  # its own record counts all until it was published
+            rest = [attempt for attempt in folder.attempts() if pd.isna(published) or attempt.number > published]
             seconds = [spent([attempt]) * (attempt.job.get("gpus") or _threads(folder.config_file)) for attempt in rest]
-        except (OSError, ValueError, StoreError):
+        except (OSError, ValueError):
             seconds = []
-        total += sum(seconds) / 3600 + (0.0 if hours is None or math.isnan(hours) else float(hours))
+        total += sum(seconds) / 3600 + (0.0 if pd.isna(hours) else float(hours))
     return f"its runs took {total:.2g} device hours in all, failed ones included" if total else None
 
 
-def _threads(config: Any) -> int:
+def _threads(config: Path) -> int:
     return int(json.loads(config.read_text(encoding="utf-8")).get("threads", 1))
