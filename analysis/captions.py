@@ -94,7 +94,7 @@ def _of_differences(sweep: Sweep, shown: pd.DataFrame, what: str, over: bool, pa
     method = f"{what}_method" if f"{what}_method" in known else "difference_method"
     if method in known:
         named = " and ".join(dict.fromkeys(known[method].dropna()))
-        of = "each task's" if sweep.manifest.get("family") == "task" else f"all {_compared(known, what)}"
+        of = "each task's" if sweep.manifest["family"] == "task" else f"all {_compared(known, what)}"
         kind = f"simultaneous {LEVEL:.0%} intervals over {of} comparisons ({named})"
     else:
         kind = f"{LEVEL:.0%} intervals, each for itself"

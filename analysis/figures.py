@@ -300,7 +300,7 @@ def in_a_sentence(name: str) -> str:
 
 def margin_of(sweep: Sweep, metric: str) -> float | None:
     """How large a difference counts as none, where the sweep says it."""
-    margins = sweep.manifest.get("margin") or {}
+    margins = sweep.manifest["margin"]
     return None if metric == AVERAGE else margins.get("cider" if metric == "cider" else "percent")
 
 

