@@ -230,7 +230,7 @@ def _marked(cell: Cell, verdict: str) -> Cell:
 
 
 def _cost(row: Any) -> Cell:
-    """To three digits; what a clock said has no interval."""
+    """To three digits."""
     if row.n == 0:
         return Cell(word=NOTHING) if row.done else _cell(row, "value")
     has_interval = row.lower < row.upper
