@@ -81,7 +81,7 @@ class Source(Protocol):
         """By evaluation: the record of the attempt that made it. `said`: what its file says, None without one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sweep:
     """A manifest, and its points as a frame.
 

@@ -7,8 +7,9 @@ here and put together in `analysis.inference`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def metric_range(metric: str) -> tuple[float, float]:
     return 0.0, highest(metric) if metric in PRIMARY_METRIC.values() else math.inf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """The runs of one table cell: a row, a task, a split."""
 
@@ -48,22 +49,34 @@ class Group:
         """Those that have a score."""
         return list(self.rows.loc[self.rows["value"].notna(), "seed"]) if "seed" in self.rows else []
 
-    def sample(self, what: str = "value", seeds: list[Any] | None = None) -> Sample:
+    def sample(self, what: str = "value", seeds: Sequence[Any] | None = None) -> Sample:
         """`what`: value, or kept. `seeds`: these alone, in this order; None: all that have a value."""
+        key = (what, None if seeds is None else tuple(seeds))
+        if key not in self._samples:
+            self._samples[key] = self._sample(what, seeds)
+        return self._samples[key]
+
+    @cached_property
+    def _samples(self) -> dict[Any, Sample]:
+        """Those that were asked for: of one cell, by its table, its differences, its trend and its claims."""
+        return {}
+
+    def _sample(self, what: str, seeds: Sequence[Any] | None) -> Sample:
         rows = self.rows[self.rows[what].notna()]
         if seeds is not None:
-            rows = rows.set_index("seed", drop=False).loc[seeds]
-        examples = [self._examples(row, what) for row in rows.itertuples()]
-        known = [one for one in examples if one is not None]
-        whole = len(known) == len(rows) > 0 and len({len(one) for one in known}) == 1
-        return Sample(rows[what].to_numpy(float), np.mean(known, axis=0) if whole else None)
+            rows = rows.set_index("seed", drop=False).loc[list(seeds)]
+        whole_ids = rows["whole_evaluation"] if what == KEPT else rows["evaluation"]
+        known = [self._examples(*one, what) for one in zip(rows["run"], rows["evaluation"], whole_ids, strict=True)]
+        examples = [one for one in known if one is not None]
+        whole = len(examples) == len(rows) > 0 and len({len(one) for one in examples}) == 1
+        return Sample(rows[what].to_numpy(float), np.mean(examples, axis=0) if whole else None)
 
-    def _examples(self, row: Any, what: str) -> np.ndarray | None:
+    def _examples(self, run: str, evaluation: str, whole_evaluation: str, what: str) -> np.ndarray | None:
         """Of one run, an array of m whose mean is its value."""
-        now = self.sweep.examples(row.run, row.evaluation)
+        now = self.sweep.examples(run, evaluation)
         if what == "value" or now is None:
             return now
-        whole = self.sweep.examples(row.run, row.whole_evaluation) if isinstance(row.whole_evaluation, str) else None
+        whole = self.sweep.examples(run, whole_evaluation) if isinstance(whole_evaluation, str) else None
         if whole is None or len(whole) != len(now) or not whole.mean():
             return None
         # A ratio of two means of the same examples: each example as far as it moves the ratio (delta method).
@@ -71,12 +84,15 @@ class Group:
         return 100 * (share + (now - share * whole) / whole.mean())
 
 
-def groups(sweep: Sweep) -> Iterator[Group]:
+@lru_cache(maxsize=4)  # a report asks for them again and again
+def groups(sweep: Sweep) -> tuple[Group, ...]:
     """Of every cell and split, in the order of the points."""
     scores = with_kept(sweep) if sweep.manifest["kept_from"] is not None else sweep.scores
     keys = [*sweep.roles, "task", "split"]
-    for label, rows in scores.groupby(keys, sort=False):
-        yield Group(dict(zip(keys, label, strict=True)), _sound(rows), sweep)
+    return tuple(
+        Group(dict(zip(keys, label, strict=True)), _sound(rows), sweep)
+        for label, rows in scores.groupby(keys, sort=False)
+    )
 
 
 def _sound(rows: pd.DataFrame) -> pd.DataFrame:

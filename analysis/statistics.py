@@ -47,7 +47,7 @@ def cells(sweep: Sweep) -> pd.DataFrame:
     - where the sweep asks for it, the same of the share that is kept, in percent: `kept`, and `kept_difference`;
     - note: what else a reader of this cell has to know.
     """
-    found, notes = list(groups(sweep)), cell_notes(sweep, sweep.scores)
+    found, notes = groups(sweep), cell_notes(sweep, sweep.scores)
     labels = [*sweep.roles, "task", "split"]
     quantities = {"": "value"} | ({"kept_": KEPT} if sweep.manifest["kept_from"] is not None else {})
     compared = {prefix: compare(sweep, found, what) for prefix, what in quantities.items()}

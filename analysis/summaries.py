@@ -172,7 +172,7 @@ def detectable(sweep: Sweep) -> pd.DataFrame:
     Columns: task, split, metric, n (the smallest), difference (points of the metric, or of the share kept), with_5_seeds.
     """
     what = KEPT if sweep.manifest["kept_from"] is not None else "value"
-    found = list(groups(sweep))
+    found = groups(sweep)
     counts = sizes(sweep, found, what)
     columns: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
     for label, numbers in blocks(sweep, found, what).items():
