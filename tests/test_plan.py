@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,14 +18,17 @@ from hypothesis import strategies as st
 from mmprompt.config import ConfigError, RunConfig
 from mmprompt.identity import evaluation_id
 from mmprompt.place import ROOT, Cluster
+from mmprompt.power import detectable
 from mmprompt.processes import this_process
 from mmprompt.run import RunFolder, Store
 from sweeps.cost import LOOKED_INTO, Cost, cost, volume
 from sweeps.manifest import Expanded, expand, manifest
 from sweeps.plan import plan
+from sweeps.precision import precision
 from sweeps.state import Queue, states
 
 FACTS = {"attempt": 1, "device": "cpu: a core", "seconds": 50.0, "trainable_parameters": 1000}
+TASKS = ("micro_vqa,micro_caption", "micro_vqa,micro_caption,micro_grounding,micro_entailment")
 LENGTH = ["task=micro_vqa", "prompt.length=10", "cluster=local", "seed=1,2,3", "optim.steps=100"]
 
 
@@ -337,3 +341,43 @@ def test_evaluations_cost_what_those_of_their_kind_took_and_nothing_is_guessed(
     )  # two, whatever their budget; nothing is trained
     disk = told.disk(1)
     assert disk is not None and disk[0] < 1e5
+
+
+def test_a_plan_says_which_differences_its_seeds_can_show(store: Store) -> None:
+    one = expand("length", ["task=micro_vqa", "seed=1,2,3", "cluster=local"], ROOT / "conf")
+    noise = np.random.default_rng(0)
+    scores: dict[str, list[float]] = {}
+    for run, point in one.points:
+        seen = states(store, list(one.configs), Queue({}), one.wanted)
+        if not scores:
+            [said] = precision(one, seen)  # nothing is done: how large a standard deviation is, is not known
+            assert said == (
+                "to be told apart with power 0.8 a difference must be 3.1 standard deviations over seeds, with 3 seeds; with 5, 2.3"
+            )
+        score = float(noise.normal(60, 2))
+        scores.setdefault(str(point.values["prompt.length"]), []).append(score)
+        finish(store.run(run), one.configs[run], metrics={"val/vqa_accuracy": 1.0, "test/vqa_accuracy": score})
+    sd = np.sqrt(np.mean([np.var(of, ddof=1) for of in scores.values()]))
+    _, said = precision(one, states(store, list(one.configs), Queue({}), one.wanted))
+    assert said == f"that is {detectable(3, 5) * sd:.1f} points on micro_vqa, by the runs that are done"
+
+
+def test_more_columns_need_larger_differences_and_one_seed_or_one_row_shows_none(store: Store) -> None:
+    def said(name: str, *overrides: str) -> list[str]:
+        one = expand(name, [*overrides, "cluster=local"], ROOT / "conf")
+        return list(precision(one, states(store, list(one.configs), Queue({}), one.wanted)))
+
+    two, four = (float(said("depth", f"task={tasks}")[0].split("must be ")[1].split()[0]) for tasks in TASKS)
+    assert four > two > detectable(3, 2)
+    assert said("length", "seed=11")[0].startswith("1 seed tells no two rows apart")
+    assert said("length", "prompt.length=64") == [] == said("learning_rate", "task=micro_vqa")
+
+
+def test_a_manifest_says_which_seeds_chose_its_rates() -> None:
+    def seeds(*overrides: str) -> list[int]:
+        found: list[int] = manifest(expand("length", overrides, ROOT / "conf"), {})["tuned_seeds"]
+        return found
+
+    assert seeds() == [1, 2, 3]
+    assert seeds("optim.lr=0.1") == []  # no tuned rate is used
+    assert seeds("model=ofa_tiny", "paths.backbone=mmprompt/backbones/micro.safetensors") == []  # none was tuned here
