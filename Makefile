@@ -15,6 +15,7 @@ RUNS ?= $(or $(MMPROMPT_RUNS),runs)
 export MMPROMPT_RUNS := $(abspath $(RUNS))
 export YES
 PAPER := main methods depth reparameterization length robustness convergence
+COSTS := methods convergence# of these, what rows take is measured as well
 SEEDS := 11,12,13,14,15# of the paper's sweeps together; a sweep alone has the three of its file
 # tests: one process has SLURM and mostly waits, two others use two cores
 PROCESSES := -n 3
@@ -46,7 +47,9 @@ sweep-%: $(INSTALLED) ## run a sweep (what is done already is not run again), th
 
 paper: $(INSTALLED) ## every sweep of the paper as one launch, five seeds, with the time left; then all tables and figures
 	@$(PY) -m sweeps launch $(PAPER) seed=$(SEEDS) $(CHOICE) $(ARGS); status=$$?; \
-	if [ $$status -eq 2 ]; then exit 2; fi; $(PY) -m analysis tables $(PAPER) || exit $$?; exit $$status
+	if [ $$status -eq 2 ]; then exit 2; fi; \
+	if [ $$status -eq 0 ]; then for one in $(COSTS); do $(PY) -m sweeps measure $$one seed=$(SEEDS) $(CHOICE) $(ARGS); done; fi; \
+	$(PY) -m analysis tables $(PAPER) || exit $$?; exit $$status
 
 search-%: $(INSTALLED) ## look for the best settings, trial by trial, and confirm them on fresh seeds
 	@$(PY) -m sweeps search $* $(CHOICE) $(ARGS); status=$$?; \

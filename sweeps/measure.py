@@ -55,11 +55,11 @@ def measure(names: Sequence[str], overrides: Sequence[str], rounds: int, wait: b
     name, store, cluster = expanded.sweep.name, expanded.store, expanded.place.cluster
     follow_mode(store.root)
     rows, missing = rows_of(expanded)
+    if not rows:
+        print(f"{name}: nothing to measure, as none of its runs is finished; `make costs-{name}` measures them then")
+        return 1
     for row in missing:
         print(f"not measured: {row['task']} {label(row['values'])} has no finished run")
-    if not rows:
-        print(f"nothing to measure; `make sweep-{name}` makes the runs")
-        return 1
     # Before anything is written: it may refuse.
     kind, why = scheduler.choose(cluster.kind)
     tasks = len({row["task"] for row in rows})
