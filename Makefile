@@ -14,7 +14,7 @@ RUN ?=
 RUNS ?= $(or $(MMPROMPT_RUNS),runs)
 export MMPROMPT_RUNS := $(abspath $(RUNS))
 export YES
-PAPER := main methods depth reparameterization length robustness convergence
+PAPER := zero_shot main methods depth reparameterization length robustness convergence
 SEEDS := 11,12,13,14,15# of the paper's sweeps together; a sweep alone has the three of its file
 # tests: one process has SLURM and mostly waits, two others use two cores
 PROCESSES := -n 3
