@@ -23,10 +23,11 @@ from analysis.figures import (
     panels_of,
 )
 from analysis.frame import Sweep
+from analysis.references import NO_REFERENCES, References
 from analysis.style import WIDTHS
 from mmprompt.intervals import LEVEL
 
-CALLED = {"chance": "chance", "zero_shot": "the backbone without tuning", "baseline": "the baseline"}
+CALLED = {"zero_shot": "Backbone without tuning", "chance": "Chance (always the same answer, the best one)"}
 
 
 def caption(
@@ -37,13 +38,14 @@ def caption(
     width: str = "text",
     averages: pd.DataFrame | None = None,
     trends: pd.DataFrame | None = None,
+    references: References = NO_REFERENCES,
 ) -> str:
     """Of the figure that `analysis.figures.draw` makes of the same arguments: a sentence per line."""
     keys = keys_of(sweep, cells, curves)
     if curves is not None:
         said = _of_curves(sweep, curves, keys)
     else:
-        panels = panels_of(sweep, cells, keys, averages)
+        panels = panels_of(sweep, cells, keys, averages, references)
         over = is_over_numbers(sweep, cells)
         compared = len(keys.names) <= FEW if over else are_rows_compared(keys, panels, WIDTHS[width])
         said = _of_cells(sweep, cells, keys, panels, averages, trends, over, compared)
@@ -129,12 +131,12 @@ def _of_trends(trends: pd.DataFrame, panels: Sequence[Panel]) -> list[str]:
 def _of_references(panels: Sequence[Panel]) -> list[str]:
     """Chance and the untuned backbone, and those that lie too far off to be drawn."""
     said = []
-    for name in ("zero_shot", "chance"):
-        there = [f"{panel.title} {panel.references[name]:g}" for panel in panels if name in panel.references]
+    for name, words in CALLED.items():
+        there = [f"{panel.title} {panel.references[name]:.1f}" for panel in panels if name in panel.references]
         off = [panel.title for panel in panels if name in panel.references and name not in near(panel)]
         if there:
             beyond = f"; not drawn, as it is far off: {', '.join(off)}" if off else ""
-            said.append(f"{CALLED[name][:1].upper()}{CALLED[name][1:]}: {', '.join(there)}{beyond}.")
+            said.append(f"{words}: {', '.join(there)}{beyond}.")
     return said
 
 

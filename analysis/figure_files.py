@@ -10,6 +10,7 @@ import pandas as pd
 from analysis import captions, figures, paper_figures
 from analysis.frame import Sweep
 from analysis.published import Published, compared
+from analysis.references import NO_REFERENCES, References
 from mmprompt.files import write_over
 
 
@@ -24,14 +25,16 @@ def write(
     formats: Iterable[str] = figures.FORMATS,
     averages: pd.DataFrame | None = None,
     trends: pd.DataFrame | None = None,
+    references: References = NO_REFERENCES,
 ) -> list[Path]:
     """NAME.pdf, NAME.png and NAME.caption.txt, and NAME_paper.* where the paper has scores; returns them, ours first.
 
     As wide as a column, all are NAME_column.pdf and so on. `formats`: of `figures.KINDS`.
     """
     name = sweep.manifest["sweep"]
-    ours = figures.draw(sweep, cells, curves, width=width, averages=averages, trends=trends)
-    said = captions.caption(sweep, cells, curves, width=width, averages=averages, trends=trends)
+    more = {"averages": averages, "trends": trends}
+    ours = figures.draw(sweep, cells, curves, width=width, references=references, **more)
+    said = captions.caption(sweep, cells, curves, width=width, references=references, **more)
     places = figures.save(ours, folder / named(name, width), formats)
     places.append(_caption(folder, named(name, width), said))
     part = paper_figures.drawn(published)

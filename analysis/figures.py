@@ -42,7 +42,7 @@ from analysis.panels import (
     marks_of_rows,
     number_axis,
     reached,
-    references,
+    reference_lines,
     rows,
     runs_of_lines,
     runs_of_rows,
@@ -50,6 +50,7 @@ from analysis.panels import (
     value_axis,
     zero,
 )
+from analysis.references import NO_REFERENCES, References
 from analysis.scales import COST, MARGIN, Scale, are_numbers, limits
 from analysis.scales import KEPT as SHARE
 from analysis.style import LINES, WIDTHS, Look, applied, looks
@@ -91,14 +92,16 @@ def draw(
     width: str = "text",
     averages: pd.DataFrame | None = None,
     trends: pd.DataFrame | None = None,
+    references: References = NO_REFERENCES,
 ) -> Figure:
     """`width`: one of `WIDTHS`. `curves`: learning curves, where the sweep asks for those and not for its cells; with a column
-    `hours` they are drawn over that too. `averages` (over tasks) have a panel of their own, `trends` a line in each."""
+    `hours` they are drawn over that too. `averages` (over tasks) have a panel of their own, `trends` and
+    `references` lines in each."""
     with applied():
         if curves is not None:
             return finished(_learning(sweep, keys_of(sweep, cells, curves), curves, WIDTHS[width]))
         keys = keys_of(sweep, cells)
-        shown = panels_of(sweep, cells, keys, averages)
+        shown = panels_of(sweep, cells, keys, averages, references)
         if is_over_numbers(sweep, cells):
             return finished(_lines(sweep, keys, shown, WIDTHS[width], trends))
         return finished(_rows(sweep, keys, shown, WIDTHS[width]))
@@ -192,7 +195,13 @@ def keys_of(sweep: Sweep, cells: pd.DataFrame, curves: pd.DataFrame | None = Non
     return Keys.of(sweep, cells, (sweep.over or sweep.compare) if is_over_numbers(sweep, cells) else None)
 
 
-def panels_of(sweep: Sweep, cells: pd.DataFrame, keys: Keys, averages: pd.DataFrame | None = None) -> list[Panel]:
+def panels_of(
+    sweep: Sweep,
+    cells: pd.DataFrame,
+    keys: Keys,
+    averages: pd.DataFrame | None = None,
+    references: References = NO_REFERENCES,
+) -> list[Panel]:
     """For each task and split that is shown, and for the average where that is given."""
     x, runs = sweep.over or sweep.compare, sweep.scores
     cells, runs = keys.on(cells.assign(x=cells[x])), keys.on(runs.assign(x=runs[x]))
@@ -202,19 +211,18 @@ def panels_of(sweep: Sweep, cells: pd.DataFrame, keys: Keys, averages: pd.DataFr
     for task, split in sweep.shown:
         own, those = (each[(each["task"] == task) & (each["split"] == split)] for each in (cells, runs))
         title = names.task(task) + (f", {names.split(split, task)}" if tasks.count(task) > 1 else "")
-        found.append(Panel(task, split, title, sweep.tasks[task], own, those, _references(sweep, task, own)))
+        compared = {**_baseline_value(own), **references.get((task, split), {})}
+        found.append(Panel(task, split, title, sweep.tasks[task], own, those, compared))
     if averages is not None and len(averages):
         own = keys.on(averages.assign(x=averages[x], failed=0, diverged=0, planned=averages["n"]))
-        references = _references(sweep, AVERAGE, own)
-        found.append(Panel(AVERAGE, "", names.task(AVERAGE), AVERAGE, own, runs.head(0), references))
+        found.append(Panel(AVERAGE, "", names.task(AVERAGE), AVERAGE, own, runs.head(0), _baseline_value(own)))
     return found
 
 
-def _references(sweep: Sweep, task: str, cells: pd.DataFrame) -> dict[str, float]:
-    """What a task's values are compared with by eye: the baseline where that is one value, and what the manifest gives."""
+def _baseline_value(cells: pd.DataFrame) -> dict[str, float]:
+    """That of the baseline, where that is one."""
     baseline = cells.loc[cells["baseline"], "value"]
-    found = {"baseline": float(baseline.iloc[0])} if len(baseline) == 1 and baseline.notna().all() else {}
-    return found | {key: float(value) for key, value in sweep.manifest.get("references", {}).get(task, {}).items()}
+    return {"baseline": float(baseline.iloc[0])} if len(baseline) == 1 and baseline.notna().all() else {}
 
 
 def near(panel: Panel) -> dict[str, float]:
@@ -243,7 +251,7 @@ def _rows(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float) -> Fi
         shown = near(panel)
         rows(axes[0], panel.cells, every, keys.looks, quantity)
         runs_of_rows(axes[0], panel.runs, every, keys.looks)
-        references(axes[0], "x", shown)
+        reference_lines(axes[0], "x", shown)
         bounds = quantity.limits(panel.cells, [*panel.runs["value"], *shown.values()])
         value_axis(axes[0], "x", quantity, bounds, inches)
         axes[0].set_title(panel.title)
@@ -359,7 +367,7 @@ def _lines(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float, tren
             elif measure == SCORE:
                 shown = near(panel)
                 more = [*(panel.runs["value"] if few else []), *shown.values()]
-                references(ax, "y", shown)
+                reference_lines(ax, "y", shown)
                 if few:
                     runs_of_lines(ax, panel.runs, every, keys.looks, scale, dodge, inches)
                 if len(every) == 1 and trends is not None:

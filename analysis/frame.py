@@ -28,8 +28,8 @@ import pandas as pd
 
 from analysis import verify
 from analysis.records import RecordError, read_ends, read_record
-from analysis.verify import RECORD, RESULT, Finding, Unreadable, read_json
-from mmprompt.config import FURTHER_METRICS, Questions, RunConfig, nearest
+from analysis.verify import RECORD, RESULT, Finding, Unreadable
+from mmprompt.config import FURTHER_METRICS, REFERENCE_METRICS, Questions, RunConfig, nearest
 from mmprompt.files import StoreError
 from mmprompt.run import OF_SEARCH, Attempt, RunFolder, Store
 
@@ -88,7 +88,7 @@ class Sweep:
     `frame` has a row per point: a column per axis, then run, state, metric (the task's), source (wandb or result.json), what
     `ABOUT` and `FACTS` name, and for each split that is asked `split/evaluation` (its id), `split/metric` for each value found,
     `split/conflict` where there is one: why there is no value. Further metrics (FURTHER_METRICS) have columns of the kind too,
-    NaN where they were not computed.
+    and what scores are compared with (REFERENCE_METRICS); NaN where they were not computed.
     """
 
     manifest: dict[str, Any]
@@ -398,7 +398,7 @@ class Reading:
                 missing = True
             else:
                 row[f"{split}/{row['metric']}"] = found
-        row |= _further(run.folder, run.result, point["evaluations"], self.manifest["tasks"][row["task"]]["family"])
+        row |= _further(run, point["evaluations"], self.manifest["tasks"][row["task"]]["family"])
         if missing and row["state"] not in WRONG:
             row["state"] = _state_of_evaluations(run.folder, run.result)
 
@@ -692,18 +692,15 @@ def _history(file: Path) -> pd.DataFrame:
     return read_record(file, history=True).history
 
 
-def _further(
-    folder: RunFolder, result: Mapping[str, Any], evaluations: Mapping[str, str], family: str
-) -> dict[str, float]:
+def _further(run: _Run, evaluations: Mapping[str, str], family: str) -> dict[str, float]:
     """By `split/metric`: what these evaluations say besides the task's metric, from `result.json` and their files."""
     found: dict[str, float] = {}
-    for split, one in evaluations.items() if family in FURTHER_METRICS else ():
-        if result["evaluations"].get(split) == one:
-            said = {name: result["metrics"].get(f"{split}/{name}") for name in FURTHER_METRICS[family]}
+    names = (*FURTHER_METRICS.get(family, ()), *REFERENCE_METRICS.get(family, ()))
+    for split, one in evaluations.items() if names else ():
+        if run.result["evaluations"].get(split) == one:
+            said = {name: run.result["metrics"].get(f"{split}/{name}") for name in names}
         else:
-            file = read_json(Attempt(folder, result["attempt"]).evaluation_file(one)) or read_json(
-                folder.evaluations / f"{one}.json"
-            )
-            said = {} if file is None else file["metrics"]
-        found |= {f"{split}/{name}": number(said.get(name)) for name in FURTHER_METRICS[family]}
+            files = run.files[one]
+            said = files.about["metrics"] if isinstance(files, _Files) and files.about is not None else {}
+        found |= {f"{split}/{name}": number(said.get(name)) for name in names}
     return found

@@ -120,7 +120,7 @@ def value_axis(ax: Axes, which: str, quantity: Quantity, bounds: tuple[float, fl
     axis.set_ticks(places, [_number(place) for place in places])
 
 
-def references(ax: Axes, which: str, found: Mapping[str, float]) -> None:
+def reference_lines(ax: Axes, which: str, found: Mapping[str, float]) -> None:
     """Lines across a panel at these values of its axis of values."""
     draw = ax.axvline if which == "x" else ax.axhline
     for name, value in found.items():

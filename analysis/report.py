@@ -20,6 +20,7 @@ from analysis.latex import latex
 from analysis.layout import Table
 from analysis.markdown import markdown
 from analysis.published import Published, published, unpublished
+from analysis.references import References, references
 from analysis.runs import runs
 from analysis.statistics import cells, edges, facts, learning_curves
 from analysis.summaries import averages, detectable, trends
@@ -42,6 +43,7 @@ class Report:
     claims: pd.DataFrame
     costs: Costs
     curves: pd.DataFrame | None  # over seeds, where the sweep asks for them
+    references: References
     papers: list[Published]
     own: list[str]  # notes on our numbers
     notes: list[str]  # and on the paper's
@@ -52,7 +54,8 @@ class Report:
         more = [*cost_tables(self.sweep, self.costs), *([claim_table(self.claims)] if len(self.claims) else [])]
         pairs = zip(self.trends["task"], self.trends["split"], strict=True)
         shown = self.trends[[pair in self.sweep.shown for pair in pairs]]
-        return tables.ours(self.sweep, self.cells, self.facts, shown, self.averages, self.detectable, more)
+        summaries = shown, self.averages, self.detectable
+        return tables.ours(self.sweep, self.cells, self.facts, *summaries, more, self.references)
 
 
 def report(store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> Report | Sweep:
@@ -79,6 +82,7 @@ def report(store: Store, manifest: dict[str, Any], source: Source, deep: bool = 
         claims=claims(sweep),
         costs=costs,
         curves=learnt,
+        references=references(store, sweep),
         papers=list(published(manifest)),
         own=own,
         notes=[*own, *unpublished(manifest)],
@@ -110,9 +114,17 @@ def draw(one: Report, folder: Path, width: str, formats: Sequence[str]) -> list[
     """The figure's files, ours first."""
     from analysis import figure_files
 
-    more = {"averages": one.averages, "trends": one.trends}
     return figure_files.write(
-        folder, one.sweep, primary(one), one.papers, one.curves, width=width, formats=formats, **more
+        folder,
+        one.sweep,
+        primary(one),
+        one.papers,
+        one.curves,
+        width=width,
+        formats=formats,
+        averages=one.averages,
+        trends=one.trends,
+        references=one.references,
     )
 
 

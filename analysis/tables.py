@@ -23,6 +23,7 @@ from analysis.costs import Costs
 from analysis.frame import Sweep, axis_value
 from analysis.layout import NOTHING, Cell, Column, Row, Table, number, table, turned
 from analysis.published import Published
+from analysis.references import NO_REFERENCES, References
 from analysis.statistics import whole_state
 from mmprompt.intervals import LEVEL
 
@@ -33,6 +34,7 @@ PERCENT = ("acc@0.5", "accuracy", "vqa_accuracy")
 EQUIVALENT, UNKNOWN = "=", "~"
 MARKS = {"equivalent": EQUIVALENT, "not known": UNKNOWN}  # verdict -> its mark; what is told apart has none
 MOST = 4  # columns of which it is said one by one what can be told apart
+SEEN_AGAINST = {"zero_shot": "without tuning", "chance": "always the same answer"}  # reference -> its words
 NONE = pd.DataFrame()
 
 
@@ -44,13 +46,15 @@ def ours(
     averages: pd.DataFrame = NONE,
     detectable: pd.DataFrame = NONE,
     extra: Sequence[Table] = (),
+    references: References = NO_REFERENCES,
 ) -> list[Table]:
     """The tables that a sweep becomes: scores, the share that is kept, differences from the baseline, trend, average, what
-    runs took, and `extra`. The frames are those of `analysis.statistics`; an empty one makes no table.
+    runs took, and `extra`. The frames are those of `analysis.statistics`; an empty one makes no table. `references`
+    (`analysis.references`) stand below the scores.
     """
     kept = sweep.manifest["kept_from"] is not None
     what = "kept_difference" if kept else "difference"
-    made = [comparison(sweep, cells, facts, detectable)]
+    made = [comparison(sweep, cells, facts, detectable, references)]
     judged = cells[
         cells["metric"] == cells["task"].map(sweep.tasks)
     ]  # by the metric of each task, and not by further ones
@@ -70,7 +74,13 @@ def ours(
 # Tables
 
 
-def comparison(sweep: Sweep, cells: pd.DataFrame, facts: pd.DataFrame, detectable: pd.DataFrame = NONE) -> Table:
+def comparison(
+    sweep: Sweep,
+    cells: pd.DataFrame,
+    facts: pd.DataFrame,
+    detectable: pd.DataFrame = NONE,
+    references: References = NO_REFERENCES,
+) -> Table:
     shown = _shown(sweep, cells)
     scores = _arranged(sweep, shown, score)
     columns = scores.columns
@@ -85,7 +95,8 @@ def comparison(sweep: Sweep, cells: pd.DataFrame, facts: pd.DataFrame, detectabl
         scores = replace(scores, columns=columns, rows=tuple(rows))
     axes = f"{_axis_words(sweep)}{f' and {_lower(names.axis(sweep.over))}' if sweep.over else ''}"
     caption = f"Scores by {axes} on {split_words(sweep)}: {INTERVAL}{_of_n(scores.n, shown)}."
-    notes = [*_score_notes(sweep, shown), *_detectable_notes(sweep, detectable), *_state_notes(sweep)]
+    notes = [*_score_notes(sweep, shown), *_reference_notes(sweep, references), *_detectable_notes(sweep, detectable)]
+    notes += _state_notes(sweep)
     return _with(scores, caption, notes, sweep)
 
 
@@ -402,6 +413,22 @@ def _score_notes(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
     if (shown["n"] == 1).any():
         yield "One seed has no interval."
     yield from _choice(sweep, shown)
+
+
+def _reference_notes(sweep: Sweep, references: References) -> Iterator[str]:
+    """`Without tuning: 3.7 on Grounding, 67.3 on Entailment; always the same answer: 50.1 on Entailment.`"""
+    tasks, said = [task for task, _ in sweep.shown], []
+    for name, words in SEEN_AGAINST.items():
+        known = [
+            f"{number(value, 1)} on {names.task(task)}{f' {names.split(split, task)}' if tasks.count(task) > 1 else ''}"
+            for task, split in sweep.shown
+            if (value := references.get((task, split), {}).get(name)) is not None
+        ]
+        if known:
+            said.append(f"{words}: {', '.join(known)}")
+    if said:
+        text = "; ".join(said)
+        yield f"{text[0].upper()}{text[1:]}."
 
 
 def _choice(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:

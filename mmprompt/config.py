@@ -36,6 +36,10 @@ PRIMARY_METRIC = {  # on the paper's scale: percent; CIDEr times 100
 FURTHER_METRICS = {
     "caption": ("bleu4", "meteor", "spice")
 }  # in percent, of a whole set of answers; where they can be had
+REFERENCE_METRICS = {
+    "entailment": ("constant_answer",),
+    "vqa": ("constant_answer",),
+}  # in percent, of the questions alone: what a run's scores are compared with, the same whatever it answers
 
 
 class ConfigError(ValueError):

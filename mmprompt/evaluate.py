@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmprompt import captions, metrics
 from mmprompt.attack import ask_under_attack
-from mmprompt.config import PRIMARY_METRIC, Attack, RunConfig, parse
+from mmprompt.config import PRIMARY_METRIC, REFERENCE_METRICS, Attack, RunConfig, parse
 from mmprompt.data import Split, load, tokenizer
 from mmprompt.generate import score_candidates, search
 from mmprompt.identity import as_asked
@@ -79,7 +79,8 @@ class Scores:
     """What the answers to a set of questions are worth."""
 
     examples: np.ndarray  # of each, under the task's metric (PRIMARY_METRIC of its family)
-    metrics: dict[str, float]  # of all of them: the mean of these, first, and what only a whole set of answers has
+    metrics: dict[str, float]  # of all of them: the mean of these, first, and what only a whole set of answers has;
+    # then what they are compared with (REFERENCE_METRICS)
 
 
 def evaluate(
@@ -96,6 +97,8 @@ def evaluate(
     values = {PRIMARY_METRIC[config.task.family]: float(scores.mean())}
     if config.task.family == "caption":
         values |= captions.further(*as_captions(config, split, found))
+    if config.task.family in REFERENCE_METRICS:
+        values["constant_answer"] = metrics.constant_answer([item.right for item in split.items[: len(found)]])
     return Scores(scores, values)
 
 

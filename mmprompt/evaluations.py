@@ -154,7 +154,7 @@ def published_weights(folder: RunFolder, result: Mapping[str, Any]) -> dict[str,
 
 
 def recorded(content: Mapping[str, Any]) -> dict[str, float]:
-    """What a W&B record says of an evaluation: evaluation/ID is its primary metric, evaluation/ID/bleu4 a further one."""
+    """What a W&B record says of an evaluation: evaluation/ID is its primary metric, evaluation/ID/bleu4 another one."""
     named = {name: "" if name in PRIMARY_METRIC.values() else f"/{name}" for name in content["metrics"]}
     return {f"evaluation/{content['evaluation']}{end}": content["metrics"][name] for name, end in named.items()}
 

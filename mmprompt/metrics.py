@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -35,6 +35,15 @@ def hits(predicted: Sequence[Box | None], truth: Sequence[Box]) -> np.ndarray:
 def credits(predicted: Sequence[str], right: Sequence[Mapping[str, float]]) -> np.ndarray:
     """What each answer scores: 100 for the one that is right, or, where many people answered, their soft score (VQA)."""
     return np.array([100.0 * scores.get(answer, 0.0) for answer, scores in zip(predicted, right, strict=True)])
+
+
+def constant_answer(right: Sequence[Mapping[str, float]]) -> float:
+    """What the one answer scores that is the best to give to all of these questions, in percent: what guessing comes to."""
+    credit: defaultdict[str, float] = defaultdict(float)
+    for scores in right:
+        for answer, score in scores.items():
+            credit[answer] += score
+    return 100 * max(credit.values()) / len(right)
 
 
 def bare_words(text: str) -> str:

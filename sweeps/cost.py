@@ -1,6 +1,7 @@
 """What runs will take, as finished runs of their kind tell: time, GPU-hours, disk. Nothing is guessed where none is finished.
 
-A kind is a model, a task and a method, on a GPU or not. Finished runs of the sweep at hand tell, else a sample of the store's.
+A kind is a model, a task and a method, or that nothing is trained, on a GPU or not. Finished runs of the sweep at hand tell, else
+a sample of the store's.
 What an evaluation takes is told by those of its kind: of the same split, decoded and attacked in the same way with whatever budget.
 """
 
@@ -158,7 +159,14 @@ def cost(
 
 
 def kind_of(config: RunConfig) -> Kind:
-    return config.model.name, config.task.name, config.method
+    prompt = config.prompt
+    lengths = () if prompt is None else (prompt.length, prompt.decoder_length)
+    return config.model.name, config.task.name, _trained(config.method, lengths)
+
+
+def _trained(method: str, lengths: Iterable[int | None]) -> str:
+    """The method; that of prompts of length 0 tells nothing of training others. `lengths`: of the prompts of both stacks."""
+    return "nothing" if method == "prompt" and not any(lengths) else method
 
 
 def like(settings: Settings) -> str:
@@ -189,7 +197,9 @@ def _finished(folder: RunFolder) -> tuple[Kind, Finished] | None:
         result = folder.result()
         if result is not None:
             config = json.loads(folder.config_file.read_text(encoding="utf-8"))  # as it was, of whatever version
-            kind = config["model"]["name"], config["task"]["name"], config["method"]
+            prompt = config.get("prompt") or {}
+            method = _trained(config["method"], (prompt.get("length"), prompt.get("decoder_length")))
+            kind = config["model"]["name"], config["task"]["name"], method
             return kind, Finished(folder, config["optim"]["steps"] * config["optim"]["batch_size"], result)
     return None
 

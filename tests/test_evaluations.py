@@ -23,8 +23,11 @@ from wandb_server import WandbServer
 from analysis.frame import assemble, in_store
 from analysis.records import read_record
 from analysis.server import on_server
-from mmprompt.identity import evaluation_id
+from mmprompt.config import PRIMARY_METRIC
+from mmprompt.data import load
+from mmprompt.identity import evaluation_id, read_config
 from mmprompt.job import execute, process_facts, try_once
+from mmprompt.metrics import credits
 from mmprompt.place import ROOT
 from mmprompt.run import INTERRUPTED, RunFolder, Store
 from sweeps.cancel import cancel
@@ -163,6 +166,24 @@ def test_how_answers_are_found_can_be_another_than_the_tasks(tmp_path: Path) -> 
         found = scores(as_it_is, {**VAL, **settings})
         assert said_so.id != as_it_is.id and done(said_so)["best_step"] == done(as_it_is)["best_step"]
         assert found.tobytes() == scores(said_so, VAL).tobytes() != usual.tobytes()
+
+
+@pytest.mark.parametrize("task", ["micro_entailment", "micro_vqa"])
+def test_an_evaluation_says_what_one_answer_to_everything_scores_on_the_same_examples(
+    task: str, tmp_path: Path
+) -> None:
+    few = {**WEAK, "examples": 7}
+    folder = trained(tmp_path, f"task={task}", settings=[VAL, few])
+    config = read_config(folder.config_file)
+    for settings, count in ((VAL, 30), (few, 7)):
+        said = content(folder, settings)
+        items = load(config.task, config.model, settings["split"]).items[:count]  # type: ignore[arg-type]
+        answers = {answer for item in items for answer in item.right}
+        best = max(credits([answer] * count, [item.right for item in items]).mean() for answer in answers)
+        assert list(said["metrics"]) == [PRIMARY_METRIC[config.task.family], "constant_answer"]
+        assert said["metrics"]["constant_answer"] == pytest.approx(best) and 0 < best < 100
+        assert said["metrics"][PRIMARY_METRIC[config.task.family]] == pytest.approx(scores(folder, settings).mean())
+    assert done(folder)["metrics"]["val/constant_answer"] == content(folder, VAL)["metrics"]["constant_answer"]  # type: ignore[index]
 
 
 # What goes wrong

@@ -205,17 +205,34 @@ def test_averages_have_a_panel_and_trends_a_line_of_their_slope(tmp_path: Path) 
     assert "Grounding +0.50 (+0.10 to +3.00" in said and "Average: mean of the metrics as they are." in said
 
 
+def references_in(ax: Axes, way: str = "y") -> dict[str, float]:
+    """Lines across a panel, by what they are."""
+    return {name: drawn_as(ax, name, way)[0] for name in ("zero_shot", "chance") if len(drawn_as(ax, name, way))}
+
+
 def test_references_are_lines_where_they_are_near_and_words_where_they_are_far(tmp_path: Path) -> None:
-    near, far = {"zero_shot": 70.0, "chance": 5.0}, {"zero_shot": 2.0}
-    _, values, sweep = drawn(tmp_path, length([1, 2, 3], references={TASKS[0]: near, TASKS[1]: far}))
+    near, far = {"zero_shot": 70.0, "chance": 5.0}, {"zero_shot": 2.04}
+    known = {(TASKS[0], "test"): near, (TASKS[1], "test"): far, (TASKS[1], "val"): {"zero_shot": 65.0}}
+    _, values, sweep = drawn(tmp_path, length([1, 2, 3]))
     values = values.assign(value=values["value"].where(values["task"] == TASKS[1], 60.0), lower=55.0, upper=75.0)
-    first, second = scores_of(draw(sweep, values))
-    lines = {line.get_gid(): line.get_ydata()[0] for line in first.lines if line.get_gid() in near}  # type: ignore[index]
-    assert lines == {"zero_shot": 70.0}
-    assert not [line for line in second.lines if line.get_gid() in near]
-    said = captions.caption(sweep, values)
-    assert "The backbone without tuning: Grounding 70, Entailment 2; not drawn, as it is far off: Entailment." in said
-    assert "Chance: Grounding 5; not drawn, as it is far off: Grounding." in said
+    figure = draw(sweep, values, references=known)
+    assert [references_in(ax) for ax in scores_of(figure)] == [{"zero_shot": 70.0}, {}]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["Mean of the baseline", "Backbone without tuning"]
+    said = captions.caption(sweep, values, references=known)
+    assert "Backbone without tuning: Grounding 70.0, Entailment 2.0; not drawn, as it is far off: Entailment." in said
+    assert "the best one): Grounding 5.0; not drawn, as it is far off: Grounding." in said
+
+
+def test_rows_have_references_where_they_are_known_and_nothing_is_said_where_they_are_not(tmp_path: Path) -> None:
+    axes: dict[str, list[Any]] = {"task": TASKS, "prompt.depth": ["both", "decoder"], "seed": [1, 2, 3]}
+    figure, values, sweep = drawn(tmp_path, manifest("depth", axes, "prompt.depth", {}, {"prompt.depth": "both"}))
+    assert [references_in(ax, "x") for ax in scores_of(figure)] == [{}, {}] and not figure.legends
+    assert not any(words in captions.caption(sweep, values) for words in captions.CALLED.values())
+    middle = float(values.loc[values["task"] == TASKS[1], "value"].mean())
+    figure = draw(sweep, values, references={(TASKS[1], "test"): {"chance": middle}})
+    assert [references_in(ax, "x") for ax in scores_of(figure)] == [{}, {"chance": middle}]
+    assert figure_checks.all_of(figure) == {}
 
 
 def test_more_lines_than_looks_are_still_drawn(tmp_path: Path) -> None:

@@ -65,3 +65,11 @@ def test_a_caption_given_twice_counts_twice() -> None:
     once, twice = {"a b c": 1.0, "d e f": 1.0}, {"a b c": 2.0, "d e f": 1.0}
     first, second = (metrics.cider_d(["a b c", "g"], [right, {"g": 1.0}])[0] for right in (once, twice))
     assert second == pytest.approx(first * 4 / 3)
+
+
+def test_the_constant_answer_is_the_one_with_the_highest_mean_credit_not_the_one_that_is_right_most_often() -> None:
+    right = [{"two": 1.0, "three": 0.6}, {"four": 1.0, "three": 0.6}, {"two": 0.3, "three": 0.9}]
+    assert metrics.constant_answer(right) == pytest.approx(100 * 2.1 / 3)
+    for answer in ("two", "three", "four"):
+        assert metrics.credits([answer] * 3, right).mean() <= metrics.constant_answer(right) + 1e-9
+    assert metrics.constant_answer(once_each(["yes", "no", "yes", "maybe"])) == 50

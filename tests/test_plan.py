@@ -71,6 +71,13 @@ def finish_first(store: Store, expanded: Expanded, **facts: Any) -> None:
     finish(store.run(run), config, **facts)
 
 
+def test_a_prompt_of_length_0_tells_nothing_of_what_training_takes(store: Store, expanded: Expanded) -> None:
+    finish_first(store, expand("length", [*LENGTH, "prompt.length=0"], ROOT / "conf"), seconds=0.0)
+    assert cost_of(store, expanded).finished == 0
+    more = expand("length", [*LENGTH, "prompt.length=0", "optim.batch_size=64"], ROOT / "conf")
+    assert cost_of(store, more).finished == 1 and set(cost_of(store, more).seconds.values()) == {0.0}
+
+
 def test_a_run_takes_what_finished_ones_took_per_step(store: Store, expanded: Expanded) -> None:
     finish_first(store, expanded)  # 50 s for 100 steps
     longer = expand("length", [*LENGTH, "optim.steps=300"], ROOT / "conf")
