@@ -46,7 +46,7 @@ sweep-%: $(INSTALLED) ## run a sweep (what is done already is not run again), th
 	if [ $$status -eq 2 ]; then exit 2; fi; $(PY) -m analysis tables $* || exit $$?; exit $$status
 
 paper: $(INSTALLED) ## every sweep of the paper as one launch, five seeds, with the time left; then all tables and figures
-	@$(PY) -m sweeps launch zero_shot $(CHOICE); \
+	@$(PY) -m sweeps launch zero_shot $(CHOICE) $(ARGS); \
 	$(PY) -m sweeps launch $(PAPER) seed=$(SEEDS) $(CHOICE) $(ARGS); status=$$?; \
 	if [ $$status -eq 2 ]; then exit 2; fi; \
 	if [ $$status -eq 0 ]; then for one in $(COSTS); do $(PY) -m sweeps measure $$one seed=$(SEEDS) $(CHOICE) $(ARGS); done; fi; \
