@@ -21,7 +21,7 @@ import pandas as pd
 from analysis import names
 from analysis.costs import Costs
 from analysis.frame import Sweep, axis_value
-from analysis.layout import NOTHING, Cell, Column, Row, Table, number, table, turned
+from analysis.layout import NOTHING, Cell, Column, Row, Table, number, table, three, turned
 from analysis.published import Published
 from analysis.statistics import whole_state
 from mmprompt.intervals import LEVEL
@@ -235,16 +235,11 @@ def _cost(row: Any) -> Cell:
         return Cell(word=NOTHING) if row.done else _cell(row, "value")
     has_interval = row.lower < row.upper
     lower, upper = (row.lower, row.upper) if has_interval else (math.nan, math.nan)
-    return Cell(row.value, lower, upper, int(row.n), int(row.planned), digits=_three(row.value))
+    return Cell(row.value, lower, upper, int(row.n), int(row.planned), digits=three(row.value))
 
 
 def _plain(value: float, digits: int) -> Cell:
     return Cell(word=NOTHING) if math.isnan(value) else Cell(value, digits=digits)
-
-
-def _three(value: float) -> int:
-    """Digits after the decimal marker that leave three significant ones."""
-    return max(0, 2 - math.floor(math.log10(abs(value)))) if value else 1
 
 
 def _range(rows: pd.DataFrame) -> Cell:
@@ -457,7 +452,7 @@ def _detectable_notes(sweep: Sweep, detectable: pd.DataFrame) -> Iterator[str]:
     rows = _shown(sweep, detectable).sort_values("place", kind="stable")
     rows = rows[rows["difference"].notna()]
     for n, those in rows.groupby("n", sort=False):
-        now, then = ([number(x, _three(x) - 1) for x in those[what]] for what in ("difference", "with_5_seeds"))
+        now, then = ([number(x, three(x) - 1) for x in those[what]] for what in ("difference", "with_5_seeds"))
         if len(those) > MOST:
             low, high = those["difference"].argmin(), those["difference"].argmax()
             points = f"{now[low]} to {now[high]} points on, by column,"
