@@ -19,6 +19,7 @@ from analysis.inference import Sample
 from analysis.verify import highest
 from mmprompt.config import PRIMARY_METRIC
 
+SEEDS_ALONE = "Intervals cover seeds alone: the scores of single examples are not at hand."
 KEPT = "kept"  # the share of its own score that a run keeps, in percent
 
 
@@ -53,17 +54,18 @@ class Group:
         rows = self.rows[self.rows[what].notna()]
         if seeds is not None:
             rows = rows.set_index("seed", drop=False).loc[seeds]
-        examples = [self._examples(row, what) for row in rows.itertuples()]
+        wholes = rows["whole_evaluation"] if what == KEPT else [None] * len(rows)
+        examples = [self._examples(*of) for of in zip(rows["run"], rows["evaluation"], wholes, strict=True)]
         known = [one for one in examples if one is not None]
         whole = len(known) == len(rows) > 0 and len({len(one) for one in known}) == 1
         return Sample(rows[what].to_numpy(float), np.mean(known, axis=0) if whole else None)
 
-    def _examples(self, row: Any, what: str) -> np.ndarray | None:
-        """Of one run, an array of m whose mean is its value."""
-        now = self.sweep.examples(row.run, row.evaluation)
-        if what == "value" or now is None:
+    def _examples(self, run: str, evaluation: str, of_whole: str | None) -> np.ndarray | None:
+        """Of one run, an array of m whose mean is its value; or the share of that of `of_whole`, an evaluation, in percent."""
+        now = self.sweep.examples(run, evaluation)
+        if of_whole is None or now is None:
             return now
-        whole = self.sweep.examples(row.run, row.whole_evaluation) if isinstance(row.whole_evaluation, str) else None
+        whole = self.sweep.examples(run, of_whole)
         if whole is None or len(whole) != len(now) or not whole.mean():
             return None
         # A ratio of two means of the same examples: each example as far as it moves the ratio (delta method).
@@ -77,6 +79,11 @@ def groups(sweep: Sweep) -> Iterator[Group]:
     keys = [*sweep.roles, "task", "split"]
     for label, rows in scores.groupby(keys, sort=False):
         yield Group(dict(zip(keys, label, strict=True)), _sound(rows), sweep)
+
+
+def has_examples(sweep: Sweep) -> bool:
+    """Whether the scores of single examples are at hand for any cell; not where a sweep is read from a server alone."""
+    return any(group.sample().examples is not None for group in groups(sweep))
 
 
 def _sound(rows: pd.DataFrame) -> pd.DataFrame:
