@@ -29,7 +29,7 @@ from mmprompt.place import default_store
 from mmprompt.run import Store
 
 if TYPE_CHECKING:
-    from analysis.frame import Source
+    from analysis.frame import Source, Sweep
 
 CHECKED = (
     "configurations, labels and header of the manifest, settings and splits of evaluations, W&B records to the last byte, "
@@ -201,7 +201,7 @@ def claims(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     found = claims(sweep)
     if not len(found):
         return f"{sweep.manifest['sweep']}: no claim, or no run of one is done", not sweep.conflicts
-    return terminal([claim_table(found)], list(sweep.conflicts)), not sweep.conflicts
+    return terminal([claim_table(found)], _notes(sweep)), not sweep.conflicts
 
 
 def trace(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
@@ -224,7 +224,14 @@ def compare(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     first, second = given.rows
     found = compare(sweep, first, second, given.quantity)
     table = comparison_table(found, first, second, sweep.manifest["sweep"])
-    return terminal([table], list(sweep.conflicts)), not sweep.conflicts
+    return terminal([table], _notes(sweep)), not sweep.conflicts
+
+
+def _notes(sweep: Sweep) -> list[str]:
+    """What has to be known of contrasts: what does not belong together, and what their intervals leave out."""
+    from analysis.samples import SEEDS_ALONE, has_examples
+
+    return [*sweep.conflicts, *([] if has_examples(sweep) else [SEEDS_ALONE])]
 
 
 VERBS: dict[str, Verb] = {

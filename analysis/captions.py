@@ -66,8 +66,7 @@ def _of_cells(
     few = len(keys.names) <= FEW
     x, kept = sweep.over or sweep.compare, sweep.manifest["kept_from"] is not None
     said = [f"{_what(sweep, keys, over)} on {_tasks(sweep)}; {_splits(sweep)}."]
-    said.append(f"Markers: means over {_n(sweep, shown)}; bars: {_interval(shown)}.")
-    said.append("A bar that is not seen is shorter than its marker.")
+    said += _of_intervals(sweep, shown)
     if few or not over:
         said.append("Small dots: single runs.")
     if len(keys.names) > 1 and over:
@@ -89,33 +88,44 @@ def _of_cells(
     return said
 
 
+def _of_intervals(sweep: Sweep, shown: pd.DataFrame) -> list[str]:
+    """What markers and bars are."""
+    means, known = f"Markers: means over {_n(sweep, shown)}", shown[shown["lower"].notna()]
+    if not len(known):
+        return [f"{means}; one seed has no interval."]
+    over = "intervals over seeds and test examples"
+    lacking = int(known["half_examples"].isna().sum())
+    if lacking == len(known):
+        over = "t intervals over seeds alone, as the scores of single examples are not at hand"
+    elif lacking:
+        over += f" ({lacking} of {len(known)} over seeds alone, as scores of single examples are not at hand)"
+    return [
+        f"{means}; bars: {LEVEL:.0%} {over}, cut at the ends of the metric's range.",
+        "A bar that is not seen is shorter than its marker.",
+    ]
+
+
 def _of_differences(sweep: Sweep, shown: pd.DataFrame, what: str, over: bool, panels: Sequence[Panel]) -> list[str]:
     known = shown[shown[what].notna() & ~shown["baseline"]]
     if not len(known):
         return []
-    method = f"{what}_method" if f"{what}_method" in known else "difference_method"
-    if method in known:
-        named = " and ".join(dict.fromkeys(known[method].dropna()))
-        of = "each task's" if sweep.manifest["family"] == "task" else f"all {_compared(known, what)}"
-        kind = f"simultaneous {LEVEL:.0%} intervals over {of} comparisons ({named})"
-    else:
-        kind = f"{LEVEL:.0%} intervals, each for itself"
+    with_interval = known[known[f"{what}_lower"].notna()]
+    kind = "without intervals"
+    if len(with_interval):
+        methods = " and ".join(dict.fromkeys(with_interval[f"{what}_method"]))
+        of = f"all {len(with_interval)} comparisons" if len(with_interval) > 1 else "one comparison"
+        of = "each task's comparisons" if sweep.manifest["family"] == "task" else of
+        kind = f"with simultaneous {LEVEL:.0%} intervals over {of} ({methods})"
     share = " in the share kept" if what.startswith("kept") else ""
-    said = [f"Below: differences{share} to the baseline, {_baseline(sweep)}, with {kind}."]
+    said = [f"Below: differences{share} to the baseline, {_baseline(sweep)}, {kind}."]
     margins = {panel.metric: margin_of(sweep, panel.metric) for panel in panels} if not share else {}
     units = {metric: names.metric(metric) if metric == "cider" else "points" for metric in margins}
     bands = dict.fromkeys(f"{margin:g} {units[metric]}" for metric, margin in margins.items() if margin)
     if bands:
         said.append(f"Grey band: a difference of less than {' and '.join(bands)} counts as none.")
     if not share:
-        equal = " = equivalent to it;" if f"{what}_verdict" in known else ""
-        said.append(f"{'Above' if over else 'Right of'} the panel:{equal} ~ not known to differ.")
+        said.append(f"{'Above' if over else 'Right of'} the panel: = equivalent to it; ~ not known to differ.")
     return said
-
-
-def _compared(known: pd.DataFrame, what: str) -> int:
-    """How many differences have an interval; a share kept of itself has none."""
-    return int((known[f"{what}_upper"] > known[f"{what}_lower"]).sum())
 
 
 def _of_trends(trends: pd.DataFrame, panels: Sequence[Panel]) -> list[str]:
@@ -191,12 +201,6 @@ def _seeds(sweep: Sweep) -> str:
         return ""
     seeds = sorted(sweep.frame["seed"].unique())
     return f" (seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))})"
-
-
-def _interval(shown: pd.DataFrame) -> str:
-    both = "half_examples" in shown and shown["half_examples"].notna().any()
-    of = "intervals over seeds and test examples" if both else "t intervals over seeds"
-    return f"{LEVEL:.0%} {of}, cut at the ends of the metric's range"
 
 
 def _baseline(sweep: Sweep) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis import names
 from analysis.costs import Costs, labels_of, shown
 from analysis.frame import Sweep
-from analysis.layout import Cell, Column, Table, table
+from analysis.layout import NOTHING, Cell, Column, Table, table, three
 
 HEADS = {  # quantity -> the head of its columns
     "seconds_per_update": "Seconds per update",
@@ -66,7 +66,10 @@ def hours(sweep: Sweep, frame: pd.DataFrame) -> Table:
 
 
 def _range(value: float, lowest: float, highest: float) -> Cell:
-    return Cell(word="-") if pd.isna(value) else Cell(value, lowest, highest)
+    """What was measured once, as peak memory is, has no range."""
+    if pd.isna(value):
+        return Cell(word=NOTHING)
+    return Cell(value, digits=three(value)) if lowest == highest else Cell(value, lowest, highest, is_range=True)
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[SimpleNamespace]:

@@ -29,25 +29,15 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "seconds_per_100": ("seconds_per_100",),
     "peak_memory_mb": ("peak_memory_mb",),
 }
-HEADS = {
-    "seconds_per_update": "s per update",
-    "device_hours": "device hours of all updates",
-    "seconds_per_100": "s per 100 answers",
-    "peak_memory_mb": "peak MB",
-}
 NUMBERS = ("median", "lowest", "highest", "ratio", "ratio_lowest", "ratio_highest", "rounds")
-CAPTION = (
-    "median (lowest to highest) over rounds in which all rows took turns on one device, x the ratio to the baseline in the "
-    "same round; peak memory in a process of its own"
-)
 QUIET = 0.5  # load beside the measurement up to which a machine is said to do nothing else
 LISTED = 3  # runs, or rows, that a note names
 
 
 @dataclass(frozen=True)
 class Costs:
-    """`frame` has a row per row label, task and quantity (`HEADS`): the labels, task, quantity, median, lowest, highest, ratio,
-    ratio_lowest, ratio_highest (to the baseline's, NaN without one), rounds, baseline (whether it is the baseline), run.
+    """`frame` has a row per row label, task and quantity (those of `SHOWN`): the labels, task, quantity, median, lowest, highest,
+    ratio, ratio_lowest, ratio_highest (to the baseline's, NaN without one), rounds, baseline (whether it is the baseline), run.
     Empty where nothing was measured."""
 
     frame: pd.DataFrame
@@ -128,20 +118,6 @@ def _notes(content: Mapping[str, Any], strangers: Sequence[str], command: str) -
         yield f"costs of {', '.join(rows[:LISTED])}{more} were not measured: no run of it was finished then; {command}"
 
 
-def texts(sweep: Sweep, costs: Costs) -> pd.DataFrame:
-    """What the sweep asks for, as a table shows it: a row per row label, task and column.
-
-    Columns: the labels, task, baseline, fact (of the manifest), column (its head), text: "0.165 (0.160 to 0.171), x 1.12".
-    """
-    parts = [
-        costs.frame[costs.frame["quantity"] == quantity].assign(fact=fact, column=HEADS[quantity])
-        for fact, quantity in shown(sweep.manifest["facts"])
-    ]
-    rows = pd.concat(parts) if parts else costs.frame.head(0).assign(fact="", column="")
-    rows = rows.assign(text=[text(row) for row in rows.itertuples()])
-    return rows[[*labels_of(sweep), "task", "baseline", "fact", "column", "text"]].reset_index(drop=True)
-
-
 def shown(facts: Sequence[str]) -> list[tuple[str, str]]:
     """Each quantity once, with the fact for which it is shown, in the order of the facts."""
     found: dict[str, str] = {}
@@ -149,14 +125,6 @@ def shown(facts: Sequence[str]) -> list[tuple[str, str]]:
         for quantity in SHOWN.get(fact, ()):
             found.setdefault(quantity, fact)
     return [(fact, quantity) for quantity, fact in found.items()]
-
-
-def text(row: Any) -> str:
-    """To three digits; the baseline has no ratio, and what was measured once no range."""
-    digits = max(0, 2 - math.floor(math.log10(row.median))) if row.median > 0 else 1
-    value, lowest, highest = (f"{number:,.{digits}f}" for number in (row.median, row.lowest, row.highest))
-    spread = f" ({lowest} to {highest})" if row.rounds > 1 else ""
-    return f"{value}{spread}" + ("" if row.baseline or math.isnan(row.ratio) else f", x {row.ratio:.2f}")
 
 
 def spent_in_all(store: Store, sweep: Sweep) -> str | None:

@@ -272,8 +272,8 @@ def read_manifest(store: Store, name: str) -> dict[str, Any]:
 
 
 def _checked(manifest: dict[str, Any], file: Path) -> dict[str, Any]:
-    """Raises StoreError for a manifest that lacks what is read first."""
-    for key in ("sweep", "axes", "baseline", "compare", "tasks", "header", "points"):
+    """Raises StoreError for a manifest that lacks what all have."""
+    for key in ("sweep", "claim", "paper", "command", "axes", "baseline", "compare", "tasks", "header", "points"):
         if key not in manifest:
             raise StoreError(f"the manifest {file} is damaged: it has no {key}")
     for point in manifest["points"]:

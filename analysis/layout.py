@@ -35,6 +35,7 @@ class Cell:
     planned: int | None = None
     digits: int = 1  # after the decimal marker, where no interval says how many
     signed: bool = False
+    is_range: bool = False  # lower and upper are the lowest and the highest value, and no interval
     mark: str = ""  # *, = or ~
     note: str = ""  # what a reader has to know of this cell
     word: str = ""  # missing, failed, conflict, -
@@ -230,9 +231,9 @@ def text(cell: Cell, common: int | None, letters: Mapping[str, str]) -> Text:
     digits = places(half)
     value = number(cell.value, digits, cell.signed)
     off = cell.upper + cell.lower - 2 * cell.value
-    if abs(off) <= SAME * max(half, abs(cell.value), SAME):
+    if not cell.is_range and abs(off) <= SAME * max(half, abs(cell.value), SAME):
         return Text(value=value, half=number(half, digits), **rest)
-    cut = [off > 0, off < 0]  # the end that is nearer to the value
+    cut = [not cell.is_range and end for end in (off > 0, off < 0)]  # the end that is nearer to the value
     ends = [_end(end, digits, cell.signed, there) for end, there in zip((cell.lower, cell.upper), cut, strict=True)]
     return Text(value=value, limits=" to ".join(ends), **rest)
 
@@ -243,6 +244,11 @@ def places(half: float) -> int:
         return 1
     digits = SIGNIFICANT - 1 - math.floor(math.log10(half))
     return digits if round(half, digits) < 10 ** (SIGNIFICANT - digits) else digits - 1  # 0.0996 is 0.10
+
+
+def three(value: float) -> int:
+    """Digits after the decimal marker that leave three significant ones."""
+    return max(0, 2 - math.floor(math.log10(abs(value)))) if value else 1
 
 
 def number(value: float, digits: int, signed: bool = False) -> str:

@@ -274,13 +274,9 @@ def above(ax: Axes, text: str) -> None:
 
 def _mark(cell: Any) -> str:
     """Of a difference that stands there; without an interval it is not known."""
-    if math.isnan(cell.difference):
+    if math.isnan(cell.difference) or cell.difference_verdict in ("higher", "lower"):
         return ""
-    verdict = getattr(cell, "difference_verdict", None)
-    if verdict is not None:
-        return MARKS.get(verdict, "" if verdict in ("higher", "lower") else MARKS["not known"])
-    apart = cell.difference_lower > 0 or cell.difference_upper < 0
-    return "" if apart else MARKS["not known"]
+    return MARKS.get(cell.difference_verdict, MARKS["not known"])
 
 
 def _shift(keys: Sequence[str], key: str, dodge: float) -> float:

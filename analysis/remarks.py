@@ -1,5 +1,5 @@
 """What has to be said of single cells, though no number of theirs is in doubt: other seeds than the baseline's, points that are
-not in the manifest, seeds that all have the same score.
+not in the manifest, seeds that all have the same score, intervals that leave out the test examples.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def remarks(sweep: Sweep, scores: pd.DataFrame) -> Iterator[Remark]:
         yield from _dropped(sweep, cells)
     yield from _other_seeds(sweep, sound)
     yield from _no_spread(sweep, sound)
+    yield from _seeds_alone(sweep, sound)
 
 
 def _dropped(sweep: Sweep, cells: Mapping[Key, pd.DataFrame]) -> Iterator[Remark]:
@@ -120,6 +121,29 @@ def _no_spread(sweep: Sweep, cells: Mapping[Key, pd.DataFrame]) -> Iterator[Rema
         if len(rows) > 1 and (rows["value"] == value).all() and 0 < value < highest(rows["metric"].iloc[0]):
             what = f"{len(rows)} seeds have {value:.10g}{_of_examples(sweep, rows)}"
             yield Remark("no spread over seeds", key, what, _where(sweep, key))
+
+
+def _seeds_alone(sweep: Sweep, cells: Mapping[Key, pd.DataFrame]) -> Iterator[Remark]:
+    """Runs without the scores of single examples, so that an interval is narrower than those beside it.
+
+    Where no cell has them, tables say so once (`analysis.samples.SEEDS_ALONE`).
+    """
+    several = {key: cell[cell["value"].notna()] for key, cell in cells.items()}
+    several = {key: cell for key, cell in several.items() if len(cell) > 1}  # one seed has no interval
+    lacking = {key: _without_examples(sweep, cell) for key, cell in several.items()}
+    if all(lacking.values()):
+        return
+    for key, seeds in lacking.items():
+        if seeds:
+            from_it = "; so are differences from it" if several[key]["baseline"].all() else ""
+            what = f"no scores of single examples for seed{'s' * (len(seeds) > 1)} {_words(seeds)}{from_it}"
+            yield Remark("intervals over seeds alone", key, what, _where(sweep, key))
+
+
+def _without_examples(sweep: Sweep, rows: pd.DataFrame) -> list[Any]:
+    """Seeds."""
+    of = zip(rows["seed"], rows["run"], rows["evaluation"], strict=True)
+    return [seed for seed, run, one in of if sweep.examples(run, one) is None]
 
 
 def _of_examples(sweep: Sweep, rows: pd.DataFrame) -> str:

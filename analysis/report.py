@@ -143,11 +143,16 @@ def put(
     first, *more = written
     return [
         f"tables   {out / 'tables' / name}{first}, {', '.join(more)}",
-        f"figure   {drawn[0]}, {', '.join(place.name for place in drawn[1:])}",
+        f"figure   {', '.join([str(drawn[0]), *(_ending(place, drawn[0]) for place in drawn[1:])])}",
         f"records  {records}, IDs in {name}.runs.csv"
         if ".runs.csv" in written
         else f"records  {records}, IDs in the csv",
     ]
+
+
+def _ending(place: Path, first: Path) -> str:
+    """What is not the same as in the first one's name: `.png`, `_paper.pdf`."""
+    return place.name.removeprefix(first.stem)
 
 
 def printed(one: Report, places: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import Sweep
+from mmprompt.files import StoreError
 from mmprompt.run import Store
 
 ABOUT = ("attempt", "commit", "dirty", "device")
@@ -20,8 +21,9 @@ def runs(sweep: Sweep, store: Store) -> pd.DataFrame:
     """
     scores = sweep.scores
     axes = [axis for axis in sweep.manifest["axes"] if axis not in ("task", "seed")]
-    results = {run: store.run(run).result() or {} for run in scores["run"].unique()}
-    examples = [sweep.examples(*of) for of in scores[["run", "evaluation"]].itertuples(index=False, name=None)]
+    results = {run: _result(store, run) for run in scores["run"].unique()}
+    of = scores[["run", "evaluation"]].where(scores["conflict"].isna())  # else the file itself may be damaged
+    examples = [sweep.examples(*one) for one in of.itertuples(index=False, name=None)]
     frame = scores[axes].assign(
         **{key: scores.get(key) for key in COLUMNS if key != "examples"},
         examples=[len(one) if one is not None else float("nan") for one in examples],
@@ -31,6 +33,14 @@ def runs(sweep: Sweep, store: Store) -> pd.DataFrame:
         weights=scores["run"].map(lambda run: results[run].get("weights")),
     )
     return frame[[*axes, *COLUMNS, *ABOUT, "record", "config", "weights"]]
+
+
+def _result(store: Store, run: str) -> dict[str, Any]:
+    """Empty where there is none, or a damaged one: that stands in `conflict`."""
+    try:
+        return store.run(run).result() or {}
+    except StoreError:
+        return {}
 
 
 def _record(store: Store, run: str, result: dict[str, Any]) -> str | None:

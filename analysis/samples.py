@@ -20,6 +20,7 @@ from analysis.inference import Sample
 from analysis.verify import highest
 from mmprompt.config import PRIMARY_METRIC
 
+SEEDS_ALONE = "Intervals cover seeds alone: the scores of single examples are not at hand."
 KEPT = "kept"  # the share of its own score that a run keeps, in percent
 
 
@@ -65,18 +66,18 @@ class Group:
         rows = self.rows[self.rows[what].notna()]
         if seeds is not None:
             rows = rows.set_index("seed", drop=False).loc[list(seeds)]
-        whole_ids = rows["whole_evaluation"] if what == KEPT else rows["evaluation"]
-        known = [self._examples(*one, what) for one in zip(rows["run"], rows["evaluation"], whole_ids, strict=True)]
-        examples = [one for one in known if one is not None]
-        whole = len(examples) == len(rows) > 0 and len({len(one) for one in examples}) == 1
-        return Sample(rows[what].to_numpy(float), np.mean(examples, axis=0) if whole else None)
+        wholes = rows["whole_evaluation"] if what == KEPT else [None] * len(rows)
+        examples = [self._examples(*of) for of in zip(rows["run"], rows["evaluation"], wholes, strict=True)]
+        known = [one for one in examples if one is not None]
+        whole = len(known) == len(rows) > 0 and len({len(one) for one in known}) == 1
+        return Sample(rows[what].to_numpy(float), np.mean(known, axis=0) if whole else None)
 
-    def _examples(self, run: str, evaluation: str, whole_evaluation: str, what: str) -> np.ndarray | None:
-        """Of one run, an array of m whose mean is its value."""
+    def _examples(self, run: str, evaluation: str, of_whole: str | None) -> np.ndarray | None:
+        """Of one run, an array of m whose mean is its value; or the share of that of `of_whole`, an evaluation, in percent."""
         now = self.sweep.examples(run, evaluation)
-        if what == "value" or now is None:
+        if of_whole is None or now is None:
             return now
-        whole = self.sweep.examples(run, whole_evaluation) if isinstance(whole_evaluation, str) else None
+        whole = self.sweep.examples(run, of_whole)
         if whole is None or len(whole) != len(now) or not whole.mean():
             return None
         # A ratio of two means of the same examples: each example as far as it moves the ratio (delta method).
@@ -93,6 +94,11 @@ def groups(sweep: Sweep) -> tuple[Group, ...]:
         Group(dict(zip(keys, label, strict=True)), _sound(rows), sweep)
         for label, rows in scores.groupby(keys, sort=False)
     )
+
+
+def has_examples(sweep: Sweep) -> bool:
+    """Whether the scores of single examples are at hand for any cell; not where a sweep is read from a server alone."""
+    return any(group.sample().examples is not None for group in groups(sweep))
 
 
 def _sound(rows: pd.DataFrame) -> pd.DataFrame:

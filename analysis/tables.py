@@ -21,9 +21,10 @@ import pandas as pd
 from analysis import names
 from analysis.costs import Costs
 from analysis.frame import Sweep, axis_value
-from analysis.layout import NOTHING, Cell, Column, Row, Table, number, table, turned
+from analysis.layout import NOTHING, Cell, Column, Row, Table, number, table, three, turned
 from analysis.published import Published
 from analysis.references import NO_REFERENCES, References
+from analysis.samples import SEEDS_ALONE
 from analysis.statistics import whole_state
 from mmprompt.intervals import LEVEL
 
@@ -50,14 +51,13 @@ def ours(
 ) -> list[Table]:
     """The tables that a sweep becomes: scores, the share that is kept, differences from the baseline, trend, average, what
     runs took, and `extra`. The frames are those of `analysis.statistics`; an empty one makes no table. `references`
-    (`analysis.references`) stand below the scores.
+    (`analysis.references`) stand below the scores. Where no scores of single examples are at hand, each that has intervals
+    says that they cover seeds alone.
     """
     kept = sweep.manifest["kept_from"] is not None
     what = "kept_difference" if kept else "difference"
     made = [comparison(sweep, cells, facts, detectable, references)]
-    judged = cells[
-        cells["metric"] == cells["task"].map(sweep.tasks)
-    ]  # by the metric of each task, and not by further ones
+    judged = _judged(sweep, cells)
     if kept:
         made.append(shares(sweep, judged))
     if judged[what].notna().any():
@@ -66,6 +66,8 @@ def ours(
         made.append(trend(sweep, trends))
     if len(averages):
         made.append(average(sweep, averages))
+    if _covers_seeds_alone(judged):
+        made[1:] = [replace(one, notes=(*one.notes, SEEDS_ALONE)) for one in made[1:]]
     if set(facts["metric"]) - {PARAMETERS}:
         made.append(costs(sweep, facts))
     return [*made, *extra]
@@ -246,16 +248,11 @@ def _cost(row: Any) -> Cell:
         return Cell(word=NOTHING) if row.done else _cell(row, "value")
     has_interval = row.lower < row.upper
     lower, upper = (row.lower, row.upper) if has_interval else (math.nan, math.nan)
-    return Cell(row.value, lower, upper, int(row.n), int(row.planned), digits=_three(row.value))
+    return Cell(row.value, lower, upper, int(row.n), int(row.planned), digits=three(row.value))
 
 
 def _plain(value: float, digits: int) -> Cell:
     return Cell(word=NOTHING) if math.isnan(value) else Cell(value, digits=digits)
-
-
-def _three(value: float) -> int:
-    """Digits after the decimal marker that leave three significant ones."""
-    return max(0, 2 - math.floor(math.log10(abs(value)))) if value else 1
 
 
 def _range(rows: pd.DataFrame) -> Cell:
@@ -396,8 +393,7 @@ def _score_notes(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
     manifest, frame = sweep.manifest, sweep.frame
     yield _unit(shown)
     yield from _limit_note(shown, "")
-    if shown["half_examples"].notna().any():
-        yield f"Intervals cover both sources of error, seeds and test examples{_examples(shown)}."
+    yield from _sources(sweep, shown)
     small = [task for task in shown["task"].unique() if names.is_small(task)]
     if small:
         yield f"{_listed([names.task(task) for task in small])}: tasks of the small world, not the paper's data."
@@ -429,6 +425,30 @@ def _reference_notes(sweep: Sweep, references: References) -> Iterator[str]:
     if said:
         text = "; ".join(said)
         yield f"{text[0].upper()}{text[1:]}."
+
+
+def _sources(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
+    """What the intervals cover. A cell that differs from the others says so in its note."""
+    known, judged = shown[shown["lower"].notna()], _judged(sweep, shown)
+    if _covers_seeds_alone(judged):
+        yield SEEDS_ALONE
+    elif judged["lower"].notna().any():
+        yield f"Intervals cover both sources of error, seeds and test examples{_examples(judged)}."
+    further = known.loc[~known.index.isin(judged.index), "metric"].unique()
+    if len(further):
+        which = _listed([names.metric(one) for one in further])
+        yield f"Intervals of {which} cover seeds alone: single examples have no such score."
+
+
+def _judged(sweep: Sweep, cells: pd.DataFrame) -> pd.DataFrame:
+    """By the metric of each task, and not by further ones."""
+    return cells[cells["metric"] == cells["task"].map(sweep.tasks)]
+
+
+def _covers_seeds_alone(cells: pd.DataFrame) -> bool:
+    """Whether there are intervals, and none has the part of the examples."""
+    known = cells[cells["lower"].notna()]
+    return len(known) > 0 and bool(known["half_examples"].isna().all())
 
 
 def _choice(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
@@ -484,7 +504,7 @@ def _detectable_notes(sweep: Sweep, detectable: pd.DataFrame) -> Iterator[str]:
     rows = _shown(sweep, detectable).sort_values("place", kind="stable")
     rows = rows[rows["difference"].notna()]
     for n, those in rows.groupby("n", sort=False):
-        now, then = ([number(x, _three(x) - 1) for x in those[what]] for what in ("difference", "with_5_seeds"))
+        now, then = ([number(x, three(x) - 1) for x in those[what]] for what in ("difference", "with_5_seeds"))
         if len(those) > MOST:
             low, high = those["difference"].argmin(), those["difference"].argmax()
             points = f"{now[low]} to {now[high]} points on, by column,"
@@ -504,15 +524,15 @@ def _simultaneous(sweep: Sweep, shown: pd.DataFrame, what: str) -> str:
     """What the interval of a difference is, and of how many it holds."""
     known = shown[shown[f"{what}_lower"].notna()]
     methods = {str(method): those["task"].unique() for method, those in known.groupby(f"{what}_method", sort=False)}
-    if not methods or "" in methods:
-        return f"{PERCENT_LEVEL} intervals, each for itself"
+    if not methods:
+        return "without intervals"
     by = " and ".join(
         method + (f" on {_listed([names.task(task) for task in tasks])}" if len(methods) > 1 else "")
         for method, tasks in methods.items()
     )
-    of = f"the {len(known)} comparisons of this table"
+    of = f"the {len(known)} comparison{'s' * (len(known) > 1)} of this table"
     if sweep.manifest["family"] == "task":
-        of = f"the {len(known)} comparisons of this table, task by task"
+        of += ", task by task"
     n = _of_n(_common(known[f"{what}_n"]), known, f"{what}_n").strip(" ()")
     return f"simultaneous {PERCENT_LEVEL} intervals over {of} ({by}; {n})"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -18,8 +18,11 @@ RANGES = {"Acc@0.5 (%)": 100.0, "Accuracy (%)": 100.0, "VQA accuracy (%)": 100.0
 BEYOND = 0.08  # of a metric's range: how far an axis may reach past its end, for markers
 
 
+Found = Sequence[tuple[Text, Bbox]]  # what can be read, and where it is, in pixels
+
+
 def texts(figure: Figure) -> Iterator[tuple[Text, Bbox]]:
-    """All that can be read, and where it is, in pixels."""
+    """All that can be read. Draws the figure, which takes most of the time of all that is held of it."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     for text in figure.findobj(Text):
@@ -40,25 +43,22 @@ def _is_shown(figure: Figure, text: Text) -> bool:
     return True
 
 
-def too_small(figure: Figure) -> list[str]:
-    return [
-        f"{text.get_text()}: {text.get_fontsize()} pt" for text, _ in texts(figure) if text.get_fontsize() < SMALLEST
-    ]
+def too_small(found: Found) -> list[str]:
+    return [f"{text.get_text()}: {text.get_fontsize()} pt" for text, _ in found if text.get_fontsize() < SMALLEST]
 
 
-def cut_off(figure: Figure) -> list[str]:
+def cut_off(figure: Figure, found: Found) -> list[str]:
     """Texts that reach beyond the figure."""
     width, height = figure.bbox.width, figure.bbox.height
     return [
         text.get_text()
-        for text, box in texts(figure)
+        for text, box in found
         if box.x0 < -0.5 or box.y0 < -0.5 or box.x1 > width + 0.5 or box.y1 > height + 0.5
     ]
 
 
-def overlapping(figure: Figure) -> list[str]:
+def overlapping(found: Found) -> list[str]:
     """Pairs of texts that touch; spaces around letters are part of a box, so a pixel is nothing."""
-    found = list(texts(figure))
     return [
         f"{one.get_text()} / {other.get_text()}"
         for (one, left), (other, right) in combinations(found, 2)
@@ -67,8 +67,7 @@ def overlapping(figure: Figure) -> list[str]:
 
 
 def markers_outside(figure: Figure) -> list[str]:
-    """Means, runs and ends of intervals that are not within their axes."""
-    FigureCanvasAgg(figure).draw()
+    """Means, runs and ends of intervals that are not within their axes. The figure has been drawn."""
     found = []
     for ax in figure.axes:
         for place in points(ax):
@@ -111,5 +110,12 @@ def is_difference(ax: Axes) -> bool:
 
 def all_of(figure: Figure) -> dict[str, list[str]]:
     """What is wrong, by what it is."""
-    checks = (too_small, cut_off, overlapping, markers_outside, out_of_range)
-    return {check.__name__: found for check in checks if (found := check(figure))}
+    found = list(texts(figure))
+    wrong = {
+        "too_small": too_small(found),
+        "cut_off": cut_off(figure, found),
+        "overlapping": overlapping(found),
+        "markers_outside": markers_outside(figure),
+        "out_of_range": out_of_range(figure),
+    }
+    return {what: where for what, where in wrong.items() if where}

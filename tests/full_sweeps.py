@@ -1,4 +1,4 @@
-"""Every sweep of conf/ as if all of it had run: its manifest, and scores that were made up. No store, no run."""
+"""Every sweep of conf/ as if all of it had run: its manifest, scores and costs that were made up. No store, no run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
+from analysis.costs import NUMBERS, Costs, labels_of
 from analysis.frame import FACTS, Sweep, point_values
 from mmprompt.place import ROOT
 from sweeps.manifest import expand
@@ -40,3 +41,22 @@ def sweep_of(name: str, seeds: str = "1,2,3") -> Sweep:
             row[f"{split}/{metric}"] = float(np.clip(value, 0, 1000 if metric == "cider" else 100))
         rows.append(row)
     return Sweep(about, pd.DataFrame(rows), ())
+
+
+def costs_of(sweep: Sweep) -> Costs:
+    """A measurement of all of its rows, in which peak memory has a single round."""
+    noise = np.random.default_rng(0)
+    labels = labels_of(sweep)
+    rows = []
+    for *_, row in sweep.named.drop_duplicates([*labels, "task"]).iterrows():
+        about = {key: row[key] for key in [*labels, "task", "run", "baseline"]}
+        for quantity, size in {"seconds_per_update": 0.1, "device_hours": 0.01, "seconds_per_100": 0.4}.items():
+            low, middle, high = (size * part for part in sorted(noise.uniform(0.9, 1.4, 3)))
+            ratios = (1.0, 1.0, 1.0) if row["baseline"] else sorted(noise.uniform(0.8, 1.9, 3))
+            taken = dict(zip(("median", "lowest", "highest"), (middle, low, high), strict=True))
+            against = dict(zip(("ratio_lowest", "ratio", "ratio_highest"), ratios, strict=True))
+            rows.append(about | {"quantity": quantity, "rounds": 3} | taken | against)
+        memory = dict.fromkeys(("median", "lowest", "highest"), noise.uniform(700, 1200))
+        ratio = dict.fromkeys(("ratio_lowest", "ratio", "ratio_highest"), noise.uniform(0.8, 1.2))
+        rows.append(about | {"quantity": "peak_memory_mb", "rounds": 1} | memory | ratio)
+    return Costs(pd.DataFrame(rows, columns=[*labels, "task", "quantity", *NUMBERS, "baseline", "run"]), ())

@@ -140,6 +140,12 @@ def standard(name: str) -> np.ndarray:
     return np.random.default_rng(zlib.crc32(name.encode())).normal(size=EXAMPLES)
 
 
+def examples_of(store: Store, points: Iterable[Mapping[str, Any]], split: str = "test") -> np.ndarray:
+    """Of these runs, from their files alone: a row per point, a column per example."""
+    files = [store.run(run_of(point)).evaluation_file(evaluations_of(point)[split]) for point in points]
+    return np.array([np.load(file.with_suffix(".npy")) for file in files], dtype=np.float64)
+
+
 def made_by(attempt: Attempt) -> dict[str, Any]:
     return {
         "attempt": attempt.number,

@@ -162,7 +162,8 @@ def test_a_sweeps_frame_has_bleu_beside_cider_and_nothing_where_a_store_is_older
     result, store = captioned.result(), Store(captioned.path.parent.parent)
     task = {"family": "caption", "metric": "cider", "validation": "val"}
     point = {"values": {}, "run": captioned.id, "evaluations": result["evaluations"]}
-    manifest: dict[str, Any] = ADDED | {"axes": {}, "tasks": {"micro_caption": task}, "points": [point]}
+    about = {"axes": {}, "tasks": {"micro_caption": task}, "header": {}, "points": [point]}
+    manifest: dict[str, Any] = ADDED | about
     [row] = assemble(store, manifest, in_store).frame.to_dict("records")
     assert (row["test/cider"], row["test/bleu4"]) == (result["metrics"]["test/cider"], result["metrics"]["test/bleu4"])
     assert row["metric"] == "cider" and math.isnan(row["test/spice"])

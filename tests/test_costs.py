@@ -21,10 +21,11 @@ import pytest
 from launcher import Launcher
 from patience import printed_by, until
 
-from analysis import tables
-from analysis.costs import read_costs, spent_in_all, text, texts
-from analysis.frame import read_sweep
-from analysis.statistics import cells, facts
+from analysis.cost_tables import cost_tables
+from analysis.costs import read_costs, spent_in_all
+from analysis.frame import in_store, read_sweep
+from analysis.report import Report, report, texts
+from analysis.terminal import terminal
 from mmprompt.costs import Ready, in_turns, peak_in_a_process_of_its_own, put, quantities
 from mmprompt.run import Store
 from sweeps.manifest import Expanded, expand
@@ -362,49 +363,53 @@ def test_what_a_reader_has_to_know_of_a_measurement_is_said(changed: Any, how: C
 def test_without_a_measurement_the_command_that_makes_one_is_said(launched: Launcher, tmp_path: Path) -> None:
     costs = read_costs(Store(tmp_path), sweep_of(launched))
     assert costs.notes == ("what its rows take was not measured; `make costs-length` measures it",)
-    assert len(costs.frame) == 0 and len(texts(sweep_of(launched), costs)) == 0
+    assert len(costs.frame) == 0
     asks_nothing = read_sweep(launched.store, "length")
     assert read_costs(Store(tmp_path), asks_nothing).notes == ()
 
 
 def test_a_table_shows_median_range_and_ratio_and_no_interval(changed: Any, launched: Launcher) -> None:
     def known(content: dict[str, Any]) -> None:
-        for row, factor in zip(content["rows"], (1.0, 1.12), strict=True):
-            numbers = {"median": 0.165, "lowest": 0.16, "highest": 0.171, "ratio": factor, "rounds": 3}
-            row["quantities"]["seconds_per_100"].update(numbers)
-            row["baseline"] = factor == 1.0
+        for row, factor in zip(content["rows"], (1.12, 1.0), strict=True):
+            numbers = {"median": 0.165, "lowest": 0.16, "highest": 0.17, "ratio": factor, "rounds": 3}
+            row["quantities"]["seconds_per_100"].update(numbers | {"ratio_lowest": 1.1, "ratio_highest": 1.15})
+            memory = {"median": 1234.5, "lowest": 1234.5, "highest": 1234.5}
+            row["quantities"]["peak_memory_mb"].update(memory)
 
-    rows = texts(sweep_of(launched), changed(known))
-    shown = rows.loc[rows["column"] == "s per 100 answers", "text"].tolist()
-    assert shown == ["0.165 (0.160 to 0.171)", "0.165 (0.160 to 0.171), x 1.12"]
-    heads = ["s per update", "device hours of all updates", "s per 100 answers", "peak MB"]
-    assert list(dict.fromkeys(rows["column"])) == heads
+    sweep = sweep_of(launched)
+    measured, hours = cost_tables(sweep, changed(known))
+    heads = ["Seconds per update", "Seconds per 100 answers", "Peak memory (MB)"]
+    assert list(measured.frame.columns) == [f"{head} {kind}" for head in heads for kind in ("Median", "Ratio")]
+    assert measured.frame["Seconds per 100 answers Median"].to_list() == ["0.1650 (0.1600 to 0.1700)"] * 2
+    assert measured.frame["Seconds per 100 answers Ratio"].to_list() == ["1.120 (1.100 to 1.150)", "1"]
+    assert measured.frame["Peak memory (MB) Median"].to_list() == ["1,234"] * 2  # measured once, and large
+    assert list(measured.frame.index) == [("Grounding", "10"), ("Grounding", "64")]
+    assert list(hours.frame.columns) == ["Grounding Hours", "Grounding Ratio"]
+    assert "±" not in terminal([measured, hours])
 
 
-def test_the_table_and_the_csv_of_a_sweep_have_what_was_measured(
+def test_a_sweep_that_was_not_measured_or_asks_for_no_costs_has_no_such_table(
+    changed: Any, launched: Launcher, tmp_path: Path
+) -> None:
+    sweep = sweep_of(launched)
+    assert cost_tables(sweep, read_costs(Store(tmp_path), sweep)) == []
+    assert cost_tables(read_sweep(launched.store, "length"), changed(lambda content: None)) == []
+
+
+def test_the_tables_and_the_csv_of_a_sweep_have_what_was_measured(
     changed: Any, launched: Launcher, measured: dict[str, Any]
 ) -> None:
-    sweep, costs = sweep_of(launched), changed(lambda content: None)
-    took = facts(sweep)
-    assert set(took["metric"]) == {"trainable_parameters"}
-    table = tables.costs(sweep, took, costs)
-    assert table is not None and "x the ratio to the baseline in the same round" in table.caption
-    assert list(table.frame.columns) == ["s per update", "device hours of all updates", "s per 100 answers", "peak MB"]
-    assert list(table.frame.index) == [("micro_grounding", "10"), ("micro_grounding", "64 (baseline)")]
-    rows = pd.read_csv(StringIO(tables.csv(cells(sweep), took, costs)))
+    changed(lambda content: None)
+    sweep = sweep_of(launched)
+    one = report(launched.store, sweep.manifest, in_store)
+    assert isinstance(one, Report) and set(one.facts["metric"]) == {"trainable_parameters"}
+    assert [table.name for table in one.tables][-3:] == ["measured", "hours", "claims"]
+    rows = pd.read_csv(StringIO(texts(one)[".csv"]))
     [row] = rows[(rows["metric"] == "seconds_per_100") & (rows["prompt.length"] == 10)].to_dict("records")
-    one = measured["rows"][0]["quantities"]["seconds_per_100"]
-    assert (row["value"], row["lowest"], row["ratio"]) == pytest.approx((one["median"], one["lowest"], one["ratio"]))
+    measurement = measured["rows"][0]["quantities"]["seconds_per_100"]
+    wanted = measurement["median"], measurement["lowest"], measurement["ratio"]
+    assert (row["value"], row["lowest"], row["ratio"]) == pytest.approx(wanted)
     assert math.isnan(row["upper"])
-
-
-def test_a_single_measurement_has_no_range_and_large_numbers_no_decimals() -> None:
-    [row] = (
-        pd.DataFrame([{"median": 1234.5, "lowest": 1.0, "highest": 2.0, "rounds": 1, "ratio": math.nan}])
-        .assign(baseline=False)
-        .itertuples()
-    )
-    assert text(row) == "1,234"
 
 
 def test_the_hours_of_all_runs_are_added_up_with_those_of_attempts_that_came_to_nothing(launched: Launcher) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from analysis.frame import ADDED, FACTS, Sweep, point_values, read_sweep
 from analysis.published import published
 from analysis.scales import BREAK, Scale, limits, ticks
 from analysis.statistics import cells
+from analysis.summaries import averages, trends
 from mmprompt.place import ROOT
 from mmprompt.run import Store
 from sweeps.grid import names as sweep_names
@@ -51,6 +53,22 @@ def drawn(root: Path, about: dict[str, Any], skipped: int = 0) -> tuple[Figure, 
 def length(seeds: list[int], **shown: Any) -> dict[str, Any]:
     axes: dict[str, list[Any]] = {"task": TASKS, "prompt.length": LENGTHS, "seed": seeds}
     return manifest("length", axes, "prompt.length", {"table": "6", "figure": "2"}, {"prompt.length": 64}, **shown)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """Over lengths, with three seeds; all done."""
+    _, _, sweep = drawn(tmp_path_factory.mktemp("whole"), length([1, 2, 3]))
+    return sweep
+
+
+def with_manifest(sweep: Sweep, **changes: Any) -> Sweep:
+    return replace(sweep, manifest=sweep.manifest | changes)
+
+
+def of_test(sweep: Sweep) -> pd.DataFrame:
+    """Its cells on test."""
+    return cells(sweep).query("split == 'test'")
 
 
 def scores_of(figure: Figure) -> list[Axes]:
@@ -83,23 +101,12 @@ def whiskers(ax: Axes) -> np.ndarray:
     )  # of a mean without an interval it is empty
 
 
-def with_verdicts(values: pd.DataFrame) -> pd.DataFrame:
-    """The columns that simultaneous inference adds."""
-    low, high = values["difference_lower"], values["difference_upper"]
-    verdict = np.where(low > 0, "higher", np.where(high < 0, "lower", "not known"))
-    verdict = np.where((low > -2) & (high < 2), "equivalent", verdict)
-    return values.assign(
-        difference_verdict=np.where(values["difference"].isna(), "", verdict),
-        difference_method="Dunnett",
-        half_examples=0.5,
-    )
-
-
 # Values
 
 
-def test_whiskers_and_points_are_the_cells_and_dots_the_runs(tmp_path: Path) -> None:
-    figure, values, sweep = drawn(tmp_path, length([1, 2, 3]))
+def test_whiskers_and_points_are_the_cells_and_dots_the_runs(whole: Sweep) -> None:
+    values = of_test(whole)
+    figure = draw(whole, values)
     for ax, task in zip(scores_of(figure), TASKS, strict=True):
         shown = values[values["task"] == task]
         assert np.allclose(whiskers(ax)[:, :, 1], shown[["lower", "upper"]].clip(0, 100))
@@ -107,19 +114,20 @@ def test_whiskers_and_points_are_the_cells_and_dots_the_runs(tmp_path: Path) -> 
         assert np.allclose(sorted(drawn_as(ax, "mean")), sorted(shown["value"]))
         (hollow,) = [line for line in ax.lines if line.get_gid() == "mean" and line.get_markerfacecolor() == "white"]
         assert np.allclose(np.asarray(hollow.get_ydata(), float), shown.loc[shown["baseline"], "value"])
-        runs = sweep.scores.query("split == 'test' and task == @task")["value"]
+        runs = whole.scores.query("split == 'test' and task == @task")["value"]
         assert np.allclose(sorted(drawn_as(ax, "runs")), sorted(runs))
         (line,) = [line for line in ax.lines if line.get_gid() == "baseline"]
         assert line.get_ydata()[0] == hollow.get_ydata()[0]  # type: ignore[index]
 
 
-def test_the_lower_panel_is_the_differences_with_the_intervals_that_the_frame_has(tmp_path: Path) -> None:
-    _, _, sweep = drawn(tmp_path, length([1, 2, 3]))
-    values = cells(sweep)
-    values = with_verdicts(
-        values.assign(difference_lower=values["difference"] - 7, difference_upper=values["difference"] + 3)
+def test_the_lower_panel_is_the_differences_with_the_intervals_that_the_frame_has(whole: Sweep) -> None:
+    values = cells(whole)
+    values = values.assign(
+        difference_lower=values["difference"] - 7,
+        difference_upper=values["difference"] + 3,
+        difference_verdict=values["difference_verdict"].where(values["prompt.length"] != 16, "not known"),
     )
-    for ax, task in zip(differences_of(draw(sweep, values)), TASKS, strict=True):
+    for ax, task in zip(differences_of(draw(whole, values)), TASKS, strict=True):
         shown = values[(values["task"] == task) & (values["split"] == "test")]
         others = shown[~shown["baseline"]]
         assert np.allclose(whiskers(ax)[:, :, 1], others[["difference_lower", "difference_upper"]])
@@ -181,27 +189,26 @@ def test_a_conflict_is_said_where_its_value_would_be(tmp_path: Path) -> None:
     assert [text.get_text() for text in first.texts] == ["conflict"] and not second.texts
 
 
-def test_no_interval_is_drawn_beyond_what_a_score_can_be(tmp_path: Path) -> None:
-    _, values, sweep = drawn(tmp_path, length([1, 2, 3]))
-    values = values.assign(value=99.0, lower=-3.0, upper=109.0)
-    for ax in scores_of(draw(sweep, values)):
+def test_no_interval_is_drawn_beyond_what_a_score_can_be(whole: Sweep) -> None:
+    values = of_test(whole).assign(value=99.0, lower=-3.0, upper=109.0)
+    for ax in scores_of(draw(whole, values)):
         ends = whiskers(ax)[:, :, 1]
         assert ends.min() == 0.0 and ends.max() == 100.0
 
 
-def test_averages_have_a_panel_and_trends_a_line_of_their_slope(tmp_path: Path) -> None:
-    _, values, sweep = drawn(tmp_path, length([1, 2, 3]))
+def test_averages_have_a_panel_and_trends_a_line_of_their_slope(whole: Sweep) -> None:
+    values = of_test(whole)
     average = values[values["task"] == TASKS[0]].drop(columns=["task", "split", "metric"])
     average = average.assign(value=50.0 + np.arange(6), rule="mean of the metrics as they are")
     trends = pd.DataFrame({"task": TASKS, "split": "test", "slope": [0.5, 2.0], "slope_lower": 0.1, "slope_upper": 3.0})
-    figure = draw(sweep, values, averages=average, trends=trends)
+    figure = draw(whole, values, averages=average, trends=trends)
     *tasks, last = scores_of(figure)
     assert last.get_title(loc="left") == "Average" and np.allclose(drawn_as(last, "line"), 50.0 + np.arange(6))
     for ax, slope in zip(tasks, (0.5, 2.0), strict=True):
         (line,) = [line for line in ax.lines if line.get_gid() == "trend"]
         rise = np.asarray(line.get_ydata(), float)
         assert rise[-1] - rise[0] == pytest.approx(slope * np.log2(12))
-    said = captions.caption(sweep, values, averages=average, trends=trends)
+    said = captions.caption(whole, values, averages=average, trends=trends)
     assert "Grounding +0.50 (+0.10 to +3.00" in said and "Average: mean of the metrics as they are." in said
 
 
@@ -273,8 +280,10 @@ def test_an_axis_spans_two_points_at_least_and_stays_within_the_metrics_range() 
 # Every sweep, as it is printed
 
 
-def made_up(name: str, noise: np.random.Generator) -> Sweep:
+@cache
+def made_up(name: str) -> Sweep:
     """A sweep of conf/ all of whose runs are done, with scores that are near the ends of their range too."""
+    noise = np.random.default_rng(0)
     about = ADDED | json.loads(
         json.dumps(frozen(expand(name, ["seed=1,2,3"], ROOT / "conf"), {"commit": None, "dirty": False}))
     )
@@ -320,8 +329,8 @@ def made_up_curves(sweep: Sweep) -> pd.DataFrame | None:
 
 @pytest.fixture(scope="module", params=sweep_names(ROOT / "conf"))
 def made(request: pytest.FixtureRequest) -> tuple[Sweep, pd.DataFrame, pd.DataFrame | None]:
-    sweep = made_up(request.param, np.random.default_rng(0))
-    return sweep, with_verdicts(cells(sweep)), made_up_curves(sweep)
+    sweep = made_up(request.param)
+    return sweep, cells(sweep), made_up_curves(sweep)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -385,8 +394,8 @@ def _rows(figure: Figure) -> dict[str, tuple[Any, Any]]:
         (lambda ax: ax.set_ylim(0.0, 120.0), "out_of_range"),
     ],
 )
-def test_what_is_held_of_figures_is_seen_when_it_is_broken(fault: Any, found: str, tmp_path: Path) -> None:
-    figure, _, _ = drawn(tmp_path, length([1, 2, 3]))
+def test_what_is_held_of_figures_is_seen_when_it_is_broken(fault: Any, found: str, whole: Sweep) -> None:
+    figure = draw(whole, cells(whole))
     assert figure_checks.all_of(figure) == {}
     fault(scores_of(figure)[-1])
     assert found in figure_checks.all_of(figure)
@@ -406,7 +415,7 @@ def test_every_colour_stands_out_from_paper_and_no_two_looks_are_the_same() -> N
 
 
 def test_learning_curves_have_bands_within_the_range_and_a_mark_where_99_percent_of_the_best_is_reached() -> None:
-    sweep = made_up("convergence", np.random.default_rng(0))
+    sweep = made_up("convergence")
     curves = made_up_curves(sweep)
     assert curves is not None
     figure = draw(sweep, cells(sweep), curves)
@@ -422,7 +431,7 @@ def test_learning_curves_have_bands_within_the_range_and_a_mark_where_99_percent
 
 
 def test_what_is_left_of_a_score_is_drawn_below_it_and_captions_that_span_much_are_logarithmic() -> None:
-    sweep = made_up("robustness", np.random.default_rng(0))
+    sweep = made_up("robustness")
     values = cells(sweep)
     factor = values["task"].map(lambda task: 1.0 if task == "micro_caption" else 0.1)
     rank = values.groupby(["task", "attack.epsilon"], sort=False).cumcount()
@@ -493,7 +502,7 @@ def test_a_spike_of_one_point_does_not_fill_a_panel() -> None:
 
 
 def test_where_a_page_has_no_room_for_differences_they_are_left_to_the_table_and_to_the_caption() -> None:
-    sweep = made_up("methods", np.random.default_rng(0))
+    sweep = made_up("methods")
     points = [point | {"evaluations": dict.fromkeys("abcd", "x")} for point in sweep.manifest["points"]]
     more = {
         f"{split}/{metric}": sweep.frame.get(f"test/{metric}")
@@ -547,23 +556,18 @@ def run(store: Path, out: Path, *more: str, environment: dict[str, str] | None =
     return subprocess.run(command, env=dict(os.environ) | theirs, check=True, capture_output=True, text=True).stdout
 
 
-def test_the_files_are_the_same_bytes_in_another_process_with_another_style(tmp_path: Path) -> None:
-    figure, _, sweep = drawn(tmp_path, length([1, 2, 3]))
-    here = tmp_path / "here"
-    save(figure, here, ["pdf", "png", "svg"])
+def test_the_files_are_the_same_bytes_in_another_process_with_another_style(whole: Sweep, tmp_path: Path) -> None:
+    assert whole.store is not None
+    here, more = tmp_path / "here", {"averages": averages(whole), "trends": trends(whole)}
+    save(draw(whole, cells(whole), **more), here, ["pdf", "png", "svg"])
     matplotlibrc = tmp_path / "matplotlibrc"
     matplotlibrc.write_text("font.size: 20\naxes.facecolor: red\nsavefig.dpi: 30\nfont.family: monospace\n")
-    run(
-        tmp_path,
-        tmp_path,
-        "--format",
-        "pdf,png,svg",
-        environment={"MATPLOTLIBRC": str(matplotlibrc), "TZ": "Asia/Tokyo"},
-    )
+    environment = {"MATPLOTLIBRC": str(matplotlibrc), "TZ": "Asia/Tokyo"}
+    run(whole.store.root, tmp_path, "--format", "pdf,png,svg", environment=environment)
     for kind in ("png", "pdf", "svg"):
         assert Path(f"{here}.{kind}").read_bytes() == (tmp_path / "figures" / f"length.{kind}").read_bytes()
     made = (tmp_path / "figures" / "length.caption.txt").read_text()
-    assert made == captions.caption(sweep, cells(sweep))
+    assert made == captions.caption(whole, cells(whole), **more)
 
 
 def test_ours_and_the_papers_are_files_apart_and_a_columns_have_its_name(tmp_path: Path) -> None:
@@ -593,7 +597,7 @@ def test_a_sweep_of_the_users_own_has_no_figure_of_the_papers(tmp_path: Path) ->
 @pytest.mark.skipif(shutil.which("pdffonts") is None, reason="pdffonts of poppler-utils is not there")
 @pytest.mark.parametrize("name", ["robustness", "methods"])
 def test_fonts_in_a_pdf_are_embedded_and_none_is_type_3(name: str, tmp_path: Path) -> None:
-    sweep = made_up(name, np.random.default_rng(0))
+    sweep = made_up(name)
     (place,) = save(draw(sweep, cells(sweep)), tmp_path / name, ["pdf"])
     listed = subprocess.run(["pdffonts", str(place)], check=True, capture_output=True, text=True).stdout.splitlines()[
         2:
@@ -601,13 +605,13 @@ def test_fonts_in_a_pdf_are_embedded_and_none_is_type_3(name: str, tmp_path: Pat
     assert listed and all("TrueType" in line and " yes yes " in line and style.FONT in line for line in listed)
 
 
-def test_the_caption_says_what_the_frame_says(tmp_path: Path) -> None:
-    _, _, sweep = drawn(tmp_path, length([11, 12, 13], margin={"percent": 1.5, "cider": 20.0}))
-    values = with_verdicts(cells(sweep))
+def test_the_caption_says_what_the_frame_says(whole: Sweep) -> None:
+    sweep = with_manifest(whole, margin={"percent": 1.5, "cider": 20.0})
+    values = cells(sweep).assign(difference_method="Dunnett")
     said = captions.caption(sweep, values).splitlines()
     assert said == [
         "Score against prompt length on grounding and entailment; test split.",
-        "Markers: means over n = 3 runs (seeds 11, 12, 13); bars: 95% intervals over seeds and test examples, "
+        "Markers: means over n = 3 runs (seeds 1, 2, 3); bars: 95% intervals over seeds and test examples, "
         "cut at the ends of the metric's range.",
         "A bar that is not seen is shorter than its marker.",
         "Small dots: single runs.",
@@ -617,7 +621,7 @@ def test_the_caption_says_what_the_frame_says(tmp_path: Path) -> None:
         "Above the panel: = equivalent to it; ~ not known to differ.",
         "Settings: model micro, backbone mode eval, method prompt tuning, updates 30.",
     ]
-    alone = captions.caption(sweep, cells(sweep))
-    assert "t intervals over seeds" in alone and "each for itself" in alone and "simultaneous" not in alone
-    each = replace(sweep, manifest=sweep.manifest | {"family": "task"})
+    noisy = values["difference_method"].mask(values["prompt.length"] == 10, "Welch, Holm")
+    assert "(Welch, Holm and Dunnett)." in captions.caption(sweep, values.assign(difference_method=noisy))
+    each = with_manifest(sweep, family="task")
     assert "over each task's comparisons" in captions.caption(each, values)

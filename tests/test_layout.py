@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -14,19 +15,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from designed import averages, designed, detectable, noted, told, trends
-from full_sweeps import sweep_of
+from full_sweeps import costs_of, sweep_of
 from hypothesis import given
 from hypothesis import strategies as st
+from printed import said, told
 from synthetic_store import manifest
 
 from analysis import names, tables
+from analysis.claim_tables import claim_table
+from analysis.claims import claims
+from analysis.cost_tables import cost_tables
 from analysis.frame import Sweep
 from analysis.latex import TEXT, latex
 from analysis.layout import Cell, Column, Row, Table, split, text, turned
 from analysis.markdown import markdown
 from analysis.published import published
-from analysis.statistics import facts
+from analysis.statistics import cells, facts
+from analysis.summaries import averages, detectable, trends
 from analysis.terminal import terminal
 from mmprompt.config import PRIMARY_METRIC
 from mmprompt.place import ROOT
@@ -40,11 +45,24 @@ SWEEPS = sweep_names(ROOT / "conf")
 def all_of(name: str) -> tuple[Sweep, list[Table]]:
     """Every table that a sweep of conf/ can have, with all of its runs."""
     sweep = sweep_of(name)
-    frame = designed(sweep)
-    more = {"averages": averages(sweep, frame), "detectable": detectable(sweep, frame)}
-    if sweep.compare == "prompt.length":
-        more["trends"] = trends(sweep, frame)
-    return sweep, tables.ours(sweep, frame, facts(sweep), **more)
+    extra = [*cost_tables(sweep, costs_of(sweep)), *([claim_table(found)] if len(found := claims(sweep)) else [])]
+    frames = shown_trends(sweep), averages(sweep), detectable(sweep)
+    return sweep, tables.ours(sweep, cells(sweep), facts(sweep), *frames, extra)
+
+
+def shown_trends(sweep: Sweep) -> pd.DataFrame:
+    found = trends(sweep)
+    return found[[pair in sweep.shown for pair in zip(found["task"], found["split"], strict=True)]]
+
+
+def noted(frame: pd.DataFrame, at: Sequence[int], note: str, **changes: Any) -> pd.DataFrame:
+    """With a note on these cells, and other changes there."""
+    return frame.assign(
+        **{
+            column: [value if row in at else old for row, old in enumerate(frame[column])]
+            for column, value in ({"note": note} | changes).items()
+        }
+    )
 
 
 # Digits
@@ -108,7 +126,7 @@ def test_n_is_that_of_whole_cells_and_stands_where_another_is() -> None:
 
 def test_notes_of_cells_have_letters_in_every_format_and_the_same_note_one_letter() -> None:
     sweep = sweep_of("main")
-    frame = noted(noted(designed(sweep), [1, 3], "Seeds 1 2; of the baseline 1 2 3."), [5], "Zero spread: 5 % of it.")
+    frame = noted(noted(cells(sweep), [1, 3], "Seeds 1 2; of the baseline 1 2 3."), [5], "Zero spread: 5 % of it.")
     table = tables.comparison(sweep, frame, facts(sweep))
     lettered = [
         label for label in frame.loc[[1, 3, 5], ["task", "split"]].itertuples(index=False) if label.split == "test"
@@ -123,19 +141,19 @@ def test_notes_of_cells_have_letters_in_every_format_and_the_same_note_one_lette
     assert written.count("$^{a}$") == 2 and r"\textsuperscript{b}\,Zero spread: 5\,\% of it." in written
     caption = next(line for line in written.splitlines() if line.startswith(r"\caption"))
     assert "Zero spread" not in caption
-    assert "Zero spread" in tables.csv(frame, facts(sweep))
+    assert "Zero spread" in tables.csv(frame, facts(sweep), costs_of(sweep))
 
 
 def test_a_note_on_every_number_is_said_once_without_letters() -> None:
     sweep = sweep_of("main")
-    table = tables.comparison(sweep, designed(sweep).assign(note="Rates were chosen with these seeds."), facts(sweep))
+    table = tables.comparison(sweep, cells(sweep).assign(note="Rates were chosen with these seeds."), facts(sweep))
     letters = {cell.letter for row in table.texts for cell in row}
     assert ("", "Rates were chosen with these seeds.") in table.said and letters == {""}
 
 
 def test_a_conflict_is_a_word_and_no_number() -> None:
     sweep = sweep_of("main")
-    frame = noted(designed(sweep), [1], "run x: its record says 3 and its result 4", conflict=1)
+    frame = noted(cells(sweep), [1], "run x: its record says 3 and its result 4", conflict=1)
     table = tables.comparison(sweep, frame, facts(sweep))
     (cell,) = [cell for cell in table.frame.to_numpy().flat if str(cell).startswith("conflict")]
     assert cell == "conflict [a]"
@@ -179,7 +197,7 @@ def real() -> Sweep:
 
 def test_data_sets_are_columns_in_the_papers_layout_validation_first() -> None:
     sweep = real()
-    table = tables.comparison(sweep, designed(sweep), facts(sweep))
+    table = tables.comparison(sweep, cells(sweep), facts(sweep))
     assert [" ".join((column.group, column.head)) for column in table.columns] == [
         *(f"{one} {split}" for one in ("RefCOCO", "RefCOCO+") for split in ("val", "testA", "testB")),
         *("RefCOCOg val-u", "RefCOCOg test-u", "SNLI-VE dev", "SNLI-VE test"),
@@ -205,48 +223,102 @@ def test_two_cells_in_one_place_are_an_error() -> None:
 
 
 def test_lengths_are_columns_of_the_average_as_in_the_papers_table_6() -> None:
-    _, made = all_of("length")
+    sweep, made = all_of("length")
     (average,) = [table for table in made if table.name == "average"]
     assert [column.head for column in average.columns] == ["10", "16", "30", "64", "100", "120"]
     assert [row.labels for row in average.rows] == [("Average score",), ("Difference",), ("Better (%)",)]
     assert average.frame["Prompt length 64"].to_list()[1:] == ["-", "-"]
-    assert average.caption.startswith("Average over 2 tasks (mean of percent metrics): mean ± half-width")
-    assert turned(turned(average, "x"), "").frame.equals(turned(turned(average, "x"), "").frame)
+    assert average.caption.startswith("Average over 2 tasks (mean over tasks): mean ± half-width")
+    row = averages(sweep).set_index("prompt.length").loc[10]
+    shown = [cell.removesuffix(" =").removesuffix(" ~") for cell in average.frame["Prompt length 10"]]
+    assert shown[:2] == [
+        said(row["value"], row["upper"] - row["value"]),
+        said(row["difference"], row["difference_upper"] - row["difference"], "+"),
+    ]
+    assert shown[2] == f"{100 * row['better']:.0f}"
+    assert turned(turned(average, "x"), "").frame.to_numpy().tolist() == average.frame.to_numpy().tolist()
 
 
 def test_device_hours_have_the_papers_table_5_and_their_ratio() -> None:
     sweep, made = all_of("convergence")
     (hours,) = [table for table in made if table.name == "hours"]
-    took = facts(sweep).query("metric == 'device_hours'").set_index(["task", "method"])["value"]
-    ratio = took["micro_grounding", "prompt"] / took["micro_grounding", "finetune"]
-    assert hours.frame.loc["Grounding", "Ratio to Finetuning Prompt tuning"] == f"{ratio:.2f}"
-    assert [column.group for column in hours.columns] == ["Device-hours", "Device-hours", "Ratio to Finetuning"]
+    took = costs_of(sweep).frame.set_index(["quantity", "task", "method"]).loc["device_hours"]
+    row = took.loc[("micro_grounding", "prompt")]
+    assert hours.frame.loc["Prompt tuning", "Grounding Ratio"] == ranged(row, "ratio", "ratio_lowest", "ratio_highest")
+    assert hours.frame.loc["Prompt tuning", "Grounding Hours"] == ranged(row, "median", "lowest", "highest")
+    assert hours.frame.loc["Finetuning", "Grounding Ratio"] == "1"
+    assert list(dict.fromkeys(column.group for column in hours.columns)) == [names.task(task) for task in sweep.tasks]
+
+
+def ranged(row: Any, *keys: str) -> str:
+    """`1.31 (0.99 to 1.42)`: two significant digits of half of the range."""
+    value, low, high = (float(row[key]) for key in keys)
+    digits = 1 - int(f"{(high - low) / 2:.1e}".partition("e")[2])
+    return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def test_a_range_is_never_written_as_an_interval() -> None:
+    assert shown(2.0, 1.0, 3.0, is_range=True) == "2.0 (1.0 to 3.0)"
+    assert shown(2.0, 1.0, 3.0) == "2.0 ± 1.0"
+
+
+def test_what_was_measured_once_has_no_range() -> None:
+    sweep, made = all_of("methods")
+    (measured,) = [table for table in made if table.name == "measured"]
+    memory = costs_of(sweep).frame.query("quantity == 'peak_memory_mb'")
+    shown = measured.frame["Peak memory (MB) Median"].to_list()
+    assert shown == [f"{value:,.{0 if value >= 100 else 1}f}" for value in memory["median"]]
 
 
 def test_a_trend_has_slope_p_and_turning_point() -> None:
-    _, made = all_of("length")
+    sweep, made = all_of("length")
     (trend,) = [table for table in made if table.name == "trend"]
-    assert trend.frame.iloc[0].to_list() == ["+3.90 ± 0.34", "< 0.001", "-0.02 ± 0.29", "64", "0.46"]
+    row = shown_trends(sweep).iloc[0].to_dict()
+    known = {"slope_p": 0.0004, "turning_point": 64.2, "lack_of_fit_p": 0.4567}
+    first = tables.trend(sweep, pd.DataFrame([row | known])).frame.iloc[0].to_list()
+    ends = [said(row[one], row[f"{one}_upper"] - row[one], "+") for one in ("slope", "curvature")]
+    assert first == [ends[0], "< 0.001", ends[1], "64", "0.46"]
     assert list(trend.frame.index) == ["Grounding (Acc@0.5)", "Entailment (Accuracy)"]
 
 
 def test_what_can_be_told_apart_is_said_under_scores_and_differences() -> None:
-    _, made = all_of("length")
-    line = "With 3 seeds differences from 8.1 points on (Grounding), 14 (Entailment) are told apart with power 0.8;"
+    sweep, made = all_of("length")
+    (first, then), (second, _) = detectable(sweep)[["difference", "with_5_seeds"]].to_numpy().tolist()
+    line = (
+        f"With 3 seeds differences from {two(first)} points on (Grounding), {two(second)} (Entailment) are told apart"
+    )
     assert [table.name for table in made if line in told(table)] == ["", "differences"]
+    assert f" with power 0.8; with 5 seeds {two(then)} and " in told(made[0])
+
+
+def two(value: float) -> str:
+    """Significant digits."""
+    return f"{value:#.2g}".rstrip(".")
 
 
 def test_of_many_columns_the_range_of_what_can_be_told_apart_is_said() -> None:
     sweep = real()
-    table = tables.comparison(sweep, frame := designed(sweep), facts(sweep), detectable(sweep, frame))
-    line = "With 3 seeds differences from 5.1 to 41 points on, by column, are told apart with power 0.8; with 5 seeds 2.6 to 15."
-    assert line in table.notes
+    found = detectable(sweep)
+    now, then = (found[what].agg(["min", "max"]).to_list() for what in ("difference", "with_5_seeds"))
+    table = tables.comparison(sweep, cells(sweep), facts(sweep), found)
+    line = f"differences from {two(now[0])} to {two(now[1])} points on, by column, are told apart with power 0.8;"
+    assert f"With 3 seeds {line} with 5 seeds {two(then[0])} to {two(then[1])}." in table.notes
+
+
+def test_further_metrics_stand_beside_the_first_and_it_is_said_what_their_intervals_cover() -> None:
+    whole = sweep_of("main")
+    frame = whole.frame.assign(**{"test/bleu4": whole.frame["test/cider"] / 20})
+    sweep = Sweep(whole.manifest, frame, ())
+    scores, differences, *_ = tables.ours(sweep, cells(sweep), facts(sweep))
+    assert ["Captions B@4" in one.frame for one in (scores, differences)] == [True, False]
+    note = "Intervals of BLEU-4 cover seeds alone: single examples have no such score."
+    assert note in scores.notes and note not in tables.comparison(whole, cells(whole), facts(whole)).notes
 
 
 def test_extra_tables_come_last() -> None:
     sweep = sweep_of("main")
     extra = Table("What was measured.", ("a",), (Column("b"),), (Row(("c",), (Cell(1.0),)),), name="measured")
-    assert tables.ours(sweep, designed(sweep), facts(sweep), extra=[extra])[-1] is extra
+    assert tables.ours(sweep, cells(sweep), facts(sweep), extra=[extra])[-1] is extra
 
 
 # Names
@@ -357,7 +429,7 @@ def test_every_table_fits_the_page(page: str, font: str, tmp_path: Path) -> None
             files[-1].write_text(written)
     sweep = real()
     files.append(tmp_path / "real.tex")
-    files[-1].write_text(latex(tables.ours(sweep, designed(sweep), facts(sweep)), "real"))
+    files[-1].write_text(latex(tables.ours(sweep, cells(sweep), facts(sweep)), "real"))
     assert complaints(files, page, font) == []
 
 

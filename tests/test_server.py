@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from analysis import curves as curves_module
 from analysis.__main__ import main
 from analysis.curves import curves
 from analysis.frame import assemble, in_store
+from analysis.samples import SEEDS_ALONE
 from analysis.server import on_server
 from mmprompt import wandb_online
 from mmprompt.run import Store
@@ -263,17 +264,50 @@ def test_the_project_is_the_one_it_was_launched_with_or_the_one_given(
     assert "300 steps of 10 runs" in capsys.readouterr().out
 
 
+def written(root: Path, source: str, out: Path) -> dict[str, bytes]:
+    """By name, what both verbs make of these records."""
+    for verb in ("tables", "curves"):
+        assert main([verb, "length", "--runs", str(root), "--from", source, "--out", str(out)]) == 0
+    return {str(file.relative_to(out)): file.read_bytes() for file in out.rglob("*") if file.is_file()}
+
+
 def test_both_verbs_write_the_same_files_from_either_place(
-    store: Store, bare: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for root, place in ((store.root, "store"), (bare.root, "server")):
-        for verb in ("tables", "curves"):
-            assert main([verb, "length", "--runs", str(root), "--from", place, "--out", str(tmp_path / place)]) == 0
-    assert "on the W&B server, IDs in the csv" in capsys.readouterr().out
-    for file in ("tables/length.csv", "tables/length.tex", "figures/length.png", "curves/length.csv"):
-        ours, theirs = ((tmp_path / place / file).read_bytes() for place in ("store", "server"))
-        told = re.compile(rb"\\par\\footnotesize where no result.json .*\n")  # how attempts were chosen
-        assert ours == (told.sub(b"", theirs) if file.endswith(".tex") else theirs)
+    ours = written(store.root, "store", tmp_path / "store")
+    assert "attempts/N/wandb, IDs in length.runs.csv" in capsys.readouterr().out
+    theirs = written(store.root, "server", tmp_path / "server")
+    assert "on the W&B server, IDs in length.runs.csv" in capsys.readouterr().out
+    assert ours == theirs
+    kinds = ("md", "tex", "csv", "runs.csv", "trends.csv", "averages.csv")
+    assert {*(f"tables/length.{kind}" for kind in kinds), "figures/length.png", "curves/length.csv"} < ours.keys()
+
+
+OF_FILES = ("examples", "lower", "upper", "_p", "_p_corrected")  # what the scores of single examples change
+
+
+def test_from_the_server_alone_only_what_rests_on_files_differs_and_it_is_said(
+    store: Store, bare: Store, tmp_path: Path
+) -> None:
+    ours = written(store.root, "store", tmp_path / "store")
+    theirs = written(bare.root, "server", tmp_path / "server")
+    assert ours.keys() == theirs.keys() and ours["curves/length.csv"] == theirs["curves/length.csv"]
+    first, second = (pd.read_csv(BytesIO(files["tables/length.csv"])) for files in (ours, theirs))
+    changed = {column for column in first if not first[column].equals(second[column])}
+    assert changed == {column for column in first if column.endswith(OF_FILES)}
+    done = first["n"] > 1
+    assert second["half_examples"].isna().all() and first.loc[done, "half_examples"].notna().all()
+    wide, narrow = ((frame["upper"] - frame["lower"])[done] for frame in (first, second))
+    assert (wide > narrow).all()
+    runs = [pd.read_csv(BytesIO(files["tables/length.runs.csv"])) for files in (ours, theirs)]
+    elsewhere = ["examples", "record", "weights"]
+    same(*(frame.drop(columns=elsewhere) for frame in runs))
+    for kind in ("md", "tex"):
+        text = b" ".join(theirs[f"tables/length.{kind}"].split()).decode()
+        assert SEEDS_ALONE in text and SEEDS_ALONE not in b" ".join(ours[f"tables/length.{kind}"].split()).decode()
+        assert "where no result.json says which attempt was published, the first that finished is taken" in text
+    said = "intervals over seeds alone, as the scores of single examples are not at hand"
+    assert said in theirs["figures/length.caption.txt"].decode()
 
 
 @pytest.mark.parametrize("fault", [401, 500])

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from designed import designed, said, told
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from printed import half_of, said, told
 from scipy import stats
 from synthetic_store import (
     DISABLED,
@@ -24,6 +25,7 @@ from synthetic_store import (
     STEPS,
     claim,
     evaluate,
+    examples_of,
     launch,
     manifest,
     run_all,
@@ -37,19 +39,23 @@ from analysis import paper_figures, tables
 from analysis.__main__ import main
 from analysis.captions import caption
 from analysis.costs import SHOWN as MEASURED
+from analysis.costs import read_costs
 from analysis.curves import curves
+from analysis.families import compare
 from analysis.figures import draw
 from analysis.frame import ADDED, Sweep, in_store, read_manifest, read_sweep
 from analysis.frame import FACTS as FACT_NAMES
+from analysis.inference import Sample
 from analysis.markdown import markdown
 from analysis.published import published, published_values, unpublished
 from analysis.scales import BREAK
 from analysis.statistics import cells, edges, facts, learning_curves
+from analysis.trace import again
 from mmprompt.job import SUMMARISED
 from mmprompt.place import ROOT
 from mmprompt.run import INTERRUPTED, Store
 from sweeps.grid import Fact, names
-from sweeps.manifest import SHOWN, expand
+from sweeps.manifest import expand
 from sweeps.manifest import manifest as frozen
 
 TASKS = ["micro_grounding", "micro_entailment"]
@@ -99,15 +105,14 @@ def by_label(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
 
 
 def test_axes_that_are_compared_together_name_one_row_with_what_each_point_has(tmp_path: Path) -> None:
-    sweep = made(Store(tmp_path), methods())
-    table = tables.comparison(sweep, designed(sweep), facts(sweep))
+    sweep = made(store := Store(tmp_path), methods())
+    table = tables.comparison(sweep, cells(sweep), facts(sweep))
     assert list(table.frame.index) == ["BitFit (published)", "BitFit (all)", "Prompt tuning", "Finetuning"]
     assert "as configured" not in markdown([table])
     assert "Behind method, in brackets: its BitFit rule, where it has one." in table.notes
     assert "Baseline: Prompt tuning." in table.notes
-    x = score_of(sweep, TASKS[0], "bitfit all")
-    half = stats.t.ppf(0.975, 2) * stats.sem(x)
-    assert str(table.frame.loc["BitFit (all)", HEAD[TASKS[0]]]).startswith(said(x.mean(), half))
+    x = examples_of(store, [{"task": TASKS[0], "method": "bitfit", "bitfit.rule": "all", "seed": one} for one in SEEDS])
+    assert str(table.frame.loc["BitFit (all)", HEAD[TASKS[0]]]).startswith(said(x.mean(), half_of(x)))
 
 
 def test_a_row_that_diverged_says_so_and_the_best_of_the_others_is_chosen(tmp_path: Path) -> None:
@@ -117,7 +122,7 @@ def test_a_row_that_diverged_says_so_and_the_best_of_the_others_is_chosen(tmp_pa
         claim(store, point).fail("Traceback\nmmprompt.train.TrainingError: the loss is nan at step 9 of 150")
     sweep = made(store, methods(), gone)
     frame = cells(sweep)
-    table = tables.comparison(sweep, designed(sweep), facts(sweep))
+    table = tables.comparison(sweep, cells(sweep), facts(sweep))
     assert table.frame.loc["Finetuning", HEAD[TASKS[0]]] == "diverged"
     assert "Of 24 runs 21 done, 3 diverged." in table.notes and "INCOMPLETE" not in told(table)  # nothing is missing
     here = frame[frame["task"] == TASKS[0]]
@@ -131,7 +136,7 @@ def test_a_row_of_which_every_run_failed_says_failed_and_a_part_its_n(tmp_path: 
     for point in [*gone, half[0]]:
         claim(store, point).fail("RuntimeError: the loss is nan")
     sweep = made(store, methods(), [*gone, *half])
-    frame = tables.comparison(sweep, designed(sweep), facts(sweep)).frame[HEAD[TASKS[0]]]
+    frame = tables.comparison(sweep, cells(sweep), facts(sweep)).frame[HEAD[TASKS[0]]]
     assert frame["Finetuning"] == "failed"
     assert str(frame["Prompt tuning"]).endswith("(1 of 3)")
 
@@ -151,42 +156,57 @@ def test_a_difference_is_marked_by_its_verdict(tmp_path: Path) -> None:
     sweep = made(Store(tmp_path), methods())
     mark = {"higher": "", "lower": "", "equivalent": " =", "not known": " ~"}
     verdicts = dict(zip(((label, task) for label in NAME for task in TASKS), [*mark, *list(mark)[2:]], strict=True))
-    frame = designed(sweep)
+    frame = cells(sweep)
     keys = zip(frame["method"], frame["task"], strict=True)
-    frame = frame.assign(difference_verdict=[verdicts.get(key, "") for key in keys])
+    frame = frame.assign(difference_verdict=[verdicts.get(key, "") for key in keys], difference_method="Dunnett")
     table = tables.differences(sweep, frame, "difference")
+    found = by_label(frame[frame["split"] == "test"])
     assert list(table.frame.index) == list(NAME.values())
     for label, name in NAME.items():
         for task in TASKS:
-            test = stats.ttest_rel(score_of(sweep, task, label), score_of(sweep, task, "prompt"))
-            low, high = test.confidence_interval()
-            text = said((low + high) / 2, (high - low) / 2, "+") + mark[verdicts[label, task]]
-            assert table.frame.loc[name, HEAD[task]] == text
+            row = found.loc[(label, task)]
+            text = said(row["difference"], row["difference_upper"] - row["difference"], "+")
+            assert table.frame.loc[name, HEAD[task]] == text + mark[verdicts[label, task]]
     assert table.caption == (
         "Score minus that of the baseline (Prompt tuning), in points: simultaneous 95 % intervals over the 6 comparisons"
         " of this table (Dunnett; n = 3 seeds)."
     )
     for words in ["~ not known: not told apart, which is not equal.", "= equivalent.", "No mark: told apart"]:
         assert words in told(table)
+    noisy = frame["difference_method"].mask(frame["task"] == TASKS[1], "Welch, Holm")
+    caption = tables.differences(sweep, frame.assign(difference_method=noisy), "difference").caption
+    assert "(Dunnett on Grounding and Welch, Holm on Entailment; n = 3 seeds)" in caption
 
 
-def test_without_a_method_intervals_are_each_for_itself_and_a_margin_is_said(tmp_path: Path) -> None:
+def test_what_a_margin_is_stands_beside_the_mark(tmp_path: Path) -> None:
     sweep = made(Store(tmp_path), methods(margin={"percent": 2.0, "cider": 20.0}))
-    frame = designed(sweep).assign(difference_method="", difference_verdict="equivalent")
-    table = tables.differences(sweep, frame, "difference")
-    assert "95 % intervals, each for itself" in table.caption and "simultaneous" not in table.caption
+    table = tables.differences(sweep, cells(sweep).assign(difference_verdict="equivalent"), "difference")
     assert "= equivalent, within ± 2 points, 20 points of CIDEr." in table.notes
 
 
-def test_only_seeds_that_both_rows_have_are_paired(tmp_path: Path) -> None:
-    left_out = [{"task": TASKS[0], "method": "prompt", "seed": 1}, {"task": TASKS[0], "method": "finetune", "seed": 3}]
+def test_differences_of_single_seeds_have_no_intervals_and_say_so(tmp_path: Path) -> None:
+    left_out = [p["values"] for p in methods()["points"] if p["values"]["seed"] > 1]
     sweep = made(Store(tmp_path), methods(), left_out)
+    table = tables.differences(sweep, cells(sweep), "difference")
+    assert table.caption.endswith(", in points: without intervals.")
+    assert all(str(cell).endswith(" ~") and "±" not in str(cell) for cell in table.frame.to_numpy().flat)
+
+
+def test_seeds_are_paired_only_where_the_sweep_says_so_and_then_those_that_both_rows_have(tmp_path: Path) -> None:
+    left_out = [{"task": TASKS[0], "method": "prompt", "seed": 1}, {"task": TASKS[0], "method": "finetune", "seed": 3}]
+    scored = made(Store(tmp_path), methods(), left_out)
+    ours, theirs = (score_of(scored, TASKS[0], label) for label in ("finetune", "prompt"))
+    row = by_label(cells(scored), "split").loc[("finetune", TASKS[0], "test")]
+    assert (row["n"], row["difference_n"]) == (2, 2)
+    assert row["difference"] == pytest.approx(ours[:2].mean() - theirs[1:].mean()) and row["difference_upper"] > -100
+    sweep = replace(scored, manifest=scored.manifest | {"paired": True})
     row = by_label(cells(sweep), "split").loc[("finetune", TASKS[0], "test")]
-    second = [score_of(sweep, TASKS[0], label)[1] for label in ("finetune", "prompt")]
+    second = [ours[1], theirs[1]]
     assert (row["n"], row["difference_n"]) == (2, 1)
     assert row["difference"] == pytest.approx(second[0] - second[1]) and math.isnan(row["difference_lower"])
-    table = tables.differences(sweep, designed(sweep), "difference")
-    assert table.frame.loc["Finetuning", HEAD[TASKS[0]]] == f"{second[0] - second[1]:+.1f} (1 of 3) ~"
+    table = tables.differences(sweep, cells(sweep), "difference")
+    shown = str(table.frame.loc["Finetuning", HEAD[TASKS[0]]])
+    assert shown.startswith(f"{second[0] - second[1]:+.1f} (1 of 3) ~")
     assert "~ not known" in told(table)
 
 
@@ -214,19 +234,28 @@ SCORES = st.lists(st.floats(1, 100), min_size=27, max_size=27).map(lambda x: np.
 
 @settings(max_examples=30, deadline=None)
 @given(SCORES)
-def test_differences_and_shares_are_what_scipy_says_of_the_same_numbers(x: np.ndarray) -> None:
+def test_differences_of_scores_and_of_shares_are_families_over_the_columns_that_show_them(x: np.ndarray) -> None:
     found = cells(made_up(x, EPSILONS)).set_index(["method", "attack.epsilon"])
-    for i, method in enumerate("abc"):
-        for e, epsilon in enumerate(EPSILONS):
-            row, share = found.loc[(method, epsilon)], 100 * x[i, e] / x[i, 0]
-            assert (row["value"], row["kept"]) == pytest.approx((x[i, e].mean(), share.mean()))
-            for of, values in (("difference", x[i, e] - x[0, e]), ("kept_difference", share - 100 * x[0, e] / x[0, 0])):
-                if method == "a":
-                    assert math.isnan(row[of]) and row[f"{of}_n"] == 0
-                else:
-                    half = stats.t.ppf(0.975, 2) * stats.sem(values)
-                    ends = (values.mean() - half, values.mean() + half)
-                    assert (row[f"{of}_lower"], row[f"{of}_upper"]) == pytest.approx(ends, abs=1e-9)
+    share = 100 * x / x[:, :1]
+    assert found["value"].to_list() == pytest.approx(x.mean(axis=2).ravel().tolist())
+    assert found["kept"].to_list() == pytest.approx(share.mean(axis=2).ravel().tolist())
+    # Of the first column every run has kept all: there is nothing to compare, and two columns share the chance to err.
+    for of, values, columns, most in (
+        ("difference", x, [0, 1, 2], 100.0),
+        ("kept_difference", share, [1, 2], math.inf),
+    ):
+        for e in columns:
+            baseline, *rows = (Sample(values[i, e], None) for i in range(3))
+            wanted = compare(baseline, rows, 1 - 0.95 ** (1 / len(columns)))
+            for method, one in zip("bc", wanted, strict=True):
+                row = found.loc[(method, EPSILONS[e])]
+                ends = np.clip([one.lower, one.upper], -most, most)
+                assert (row[of], row[f"{of}_lower"], row[f"{of}_upper"], row[f"{of}_p"]) == pytest.approx(
+                    (one.value, *ends, one.p), nan_ok=True
+                )
+                assert (row[f"{of}_method"], row[f"{of}_verdict"]) == (one.method, one.verdict)
+        assert found.loc["a", of].isna().all() and (found.loc["a", f"{of}_n"] == 0).all()
+    assert found.xs(EPSILONS[0], level="attack.epsilon")["kept_difference"].isna().all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -238,7 +267,13 @@ def test_no_value_depends_on_the_order_of_the_points(x: np.ndarray, random: Any)
     about = sweep.manifest | {"points": [sweep.manifest["points"][i] for i in order]}
     shuffled = Sweep(about, sweep.frame.iloc[order].reset_index(drop=True), ())
     names = ["method", "attack.epsilon"]
-    ours, theirs = (cells(one).drop(columns="runs").sort_values(names, ignore_index=True) for one in (sweep, shuffled))
+    ours, theirs = (cells(one).sort_values(names, ignore_index=True) for one in (sweep, shuffled))
+    behind = [
+        [sorted(zip(*map(str.split, of), strict=True)) for of in zip(frame["runs"], frame["seeds"], strict=True)]
+        for frame in (ours, theirs)
+    ]
+    assert behind[0] == behind[1]
+    ours, theirs = (frame.drop(columns=["runs", "seeds"]) for frame in (ours, theirs))
     pd.testing.assert_frame_equal(ours, theirs)
 
 
@@ -289,7 +324,8 @@ def test_points_that_share_a_run_have_each_their_own_evaluation(
 
 def test_columns_are_the_epsilons_and_rows_task_and_method(attacked: tuple[Store, Sweep, dict[str, float]]) -> None:
     _, sweep, _ = attacked
-    score, share, difference = tables.ours(sweep, designed(sweep), facts(sweep))
+    found = cells(sweep)
+    score, share, difference = tables.ours(sweep, found, facts(sweep))
     assert list(score.frame.columns) == ["Attack ε 0", "Attack ε 0.01", "Attack ε 0.1"]
     assert list(share.frame.columns) == list(difference.frame.columns) == ["Attack ε 0.01", "Attack ε 0.1"]
     labels = ["BitFit (published)", "BitFit (all)", "Prompt tuning", "Finetuning"]
@@ -297,9 +333,9 @@ def test_columns_are_the_epsilons_and_rows_task_and_method(attacked: tuple[Store
     assert list(score.frame.index) == [(row, label) for row in rows for label in labels]
     assert len(difference.frame) == 2 * 3
     x = [score_at(sweep, "prompt", epsilon) for epsilon in (0.0, 0.1)]
-    kept = 100 * x[1] / x[0]
-    half = stats.t.ppf(0.975, 2) * stats.sem(kept)
-    assert share.frame.loc[(rows[0], "Prompt tuning"), "Attack ε 0.1"] == said(kept.mean(), half)
+    of_prompt = by_label(found, "attack.epsilon").loc[("prompt", TASKS[0], 0.1)]
+    text = said((100 * x[1] / x[0]).mean(), of_prompt["kept_upper"] - of_prompt["kept"])
+    assert share.frame.loc[(rows[0], "Prompt tuning"), "Attack ε 0.1"] == text
     assert share.caption.startswith("Share of its own score at attack ε = 0 that a run keeps, in percent: mean")
     assert difference.caption.startswith("Share kept minus that of the baseline (Finetuning), in points: ")
 
@@ -329,7 +365,7 @@ def test_lines_over_epsilon_are_the_cells_and_0_stands_apart(attacked: tuple[Sto
 
 def test_what_was_not_asked_yet_is_missing_and_counted_apart_from_what_was_not_trained(tmp_path: Path) -> None:
     sweep, _ = robustness(Store(tmp_path), left_out=[0.1], tracking=DISABLED)
-    table = tables.comparison(sweep, designed(sweep), facts(sweep))
+    table = tables.comparison(sweep, cells(sweep), facts(sweep))
     assert set(table.frame["Attack ε 0.1"]) == {"missing"}
     assert "INCOMPLETE: of 72 points 48 done, 24 not evaluated." in table.notes
 
@@ -342,7 +378,7 @@ def test_an_evaluation_that_failed_says_failed_and_leaves_the_rest(tmp_path: Pat
         if (values["method"], values["task"], values["attack.epsilon"]) == ("prompt", TASKS[0], 0.1):
             claim(store, values).fail("RuntimeError: out of memory")
     sweep = read_sweep(store, "robustness")
-    frame = tables.comparison(sweep, designed(sweep), facts(sweep)).frame
+    frame = tables.comparison(sweep, cells(sweep), facts(sweep)).frame
     row = frame.loc[("Grounding (Acc@0.5)", "Prompt tuning")]
     assert row["Attack ε 0.1"] == "failed" and "±" in row["Attack ε 0.01"]
 
@@ -422,7 +458,7 @@ def test_a_run_counts_once_among_what_runs_took_however_often_it_is_asked(tmp_pa
 def test_the_csv_has_what_runs_took_as_further_metrics(tmp_path: Path) -> None:
     sweep = made(Store(tmp_path), methods(facts=["trainable_parameters"]))
     file = tmp_path / "methods.csv"
-    file.write_text(tables.csv(cells(sweep), facts(sweep)))
+    file.write_text(tables.csv(cells(sweep), facts(sweep), read_costs(Store(tmp_path), sweep)))
     rows = pd.read_csv(file)
     assert (rows.loc[rows["metric"] == "trainable_parameters", "value"] == 12345).all()
     assert len(rows) == 2 * 4 * 2 + 2 * 4
@@ -525,7 +561,7 @@ def rates(best: dict[str, float]) -> Sweep:
     rows = []
     for point in about["points"]:
         values = point["values"]
-        score = 50.0 - abs(math.log10(values["optim.lr"] / best[values["method"]]))
+        score = 50.0 - abs(math.log10(values["optim.lr"] / best[values["method"]])) + values["seed"] / 100
         run = {"run": point["run"], "state": "done", "attempt": 1, "metric": "acc@0.5", "commit": "c", "dirty": False}
         rows.append(values | run | {"device": "cpu", "val/acc@0.5": score, "test/acc@0.5": -score})
     return Sweep(about, pd.DataFrame(rows), ())
@@ -533,7 +569,7 @@ def rates(best: dict[str, float]) -> Sweep:
 
 def test_the_best_of_each_method_is_marked_on_validation_which_is_all_that_is_shown() -> None:
     sweep = rates({"a": 0.1, "b": 1.0})
-    table = tables.comparison(sweep, designed(sweep).assign(among=3), facts(sweep))
+    table = tables.comparison(sweep, cells(sweep), facts(sweep))
     marked = table.frame.index[table.frame.iloc[:, 0].str.endswith("*")]
     assert list(marked) == [("a", "0.1"), ("b", "1")] and "on the val split" in table.caption
     assert list(table.frame.index.names) == ["Method", "Learning rate"]
@@ -597,16 +633,27 @@ def test_of_figures_without_published_values_nothing_is_shown_and_it_is_said(num
 @pytest.mark.parametrize("name", names(ROOT / "conf"))
 def test_every_sweep_of_conf_becomes_tables_and_a_figure_before_anything_has_run(name: str, tmp_path: Path) -> None:
     about = frozen(expand(name, ["seed=1"], ROOT / "conf"), {"commit": None, "dirty": False})
-    assert set(SHOWN) <= about.keys() and set(ADDED) <= about.keys() and set(ADDED) <= {*SHOWN, "search"}
     store = Store(tmp_path)
     launch(store, json.loads(json.dumps(about)))
     sweep = read_sweep(store, name)
-    found = tables.ours(sweep, designed(sweep), facts(sweep))
+    found = tables.ours(sweep, cells(sweep), facts(sweep))
     scores = found[0].frame.drop(columns="Trainable parameters", errors="ignore")
     assert set(scores.to_numpy().flat) == {"missing"}
     assert {key.rpartition(".")[2] for key in sweep.manifest["header"]} >= {"model", "steps"}
     figure = draw(sweep, cells(sweep))
     assert len(figure.axes) >= len(about["tasks"]) and "INCOMPLETE" in caption(sweep, cells(sweep))
+
+
+# What every manifest has had from the beginning; `tracking` came later, and is asked for where it is lacking.
+ALWAYS = {"sweep", "claim", "paper", "command", "axes", "baseline", "compare", "tasks", "header", "points", "commit"}
+ALWAYS |= {"dirty", "launched", "tracking"}
+
+
+def test_of_every_key_that_was_added_to_manifests_there_is_a_value_for_the_time_before() -> None:
+    about = frozen(expand("length", ["seed=1"], ROOT / "conf"), {"commit": None, "dirty": False})
+    assert about.keys() == ALWAYS | ADDED.keys() and not ALWAYS & ADDED.keys()
+    assert set(about["points"][0]) == {"values", "run", "evaluations", "fixed"}
+    assert again({"values": {}, "run": "x"}, None).startswith("the manifest does not say what is fixed")
 
 
 def test_a_manifest_from_before_these_keys_gives_what_it_gave(tmp_path: Path) -> None:
@@ -620,7 +667,7 @@ def test_a_manifest_from_before_these_keys_gives_what_it_gave(tmp_path: Path) ->
     assert read_manifest(store, "length").keys() == about.keys()
     then = read_sweep(store, "length")
     pd.testing.assert_frame_equal(cells(new), cells(then))
-    first, second = (markdown(tables.ours(one, designed(one), facts(one))) for one in (new, then))
+    first, second = (markdown(tables.ours(one, cells(one), facts(one))) for one in (new, then))
     assert first == second
 
 
@@ -640,7 +687,7 @@ def test_splits_of_other_names_are_columns_of_their_own_and_each_task_has_its_ow
         )
     frame = pd.DataFrame(rows).assign(commit="c", dirty=False, device="cpu")
     sweep = Sweep(about, frame, ())
-    table = tables.comparison(sweep, designed(sweep), facts(sweep))
+    table = tables.comparison(sweep, cells(sweep), facts(sweep))
     assert list(table.frame.columns) == ["Grounding testA", "Grounding testB", "Entailment Accuracy"]
     assert table.frame.loc["b"].to_list() == ["2.0 *"] * 3 and " on testA, testB and test: " in table.caption
     titles = [ax.get_title(loc="left") for ax in draw(sweep, cells(sweep)).axes]

@@ -80,6 +80,7 @@ def test_what_is_best_on_validation_is_chosen_for_both_splits_whatever_test_says
     sweep = made_up({(10, "val"): better_on_val, (10, "test"): worse, (64, "val"): worse, (64, "test"): better_on_test})
     frame = cells(sweep).set_index(["prompt.length", "split"])
     assert frame["chosen"].to_dict() == {(10, "val"): True, (10, "test"): True, (64, "val"): False, (64, "test"): False}
+    assert frame["among"].to_dict() == {(10, "val"): 2, (10, "test"): 2, (64, "val"): 0, (64, "test"): 0}
 
 
 def test_nothing_is_chosen_while_a_value_is_missing() -> None:

@@ -15,20 +15,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from designed import designed, said, told
-from scipy import stats
-from synthetic_store import DISABLED, OFFLINE, claim, launch, manifest, run_all, run_of, scores, train
+from printed import half_of, said, told
+from synthetic_store import DISABLED, OFFLINE, claim, examples_of, launch, manifest, run_all, run_of, scores, train
 
 from analysis import tables
 from analysis.__main__ import main
+from analysis.captions import caption
+from analysis.costs import read_costs
 from analysis.frame import read_sweep
 from analysis.latex import latex
 from analysis.layout import Table
 from analysis.published import published, published_values
+from analysis.samples import SEEDS_ALONE
 from analysis.statistics import cells, facts
 from mmprompt.files import StoreError
 from mmprompt.place import ROOT
 from mmprompt.run import RunFolder, Store
+from sweeps.grid import Claim
 
 TASKS = ["micro_grounding", "micro_entailment"]
 LENGTHS = [10, 64, 120]
@@ -79,7 +82,7 @@ def change_result(folder: RunFolder, change: Callable[[dict[str, Any]], None]) -
 
 def table_of(store: Store, name: str = "length") -> Table:
     sweep = read_sweep(store, name)
-    return tables.comparison(sweep, designed(sweep), facts(sweep))
+    return tables.comparison(sweep, cells(sweep), facts(sweep))
 
 
 def test_a_cell_is_mean_half_width_and_n_of_what_the_runs_scored(unfinished: Store) -> None:
@@ -89,18 +92,59 @@ def test_a_cell_is_mean_half_width_and_n_of_what_the_runs_scored(unfinished: Sto
     missing.add(run_of(point("micro_entailment", 10, 2)))
     made = [(p["values"], scores(p["values"], noise)) for p in about["points"] if p["run"] not in missing]
     x = [value["test/acc@0.5"] for p, value in made if (p["task"], p["prompt.length"]) == ("micro_grounding", 10)]
-    half = stats.t.ppf(0.975, 2) * stats.sem(x)
-    assert len(x) == 3
+    examples = examples_of(unfinished, [point("micro_grounding", 10, seed) for seed in (1, 2, 3)])
+    assert x == pytest.approx(examples.mean(axis=1), abs=1e-4) and len(x) == 3
     cell = table_of(unfinished).frame.loc["10", "Grounding Acc@0.5"]
-    assert cell == said(float(np.mean(x)), half)
+    assert cell == said(float(np.mean(x)), half_of(examples))
 
 
 def test_n_is_said_once_and_in_the_cell_where_it_differs(unfinished: Store) -> None:
     table = table_of(unfinished)
     assert "(n = 3 seeds unless given)" in table.caption
     assert table.frame.loc["120", "Grounding Acc@0.5"] == "missing (1 failed)"
-    assert str(table.frame.loc["10", "Entailment Accuracy"]).endswith(" (2 of 3)")
+    assert str(table.frame.loc["10", "Entailment Accuracy"]).endswith(" (2 of 3) [a]")
+    assert ("a", "other seeds than the baseline's: seeds 1 3, the baseline's 1 2 3") in table.said
     assert "(" not in str(table.frame.loc["64", "Entailment Accuracy"])
+
+
+BOTH = "Intervals cover both sources of error, seeds and test examples (500)."
+
+
+def test_a_cell_whose_interval_leaves_out_the_examples_has_a_note(small: Store) -> None:
+    result = a_run(small).result()
+    assert result is not None
+    file = a_run(small).evaluation_file(result["evaluations"]["test"]).with_suffix(".npy")
+    file.unlink()
+    table = table_of(small)
+    assert table.frame.loc["10", "Grounding Acc@0.5"].endswith(" [a]") and BOTH in table.notes
+    assert table.said[-1] == ("a", "intervals over seeds alone: no scores of single examples for seed 1")
+    assert "[a]" not in table.frame.loc["64", "Grounding Acc@0.5"]
+    sweep = read_sweep(small, "length")
+    bars = "bars: 95% intervals over seeds and test examples (1 of 2 over seeds alone, as "
+    assert bars in caption(sweep, cells(sweep))
+
+
+def test_where_no_scores_of_single_examples_are_at_hand_every_table_with_intervals_says_so(
+    small: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = Claim(claim="64 is better", row={"prompt.length": 64}, than={"prompt.length": 10}, expect="higher")
+    launch(small, length_sweep([1, 2], [10, 64], TASKS[:1]) | {"claims": [asked.model_dump()]})
+    verbs = (["claims", "length"], ["compare", "length", "64", "10"])
+    for verb in verbs:
+        assert main([*verb, "--runs", str(small.root)]) == 0
+    assert SEEDS_ALONE not in capsys.readouterr().out
+    for file in small.root.rglob("*.npy"):
+        file.unlink()
+    sweep = read_sweep(small, "length")
+    found = cells(sweep)
+    for table in tables.ours(sweep, found, facts(sweep)):
+        assert SEEDS_ALONE in table.notes and BOTH not in table.notes
+        assert not any(letter for letter, _ in table.said)  # it is said once
+    bars = "bars: 95% t intervals over seeds alone, as the scores of single examples are not at hand, cut at the ends"
+    assert bars in caption(sweep, found)
+    for verb in verbs:
+        assert main([*verb, "--runs", str(small.root)]) == 0
+        assert f"- {SEEDS_ALONE}" in capsys.readouterr().out
 
 
 def test_rows_and_columns_are_in_the_manifests_order_and_the_baseline_is_named(unfinished: Store) -> None:
@@ -129,7 +173,8 @@ def test_a_table_says_what_was_run_and_what_is_not_done(unfinished: Store) -> No
 
 def test_the_csv_has_both_splits_and_runs_that_are_in_the_store(unfinished: Store, tmp_path: Path) -> None:
     file = tmp_path / "length.csv"
-    file.write_text(tables.csv(cells(sweep := read_sweep(unfinished, "length")), facts(sweep)))
+    sweep = read_sweep(unfinished, "length")
+    file.write_text(tables.csv(cells(sweep), facts(sweep), read_costs(unfinished, sweep)))
     frame = pd.read_csv(file)
     assert len(frame) == 2 * 3 * 2
     assert set(frame["split"]) == {"val", "test"}
@@ -153,7 +198,7 @@ def test_the_frame_has_a_row_per_point_with_what_its_run_says(unfinished: Store)
 
 def test_the_latex_is_a_booktabs_table_with_nothing_left_unescaped(unfinished: Store) -> None:
     sweep = read_sweep(unfinished, "length")
-    ours = tables.ours(sweep, designed(sweep), facts(sweep))
+    ours = tables.ours(sweep, cells(sweep), facts(sweep))
     text = latex([*ours, *tables.paper(published(sweep.manifest))], "length")
     assert text.startswith(r"% Needs \usepackage{booktabs} and \usepackage{siunitx}")
     for environment in (r"table\*?", "tabular"):
@@ -171,7 +216,7 @@ def test_the_latex_is_a_booktabs_table_with_nothing_left_unescaped(unfinished: S
 
 def test_the_papers_values_are_tables_of_their_own(unfinished: Store) -> None:
     sweep = read_sweep(unfinished, "length")
-    ours = tables.comparison(sweep, designed(sweep), facts(sweep))
+    ours = tables.comparison(sweep, cells(sweep), facts(sweep))
     table_6, figure_2 = tables.paper(published(sweep.manifest))
     assert table_6.caption.startswith("The paper's Table 6: OFA-large, one seed per value, printed; the header says 32")
     assert list(table_6.frame.columns) == [f"Prompt length {length}" for length in (10, 16, 32, 64, 100, 120)]
@@ -334,10 +379,15 @@ def test_the_command_writes_its_files_says_where_and_touches_neither_home_nor_to
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
     assert files == [
         *(f"figures/length{part}.{kind}" for part in ("", "_paper") for kind in ("caption.txt", "pdf", "png")),
-        *(f"tables/length.{kind}" for kind in ("csv", "md", "tex")),
+        *(f"tables/length.{kind}" for kind in ("averages.csv", "csv", "md", "runs.csv", "tex", "trends.csv")),
         "tables/length_paper.tex",
     ]
     assert [*home.rglob("*")] == []
-    assert "Baseline: prompt length 64." in done.stdout and f"figure   {out}/figures/length.pdf, " in done.stdout
+    assert "Baseline: prompt length 64." in done.stdout
+    assert f"figure   {out}/figures/length.pdf, .png, .caption.txt, _paper.pdf, " in done.stdout
+    assert (
+        f"tables   {out}/tables/length.md, .tex, .csv, .runs.csv, .trends.csv, .averages.csv, _paper.tex" in done.stdout
+    )
+    assert f"records  {unfinished.root}/run/ID/attempts/N/wandb, IDs in length.runs.csv" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 130 + len(str(out))
     assert "RefCOCO" in (out / "tables" / "length.md").read_text()

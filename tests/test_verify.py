@@ -19,8 +19,9 @@ from wandb.proto.wandb_internal_pb2 import Record as Message
 
 from analysis import remarks, tables, verify
 from analysis.__main__ import main
-from analysis.frame import InStore, Sweep, assemble, read_manifest, read_sweep
-from analysis.statistics import cells, facts
+from analysis.frame import InStore, Sweep, assemble, in_store, read_manifest, read_sweep
+from analysis.report import Report, report, texts
+from analysis.statistics import cells
 from mmprompt.evaluations import Made
 from mmprompt.identity import canonical, frozen_text
 from mmprompt.place import ROOT
@@ -427,17 +428,6 @@ UNREADABLE: dict[str, Damage] = {
 }
 
 
-def texts(sweep: Sweep) -> dict[str, str]:
-    """The tables, by kind, as they are written."""
-    found, took = cells(sweep), facts(sweep)
-    ours, notes = tables.ours(sweep, found, took), [*sweep.notes, *remarks.notes(sweep)]
-    return {
-        "md": tables.markdown(ours, notes),
-        "tex": tables.latex(ours, "length", notes),
-        "csv": tables.csv(found, took),
-    }
-
-
 def by_cell(sweep: Sweep) -> pd.DataFrame:
     return cells(sweep).set_index(["task", "prompt.length", "split"])
 
@@ -462,11 +452,13 @@ def test_whatever_was_done_to_a_store_is_said_once_and_stands_where_the_number_w
             assert any(said.split(": ", 1)[1] in row["note"] for said in sweep.conflicts)
         elif row["n"] == 3:  # nothing else is touched
             assert row["value"] == before.loc[key, "value"] and row["note"] == ""
-    written = texts(sweep)
-    for kind in ("md", "tex"):
-        assert re.search(rf"[|&] +{state} +([|&]|\\\\)", written[kind]), written[kind]
+    one = report(store, read_manifest(store, "length"), in_store)
+    assert isinstance(one, Report)
+    written = texts(one)
+    for kind, cell in ((".md", rf"\| +{state} \[[a-z]\] +\|"), (".tex", rf"[{{ ]{state}\$\^{{[a-z]}}\$")):
+        assert re.search(cell, written[kind]), written[kind]
         assert "".join(sweep.conflicts[0].split()).replace("_", "")[:60] in re.sub(r"[\s\\_]", "", written[kind])
-    rows = pd.read_csv(StringIO(written["csv"]))
+    rows = pd.read_csv(StringIO(written[".csv"]))
     assert rows.loc[rows[state] > 0, "note"].notna().sum() == len(wrong)
     assert main(["verify", "--runs", str(store.root)]) == 1
     assert re.search(sentence, capsys.readouterr().out)
@@ -510,7 +502,21 @@ def test_the_command_ends_with_1_and_writes_what_it_can(store: Store, capsys: py
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda content: content.pop("points"), "is damaged: it has no points"),
+        *(
+            (lambda content, key=key: content.pop(key), f"is damaged: it has no {key}")
+            for key in (
+                "sweep",
+                "claim",
+                "paper",
+                "command",
+                "axes",
+                "baseline",
+                "compare",
+                "tasks",
+                "header",
+                "points",
+            )
+        ),
         (lambda content: point_of(content)["values"].update(task="micro_vqa"), f"lists run {RUN} under task micro_vqa"),
     ],
 )
@@ -586,7 +592,7 @@ def test_a_difference_without_an_interval_is_not_told_apart(store: Store) -> Non
         shutil.rmtree(folder(store, GROUNDING, 64, seed).path)
     sweep = read_sweep(store, "length")
     row = next(row for row in cells(sweep).itertuples() if row.split == "test" and row.difference_n == 1)
-    assert tables.difference_text(row, "difference").endswith("~")
+    assert tables.difference(row).mark == "~" and math.isnan(tables.difference(row).lower)
 
 
 @pytest.mark.parametrize(
@@ -613,8 +619,20 @@ def test_examples_that_are_gone_are_missed(store: Store) -> None:
     evaluation(store, "test").with_suffix(".npy").unlink()
     said, _ = said_of(store)
     assert said == [
-        "1 of 12 runs have no scores of single examples for what is shown; nothing but their records says that the values are right"
+        "1 of 12 runs have no scores of single examples for what is shown; nothing but their records says that the "
+        "values are right",
+        f"intervals over seeds alone: prompt.length 120 on {GROUNDING} test: no scores of single examples for seed 2",
     ]
+
+
+def test_differences_from_a_baseline_without_scores_of_single_examples_are_over_seeds_alone(store: Store) -> None:
+    for split in ("val", "test"):
+        evaluation(store, split, GROUNDING, 64, 3).with_suffix(".npy").unlink()
+    said, found = said_of(store)
+    what = "no scores of single examples for seed 3; so are differences from it"
+    assert f"intervals over seeds alone: prompt.length 64 on {GROUNDING}: {what}" in said
+    halves = found["difference_half_examples"]
+    assert halves[(GROUNDING, 120, "test")] == 0 < halves[(ENTAILMENT, 120, "test")]
 
 
 # What takes longer
