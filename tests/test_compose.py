@@ -243,9 +243,7 @@ def test_points_that_mean_the_same_are_one_run() -> None:
 
 def test_blocks_that_make_different_runs_of_one_point_are_refused(conf: Path) -> None:
     text = (conf / "sweep" / "length.yaml").read_text()
-    block = (
-        "  - product: {task: [micro_grounding], prompt.length: [10], seed: [1]}\n    fixed: {optim.steps: 7}\nbaseline:"
-    )
+    block = "  - product: {task: [micro_grounding], prompt.length: [10], seed: [11]}\n    fixed: {optim.steps: 7}\nbaseline:"
     (conf / "sweep" / "length.yaml").write_text(text.replace("baseline:", block))
     with pytest.raises(ConfigError, match=r"two blocks make different runs of .*make an axis of it"):
         expand("length", [], conf)

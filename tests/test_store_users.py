@@ -169,7 +169,7 @@ def test_one_begins_a_sweep_the_other_completes_it_and_both_see_it_done(shared: 
     for user in (ANNA, BORIS):
         assert "4 done" in end(sweep(shared, user, "plan"))
         tables = ("-m", "analysis", "tables", "length")
-        assert "(4)" in end(user.start(shared / user.name, *tables, MMPROMPT_RUNS=str(store.root)))
+        assert "(n = 4 seeds)" in end(user.start(shared / user.name, *tables, MMPROMPT_RUNS=str(store.root)))
     points = json.loads(store.manifest("length").read_text())["points"]
     owners = [store.run(point["run"]).result_file.stat().st_uid for point in points]
     assert sorted(owners) == 2 * [ANNA.uid] + 2 * [BORIS.uid]

@@ -15,9 +15,9 @@ import time
 import psutil
 import pytest
 from launcher import Launcher
+from outcome import tables
 from patience import ended, printed_by, until
 
-from analysis.__main__ import main as analysis
 from mmprompt.run import RunFolder
 from sweeps.batch import batches
 
@@ -26,11 +26,11 @@ RUNS, SEEDS = (6, "seed=1,2,3") if LONG else (4, "seed=1,2")
 SWEEP = (SEEDS, "prompt.length=4,6", "optim.steps=12", "cluster.checkpoint_every=2", "tracking=offline")
 
 
-def tables(launcher: Launcher) -> dict[str, bytes]:
-    """What `python -m analysis tables length` writes."""
-    out = launcher.folder / "out"
-    assert analysis(["tables", "length", "--runs", str(launcher.store.root), "--out", str(out)]) == 0
-    return {file.name: file.read_bytes() for file in sorted((out / "tables").iterdir())}
+def written(launcher: Launcher) -> dict[str, str]:
+    """The tables, less what says how they came about."""
+    found = tables(launcher.store, "length", launcher.folder / "out")
+    assert found
+    return found
 
 
 def runs(launcher: Launcher) -> list[RunFolder]:
@@ -88,7 +88,7 @@ def test_a_sweep_that_is_killed_at_random_moments_ends_in_the_tables_of_an_undis
         lambda: launcher.processes() == [], "no process is left"
     )  # of the last that was killed a worker may find out only now
 
-    assert tables(launcher) == tables(undisturbed)
+    assert written(launcher) == written(undisturbed)
     for run, other in zip(runs(launcher), runs(undisturbed), strict=True):
         result, expected = run.result() or {}, other.result() or {}
         assert result["metrics"] == expected["metrics"]

@@ -11,8 +11,6 @@ if it is bad. The seed decides which faults come in which order; whom they hit d
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import itertools
 import os
 import random
@@ -27,11 +25,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import DEFAULT_FOLDER, Cluster, ClusterError
 from faults import Sweep, damage, hosts, is_alive, litter, step_daemon
+from outcome import tables
 
-from analysis.__main__ import main as analysis
 from mmprompt.run import Attempt
 
 EVERY = 5.0  # seconds between two faults
@@ -311,18 +310,10 @@ class Chaos:
         self.debts.append((time.monotonic() + seconds, what, how))
 
 
-def tables(sweep: Sweep) -> dict[str, bytes]:
-    out = sweep.folder / "out"
-    with contextlib.redirect_stdout(io.StringIO()):
-        code = analysis(["tables", "length", "--runs", str(sweep.store.root), "--out", str(out)])
-    if code != 0:
-        return {}
-    return {file.name: file.read_bytes() for file in sorted((out / "tables").iterdir())}
-
-
 def verdict(sweep: Sweep, undisturbed: Sweep) -> list[str]:
     """What is not as it should be."""
-    ours, theirs, wrong = tables(sweep), tables(undisturbed), []
+    ours, theirs = (tables(one.store, "length", one.folder / "out") for one in (sweep, undisturbed))
+    wrong: list[str] = []
     if not ours or ours.keys() != theirs.keys():
         return [f"tables {sorted(ours)}, wanted {sorted(theirs)}"]
     wrong += [f"{name} differs" for name in ours if ours[name] != theirs[name]]
