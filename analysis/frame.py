@@ -28,7 +28,7 @@ import pandas as pd
 
 from analysis import verify
 from analysis.records import RecordError, read_ends, read_record
-from analysis.verify import RECORD, RESULT, Finding, Unreadable, read_json
+from analysis.verify import RECORD, RESULT, Finding, Unreadable
 from mmprompt.config import FURTHER_METRICS, Questions, RunConfig, nearest
 from mmprompt.files import StoreError
 from mmprompt.run import OF_SEARCH, Attempt, RunFolder, Store
@@ -398,7 +398,7 @@ class Reading:
                 missing = True
             else:
                 row[f"{split}/{row['metric']}"] = found
-        row |= _further(run.folder, run.result, point["evaluations"], self.manifest["tasks"][row["task"]]["family"])
+        row |= run.further(point["evaluations"], self.manifest["tasks"][row["task"]]["family"])
         if missing and row["state"] not in WRONG:
             row["state"] = _state_of_evaluations(run.folder, run.result)
 
@@ -516,6 +516,18 @@ class _Run:
         elif self.folder.result_file.exists():
             reading.without_scores.add(self.id)
         return next(iter(values.values()))
+
+    def further(self, evaluations: Mapping[str, str], family: str) -> dict[str, float]:
+        """By `split/metric`: what these evaluations say besides the task's metric, from `result.json` and their files."""
+        found: dict[str, float] = {}
+        for split, one in evaluations.items() if family in FURTHER_METRICS else ():
+            files = self.files[one]
+            if self.result["evaluations"].get(split) == one:
+                said = {name: self.result["metrics"].get(f"{split}/{name}") for name in FURTHER_METRICS[family]}
+            else:
+                said = files.about["metrics"] if isinstance(files, _Files) and files.about is not None else {}
+            found |= {f"{split}/{name}": number(said.get(name)) for name in FURTHER_METRICS[family]}
+        return found
 
     def sources(
         self, split: str, one: str, metric: str, files: _Files, is_published: bool, reading: Reading
@@ -690,20 +702,3 @@ in_store = InStore()
 
 def _history(file: Path) -> pd.DataFrame:
     return read_record(file, history=True).history
-
-
-def _further(
-    folder: RunFolder, result: Mapping[str, Any], evaluations: Mapping[str, str], family: str
-) -> dict[str, float]:
-    """By `split/metric`: what these evaluations say besides the task's metric, from `result.json` and their files."""
-    found: dict[str, float] = {}
-    for split, one in evaluations.items() if family in FURTHER_METRICS else ():
-        if result["evaluations"].get(split) == one:
-            said = {name: result["metrics"].get(f"{split}/{name}") for name in FURTHER_METRICS[family]}
-        else:
-            file = read_json(Attempt(folder, result["attempt"]).evaluation_file(one)) or read_json(
-                folder.evaluations / f"{one}.json"
-            )
-            said = {} if file is None else file["metrics"]
-        found |= {f"{split}/{name}": number(said.get(name)) for name in FURTHER_METRICS[family]}
-    return found
