@@ -32,8 +32,11 @@ from wandb.proto.wandb_internal_pb2 import Record as Message
 
 from analysis import remarks, tables, verify
 from analysis.__main__ import main
-from analysis.frame import InStore, Sweep, assemble, in_store, read_manifest, read_sweep
+from analysis.frame import Sweep
+from analysis.manifest import read_manifest
+from analysis.reading import assemble, read_sweep
 from analysis.report import Report, report, texts
+from analysis.sources import InStore, in_store
 from analysis.statistics import cells, facts
 from mmprompt.evaluations import Made
 from mmprompt.identity import canonical, evaluation_id, frozen_text
