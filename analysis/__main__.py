@@ -29,7 +29,8 @@ from mmprompt.place import default_store
 from mmprompt.run import Store
 
 if TYPE_CHECKING:
-    from analysis.frame import Source, Sweep
+    from analysis.frame import Sweep
+    from analysis.sources import Source
 
 CHECKED = (
     "configurations, labels and header of the manifest, settings and splits of evaluations, W&B records to the last byte, "
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
     # Matplotlib keeps a list of fonts, under $HOME unless told otherwise before it is imported; so that comes later.
     os.environ.setdefault("MPLCONFIGDIR", str((given.runs / "cache" / "matplotlib").absolute()))
-    from analysis.frame import read_manifest, sweep_names
+    from analysis.manifest import read_manifest, sweep_names
     from mmprompt.wandb_online import ServerError
 
     store, status = Store(given.runs), 0
@@ -129,8 +130,8 @@ def _kinds(text: str) -> tuple[str, ...]:
 
 def source_of(given: argparse.Namespace, manifest: Mapping[str, Any]) -> AbstractContextManager[Source]:
     """Where the W&B records of this sweep are read; those of the store to the last byte where everything is checked."""
-    from analysis.frame import InStore
     from analysis.server import on_server
+    from analysis.sources import InStore
 
     return on_server(manifest, given.project) if given.place == "server" else nullcontext(InStore(is_deep(given)))
 
@@ -163,7 +164,7 @@ def tables(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
 def verify(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Says what was checked and what is wrong; writes nothing."""
     from analysis import remarks
-    from analysis.frame import assemble
+    from analysis.reading import assemble
 
     _, manifest, _ = read
     sweep = assemble(*read, deep=True)
@@ -194,7 +195,7 @@ def claims(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Prints a sweep's claims."""
     from analysis.claim_tables import claim_table
     from analysis.claims import claims
-    from analysis.frame import assemble
+    from analysis.reading import assemble
     from analysis.terminal import terminal
 
     sweep = assemble(*read)
@@ -206,7 +207,7 @@ def claims(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
 
 def trace(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Prints all that a cell comes from."""
-    from analysis.frame import assemble
+    from analysis.reading import assemble
     from analysis.trace import trace
 
     sweep = assemble(*read)
@@ -217,7 +218,7 @@ def compare(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Prints one row less another."""
     from analysis.claim_tables import comparison_table
     from analysis.compare import compare
-    from analysis.frame import assemble
+    from analysis.reading import assemble
     from analysis.terminal import terminal
 
     sweep = assemble(*read)

@@ -63,7 +63,7 @@ def comparison_table(found: pd.DataFrame, first: str, second: str, sweep: str) -
         p = row.p if not pd.isna(row.p) else row.p_examples
         entries.append((labels, Column("p"), Cell(word="-" if pd.isna(p) else f"{p:.2g}")))
         entries.append((labels, Column("n"), Cell(word=str(row.n))))
-    notes = ["Difference: intervals over seeds and examples, corrected for the tasks (Holm)."]
+    notes = ["Intervals of differences are corrected for the tasks (Holm)."]
     if found["p_examples"].notna().any():
         notes.append(
             "p of single runs is over the examples of the test set alone: of these two runs, not of the settings."

@@ -15,8 +15,9 @@ import pandas as pd
 from analysis import families
 from analysis.comparisons import margin_of
 from analysis.families import Comparison
-from analysis.frame import Sweep, axis_value
+from analysis.frame import Sweep
 from analysis.inference import Estimate
+from analysis.manifest import axis_value
 from analysis.samples import KEPT, Row, rows
 from analysis.summaries import average_difference, difference, is_in_percent, trend_of
 from mmprompt.intervals import LEVEL

@@ -17,7 +17,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import Sweep, axis_value, joined
+from analysis.frame import Sweep, joined
+from analysis.manifest import axis_value
 from mmprompt.identity import is_of_evaluations
 from mmprompt.run import Store, spent
 

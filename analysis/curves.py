@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import Source, Tracked, point_values
+from analysis.manifest import point_values
+from analysis.sources import Source, Tracked
 from mmprompt.files import StoreError
 from mmprompt.run import RunFolder, Store
 

@@ -25,10 +25,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.claim_tables import claim_table, result_table
-from analysis.frame import Sweep, in_store, read_manifest
+from analysis.frame import Sweep
 from analysis.layout import Table
+from analysis.manifest import read_manifest
 from analysis.markdown import markdown
 from analysis.report import Report, draw, report, texts
+from analysis.sources import in_store
 from analysis.tables import commits
 from mmprompt.config import nearest
 from mmprompt.files import StoreError, write_over

@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from analysis.frame import Sweep, read_sweep
-from analysis.verify import Unreadable, read_json
+from analysis.frame import Sweep
+from analysis.reading import read_sweep
+from analysis.stored import Unreadable, read_json
 from mmprompt.files import StoreError
 from mmprompt.identity import canonical, evaluation_id
 from mmprompt.run import Store

@@ -15,13 +15,15 @@ from analysis.claims import claims
 from analysis.cost_tables import cost_tables
 from analysis.costs import Costs, read_costs, spent_in_all
 from analysis.curves import curves
-from analysis.frame import InStore, Source, Sweep, assemble
+from analysis.frame import Sweep
 from analysis.latex import latex
 from analysis.layout import Table
 from analysis.markdown import markdown
 from analysis.published import Published, published, unpublished
+from analysis.reading import assemble
 from analysis.references import References, references
 from analysis.runs import runs
+from analysis.sources import InStore, Source
 from analysis.statistics import cells, edges, facts, learning_curves
 from analysis.summaries import averages, detectable, trends
 from analysis.terminal import terminal

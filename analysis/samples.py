@@ -42,6 +42,16 @@ class Group:
         return str(self.rows["metric"].iloc[0])
 
     @property
+    def family(self) -> str:
+        """The task's."""
+        return str(self.sweep.manifest["tasks"][self.label["task"]]["family"])
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether a score is: then there are none, as the mean of the others would be that of a choice."""
+        return bool(self.rows["state"].isin(WRONG).any())
+
+    @property
     def is_baseline(self) -> bool:
         return bool(self.rows["baseline"].all())
 

@@ -1,7 +1,7 @@
 """What a search comes to, in numbers: its trials, what fresh seeds confirm, importances, a row per group, the front.
 
 The study says what was asked and decided (`mmprompt.study`), the manifest which runs that are. Values of runs are those of
-`analysis.frame`, from their W&B records wherever those are read, with `result.json` in their place. Scores at rungs are from
+`analysis.reading`, from their W&B records wherever those are read, with `result.json` in their place. Scores at rungs are from
 the files in which runs report while they train, and are in the store alone.
 """
 
@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.frame import WRONG, Source, Sweep, assemble, axis_value
+from analysis.frame import WRONG, Sweep
+from analysis.manifest import axis_value
+from analysis.reading import assemble
+from analysis.sources import Source
 from analysis.statistics import COUNTED, renamed
 from mmprompt.confirmation import Confirmed, compared
 from mmprompt.intervals import Interval

@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from analysis import names as called
 from analysis.figures import finished
-from analysis.frame import axis_value
+from analysis.manifest import axis_value
 from analysis.scales import DIGIT, ticks
 from analysis.search import WARM, Searched
 from analysis.style import GREY, OTHERS, WIDTHS, Look, applied, looks

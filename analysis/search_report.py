@@ -8,10 +8,10 @@ from typing import Any
 
 from analysis import figures, search, search_figures, search_tables
 from analysis.figure_files import named
-from analysis.frame import Source
 from analysis.latex import latex
 from analysis.markdown import markdown
 from analysis.report import put
+from analysis.sources import Source
 from analysis.terminal import terminal
 from mmprompt.files import write_over
 from mmprompt.run import Store

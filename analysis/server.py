@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import Tracked
+from analysis.sources import Tracked
 from mmprompt.files import StoreError
 from mmprompt.run import RunFolder
 from mmprompt.wandb_online import find, server
@@ -56,7 +56,7 @@ class OnServer:
 
 @contextmanager
 def on_server(manifest: Mapping[str, Any], project: str | None) -> Iterator[OnServer]:
-    """Where `analysis.frame` finds the records of this sweep. `project`: PROJECT or ENTITY/PROJECT; None: as launched.
+    """Where `analysis.reading` finds the records of this sweep. `project`: PROJECT or ENTITY/PROJECT; None: as launched.
 
     Raises ServerError when the server cannot be had, also later in the block.
     """

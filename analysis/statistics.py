@@ -74,15 +74,17 @@ def _further(found: Sequence[Group], frame: pd.DataFrame) -> Iterator[pd.DataFra
     """
     kept = [column for column in frame if not str(column).startswith(("difference", "kept"))]
     known = frame[kept].to_dict("records")
-    for name in [name for names in FURTHER_METRICS.values() for name in names]:
+    for family, name in [(family, name) for family, names in FURTHER_METRICS.items() for name in names]:
         rows = []
         for number, group in enumerate(found):
+            if group.family != family:
+                continue
             column = f"{group.label['split']}/{name}"
-            interval = t_interval(group.rows.get(column, []))
-            if interval.n:
+            interval = t_interval([] if group.is_in_doubt else group.rows.get(column, []))
+            if interval.n or group.is_in_doubt:
                 about = interval._asdict() | {"metric": name, "half_seeds": interval.half, "half_examples": math.nan}
                 rows.append(known[number] | about | {"examples": math.nan, "among": 0, "chosen": False})
-        if rows:
+        if any(row["n"] for row in rows):
             yield pd.DataFrame(rows)
 
 

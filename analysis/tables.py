@@ -20,8 +20,9 @@ import pandas as pd
 
 from analysis import names
 from analysis.costs import Costs
-from analysis.frame import Sweep, axis_value
+from analysis.frame import Sweep
 from analysis.layout import NOTHING, Cell, Column, Row, Table, number, table, three, turned
+from analysis.manifest import axis_value
 from analysis.published import Published
 from analysis.references import NO_REFERENCES, References
 from analysis.samples import SEEDS_ALONE

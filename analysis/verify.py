@@ -1,7 +1,7 @@
 """Does what is read of a run belong together? Checks of its folder, its labels, its evaluations and their values.
 
 Each check says what is wrong in a sentence without the run's id, or None. What is cheap is checked whenever a sweep is read
-(`analysis.frame.assemble`): all but what `deeply` looks at, and damage in the middle of a W&B record.
+(`analysis.reading.assemble`): all but what `deeply` looks at, and damage in the middle of a W&B record.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from analysis.stored import Unreadable, read_json, read_scores
 from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, parse
 from mmprompt.identity import NEUTRAL, completed, digest, evaluation_id, frozen_text
 from mmprompt.run import Attempt, RunFolder
@@ -60,46 +60,6 @@ def _named(runs: Sequence[str]) -> str:
 def highest(metric: str) -> float:
     """What a score can be at most; at least it is 0."""
     return HIGHEST.get(metric, PERCENT)
-
-
-class Unreadable(Exception):
-    """A file is damaged. The message says which, and what is wrong with it."""
-
-
-def read_json(file: Path) -> dict[str, Any] | None:
-    """None if there is no such file. Raises Unreadable."""
-    try:
-        found = json.loads(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise Unreadable(f"{_place(file)} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # of JSON, or of UTF-8
-        raise Unreadable(f"{_place(file)} is cut off or damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise Unreadable(f"{_place(file)} is damaged: it holds {str(found)[:20]!r}")
-    return found
-
-
-def read_scores(file: Path) -> np.ndarray | None:
-    """Of each example, shape (m,). None if there is no such file. Raises Unreadable."""
-    try:
-        with file.open("rb") as stream:
-            found = np.lib.format.read_array(stream, allow_pickle=False)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise Unreadable(f"{_place(file)} cannot be read: {error.strerror}") from None
-    except (ValueError, EOFError) as error:
-        raise Unreadable(f"{_place(file)} is cut off or damaged: {str(error).splitlines()[0]}") from None
-    if found.ndim != 1 or found.dtype.kind != "f" or not len(found):
-        raise Unreadable(f"{_place(file)} is damaged: it holds {found.dtype} of shape {found.shape}")
-    return found.astype(np.float64)
-
-
-def _place(file: Path) -> str:
-    """As it is said: `result.json`, `evaluations/ID.json`."""
-    return f"{file.parent.name}/{file.name}" if file.parent.name == "evaluations" else file.name
 
 
 # The run's folder

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.frame import ADDED
+from analysis.manifest import ADDED
 from mmprompt.config import PRIMARY_METRIC
 from mmprompt.files import write_once
 from mmprompt.identity import canonical, digest, evaluation_id

@@ -157,7 +157,9 @@ def test_what_is_asked_later_records_its_primary_metric_by_its_id_and_bleu_besid
 
 
 def test_a_sweeps_frame_has_bleu_beside_cider_and_nothing_where_a_store_is_older(captioned: Any) -> None:
-    from analysis.frame import ADDED, assemble, in_store
+    from analysis.manifest import ADDED
+    from analysis.reading import assemble
+    from analysis.sources import in_store
 
     result, store = captioned.result(), Store(captioned.path.parent.parent)
     task = {"family": "caption", "metric": "cider", "validation": "val"}

@@ -13,7 +13,8 @@ from scipy import stats
 from synthetic_store import OFFLINE, evaluate, evaluations_of, launch, manifest, run_of, train
 
 from analysis.comparisons import share_of
-from analysis.frame import Sweep, read_sweep
+from analysis.frame import Sweep
+from analysis.reading import read_sweep
 from analysis.statistics import cells
 from analysis.summaries import averages, detectable, trends
 from mmprompt.config import PRIMARY_METRIC

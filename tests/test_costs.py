@@ -23,8 +23,9 @@ from patience import printed_by, until
 
 from analysis.cost_tables import cost_tables
 from analysis.costs import read_costs, spent_in_all
-from analysis.frame import in_store, read_sweep
+from analysis.reading import read_sweep
 from analysis.report import Report, report, texts
+from analysis.sources import in_store
 from analysis.terminal import terminal
 from mmprompt.costs import Ready, in_turns, peak_in_a_process_of_its_own, put, quantities
 from mmprompt.run import Store

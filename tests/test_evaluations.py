@@ -20,9 +20,10 @@ from test_job import done
 from tiny import JOB, frozen_run, where
 from wandb_server import WandbServer
 
-from analysis.frame import assemble, in_store
+from analysis.reading import assemble
 from analysis.records import read_record
 from analysis.server import on_server
+from analysis.sources import in_store
 from mmprompt.config import PRIMARY_METRIC
 from mmprompt.data import load
 from mmprompt.identity import evaluation_id, read_config

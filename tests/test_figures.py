@@ -25,8 +25,10 @@ from synthetic_store import DISABLED, LENGTHS, launch, manifest, run_all
 
 from analysis import captions, figures, names, paper_figures, style
 from analysis.figures import draw, inference, save
-from analysis.frame import ADDED, FACTS, Sweep, point_values, read_sweep
+from analysis.frame import FACTS, Sweep
+from analysis.manifest import point_values
 from analysis.published import published
+from analysis.reading import read_sweep
 from analysis.scales import BREAK, Scale, limits, ticks
 from analysis.statistics import cells
 from analysis.summaries import averages, trends
@@ -284,9 +286,8 @@ def test_an_axis_spans_two_points_at_least_and_stays_within_the_metrics_range() 
 def made_up(name: str) -> Sweep:
     """A sweep of conf/ all of whose runs are done, with scores that are near the ends of their range too."""
     noise = np.random.default_rng(0)
-    about = ADDED | json.loads(
-        json.dumps(frozen(expand(name, ["seed=1,2,3"], ROOT / "conf"), {"commit": None, "dirty": False}))
-    )
+    expanded = expand(name, ["seed=1,2,3"], ROOT / "conf")
+    about = json.loads(json.dumps(frozen(expanded, {"commit": None, "dirty": False})))
     about["margin"] = {"percent": 2.0, "cider": 20.0}
     middle: dict[tuple[Any, ...], float] = {}
     rows = []

@@ -11,7 +11,7 @@ import pytest
 from synthetic_store import DISABLED, evaluate, launch, manifest, scores, settings_by_split, train
 
 from analysis.__main__ import main
-from analysis.frame import read_sweep
+from analysis.reading import read_sweep
 from analysis.references import references
 from mmprompt.identity import evaluation_id
 from mmprompt.run import Store

@@ -27,10 +27,11 @@ from wandb_server import WandbServer
 from analysis import search, search_figures, search_tables
 from analysis.__main__ import main
 from analysis.figures import save
-from analysis.frame import in_store, read_manifest
 from analysis.latex import latex
 from analysis.layout import Table
+from analysis.manifest import read_manifest
 from analysis.search import Searched
+from analysis.sources import in_store
 from analysis.style import WIDTHS
 from mmprompt import sampler
 from mmprompt.confirmation import compared, confirmed

@@ -20,9 +20,10 @@ from wandb_server import KEY, WandbServer
 from analysis import curves as curves_module
 from analysis.__main__ import main
 from analysis.curves import curves
-from analysis.frame import assemble, in_store
+from analysis.reading import assemble
 from analysis.samples import SEEDS_ALONE
 from analysis.server import on_server
+from analysis.sources import in_store
 from mmprompt import wandb_online
 from mmprompt.run import Store
 from mmprompt.tracking import Record

@@ -43,12 +43,15 @@ from analysis.costs import read_costs
 from analysis.curves import curves
 from analysis.families import compare
 from analysis.figures import draw
-from analysis.frame import ADDED, Sweep, in_store, read_manifest, read_sweep
 from analysis.frame import FACTS as FACT_NAMES
+from analysis.frame import Sweep
 from analysis.inference import Sample
+from analysis.manifest import ADDED, read_manifest
 from analysis.markdown import markdown
 from analysis.published import published, published_values, unpublished
+from analysis.reading import read_sweep
 from analysis.scales import BREAK
+from analysis.sources import in_store
 from analysis.statistics import cells, edges, facts, learning_curves
 from analysis.trace import again
 from mmprompt.job import SUMMARISED

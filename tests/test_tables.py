@@ -22,10 +22,10 @@ from analysis import tables
 from analysis.__main__ import main
 from analysis.captions import caption
 from analysis.costs import read_costs
-from analysis.frame import read_sweep
 from analysis.latex import latex
 from analysis.layout import Table
 from analysis.published import published, published_values
+from analysis.reading import read_sweep
 from analysis.samples import SEEDS_ALONE
 from analysis.statistics import cells, facts
 from mmprompt.files import StoreError

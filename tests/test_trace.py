@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from test_cells import SEEDS, Scores, stored
 
-from analysis.frame import Sweep, read_sweep
+from analysis.frame import Sweep
+from analysis.reading import read_sweep
 from analysis.runs import runs
 from analysis.trace import again, trace
 from mmprompt.files import StoreError

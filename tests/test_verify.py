@@ -14,16 +14,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_store import DISABLED, EXAMPLES, OFFLINE, evaluate, launch, manifest, run_all, run_of
+from synthetic_store import (
+    DISABLED,
+    EXAMPLES,
+    JOB,
+    OFFLINE,
+    claim,
+    evaluate,
+    launch,
+    manifest,
+    put,
+    run_all,
+    run_of,
+    train,
+)
 from wandb.proto.wandb_internal_pb2 import Record as Message
 
 from analysis import remarks, tables, verify
 from analysis.__main__ import main
-from analysis.frame import InStore, Sweep, assemble, in_store, read_manifest, read_sweep
+from analysis.frame import Sweep
+from analysis.manifest import read_manifest
+from analysis.reading import assemble, read_sweep
 from analysis.report import Report, report, texts
-from analysis.statistics import cells
+from analysis.sources import InStore, in_store
+from analysis.statistics import cells, facts
 from mmprompt.evaluations import Made
-from mmprompt.identity import canonical, frozen_text
+from mmprompt.identity import canonical, evaluation_id, frozen_text
 from mmprompt.place import ROOT
 from mmprompt.run import Attempt, RunFolder, Store
 from mmprompt.wandb_file import MAGIC, framed, payloads
@@ -666,6 +682,49 @@ def test_damage_in_the_middle_of_a_long_record_weights_and_evaluations_not_shown
 
 
 # Evaluations of finished weights
+
+
+CAPTIONS = [{"task": "micro_caption", "prompt.length": length, "seed": seed} for length in (10, 64) for seed in SEEDS]
+
+
+@pytest.fixture
+def captioned(tmp_path: Path) -> Store:
+    """Captions by two lengths, with BLEU-4 beside CIDEr."""
+    axes = {"task": ["micro_caption"], "prompt.length": [10, 64], "seed": SEEDS}
+    store = Store(tmp_path)
+    launch(store, manifest("length", axes, "prompt.length", {}, {"prompt.length": 64}))
+    for point in CAPTIONS:
+        values = {"val/cider": 500.0, "test/cider": 500.0 + point["seed"], "test/bleu4": 30.0 + point["seed"]}
+        train(store, point, values, DISABLED)
+    return store
+
+
+def test_a_cell_that_is_in_doubt_has_no_further_metric_either(captioned: Store) -> None:
+    whole = cells(read_sweep(captioned, "length")).set_index(["prompt.length", "split", "metric"]).sort_index()
+    assert whole.loc[(10, "test", "bleu4"), ["value", "n"]].to_list() == [32.0, 3]
+    assert "bleu4" not in whole.xs("val", level="split").index.get_level_values("metric")
+    edit(captioned.run(run_of(CAPTIONS[0])).result_file, lambda result: result["metrics"].update({"test/cider": 9.0}))
+    found = cells(sweep := read_sweep(captioned, "length")).set_index(["prompt.length", "split", "metric"]).sort_index()
+    assert found.loc[(10, "test"), "n"].to_list() == [0, 0] and found.loc[(10, "test"), "value"].isna().all()
+    assert tables.comparison(sweep, found.reset_index(), facts(sweep)).frame.loc["10"].to_list() == ["conflict [a]"] * 2
+    assert found.loc[(64, "test", "bleu4"), "value"] == 32.0
+
+
+def test_a_damaged_evaluation_of_captions_is_one_sentence(captioned: Store) -> None:
+    content = json.loads(captioned.manifest("length").read_text())
+    asked = {"split": "test", "examples": EXAMPLES}
+    for point in content["points"]:
+        one = evaluation_id(point["run"], asked)
+        attempt = claim(captioned, point["values"], JOB | {"work": "evaluate"})
+        put(attempt, attempt.run.evaluations, "micro_caption", asked, 400.0)
+        point["evaluations"] = {"test": one}
+    launch(captioned, content)
+    assert set(cells(read_sweep(captioned, "length"))["value"]) == {400.0}
+    cut_off(
+        captioned.run(content["points"][0]["run"]).evaluations / f"{content['points'][0]['evaluations']['test']}.json"
+    )
+    (said,) = read_sweep(captioned, "length").conflicts
+    assert re.match(rf"run {content['points'][0]['run']}: evaluations/\w+.json is cut off or damaged", said)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,10 @@ from typing import Any
 from measure import Section, Timing, interleaved
 from wandb.proto.wandb_internal_pb2 import Record as Message
 
-from analysis.frame import InStore, assemble, read_manifest, read_sweep
+from analysis.manifest import read_manifest
+from analysis.reading import assemble, read_sweep
 from analysis.records import read_ends, read_record
+from analysis.sources import InStore
 from mmprompt.run import Store
 from mmprompt.wandb_file import framed
 

@@ -1,0 +1,74 @@
+"""What lies in a store beside W&B records, read with care: JSON, and the files of evaluations. A damaged file is an exception
+that says which, and what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmprompt.run import Attempt, RunFolder
+
+
+class Unreadable(Exception):
+    """A file is damaged. The message says which, and what is wrong with it."""
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """None if there is no such file. Raises Unreadable."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise Unreadable(f"{_place(file)} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise Unreadable(f"{_place(file)} is cut off or damaged: {error}") from None
+    if not isinstance(found, dict):
+        raise Unreadable(f"{_place(file)} is damaged: it holds {str(found)[:20]!r}")
+    return found
+
+
+def read_scores(file: Path) -> np.ndarray | None:
+    """Of each example, shape (m,). None if there is no such file. Raises Unreadable."""
+    try:
+        with file.open("rb") as stream:
+            found = np.lib.format.read_array(stream, allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Unreadable(f"{_place(file)} cannot be read: {error.strerror}") from None
+    except (ValueError, EOFError) as error:
+        raise Unreadable(f"{_place(file)} is cut off or damaged: {str(error).splitlines()[0]}") from None
+    if found.ndim != 1 or found.dtype.kind != "f" or not len(found):
+        raise Unreadable(f"{_place(file)} is damaged: it holds {found.dtype} of shape {found.shape}")
+    return found.astype(np.float64)
+
+
+def _place(file: Path) -> str:
+    """As it is said: `result.json`, `evaluations/ID.json`."""
+    return f"{file.parent.name}/{file.name}" if file.parent.name == "evaluations" else file.name
+
+
+@dataclass(frozen=True)
+class Files:
+    """What lies there of an evaluation; None is what does not."""
+
+    about: dict[str, Any] | None  # what its file says
+    scores: np.ndarray | None  # of single examples, shape (m,)
+
+
+def read_evaluation(folder: RunFolder, attempt: int, one: str) -> Files:
+    """Of an evaluation: the published attempt's, else a later one's. Raises Unreadable."""
+    for file in (Attempt(folder, attempt).evaluation_file(one), folder.evaluations / f"{one}.json"):
+        about = read_json(file)
+        if about is not None:
+            for key in ("settings", "metrics", "attempt", "wandb"):
+                if key not in about:
+                    raise Unreadable(f"evaluations/{file.name} is damaged: it has no {key}")
+            return Files(about, read_scores(file.with_suffix(".npy")))
+    return Files(None, None)
