@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis import names
+from analysis.comparisons import margin_of
 from analysis.figures import (
     FEW,
     NEAR_BEST,
@@ -18,7 +19,6 @@ from analysis.figures import (
     in_a_sentence,
     is_over_numbers,
     keys_of,
-    margin_of,
     near,
     panels_of,
 )
@@ -118,7 +118,7 @@ def _of_differences(sweep: Sweep, shown: pd.DataFrame, what: str, over: bool, pa
         kind = f"with simultaneous {LEVEL:.0%} intervals over {of} ({methods})"
     share = " in the share kept" if what.startswith("kept") else ""
     said = [f"Below: differences{share} to the baseline, {_baseline(sweep)}, {kind}."]
-    margins = {panel.metric: margin_of(sweep, panel.metric) for panel in panels} if not share else {}
+    margins = {panel.metric: margin_of(sweep, panel.metric, "value") for panel in panels} if not share else {}
     units = {metric: names.metric(metric) if metric == "cider" else "points" for metric in margins}
     bands = dict.fromkeys(f"{margin:g} {units[metric]}" for metric, margin in margins.items() if margin)
     if bands:

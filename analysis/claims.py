@@ -71,7 +71,7 @@ def verdict(expect: str, seen: Comparison, level: float = LEVEL) -> str:
 
     Where a difference was expected it holds if it is told apart from 0 on that side, is reversed if on the other, and is
     equivalent if it is shown to be smaller than the margin. Where equivalence was expected that is what holds, and a
-    difference that is told apart, and not shown to be smaller than the margin, differs. Else nobody knows: more seeds.
+    difference that is told apart, and not shown to be smaller than the margin, differs. Otherwise the verdict is not known.
     """
     is_equivalent = seen.p_equivalent < 1 - level  # not where it is NaN
     if expect == "equivalent":

@@ -15,7 +15,7 @@ from analysis import families
 from analysis.families import Comparison
 from analysis.frame import Sweep
 from analysis.samples import KEPT, Group, metric_range
-from mmprompt.intervals import LEVEL
+from mmprompt.power import share_of
 
 Block = tuple[Any, ...]  # the labels that a row and the one it is measured against have in common
 
@@ -64,11 +64,6 @@ def sizes(sweep: Sweep, found: Sequence[Group], what: str) -> dict[Block, int]:
     family = {label: _family(sweep, found[numbers[0]]) for label, numbers in blocks(sweep, found, what).items()}
     counts = Counter(family.values())
     return {label: counts[which] for label, which in family.items()}
-
-
-def share_of(blocks: int, level: float = LEVEL) -> float:
-    """The chance to err that each of so many independent blocks may have, for all to hold together at this level (Šidák)."""
-    return float(1 - level ** (1 / max(1, blocks)))
 
 
 def margin_of(sweep: Sweep, metric: str, what: str) -> float | None:

@@ -1,4 +1,4 @@
-"""Tests that rest on no distribution: of few seeds by their signs, and of the examples of a single run.
+"""Tests of two single runs by their examples, which rest on no distribution.
 
 With one seed nothing is known of the spread over seeds. What its examples tell is whether two trained models differ on new
 examples, not whether two methods do.
@@ -6,28 +6,9 @@ examples, not whether two methods do.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-
-ENUMERATED = 20  # seeds, at most: 2^20 patterns of signs
-
-
-def sign_flip(differences: Sequence[float] | np.ndarray) -> float:
-    """Two-sided p of paired differences, over all 2^n patterns of signs. NaN below 6 seeds, where it cannot reach 0.05.
-
-    Raises ValueError above 20.
-    """
-    x = np.asarray(differences, float)  # n
-    if len(x) < 6:
-        return math.nan
-    if len(x) > ENUMERATED:
-        raise ValueError(f"all patterns of signs are counted up to {ENUMERATED} differences, not {len(x)}")
-    sums = np.zeros(1)
-    for one in np.abs(x):
-        sums = np.concatenate([sums - one, sums + one])
-    return float(np.mean(np.abs(sums) >= abs(x.sum()) - 1e-12 * np.abs(x).sum()))
 
 
 def mcnemar(row: Sequence[bool] | np.ndarray, baseline: Sequence[bool] | np.ndarray) -> float:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.inference import (
+    Bounds,
     Estimate,
-    Interval,
     Sample,
     difference,
     difference_by_seed,
@@ -172,7 +172,7 @@ def _by_dunnett(
 
 
 def _comparison(
-    alpha: float, estimate: Estimate, bounds: Interval, p: float, corrected: float, outside: float, method: str
+    alpha: float, estimate: Estimate, bounds: Bounds, p: float, corrected: float, outside: float, method: str
 ) -> Comparison:
     single = estimate.alone()
     halves = bounds.half_seeds, bounds.half_examples
@@ -181,7 +181,7 @@ def _comparison(
     return Comparison(estimate.value, *ends, p, corrected, outside, method, verdict)
 
 
-def _verdict(estimate: Estimate, bounds: Interval, outside: float, alpha: float) -> str:
+def _verdict(estimate: Estimate, bounds: Bounds, outside: float, alpha: float) -> str:
     if not estimate.has_interval:
         return ""
     if bounds.excludes_zero:

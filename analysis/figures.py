@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import names
+from analysis.comparisons import margin_of
 from analysis.frame import Sweep
 from analysis.panels import (
     ASIDE,
@@ -262,7 +263,7 @@ def _rows(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float) -> Fi
             own = panel.cells[panel.cells["key"].isin(against)]
             rows(axes[1], own, against, keys.looks, quantity)
             marks_of_rows(axes[1], own, against)
-            zero(axes[1], "x", margin_of(sweep, panel.metric))
+            zero(axes[1], "x", margin_of(sweep, panel.metric, "value"))
             value_axis(axes[1], "x", quantity, quantity.limits(own, [0.0]), inches)
             axes[1].set_xlabel(_unit(panel.metric))
         if at % columns == 0:
@@ -304,12 +305,6 @@ def in_a_sentence(name: str) -> str:
     """`Prompt tuning` -> prompt tuning; LoRA, VQA and BitFit stay as they are."""
     first = name.split(" ")[0]
     return name[:1].lower() + name[1:] if first == first.capitalize() else name
-
-
-def margin_of(sweep: Sweep, metric: str) -> float | None:
-    """How large a difference counts as none, where the sweep says it."""
-    margins = sweep.manifest["margin"]
-    return None if metric == AVERAGE else margins.get("cider" if metric == "cider" else "percent")
 
 
 def _unit(metric: str) -> str:
@@ -358,7 +353,7 @@ def _lines(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float, tren
             quantity = _quantity(measure, panel.metric)
             own, more = panel.cells, [0.0]
             if quantity.is_difference:
-                zero(ax, "y", margin_of(sweep, panel.metric) if measure == DIFFERENCE else None)
+                zero(ax, "y", margin_of(sweep, panel.metric, "value") if measure == DIFFERENCE else None)
                 if len(every) > 1:
                     own = own[~own["baseline"]]
                 else:

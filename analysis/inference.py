@@ -51,7 +51,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Interval:
+class Bounds:
     """NaN throughout where the seeds say nothing of their spread."""
 
     lower: float
@@ -82,15 +82,15 @@ class Estimate:
         """Not from one seed, and not from seeds that all scored the same: no spread over seeds is a fault, not precision."""
         return self.se > 0 and self.df > 0
 
-    def interval(self, seeds: float, examples: float) -> Interval:
+    def interval(self, seeds: float, examples: float) -> Bounds:
         """By these quantiles."""
         if not self.has_interval:
-            return Interval(math.nan, math.nan, math.nan, math.nan)
+            return Bounds(math.nan, math.nan, math.nan, math.nan)
         of_examples = 0.0 if math.isnan(self.se_examples) else examples * self.se_examples
         half = math.hypot(seeds * self.se, of_examples)
-        return Interval(self.value - half, self.value + half, seeds * self.se, of_examples)
+        return Bounds(self.value - half, self.value + half, seeds * self.se, of_examples)
 
-    def alone(self, alpha: float = 1 - LEVEL) -> Interval:
+    def alone(self, alpha: float = 1 - LEVEL) -> Bounds:
         """Two-sided, for this estimate by itself."""
         return self.interval(*self.quantiles(alpha))
 

@@ -31,7 +31,7 @@ from analysis.manifest import read_manifest
 from analysis.markdown import markdown
 from analysis.report import Report, draw, report, texts
 from analysis.sources import in_store
-from analysis.tables import commits
+from analysis.table_notes import commits
 from mmprompt.config import nearest
 from mmprompt.files import StoreError, write_over
 from mmprompt.run import Store

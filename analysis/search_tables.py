@@ -15,7 +15,8 @@ import pandas as pd
 
 from analysis.layout import NOTHING, Cell, Table, of_frame
 from analysis.search import NOT_IN_ALL, QUARTILES, TOO_FEW, WARM, Searched, top
-from analysis.tables import INTERVAL, UNKNOWN, commits, score
+from analysis.table_notes import UNKNOWN, commits
+from analysis.tables import INTERVAL, score
 from mmprompt.study import SCORE, Definition, Named, as_yaml
 
 SHOWN = 10  # trials; all are in the CSV

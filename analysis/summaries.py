@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import families, inference
-from analysis.comparisons import blocks, share_of, sizes
+from analysis.comparisons import blocks, sizes
 from analysis.families import Comparison
 from analysis.frame import Sweep
 from analysis.inference import Estimate, Sample
@@ -21,9 +21,10 @@ from analysis.samples import rows as rows_of
 from analysis.trends import Trend, trend
 from mmprompt import power
 from mmprompt.intervals import LEVEL
+from mmprompt.power import share_of
 
 FIVE = 5  # seeds, to which a table compares what it has
-NORMAL_80 = 0.8416  # quantile of the normal distribution: power 0.8
+POWER = 0.8
 FEWEST = 3  # values of an axis that have a trend
 ENDS = ("", "_lower", "_upper", "_p")
 
@@ -200,4 +201,5 @@ def detectable(sweep: Sweep) -> pd.DataFrame:
 def _detectable(n: int, rows: int, alpha: float, sd: float, of_examples: float) -> float:
     """In points: what seeds of this standard deviation allow, and a test set with this standard error of a difference."""
     critical = power.dunnett(math.inf, n, [n] * rows, alpha)
-    return math.hypot(sd * power.detectable(n, rows, alpha), of_examples * (critical + NORMAL_80))
+    reached = power.two_sided(math.inf, 2 * (1 - POWER))  # what a difference must exceed the critical value by
+    return math.hypot(sd * power.detectable(n, rows, alpha, POWER), of_examples * (critical + reached))

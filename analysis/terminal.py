@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from analysis.layout import Table, Text, filled, split
 
-UNKNOWN_WIDTH = 100  # columns, where nobody says how many there are
+UNKNOWN_WIDTH = 100  # columns of a terminal that does not tell its width
 GAP = "  "  # between columns
 RULE = "─"
 WIDEST_LABEL = 0.45  # of the width, for all labels of a row together; longer ones are wrapped

@@ -45,7 +45,7 @@ Asked = Mapping[
 def measure(store: Store, asked: Mapping[str, Any], job: Mapping[str, Any], wanted: Callable[[], bool]) -> Path:
     """Measures what a batch asks for (`sweeps.measure`), and puts it into the store under the next number.
 
-    Raises SystemExit when the process has to end, or nobody wants the measurement any more: then nothing was written.
+    Raises SystemExit when the process has to end, or the measurement is no longer wanted: then nothing was written.
     """
     end_when_told()
     before = machine(store, job)

@@ -277,7 +277,7 @@ def facts(run: Loaded, state: State) -> dict[str, Any]:
 
 
 def taken(run: Loaded, state: State, before: float, gpus: int) -> dict[str, Any]:
-    """What led to the result, to the end of the evaluations that every run has.
+    """Time, memory and epochs of a run, up to the end of the evaluations that every run has.
 
     `before`: seconds of training in earlier attempts that this one went on from.
     """

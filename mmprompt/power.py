@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mmprompt.intervals import LEVEL
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -25,6 +27,11 @@ def two_sided(df: float, alpha: float) -> float:
     from scipy.special import ndtri, stdtrit
 
     return -float(ndtri(alpha / 2) if math.isinf(df) else stdtrit(df, alpha / 2))
+
+
+def share_of(blocks: int, level: float = LEVEL) -> float:
+    """The chance to err that each of so many independent families may have, for all to hold together at this level (Šidák)."""
+    return float(1 - level ** (1 / max(1, blocks)))
 
 
 def dunnett(df: float, n_baseline: int, n_rows: Sequence[int], alpha: float) -> float:

@@ -11,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
 
 from mmprompt.config import PRIMARY_METRIC
-from mmprompt.intervals import LEVEL
-from mmprompt.power import detectable
+from mmprompt.power import detectable, share_of
 from sweeps.manifest import Expanded
 from sweeps.state import State
 
@@ -29,7 +28,7 @@ def precision(one: Expanded, states: Mapping[str, State]) -> Iterator[str]:
         return
     along = [value for value in one.axes.get(one.sweep.over or "", []) if value != one.sweep.kept_from]
     columns = len(tasks) * max(1, len(along)) if one.sweep.family == "table" else max(1, len(along))
-    alpha = 1 - LEVEL ** (1 / columns)
+    alpha = share_of(columns)
     now, more = (detectable(n, per_task - 1, alpha) for n in (seeds, MORE))
     if seeds < 2:
         yield f"1 seed tells no two rows apart; with {MORE} a difference must be {more:.1f} standard deviations over seeds"

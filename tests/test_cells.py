@@ -12,12 +12,12 @@ import pytest
 from scipy import stats
 from synthetic_store import OFFLINE, evaluate, evaluations_of, launch, manifest, run_of, train
 
-from analysis.comparisons import share_of
 from analysis.frame import Sweep
 from analysis.reading import read_sweep
 from analysis.statistics import cells
 from analysis.summaries import averages, detectable, trends
 from mmprompt.config import PRIMARY_METRIC
+from mmprompt.power import share_of
 from mmprompt.run import Store
 
 Scores = dict[tuple[str, int], list[float]]  # task and length -> the score of each seed

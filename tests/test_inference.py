@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable, Sequence
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmode
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
-from analysis.exact import mcnemar, permutation, sign_flip
+from analysis.exact import mcnemar, permutation
 from analysis.families import Comparison, compare, contrasts, equivalent, holm
 from analysis.inference import (
     Estimate,
@@ -476,17 +475,6 @@ def test_a_trend_per_doubling_needs_numbers_above_0() -> None:
 
 
 # Exact tests
-
-
-def test_sign_flips_are_counted_one_by_one() -> None:
-    for n in (6, 8):
-        x = np.random.default_rng(n).normal(0.6, 1, n)
-        reached = [abs(np.dot(signs, x)) >= abs(x.sum()) - 1e-9 for signs in product((-1, 1), repeat=n)]
-        assert sign_flip(x) == pytest.approx(np.mean(reached))
-    assert sign_flip([1, 2, 3, 4, 5, 6]) == 2 / 2**6
-    assert math.isnan(sign_flip([1, 2, 3, 4, 5]))
-    with pytest.raises(ValueError, match="20 differences, not 21"):
-        sign_flip(np.ones(21))
 
 
 def test_mcnemar_is_statsmodels() -> None:

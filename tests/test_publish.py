@@ -128,7 +128,7 @@ def test_a_sweep_with_a_conflict_is_not_published(
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_what_our_documents_say_is_what_their_results_say(name: str) -> None:
-    """Every number in a block stands in the tables beside it: nobody has typed over it."""
+    """Every number in a block stands in the tables beside it, so none was typed."""
     from analysis.publish import BLOCK
 
     text = (ROOT / name).read_text()

@@ -72,7 +72,7 @@ def _write(study: Study, picture: Picture, one: Asked, group: Group, best: Confi
     for key, value in settings.items():
         if key not in base.choices:
             OmegaConf.update(there, target(there, key, values), value, merge=False)
-    # Whoever reports the same seeds reports those that chose, and is told so.
+    # A table that reports one of these seeds gets a note: its scores helped to choose.
     before = OmegaConf.select(there, "tuned.seeds", default=[])
     OmegaConf.update(there, "tuned.seeds", sorted({*before, *seeds_of(picture)}), merge=False)
     validation = next(iter(best.differences))
