@@ -16,7 +16,6 @@ from analysis.figures import (
     Keys,
     Panel,
     are_rows_compared,
-    in_a_sentence,
     is_over_numbers,
     keys_of,
     near,
@@ -75,7 +74,7 @@ def _of_cells(
     if marked:
         said.append(f"Hollow marker and dashed line: the baseline, {_baseline(sweep)}.")
     if kept:
-        share = f"the share of its own score at {in_a_sentence(names.axis(x))} {sweep.manifest['kept_from']:g} that a run keeps"
+        share = f"the share of its own score at {names.in_sentence(names.axis(x))} {sweep.manifest['kept_from']:g} that a run keeps"
         said.append(f"Second row: {share}.")
     if compared:
         said += _of_differences(sweep, shown, "kept_difference" if kept else "difference", over, panels)
@@ -163,7 +162,7 @@ def _of_missing(shown: pd.DataFrame, over: bool, few: bool) -> list[str]:
 def _of_curves(sweep: Sweep, curves: pd.DataFrame, keys: Keys) -> list[str]:
     low, high = (curves["n"].min(), curves["n"].max()) if len(curves) else (0, 0)
     n = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-    lines = _listed([in_a_sentence(name) for name in keys.names.values()])
+    lines = _listed([names.in_sentence(name) for name in keys.names.values()])
     return [
         f"Score on part of the validation split while training, on {_tasks(sweep)}: {lines}.",
         f"Lines: means over n = {n} runs{_seeds(sweep)}; bands: {LEVEL:.0%} t intervals over seeds at each step, "
@@ -175,13 +174,15 @@ def _of_curves(sweep: Sweep, curves: pd.DataFrame, keys: Keys) -> list[str]:
 def _what(sweep: Sweep, keys: Keys, over: bool) -> str:
     if over:
         x = names.axis(sweep.over or sweep.compare)
-        lines = f" of {_listed([in_a_sentence(name) for name in keys.names.values()])}" if len(keys.names) > 1 else ""
-        return f"Score{lines} against {in_a_sentence(x)}"
-    return f"Score by {in_a_sentence(names.axis(sweep.compare))}"
+        lines = (
+            f" of {_listed([names.in_sentence(name) for name in keys.names.values()])}" if len(keys.names) > 1 else ""
+        )
+        return f"Score{lines} against {names.in_sentence(x)}"
+    return f"Score by {names.in_sentence(names.axis(sweep.compare))}"
 
 
 def _tasks(sweep: Sweep) -> str:
-    return _listed([in_a_sentence(names.task(task)) for task in dict.fromkeys(task for task, _ in sweep.shown)])
+    return _listed([names.in_sentence(names.task(task)) for task in dict.fromkeys(task for task, _ in sweep.shown)])
 
 
 def _splits(sweep: Sweep) -> str:
@@ -208,9 +209,9 @@ def _baseline(sweep: Sweep) -> str:
     baseline = sweep.manifest["baseline"] or {}
     axes = [axis for axes in sweep.roles.values() for axis in axes if axis in baseline]
     if "method" in axes:
-        return in_a_sentence(names.value("method", " ".join(str(baseline[axis]) for axis in axes)))
+        return names.in_sentence(names.value("method", " ".join(str(baseline[axis]) for axis in axes)))
     return ", ".join(
-        f"{in_a_sentence(names.axis(axis))} {in_a_sentence(names.value(axis, baseline[axis]))}" for axis in axes
+        f"{names.in_sentence(names.axis(axis))} {names.in_sentence(names.value(axis, baseline[axis]))}" for axis in axes
     )
 
 
@@ -218,7 +219,8 @@ def _settings(sweep: Sweep) -> str:
     said = dict(sweep.manifest["header"])
     said |= {axis: sweep.frame[axis].iloc[0] for axis in sweep.settled_axes}
     return ", ".join(
-        f"{in_a_sentence(names.axis(key))} {in_a_sentence(names.value(key, value))}" for key, value in said.items()
+        f"{names.in_sentence(names.axis(key))} {names.in_sentence(names.value(key, value))}"
+        for key, value in said.items()
     )
 
 

@@ -298,13 +298,7 @@ def _baseline(sweep: Sweep) -> str:
     """A method by its name; what else it is the caption says."""
     baseline = sweep.manifest["baseline"] or {}
     said = " ".join(str(baseline[axis]) for axes in sweep.roles.values() for axis in axes if axis in baseline)
-    return in_a_sentence(names.value("method", said)) if "method" in baseline else "the baseline"
-
-
-def in_a_sentence(name: str) -> str:
-    """`Prompt tuning` -> prompt tuning; LoRA, VQA and BitFit stay as they are."""
-    first = name.split(" ")[0]
-    return name[:1].lower() + name[1:] if first == first.capitalize() else name
+    return names.in_sentence(names.value("method", said)) if "method" in baseline else "the baseline"
 
 
 def _unit(metric: str) -> str:

@@ -140,6 +140,12 @@ def value(axis: str, value: Any) -> str:
     return METHODS.get(first, first) + (f" ({said})" if said else "")
 
 
+def in_sentence(text: str) -> str:
+    """Within a sentence: `Prompt tuning` -> prompt tuning; LoRA, VQA and BitFit stay as they are."""
+    first = text.split(" ")[0]
+    return text[:1].lower() + text[1:] if first == first.capitalize() else text
+
+
 def _two(known: Mapping[str, tuple[str, str]], name: str, short: bool) -> str:
     return known[name][short] if name in known else _readable(name)
 

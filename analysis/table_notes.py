@@ -43,11 +43,11 @@ def score_notes(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
         yield f"{listed([names.task(task) for task in small])}: tasks of the small world, not the paper's data."
     settled = {axis: frame[axis].iloc[0] for axis in sweep.settled_axes}
     settings = {names.axis(axis): value_name(axis, value) for axis, value in (manifest["header"] | settled).items()}
-    yield f"Settings: {', '.join(f'{in_sentence(axis)} {in_sentence(value)}' for axis, value in settings.items())}."
+    yield f"Settings: {', '.join(f'{names.in_sentence(axis)} {names.in_sentence(value)}' for axis, value in settings.items())}."
     for name, axes in sweep.roles.items():
         if len(axes) > 1:
-            others = listed([in_sentence(names.axis(axis)) for axis in axes[1:]])
-            yield f"Behind {in_sentence(names.axis(name))}, in brackets: its {others}, where it has one."
+            others = listed([names.in_sentence(names.axis(axis)) for axis in axes[1:]])
+            yield f"Behind {names.in_sentence(names.axis(name))}, in brackets: its {others}, where it has one."
     if shown["baseline"].any():
         yield f"Baseline: {baseline_words(sweep)}."
     if (shown["n"] == 1).any():
@@ -100,7 +100,7 @@ def _choice(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
     chosen = shown[shown["chosen"]]
     if len(chosen):
         apart = [names.axis(name) for name in sweep.roles if name not in (sweep.compare, *sweep.extra_axes)]
-        each = f" for each {in_sentence(listed(apart))}" if apart else ""
+        each = f" for each {names.in_sentence(listed(apart))}" if apart else ""
         among = sorted(int(k) for k in chosen["among"].unique() if k)
         k = f" among {among[0]}" + (f" to {among[-1]}" if len(among) > 1 else "") if among else ""
         tests = [split for task, split in sweep.shown if split != sweep.validation[task]]
@@ -225,12 +225,12 @@ def baseline_words(sweep: Sweep) -> str:
     said = []
     for axis, value in (sweep.manifest["baseline"] or {}).items():
         word = value_name(axis, axis_value({axis: value}, axis))
-        said.append(word if axis == "method" else f"{in_sentence(names.axis(axis))} {in_sentence(word)}")
+        said.append(word if axis == "method" else f"{names.in_sentence(names.axis(axis))} {names.in_sentence(word)}")
     return ", ".join(said)
 
 
 def axis_words(sweep: Sweep) -> str:
-    return listed([in_sentence(stub) for stub in stub_heads(sweep)])
+    return listed([names.in_sentence(stub) for stub in stub_heads(sweep)])
 
 
 def split_words(sweep: Sweep) -> str:
@@ -266,11 +266,6 @@ def listed(words: Sequence[Any]) -> str:
     """`a, b and c`."""
     *first, last = [str(word) for word in words] or [""]
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def in_sentence(text: str) -> str:
-    """Within a sentence: the first letter small, but of a name (BitFit, LoRA, MLP) as it is."""
-    return text[0].lower() + text[1:] if text[1:2].islower() and text[1:] == text[1:].lower() else text
 
 
 def row_names(sweep: Sweep) -> list[str]:

@@ -33,7 +33,6 @@ from analysis.table_notes import (
     baseline_words,
     covers_seeds_alone,
     detectable_notes,
-    in_sentence,
     judged_cells,
     limit_note,
     listed,
@@ -114,7 +113,7 @@ def comparison(
             Row(row.labels, (*row.cells, by_row.get(row.labels[first:], Cell(word=NOTHING)))) for row in scores.rows
         )
         scores = replace(scores, columns=columns, rows=tuple(rows))
-    axes = f"{axis_words(sweep)}{f' and {in_sentence(names.axis(sweep.over))}' if sweep.over else ''}"
+    axes = f"{axis_words(sweep)}{f' and {names.in_sentence(names.axis(sweep.over))}' if sweep.over else ''}"
     caption = f"Scores by {axes} on {split_words(sweep)}: {INTERVAL}{of_n(scores.n, shown)}."
     notes = [*score_notes(sweep, shown), *reference_notes(sweep, references), *detectable_notes(sweep, detectable)]
     notes += state_notes(sweep)
@@ -124,7 +123,7 @@ def comparison(
 def shares(sweep: Sweep, cells: pd.DataFrame) -> Table:
     shown = shown_cells(sweep, _apart(sweep, cells))
     made = _arranged(sweep, shown, share)
-    at = f"{in_sentence(names.axis(str(sweep.over)))} = {sweep.manifest['kept_from']:g}"
+    at = f"{names.in_sentence(names.axis(str(sweep.over)))} = {sweep.manifest['kept_from']:g}"
     caption = f"Share of its own score at {at} that a run keeps, in percent: {INTERVAL}{of_n(made.n, shown)}."
     nothing = [f"{NOTHING} nothing to keep."] if any(cell.word == NOTHING for cell in made.cells) else []
     notes = ["What guessing would score is not taken off.", *nothing, *limit_note(shown, "kept_")]
@@ -156,7 +155,7 @@ def trend(sweep: Sweep, trends: pd.DataFrame) -> Table:
         for key, head, group in heads:
             entries.append((labels, Column(head, group), _trend_cell(row, key)))
     caption = (
-        f"Trend over {in_sentence(names.axis(axis))}: change of the score in points per doubling, with its"
+        f"Trend over {names.in_sentence(names.axis(axis))}: change of the score in points per doubling, with its"
         f" {PERCENT_LEVEL} interval, and whether a straight line is enough."
     )
     notes = [
