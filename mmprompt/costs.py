@@ -53,12 +53,14 @@ def measure(store: Store, asked: Mapping[str, Any], job: Mapping[str, Any], want
     rows: list[Asked] = asked["rows"]
     memory = [peak_in_a_process_of_its_own(store, row, asked) for row in rows if go_on(wanted)]
     taken: dict[int, dict[str, list[float]]] = {}
+    parameters: dict[int, int] = {}
     device = threads = None
     for _, group in itertools.groupby(range(len(rows)), key=lambda place: rows[place]["task"]):
         places = list(group)
         ready = [Ready(store, rows[place], asked) for place in places if go_on(wanted)]
         taken |= dict(zip(places, in_turns(ready, asked["rounds"], asked["updates"], wanted), strict=True))
         device, threads = ready[0].run.origin["device"], ready[0].run.config.threads
+        parameters |= {place: one.parameters for place, one in zip(places, ready, strict=True)}
         for place in places:
             taken[place]["peak_memory_mb"] = [memory[place]]
             print(f"{rows[place]['task']} {rows[place]['values']}: measured", file=sys.stderr, flush=True)
@@ -77,7 +79,7 @@ def measure(store: Store, asked: Mapping[str, Any], job: Mapping[str, Any], want
         **{key: asked[key] for key in ("rounds", "updates", "baseline", "missing")},
         "rows": [
             {key: row[key] for key in ("task", "values", "run", "steps", "devices")}
-            | {"baseline": row["baseline"] == place, "against": row["baseline"]}
+            | {"baseline": row["baseline"] == place, "against": row["baseline"], "parameters": parameters[place]}
             | {"quantities": quantities(taken[place], taken.get(row["baseline"], {}))}
             for place, row in enumerate(rows)
         ],
@@ -98,6 +100,7 @@ class Ready:
         tuned.load_tuned_state(published_weights(folder, result))
         tuned.eval()
         self.device, self.weights = self.run.device, tuned.tuned_state()
+        self.parameters = sum(one.numel() for one in self.run.backbone.parameters())  # without what a method adds
         self.is_trained = bool(tuned.trained)  # not of a prompt of length 0
         last = config.task.splits[-1]
         seen = live(config, tuned, last, self.device)

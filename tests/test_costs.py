@@ -90,6 +90,7 @@ def test_every_quantity_has_its_rounds_and_ratios_and_the_baselines_ratio_is_exa
 ) -> None:
     for row in measured["rows"]:
         assert row["quantities"].keys() == QUANTITIES
+        assert row["parameters"] == 699_240  # the backbone's, without prompts
         for name, one in row["quantities"].items():
             assert one["rounds"] == len(one["values"]) == (1 if name == "peak_memory_mb" else 3)
             assert 0 < one["lowest"] <= one["median"] <= one["highest"]
