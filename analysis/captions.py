@@ -51,6 +51,20 @@ def caption(
     return "\n".join([*said, f"Settings: {_settings(sweep)}."]) + "\n"
 
 
+def inference(costs: pd.DataFrame) -> str:
+    """Of the figure that `analysis.figures.inference` makes: a sentence per line."""
+    seconds = costs[costs["quantity"] == "seconds_per_100"]
+    methods = [names.in_sentence(names.value("method", one)) for one in seconds["method"].drop_duplicates()]
+    tasks = [names.in_sentence(names.task(one)) for one in seconds["task"].drop_duplicates()]
+    low, high = seconds["rounds"].min(), seconds["rounds"].max()
+    rounds = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    said = [
+        f"Seconds per 100 answers of {_listed(methods)} against the parameters of the model, on {_listed(tasks)}.",
+        f"Markers: medians over {rounds} rounds in which all rows of a task took turns on one device; bars: lowest to highest.",
+    ]
+    return "\n".join(said) + "\n"
+
+
 def _of_cells(
     sweep: Sweep,
     cells: pd.DataFrame,

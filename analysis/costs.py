@@ -31,15 +31,16 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "peak_memory_mb": ("peak_memory_mb",),
 }
 NUMBERS = ("median", "lowest", "highest", "ratio", "ratio_lowest", "ratio_highest", "rounds")
+RATIOS = NUMBERS[3:6]
 QUIET = 0.5  # load beside the measurement up to which a machine is said to do nothing else
 LISTED = 3  # runs, or rows, that a note names
 
 
 @dataclass(frozen=True)
 class Costs:
-    """`frame` has a row per row label, task and quantity (those of `SHOWN`): the labels, task, quantity, median, lowest, highest,
-    ratio, ratio_lowest, ratio_highest (to the baseline's, NaN without one), rounds, baseline (whether it is the baseline), run.
-    Empty where nothing was measured."""
+    """`frame` has a row per row label, task and quantity (of `SHOWN`, and the model's parameters): the labels, task, quantity,
+    median, lowest, highest, ratio, ratio_lowest, ratio_highest (to the baseline's, NaN without one), rounds, baseline (whether it
+    is the baseline), run. Empty where nothing was measured."""
 
     frame: pd.DataFrame
     notes: tuple[str, ...]
@@ -80,6 +81,9 @@ def _rows(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         about = {key: row[key] for key in ("values", "task", "run", "baseline")}
         for quantity, said in row["quantities"].items():
             yield about | {"quantity": quantity} | {key: _number(said[key]) for key in NUMBERS}
+        if "parameters" in row:  # not in measurements of earlier days
+            size = dict.fromkeys(("median", "lowest", "highest"), float(row["parameters"]))
+            yield about | {"quantity": "parameters", "rounds": 1.0} | size | dict.fromkeys(RATIOS, math.nan)
         if (said := row["quantities"].get("seconds_per_update")) is not None:
             hours, base = _hours(row), math.nan if row["against"] is None else _hours(content["rows"][row["against"]])
             factors = {key: hours / base if key.startswith("ratio") else hours for key in NUMBERS if key != "rounds"}

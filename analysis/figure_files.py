@@ -1,4 +1,5 @@
-"""The files that the figure of a sweep becomes: ours and its caption, and the paper's values and theirs in files of their own."""
+"""The files that the figures of a sweep become, each with its caption: ours, seconds at inference where models of several sizes
+were measured, and the paper's values in files of their own."""
 
 from __future__ import annotations
 
@@ -26,8 +27,10 @@ def write(
     averages: pd.DataFrame | None = None,
     trends: pd.DataFrame | None = None,
     references: References = NO_REFERENCES,
+    costs: pd.DataFrame | None = None,
 ) -> list[Path]:
-    """NAME.pdf, NAME.png and NAME.caption.txt, and NAME_paper.* where the paper has scores; returns them, ours first.
+    """NAME.pdf, NAME.png and NAME.caption.txt, NAME_inference.* where `costs` has models of several sizes, and NAME_paper.* where
+    the paper has scores; returns them, ours first.
 
     As wide as a column, all are NAME_column.pdf and so on. `formats`: of `figures.KINDS`.
     """
@@ -37,12 +40,22 @@ def write(
     said = captions.caption(sweep, cells, curves, width=width, references=references, **more)
     places = figures.save(ours, folder / named(name, width), formats)
     places.append(_caption(folder, named(name, width), said))
+    if costs is not None and has_sizes(costs):
+        places += figures.save(
+            figures.inference(costs, width=width), folder / named(f"{name}_inference", width), formats
+        )
+        places.append(_caption(folder, named(f"{name}_inference", width), captions.inference(costs)))
     part = paper_figures.drawn(published)
     if part is not None:
         theirs = paper_figures.draw(part, compared(sweep.manifest), width=width)
         places += figures.save(theirs, folder / named(f"{name}_paper", width), formats)
         places.append(_caption(folder, named(f"{name}_paper", width), paper_figures.caption(part)))
     return places
+
+
+def has_sizes(costs: pd.DataFrame) -> bool:
+    """Whether seconds at inference were measured of several models, each with several methods or one."""
+    return {"model", "method"} <= set(costs.columns) and costs["model"].nunique() > 1
 
 
 def named(name: str, width: str) -> str:

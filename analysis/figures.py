@@ -458,7 +458,7 @@ def inference(costs: pd.DataFrame, *, width: str = "column", quantity: str = "se
         for task, (ax,) in zip(tasks, grid, strict=True):
             own = rows[rows["task"] == task]
             scale = Scale.of(own["x"])
-            ticks = {x: f"{x:.0f}" if len(sizes) else names.value("model", x) for x in scale.places}
+            ticks = {x: f"{x:.3g}" if len(sizes) else names.value("model", x) for x in scale.places}
             lines(ax, own, list(known), known, Quantity(*SCORE, quantity), replace(scale, line="-"), 0.0)
             value_axis(ax, "y", Quantity(*SCORE, COST), limits([0.0, *own["upper"]], COST), 1.25)
             number_axis(ax, scale, scale.named(ticks, inches / columns - 0.5), (0.0, 0.0), True)

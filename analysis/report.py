@@ -127,6 +127,7 @@ def draw(one: Report, folder: Path, width: str, formats: Sequence[str]) -> list[
         averages=one.averages,
         trends=one.trends,
         references=one.references,
+        costs=one.costs.frame,
     )
 
 

@@ -327,7 +327,8 @@ def sweep_of(launched: Launcher) -> Any:
 def test_the_frame_says_what_was_measured_and_derives_device_hours(changed: Any, measured: dict[str, Any]) -> None:
     costs = changed(lambda content: content["rows"][0].update(steps=8, devices=3))  # where the baseline has 4, and 1
     frame = costs.frame.set_index(["prompt.length", "quantity"])
-    assert {name for _, name in frame.index} == {*QUANTITIES, "device_hours"} and len(frame) == 8
+    assert {name for _, name in frame.index} == {*QUANTITIES, "device_hours", "parameters"} and len(frame) == 10
+    assert frame.loc[(10, "parameters"), "median"] == 699_240
     one = measured["rows"][0]["quantities"]["seconds_per_update"]
     per_update, hours = frame.loc[(10, "seconds_per_update")], frame.loc[(10, "device_hours")]
     assert (per_update["median"], per_update["ratio"]) == (one["median"], one["ratio"])

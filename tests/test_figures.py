@@ -17,13 +17,14 @@ import figure_checks
 import numpy as np
 import pandas as pd
 import pytest
+from full_sweeps import costs_of
 from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from synthetic_store import DISABLED, LENGTHS, launch, manifest, run_all
 
-from analysis import captions, figures, names, paper_figures, style
+from analysis import captions, figure_files, figures, names, paper_figures, style
 from analysis.figures import draw, inference, save
 from analysis.frame import FACTS, Sweep
 from analysis.manifest import point_values
@@ -546,6 +547,27 @@ def test_inference_is_drawn_against_the_size_of_the_model_a_line_for_each_method
         assert np.allclose(first, 2 * second) and np.allclose(second, np.array(list(sizes.values())) / 1e8)
     (ax,) = inference(pd.DataFrame([row for row in rows if row["quantity"] != "parameters"])).axes
     assert ax.get_xlabel() == "Model"
+
+
+def test_a_sweep_over_models_has_that_figure_in_files_of_its_own(whole: Sweep, tmp_path: Path) -> None:
+    """The measurement of convergence, as if of two models; of one there is nothing to draw."""
+    costs = costs_of(made_up("convergence")).frame
+    assert costs["method"].nunique() == 2
+    size = {"quantity": "parameters", "lowest": 7e5, "highest": 7e5, "median": 7e5}
+    small = pd.concat([costs, costs.drop_duplicates(["method", "task"]).assign(**size)]).assign(model="micro")
+    times = small[["median", "lowest", "highest"]] * 3
+    both = pd.concat([small, small.assign(model="larger", **{key: times[key] for key in times})], ignore_index=True)
+    for frame, expected in ((small, False), (both, True)):
+        folder = tmp_path / str(expected)
+        files = figure_files.write(folder, whole, of_test(whole), [], formats=["png"], costs=frame)
+        theirs = [file.name for file in files if "inference" in file.name]
+        assert theirs == (["length_inference.png", "length_inference.caption.txt"] if expected else [])
+    (ax, _) = inference(both).axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0.7", "2.1"]
+    said = (tmp_path / "True" / "length_inference.caption.txt").read_text()
+    assert said.startswith(
+        "Seconds per 100 answers of finetuning and prompt tuning against the parameters of the model"
+    )
 
 
 # The files
