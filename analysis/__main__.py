@@ -145,19 +145,18 @@ def tables(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Writes the files of a sweep or a search."""
     store, manifest, source = read
     if manifest["search"] is not None:
-        from analysis.search_report import report_search
+        from analysis.search_report import SearchReport, report_search
 
-        return report_search(
-            store, manifest, source, given.out or store.root, is_deep(given), given.width, given.format
-        )
-    from analysis.frame import Sweep
-    from analysis.report import printed, report, write
+        found = SearchReport(store, manifest, source, is_deep(given))
+        text = report_search(found, given.out or store.root, given.width, given.format)
+        return text, not found.searched.sweep.conflicts
+    from analysis.report import Report, printed, write
 
-    one = report(store, manifest, source, is_deep(given))
-    if isinstance(one, Sweep):
-        why = "no run can be read" if one.conflicts else "none of its runs is done yet"
-        return "\n".join([f"{manifest['sweep']}: {why}, so there is no table", *one.notes]), not one.conflicts
-    places = write(one, given.out or store.root, source, given.width, given.format)
+    one = Report(store, manifest, source, is_deep(given))
+    if not one.is_begun:
+        why = "no run can be read" if one.sweep.conflicts else "none of its runs is done yet"
+        return "\n".join([f"{one.name}: {why}, so there is no table", *one.sweep.notes]), not one.sweep.conflicts
+    places = write(one, given.out or store.root, given.width, given.format)
     return printed(one, places), not one.sweep.conflicts
 
 

@@ -25,7 +25,7 @@ from analysis import verify
 from analysis.frame import ABOUT, FACTS, WRONG, Sweep
 from analysis.manifest import point_values, read_manifest
 from analysis.sources import Source, Tracked, in_store
-from analysis.stored import Files, Unreadable, read_evaluation, read_json
+from analysis.stored import Files, Unreadable, read_evaluation, read_json, unfinished
 from analysis.verify import RECORD, RESULT, Finding
 from mmprompt.config import FURTHER_METRICS, REFERENCE_METRICS, Questions, RunConfig
 from mmprompt.run import RunFolder, Store
@@ -336,11 +336,9 @@ def _config(text: str | None, tracked: Tracked | None) -> dict[str, Any] | None:
 
 
 def _state(folder: RunFolder, tracked: Tracked | None) -> str:
-    attempts = folder.attempts()
-    if attempts:
-        if attempts[-1].diverged:
-            return "diverged"
-        return "failed" if attempts[-1].has_failed else "not done"
+    found = unfinished(folder)
+    if found is not None:
+        return found
     return "failed" if tracked is not None and tracked.state in ENDED_BADLY else "not done"
 
 

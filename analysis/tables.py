@@ -20,7 +20,7 @@ from analysis import names
 from analysis.costs import Costs
 from analysis.frame import Sweep
 from analysis.layout import NOTHING, Cell, Column, Row, Table, table, three, turned
-from analysis.published import Published
+from analysis.paper_values import Published
 from analysis.references import NO_REFERENCES, References
 from analysis.samples import SEEDS_ALONE
 from analysis.statistics import whole_state

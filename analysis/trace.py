@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.frame import Sweep
-from analysis.runs import runs
+from analysis.run_table import run_table
 from analysis.samples import Group, groups
 from analysis.statistics import mean_columns
 from mmprompt.config import nearest
@@ -33,7 +33,7 @@ def trace(sweep: Sweep, store: Store, wanted: Sequence[str]) -> str:
     cells = [group for group in groups(sweep) if _matches(sweep, group, chosen)]
     if not cells:
         raise StoreError(f"{sweep.manifest['sweep']} has no cell with {' '.join(wanted)}")
-    table = runs(sweep, store)
+    table = run_table(sweep, store)
     points = {point["run"]: point for point in reversed(sweep.manifest["points"])}
     return "\n\n".join("\n".join(_cell(group, table, points, store)) for group in cells)
 
