@@ -15,6 +15,7 @@ from analysis.layout import number, three
 from analysis.manifest import axis_value
 from analysis.references import References
 from analysis.samples import SEEDS_ALONE
+from analysis.summaries import FIVE
 from mmprompt.intervals import LEVEL
 
 PERCENT_LEVEL = f"{100 * LEVEL:g} %"
@@ -161,7 +162,8 @@ def detectable_notes(sweep: Sweep, detectable: pd.DataFrame) -> Iterator[str]:
             )
             of = [f"{now[0]} points on {first}", *(f"{x} {word}" for x, word in zip(now[1:], others, strict=True))]
             points, later = ", ".join(of), listed(then)
-        yield f"With {n} seeds differences from {points} are told apart with power 0.8; with 5 seeds {later}."
+        more = f"; with {FIVE} seeds {later}" if those["n"].iloc[0] < FIVE else ""
+        yield f"With {n} seeds differences from {points} are told apart with power 0.8{more}."
 
 
 def simultaneous(sweep: Sweep, shown: pd.DataFrame, what: str) -> str:

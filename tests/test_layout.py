@@ -303,6 +303,9 @@ def test_of_many_columns_the_range_of_what_can_be_told_apart_is_said() -> None:
     table = tables.comparison(sweep, cells(sweep), facts(sweep), found)
     line = f"differences from {two(now[0])} to {two(now[1])} points on, by column, are told apart with power 0.8;"
     assert f"With 3 seeds {line} with 5 seeds {two(then[0])} to {two(then[1])}." in table.notes
+    rows = found.assign(n=5, difference=found["with_5_seeds"])
+    said = [note for note in tables.comparison(sweep, cells(sweep), facts(sweep), rows).notes if "0.8" in note]
+    assert len(said) == 1 and said[0].startswith("With 5 seeds ") and said[0].endswith("told apart with power 0.8.")
 
 
 def test_further_metrics_stand_beside_the_first_and_it_is_said_what_their_intervals_cover() -> None:
