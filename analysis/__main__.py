@@ -55,6 +55,18 @@ def main(arguments: Sequence[str]) -> int:
 
             print(publish(store, given.files, given.docs))
             return 0
+        if given.verb == "report":
+            from analysis.page.render import write_page
+
+            print(write_page(store))
+            return 0
+        if given.verb == "notebooks":
+            from analysis.notebook_files import write
+
+            for line, is_well in write(store, given.out, given.names):
+                print(line, flush=True)
+                status = max(status, 0 if is_well else 1)
+            return status
         names = given.names or sweep_names(store)
         if not names:
             raise StoreError(f"no sweep was launched in {store.root}; give the store with --runs or MMPROMPT_RUNS")
@@ -118,6 +130,10 @@ def parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--docs", type=Path, default=Path("docs"), help="where results/ and figures/ are; default: docs"
     )
+    verb("report", "write the report page, STORE/report.html: one file, no network")
+    notebooks = verb("notebooks", "execute the notebooks, and write them with what they show")
+    notebooks.add_argument("names", nargs="*", metavar="NAME", help="notebooks; none: all")
+    notebooks.add_argument("--out", type=Path, default=Path("docs/notebooks"), help="default: docs/notebooks")
     return whole
 
 
@@ -150,9 +166,9 @@ def tables(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
         found = SearchReport(store, manifest, source, is_deep(given))
         text = report_search(found, given.out or store.root, given.width, given.format)
         return text, not found.searched.sweep.conflicts
-    from analysis.report import Report, printed, write
+    from analysis.report import printed, read_report, write
 
-    one = Report(store, manifest, source, is_deep(given))
+    one = read_report(store, manifest, source, is_deep(given))
     if not one.is_begun:
         why = "no run can be read" if one.sweep.conflicts else "none of its runs is done yet"
         return "\n".join([f"{one.name}: {why}, so there is no table", *one.sweep.notes]), not one.sweep.conflicts

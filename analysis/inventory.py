@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,15 @@ def _row(folder: RunFolder) -> dict[str, Any]:
     except (Unreadable, StoreError):
         return {"run": folder.id, "state": "damaged"}
     row = {"run": folder.id, "state": "done" if result is not None else unfinished(folder) or "not done"}
-    row |= {key: value for key, value in (NEUTRAL | settings).items() if not _is_absent_section(key, value)}
+    row |= {key: value for key, value in {**settings, **_neutral(settings)}.items() if value is not None or "." in key}
     if result is not None:
         row |= result.get("metrics", {}) | {key: result.get(key) for key in (*ABOUT, *FACTS)}
     return row
 
 
-def _is_absent_section(key: str, value: Any) -> bool:
-    """`lora`: None of a run by another method says nothing that `method` does not."""
-    return value is None and "." not in key and key in NEUTRAL
+def _neutral(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What settings leave out as it was added later, at its neutral value. A section is no setting: `lora` of another method."""
+    return {key: value for key, value in NEUTRAL.items() if key not in settings}
 
 
 def settings_of(folder: RunFolder) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Cell:
     mark: str = ""  # *, = or ~
     note: str = ""  # what a reader has to know of this cell
     word: str = ""  # missing, failed, conflict, -
+    key: str = ""  # what `analysis trace` calls it; empty where it is no cell of runs
 
 
 class Column(NamedTuple):

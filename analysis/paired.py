@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import names, trace
+from analysis import names
 from analysis.frame import Sweep
-from analysis.samples import Group, groups
+from analysis.samples import Group, groups, plain
 from analysis.scenes import Scenes, scenes
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
@@ -138,7 +138,7 @@ def _cell(sweep: Sweep, name: str, task: str, split: str, at: Mapping[str, Any])
     if not found:
         raise StoreError(f"{where} there is no row {name!r}{nearest(name, labels)}; there are {known}")
     apart = [key for key in found[0].label if len({str(group.label[key]) for group in found}) > 1]
-    said = "; ".join(f"{key}: {', '.join(as_text(trace.plain(group.label[key])) for group in found)}" for key in apart)
+    said = "; ".join(f"{key}: {', '.join(as_text(plain(group.label[key])) for group in found)}" for key in apart)
     raise StoreError(f"{where} there are {len(found)} cells of {name!r}; choose one by {said}")
 
 

@@ -29,7 +29,7 @@ from analysis.frame import Sweep
 from analysis.layout import Table
 from analysis.manifest import read_manifest
 from analysis.markdown import markdown
-from analysis.report import Report, draw, texts
+from analysis.report import Report, draw, read_report, texts
 from analysis.sources import in_store
 from analysis.table_notes import commits
 from mmprompt.config import nearest
@@ -117,7 +117,7 @@ def made(sweep: Sweep) -> str:
 
 
 def _report(store: Store, name: str) -> Report:
-    one = Report(store, read_manifest(store, name), in_store)
+    one = read_report(store, read_manifest(store, name), in_store)
     if not one.is_begun:
         raise StoreError(f"sweep {name}: none of its runs is done, so there is nothing to publish")
     if one.sweep.conflicts:

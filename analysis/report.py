@@ -4,6 +4,7 @@ figures and captions."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ from mmprompt.run import Store
 class Report:
     """What tables, figures, documents, notebooks and the page of a sweep are made of."""
 
-    def __init__(self, store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> None:
-        """Reads the sweep. `deep`: every byte of it is checked (`analysis.verify.deeply`)."""
-        self.store, self.source = store, source
-        self.sweep: Sweep = assemble(store, manifest, source, deep)
+    def __init__(self, store: Store, sweep: Sweep, source: Source) -> None:
+        self.store, self.sweep, self.source = store, sweep, source
+
+    def of(self, **manifest: Any) -> Report:
+        """The same runs under a manifest that differs in this."""
+        return Report(self.store, replace(self.sweep, manifest={**self.sweep.manifest, **manifest}), self.source)
 
     @property
     def name(self) -> str:
@@ -125,6 +128,11 @@ class Report:
         shown = self.trends[[pair in self.sweep.shown for pair in pairs]]
         summed = shown, self.averages, self.detectable
         return tables.ours(self.sweep, self.cells, self.facts, *summed, more, self.references)
+
+
+def read_report(store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> Report:
+    """`deep`: every byte of the sweep is checked (`analysis.verify.deeply`)."""
+    return Report(store, assemble(store, manifest, source, deep), source)
 
 
 def texts(one: Report) -> dict[str, str]:

@@ -21,9 +21,9 @@ from analysis.frame import Sweep
 from analysis.inventory import store_at
 from analysis.layout import Table
 from analysis.manifest import axis_value, read_manifest
-from analysis.report import Report
+from analysis.report import Report, read_report
 from analysis.run import Run
-from analysis.samples import groups
+from analysis.samples import groups, plain
 from analysis.search_report import SearchReport
 from analysis.sources import InStore, Source
 from analysis.terminal import terminal
@@ -64,7 +64,7 @@ def load(
     manifest = chosen(manifest, tasks, splits, baseline)
     with ExitStack() as stack:
         records = _source(source, manifest, project, deep, stack)
-        return Results(Report(place, manifest, records, deep), stack.pop_all())
+        return Results(read_report(place, manifest, records, deep), stack.pop_all())
 
 
 def study(name: str, store: Store | Path | str | None = None, *, deep: bool = False) -> SearchReport:
@@ -255,7 +255,7 @@ class Results:
         rows = self.frame
         _check(self.name, "axis", settings, dict.fromkeys([*self.sweep.manifest["axes"], "task"]))
         for axis, value in settings.items():
-            texts = rows[axis].map(lambda one: as_text(trace.plain(one)))
+            texts = rows[axis].map(lambda one: as_text(plain(one)))
             _check(self.name, axis, [as_text(value)], texts.unique())
             rows = rows[texts == as_text(value)]
         return [self._run(run) for run in rows["run"].unique()]
@@ -300,7 +300,7 @@ class Results:
         """Reads everything again to the last byte; what does not belong together, a sentence each. Empty: all does."""
         manifest, source = self.sweep.manifest, self.report.source
         whole = InStore(True) if isinstance(source, InStore) else source
-        return list(Report(self.report.store, manifest, whole, True).sweep.conflicts)
+        return list(read_report(self.report.store, manifest, whole, True).sweep.conflicts)
 
     # on a screen
 

@@ -39,7 +39,8 @@ class Scenes:
         )
         box = self.boxes[example]
         if box is not None:
-            ImageDraw.Draw(image).rectangle([SCALE * place for place in box], outline=FRAME)
+            last = SCALE * len(self.images[example]) - 1
+            ImageDraw.Draw(image).rectangle([min(SCALE * place, last) for place in box], outline=FRAME)
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         return buffer.getvalue()

@@ -10,12 +10,11 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.frame import Sweep
 from analysis.run_table import run_table
-from analysis.samples import Group, groups
+from analysis.samples import Group, groups, plain
 from analysis.statistics import mean_columns
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
@@ -58,14 +57,8 @@ def _matches(sweep: Sweep, group: Group, chosen: Mapping[str, str]) -> bool:
     )
 
 
-def plain(value: Any) -> Any:
-    """A number of numpy's as Python's."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def _cell(group: Group, table: pd.DataFrame, points: Mapping[str, Any], store: Store) -> Iterator[str]:
-    label = " ".join(f"{key}={as_text(plain(value))}" for key, value in group.label.items())
-    yield f"{group.sweep.manifest['sweep']}: {label}, {group.metric}"
+    yield f"{group.sweep.manifest['sweep']}: {group.words}, {group.metric}"
     mean = mean_columns(group, "value")
     if mean["n"]:
         yield f"  mean of {mean['n']} seeds {mean['value']:.6g}" + _halves(mean)
