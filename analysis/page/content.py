@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import matplotlib
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -39,7 +41,7 @@ from mmprompt.files import StoreError
 from mmprompt.identity import setting
 from mmprompt.run import Store
 
-TAG, DECIMALS, BETWEEN = re.compile(r"<[^>]*>"), re.compile(r"-?\d+\.\d{3,}"), re.compile(r">\s+<")  # of SVG
+READABLE = " <>='/:;,.()-+"  # of an address within double quotes, what is left as it is
 PICTURES = 50  # examples with a picture, on the whole page
 EXAMPLES = 5  # of one task of a sweep, at most
 STEPS = 200  # of a curve, at most: of a longer one every so many are shown, and the page says so
@@ -224,17 +226,29 @@ def views(report: Report) -> Iterator[View]:
         yield View("validation", other.tables)
 
 
-def address(figure: Figure) -> str:
-    """An image of the page, as SVG. Its text is text, in the fonts of the reader: outlines would be four times as large."""
+def address(figure: Figure) -> Markup:
+    """An image of the page, as SVG, safe within double quotes. Its text is text, in the fonts of the reader: outlines would be four
+    times as large."""
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         image = bytes(figures.printed(figure, "svg")).decode()
-    return f"data:image/svg+xml;base64,{base64.b64encode(compact(image).encode()).decode()}"
+    return Markup(f"data:image/svg+xml,{quote(compact(image), safe=READABLE)}")
 
 
 def compact(svg: str) -> str:
-    """With coordinates to the hundredth of a point, and no blanks between elements. What stands between tags stays as it is."""
-    tags = TAG.sub(lambda tag: DECIMALS.sub(lambda number: f"{float(number[0]):.2f}", " ".join(tag[0].split())), svg)
-    return BETWEEN.sub("><", tags)
+    """Without what nobody sees: coordinates to the hundredth of a point, no blanks between elements, no names that nothing refers
+    to. What stands between tags stays as it is."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r" id=\"[a-zA-Z0-9.]+_\d+\"", "", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: _short(tag[0]), svg)
+    return re.sub(r"<g ?/>", "", re.sub(r">\s+<", "><", svg))
+
+
+def _short(tag: str) -> str:
+    tag = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", " ".join(tag.split()))
+    tag = re.sub(r" transform=\"rotate\(-0 [^)]*\)\"", "", tag)
+    tag = tag.replace(f"'{style.FONT}'", f"{style.FONT},Times,serif").replace(": ", ":").replace("; ", ";")
+    return tag if "'" in tag else tag.replace('"', "'")
 
 
 def cell_data(sweep: Sweep) -> dict[str, list[list[Any]]]:

@@ -1,5 +1,9 @@
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
+async function unpacked(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+const data = await unpacked(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 
 // Elements; text is always text.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import math
 import re
@@ -48,14 +50,14 @@ def page(shown: Content) -> str:
         steps=STEPS,
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
-        data=as_json(data),
+        data=packed(data),
     )
 
 
-def as_json(value: Any) -> Markup:
-    """In a script element, which no text may end."""
+def packed(value: Any) -> str:
+    """JSON, a fifth of its size: gzip in base64, which the page's script unpacks. No text in it can end the script's element."""
     text = json.dumps(finite(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def finite(value: Any) -> Any:
