@@ -23,7 +23,7 @@ PROCESSES := -n 3
 CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(if $(TASKS),task=$(TASKS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install paper publish report notebooks notebook status logs cancel diff clean doctor sync tables test test-all chaos bench lint pretrain-micro \
+.PHONY: help install paper publish report wandb-report notebooks notebook status logs cancel diff clean doctor sync tables test test-all chaos bench lint pretrain-micro \
 	slurm-up slurm-down slurm-status
 
 help: ## this list
@@ -98,6 +98,9 @@ tables: $(INSTALLED) ## rebuild the tables and figures of every sweep in the sto
 
 report: $(INSTALLED) ## one page with everything in the store, report.html; needs no network
 	@$(PY) -m analysis report
+
+wandb-report: $(INSTALLED) ## the same page, tables and figures as one run of your W&B project
+	@$(PY) -m analysis report --wandb $(ARGS)
 
 notebooks: $(NOTEBOOK) ## the notebooks, executed on the runs at hand, into docs/notebooks/ (ARGS="length" chooses)
 	@$(PY) -m analysis notebooks $(ARGS)

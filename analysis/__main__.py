@@ -59,6 +59,10 @@ def main(arguments: Sequence[str]) -> int:
             from analysis.page.render import write_page
 
             print(write_page(store))
+            if given.wandb:
+                from analysis.wandb_report import report_to_wandb
+
+                print(report_to_wandb(store, given.project))
             return 0
         if given.verb == "notebooks":
             from analysis.notebook_files import write
@@ -130,7 +134,8 @@ def parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--docs", type=Path, default=Path("docs"), help="where results/ and figures/ are; default: docs"
     )
-    verb("report", "write the report page, STORE/report.html: one file, no network")
+    page = verb("report", "write the report page, STORE/report.html: one file, no network")
+    page.add_argument("--wandb", action="store_true", help="send it, tables and figures to the W&B project, as one run")
     notebooks = verb("notebooks", "execute the notebooks, and write them with what they show")
     notebooks.add_argument("names", nargs="*", metavar="NAME", help="notebooks; none: all")
     notebooks.add_argument("--out", type=Path, default=Path("docs/notebooks"), help="default: docs/notebooks")

@@ -29,9 +29,9 @@ NAME = "report.html"
 CODE = re.compile(r"`([^`]+)`")
 
 
-def write_page(store: Store) -> str:
-    """Writes STORE/report.html; returns a line that says so."""
-    file = store.root / NAME
+def write_page(store: Store, out: Path | None = None) -> str:
+    """Writes report.html, in the store unless told otherwise; returns a line that says so."""
+    file = (out or store.root) / NAME
     text = page(content(store))
     write_over(file, text)
     return f"report   {file} ({len(text.encode()) / 1e3:,.0f} kB)"
