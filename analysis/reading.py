@@ -87,7 +87,7 @@ class Reading:
             self.notes.append(f"run {folder.id}: {RECORD} says {tracked.state}, its {RESULT} done")
         result = on_disk
         if result is None and tracked is not None and tracked.state == "finished":
-            result = _as_result(tracked)
+            result = as_result(tracked)
             if folder.config_file.exists():
                 self.without_result.add(folder.id)
         if result is None:
@@ -98,7 +98,7 @@ class Reading:
         rows = [row | about for row in rows]
         if self.deep:
             self.notes.extend(f"run {folder.id}: {said}" for said in verify.deeply(folder, on_disk))
-        said, config = verify.of_folder(folder.id, text, on_disk), _config(text, tracked)
+        said, config = verify.of_folder(folder.id, text, on_disk), config_of(text, tracked)
         if said is None and tracked is not None:
             said = verify.of_record(folder.id, result["attempt"], tracked.config, None if text is None else config)
             said = said or verify.of_published(result["evaluations"], tracked.summary)
@@ -324,7 +324,7 @@ def _text(file: Path) -> str | None:
         raise Unreadable(f"{file.name} cannot be read: {error}") from None
 
 
-def _config(text: str | None, tracked: Tracked | None) -> dict[str, Any] | None:
+def config_of(text: str | None, tracked: Tracked | None) -> dict[str, Any] | None:
     """The run's settings, from its record where its folder was not copied; None where nothing says them."""
     if text is not None:
         try:
@@ -348,7 +348,7 @@ def _state_of_evaluations(folder: RunFolder, result: Mapping[str, Any]) -> str:
     return "failed" if later and later[-1].has_failed else "not evaluated"
 
 
-def _as_result(tracked: Tracked) -> dict[str, Any]:
+def as_result(tracked: Tracked) -> dict[str, Any]:
     """What `result.json` would say, from the record."""
     said = tracked.config | tracked.summary
     end = "/evaluation"

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.inventory import settings_of
-from analysis.sources import Source, in_store
+from analysis.reading import as_result, config_of
+from analysis.sources import Source, Tracked, in_store
 from analysis.stored import Unreadable, read_json, read_scores, unfinished
 from analysis.trace import again
 from mmprompt.files import StoreError
-from mmprompt.identity import NEUTRAL
+from mmprompt.identity import NEUTRAL, dotted
 from mmprompt.run import Attempt, RunFolder
 
 
@@ -34,8 +35,19 @@ class Run:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """`result.json`; empty while there is none. Raises StoreError if it is damaged."""
-        return _json(self, "result.json") or {}
+        """`result.json`, or in its place what the W&B record of a finished attempt says; empty while there is neither.
+
+        Raises StoreError if the file is damaged.
+        """
+        found = _read(self, self.folder.result_file, or_none=True)
+        if found is None and self._tracked is not None and self._tracked.state == "finished":
+            found = as_result(self._tracked)
+        return found or {}
+
+    @cached_property
+    def _tracked(self) -> Tracked | None:
+        """The record of the attempt whose files are the run's."""
+        return self.source.published(self.folder, _read(self, self.folder.result_file, or_none=True), [])
 
     @property
     def state(self) -> str:
@@ -45,7 +57,8 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Every setting under its dotted key, as it was frozen. Raises StoreError if that was changed after launch."""
-        return {**NEUTRAL, **settings_of(self.folder)}
+        settings = settings_of(self.folder) or dict(dotted(config_of(None, self._tracked) or {}))
+        return {**NEUTRAL, **settings}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -126,9 +139,7 @@ class Run:
     @cached_property
     def history(self) -> pd.DataFrame:
         """A row per logged step, with the step as the index, from the W&B record. Empty without one."""
-        notes: list[str] = []
-        tracked = self.source.published(self.folder, self.result or None, notes)
-        rows = pd.DataFrame() if tracked is None else tracked.history()
+        rows = pd.DataFrame() if self._tracked is None else self._tracked.history()
         if not len(rows):
             return pd.DataFrame()
         logged = rows[[key for key in rows.columns if not key.startswith("_")]]
@@ -163,10 +174,6 @@ class Run:
         }
         rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(str(text))}</td></tr>" for key, text in lines.items())
         return f"<table><tbody>{rows}</tbody></table>"
-
-
-def _json(run: Run, name: str) -> dict[str, Any] | None:
-    return _read(run, run.folder.path / name, or_none=True)
 
 
 def _read(run: Run, file: Any, or_none: bool = False) -> Any:

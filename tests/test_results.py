@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import whole_store
+from wandb_server import WandbServer
 
 import analysis
 from analysis import diff, load, published, runs, study
@@ -21,6 +22,7 @@ from mmprompt.files import StoreError
 from mmprompt.identity import read_config
 from mmprompt.place import ROOT
 from mmprompt.run import Store
+from sweeps.sync import sync
 
 
 @pytest.fixture(scope="module")
@@ -207,3 +209,23 @@ def test_the_lines_in_the_readme_run_as_they_stand(store: Store) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (store.root / "length.pdf").stat().st_size > 5000
+
+
+def test_it_reads_a_server_as_well(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing but the manifest at hand; there are no single examples then, which is said."""
+    with WandbServer() as server:
+        for key, value in server.environment.items():
+            monkeypatch.setenv(key, value)
+        assert sync(["main"], store.root) == 0
+        bare = Store(tmp_path / "bare")
+        bare.manifest("main").parent.mkdir(parents=True)
+        bare.manifest("main").write_bytes(store.manifest("main").read_bytes())
+        theirs, ours = load("main", bare, source="server"), load("main", store)
+        pd.testing.assert_series_equal(theirs.cells()["value"], ours.cells()["value"])
+        assert "the scores of single examples are not at hand" in repr(theirs)
+        (run, _), (same, _) = (one.at(task="micro_vqa", method="prompt") for one in (theirs, ours))
+        assert (run.state, run.metrics, run.config) == (same.state, same.metrics, same.config)
+        assert run.history["val/while_training"].iloc[-1] > 0 and len(theirs.curves()) == len(ours.curves())
+        with pytest.raises(StoreError, match="no scores of single examples at hand"):
+            theirs.examples()
+        assert server.unknown == []
