@@ -106,7 +106,7 @@ notebooks: $(NOTEBOOK) ## the notebooks, executed on the runs at hand, into docs
 	@$(PY) -m analysis notebooks $(ARGS)
 
 notebook: $(NOTEBOOK) ## the notebooks in JupyterLab
-	@$(PY) -m jupytext --quiet --sync analysis/notebooks/*.py
+	@$(PY) -m jupytext --quiet --sync --set-kernel python3 analysis/notebooks/*.py
 	@$(PY) -m jupyter lab --notebook-dir analysis/notebooks $(ARGS)
 
 publish: $(INSTALLED) ## docs/ and README.md say what the records say: claims, tables, figures, the runs behind them
