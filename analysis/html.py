@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import groupby
 
 from analysis.layout import Table
+
+CODE = re.compile(r"`([^`]+)`")
 
 
 def html(tables: Iterable[Table], notes: Sequence[str] = ()) -> str:
@@ -14,13 +17,13 @@ def html(tables: Iterable[Table], notes: Sequence[str] = ()) -> str:
     made = list(tables)
     parts = [_table(table) for table in made]
     about = list(dict.fromkeys(line for table in made for line in table.about))
-    parts += [f"<p>{escape(line)}</p>" for line in about]
+    parts += [f"<p>{said(line)}</p>" for line in about]
     parts += [listed(notes)] if notes else []
     return "\n".join(parts)
 
 
 def listed(notes: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>"
+    return f"<ul>{''.join(f'<li>{said(note)}</li>' for note in notes)}</ul>"
 
 
 def _table(table: Table) -> str:
@@ -30,11 +33,15 @@ def _table(table: Table) -> str:
         f"{''.join(f'<td>{escape(cell.plain)}</td>' for cell in cells)}</tr>"
         for row, cells in rows
     )
-    caption = f"<caption>{escape(table.caption)}</caption>" if table.caption else ""
+    caption = f"<p>{said(table.caption)}</p>\n" if table.caption else ""
     notes = [f"[{letter}] {note}" if letter else note for letter, note in table.said]
-    return f"<table>{caption}\n<thead>{heads(table)}</thead>\n<tbody>\n{body}\n</tbody></table>" + (
-        f"\n{listed(notes)}" if notes else ""
-    )
+    made = f"{caption}<table>\n<thead>{heads(table)}</thead>\n<tbody>\n{body}\n</tbody></table>"
+    return f"{made}\n{listed(notes)}" if notes else made
+
+
+def said(text: str) -> str:
+    """A sentence, with what is to be typed set apart."""
+    return CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def heads(table: Table) -> str:

@@ -108,7 +108,7 @@ class Table:
     def _repr_html_(self) -> str:
         from analysis.html import html
 
-        return html([self])
+        return html([replace(self, about=())])
 
     @property
     def letters(self) -> dict[str, str]:

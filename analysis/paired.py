@@ -81,7 +81,7 @@ class Paired:
         heads = ["example", *(["picture"] if self.asked else []), *first.columns]
         body = "".join(self._line(example, values) for example, *values in first.itertuples(name=None))
         head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-        return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<p>{escape(caption)}</p>\n<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def _line(self, example: int, values: Sequence[Any]) -> str:
         cells = "".join(f"<td>{escape(_text(value))}</td>" for value in values)

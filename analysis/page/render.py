@@ -6,7 +6,6 @@ import base64
 import gzip
 import json
 import math
-import re
 from collections.abc import Iterator
 from html import escape
 from itertools import groupby
@@ -19,6 +18,7 @@ from markupsafe import Markup
 from analysis import names
 from analysis.claim_tables import claim_table
 from analysis.frame import WRONG
+from analysis.html import said
 from analysis.layout import NOTHING, Cell, Table, Text
 from analysis.page.content import STEPS, Content, content
 from mmprompt.files import write_over
@@ -26,7 +26,6 @@ from mmprompt.run import Store
 
 HERE = Path(__file__).parent
 NAME = "report.html"
-CODE = re.compile(r"`([^`]+)`")
 
 
 def write_page(store: Store, out: Path | None = None) -> str:
@@ -41,7 +40,7 @@ def page(shown: Content) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"table": table, "said": said, "number": number}
+    environment.filters |= {"table": table, "said": marked, "number": number}
     data = shown.data | {"sections": {one.report.name: one.data for one in shown.sections}}
     return environment.get_template("template.html").render(
         shown=shown,
@@ -69,9 +68,8 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def said(text: str) -> Markup:
-    """A sentence, with what is to be typed set apart."""
-    return Markup(CODE.sub(r"<code>\1</code>", escape(str(text))))
+def marked(text: str) -> Markup:
+    return Markup(said(text))
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -84,8 +82,8 @@ def table(one: Table) -> Markup:
     body = "".join(
         _row(row.labels, zip(row.cells, texts, strict=True)) for row, texts in zip(one.rows, one.texts, strict=True)
     )
-    notes = "".join(f"<li>{said(f'[{letter}] {note}' if letter else note)}</li>" for letter, note in one.said)
-    caption = f"<caption>{said(one.caption)}</caption>" if one.caption else ""
+    notes = "".join(f"<li>{marked(f'[{letter}] {note}' if letter else note)}</li>" for letter, note in one.said)
+    caption = f"<caption>{marked(one.caption)}</caption>" if one.caption else ""
     return Markup(
         f'<div class="wide"><table class="sorted">{caption}<thead>{_heads(one)}</thead><tbody>{body}</tbody></table></div>'
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
