@@ -116,7 +116,11 @@ def is_over_numbers(sweep: Sweep, cells: pd.DataFrame) -> bool:
 
 
 class Shown(Figure):
-    """A figure that a notebook shows as it is saved."""
+    """A figure that a notebook shows as it is saved, and that is saved in our style (Type 42 fonts) whatever the user's is."""
+
+    def savefig(self, *places: Any, **options: Any) -> None:
+        with applied():
+            super().savefig(*places, **options)
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         with applied():
@@ -266,7 +270,7 @@ def _rows(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float) -> Fi
         value_axis(axes[0], "x", quantity, bounds, inches)
         axes[0].set_title(panel.title)
         axes[0].set_xlabel(names.metric(panel.metric))
-        above(axes[0], _missing(panel))
+        above(axes[0], _missing(panel, inches))
         if compared:
             quantity = Quantity(*DIFFERENCE, panel.metric, is_difference=True)
             own = panel.cells[panel.cells["key"].isin(against)]
@@ -315,13 +319,14 @@ def _unit(metric: str) -> str:
     return names.metric(metric) if metric in ("cider", AVERAGE) else "Points"
 
 
-def _missing(panel: Panel) -> str:
-    """How many runs values have behind them, where that is not what was planned."""
+def _missing(panel: Panel, inches: float) -> str:
+    """How many runs values have behind them, where that is not what was planned; in short beside a title that leaves no room."""
     known = panel.cells["n"] + panel.cells["diverged"]  # that a run diverges is what it came to
     if (known == panel.cells["planned"]).all():
         return ""
     low, high, planned = panel.cells["n"].min(), panel.cells["n"].max(), panel.cells["planned"].max()
-    return f"n = {low:g} of {planned:g}" if low == high else f"n = {low:g} to {high:g} of {planned:g}"
+    said = f"n = {low:g} of {planned:g}" if low == high else f"n = {low:g} to {high:g} of {planned:g}"
+    return said if LETTER * (len(panel.title) + len(said)) < inches else f"n < {planned:g}"
 
 
 # Lines
@@ -379,7 +384,7 @@ def _lines(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float, tren
             if measure == SCORE or at % columns == 0:
                 label(ax, _label(measure, panel.metric))
         axes[0].set_title(panel.title)
-        above(axes[0], _missing(panel))
+        above(axes[0], _missing(panel, inches))
         axes[-1].set_xlabel(names.axis(axis))
     return figure
 

@@ -208,7 +208,8 @@ def test_the_lines_in_the_readme_run_as_they_stand(store: Store) -> None:
         [sys.executable, "-c", lines], env=environment, capture_output=True, text=True, cwd=store.root
     )
     assert done.returncode == 0, done.stderr
-    assert (store.root / "length.pdf").stat().st_size > 5000
+    saved = (store.root / "length.pdf").read_bytes()
+    assert len(saved) > 5000 and b"/CIDFontType2" in saved and b"/Type3" not in saved
 
 
 def test_it_reads_a_server_as_well(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
