@@ -18,8 +18,9 @@ import whole_store
 
 from analysis.__main__ import main
 from analysis.manifest import read_manifest
-from analysis.page.content import compact, content
+from analysis.page.content import content
 from analysis.page.render import packed, page, write_page
+from analysis.page.svg import compact
 from analysis.report import read_report, texts
 from analysis.sources import in_store
 from mmprompt.run import Store
@@ -27,12 +28,13 @@ from mmprompt.run import Store
 HOSTILE = "<script>document.title = 'taken'</script>&amp;\"'</script><img src=x onerror=\"document.title='taken'\">"
 CELL = re.compile(r'<td(?: data-value="([^"]*)")?(?: class="[^"]*")? data-cell="([^"]*)"')
 WIDTHS = (360, 1200)
+SWEEPS = ("main", "length", "robustness", "convergence")  # one of each kind
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     root = tmp_path_factory.mktemp("store")
-    whole_store.filled(root)
+    whole_store.filled(root, SWEEPS)
     return whole_store.searched(root)
 
 
@@ -54,7 +56,7 @@ def part(text: str, name: str) -> str:
     return str(found)
 
 
-@pytest.mark.parametrize("name", whole_store.SWEEPS)
+@pytest.mark.parametrize("name", SWEEPS)
 def test_every_number_of_a_cell_is_in_the_csv(name: str, store: Store, text: str) -> None:
     rows = csv_of(store, name).dropna(subset="cell")
     of_cell = {cell: set() for cell in rows["cell"]}
@@ -72,7 +74,7 @@ def test_every_number_of_a_cell_is_in_the_csv(name: str, store: Store, text: str
 
 def test_what_is_behind_a_cell_is_what_the_csv_names(store: Store, text: str) -> None:
     data = unpacked(text)
-    for name in whole_store.SWEEPS:
+    for name in SWEEPS:
         for row in csv_of(store, name).dropna(subset="cell").to_dict("records"):
             behind = data["sections"][name]["cells"][row["cell"]]
             assert " ".join(run for run, _, value in behind if value is not None) == row["runs"]
@@ -92,10 +94,10 @@ def test_it_is_one_file_that_can_load_nothing(text: str) -> None:
 
 
 def test_whatever_happened_is_said(store: Store, text: str) -> None:
-    for name in whole_store.SWEEPS:
+    for name in SWEEPS:
         manifest = read_manifest(store, name)
         assert manifest["claim"] in unescape(part(text, name)) and manifest["command"] in unescape(part(text, name))
-    assert text.count("data:image/svg+xml,") == len(whole_store.SWEEPS) + 1
+    assert text.count("data:image/svg+xml,") == len(SWEEPS) + 1
     assert 0 < text.count("data:image/jpeg;base64,") <= 50
     assert 'id="search-learning_rate"' in text and "Claims" in text
 

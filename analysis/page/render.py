@@ -20,7 +20,8 @@ from analysis.claim_tables import claim_table
 from analysis.frame import WRONG
 from analysis.html import said
 from analysis.layout import NOTHING, Cell, Table, Text
-from analysis.page.content import STEPS, Content, content
+from analysis.page.charts import STEPS
+from analysis.page.content import Content, content
 from mmprompt.files import write_over
 from mmprompt.run import Store
 
