@@ -244,7 +244,8 @@ def test_each_cell_opens_the_runs_that_the_csv_names_and_each_run_its_settings(
         (wanted,) = rows.loc[rows["cell"] == cell, "runs"]
         assert " ".join(shown) == wanted and cell in tab.locator("#detail h2").inner_text()
         tab.keyboard.press("Escape")
-        assert not tab.locator("#detail").is_visible() and "#" not in tab.url
+        tab.locator("#detail").wait_for(state="hidden")
+        tab.wait_for_function("location.hash === ''")
     buttons.first.focus()
     tab.keyboard.press("Enter")
     tab.locator("#detail h2").wait_for(state="visible")
