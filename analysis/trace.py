@@ -19,6 +19,7 @@ from analysis.statistics import mean_columns
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
 from mmprompt.keys import as_text
+from mmprompt.place import Place
 from mmprompt.run import Store
 
 
@@ -101,11 +102,16 @@ def _value(row: pd.Series) -> str:
     return row["state"] if math.isnan(row["value"]) else f"{row['value']:.6g}"
 
 
+def _decides_numbers(key: str) -> bool:
+    """Not where it ran, and how visibly."""
+    return key.split(".")[0] not in Place.model_fields or key in ("paths.backbone", "paths.data")
+
+
 def again(point: Mapping[str, Any], commit: str | None) -> str:
     """The command that trains and evaluates a run anew, in a store of its own."""
     if "fixed" not in point:
         return "the manifest does not say what is fixed; launch the sweep again, which trains nothing that is done"
     settings = {**point["fixed"], **point["values"]}
-    words = [f"{key}={as_text(value)}" for key, value in settings.items()]
+    words = [f"{key}={as_text(value)}" for key, value in settings.items() if _decides_numbers(key)]
     line = shlex.join([".venv/bin/python", "-m", "mmprompt", *words, "paths.runs=again"])
     return f"git checkout {commit} && {line}" if commit else line

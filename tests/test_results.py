@@ -108,7 +108,11 @@ def test_a_run_knows_where_it_comes_from(store: Store) -> None:
     }
     (attempt,) = run.attempts.to_dict("records")
     assert attempt["published"] and attempt["work"] == "train" and attempt["error"] == ""
-    assert "prompt.length=64" in run.command and run.command.startswith(f"git checkout {run.commit} && ")
+    assert (
+        "prompt.length=64" in run.command
+        and run.command.count("paths.runs=") == 1
+        and run.command.startswith(f"git checkout {run.commit} && ")
+    )
     assert run.record is not None and Path(run.record).is_file()
     assert run.id in repr(run) and run.id in run._repr_html_()
     assert length.run(run.id[:6]).id == run.id
