@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+NOTEBOOK := $(VENV)/.notebook# Jupyter besides, installed when it is first needed
 
 # CLUSTER=auto|local|slurm, TASKS=micro_vqa,micro_caption or all, RUNS=the store,
 # ARGS="seed=0,1,2,3,4 optim.steps=300 --wait"; quote what a shell would read: ARGS="'seed=range(1,6)'"
@@ -22,7 +23,7 @@ PROCESSES := -n 3
 CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(if $(TASKS),task=$(TASKS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install paper publish status logs cancel diff clean doctor sync tables test test-all chaos bench lint pretrain-micro \
+.PHONY: help install paper publish report wandb-report notebooks notebook status logs cancel diff clean doctor sync tables test test-all chaos bench lint pretrain-micro \
 	slurm-up slurm-down slurm-status
 
 help: ## this list
@@ -39,6 +40,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (once)"
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(NOTEBOOK): $(INSTALLED)
+	@echo "installing Jupyter into $(VENV) (once)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebook]'
 	@touch $@
 
 sweep-%: $(INSTALLED) ## run a sweep (what is done already is not run again), then its table and figure
@@ -89,6 +95,19 @@ sync: $(INSTALLED) ## send the records that the W&B server has not (of the sweep
 
 tables: $(INSTALLED) ## rebuild the tables and figures of every sweep in the store
 	@$(PY) -m analysis tables
+
+report: $(INSTALLED) ## one page with everything in the store, report.html; needs no network
+	@$(PY) -m analysis report
+
+wandb-report: $(INSTALLED) ## the same page, tables and figures as one run of your W&B project
+	@$(PY) -m analysis report --wandb $(ARGS)
+
+notebooks: $(NOTEBOOK) ## the notebooks, executed on the runs at hand, into docs/notebooks/ (ARGS="length" chooses)
+	@$(PY) -m analysis notebooks $(ARGS)
+
+notebook: $(NOTEBOOK) ## the notebooks in JupyterLab
+	@$(PY) -m jupytext --quiet --sync --set-kernel python3 analysis/notebooks/*.py
+	@$(PY) -m jupyter lab --notebook-dir analysis/notebooks $(ARGS)
 
 publish: $(INSTALLED) ## docs/ and README.md say what the records say: claims, tables, figures, the runs behind them
 	@$(PY) -m analysis publish README.md docs/results-micro.md

@@ -1,1 +1,41 @@
-"""From runs to statistics to tables and figures. Reads the store; never torch, Hydra or `sweeps`."""
+"""From runs to statistics to tables and figures. Reads the store; never torch, Hydra or `sweeps`.
+
+For notebooks and scripts:
+
+    from analysis import load, runs, study, diff, published
+
+    load("length")      a sweep: its tables, figure, claims, runs (`analysis.results.Results`)
+    study("prompt")     a search (`analysis.results.StudyResults`)
+    runs()              every run of the store, a row each
+    diff("3f2a", "91b") the settings in which two runs differ
+    published()         the paper's own values
+
+Each is loaded when it is first used: `import analysis` takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.inventory import diff, runs
+    from analysis.paper_values import published_values as published
+    from analysis.results import load, study
+
+__all__ = ["diff", "load", "published", "runs", "study"]
+
+_PLACES = {
+    "load": ("analysis.results", "load"),
+    "study": ("analysis.results", "study"),
+    "runs": ("analysis.inventory", "runs"),
+    "diff": ("analysis.inventory", "diff"),
+    "published": ("analysis.paper_values", "published_values"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'analysis' has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    return getattr(import_module(module), attribute)

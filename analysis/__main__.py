@@ -55,6 +55,22 @@ def main(arguments: Sequence[str]) -> int:
 
             print(publish(store, given.files, given.docs))
             return 0
+        if given.verb == "report":
+            from analysis.page.render import write_page
+
+            print(write_page(store))
+            if given.wandb:
+                from analysis.wandb_report import report_to_wandb
+
+                print(report_to_wandb(store, given.project))
+            return 0
+        if given.verb == "notebooks":
+            from analysis.notebook_files import write
+
+            for line, is_well in write(store, given.out, given.names):
+                print(line, flush=True)
+                status = max(status, 0 if is_well else 1)
+            return status
         names = given.names or sweep_names(store)
         if not names:
             raise StoreError(f"no sweep was launched in {store.root}; give the store with --runs or MMPROMPT_RUNS")
@@ -118,6 +134,11 @@ def parser() -> argparse.ArgumentParser:
     publish.add_argument(
         "--docs", type=Path, default=Path("docs"), help="where results/ and figures/ are; default: docs"
     )
+    page = verb("report", "write the report page, STORE/report.html: one file, no network")
+    page.add_argument("--wandb", action="store_true", help="send it, tables and figures to the W&B project, as one run")
+    notebooks = verb("notebooks", "execute the notebooks, and write them with what they show")
+    notebooks.add_argument("names", nargs="*", metavar="NAME", help="notebooks; none: all")
+    notebooks.add_argument("--out", type=Path, default=Path("docs/notebooks"), help="default: docs/notebooks")
     return whole
 
 
@@ -145,19 +166,18 @@ def tables(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Writes the files of a sweep or a search."""
     store, manifest, source = read
     if manifest["search"] is not None:
-        from analysis.search_report import report_search
+        from analysis.search_report import SearchReport, report_search
 
-        return report_search(
-            store, manifest, source, given.out or store.root, is_deep(given), given.width, given.format
-        )
-    from analysis.frame import Sweep
-    from analysis.report import printed, report, write
+        found = SearchReport(store, manifest, source, is_deep(given))
+        text = report_search(found, given.out or store.root, given.width, given.format)
+        return text, not found.searched.sweep.conflicts
+    from analysis.report import printed, read_report, write
 
-    one = report(store, manifest, source, is_deep(given))
-    if isinstance(one, Sweep):
-        why = "no run can be read" if one.conflicts else "none of its runs is done yet"
-        return "\n".join([f"{manifest['sweep']}: {why}, so there is no table", *one.notes]), not one.conflicts
-    places = write(one, given.out or store.root, source, given.width, given.format)
+    one = read_report(store, manifest, source, is_deep(given))
+    if not one.is_begun:
+        why = "no run can be read" if one.sweep.conflicts else "none of its runs is done yet"
+        return "\n".join([f"{one.name}: {why}, so there is no table", *one.sweep.notes]), not one.sweep.conflicts
+    places = write(one, given.out or store.root, given.width, given.format)
     return printed(one, places), not one.sweep.conflicts
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis import captions, figures, paper_figures
 from analysis.frame import Sweep
-from analysis.published import Published, compared
+from analysis.paper_values import Published, compared
 from analysis.references import NO_REFERENCES, References
 from mmprompt.files import write_over
 

@@ -59,6 +59,7 @@ from mmprompt.files import write_over
 
 KINDS, FORMATS = ("pdf", "png", "svg"), ("pdf", "png")  # that there are; that are made unless others are asked for
 DPI = 300  # of a PNG
+ON_SCREEN, PIXELS = 180, 130  # of a notebook: dots per inch, and pixels that an inch is shown as
 FEW = 3  # lines, of which single runs and differences are shown too
 TALLEST = 8.5  # inches: what a page has room for, with a caption
 LETTER = 0.047  # inches: width of a letter, about
@@ -114,25 +115,37 @@ def is_over_numbers(sweep: Sweep, cells: pd.DataFrame) -> bool:
     return are_numbers(x) and x.nunique() > 1
 
 
+class Shown(Figure):
+    """A figure that a notebook shows as it is saved, and that is saved in our style (Type 42 fonts) whatever the user's is."""
+
+    def savefig(self, *places: Any, **options: Any) -> None:
+        with applied():
+            super().savefig(*places, **options)
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        with applied():
+            return bytes(printed(self, "png", ON_SCREEN)), {"width": round(self.get_figwidth() * PIXELS)}
+
+
 def save(figure: Figure, stem: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
     """STEM.pdf and so on; returns where they are."""
     places = []
     with applied():
         for kind in formats:
             places.append(stem.with_name(f"{stem.name}.{kind}"))
-            write_over(places[-1], _printed(figure, kind))
+            write_over(places[-1], printed(figure, kind))
     return places
 
 
-def _printed(figure: Figure, kind: str) -> memoryview:
+def printed(figure: Figure, kind: str, dpi: int = DPI) -> memoryview:
     """By the canvas itself: `savefig` would draw everything once more, to ask a layout that is settled. No date, no version."""
     made = io.BytesIO()
     if kind == "pdf":
         FigureCanvasPdf(figure).print_pdf(made, metadata={"CreationDate": None})
     elif kind == "svg":
-        FigureCanvasSVG(figure).print_svg(made, metadata={"Date": None})
+        FigureCanvasSVG(figure).print_svg(made, metadata={"Date": None, "Creator": None})
     else:
-        figure.set_dpi(DPI)
+        figure.set_dpi(dpi)
         FigureCanvasAgg(figure).print_png(made, metadata={"Software": None})
     return made.getbuffer()
 
@@ -257,7 +270,7 @@ def _rows(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float) -> Fi
         value_axis(axes[0], "x", quantity, bounds, inches)
         axes[0].set_title(panel.title)
         axes[0].set_xlabel(names.metric(panel.metric))
-        above(axes[0], _missing(panel))
+        above(axes[0], _missing(panel, inches))
         if compared:
             quantity = Quantity(*DIFFERENCE, panel.metric, is_difference=True)
             own = panel.cells[panel.cells["key"].isin(against)]
@@ -306,13 +319,14 @@ def _unit(metric: str) -> str:
     return names.metric(metric) if metric in ("cider", AVERAGE) else "Points"
 
 
-def _missing(panel: Panel) -> str:
-    """How many runs values have behind them, where that is not what was planned."""
+def _missing(panel: Panel, inches: float) -> str:
+    """How many runs values have behind them, where that is not what was planned; in short beside a title that leaves no room."""
     known = panel.cells["n"] + panel.cells["diverged"]  # that a run diverges is what it came to
     if (known == panel.cells["planned"]).all():
         return ""
     low, high, planned = panel.cells["n"].min(), panel.cells["n"].max(), panel.cells["planned"].max()
-    return f"n = {low:g} of {planned:g}" if low == high else f"n = {low:g} to {high:g} of {planned:g}"
+    said = f"n = {low:g} of {planned:g}" if low == high else f"n = {low:g} to {high:g} of {planned:g}"
+    return said if LETTER * (len(panel.title) + len(said)) < inches else f"n < {planned:g}"
 
 
 # Lines
@@ -370,7 +384,7 @@ def _lines(sweep: Sweep, keys: Keys, panels: Sequence[Panel], width: float, tren
             if measure == SCORE or at % columns == 0:
                 label(ax, _label(measure, panel.metric))
         axes[0].set_title(panel.title)
-        above(axes[0], _missing(panel))
+        above(axes[0], _missing(panel, inches))
         axes[-1].set_xlabel(names.axis(axis))
     return figure
 
@@ -490,7 +504,7 @@ def grid_of(
     blocks = -(-count // columns)
     packed = list(packed_in_lines(entries, width))
     high = blocks * (sum(heights) + sum(around)) + LEGEND_LINE * len(packed)
-    figure = Figure(figsize=(width, high), layout="constrained")
+    figure = Shown(figsize=(width, high), layout="constrained")
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.set(w_pad=0.02, h_pad=0.02, wspace=0.03, hspace=0.02)  # type: ignore[call-arg]

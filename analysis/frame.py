@@ -61,7 +61,7 @@ class Sweep:
         """Of each run the one whose files are its."""
         return dict(zip(self.frame["run"], self.frame["attempt"].astype("float64"), strict=True))
 
-    @property
+    @cached_property
     def roles(self) -> dict[str, list[str]]:
         """The columns that together name a row, in their order, and the axes whose values each of them joins.
 
@@ -82,7 +82,7 @@ class Sweep:
         """The axis along which each row is followed."""
         return self.manifest["over"]
 
-    @property
+    @cached_property
     def extra_axes(self) -> list[str]:
         """Axes of which a sweep says nothing and that take several values: each combination is a row of its own."""
         return [axis for axis in self._other_axes if self.frame[axis].nunique() > 1]
@@ -109,7 +109,7 @@ class Sweep:
         """Each task and its metric, in the order of the manifest."""
         return {task: about["metric"] for task, about in self.manifest["tasks"].items()}
 
-    @property
+    @cached_property
     def asked(self) -> dict[str, list[str]]:
         """The splits that each task is asked."""
         splits: dict[str, list[str]] = {task: [] for task in self.tasks}
@@ -118,7 +118,7 @@ class Sweep:
             splits[task] += [split for split in point["evaluations"] if split not in splits[task]]
         return splits
 
-    @property
+    @cached_property
     def splits(self) -> list[str]:
         """All that the sweep asks for."""
         return list(dict.fromkeys(split for splits in self.asked.values() for split in splits))
@@ -128,7 +128,7 @@ class Sweep:
         """Of each task the split on which choices are made; val where the manifest is older than tasks that call it otherwise."""
         return {task: about.get("validation", "val") for task, about in self.manifest["tasks"].items()}
 
-    @property
+    @cached_property
     def shown(self) -> list[tuple[str, str]]:
         """Task and split of what tables and figures show: the splits that the manifest names, else all but validation."""
         named, validation = self.manifest["splits"], self.validation
@@ -139,7 +139,7 @@ class Sweep:
             if (split in named if named is not None else split != validation[task])
         ]
 
-    @property
+    @cached_property
     def named(self) -> pd.DataFrame:
         """`frame` with the columns that name its rows, "bitfit all" where method and bitfit.rule are compared together, and
         whether they are the baseline's.
@@ -156,7 +156,7 @@ class Sweep:
             found &= self.frame[axis] == axis_value(baseline, axis)
         return found
 
-    @property
+    @cached_property
     def scores(self) -> pd.DataFrame:
         """Long form: a row per point and split.
 

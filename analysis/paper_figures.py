@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from analysis import names
 from analysis.figures import AROUND, columns_of, finished, grid_of
 from analysis.panels import SCORE, Quantity, face, label, number_axis, value_axis
-from analysis.published import Published
+from analysis.paper_values import Published
 from analysis.scales import Scale, are_numbers, limits
 from analysis.style import LINES, MARKER, WIDTHS, Look, applied, looks
 from mmprompt.config import PRIMARY_METRIC

@@ -29,7 +29,7 @@ from analysis.frame import Sweep
 from analysis.layout import Table
 from analysis.manifest import read_manifest
 from analysis.markdown import markdown
-from analysis.report import Report, draw, report, texts
+from analysis.report import Report, draw, read_report, texts
 from analysis.sources import in_store
 from analysis.table_notes import commits
 from mmprompt.config import nearest
@@ -100,8 +100,7 @@ def _made(words: Sequence[str], reports: Mapping[str, Report]) -> str:
 def _table(one: Report, which: str) -> Table:
     there = {table.name or "scores": table for table in one.tables}
     if which not in there:
-        name = one.sweep.manifest["sweep"]
-        raise StoreError(f"sweep {name} has no table {which}{nearest(which, there)}; it has {', '.join(there)}")
+        raise StoreError(f"sweep {one.name} has no table {which}{nearest(which, there)}; it has {', '.join(there)}")
     return there[which]
 
 
@@ -118,8 +117,8 @@ def made(sweep: Sweep) -> str:
 
 
 def _report(store: Store, name: str) -> Report:
-    one = report(store, read_manifest(store, name), in_store)
-    if isinstance(one, Sweep):
+    one = read_report(store, read_manifest(store, name), in_store)
+    if not one.is_begun:
         raise StoreError(f"sweep {name}: none of its runs is done, so there is nothing to publish")
     if one.sweep.conflicts:
         raise StoreError(f"sweep {name} is not published: {one.sweep.conflicts[0]}")

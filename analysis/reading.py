@@ -25,7 +25,7 @@ from analysis import verify
 from analysis.frame import ABOUT, FACTS, WRONG, Sweep
 from analysis.manifest import point_values, read_manifest
 from analysis.sources import Source, Tracked, in_store
-from analysis.stored import Files, Unreadable, read_evaluation, read_json
+from analysis.stored import Files, Unreadable, read_evaluation, read_json, unfinished
 from analysis.verify import RECORD, RESULT, Finding
 from mmprompt.config import FURTHER_METRICS, REFERENCE_METRICS, Questions, RunConfig
 from mmprompt.run import RunFolder, Store
@@ -87,7 +87,7 @@ class Reading:
             self.notes.append(f"run {folder.id}: {RECORD} says {tracked.state}, its {RESULT} done")
         result = on_disk
         if result is None and tracked is not None and tracked.state == "finished":
-            result = _as_result(tracked)
+            result = as_result(tracked)
             if folder.config_file.exists():
                 self.without_result.add(folder.id)
         if result is None:
@@ -98,7 +98,7 @@ class Reading:
         rows = [row | about for row in rows]
         if self.deep:
             self.notes.extend(f"run {folder.id}: {said}" for said in verify.deeply(folder, on_disk))
-        said, config = verify.of_folder(folder.id, text, on_disk), _config(text, tracked)
+        said, config = verify.of_folder(folder.id, text, on_disk), config_of(text, tracked)
         if said is None and tracked is not None:
             said = verify.of_record(folder.id, result["attempt"], tracked.config, None if text is None else config)
             said = said or verify.of_published(result["evaluations"], tracked.summary)
@@ -324,7 +324,7 @@ def _text(file: Path) -> str | None:
         raise Unreadable(f"{file.name} cannot be read: {error}") from None
 
 
-def _config(text: str | None, tracked: Tracked | None) -> dict[str, Any] | None:
+def config_of(text: str | None, tracked: Tracked | None) -> dict[str, Any] | None:
     """The run's settings, from its record where its folder was not copied; None where nothing says them."""
     if text is not None:
         try:
@@ -336,11 +336,9 @@ def _config(text: str | None, tracked: Tracked | None) -> dict[str, Any] | None:
 
 
 def _state(folder: RunFolder, tracked: Tracked | None) -> str:
-    attempts = folder.attempts()
-    if attempts:
-        if attempts[-1].diverged:
-            return "diverged"
-        return "failed" if attempts[-1].has_failed else "not done"
+    found = unfinished(folder)
+    if found is not None:
+        return found
     return "failed" if tracked is not None and tracked.state in ENDED_BADLY else "not done"
 
 
@@ -350,7 +348,7 @@ def _state_of_evaluations(folder: RunFolder, result: Mapping[str, Any]) -> str:
     return "failed" if later and later[-1].has_failed else "not evaluated"
 
 
-def _as_result(tracked: Tracked) -> dict[str, Any]:
+def as_result(tracked: Tracked) -> dict[str, Any]:
     """What `result.json` would say, from the record."""
     said = tracked.config | tracked.summary
     end = "/evaluation"

@@ -1,115 +1,158 @@
-"""A sweep from its records to its files: tables, the runs behind them, claims, figure and captions."""
+"""All that is computed of a sweep, each thing once and when it is asked for; and its files: tables, the runs behind them, claims,
+figures and captions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis import remarks, tables
+from analysis import curves, remarks, statistics, summaries, tables
 from analysis.claim_tables import claim_table
 from analysis.claims import claims
 from analysis.cost_tables import cost_tables
 from analysis.costs import Costs, read_costs, spent_in_all
-from analysis.curves import curves
 from analysis.frame import Sweep
 from analysis.latex import latex
 from analysis.layout import Table
 from analysis.markdown import markdown
-from analysis.published import Published, published, unpublished
+from analysis.paper_values import Published, published, unpublished
 from analysis.reading import assemble
 from analysis.references import References, references
-from analysis.runs import runs
+from analysis.run_table import run_table
 from analysis.sources import InStore, Source
-from analysis.statistics import cells, edges, facts, learning_curves
-from analysis.summaries import averages, detectable, trends
 from analysis.terminal import terminal
 from mmprompt.files import write_over
 from mmprompt.run import Store
 
 
-@dataclass(frozen=True)
 class Report:
-    """All that is computed of a sweep, once, for every format."""
+    """What tables, figures, documents, notebooks and the page of a sweep are made of."""
 
-    sweep: Sweep
-    store: Store
-    cells: pd.DataFrame
-    facts: pd.DataFrame
-    trends: pd.DataFrame
-    averages: pd.DataFrame
-    detectable: pd.DataFrame
-    claims: pd.DataFrame
-    costs: Costs
-    curves: pd.DataFrame | None  # over seeds, where the sweep asks for them
-    references: References
-    papers: list[Published]
-    own: list[str]  # notes on our numbers
-    notes: list[str]  # and on the paper's
+    def __init__(self, store: Store, sweep: Sweep, source: Source) -> None:
+        self.store, self.sweep, self.source = store, sweep, source
+
+    def of(self, **manifest: Any) -> Report:
+        """The same runs under a manifest that differs in this."""
+        return Report(self.store, replace(self.sweep, manifest={**self.sweep.manifest, **manifest}), self.source)
 
     @property
+    def name(self) -> str:
+        return str(self.sweep.manifest["sweep"])
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether any run is done; else there is nothing to compute."""
+        return bool(self.sweep.frame["attempt"].notna().any())
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        return statistics.cells(self.sweep)
+
+    @cached_property
+    def facts(self) -> pd.DataFrame:
+        return statistics.facts(self.sweep)
+
+    @cached_property
+    def trends(self) -> pd.DataFrame:
+        return summaries.trends(self.sweep)
+
+    @cached_property
+    def averages(self) -> pd.DataFrame:
+        return summaries.averages(self.sweep)
+
+    @cached_property
+    def detectable(self) -> pd.DataFrame:
+        return summaries.detectable(self.sweep)
+
+    @cached_property
+    def claims(self) -> pd.DataFrame:
+        return claims(self.sweep)
+
+    @cached_property
+    def costs(self) -> Costs:
+        return read_costs(self.store, self.sweep)
+
+    @cached_property
+    def steps(self) -> tuple[pd.DataFrame, list[str]]:
+        """Every logged step of its runs, and what is to be said of them."""
+        notes: list[str] = []
+        rows = curves.curves(self.store, self.sweep.manifest, self.source, notes)
+        return rows, list(dict.fromkeys(notes))
+
+    @cached_property
+    def curves(self) -> pd.DataFrame | None:
+        """Learning curves over seeds, where the sweep asks for them."""
+        return statistics.learning_curves(self.sweep, self.steps[0]) if self.sweep.manifest["curves"] else None
+
+    @cached_property
+    def references(self) -> References:
+        return references(self.store, self.sweep)
+
+    @cached_property
+    def papers(self) -> list[Published]:
+        return list(published(self.sweep.manifest))
+
+    @cached_property
+    def own(self) -> list[str]:
+        """Notes on our numbers."""
+        said = [
+            *self.sweep.notes,
+            *remarks.notes(self.sweep),
+            *statistics.edges(self.sweep, self.cells),
+            *self.costs.notes,
+        ]
+        spent = spent_in_all(self.store, self.sweep)
+        said += [spent] if spent else []
+        return list(dict.fromkeys([*said, *(self.steps[1] if self.sweep.manifest["curves"] else [])]))
+
+    @property
+    def notes(self) -> list[str]:
+        """And on the paper's."""
+        return [*self.own, *unpublished(self.sweep.manifest)]
+
+    @cached_property
+    def primary(self) -> pd.DataFrame:
+        """The cells of the metric that each task is judged by."""
+        return self.cells[self.cells["metric"] == self.cells["task"].map(self.sweep.tasks)]
+
+    @cached_property
     def tables(self) -> list[Table]:
         """Ours."""
         more = [*cost_tables(self.sweep, self.costs), *([claim_table(self.claims)] if len(self.claims) else [])]
         pairs = zip(self.trends["task"], self.trends["split"], strict=True)
         shown = self.trends[[pair in self.sweep.shown for pair in pairs]]
-        summaries = shown, self.averages, self.detectable
-        return tables.ours(self.sweep, self.cells, self.facts, *summaries, more, self.references)
+        summed = shown, self.averages, self.detectable
+        return tables.ours(self.sweep, self.cells, self.facts, *summed, more, self.references)
 
 
-def report(store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> Report | Sweep:
-    """The sweep alone where none of its runs is done, as there is nothing to compute."""
-    sweep = assemble(store, manifest, source, deep)
-    if sweep.frame["attempt"].isna().all():
-        return sweep
-    values, costs, spent = cells(sweep), read_costs(store, sweep), spent_in_all(store, sweep)
-    own = [*sweep.notes, *remarks.notes(sweep), *edges(sweep, values), *costs.notes]
-    own += [spent] if spent else []
-    learnt = None
-    if manifest["curves"]:
-        said: list[str] = []
-        learnt = learning_curves(sweep, curves(store, manifest, source, said))
-        own += [note for note in dict.fromkeys(said) if note not in own]
-    return Report(
-        sweep=sweep,
-        store=store,
-        cells=values,
-        facts=facts(sweep),
-        trends=trends(sweep),
-        averages=averages(sweep),
-        detectable=detectable(sweep),
-        claims=claims(sweep),
-        costs=costs,
-        curves=learnt,
-        references=references(store, sweep),
-        papers=list(published(manifest)),
-        own=own,
-        notes=[*own, *unpublished(manifest)],
-    )
+def read_report(store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> Report:
+    """`deep`: every byte of the sweep is checked (`analysis.verify.deeply`)."""
+    return Report(store, assemble(store, manifest, source, deep), source)
 
 
 def texts(one: Report) -> dict[str, str]:
     """What goes into files beside each other, by the ending of their name."""
     theirs = tables.paper(one.papers)
-    name = one.sweep.manifest["sweep"]
     made = {
         ".md": markdown([*one.tables, *theirs], one.notes),
-        ".tex": latex(one.tables, name, one.own),
+        ".tex": latex(one.tables, one.name, one.own),
         ".csv": tables.csv(one.cells, one.facts, one.costs),
-        ".runs.csv": runs(one.sweep, one.store).to_csv(index=False),
+        ".runs.csv": run_table(one.sweep, one.store).to_csv(index=False),
     }
     frames = {"claims": one.claims, "trends": one.trends, "averages": one.averages}
     made |= {f".{kind}.csv": frame.to_csv(index=False) for kind, frame in frames.items() if len(frame)}
-    return made | ({"_paper.tex": latex(theirs, name)} if theirs else {})
+    return made | ({"_paper.tex": latex(theirs, one.name)} if theirs else {})
 
 
-def write(one: Report, out: Path, source: Source, width: str, formats: Sequence[str]) -> list[str]:
+def write(one: Report, out: Path, width: str, formats: Sequence[str]) -> list[str]:
     """Puts every file in place; returns a line on each kind."""
     drawn = draw(one, out / "figures", width, formats)
-    return put(out, one.sweep.manifest["sweep"], texts(one), drawn, one.store, source)
+    return put(out, one.name, texts(one), drawn, one.store, one.source)
 
 
 def draw(one: Report, folder: Path, width: str, formats: Sequence[str]) -> list[Path]:
@@ -119,7 +162,7 @@ def draw(one: Report, folder: Path, width: str, formats: Sequence[str]) -> list[
     return figure_files.write(
         folder,
         one.sweep,
-        primary(one),
+        one.primary,
         one.papers,
         one.curves,
         width=width,
@@ -129,11 +172,6 @@ def draw(one: Report, folder: Path, width: str, formats: Sequence[str]) -> list[
         references=one.references,
         costs=one.costs.frame,
     )
-
-
-def primary(one: Report) -> pd.DataFrame:
-    """The cells of the metric that each task is judged by."""
-    return one.cells[one.cells["metric"] == one.cells["task"].map(one.sweep.tasks)]
 
 
 def put(

@@ -19,6 +19,7 @@ from analysis.frame import WRONG, Sweep
 from analysis.inference import Sample
 from analysis.verify import highest
 from mmprompt.config import PRIMARY_METRIC
+from mmprompt.keys import as_text
 
 SEEDS_ALONE = "Intervals cover seeds alone: the scores of single examples are not at hand."
 KEPT = "kept"  # the share of its own score that a run keeps, in percent
@@ -45,6 +46,11 @@ class Group:
     def family(self) -> str:
         """The task's."""
         return str(self.sweep.manifest["tasks"][self.label["task"]]["family"])
+
+    @property
+    def words(self) -> str:
+        """What names it, as `analysis trace` reads it: `prompt.length=64 task=micro_vqa split=test`."""
+        return " ".join(f"{key}={as_text(plain(value))}" for key, value in self.label.items())
 
     @property
     def is_in_doubt(self) -> bool:
@@ -104,6 +110,11 @@ def groups(sweep: Sweep) -> tuple[Group, ...]:
         Group(dict(zip(keys, label, strict=True)), _sound(rows), sweep)
         for label, rows in scores.groupby(keys, sort=False)
     )
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy's as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def has_examples(sweep: Sweep) -> bool:

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from analysis import names as called
-from analysis.figures import finished
+from analysis.figures import Shown, finished
 from analysis.manifest import axis_value
 from analysis.scales import DIGIT, ticks
 from analysis.search import WARM, Searched
@@ -146,7 +146,7 @@ def draw(
     legend = list(_packed(_legend(searched, trials, confirmation), inches))
     with applied():
         turned = TURNED if several else 0.0
-        figure = Figure(
+        figure = Shown(
             figsize=(inches, rows * HEIGHT + turned + LEGEND_LINE * len(legend) + 0.05), layout="constrained"
         )
         engine = figure.get_layout_engine()

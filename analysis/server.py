@@ -60,7 +60,7 @@ def on_server(manifest: Mapping[str, Any], project: str | None) -> Iterator[OnSe
 
     Raises ServerError when the server cannot be had, also later in the block.
     """
-    entity, project = _place(manifest, project)
+    entity, project = place_of(manifest, project)
     runs = list(dict.fromkeys(point["run"] for point in manifest["points"]))
     with server() as api:
         attempts: defaultdict[str, dict[int, Any]] = defaultdict(dict)
@@ -69,7 +69,7 @@ def on_server(manifest: Mapping[str, Any], project: str | None) -> Iterator[OnSe
         yield OnServer(attempts)
 
 
-def _place(manifest: Mapping[str, Any], project: str | None) -> tuple[str, str]:
+def place_of(manifest: Mapping[str, Any], project: str | None) -> tuple[str, str]:
     """Entity, empty for the account's own, and project."""
     if project is not None:
         entity, _, name = project.rpartition("/")

@@ -37,7 +37,7 @@ COMPARED = (  # of a `Comparison`, as columns
 def cells(sweep: Sweep) -> pd.DataFrame:
     """A row per table cell and split, in the manifest's order. Columns:
 
-    - the row labels (`Sweep.roles`), task, split, metric;
+    - the row labels (`Sweep.roles`), task, split, metric; cell: what `analysis trace` calls it;
     - value, lower, upper: the mean and its interval; half_seeds, half_examples: the halves that make it up, before it is cut
       to the metric's range; n, planned (n of the whole sweep), seeds, examples (of the test set; NaN where unknown);
     - runs (ids behind the value); failed, diverged, conflict, unreadable (of the rest, how many are); baseline; chosen, among
@@ -53,7 +53,7 @@ def cells(sweep: Sweep) -> pd.DataFrame:
     compared = {prefix: compare(sweep, found, what) for prefix, what in quantities.items()}
     rows = []
     for number, group in enumerate(found):
-        row = group.label | {"metric": group.metric}
+        row = group.label | {"metric": group.metric, "cell": group.words}
         row |= mean_columns(group, "value") | _about(group)
         for prefix, what in quantities.items():
             if what == KEPT:

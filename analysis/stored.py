@@ -72,3 +72,11 @@ def read_evaluation(folder: RunFolder, attempt: int, one: str) -> Files:
                     raise Unreadable(f"evaluations/{file.name} is damaged: it has no {key}")
             return Files(about, read_scores(file.with_suffix(".npy")))
     return Files(None, None)
+
+
+def unfinished(folder: RunFolder) -> str | None:
+    """What the newest attempt of a run without a result came to: diverged, failed or not done. None if there was none."""
+    attempts = folder.attempts()
+    if not attempts:
+        return None
+    return "diverged" if attempts[-1].diverged else "failed" if attempts[-1].has_failed else "not done"

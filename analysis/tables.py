@@ -20,7 +20,7 @@ from analysis import names
 from analysis.costs import Costs
 from analysis.frame import Sweep
 from analysis.layout import NOTHING, Cell, Column, Row, Table, table, three, turned
-from analysis.published import Published
+from analysis.paper_values import Published
 from analysis.references import NO_REFERENCES, References
 from analysis.samples import SEEDS_ALONE
 from analysis.statistics import whole_state
@@ -245,15 +245,16 @@ def difference(row: Any, what: str = "difference") -> Cell:
 
 def _cell(row: Any, what: str, mark: str = "", signed: bool = False) -> Cell:
     prefix = "" if what == "value" else f"{what}_"
-    n, note = int(getattr(row, f"{prefix}n")), getattr(row, "note", "")
+    n, about = int(getattr(row, f"{prefix}n")), Cell(note=getattr(row, "note", ""), key=getattr(row, "cell", ""))
     if getattr(row, "conflict", 0):
-        return Cell(word="conflict", note=note)
+        return replace(about, word="conflict")
     if n == 0:
         counts = {state: getattr(row, state) for state in ("failed", "diverged")}
         said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        return Cell(word=whole_state(row) or (f"missing ({said})" if said else "missing"), note=note)
+        return replace(about, word=whole_state(row) or (f"missing ({said})" if said else "missing"))
     value, lower, upper = (getattr(row, name) for name in (what, f"{prefix}lower", f"{prefix}upper"))
-    return Cell(value, lower, upper, n, int(row.planned), signed=signed, mark=mark, note=note)
+    known = {"value": value, "lower": lower, "upper": upper, "n": n, "planned": int(row.planned)}
+    return replace(about, **known, signed=signed, mark=mark)
 
 
 def _marked(cell: Cell, verdict: str) -> Cell:

@@ -10,16 +10,16 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.frame import Sweep
-from analysis.runs import runs
-from analysis.samples import Group, groups
+from analysis.run_table import run_table
+from analysis.samples import Group, groups, plain
 from analysis.statistics import mean_columns
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
 from mmprompt.keys import as_text
+from mmprompt.place import Place
 from mmprompt.run import Store
 
 
@@ -33,7 +33,7 @@ def trace(sweep: Sweep, store: Store, wanted: Sequence[str]) -> str:
     cells = [group for group in groups(sweep) if _matches(sweep, group, chosen)]
     if not cells:
         raise StoreError(f"{sweep.manifest['sweep']} has no cell with {' '.join(wanted)}")
-    table = runs(sweep, store)
+    table = run_table(sweep, store)
     points = {point["run"]: point for point in reversed(sweep.manifest["points"])}
     return "\n\n".join("\n".join(_cell(group, table, points, store)) for group in cells)
 
@@ -58,14 +58,8 @@ def _matches(sweep: Sweep, group: Group, chosen: Mapping[str, str]) -> bool:
     )
 
 
-def plain(value: Any) -> Any:
-    """A number of numpy's as Python's."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def _cell(group: Group, table: pd.DataFrame, points: Mapping[str, Any], store: Store) -> Iterator[str]:
-    label = " ".join(f"{key}={as_text(plain(value))}" for key, value in group.label.items())
-    yield f"{group.sweep.manifest['sweep']}: {label}, {group.metric}"
+    yield f"{group.sweep.manifest['sweep']}: {group.words}, {group.metric}"
     mean = mean_columns(group, "value")
     if mean["n"]:
         yield f"  mean of {mean['n']} seeds {mean['value']:.6g}" + _halves(mean)
@@ -108,11 +102,16 @@ def _value(row: pd.Series) -> str:
     return row["state"] if math.isnan(row["value"]) else f"{row['value']:.6g}"
 
 
+def _decides_numbers(key: str) -> bool:
+    """Not where it ran, and how visibly."""
+    return key.split(".")[0] not in Place.model_fields or key in ("paths.backbone", "paths.data")
+
+
 def again(point: Mapping[str, Any], commit: str | None) -> str:
     """The command that trains and evaluates a run anew, in a store of its own."""
     if "fixed" not in point:
         return "the manifest does not say what is fixed; launch the sweep again, which trains nothing that is done"
     settings = {**point["fixed"], **point["values"]}
-    words = [f"{key}={as_text(value)}" for key, value in settings.items()]
+    words = [f"{key}={as_text(value)}" for key, value in settings.items() if _decides_numbers(key)]
     line = shlex.join([".venv/bin/python", "-m", "mmprompt", *words, "paths.runs=again"])
     return f"git checkout {commit} && {line}" if commit else line

@@ -158,9 +158,7 @@ def _load(task_json: str, model_json: str, split: str) -> Split:
 
 
 def scenes(task: Task, data: Digits, words: Vocabulary, split: str) -> Split:
-    """The three splits share neither scenes nor handwriting."""
-    rng = np.random.default_rng((data.seed, data.splits.index(split)))
-    made, items = world.sample_items(rng, getattr(data, split), split, world.DOWNSTREAM[task.family], data.pixels)
+    made, items = world.split_of(data, task.family, split)
     samples = [encode(item, task.template, task.prompt_type, words) for item in items]
     return Split(torch.from_numpy(made.images), items, samples, partial(hashes, made.images))
 

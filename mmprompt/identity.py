@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ NEUTRAL: dict[str, Any] = {
     "optim.ema_decay": None,
 }
 DECODING = ("beam", "no_repeat_ngram")  # those that stand in for the task's
+ABSENT = "(no such key)"  # in place of a value
 ID_LENGTH = 16  # hex digits: 64 bits
 
 
@@ -87,6 +88,26 @@ def freeze(composed: Mapping[str, Any]) -> tuple[RunConfig, Place]:
     """
     place = place_of(composed)
     return config_of(composed, checksum_of(place)), place
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting under its dotted key: `prompt.length`."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def setting(settings: Mapping[str, Any], key: str) -> Any:
+    """Of settings by dotted key. One that was added later and is left out stands at its neutral value."""
+    return settings[key] if key in settings else NEUTRAL.get(key, ABSENT)
+
+
+def differing(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """The dotted keys whose values differ."""
+    keys = dict.fromkeys([*settings, *others])
+    return [key for key in keys if setting(settings, key) != setting(others, key)]
 
 
 def as_written(composed: Mapping[str, Any], checksum: str) -> RunConfig:

@@ -28,7 +28,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mmprompt.tracking import client, first_line, forget_client
+from mmprompt.tracking import SETTINGS, client, first_line, forget_client
 from mmprompt.wandb_file import MAGIC, framed, payloads
 
 TIMEOUT = 20  # seconds for one answer
@@ -125,6 +125,43 @@ def server() -> Iterator[Any]:
         except TimeoutError as error:
             forget_client()  # whoever still waits for an answer gets an error
             raise ServerError("the W&B server stopped answering") from error
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a W&B run of an analysis shows; files and frames by the name that they get there."""
+
+    pages: Mapping[str, str]  # HTML
+    images: Mapping[str, Path]
+    files: Sequence[Path]  # kept as they are
+    folder: Path  # that their names are relative to
+
+
+def publish(shown: Shown, name: str, config: Mapping[str, Any], project: str, entity: str) -> str:
+    """Sends it as one W&B run of job type `analysis`; returns its address. Raises ServerError when the server cannot be had."""
+    with client("online") as wandb, tempfile.TemporaryDirectory(prefix="mmprompt-wandb-") as scratch:
+        settings = wandb.Settings(**SETTINGS)
+        try:
+            run = wandb.init(
+                mode="online",
+                dir=scratch,
+                settings=settings,
+                project=project,
+                entity=entity or None,
+                job_type="analysis",
+                name=name,
+                config=dict(config),
+            )
+            values: dict[str, Any] = {key: wandb.Html(text, inject=False) for key, text in shown.pages.items()}
+            values |= {key: wandb.Image(str(file)) for key, file in shown.images.items()}
+            run.log(values)
+            for file in shown.files:
+                run.save(str(file), base_path=str(shown.folder), policy="now")
+            run.finish()
+        except (wandb.errors.Error, TimeoutError, ValidationError) as error:
+            forget_client()
+            raise ServerError(f"the W&B server cannot be had: {first_line(error)}") from error
+    return str(run.url)
 
 
 def find(api: Any, project: str, entity: str, key: str, values: Sequence[str], lazy: bool) -> Iterator[Any]:

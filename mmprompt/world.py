@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from numpy.random import Generator
+from numpy.random import Generator, default_rng
 
+from mmprompt.config import Digits
 from mmprompt.digits import COLOURS, DIGITS, SIZES, Object, S, Scenes, sample_scenes
 
 T = TypeVar("T")
@@ -241,6 +242,12 @@ def say(rng: Generator, scenes: Scenes, scene: int, maker: Maker) -> Item | None
         return None
     fields, answer, target = made
     return Item(scene, fields, answer, target.box if target else None)
+
+
+def split_of(data: Digits, family: str, split: str) -> tuple[Scenes, list[Item]]:
+    """The examples of a split of a downstream task, always the same. The splits share neither scenes nor handwriting."""
+    rng = default_rng((data.seed, data.splits.index(split)))
+    return sample_items(rng, getattr(data, split), split, DOWNSTREAM[family], data.pixels)
 
 
 def sample_items(

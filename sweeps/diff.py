@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmprompt import identity
 from mmprompt.files import StoreError
-from mmprompt.identity import NEUTRAL, digest, is_of_evaluations
+from mmprompt.identity import ABSENT, NEUTRAL, digest, dotted, is_of_evaluations, setting
 from mmprompt.run import RunFolder, Store
 from sweeps.launched import find_run, label_of, names, read, store_at, wanted_of
 
@@ -28,7 +29,6 @@ MEANS = {
 RECORDED = ("commit", "dirty", "code", "device", "threads")  # with a result, or with an attempt
 POINT = {"task": "task.name", "model": "model.name"}  # what a manifest calls them
 AT_ONCE = 16  # runs that are looked at together
-ABSENT = "(no such key)"
 WORD = re.compile(r'[^\s"]+')
 
 
@@ -95,15 +95,7 @@ def settings_of(folder: RunFolder) -> dict[str, Any] | None:
         text = folder.config_file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    return dict(flat(json.loads(text))) if digest(text) == folder.id else None
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    return dict(dotted(json.loads(text))) if digest(text) == folder.id else None
 
 
 def planned(store: Store, run: str) -> dict[str, Any]:
@@ -138,17 +130,10 @@ def nearest_finished(store: Store, mine: Known) -> tuple[Known | None, int]:
 
 def differing(old: Known, new: Known) -> list[str]:
     """The keys whose values differ; where not all are known, of those that are known of both."""
-    keys = list(dict.fromkeys([*old.settings, *new.settings]))
-    if not (old.is_whole and new.is_whole):
-        keys = [
-            key for key in keys if all(key in one.settings or (one.is_whole and key in NEUTRAL) for one in (old, new))
-        ]
-    return [key for key in keys if value(old.settings, key) != value(new.settings, key)]
-
-
-def value(settings: Mapping[str, Any], key: str) -> Any:
-    """A key that was added later and is left out stands at its neutral value."""
-    return settings[key] if key in settings else NEUTRAL.get(key, ABSENT)
+    keys = identity.differing(old.settings, new.settings)
+    if old.is_whole and new.is_whole:
+        return keys
+    return [key for key in keys if all(key in one.settings or (one.is_whole and key in NEUTRAL) for one in (old, new))]
 
 
 def recorded(folder: RunFolder) -> dict[str, Any]:
@@ -178,7 +163,7 @@ def _title(store: Store, one: Known) -> str:
 
 
 def _change(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    before, after = (one if one is ABSENT else _text(one) for one in (value(old, key), value(new, key)))
+    before, after = (one if one is ABSENT else _text(one) for one in (setting(old, key), setting(new, key)))
     notes = [MEANS[key]] if key in MEANS else []
     if key in NEUTRAL and (key in old) != (key in new):
         notes.append(f"{_text(NEUTRAL[key])} is as it was before there was this key: no id and no config.json has it")

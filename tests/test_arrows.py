@@ -31,6 +31,8 @@ LIGHT = {
     "tracking",
     "wandb_file",
     "wandb_online",
+    "world",
+    "digits",
 }  # of mmprompt: what the other packages may use
 OURS = {"mmprompt", "sweeps", "analysis"}
 

@@ -24,7 +24,7 @@ from patience import printed_by, until
 from analysis.cost_tables import cost_tables
 from analysis.costs import read_costs, spent_in_all
 from analysis.reading import read_sweep
-from analysis.report import Report, report, texts
+from analysis.report import read_report, texts
 from analysis.sources import in_store
 from analysis.terminal import terminal
 from mmprompt.costs import Ready, in_turns, peak_in_a_process_of_its_own, put, quantities
@@ -404,8 +404,8 @@ def test_the_tables_and_the_csv_of_a_sweep_have_what_was_measured(
 ) -> None:
     changed(lambda content: None)
     sweep = sweep_of(launched)
-    one = report(launched.store, sweep.manifest, in_store)
-    assert isinstance(one, Report) and set(one.facts["metric"]) == {"trainable_parameters"}
+    one = read_report(launched.store, sweep.manifest, in_store)
+    assert set(one.facts["metric"]) == {"trainable_parameters"}
     assert [table.name for table in one.tables][-3:] == ["measured", "hours", "claims"]
     rows = pd.read_csv(StringIO(texts(one)[".csv"]))
     [row] = rows[(rows["metric"] == "seconds_per_100") & (rows["prompt.length"] == 10)].to_dict("records")

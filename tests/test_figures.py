@@ -28,7 +28,7 @@ from analysis import captions, figure_files, figures, names, paper_figures, styl
 from analysis.figures import draw, inference, save
 from analysis.frame import FACTS, Sweep
 from analysis.manifest import point_values
-from analysis.published import published
+from analysis.paper_values import published
 from analysis.reading import read_sweep
 from analysis.scales import BREAK, Scale, limits, ticks
 from analysis.statistics import cells

@@ -29,7 +29,7 @@ from analysis.frame import Sweep
 from analysis.latex import TEXT, latex
 from analysis.layout import Cell, Column, Row, Table, split, text, turned
 from analysis.markdown import markdown
-from analysis.published import published
+from analysis.paper_values import published
 from analysis.statistics import cells, facts
 from analysis.summaries import averages, detectable, trends
 from analysis.terminal import terminal

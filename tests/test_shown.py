@@ -48,7 +48,7 @@ from analysis.frame import Sweep
 from analysis.inference import Sample
 from analysis.manifest import ADDED, read_manifest
 from analysis.markdown import markdown
-from analysis.published import published, published_values, unpublished
+from analysis.paper_values import published, published_values, unpublished
 from analysis.reading import read_sweep
 from analysis.scales import BREAK
 from analysis.sources import in_store

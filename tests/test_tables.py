@@ -24,7 +24,7 @@ from analysis.captions import caption
 from analysis.costs import read_costs
 from analysis.latex import latex
 from analysis.layout import Table
-from analysis.published import published, published_values
+from analysis.paper_values import published, published_values
 from analysis.reading import read_sweep
 from analysis.samples import SEEDS_ALONE
 from analysis.statistics import cells, facts

@@ -13,7 +13,7 @@ from test_cells import SEEDS, Scores, stored
 
 from analysis.frame import Sweep
 from analysis.reading import read_sweep
-from analysis.runs import runs
+from analysis.run_table import run_table
 from analysis.trace import again, trace
 from mmprompt.files import StoreError
 from mmprompt.identity import freeze, run_id
@@ -73,7 +73,7 @@ def test_runs_that_are_not_there_and_conflicts_are_said(tmp_path: Path) -> None:
 
 def test_the_table_of_runs_has_a_row_per_run_and_split_with_all_that_a_cell_needs(made: tuple[Store, Sweep]) -> None:
     store, sweep = made
-    table = runs(sweep, store)
+    table = run_table(sweep, store)
     assert len(table) == 12 and set(table["split"]) == {"val", "test"}
     cell = table[(table["prompt.length"] == 64) & (table["split"] == "test")]
     assert list(cell["seed"]) == SEEDS and list(cell["value"]) == [80.0, 81.2, 79.0]

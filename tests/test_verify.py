@@ -35,7 +35,7 @@ from analysis.__main__ import main
 from analysis.frame import Sweep
 from analysis.manifest import read_manifest
 from analysis.reading import assemble, read_sweep
-from analysis.report import Report, report, texts
+from analysis.report import read_report, texts
 from analysis.sources import InStore, in_store
 from analysis.statistics import cells, facts
 from mmprompt.evaluations import Made
@@ -468,9 +468,7 @@ def test_whatever_was_done_to_a_store_is_said_once_and_stands_where_the_number_w
             assert any(said.split(": ", 1)[1] in row["note"] for said in sweep.conflicts)
         elif row["n"] == 3:  # nothing else is touched
             assert row["value"] == before.loc[key, "value"] and row["note"] == ""
-    one = report(store, read_manifest(store, "length"), in_store)
-    assert isinstance(one, Report)
-    written = texts(one)
+    written = texts(read_report(store, read_manifest(store, "length"), in_store))
     for kind, cell in ((".md", rf"\| +{state} \[[a-z]\] +\|"), (".tex", rf"[{{ ]{state}\$\^{{[a-z]}}\$")):
         assert re.search(cell, written[kind]), written[kind]
         assert "".join(sweep.conflicts[0].split()).replace("_", "")[:60] in re.sub(r"[\s\\_]", "", written[kind])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmprompt.identity import evaluation_id, run_id
+from mmprompt.identity import dotted, evaluation_id, run_id
 from mmprompt.keys import as_text
 from mmprompt.outcomes import Outcome, Picture, Reader
 from mmprompt.run import TRIES
@@ -201,18 +201,10 @@ def differences(there: Definition, here: Definition) -> dict[str, tuple[str, str
 def _of_bases(
     choices: Mapping[str, str], there: Mapping[str, Any], here: Mapping[str, Any]
 ) -> dict[str, tuple[str, str]]:
-    ours, theirs = dict(_flat(there)), dict(_flat(here))
+    ours, theirs = dict(dotted(there)), dict(dotted(here))
     keys = [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
     named = {key: key.removeprefix("settings.") for key in keys}
     return {named[key]: (as_said(ours.get(key)), as_said(theirs.get(key))) for key in keys}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _parameter(one: Any) -> str:

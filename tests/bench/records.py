@@ -13,12 +13,16 @@ from typing import Any
 from measure import Section, Timing, interleaved
 from wandb.proto.wandb_internal_pb2 import Record as Message
 
+from analysis import runs
 from analysis.manifest import read_manifest
 from analysis.reading import assemble, read_sweep
 from analysis.records import read_ends, read_record
 from analysis.sources import InStore
+from mmprompt.identity import frozen_text
+from mmprompt.place import ROOT
 from mmprompt.run import Store
 from mmprompt.wandb_file import framed
+from sweeps.manifest import expand
 
 ROUNDS = 3
 ROWS = (150, 1500, 9000, 94_200)  # the small world's; three of longer runs; OFA's on captions
@@ -26,6 +30,7 @@ EVERY = 50  # steps from one validation to the next
 READS = {150: 100, 1500: 20, 9000: 4, 94_200: 1}  # of the whole file, in one measurement
 RUNS, OF_A_SWEEP = 300, (150, 9000)  # a sweep, and the steps of its runs
 ENDS = 300  # of the two ends
+INVENTORIES = (1_000, 10_000)  # runs of a store
 
 
 def record(rows: int, config: Mapping[str, Any], summary: Mapping[str, Any]) -> bytes:
@@ -70,6 +75,40 @@ def a_record(rows: int) -> bytes:
 def sections() -> Iterator[Section]:
     yield of_records()
     yield of_a_sweep()
+    yield of_a_store()
+
+
+def of_a_store() -> Section:
+    """`runs()` of stores with settings and results as real ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        stores = {count: Path(folder) / str(count) for count in INVENTORIES}
+        for count, store in stores.items():
+            fill(Store(store), count)
+            assert len(runs(store)) == count and set(runs(store)["state"]) == {"done"}
+        timings = interleaved({f"{count:,} runs": partial(runs, store) for count, store in stores.items()}, ROUNDS)
+    rows = {}
+    for (name, some), count in zip(timings.items(), INVENTORIES, strict=True):
+        each = [Timing(t.wall / count, t.cpu / count) for t in some]
+        rows[f"{name}: {sorted(t.wall for t in some)[ROUNDS // 2]:.1f} s in all"] = each
+    return Section("Every run of a store as a frame", "`analysis.runs()`; a local disk, warm", rows, unit="run")
+
+
+def fill(store: Store, count: int) -> None:
+    expanded = expand("length", ["task=micro_vqa", "prompt.length=64", f"seed=range({count})"], ROOT / "conf")
+    for run, config in expanded.configs.items():
+        folder = store.run(run).path
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(frozen_text(config))
+        result = {
+            "run": run,
+            "attempt": 1,
+            "commit": "0" * 40,
+            "dirty": False,
+            "device": "cpu: a core",
+            "best_step": 100,
+        }
+        result |= {"metrics": {"val/vqa_accuracy": 55.5, "test/vqa_accuracy": 54.5}, "seconds": 12.5, "epochs": 1.6}
+        (folder / "result.json").write_text(json.dumps(result))
 
 
 def of_a_sweep() -> Section:

@@ -14,7 +14,7 @@ ABOUT = ("attempt", "commit", "dirty", "device")
 COLUMNS = ("task", "seed", "split", "metric", "value", "examples", "state", "conflict", "run", "evaluation")
 
 
-def runs(sweep: Sweep, store: Store) -> pd.DataFrame:
+def run_table(sweep: Sweep, store: Store) -> pd.DataFrame:
     """Columns: the sweep's axes, then task, seed, split, metric, value (at full precision), examples (of the split; NaN where
     their scores are not at hand), state, conflict, run (its id), evaluation (its id), attempt, commit, dirty, device; record (the
     W&B file) and config, below the store; weights (sha256 of the file). The index is that of `Sweep.scores`.

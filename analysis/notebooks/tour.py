@@ -1,0 +1,69 @@
+# %% [markdown]
+# # From a sweep to one example
+#
+# What is behind a number? This tour goes from the table of a sweep down to single runs, how they learnt, and the examples on
+# which two settings differ.
+#
+# The runs are those of `make sweep-length`, the length ablation of the paper (Table 6, Figure 2).
+
+# %%
+from analysis import diff, load, runs
+
+length = load("length")
+length
+
+# %% [markdown]
+# Every cell of that table is a mean over seeds. `cells()` has it with both parts of its interval: over seeds, and over the
+# finite test set.
+
+# %%
+columns = ["task", "prompt.length", "value", "lower", "upper", "half_seeds", "half_examples", "n"]
+cells = length.cells().query("split == 'test'")
+cells[columns].round(2)
+
+# %% [markdown]
+# ## One run
+#
+# `at` gives the runs behind a cell, `run` one by the beginning of its id. A run knows its settings, what it scored, the commit
+# and the device that made it, and the command that makes it again.
+
+# %%
+run = length.at(task="micro_grounding", **{"prompt.length": 64})[0]
+run
+
+# %% [markdown]
+# What it logged while it trained:
+
+# %%
+run.history[["train/loss", "val/while_training"]].dropna().tail()
+
+# %% [markdown]
+# And in what it differs from a run of another length:
+
+# %%
+other = length.at(task="micro_grounding", **{"prompt.length": 10})[0]
+diff(run.id, other.id)
+
+# %% [markdown]
+# ## Every run of the store
+#
+# One row per run, whatever sweep it belongs to, with its settings under dotted keys.
+
+# %%
+everything = runs()
+everything.groupby(["task.name", "method", "state"]).size().rename("runs").to_frame()
+
+# %% [markdown]
+# ## Single examples
+#
+# Scores of single examples are kept for every evaluation. Here are the examples on which a long prompt and a short one differ
+# most; a score is the mean over seeds.
+
+# %%
+length.paired(64, 10, task="micro_grounding")
+
+# %% [markdown]
+# ## What this does not show
+#
+# Which of two settings is better: examples that were picked because they differ say nothing about that. `compare` and the
+# table of differences answer it, with an interval that is corrected for how many rows were compared.

@@ -1,0 +1,103 @@
+"""What the page's script draws of a sweep, and what is behind its cells: learning curves, score against cost, runs by cell."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from analysis import names, style
+from analysis.figures import keys_of
+from analysis.frame import Sweep
+from analysis.report import Report
+from analysis.samples import groups, plain
+from analysis.statistics import WHILE_TRAINING
+
+STEPS = 200  # of a curve, at most: of a longer one every so many are shown, and the page says so
+
+
+def cell_data(sweep: Sweep) -> dict[str, list[list[Any]]]:
+    """By cell, in the words of `analysis trace`: run, seed and value of each of its runs; null where there is none."""
+    found = {}
+    for group in groups(sweep):
+        rows = group.rows
+        seeds = rows["seed"] if "seed" in rows else pd.Series(None, index=rows.index, dtype=object)
+        found[group.words] = [
+            [run, plain(seed), None if pd.isna(value) else float(value)]
+            for run, seed, value in zip(rows["run"], seeds, rows["value"], strict=True)
+        ]
+    return found
+
+
+def curve_data(report: Report) -> dict[str, Any] | None:
+    """The score on validation while training, of each run; None where no run has one, and of a sweep that trains nothing."""
+    if report.sweep.over is not None:
+        return None
+    rows, _ = report.steps
+    if WHILE_TRAINING not in rows:
+        return None
+    rows = rows[rows[WHILE_TRAINING].notna()]
+    sweep = report.sweep
+    labels = [name for name in sweep.roles if name != sweep.over]
+    about = sweep.named.drop_duplicates("run").set_index("run")
+    looks = style.looks(keys_of(sweep, report.primary, None).names)
+    lines = []
+    for run, curve in rows.groupby("run", sort=False):
+        row, last = about.loc[run], curve["step"].max()
+        thin = -(-len(curve) // STEPS)
+        curve = curve.iloc[(len(curve) - 1) % thin :: thin]  # the last is among them
+        key = " ".join(str(row[name]) for name in labels)
+        lines.append(
+            {
+                "run": run,
+                "task": str(row["task"]),
+                "label": ", ".join(names.value(name, plain(row[name])) for name in labels),
+                "colour": looks[key].colour if key in looks else style.GREY,
+                "seed": plain(row.get("seed")),
+                "steps": [int(step) for step in curve["step"]],
+                "scores": [round(float(value), 3) for value in curve[WHILE_TRAINING]],
+                "epochs": _per_step(row["epochs"], last),
+                "hours": _per_step(row["device_hours"], last),
+                "thinned": thin > 1,
+            }
+        )
+    return {"tasks": {task: names.task(task) for task in sweep.tasks}, "lines": lines} if lines else None
+
+
+def _per_step(whole: Any, steps: int) -> float | None:
+    return None if pd.isna(whole) or not steps else float(whole) / steps
+
+
+def cost_data(report: Report) -> list[dict[str, Any]]:
+    """Of each row and task its score, and what it takes: what runs record, and what was measured."""
+    sweep = report.sweep
+    if sweep.over is not None:
+        return []
+    labels = list(sweep.roles)
+    looks = style.looks(keys_of(sweep, report.primary, None).names)
+    shown = report.primary[
+        [pair in sweep.shown for pair in zip(report.primary["task"], report.primary["split"], strict=True)]
+    ]
+    recorded = sweep.named.groupby([*labels, "task"], sort=False)[["trainable_parameters", "seconds"]].mean()
+    measured = report.costs.frame
+    found = []
+    for row in shown.to_dict("records"):
+        if not row["n"]:
+            continue
+        place = tuple(row[name] for name in [*labels, "task"])
+        takes = {key: float(value) for key, value in recorded.loc[place].items() if not pd.isna(value)}
+        own = measured[(measured[[*labels, "task"]] == list(place)).all(axis=1)] if len(measured) else measured
+        takes |= dict(zip(own["quantity"], own["median"].astype(float), strict=True))
+        key = " ".join(str(row[name]) for name in labels)
+        found.append(
+            {
+                "task": names.task(row["task"]),
+                "label": ", ".join(names.value(name, plain(row[name])) for name in labels),
+                "colour": looks[key].colour if key in looks else style.GREY,
+                "metric": names.metric(row["metric"]),
+                "score": [float(row[key]) if not math.isnan(row[key]) else None for key in ("value", "lower", "upper")],
+                "takes": takes,
+            }
+        )
+    return found

@@ -1,0 +1,117 @@
+"""The report page as text: what `analysis.page.content` gathers, in the template. Whatever comes from a store stays text."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import math
+from collections.abc import Iterator
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from analysis import names
+from analysis.claim_tables import claim_table
+from analysis.frame import WRONG
+from analysis.html import said
+from analysis.layout import NOTHING, Cell, Table, Text
+from analysis.page.charts import STEPS
+from analysis.page.content import Content, content
+from mmprompt.files import write_over
+from mmprompt.run import Store
+
+HERE = Path(__file__).parent
+NAME = "report.html"
+
+
+def write_page(store: Store, out: Path | None = None) -> str:
+    """Writes report.html, in the store unless told otherwise; returns a line that says so."""
+    file = (out or store.root) / NAME
+    text = page(content(store))
+    write_over(file, text)
+    return f"report   {file} ({len(text.encode()) / 1e3:,.0f} kB)"
+
+
+def page(shown: Content) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"table": table, "said": marked, "number": number}
+    data = shown.data | {"sections": {one.report.name: one.data for one in shown.sections}}
+    return environment.get_template("template.html").render(
+        shown=shown,
+        names=names,
+        claim_table=claim_table,
+        steps=STEPS,
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        data=packed(data),
+    )
+
+
+def packed(value: Any) -> str:
+    """JSON, a fifth of its size: gzip in base64, which the page's script unpacks. No text in it can end the script's element."""
+    text = json.dumps(finite(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def finite(value: Any) -> Any:
+    """With null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def marked(text: str) -> Markup:
+    return Markup(said(text))
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """`1,230`, `0.0123`; nothing for NaN."""
+    return "" if value is None or math.isnan(value) else f"{value:,.{digits}g}"
+
+
+def table(one: Table) -> Markup:
+    """Heads that sort, and cells that show their runs."""
+    body = "".join(
+        _row(row.labels, zip(row.cells, texts, strict=True)) for row, texts in zip(one.rows, one.texts, strict=True)
+    )
+    notes = "".join(f"<li>{marked(f'[{letter}] {note}' if letter else note)}</li>" for letter, note in one.said)
+    caption = f"<caption>{marked(one.caption)}</caption>" if one.caption else ""
+    return Markup(
+        f'<div class="wide"><table class="sorted">{caption}<thead>{_heads(one)}</thead><tbody>{body}</tbody></table></div>'
+        + (f'<ul class="notes">{notes}</ul>' if notes else "")
+    )
+
+
+def _heads(one: Table) -> str:
+    over = ""
+    if any(column.group for column in one.columns):
+        groups = [(group, len(list(those))) for group, those in groupby(column.group for column in one.columns)]
+        spans = "".join(f'<th colspan="{count}" scope="colgroup">{escape(group)}</th>' for group, count in groups)
+        over = f'<tr><td colspan="{len(one.stubs)}"></td>{spans}</tr>'
+    heads = [*one.stubs, *(column.head for column in one.columns)]
+    sorts = "".join(f'<th scope="col"><button type="button">{escape(head)}</button></th>' for head in heads)
+    return f"{over}<tr>{sorts}</tr>"
+
+
+def _row(labels: tuple[str, ...], cells: Iterator[tuple[Cell, Text]]) -> str:
+    heads = "".join(f'<th scope="row">{escape(label)}</th>' for label in labels)
+    return f"<tr>{heads}{''.join(_cell(*one) for one in cells)}</tr>"
+
+
+def _cell(cell: Cell, text: Text) -> str:
+    value = "" if cell.word or math.isnan(cell.value) else f' data-value="{cell.value!r}"'
+    is_lacking = cell.word == NOTHING or (cell.word and cell.key)
+    name = "bad" if cell.word in WRONG else "lacking" if is_lacking else "word" if cell.word else ""
+    kind = f' class="{name}"' if name else ""
+    if not cell.key:
+        return f"<td{value}{kind}>{escape(text.plain)}</td>"
+    return f'<td{value}{kind} data-cell="{escape(cell.key)}"><button type="button">{escape(text.plain)}</button></td>'

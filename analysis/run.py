@@ -1,0 +1,186 @@
+"""One run, with all that there is to know of it: settings, where it comes from, what it scored, how it learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.inventory import settings_of
+from analysis.reading import as_result, config_of
+from analysis.sources import Source, Tracked, in_store
+from analysis.stored import Unreadable, read_json, read_scores, unfinished
+from analysis.trace import again
+from mmprompt.files import StoreError
+from mmprompt.identity import NEUTRAL, dotted
+from mmprompt.run import Attempt, RunFolder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the store. `point`: the one of a sweep's manifest through which it was found."""
+
+    folder: RunFolder
+    point: Mapping[str, Any]
+    source: Source = in_store
+
+    @property
+    def id(self) -> str:
+        return self.folder.id
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """`result.json`, or in its place what the W&B record of a finished attempt says; empty while there is neither.
+
+        Raises StoreError if the file is damaged.
+        """
+        found = _read(self, self.folder.result_file, or_none=True)
+        if found is None and self._tracked is not None and self._tracked.state == "finished":
+            found = as_result(self._tracked)
+        return found or {}
+
+    @cached_property
+    def _tracked(self) -> Tracked | None:
+        """The record of the attempt whose files are the run's."""
+        return self.source.published(self.folder, _read(self, self.folder.result_file, or_none=True), [])
+
+    @property
+    def state(self) -> str:
+        """done, diverged, failed or not done."""
+        return "done" if self.result else unfinished(self.folder) or "not done"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Every setting under its dotted key, as it was frozen. Raises StoreError if that was changed after launch."""
+        settings = settings_of(self.folder) or dict(dotted(config_of(None, self._tracked) or {}))
+        return {**NEUTRAL, **settings}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """By `split/metric`."""
+        return dict(self.result.get("metrics", {}))
+
+    @property
+    def commit(self) -> str | None:
+        return self.result.get("commit")
+
+    @property
+    def dirty(self) -> bool | None:
+        """Whether the code had changes that were not committed."""
+        return self.result.get("dirty")
+
+    @property
+    def device(self) -> str | None:
+        return self.result.get("device")
+
+    @cached_property
+    def attempts(self) -> pd.DataFrame:
+        """A row per attempt, oldest first: number, work (train or evaluate), host, began, published (whether its files are the
+        run's), resumed_from (the step), error (its last line)."""
+        rows = [self._attempt(attempt) for attempt in self.folder.attempts()]
+        return pd.DataFrame(rows, columns=["number", "work", "host", "began", "published", "resumed_from", "error"])
+
+    def _attempt(self, attempt: Attempt) -> dict[str, Any]:
+        job, error = attempt.job, (attempt.error or "").strip()
+        is_published = attempt.number == self.result.get("attempt")
+        return {
+            "number": attempt.number,
+            "work": job.get("work", "train"),
+            "host": job.get("host"),
+            "began": pd.Timestamp(job["started"], unit="s", tz="UTC").round("s") if "started" in job else pd.NaT,
+            "published": is_published,
+            "resumed_from": self.result.get("resumed_from") if is_published else None,
+            "error": error.splitlines()[-1] if error else "",
+        }
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """A row per evaluation, indexed by its id: split, settings (what was asked besides), examples, then a column per metric."""
+        rows = []
+        for file in sorted(self._evaluation_files().values()):
+            about = _read(self, file)
+            settings = dict(about["settings"])
+            row = {
+                "evaluation": file.stem,
+                "split": settings.pop("split"),
+                "settings": settings,
+                "examples": about["n"],
+            }
+            rows.append(row | about["metrics"])
+        frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["evaluation", "split", "settings", "examples"])
+        return frame.set_index("evaluation")
+
+    def examples(self, which: str = "test") -> np.ndarray:
+        """The score of each example, shape (m,), on the metric's scale. `which`: a split, as the run was evaluated on it by
+        itself, or an evaluation's id. Raises StoreError where there is no such file."""
+        evaluation = self.result.get("evaluations", {}).get(which, which)
+        file = self._evaluation_files().get(evaluation)
+        try:
+            scores = None if file is None else read_scores(file.with_suffix(".npy"))
+        except Unreadable as error:
+            raise StoreError(f"run {self.id}: {error}") from None
+        if scores is None:
+            there = ", ".join([*self.result.get("evaluations", {}), *self._evaluation_files()]) or "none"
+            raise StoreError(f"run {self.id} has no scores of single examples of {which}; it has evaluations {there}")
+        return scores
+
+    def _evaluation_files(self) -> dict[str, Any]:
+        """By id; those of the attempt that was published come before later ones."""
+        if not self.result:
+            return {}
+        folders = (self.folder.evaluations, Attempt(self.folder, self.result["attempt"]).evaluations)
+        return {file.stem: file for folder in folders for file in sorted(folder.glob("[!.]*.json"))}
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """A row per logged step, with the step as the index, from the W&B record. Empty without one."""
+        rows = pd.DataFrame() if self._tracked is None else self._tracked.history()
+        if not len(rows):
+            return pd.DataFrame()
+        logged = rows[[key for key in rows.columns if not key.startswith("_")]]
+        return logged.astype("float64").set_index(pd.Index(rows["_step"].astype("int64"), name="step"))
+
+    @property
+    def record(self) -> str | None:
+        """The W&B record's file."""
+        place = self.result.get("wandb")
+        return None if place is None else str(self.folder.path / place)
+
+    @property
+    def command(self) -> str:
+        """What trains and evaluates it anew, in a store of its own."""
+        return again(self.point, self.commit)
+
+    def __repr__(self) -> str:
+        values = " ".join(f"{key}={value}" for key, value in self.point.get("values", {}).items())
+        scores = ", ".join(f"{key} {value:.4g}" for key, value in self.metrics.items())
+        return f"<run {self.id}: {values}; {self.state}{f', {scores}' if scores else ''}>"
+
+    def _repr_html_(self) -> str:
+        values = self.point.get("values", {})
+        lines = {
+            "run": self.id,
+            "settings": " ".join(f"{key}={value}" for key, value in values.items()),
+            "state": self.state,
+            **{key: f"{value:.6g}" for key, value in self.metrics.items()},
+            "commit": f"{self.commit or 'not known'}{' with uncommitted changes' if self.dirty else ''}",
+            "device": self.device or "not known",
+            "again": self.command,
+        }
+        rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(str(text))}</td></tr>" for key, text in lines.items())
+        return f"<table><tbody>{rows}</tbody></table>"
+
+
+def _read(run: Run, file: Any, or_none: bool = False) -> Any:
+    try:
+        found = read_json(file)
+    except Unreadable as error:
+        raise StoreError(f"run {run.id}: {error}") from None
+    if found is None and not or_none:
+        raise StoreError(f"run {run.id}: {file} is gone")
+    return found

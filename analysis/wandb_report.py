@@ -1,0 +1,55 @@
+"""The analysis of a store as one run of its W&B project: the report page, tables, figures, and every file that they are made of."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from analysis.html import html
+from analysis.manifest import read_manifest, sweep_names
+from analysis.page.render import NAME, write_page
+from analysis.report import read_report, write
+from analysis.search_report import SearchReport, report_search
+from analysis.server import place_of
+from analysis.sources import in_store
+from mmprompt.files import StoreError
+from mmprompt.run import Store
+from mmprompt.wandb_online import Shown, publish
+
+FORMATS = ("pdf", "png")
+
+
+def report_to_wandb(store: Store, project: str | None) -> str:
+    """Sends all sweeps and searches that have a result; returns a line with the address of the W&B run.
+
+    Raises StoreError where there is nothing to send, or a sweep cannot be read, and ServerError when there is no server.
+    """
+    names = sweep_names(store)
+    with tempfile.TemporaryDirectory(prefix="mmprompt-report-") as scratch:
+        out = Path(scratch)
+        pages: dict[str, str] = {}
+        sent = []
+        for name in names:
+            manifest = read_manifest(store, name)
+            if manifest["search"] is not None:
+                found = SearchReport(store, manifest, in_store)
+                if found.is_begun:
+                    report_search(found, out, "text", FORMATS)
+                    pages[f"{name}/tables"] = html(found.tables, found.notes)
+                    sent.append(manifest)
+                continue
+            report = read_report(store, manifest, in_store)
+            if report.is_begun:
+                write(report, out, "text", FORMATS)
+                pages[f"{name}/tables"] = html(report.tables, report.notes)
+                sent.append(manifest)
+        if not sent:
+            raise StoreError(f"no sweep in {store.root} has a result yet, so there is nothing to send")
+        write_page(store, out)
+        entity, name = place_of(sent[0], project)
+        files = sorted(file for file in out.rglob("*") if file.is_file())
+        images = {f"{file.stem}/figure": file for file in sorted((out / "figures").glob("*.png"))}
+        pages["report"] = (out / NAME).read_text(encoding="utf-8")
+        shown = Shown(pages, images, files, out)
+        config = {"sweeps": [manifest["sweep"] for manifest in sent], "store": str(store.root.absolute())}
+        return f"W&B      {publish(shown, 'report', config, name, entity)}"
