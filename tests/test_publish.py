@@ -140,6 +140,7 @@ def test_what_our_documents_say_is_what_their_results_say(name: str) -> None:
         for line in block[0].splitlines()
         if line.startswith("|") and "±" in line
     ]
+    assert rows and {words[0] for block in BLOCK.finditer(text) if (words := block[2].split())} >= {"table", "verdicts"}
     cells = {cell.strip() for row in rows for cell in row.split("|") if "±" in cell}
     missing = {cell for cell in cells if cell not in tables}
     assert not missing
