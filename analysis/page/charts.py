@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import matplotlib
+import matplotlib.colors
 import pandas as pd
 
 from analysis import names, style
-from analysis.figures import keys_of
 from analysis.frame import Sweep
 from analysis.report import Report
 from analysis.samples import groups, plain
@@ -41,7 +42,7 @@ def curve_data(report: Report) -> dict[str, Any] | None:
     sweep = report.sweep
     labels = [name for name in sweep.roles if name != sweep.over]
     about = sweep.named.drop_duplicates("run").set_index("run")
-    looks = style.looks(keys_of(sweep, report.primary, None).names)
+    colours = colours_of(sweep)
     lines = []
     for run, curve in rows.groupby("run", sort=False):
         row, last = about.loc[run], curve["step"].max()
@@ -53,7 +54,7 @@ def curve_data(report: Report) -> dict[str, Any] | None:
                 "run": run,
                 "task": str(row["task"]),
                 "label": ", ".join(names.value(name, plain(row[name])) for name in labels),
-                "colour": looks[key].colour if key in looks else style.GREY,
+                "colour": colours[key],
                 "seed": plain(row.get("seed")),
                 "steps": [int(step) for step in curve["step"]],
                 "scores": [round(float(value), 3) for value in curve[WHILE_TRAINING]],
@@ -63,6 +64,17 @@ def curve_data(report: Report) -> dict[str, Any] | None:
             }
         )
     return {"tasks": {task: names.task(task) for task in sweep.tasks}, "lines": lines} if lines else None
+
+
+def colours_of(sweep: Sweep) -> dict[str, str]:
+    """Of each row: a method's own, as in the figures; of numbers a scale from dark to bright."""
+    labels = [name for name in sweep.roles if name != sweep.over]
+    rows = sweep.named.drop_duplicates(labels).sort_values(labels, kind="stable")
+    keys = [" ".join(str(value) for value in row) for row in rows[labels].itertuples(index=False, name=None)]
+    if not pd.api.types.is_numeric_dtype(sweep.frame[sweep.compare]) or len(labels) > 1:
+        return {key: look.colour for key, look in style.looks(keys).items()}
+    scale = matplotlib.colormaps["viridis"]
+    return {key: matplotlib.colors.to_hex(scale(at / max(1, len(keys) - 1) * 0.9)) for at, key in enumerate(keys)}
 
 
 def _per_step(whole: Any, steps: int) -> float | None:
@@ -75,7 +87,7 @@ def cost_data(report: Report) -> list[dict[str, Any]]:
     if sweep.over is not None:
         return []
     labels = list(sweep.roles)
-    looks = style.looks(keys_of(sweep, report.primary, None).names)
+    colours = colours_of(sweep)
     shown = report.primary[
         [pair in sweep.shown for pair in zip(report.primary["task"], report.primary["split"], strict=True)]
     ]
@@ -94,7 +106,7 @@ def cost_data(report: Report) -> list[dict[str, Any]]:
             {
                 "task": names.task(row["task"]),
                 "label": ", ".join(names.value(name, plain(row[name])) for name in labels),
-                "colour": looks[key].colour if key in looks else style.GREY,
+                "colour": colours[key],
                 "metric": names.metric(row["metric"]),
                 "score": [float(row[key]) if not math.isnan(row[key]) else None for key in ("value", "lower", "upper")],
                 "takes": takes,

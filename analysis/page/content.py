@@ -20,7 +20,7 @@ from analysis.missing import missing
 from analysis.page.behind import run_data
 from analysis.page.charts import cell_data, cost_data, curve_data
 from analysis.page.examples import Examples, examples
-from analysis.page.svg import address
+from analysis.page.svg import image
 from analysis.report import Report, read_report
 from analysis.search_figures import caption as search_caption
 from analysis.search_report import SearchReport
@@ -55,7 +55,7 @@ class Section:
     report: Report
     views: list[View]
     missing: pd.DataFrame
-    figure: str  # the address of an image
+    figure: str  # SVG
     caption: str
     papers: list[Table]
     examples: list[Examples]
@@ -65,7 +65,7 @@ class Section:
 @dataclass(frozen=True)
 class Search:
     report: SearchReport
-    figure: str
+    figure: str  # SVG
     caption: str
 
 
@@ -99,7 +99,7 @@ def content(store: Store) -> Content:
         claims=pd.concat(claims, ignore_index=True),
         sections=list(sections(reports)),
         unfinished=[nothing(one) for one in found if not one.is_begun],
-        searches=[Search(one, address(one.figure()), search_caption(one.searched)) for one in searches],
+        searches=[Search(one, image(one.figure()), search_caption(one.searched)) for one in searches],
         data=run_data(reports),
     )
 
@@ -191,7 +191,7 @@ def section(report: Report, pictures: int) -> Section:
         report=report,
         views=list(views(report)),
         missing=missing(sweep),
-        figure=address(drawn),
+        figure=image(drawn),
         caption=said,
         papers=paper(report.papers),
         examples=list(examples(report, pictures)),

@@ -53,7 +53,7 @@ def _pair(sweep: Sweep) -> tuple[str, str] | None:
         sides = [
             next((name for name, row in rows.items() if all(row[key] == value for key, value in side.items())), None)
             for side in (claim["row"], claim["than"])
-            if side is not None
+            if side  # none of a trend
         ]
         if len(sides) == 2 and None not in sides:
             return str(sides[0]), str(sides[1])

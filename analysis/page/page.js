@@ -4,6 +4,9 @@ async function unpacked(text) {
   return JSON.parse(await new Response(stream).text());
 }
 const data = await unpacked(document.getElementById("data").textContent);
+for (const image of document.querySelectorAll("img[data-figure]")) {
+  image.src = `data:image/svg+xml,${encodeURIComponent(data.figures[image.dataset.figure])}`;
+}
 const SVG = "http://www.w3.org/2000/svg";
 
 // Elements; text is always text.

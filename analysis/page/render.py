@@ -43,6 +43,8 @@ def page(shown: Content) -> str:
     )
     environment.filters |= {"table": table, "said": marked, "number": number}
     data = shown.data | {"sections": {one.report.name: one.data for one in shown.sections}}
+    data["figures"] = {f"sweep-{one.report.name}": one.figure for one in shown.sections}
+    data["figures"] |= {f"search-{one.report.name}": one.figure for one in shown.searches}
     return environment.get_template("template.html").render(
         shown=shown,
         names=names,
@@ -84,9 +86,9 @@ def table(one: Table) -> Markup:
         _row(row.labels, zip(row.cells, texts, strict=True)) for row, texts in zip(one.rows, one.texts, strict=True)
     )
     notes = "".join(f"<li>{marked(f'[{letter}] {note}' if letter else note)}</li>" for letter, note in one.said)
-    caption = f"<caption>{marked(one.caption)}</caption>" if one.caption else ""
+    caption = f'<p class="caption">{marked(one.caption)}</p>' if one.caption else ""
     return Markup(
-        f'<div class="wide"><table class="sorted">{caption}<thead>{_heads(one)}</thead><tbody>{body}</tbody></table></div>'
+        f'{caption}<div class="wide"><table class="sorted"><thead>{_heads(one)}</thead><tbody>{body}</tbody></table></div>'
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
     )
 
@@ -98,7 +100,8 @@ def _heads(one: Table) -> str:
         spans = "".join(f'<th colspan="{count}" scope="colgroup">{escape(group)}</th>' for group, count in groups)
         over = f'<tr><td colspan="{len(one.stubs)}"></td>{spans}</tr>'
     heads = [*one.stubs, *(column.head for column in one.columns)]
-    sorts = "".join(f'<th scope="col"><button type="button">{escape(head)}</button></th>' for head in heads)
+    labels = [escape(head) or '<span class="hidden">row</span>' for head in heads]
+    sorts = "".join(f'<th scope="col"><button type="button">{label}</button></th>' for label in labels)
     return f"{over}<tr>{sorts}</tr>"
 
 
@@ -110,7 +113,7 @@ def _row(labels: tuple[str, ...], cells: Iterator[tuple[Cell, Text]]) -> str:
 def _cell(cell: Cell, text: Text) -> str:
     value = "" if cell.word or math.isnan(cell.value) else f' data-value="{cell.value!r}"'
     is_lacking = cell.word == NOTHING or (cell.word and cell.key)
-    name = "bad" if cell.word in WRONG else "lacking" if is_lacking else "word" if cell.word else ""
+    name = "bad" if cell.word in WRONG else "lacking" if is_lacking else "word" if cell.word[:1].isalpha() else ""
     kind = f' class="{name}"' if name else ""
     if not cell.key:
         return f"<td{value}{kind}>{escape(text.plain)}</td>"
