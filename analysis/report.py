@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -28,6 +28,9 @@ from analysis.sources import InStore, Source
 from analysis.terminal import terminal
 from mmprompt.files import write_over
 from mmprompt.run import Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Report:
@@ -128,6 +131,22 @@ class Report:
         shown = self.trends[[pair in self.sweep.shown for pair in pairs]]
         summed = shown, self.averages, self.detectable
         return tables.ours(self.sweep, self.cells, self.facts, *summed, more, self.references)
+
+    def figure(self, width: str = "text") -> Figure:
+        """`width`: column or text, as it is printed."""
+        from analysis import figures
+
+        return figures.draw(self.sweep, self.primary, self.curves, width=width, **self._drawn)
+
+    def caption(self, width: str = "text") -> str:
+        """Of the figure, a sentence per line."""
+        from analysis import captions
+
+        return captions.caption(self.sweep, self.primary, self.curves, width=width, **self._drawn)
+
+    @property
+    def _drawn(self) -> dict[str, Any]:
+        return {"averages": self.averages, "trends": self.trends, "references": self.references}
 
 
 def read_report(store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> Report:

@@ -218,18 +218,7 @@ class Results:
 
     def figure(self, width: Literal["column", "text"] = "text") -> Figure:
         """The figure that `make tables` saves."""
-        from analysis import figures
-
-        one = self._begun
-        return figures.draw(
-            one.sweep,
-            one.primary,
-            one.curves,
-            width=width,
-            averages=one.averages,
-            trends=one.trends,
-            references=one.references,
-        )
+        return self._begun.figure(width)
 
     # what is behind it
 

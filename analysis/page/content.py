@@ -10,8 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import figures
-from analysis.captions import caption
 from analysis.claims import COLUMNS
 from analysis.inventory import runs as all_runs
 from analysis.layout import Table
@@ -171,28 +169,12 @@ def mixed(inventory: pd.DataFrame) -> Iterator[str]:
 
 def section(report: Report, pictures: int) -> Section:
     sweep = report.sweep
-    drawn = figures.draw(
-        sweep,
-        report.primary,
-        report.curves,
-        averages=report.averages,
-        trends=report.trends,
-        references=report.references,
-    )
-    said = caption(
-        sweep,
-        report.primary,
-        report.curves,
-        averages=report.averages,
-        trends=report.trends,
-        references=report.references,
-    )
     return Section(
         report=report,
         views=list(views(report)),
         missing=missing(sweep),
-        figure=image(drawn),
-        caption=said,
+        figure=image(report.figure()),
+        caption=report.caption(),
         papers=paper(report.papers),
         examples=list(examples(report, pictures)),
         data={"cells": cell_data(sweep), "curves": curve_data(report), "costs": cost_data(report)},
