@@ -84,32 +84,6 @@ class Table:
     grouped: bool = False  # the first label is a title over the rows that share it
     whole: Table | None = None  # of which this is a part
 
-    def __str__(self) -> str:
-        """As a terminal shows it."""
-        from analysis.terminal import terminal
-
-        return terminal([self]).rstrip()
-
-    def markdown(self) -> str:
-        from analysis.markdown import markdown
-
-        return markdown([self])
-
-    def latex(self) -> str:
-        """A table environment for a paper."""
-        from analysis.latex import latex
-
-        return latex([self], self.name or "table")
-
-    def csv(self) -> str:
-        """The cells in plain words; the numbers at full precision are in `cells()`."""
-        return self.frame.to_csv()
-
-    def _repr_html_(self) -> str:
-        from analysis.html import html
-
-        return html([replace(self, about=())])
-
     @property
     def letters(self) -> dict[str, str]:
         """The notes of cells, each with its letter; with none where it holds of every number of the table."""

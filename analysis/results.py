@@ -19,12 +19,12 @@ from analysis import compare, html, missing, paired, trace
 from analysis.claim_tables import claim_table
 from analysis.frame import Sweep
 from analysis.inventory import store_at
-from analysis.layout import Table
 from analysis.manifest import axis_value, read_manifest
 from analysis.report import Report, read_report
 from analysis.run import Run
 from analysis.samples import groups, plain
 from analysis.search_report import SearchReport
+from analysis.shown_table import ShownTable
 from analysis.sources import InStore, Source
 from analysis.terminal import terminal
 from mmprompt.config import nearest
@@ -207,11 +207,11 @@ class Results:
     # as people look at it
 
     @property
-    def tables(self) -> dict[str, Table]:
+    def tables(self) -> dict[str, ShownTable]:
         """By name: scores, differences, and what else the sweep has."""
-        return {table.name or "scores": table for table in self._begun.tables}
+        return {table.name or "scores": ShownTable.of(table) for table in self._begun.tables}
 
-    def table(self, name: str = "scores") -> Table:
+    def table(self, name: str = "scores") -> ShownTable:
         """Raises StoreError for one that the sweep does not have."""
         _check(self.name, "table", [name], self.tables)
         return self.tables[name]
