@@ -260,7 +260,7 @@ def _cell(row: Any, what: str, mark: str = "", signed: bool = False) -> Cell:
 def _marked(cell: Cell, verdict: str) -> Cell:
     """A difference without an interval is not known, whatever it says."""
     mark = UNKNOWN if math.isnan(cell.lower) else MARKS.get(verdict, "")
-    return Cell(cell.value, cell.lower, cell.upper, cell.n, cell.planned, signed=True, mark=mark, note=cell.note)
+    return replace(cell, mark=mark)
 
 
 def _cost(row: Any) -> Cell:
