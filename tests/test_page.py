@@ -105,7 +105,7 @@ def test_whatever_happened_is_said(store: Store, text: str) -> None:
 
 
 def test_coordinates_are_rounded_and_text_is_not() -> None:
-    long = """<?xml?><svg><metadata>by nobody</metadata><g  id="line2d_1"/><g id="pf1a">
+    long = """<?xml?><svg><metadata>a date</metadata><g  id="line2d_1"/><g id="pf1a">
  <path d="M 1.23456 -0.00012\nL 3 4" style="fill: none; stroke: #000000"/>
 <text transform="rotate(-0 1 2)">0.00512 ± 0.12512; a: b</text></g></svg>"""
     assert compact(long) == (

@@ -304,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wandb.count()
         time.sleep(self.wandb.delay)
         status, answer = self.wandb.status, {"errors": [{"message": "out of order"}]}
-        if not status and self.path.startswith("/upload/"):  # whoever has the address may
+        if not status and self.path.startswith("/upload/"):  # uploads carry no key
             self.wandb.files[unquote(self.path.removeprefix("/upload/"))] = data
             status, answer = 200, {}
         elif not status:

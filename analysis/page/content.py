@@ -139,7 +139,7 @@ def store_facts(reports: Sequence[Report], inventory: pd.DataFrame) -> Iterator[
         run: state for report in reports for run, state in report.sweep.frame[["run", "state"]].itertuples(index=False)
     }
     done = sum(state == "done" for state in planned.values())
-    yield "of sweeps", f"{done:,} of {len(planned):,} planned runs are done and have all that is asked of them"
+    yield "of sweeps", f"{done:,} of {len(planned):,} planned runs are finished, with every evaluation"
     hours = inventory["device_hours_spent"].sum()
     yield "device-hours", f"{hours:.3g}, as recorded by finished runs, lost attempts of theirs included"
     commits = Counter(inventory["commit"].dropna())
@@ -152,7 +152,7 @@ def store_facts(reports: Sequence[Report], inventory: pd.DataFrame) -> Iterator[
 def mixed(inventory: pd.DataFrame) -> Iterator[str]:
     """What runs of the store differ in that is not meant to differ."""
     done = inventory[inventory["state"] == "done"]
-    if count := int((done["dirty"] == True).sum()):  # noqa: E712, NaN is neither
+    if count := int(done["dirty"].eq(True).sum()):
         yield f"{count:,} of {len(done):,} finished runs were made by code with changes that were not committed"
     for column, what in MIXED.items():
         values = Counter(done[column].dropna()) if column in done else Counter[Any]()

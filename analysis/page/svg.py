@@ -15,8 +15,8 @@ def image(figure: Figure) -> str:
 
 
 def compact(svg: str) -> str:
-    """Without what nobody sees: numbers with four digits, no blanks between elements, no names that nothing refers
-    to. What stands between tags stays as it is."""
+    """Smaller, and looks the same: numbers with four digits, no blanks between elements, no unused ids. Text between tags is
+    unchanged."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r" id=\"[a-zA-Z0-9.]+_\d+\"", "", svg)
