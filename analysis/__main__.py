@@ -56,9 +56,10 @@ def main(arguments: Sequence[str]) -> int:
             print(publish(store, given.files, given.docs))
             return 0
         if given.verb == "report":
+            from analysis.inventory import store_at
             from analysis.page.render import write_page
 
-            print(write_page(store))
+            print(write_page(store_at(store)))
             if given.wandb:
                 from analysis.wandb_report import report_to_wandb
 

@@ -165,6 +165,11 @@ def test_a_store_without_a_result_and_a_damaged_manifest_make_a_page(tmp_path: P
     assert "wrong.json" in text and 'role="alert"' in text
 
 
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--runs", str(tmp_path / "none")]) == 2
+    assert "there is no store" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
 # In a browser
 
 
