@@ -57,9 +57,11 @@ def main(arguments: Sequence[str]) -> int:
             return 0
         if given.verb == "report":
             from analysis.inventory import store_at
+
+            store_at(store)  # before Matplotlib is imported, which makes a folder in it
             from analysis.page.render import write_page
 
-            print(write_page(store_at(store)))
+            print(write_page(store))
             if given.wandb:
                 from analysis.wandb_report import report_to_wandb
 

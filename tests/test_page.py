@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -23,6 +26,7 @@ from analysis.page.render import packed, page, write_page
 from analysis.page.svg import compact
 from analysis.report import read_report, texts
 from analysis.sources import in_store
+from mmprompt.place import ROOT
 from mmprompt.run import Store
 
 HOSTILE = "<script>document.title = 'taken'</script>&amp;\"'</script><img src=x onerror=\"document.title='taken'\">"
@@ -165,9 +169,12 @@ def test_a_store_without_a_result_and_a_damaged_manifest_make_a_page(tmp_path: P
     assert "wrong.json" in text and 'role="alert"' in text
 
 
-def test_a_store_that_is_not_there_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", "--runs", str(tmp_path / "none")]) == 2
-    assert "there is no store" in capsys.readouterr().err and not (tmp_path / "none").exists()
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    """In a process of its own: Matplotlib makes a folder when it is first imported."""
+    command = [sys.executable, "-m", "analysis", "report", "--runs", str(tmp_path / "none")]
+    environment = {key: value for key, value in os.environ.items() if key != "MPLCONFIGDIR"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "there is no store" in done.stderr and not (tmp_path / "none").exists()
 
 
 # In a browser
