@@ -14,15 +14,19 @@ from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, OverrideType
+from hydra.core.override_parser.types import Glob, Override, OverrideType, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mmprompt.config import ConfigError, nearest
 from mmprompt.keys import check_override
+from sweeps import yaml_file
+from sweeps.limits import check_range
 
 TABLES = ("cluster.sbatch",)  # keys whose value is a table of the user's own keys
+MINE = "mine"  # the name of a file that every user writes for himself: conf/cluster/mine.yaml
 NOT_SETTINGS = ("sweep", "search")  # folders of conf/ that name what to do, not how
 INNERMOST = re.compile(r"\$\{([^${}]*)\}")  # an interpolation that holds no other
 ABSOLUTE = re.compile(r"\w+(\.\w+)*")
@@ -34,15 +38,30 @@ def groups(conf: Path) -> dict[str, list[str]]:
     return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
 
 
-def parse(text: str, conf: Path) -> tuple[str, list[Any]]:
+def check_files(conf: Path, options: Mapping[str, Sequence[str]]) -> None:
+    """Raises ConfigError, naming the file, for what Hydra would choke on, or take long to read."""
+    files = [conf / group / f"{name}.yaml" for group, names in options.items() for name in names]
+    for file in [conf / "config.yaml", *files]:
+        try:
+            if file.stem == MINE:
+                yaml_file.read(file)
+            else:  # ours: to read them all takes long
+                yaml_file.check(yaml_file.text_of(file))
+        except ConfigError as error:
+            raise ConfigError(f"{file.relative_to(conf.parent)}: {error}") from None
+
+
+def parse(text: str, conf: Path, most: int) -> tuple[str, list[Any]]:
     """`key=value` or `key=a,b` (also `range(...)`, `glob(...)`, quoted) as the key and its values, in Hydra's grammar.
 
-    Raises ConfigError for what Hydra cannot read, and for an unknown key or group option.
+    Raises ConfigError for what Hydra cannot read, for an unknown key or group option, and for a range of more than `most` values.
     """
     try:
         override = OverridesParser.create().parse_override(text)
-        values = _values(override, text, groups(conf))
-    except HydraException as error:
+        values = _values(override, text, groups(conf), most)
+    except ConfigError:
+        raise
+    except (HydraException, ValueError, RecursionError) as error:  # numbers of 5,000 digits, lists 500 deep
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ConfigError(
             f"{text!r} cannot be read ({reason}); write KEY=VALUE or KEY=A,B, and quote a value with special characters"
@@ -51,7 +70,7 @@ def parse(text: str, conf: Path) -> tuple[str, list[Any]]:
     return override.key_or_group, values
 
 
-def _values(override: Override, text: str, options: Mapping[str, list[str]]) -> list[Any]:
+def _values(override: Override, text: str, options: Mapping[str, list[str]], most: int) -> list[Any]:
     key = override.key_or_group
     if override.type is not OverrideType.CHANGE or override.package is not None:
         raise ConfigError(f"{text!r} is not KEY=VALUE; values of conf/ can be replaced, not added or deleted")
@@ -60,6 +79,8 @@ def _values(override: Override, text: str, options: Mapping[str, list[str]]) -> 
     if override.is_interval_sweep():
         raise ConfigError(f"{text!r}: an interval has no list of values; write range(start, stop, step) or KEY=A,B")
     glob: object = override.value()
+    if isinstance(glob, RangeSweep):
+        check_range(repr(text), glob, most)
     if isinstance(glob, Glob):
         if key not in options:
             raise ConfigError(f"{text!r}: glob chooses among the files of a group; groups are {', '.join(options)}")
@@ -74,8 +95,9 @@ def check(key: str, values: Sequence[Any], conf: Path) -> None:
     """Raises ConfigError if no configuration has this key, or its group no such file."""
     if key in NOT_SETTINGS:
         raise ConfigError(f"there is no key {key}")
-    for value in values if (conf / key).is_dir() else values[:1]:  # of a leaf nothing is known here but its key
-        check_override(key, str(value), conf)
+    options = dict.fromkeys(map(str, values))
+    for value in options if (conf / key).is_dir() else list(options)[:1]:  # of a leaf nothing is known here but its key
+        check_override(key, value, conf)
 
 
 class Composed:
@@ -113,6 +135,7 @@ class Composer:
     def __init__(self, conf: Path) -> None:
         self.conf = conf
         self.options = groups(conf)
+        check_files(conf, self.options)
         self._choices: dict[tuple[Any, ...], DictConfig] = {}
         self._composed: dict[tuple[Any, ...], Composed] = {}
 
@@ -131,6 +154,8 @@ class Composer:
         except (HydraException, OmegaConfBaseException) as error:
             given = " ".join(f"{key}={value}" for key, value in overrides.items())
             raise ConfigError(f"{given}: {str(error).strip().splitlines()[0]}") from None
+        except YAMLError as error:  # it names the file
+            raise ConfigError(yaml_file.one_line(error)) from None
 
     def unresolved(self, choices: Mapping[str, Any]) -> dict[str, Any]:
         """The configuration under this choice of groups, interpolations as they are written."""

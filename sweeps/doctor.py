@@ -24,6 +24,7 @@ from mmprompt.run import Store
 from sweeps import probe, scheduler
 from sweeps.compose import Composer, parse
 from sweeps.examination import SHARED, Here, Report, Settings, Slurm
+from sweeps.limits import points_allowed
 from sweeps.probe import MINE, Finding, bad, good, note
 from sweeps.site import SINFO, Site, all_nodes, commands, unanswered
 
@@ -65,9 +66,9 @@ def end(report: Report) -> int:
 
 def compose(overrides: Sequence[str]) -> Settings:
     """What a launch with these overrides would go by. A backbone that is not there is no error yet."""
-    given = {}
+    given, most = {}, points_allowed(overrides, CONF)
     for text in overrides:
-        key, values = parse(text, CONF)
+        key, values = parse(text, CONF, most)
         if len(values) > 1:
             raise ConfigError(f"{text!r} gives {len(values)} values, and a probe is one job; give one")
         given[key] = values[0]

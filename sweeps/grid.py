@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
-from yaml import YAMLError
 
 from mmprompt.config import ConfigError, Section, nearest, parse
+from sweeps import yaml_file
 from sweeps.compose import check
+from sweeps.limits import POINTS, check_points
 
 Fact = Literal[
     "trainable_parameters",
@@ -61,6 +61,12 @@ class Block(Section):
     @property
     def axes(self) -> dict[str, list[Any]]:
         return self.product | self.zip
+
+    @property
+    def size(self) -> int:
+        """How many points it has, without making them."""
+        rows = max((len(values) for values in self.zip.values()), default=1)
+        return rows * math.prod(map(len, self.product.values()))
 
     def points(self, fixed: Mapping[str, Any]) -> Iterator[Point]:
         rows = list(zip(*self.zip.values(), strict=True)) or [()]
@@ -116,6 +122,11 @@ class Sweep(Section):
                 axes[key] = distinct([*axes.get(key, []), *values])
         return axes
 
+    @property
+    def size(self) -> int:
+        """How many points it has, those that are excluded too, without making them."""
+        return sum(block.size for block in self.grid)
+
     def all_points(self) -> list[Point]:
         return [point for block in self.grid for point in block.points(self.fixed)]
 
@@ -147,30 +158,34 @@ class Point:
 
 def distinct(values: Sequence[Any]) -> list[Any]:
     """Each value once, in the order of its first time."""
-    try:
-        return list(dict.fromkeys(values))
-    except TypeError:  # lists have no hash
-        found: list[Any] = []
-        for value in values:
-            if value not in found:
-                found.append(value)
-        return found
+    first: dict[Hashable, Any] = {}
+    for value in values:
+        first.setdefault(hashable(value), value)
+    return list(first.values())
+
+
+def hashable(value: Any) -> Hashable:
+    """Equal for equal values: lists and sections have no hash."""
+    if isinstance(value, list):
+        return tuple(map(hashable, value))
+    if isinstance(value, dict):
+        return frozenset((key, hashable(one)) for key, one in value.items())
+    return value
 
 
 def names(conf: Path) -> list[str]:
     return sorted(file.stem for file in (conf / "sweep").glob("*.yaml"))
 
 
-def read(name: str, conf: Path) -> Sweep:
-    """The sweep of this name. Raises ConfigError, naming file and key, for what cannot be meant."""
+def read(name: str, conf: Path, most: int) -> Sweep:
+    """The sweep of this name. Raises ConfigError, naming file and key, for what cannot be meant, or has more than `most` points."""
     if name not in names(conf):
         raise ConfigError(f"there is no sweep {name}{nearest(name, names(conf))}; there are {', '.join(names(conf))}")
     try:
-        content = OmegaConf.to_container(OmegaConf.load(conf / "sweep" / f"{name}.yaml"), resolve=False)
-        sweep = _sweep(name, content)
-        _check(sweep, conf)
-    except (ConfigError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"conf/sweep/{name}.yaml: {' '.join(str(error).split())}") from None
+        sweep = _sweep(name, yaml_file.read(conf / "sweep" / f"{name}.yaml"))
+        _check(sweep, conf, most)
+    except ConfigError as error:
+        raise ConfigError(f"conf/sweep/{name}.yaml: {yaml_file.one_line(error)}") from None
     return sweep
 
 
@@ -189,9 +204,10 @@ def _known_keys(what: str, content: Mapping[str, Any], schema: type[Section]) ->
             raise ConfigError(f"{key} is not a key of {what}{nearest(str(key), schema.model_fields)}")
 
 
-def _check(sweep: Sweep, conf: Path) -> None:
+def _check(sweep: Sweep, conf: Path, most: int) -> None:
     if not sweep.grid:
         raise ConfigError("grid has no blocks")
+    check_points("grid", sweep.size, most)
     for block in sweep.grid:
         _check_block(block)
         for key, values in block.axes.items():
@@ -199,6 +215,9 @@ def _check(sweep: Sweep, conf: Path) -> None:
     for fixed in (sweep.fixed, *(block.fixed for block in sweep.grid)):
         for key, value in fixed.items():
             check(key, [value], conf)
+    keys = [*sweep.axes, *sweep.fixed, *(key for block in sweep.grid for key in block.fixed)]
+    if any(key in (POINTS, POINTS.split(".")[0]) for key in keys):
+        raise ConfigError(f"{POINTS} is no setting of a sweep; give it on the command line, or in conf/config.yaml")
     _check_shown(sweep)
     for row in sweep.exclude:
         if not any(point.matches(row) for point in sweep.all_points()):
@@ -267,9 +286,11 @@ def _check_block(block: Block) -> None:
     for key, values in block.axes.items():
         if not values:
             raise ConfigError(f"axis {key} has no values")
-        if len(distinct(values)) < len(values):
-            twice = next(value for i, value in enumerate(values) if value in values[:i])
-            raise ConfigError(f"axis {key} has the value {twice} twice")
+        seen: set[Hashable] = set()
+        for value in values:
+            if hashable(value) in seen:
+                raise ConfigError(f"axis {key} has the value {value} twice")
+            seen.add(hashable(value))
     if both := set(block.product) & set(block.zip):
         raise ConfigError(f"axis {both.pop()} is in product and in zip of one block")
     lengths = {key: len(values) for key, values in block.zip.items()}
@@ -278,12 +299,12 @@ def _check_block(block: Block) -> None:
         raise ConfigError(f"the axes of a zip need equally many values: {counts}")
 
 
-def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]]) -> Sweep:
+def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]], most: int) -> Sweep:
     """The sweep with other values on these axes, in every block; a new key becomes an axis, or is fixed by one value.
 
     Where blocks differ on an axis, as by method, and all its new values are among its old ones, they choose points instead.
     Exclusions, a baseline, a `kept_from`, claims and axes to be shown that the changed grid lacks are dropped.
-    Raises ConfigError for what cannot be meant.
+    Raises ConfigError for what cannot be meant, and for more than `most` points.
     """
     chosen = {key: list(values) for key, values in changes.items() if _chooses(sweep, key, values)}
     blocks = [kept for block in sweep.grid if (kept := _chosen(block, chosen)) is not None]
@@ -296,6 +317,7 @@ def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]]) -> Sweep:
             "fixed": {key: value for key, value in sweep.fixed.items() if key not in changes} | fixed,
         }
     )
+    check_points(f"sweep {sweep.name}", changed.size, most)
     for block in changed.grid:
         _check_block(block)
     points = changed.all_points()
@@ -320,20 +342,21 @@ def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]]) -> Sweep:
 def _chooses(sweep: Sweep, key: str, values: Sequence[Any]) -> bool:
     """Whether an override says which points of an axis to take, on which blocks differ."""
     differ = any(block.axes.get(key) != sweep.grid[0].axes.get(key) for block in sweep.grid)
-    return differ and all(value in sweep.axes[key] for value in values)
+    return differ and {hashable(value) for value in values} <= {hashable(value) for value in sweep.axes[key]}
 
 
 def _chosen(block: Block, chosen: Mapping[str, list[Any]]) -> Block | None:
     """What is left of a block; None: nothing. One that does not vary an axis stays, unless it fixes another value."""
     if any(block.fixed[key] not in values for key, values in chosen.items() if key in block.fixed):
         return None
-    product = {key: [value for value in own if value in chosen.get(key, own)] for key, own in block.product.items()}
+    left = {key: {hashable(value) for value in values} for key, values in chosen.items()}
+
+    def is_chosen(key: str, value: Any) -> bool:
+        return key not in left or hashable(value) in left[key]
+
+    product = {key: [value for value in own if is_chosen(key, value)] for key, own in block.product.items()}
     keys = list(block.zip)
-    rows = [
-        row
-        for row in zip(*block.zip.values(), strict=True)
-        if all(value in chosen.get(key, [value]) for key, value in zip(keys, row, strict=True))
-    ]
+    rows = [row for row in zip(*block.zip.values(), strict=True) if all(map(is_chosen, keys, row))]
     if (keys and not rows) or not all(product.values()):
         return None
     zipped = {key: [row[place] for row in rows] for place, key in enumerate(keys)}

@@ -23,6 +23,7 @@ from sweeps import grid
 from sweeps.compose import Composer, parse
 from sweeps.grid import Point, Sweep
 from sweeps.launched import differences, label
+from sweeps.limits import points_allowed
 
 SHOWN = ("compare", "each", "over", "kept_from", "curves", "facts", "splits")  # what becomes of it: table and figure
 TOLD_APART = ("family", "paired", "margin")  # and how its rows are told apart
@@ -78,7 +79,9 @@ class Expanded:
 
 def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
     """Composes every point of a sweep. Raises ConfigError with one sentence for whatever is wrong with it."""
-    sweep = grid.with_overrides(grid.read(name, conf), dict(parse(text, conf) for text in overrides))
+    most = points_allowed(overrides, conf)
+    changes = dict(parse(text, conf, most) for text in overrides)
+    sweep = grid.with_overrides(grid.read(name, conf, most), changes, most)
     composer = Composer(conf)
     points: list[tuple[str, Point]] = []
     asked: list[Mapping[str, Settings]] = []

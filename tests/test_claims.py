@@ -23,6 +23,7 @@ from mmprompt.place import ROOT
 from mmprompt.run import Store
 from sweeps.grid import Claim, names, read, with_overrides
 
+MOST = 20_000  # points
 NOTHING = dict.fromkeys(("half_seeds", "half_examples", "single_lower", "single_upper", "p", "p_corrected"), math.nan)
 
 
@@ -148,7 +149,7 @@ def test_a_row_that_is_not_there_names_the_nearest(made: tuple[Store, Sweep]) ->
 
 @pytest.mark.parametrize("name", names(ROOT / "conf"))
 def test_every_sweep_that_claims_something_declares_its_contrasts(name: str) -> None:
-    sweep = read(name, ROOT / "conf")
+    sweep = read(name, ROOT / "conf", MOST)
     assert bool(sweep.claims) == (name not in ("learning_rate", "zero_shot"))
     assert all(one.paper or name in ("robustness_pgd", "pixels", "convergence") for one in sweep.claims)
 
@@ -181,15 +182,15 @@ def test_a_claim_that_cannot_be_computed_is_refused(said: dict[str, Any], wanted
     one = {"claim": "it is so", "expect": "higher"} | {key: value for key, value in said.items() if key != "margin"}
     file.write_text(yaml.safe_dump(content | {"claims": [one]}))
     with pytest.raises(ConfigError, match=r"length.yaml: claims: 'it is so'") as error:
-        read("length", tmp_path / "conf")
+        read("length", tmp_path / "conf", MOST)
     assert wanted in str(error.value)
 
 
 def test_an_override_that_takes_rows_away_takes_their_claims(tmp_path: Path) -> None:
-    sweep = read("length", ROOT / "conf")
-    few = with_overrides(sweep, {"prompt.length": [10, 64]})
+    sweep = read("length", ROOT / "conf", MOST)
+    few = with_overrides(sweep, {"prompt.length": [10, 64]}, MOST)
     assert [one.claim for one in few.claims] == ["64 is better than 10"]
-    assert len(with_overrides(sweep, {"seed": [1, 2]}).claims) == len(sweep.claims)
+    assert len(with_overrides(sweep, {"seed": [1, 2]}, MOST).claims) == len(sweep.claims)
 
 
 def test_no_more_claims_hold_by_chance_than_one_family_allows() -> None:

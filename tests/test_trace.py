@@ -92,7 +92,7 @@ def test_the_command_that_repeats_a_run_makes_the_run_of_that_id(name: str) -> N
         command = again(point, None)
         words = shlex.split(command)
         assert words[:3] == [".venv/bin/python", "-m", "mmprompt"] and words[-1] == "paths.runs=again"
-        given = {key: values[0] for key, values in (parse(word, conf) for word in words[3:])}
+        given = {key: values[0] for key, values in (parse(word, conf, 1) for word in words[3:])}
         config, _ = freeze(composer.compose(given))
         assert run_id(config) == point["run"], command
     assert again(about["points"][0], "c0ffee").startswith("git checkout c0ffee && .venv/bin/python -m mmprompt ")

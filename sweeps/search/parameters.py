@@ -10,6 +10,7 @@ from mmprompt.config import ConfigError, Questions, nearest
 from mmprompt.place import Place
 from mmprompt.study import Parameter
 from sweeps import compose
+from sweeps.grid import distinct
 
 KINDS = ("float", "log", "int", "choices")
 OPTIONS = {"float": ("when",), "log": ("when",), "int": ("log", "step", "when"), "choices": ("when",)}
@@ -46,7 +47,7 @@ def read_parameter(key: str, value: Any, conf: Path) -> Parameter:
         choices = value["choices"]
         if not isinstance(choices, list) or not choices:
             raise ConfigError(f"{what}={choices!r} is not allowed; wanted: a list of values")
-        if any(choices.count(one) > 1 for one in choices):
+        if len(distinct(choices)) < len(choices):
             raise ConfigError(f"{what}={choices} has a value twice")
         check_key(what, key, choices, conf)
         return Parameter(key=key, kind="choice", low=None, high=None, log=False, step=None, choices=choices, when=when)

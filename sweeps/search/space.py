@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import itertools
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,9 +22,10 @@ from mmprompt.place import Place, backbone_file, place_of
 from mmprompt.run import Store
 from mmprompt.sampler import check_pruner, check_sampler
 from mmprompt.study import DIRECTIONS, SCORE, Base, Budget, Confirm, Definition, Named, Parameter, Seeds, Settings
-from sweeps import compose
+from sweeps import compose, yaml_file
 from sweeps.compose import Composer
 from sweeps.grid import Fact
+from sweeps.limits import check_points, points_allowed
 from sweeps.search.halving import check_halving
 from sweeps.search.parameters import check_conditions, check_key, read_parameter
 from sweeps.search.settings import Composition, at, run_config
@@ -86,13 +88,12 @@ def read(name: str, changes: Mapping[str, str], conf: Path) -> Search:
     if name not in names(conf):
         raise ConfigError(f"there is no search {name}{nearest(name, names(conf))}; there are {', '.join(names(conf))}")
     try:
-        parts = [OmegaConf.load(conf / "search" / f"{stem}.yaml") for stem in ("_defaults", name)]
-        for part in parts:
-            if not OmegaConf.is_dict(part):
-                raise ConfigError("a search is a list of KEY: VALUE lines")
         content: dict[str, Any] = {}
-        for part in parts:
-            content |= cast(dict[str, Any], OmegaConf.to_container(part, resolve=False))
+        for stem in ("_defaults", name):
+            part = yaml_file.read(conf / "search" / f"{stem}.yaml")
+            if not isinstance(part, dict):
+                raise ConfigError("a search is a list of KEY: VALUE lines")
+            content |= part
         content = _changed(content, changes)
         for key in content:
             if key not in Search.model_fields or key == "name":
@@ -101,14 +102,16 @@ def read(name: str, changes: Mapping[str, str], conf: Path) -> Search:
         if isinstance(content.get("seeds"), int) and not isinstance(content["seeds"], bool):
             content["seeds"] = {"first": content["seeds"], "most": content["seeds"]}
         return parse(Search, content | {"name": name})
-    except (ConfigError, YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"conf/search/{name}.yaml: {' '.join(str(error).split())}") from None
+    except (ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"conf/search/{name}.yaml: {yaml_file.one_line(error)}") from None
 
 
 def _changed(content: dict[str, Any], changes: Mapping[str, str]) -> dict[str, Any]:
     """With values from the command line. A budget replaces the budget, of whatever kind that was."""
     if any(key.startswith("budget.") for key in changes):
         content = content | {"budget": {}}
+    for value in changes.values():
+        yaml_file.check(f"- {value}")
     config = OmegaConf.create(content)
     config.merge_with_dotlist([f"{key}={value}" for key, value in changes.items()])
     changed: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
@@ -133,12 +136,13 @@ def asked(name: str, called: str, overrides: Sequence[str], conf: Path, about: M
     """
     own = [text for text in overrides if "=" in text and is_of_search(text.split("=", 1)[0])]
     search = read(name, dict(text.split("=", 1) for text in own), conf)
+    most = points_allowed(overrides, conf)
     place_keys: dict[str, Any] = {}
     fixed = dict(search.fixed)
     for text in overrides:
         if text in own:
             continue
-        key, values = compose.parse(text, conf)
+        key, values = compose.parse(text, conf, most)
         if len(values) != 1:
             raise ConfigError(f"{text!r} has several values; a search has one for what it does not search")
         if key.split(".")[0] in Place.model_fields:
@@ -148,9 +152,18 @@ def asked(name: str, called: str, overrides: Sequence[str], conf: Path, about: M
         else:
             fixed[key] = values[0]
     try:
+        _check_size(search, most)
         return _asked(search.model_copy(update={"fixed": fixed}), called, place_keys, overrides, conf, about)
     except ConfigError as error:
         raise ConfigError(f"search {name}: {error}") from None
+
+
+def _check_size(search: Search, most: int) -> None:
+    """Nothing is made of a search whose runs nobody could count one by one, or whose groups or workers."""
+    seeds: Seeds = search.seeds  # type: ignore[assignment]
+    of_each = (search.budget.trials or 1) * seeds.most + (search.confirm.top + 1) * search.confirm.seeds
+    runs = of_each * math.prod(map(len, search.each.values()))
+    check_points("the search", max(runs, search.workers), most, "runs or workers", "ask for fewer")
 
 
 def _asked(
