@@ -1,4 +1,4 @@
-"""Where and how visibly runs are executed: cluster, W&B, caches, paths. It changes no number, so it is in no id.
+"""Where and how visibly runs are executed: cluster, W&B, caches, paths, limits. It changes no number, so it is in no id.
 
 Like everything that is configured (`mmprompt.config`), without defaults: those live in `conf/`. Light: no torch, no Hydra.
 """
@@ -6,14 +6,14 @@ Like everything that is configured (`mmprompt.config`), without defaults: those 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
 from mmprompt.config import NotNegative, NotNegativeFloat, Positive, PositiveFloat, Section, parse
+from mmprompt.secret import secret
 
 ROOT = Path(__file__).resolve().parent.parent  # the folder that holds conf/, mmprompt/, sweeps/
 
@@ -42,24 +42,27 @@ class Cluster(Section):
 
     @model_validator(mode="after")
     def _settings_go_into_files(self) -> Self:
-        for line in self.setup:
-            if secret := SECRET.search(line):
-                raise ValueError(
-                    f"cluster.setup={line.replace(secret['value'], '...')!r} would write a secret into the job's script, which "
-                    f"others can read; export {secret['name']} in the shell that launches: jobs inherit it"
-                )
         if self.gres is not None and not self.gpus:
             raise ValueError(f"cluster.gres={self.gres} needs cluster.gpus, the number that a run uses; it is 0")
         for key in self.sbatch:
             if key.replace("_", "-") in OWN_SBATCH:
                 raise ValueError(f"cluster.sbatch has {key}, which is set by {OWN_SBATCH[key.replace('_', '-')]}")
+        for setting, text in self._written():
+            if found := secret(text):
+                raise ValueError(
+                    f"cluster.{setting}={found.shown!r} would write a secret into files that others can read; {found.cure}"
+                )
         return self
 
+    def _written(self) -> Iterator[tuple[str, str]]:
+        """All texts, each with its key: they are kept with the jobs, and stand in their scripts."""
+        for key, value in self:
+            if isinstance(value, str):
+                yield key, value
+        yield from (("setup", line) for line in self.setup)
+        yield from (("sbatch", f"{key}={value}") for key, value in self.sbatch.items())
 
-# A word that names a secret, given a value of its own; `$X`, `$(...)` and backquotes take it from elsewhere.
-SECRET = re.compile(
-    r"\b(?P<name>\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*)=(?P<value>[\"']?[^\s$`\"';][^\s;]*)", re.IGNORECASE
-)
+
 OWN_SBATCH = {
     **{
         key: f"cluster.{key}" for key in ("partition", "account", "qos", "constraint", "reservation", "exclude", "gres")
@@ -95,12 +98,17 @@ class Paths(Section):
     data: str | None  # folder of the files that the task names; relative: to the folder that holds conf/
 
 
+class Limits(Section):
+    points: Positive  # of a sweep, or runs of a search
+
+
 class Place(Section):
     cluster: Cluster
     tracking: Tracking
     cache: Caching
     data: Staging
     paths: Paths
+    limits: Limits
 
 
 def default_store() -> Path:
