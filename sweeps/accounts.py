@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from sweeps.arrays import array_of, each, lists
 from sweeps.batch import Batch
 from sweeps.scheduler import ask
 
@@ -24,37 +25,48 @@ def ended(jobs: Mapping[str, Batch]) -> dict[str, Ended]:
     """What is known of these jobs, by id: asks sacct once, and squeue once about those that it does not know.
 
     A task that was cancelled before it began, alone out of its array, is remembered by neither: it has no state, "", if others
-    of its array are. A job is ours by its name: a new cluster counts from 1 again.
+    of its array are.
     """
-    arrays = {identity.split("_")[0]: batch for identity, batch in jobs.items()}
-    if not arrays:
-        return {}
-    fields = "JobID,JobName,State,ExitCode,Start"
-    output, _ = ask("sacct", "-n", "-X", "-P", "-D", "-o", fields, "-j", ",".join(sorted(arrays)))
-    said = dict(records(output or "", arrays))
+    arrays = {array_of(identity): batch for identity, batch in jobs.items()}
+    said = dict(records(accounted(arrays), arrays))
     unknown = {job for job in jobs if job not in said or said[job].state in NOT_OVER}
-    if unknown:
-        asked = ",".join(sorted({job.split("_")[0] for job in unknown}))
-        output, _ = ask("squeue", "-h", "-r", "-t", "all", "-o", "%i|%j|%T||%S", "-j", asked)
-        said |= {job: one for job, one in records(output or "", arrays) if job in unknown or job not in said}
-    known = {job.split("_")[0] for job in said}
-    forgotten = {job: Ended("", "", "") for job in jobs if job not in said and job.split("_")[0] in known}
+    now = records(remembered(map(array_of, unknown)), arrays)
+    said |= {job: one for job, one in now if job in unknown or job not in said}
+    known = set(map(array_of, said))
+    forgotten = {job: Ended("", "", "") for job in jobs if job not in said and array_of(job) in known}
     return {job: one for job, one in (said | forgotten).items() if job in jobs and one.state not in NOT_OVER}
 
 
-def records(output: str, arrays: Mapping[str, Batch]) -> Iterator[tuple[str, Ended]]:
-    """Lines of job, name, state, exit code and start; tasks that never began are one line, `300_[0-2,5%4]`."""
-    for line in output.splitlines():
-        identity, name, *rest = line.split("|")
-        array, _, tasks = identity.partition("_")
-        if array in arrays and name.startswith(f"{arrays[array].job_name}."):
-            state, code, start = rest
-            for task in numbers(tasks.strip("[]").split("%")[0]) if tasks else [""]:
-                yield f"{array}_{task}" if task else array, Ended(state, code, start)
+def accounted(arrays: Iterable[str]) -> Iterator[str]:
+    """What sacct says of them."""
+    for some in lists(arrays):
+        for script in (",SubmitLine", ""):  # which it cannot show before SLURM 20.11
+            fields = f"JobID,State,ExitCode,Start,JobName{script}"
+            output, problem = ask("sacct", "-n", "-X", "-P", "-D", "-o", fields, "-j", some)
+            if "Invalid field" not in problem:
+                break
+        yield from (output or "").splitlines()
 
 
-def numbers(tasks: str) -> Iterator[str]:
-    """`0-2,5` as numbers."""
-    for part in tasks.split(","):
-        first, _, last = part.partition("-")
-        yield from map(str, range(int(first), int(last or first) + 1))
+def remembered(arrays: Iterable[str]) -> Iterator[str]:
+    """What the controller does."""
+    for some in lists(arrays):
+        output, _ = ask("squeue", "-h", "-t", "all", "-o", "%i|%T||%S|%j|%o", "-j", some)
+        yield from (output or "").splitlines()
+
+
+def records(lines: Iterable[str], arrays: Mapping[str, Batch]) -> Iterator[tuple[str, Ended]]:
+    """Lines of job, state, exit code, start, and then name and script; tasks that never began are one line, `300_[0-2,5%4]`.
+
+    What is not as expected is left out, and so are strangers' jobs: a new cluster counts from 1 again.
+    """
+    for fields in (line.split("|", 4) for line in lines):
+        batch = arrays.get(array_of(fields[0]))
+        if batch and len(fields) == 5 and is_of(batch, fields[4]):
+            for job, _ in each(fields[0], len(batch.frozen["jobs"])):
+                yield job, Ended(*fields[1:4])
+
+
+def is_of(batch: Batch, named: str) -> bool:
+    """Whether a job is of this batch, by its name; by its script, should somebody have renamed it."""
+    return named.startswith(f"{batch.job_name}.") or f"{batch.frozen['store']}/jobs/{batch.id}/" in named

@@ -25,7 +25,7 @@ from typing import Any
 from mmprompt.config import ConfigError, RunConfig
 from mmprompt.place import ROOT, Cluster, Place, backbone_file, data_folder
 from mmprompt.run import Store
-from sweeps import probe, scheduler, snapshot
+from sweeps import probe, scheduler, snapshot, submission
 from sweeps.batch import THREADS
 from sweeps.probe import MARK, Finding, bad, good, mine, note
 from sweeps.workers import gpus as gpus_here
@@ -271,11 +271,11 @@ class Slurm(Examination):
     def probe(self, command: str) -> None:
         settings = self.cluster.model_dump() | {"time_min": min(self.cluster.time_min, MINUTES)}
         name = f"mmprompt-doctor-{self.folder.name}"
-        executor = scheduler.executor(self.folder, name, settings, self.threads, self.code)
+        executor = submission.executor(self.folder, name, settings, self.threads, self.code)
         executor.parameters["setup"] = [*TRAPS, *executor.parameters["setup"]]
         try:
-            self.job = scheduler.sbatch(executor, command, 1, None, None)
-        except (ConfigError, scheduler.LimitError, scheduler.NoAnswerError) as error:
+            self.job = submission.sbatch(executor, self.code, command, 1, None, None)
+        except (ConfigError, submission.LimitError, submission.NoAnswerError) as error:
             self.refused(error)
             return
         self.report.heading(f"On a node: the probe is job {self.job}, of {settings['time_min']} minutes at most")
@@ -350,7 +350,9 @@ class Slurm(Examination):
         answer, problem = scheduler.ask("squeue", "-h", "-j", self.job, "-o", "%T|%r|%S")
         if answer is None:
             return ("GONE" if "Invalid job id" in problem else ""), "", ""
-        word, reason, start = (answer.splitlines() or ["GONE||N/A"])[0].split("|")
+        if not answer.strip():
+            return "GONE", "", ""
+        word, reason, start = [*answer.splitlines()[0].split("|"), "", ""][:3]
         return word, reason, "" if start == "N/A" else start
 
     def give_up(self, why: str) -> None:

@@ -1,54 +1,48 @@
-"""The scheduler: which one takes the jobs, and SLURM's part: sinfo, scontrol, sbatch, squeue, scancel.
+"""The scheduler: which one takes the jobs, and SLURM's part: sinfo, scontrol, squeue, scancel; `sweeps.submission` calls sbatch.
 
-A program that fails or does not answer gives no information; it never gives a state. submitit writes the scripts and calls
-sbatch; what a job executes is `python -m sweeps.node`, which needs nothing but what was on disk before.
+A program that fails or does not answer gives no information; it never gives a state. What a job executes is
+`python -m sweeps.node`, which needs nothing but what was on disk before.
+
+Jobs are ours by their name, which no other job has, or, where somebody has renamed them, by an id that we noted together with the
+script that they were made from: an id alone is no proof, since a new cluster counts from 1 again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
+import pwd
 import shlex
 import shutil
+import socket
 import subprocess
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import psutil
 
 from mmprompt.config import ConfigError
-from mmprompt.ending import warning
-from mmprompt.files import make_folder, write_once
+from mmprompt.files import StoreError, server_time, write_once
 from mmprompt.processes import lives, who
+from sweeps.arrays import each
 from sweeps.batch import Batch, Kind
+from sweeps.submission import SILENCE, LimitError, NoAnswerError, executor, sbatch
 
 PATIENCE = 30.0  # seconds; the commands themselves give up after MessageTimeout, 10 to 20 s
 SUBMITS = 600.0  # seconds after which a launch on another host is no longer believed to be submitting
 DEFAULT_ARRAY = 1001  # SLURM's own MaxArraySize, where the cluster's cannot be had
-LIMITS = (  # of jobs in the queue; sbatch says which
-    "Job violates accounting",
-    *("AssocMaxSubmitJob", "AssocGrpSubmitJobs", "QOSMaxSubmitJob", "QOSGrpSubmitJobs"),
-    "temporarily unable to accept job",
-)
-SILENCE = (  # of the controller
-    *("Unable to contact slurm controller", "Slurm backup controller in standby mode"),
-    *("Socket timed out", "Zero Bytes were transmitted", "Connection refused", "Communication connection failure"),
-    "Transport endpoint is not connected",
-)
+SHOWN = "%i|%T|%N|%L|%u|%r|%j|%o"  # of a job; the last two, name and script, may contain anything
 
 
-class NoAnswerError(RuntimeError):
-    """SLURM's controller did not say whether it took the jobs. The message is its last word."""
+class UnwrittenError(StoreError):
+    """SLURM has taken the jobs with these ids, and the store could not be told. The message says why not."""
 
-
-class LimitError(RuntimeError):
-    """SLURM takes no more, or not so many, jobs of this user now. The message is sbatch's reason."""
+    def __init__(self, taken: Sequence[str], why: StoreError) -> None:
+        super().__init__(str(why))
+        self.taken = taken
 
 
 @dataclass(frozen=True)
@@ -67,15 +61,33 @@ def choose(kind: Literal["auto", "local", "slurm"]) -> tuple[Kind, str]:
     """Local processes or SLURM, and why. Raises ConfigError if SLURM was asked for, or is there, and does not answer."""
     if kind == "local":
         return "local", "cluster.kind=local"
-    if kind == "auto" and "SLURM_JOB_ID" in os.environ:
-        return "local", f"cluster.kind=auto: this is inside SLURM job {os.environ['SLURM_JOB_ID']}"
+    inside = os.environ.get("SLURM_JOB_ID") if kind == "auto" else None
+    if inside is not None and is_on_a_node():
+        return "local", f"cluster.kind=auto: this is inside SLURM job {inside}"
     answer, problem = ask("sinfo", "-h")
     if answer is not None:
-        return "slurm", "cluster.kind=slurm" if kind == "slurm" else "cluster.kind=auto: sinfo answers"
+        return "slurm", f"cluster.kind={kind}{'' if kind == 'slurm' else f': {login(inside)}'}"
     is_silent = any(word in problem for word in (*SILENCE, "did not answer"))  # a login node is no place to train on
     if kind == "slurm" or is_silent:
         raise ConfigError(f"cluster.kind={kind}, but {problem}; cluster=local runs everything here")
     return "local", f"cluster.kind=auto: {problem}"
+
+
+def is_on_a_node() -> bool:
+    """Of a shell inside of a job: does it run on a node of the job? That of salloc may still sit where salloc was typed."""
+    if "SLURMD_NODENAME" in os.environ:
+        return True
+    nodes = os.environ.get("SLURM_JOB_NODELIST")
+    names, _ = ask("scontrol", "show", "hostnames", nodes) if nodes else (None, "")
+    host = socket.gethostname()
+    return bool({host, host.split(".")[0]}.intersection((names or "").split()))
+
+
+def login(job: str | None) -> str:
+    """Why a shell is a place to submit from, though it may hold a job."""
+    if job is None:
+        return "sinfo answers"
+    return f"this shell holds SLURM job {job} but is where salloc was typed, on none of its nodes; `srun --pty bash` goes there"
 
 
 @cache
@@ -90,93 +102,49 @@ def config() -> dict[str, str] | None:
 
 def max_array() -> int:
     """How many jobs an array may have here."""
-    return int((config() or {}).get("MaxArraySize", DEFAULT_ARRAY))
+    said = (config() or {}).get("MaxArraySize", "")
+    return int(said) if is_number(said) else DEFAULT_ARRAY
+
+
+def is_number(text: str) -> bool:
+    """Can `int` read it? `str.isdigit` takes `²` for one."""
+    return text.isascii() and text.isdecimal()
 
 
 # Submitting
 
 
-def executor(folder: Path, name: str, cluster: Mapping[str, Any], environment: Mapping[str, str], code: Path) -> Any:
-    """submitit's executor for jobs with these settings (`cluster` as in conf/cluster) that import the packages in `code`."""
-    from submitit import SlurmExecutor
-
-    make_folder(folder)
-    made = SlurmExecutor(folder, python=cluster["python"])
-    named = {key: cluster[key] for key in ("partition", "account", "qos", "constraint", "exclude")}
-    gres = cluster["gres"] or (f"gpu:{cluster['gpus']}" if cluster["gpus"] else None)
-    other = {"requeue": True, "reservation": cluster["reservation"], **cluster["sbatch"]}
-    exports = [f"export {key}={shlex.quote(value)}" for key, value in environment.items()]
-    # Packages are found in both, whatever the setup lines did: the folder comes before the variable, containers may hide one.
-    exports.append(f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"')
-    exports.append(f"cd {shlex.quote(str(code))}")
-    made.update_parameters(
-        job_name=name,
-        time=cluster["time_min"],
-        mem=f"{int(cluster['mem_gb'] * 1024)}MB",
-        cpus_per_task=cluster["cpus"],
-        srun_args=[f"--cpus-per-task={cluster['cpus']}"],  # since SLURM 22.05 srun does not take it from sbatch
-        signal_delay_s=warning(cluster["time_min"]),
-        wckey=None,  # else submitit's own, which a cluster may not know
-        setup=["set -e", *cluster["setup"], *exports],
-        additional_parameters={key: value for key, value in other.items() if value is not None},
-        **{key: value for key, value in (named | {"gres": gres}).items() if value is not None},
-    )
-    return made
-
-
-def sbatch(executor: Any, command: str, count: int, at_once: int | None, after: str | None) -> str:
-    """Hands over an array of `count` jobs, at most so many at a time, that begins when array `after` has ended. Its id.
-
-    Raises ConfigError with sbatch's reason if it refuses, LimitError if it would take fewer, NoAnswerError if nobody knows.
-    """
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    if count > 1:
-        executor.parameters |= {"map_count": count, "array_parallelism": at_once or count}
-    if after is not None:
-        executor.parameters["dependency"] = f"afterany:{after}"
-    try:
-        with own_settings(), contextlib.redirect_stderr(io.StringIO()):  # what sbatch says is in the exception
-            return str(executor._submit_command(f"{executor.python} -u -m {command}").job_id)
-    except (FailedJobError, FailedSubmissionError) as error:
-        reason = [line for line in str(error).splitlines() if line.strip()][-1].removeprefix("sbatch: error: ")
-        if any(word in str(error) for word in SILENCE) or isinstance(error, FailedSubmissionError):
-            raise NoAnswerError(reason) from None
-        if any(word in str(error) for word in LIMITS):
-            raise LimitError(reason) from None
-        raise ConfigError(f"sbatch refused the jobs: {reason}") from None
-
-
-@contextlib.contextmanager
-def own_settings() -> Iterator[None]:
-    """For sbatch: what the settings say, and not the shell's SBATCH_* variables, nor those of a job that we are inside of."""
-    hidden = {key for key in os.environ if key.startswith(("SBATCH_", "SLURM_", "SRUN_")) and key != "SLURM_CONF"}
-    before = {key: os.environ.pop(key) for key in hidden}
-    try:
-        yield
-    finally:
-        os.environ.update(before)
-
-
 def submit(batch: Batch) -> None:
     """Hands over the jobs of a batch, as many as SLURM takes, and writes down how that ended.
 
-    Raises ConfigError if it refuses all of them, NoAnswerError if nobody knows what it has.
+    Raises ConfigError if it refuses all of them, NoAnswerError if nobody knows what it has, UnwrittenError if it has jobs and that
+    could not be written down, StoreError if it has none and their script could not be written.
     """
+    ids: list[str] = []
+    try:
+        _submit(batch, ids)
+    except StoreError as error:
+        if ids:
+            raise UnwrittenError(ids, error) from error
+        raise
+
+
+def _submit(batch: Batch, ids: list[str]) -> None:
+    """`ids` gets the id of each array that SLURM takes."""
     cluster, total = batch.frozen["cluster"], len(batch.jobs)
-    size, first, reason, before = min(max_array(), total), 0, "", None
+    size, first, reason = min(max_array(), total), 0, ""
     while first < total and size:
         count = min(size, total - first)
+        before = ids[-1] if ids and cluster["max_parallel"] else None  # together they keep to it
         try:
-            job = _submit_array(batch, first, count, before)
+            ids.append(_submit_array(batch, first, count, before))
         except LimitError as error:
             size, reason = count // 2, str(error)
             continue
         except (ConfigError, NoAnswerError) as error:  # what it took without saying so will be found by its name
             write_once(batch.end_file, _end(total - first, str(error)))
             raise
-        batch.note(first, job, count)
-        before = job if cluster["max_parallel"] else None  # together they keep to it
+        batch.note(first, ids[-1], count)
         first += count
     write_once(batch.end_file, _end(total - first, reason))
 
@@ -187,7 +155,7 @@ def _submit_array(batch: Batch, first: int, count: int, after: str | None) -> st
     made = executor(folder, batch.array_name(first), cluster, batch.environment, code)
     command = f"sweeps.node {shlex.quote(str(batch.folder))} {first}"
     try:
-        return sbatch(made, command, count, cluster["max_parallel"], after)
+        return sbatch(made, code, command, count, cluster["max_parallel"], after)
     except (LimitError, ConfigError):
         shutil.rmtree(folder, ignore_errors=True)  # nothing of it was taken
         raise
@@ -211,23 +179,84 @@ class Answer:
 
 def jobs(batches: Sequence[Batch]) -> Answer:
     """Asks squeue once for all of them."""
-    if not batches:
-        return Answer({}, frozenset(), "")
-    names = {name: (batch, first) for batch in batches for first, name in batch.arrays.items()}
+    whose = owner(batches)
     unknown, problem = _elsewhere(batches)
-    if not names:
+    if whose is None:
         return Answer({}, unknown, problem)
-    output, failure = ask("squeue", "-h", "-r", f"--name={','.join(names)}", "-o", "%j|%i|%K|%T|%N|%L|%u|%r")
+    # Without -r: of tasks that wait with a step between them, 0-12:2, it leaves out the last.
+    output, failure = ask("squeue", "-h", *_of_users(batches), "-o", SHOWN)
     if output is None:
         return Answer({}, frozenset(batches), failure)
     found = {}
-    for line in output.splitlines():
-        name, identity, task, word, node, left, user, reason = line.split("|", 7)
-        batch, first = names[name]
-        pending = reason if word == "PENDING" and reason != "None" else ""
-        number = first + (int(task) if task.isdigit() else 0)
-        found[batch, number] = Job(identity, word, node, pending, left, user)
+    for row in rows(output):
+        pending = row.reason if row.word == "PENDING" and row.reason != "None" else ""
+        for identity, place in whose(row):
+            found[place] = Job(identity, row.word, row.node, pending, row.left, row.user)
     return Answer(found, unknown, problem)
+
+
+Place = tuple[Batch, int]  # where a job is: its batch, and its number there
+
+
+class Row(NamedTuple):
+    """What squeue shows of a job, or of tasks of an array that wait, as SHOWN."""
+
+    id: str  # "300_[0-2,5%4]"
+    word: str
+    node: str
+    left: str
+    user: str
+    reason: str
+    named: str  # "name|script"
+
+
+def rows(output: str) -> Iterator[Row]:
+    """Lines that are not as expected are left out."""
+    for line in output.splitlines():
+        fields = line.split("|", 6)
+        if len(fields) == 7:
+            yield Row(*fields)
+
+
+def owner(batches: Sequence[Batch]) -> Callable[[Row], Iterator[tuple[str, Place]]] | None:
+    """What tells which of our jobs a row shows, by their ids; none if it shows a stranger's. None if SLURM was never asked for
+    a job of these batches."""
+    arrays = [(batch, first, name) for batch in batches for first, name in batch.arrays.items()]
+    names = {name: (batch, first) for batch, first, name in arrays}
+    scripts = {
+        f"{batch.frozen.get('store', batch.store.root)}/jobs/{batch.id}/{first}": (batch, first)
+        for batch, first, _ in arrays
+    }
+    noted = cache(lambda batch: batch.job_ids)  # read only if a job was renamed
+
+    def whose(row: Row) -> Iterator[tuple[str, Place]]:
+        name, *_ = words = row.named.split("|")
+        folders = (os.path.dirname("|".join(words[i:])) for i in range(1, len(words)))  # the name may hold some as well
+        array = names.get(name) or next((scripts[folder] for folder in folders if folder in scripts), None)
+        if array is None:
+            return
+        batch, first = array
+        is_renamed = name not in names
+        if is_renamed and row.user != batch.frozen["user"]:
+            return
+        for identity, task in each(row.id, len(batch.frozen["jobs"]) - first):
+            if not is_renamed or noted(batch).get(first + task) == identity:
+                yield identity, (batch, first + task)
+
+    return whose if arrays else None
+
+
+def _of_users(batches: Iterable[Batch]) -> list[str]:
+    """For squeue: who launched them. If this machine does not know one, whom squeue would leave out, it shows everybody's jobs."""
+    users = {batch.frozen["user"] for batch in batches}
+    # root may submit in another's name
+    users |= {str(batch.frozen["cluster"].get("sbatch", {}).get("uid", batch.frozen["user"])) for batch in batches}
+    try:
+        for user in users:
+            pwd.getpwnam(user)
+    except KeyError:
+        return []
+    return ["-u", ",".join(sorted(users))]
 
 
 def _elsewhere(batches: Iterable[Batch]) -> tuple[frozenset[Batch], str]:
@@ -254,7 +283,7 @@ def is_submitting(batch: Batch) -> bool:
         return False
     alive = lives(batch.frozen["launcher"])
     if alive is None:
-        return time.time() - batch.file.stat().st_mtime < SUBMITS
+        return server_time(batch.folder) - batch.file.stat().st_mtime < SUBMITS
     return alive or any(
         process.info["cmdline"]
         and process.info["name"] == "sbatch"
@@ -270,9 +299,11 @@ def cancel(ids: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def plain() -> dict[str, str]:
-    """The environment without what changes what SLURM's commands show."""
+    """The environment without what changes what SLURM's commands show; with what makes them show lists of tasks whole, however
+    long, and, where clusters are federated, the jobs that went to another one."""
     prefixes = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN", "SLURM_CLUSTERS")
-    return {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}
+    left = {key: value for key, value in os.environ.items() if not key.startswith(prefixes)}
+    return left | {"SLURM_BITSTR_LEN": "0", "SQUEUE_FEDERATION": "1", "SACCT_FEDERATION": "1"}
 
 
 def ask(program: str, *arguments: str) -> tuple[str | None, str]:
@@ -280,10 +311,10 @@ def ask(program: str, *arguments: str) -> tuple[str | None, str]:
     if shutil.which(program) is None:
         return None, f"there is no {program} here"
     try:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=PATIENCE, env=plain())
+        done = subprocess.run([program, *arguments], capture_output=True, timeout=PATIENCE, env=plain())
     except subprocess.TimeoutExpired:
         return None, f"{program} did not answer within {PATIENCE:g} s"
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
         return None, f"{program} fails ({reason.split(': ', 2)[-1]})"  # without its "sinfo: error: "
-    return done.stdout, ""
+    return os.fsdecode(done.stdout), ""  # paths and names of jobs may be any bytes

@@ -16,7 +16,7 @@ from functools import cached_property
 from mmprompt.place import Cluster
 from mmprompt.processes import who
 from sweeps.probe import Finding, bad, good, mine, note
-from sweeps.scheduler import ask, config
+from sweeps.scheduler import ask, config, is_number, max_array
 
 SLOW = 5.0  # seconds
 SINFO = ("-h", "-e", "-o", "%P|%a|%l|%D|%m|%c|%G|%f|%t")  # what `all_nodes` reads
@@ -48,9 +48,11 @@ class Nodes:
 
 
 def all_nodes(text: str) -> list[Nodes]:
-    """From what sinfo prints."""
+    """From what sinfo prints; lines that are not as expected are left out."""
     found = []
     for line in text.splitlines():
+        if line.count("|") < 8:
+            continue
         name, up, limit, count, mb, cpus, gres, features, state = line.split("|", 8)
         words = frozenset(features.split(",")) - {"(null)"}
         there, is_up, gpus = number(count), up == "up", gpus_of(gres)
@@ -63,7 +65,8 @@ def all_nodes(text: str) -> list[Nodes]:
 
 def number(text: str) -> int:
     """`4000`, `4000+` where the nodes of a line differ after all."""
-    return int(re.sub(r"\D.*", "", text) or 0)
+    digits = re.match(r"\d{1,18}", text, re.ASCII)
+    return int(digits[0]) if digits else 0
 
 
 def gpus_of(gres: str) -> dict[str, int]:
@@ -75,12 +78,12 @@ def gpus_of(gres: str) -> dict[str, int]:
 
 
 def minutes(limit: str) -> float:
-    """`1-12:00:00`, `2:30:00`, `30:00`, `infinite` as sinfo writes them."""
-    if not limit[:1].isdigit():
+    """`1-12:00:00`, `2:30:00`, `30:00`, `infinite` as sinfo writes them; what is no time limits nothing."""
+    found = re.fullmatch(r"((\d{1,9})-)?((\d{1,9}):)?(\d{1,9}):(\d{1,9})", limit, re.ASCII)
+    if not found:
         return math.inf
-    days, _, clock = limit.rpartition("-")
-    hours, mins, seconds = [0, 0, *map(int, clock.split(":"))][-3:]
-    return int(days or 0) * 1440 + hours * 60 + mins + seconds / 60
+    days, hours, mins, seconds = (int(found[i] or 0) for i in (2, 4, 5, 6))
+    return days * 1440 + hours * 60 + mins + seconds / 60
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,7 @@ class Site:
 def accounts(cluster: Cluster) -> Iterator[Finding]:
     """Account, QOS, and how many jobs one may have."""
     settings = config() or {}
-    arrays = [f"arrays of up to {int(settings['MaxArraySize']) - 1} jobs"] if "MaxArraySize" in settings else []
+    arrays = [f"arrays of up to {max_array()} jobs"] if "MaxArraySize" in settings else []
     where = [f"user={who()}", *([f"cluster={settings['ClusterName']}"] if "ClusterName" in settings else [])]
     answer, problem = None, "this cluster keeps no accounts"
     if not is_bare(settings):
@@ -225,14 +228,14 @@ def accounts(cluster: Cluster) -> Iterator[Finding]:
         yield note("accounting", f"none ({problem}): fine, the store knows how runs ended")
         yield good("limits", "; ".join(arrays) or "none are known")
         return
-    rows = [line.split("|") for line in answer.splitlines()]
+    rows = [row for line in answer.splitlines() if len(row := line.split("|")) == 4]
     enforced = settings.get("AccountingStorageEnforce", "")
     yield from among("account", cluster.account, [row[0] for row in rows], "associations" in enforced)
     yield from among(
         "qos", cluster.qos, sorted({name for row in rows for name in row[1].split(",") if name}), "qos" in enforced
     )
     ours = [row for row in rows if row[0] == (cluster.account or row[0])]
-    most = [int(limit) for row in ours for limit in row[2:4] if limit.isdigit()]
+    most = [int(limit) for row in ours for limit in row[2:] if is_number(limit)]
     text = f"{min(most)} jobs of yours at once, more wait for the next launch" if most else "no limit on your own jobs"
     yield good("limits", "; ".join([*arrays, text]))
 

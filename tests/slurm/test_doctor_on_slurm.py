@@ -271,6 +271,7 @@ def test_where_all_is_well_nothing_fails_and_nothing_stays_in_the_store(together
     assert visit.grades("FAIL") == [] and set(visit.grades("PASS") + visit.grades("NOTE")) >= HEALTHY
     assert not visit.store.exists()
     assert "All is well" in visit.output and "Traceback" not in visit.output
+    assert "arrays of up to 20001 jobs" in " ".join(visit.output.split())  # as a launch makes them
     assert max(len(line) for line in visit.output.splitlines()[1:]) <= 80
 
 

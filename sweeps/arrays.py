@@ -1,0 +1,38 @@
+"""Ids of SLURM's jobs, as its programs write them: `300` of one alone, `300_4` of a task of an array, `300_[0-2,5%4]` of some."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+TASKS = re.compile(r"(?P<first>\d{1,9})(-(?P<last>\d{1,9})(:(?P<step>[1-9]\d{0,8}))?)?", re.ASCII)
+AT_ONCE = 5000  # ids in one argument, which may have 128 KiB
+
+
+def array_of(job: str) -> str:
+    return job.partition("_")[0]
+
+
+def each(identity: str, most: int) -> Iterator[tuple[str, int]]:
+    """The jobs that an id stands for, each with its task, of an array of `most`; one that is alone is as task 0."""
+    array, _, tasks = identity.partition("_")
+    if not tasks:
+        yield array, 0
+    for task in numbers(tasks.strip("[]"), most):
+        yield f"{array}_{task}", task
+
+
+def numbers(tasks: str, most: int) -> Iterator[int]:
+    """`0-2,5,10-20:5%4` as numbers, those below `most`; what is none, such as `...` where a list was cut, is left out."""
+    for part in tasks.partition("%")[0].split(","):
+        if found := TASKS.fullmatch(part):
+            first, last, step = int(found["first"]), int(found["last"] or found["first"]), int(found["step"] or 1)
+            yield from range(first, min(last + 1, most), step)
+
+
+def lists(ids: Iterable[str]) -> Iterator[str]:
+    """Each id in one of these, as SLURM's commands take them: with commas, and not longer than an argument may be."""
+    left = sorted(set(ids))
+    while left:
+        yield ",".join(left[:AT_ONCE])
+        left = left[AT_ONCE:]
