@@ -10,18 +10,17 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import mean, median
-from types import MappingProxyType
 from typing import Any
 
 from mmprompt.config import RunConfig
 from mmprompt.identity import canonical
 from mmprompt.place import Cluster
+from mmprompt.records import EVALUATION, DamagedError, EvaluationRecord, ResultRecord, read
 from mmprompt.run import Attempt, RunFolder, Store
 from sweeps.state import State
 
@@ -38,12 +37,35 @@ Settings = Mapping[str, Any]  # of an evaluation
 
 
 @dataclass(frozen=True)
+class Work:
+    """What decides what it takes to train a run."""
+
+    kind: Kind
+    examples: int  # that it trains on, counted as often as it sees them
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Work:
+        lengths = () if config.prompt is None else (config.prompt.length, config.prompt.decoder_length)
+        kind = config.model.name, config.task.name, _trained(config.method, lengths)
+        return cls(kind, config.optim.steps * config.optim.batch_size)
+
+    @classmethod
+    def frozen(cls, folder: RunFolder) -> Work:
+        """As its config.json says, of whatever version. Raises DamagedError."""
+        config = folder.settings()
+        prompt = config.get("prompt") or {}
+        method = _trained(config["method"], (prompt.get("length"), prompt.get("decoder_length")))
+        kind = config["model"]["name"], config["task"]["name"], method
+        return cls(kind, config["optim"]["steps"] * config["optim"]["batch_size"])
+
+
+@dataclass(frozen=True)
 class Finished:
     """A finished run that can tell what others of its kind will take."""
 
     folder: RunFolder
     examples: int  # that it trained on, counted as often as it saw them
-    result: Mapping[str, Any]
+    result: ResultRecord
 
 
 @dataclass(frozen=True)
@@ -56,10 +78,6 @@ class Told:
     bytes: float  # that a finished run leaves
     files: float
     checkpoints: float  # bytes that a run needs besides while it is at work
-
-    def training(self, config: RunConfig) -> float:
-        """Seconds that it takes with these settings."""
-        return self.seconds * config.optim.steps * config.optim.batch_size
 
     def evaluating(self, settings: Iterable[Settings]) -> float | None:
         """Seconds that these evaluations take. Of clean ones that do not say it, `rest` has them."""
@@ -127,41 +145,40 @@ def cost(
     states: Mapping[str, State],
     to_do: Sequence[str],
     cluster: Cluster,
-    since: Mapping[str, State] = MappingProxyType({}),
 ) -> Cost:
-    """Of the runs that are to do; `configs`, `wanted`, their evaluations by id, and `states` are of the whole launch.
+    """Of the runs that are to do; `configs`, `wanted`, their evaluations by id, and `states` are of the whole launch."""
+    return cost_of(store, {run: Work.of(one) for run, one in configs.items()}, wanted, states, to_do, cluster)
 
-    `since`: what has become of some of these runs; then they alone tell, and the store is not searched.
-    """
+
+def cost_of(
+    store: Store,
+    works: Mapping[str, Work],
+    wanted: Mapping[str, Mapping[str, Settings]],
+    states: Mapping[str, State],
+    to_do: Sequence[str],
+    cluster: Cluster,
+) -> Cost:
+    """The same of runs of which only that is known which decides it."""
     on_gpu = cluster.gpus > 0 and os.environ.get("MMPROMPT_FAKE_GPUS") != "1"  # there a CPU stands in for it
-    found: dict[Kind, list[Finished]] = {kind_of(configs[run]): [] for run in to_do}
-    for run, seen in (since or states).items():
-        config = configs[run]
-        if seen.result and kind_of(config) in found and is_on_gpu(seen.result) == on_gpu:
-            found[kind_of(config)].append(
-                Finished(store.run(run), config.optim.steps * config.optim.batch_size, seen.result)
-            )
-    if not since:
-        _look_elsewhere(store, {kind: there for kind, there in found.items() if not there}, on_gpu)
+    found: dict[Kind, list[Finished]] = {works[run].kind: [] for run in to_do}
+    for run, work in works.items():
+        result = states[run].result
+        if result and work.kind in found and is_on_gpu(result) == on_gpu:
+            found[work.kind].append(Finished(store.run(run), work.examples, result))
+    _look_elsewhere(store, {kind: there for kind, there in found.items() if not there}, on_gpu)
     told = {kind: tell(there) if there else None for kind, there in found.items()}
     by_run: dict[str, Told | None] = {}
     seconds: dict[str, float | None] = {}
     for run in to_do:
-        one, config, seen = told[kind_of(configs[run])], configs[run], states[run]
+        one, work, seen = told[works[run].kind], works[run], states[run]
         by_run[run], seconds[run] = one, None
         if one is not None:
             missing = [settings for id, settings in wanted[run].items() if id in seen.missing]
-            asking, training = one.evaluating(missing), 0.0 if seen.result else one.training(config)
+            asking, training = one.evaluating(missing), 0.0 if seen.result else one.seconds * work.examples
             seconds[run] = one.rest + training + asking if asking is not None else None
             by_run[run] = one.evaluated(len(missing)) if seen.result else one
     unit = "GPU-hours" if cluster.gpus else "CPU-core-hours"
     return Cost(seconds, by_run, sum(map(len, found.values())), cluster.gpus or cluster.cpus, unit)
-
-
-def kind_of(config: RunConfig) -> Kind:
-    prompt = config.prompt
-    lengths = () if prompt is None else (prompt.length, prompt.decoder_length)
-    return config.model.name, config.task.name, _trained(config.method, lengths)
 
 
 def _trained(method: str, lengths: Iterable[int | None]) -> str:
@@ -175,8 +192,8 @@ def like(settings: Settings) -> str:
     return canonical({**settings, **attack})
 
 
-def is_on_gpu(result: Mapping[str, Any]) -> bool:
-    return not str(result["device"]).startswith("cpu")
+def is_on_gpu(result: ResultRecord) -> bool:
+    return not result.get("device", "cpu").startswith("cpu")
 
 
 def _look_elsewhere(store: Store, missing: Mapping[Kind, list[Finished]], on_gpu: bool) -> None:
@@ -193,14 +210,11 @@ def _look_elsewhere(store: Store, missing: Mapping[Kind, list[Finished]], on_gpu
 
 
 def _finished(folder: RunFolder) -> tuple[Kind, Finished] | None:
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(DamagedError):
         result = folder.result()
         if result is not None:
-            config = json.loads(folder.config_file.read_text(encoding="utf-8"))  # as it was, of whatever version
-            prompt = config.get("prompt") or {}
-            method = _trained(config["method"], (prompt.get("length"), prompt.get("decoder_length")))
-            kind = config["model"]["name"], config["task"]["name"], method
-            return kind, Finished(folder, config["optim"]["steps"] * config["optim"]["batch_size"], result)
+            work = Work.frozen(folder)
+            return work.kind, Finished(folder, work.examples, result)
     return None
 
 
@@ -210,12 +224,12 @@ def tell(there: Sequence[Finished]) -> Told:
         asked = list(pool.map(lambda one: list(_evaluations(one)), some))
         rests = [rest for rest in pool.map(_rest, some, asked) if rest is not None]
         sizes = list(pool.map(lambda one: list(_sizes(one.folder.path)), some))
-    parameters = mean(one.result["trainable_parameters"] for one in some)
+    parameters = mean(one.result.get("trainable_parameters", 0) for one in some)
     took: dict[str, list[float]] = {}
     for evaluation in itertools.chain(*asked):
         took.setdefault(like(evaluation["settings"]), []).append(evaluation["seconds"])
     return Told(
-        sum(one.result["seconds"] for one in there) / sum(one.examples for one in there),
+        sum(one.result.get("seconds", 0.0) for one in there) / sum(one.examples for one in there),
         median(rests) if rests else 0.0,
         {kind: median(seconds) for kind, seconds in took.items()},
         mean(map(sum, sizes)),
@@ -224,13 +238,13 @@ def tell(there: Sequence[Finished]) -> Told:
     )
 
 
-def _evaluations(one: Finished) -> Iterator[dict[str, Any]]:
+def _evaluations(one: Finished) -> Iterator[EvaluationRecord]:
     """Those that were made of it, as far as they say what they took: those of long ago do not."""
     for folder in (Attempt(one.folder, one.result["attempt"]).evaluations, one.folder.evaluations):
         for file in folder.glob("[!.]*.json"):
-            with contextlib.suppress(OSError, ValueError):
-                evaluation = json.loads(file.read_text(encoding="utf-8"))
-                if "seconds" in evaluation:
+            with contextlib.suppress(DamagedError):
+                evaluation = read(file, EVALUATION)
+                if evaluation is not None and "seconds" in evaluation:
                     yield evaluation
 
 
@@ -244,10 +258,10 @@ def _rest(one: Finished, evaluations: Iterable[Mapping[str, Any]]) -> float | No
         return None
     try:
         began, ended = ((attempt.path / "job.json").stat().st_mtime, one.folder.result_file.stat().st_mtime)
-    except FileNotFoundError:
+    except OSError:
         return None
     asking = sum(evaluation["seconds"] for evaluation in evaluations if evaluation["attempt"] == attempt.number)
-    return max(0.0, ended - began - one.result["seconds"] - asking)
+    return max(0.0, ended - began - one.result.get("seconds", 0.0) - asking)
 
 
 def _sizes(folder: os.PathLike[str] | str) -> Iterator[int]:

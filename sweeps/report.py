@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import socket
-import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import mean
 from typing import Any
 
+from mmprompt.records import DamagedError, TaskRecord
 from sweeps.causes import Failure
 from sweeps.launched import Launched
+from sweeps.pace import UNKNOWN, Takes
 from sweeps.screen import duration
 from sweeps.state import COUNTED, Name, State
 
@@ -20,6 +23,7 @@ HERE = socket.gethostname()
 ORDER: tuple[Name, ...] = (
     "running",
     "failed",
+    "damaged",
     "lost?",
     "diverged",
     "queued",
@@ -33,7 +37,7 @@ QUIET = 600.0  # seconds without a word, after which a run at work is suspicious
 
 @dataclass(frozen=True)
 class Line:
-    """A run: the keys of the JSON."""
+    """A run: the keys of the JSON, and below them what goes into the estimate of the whole sweep."""
 
     run: str
     values: Mapping[str, Any]  # of the point
@@ -46,19 +50,52 @@ class Line:
     steps: int | None
     validation: float | None  # the latest score
     elapsed: float | None  # seconds that its steps took, of earlier attempts too
-    left: float | None  # seconds that its other steps will take
+    left: float | None  # seconds until it is done; of a run at work, None where that is not known
     job_left: float | None  # seconds until the job's time limit: if that is less, SLURM starts it again
-    heard: float | None  # when it last said something, in seconds since 1970
+    heard: float | None  # when it last said something, in seconds since 1970, by the clock of the file server
     cause: str | None  # why it stopped
     reason: str | None  # of that, or why SLURM lets it wait
+    damaged: str | None = None  # the file that cannot be used, relative to the store
     evaluating: bool = False  # it is trained; what is at hand, or ahead, are evaluations, and the steps are examples
+
+    silent: float = 0.0  # seconds for which a run at work has said nothing
+    takes: Takes = UNKNOWN  # of a run that is not done
+    waits: bool = False  # a launch on local processes, which is at work, has it or will come to it
+    is_whole: bool = True  # `left` is all of it; else it is that of its steps alone, and what comes after is not known
+
+    def json(self) -> dict[str, Any]:
+        values = dataclasses.asdict(self)
+        return {key: values[key] for key in values if key not in ("silent", "takes", "waits", "is_whole")}
+
+    @property
+    def is_at_work(self) -> bool:
+        return self.state == "running" and self.slurm != "SUSPENDED"
+
+    @property
+    def has_place(self) -> bool:
+        """Is somebody at it, or a job that will be at it when others are done?"""
+        return self.is_at_work or (self.state == "queued" and self.slurm == "RUNNING")
+
+    @property
+    def place(self) -> str:
+        """Of a run that has one: of all runs of a job it is the same, for it is at one after another."""
+        return self.job or self.run
+
+    @property
+    def is_ahead(self) -> bool:
+        """Does it wait for what is at work now?"""
+        return self.state == "queued" or (self.waits and self.state in ("to do", "to evaluate"))
 
     @property
     def done(self) -> float:
-        """How much of it, from 0 to 1."""
-        if self.state in OVER:
-            return 1.0
-        return self.step / self.steps if self.state == "running" and self.step and self.steps else 0.0
+        """How much of it, from 0 to 1; of a run at work by the time that its steps and what comes after them take."""
+        if self.state in OVER or not self.step or not self.steps:
+            return float(self.state in OVER)
+        if self.state != "running":
+            return 0.0
+        if self.elapsed and self.left and self.is_whole:
+            return self.elapsed / (self.elapsed + self.left)
+        return min(0.99, self.step / self.steps)
 
     @property
     def rank(self) -> int:
@@ -66,39 +103,94 @@ class Line:
         return ORDER.index("failed" if self.cause else self.state)
 
     @property
-    def word(self) -> str:
-        """The state, for a person."""
-        if self.cause:
-            return f"{self.state} ({self.cause})"
+    def doing(self) -> str:
+        """What a run that counts as running does, where that is not to make its steps."""
+        if self.state != "running":
+            return ""
         if self.slurm == "SUSPENDED":
             return "suspended"
+        if self.step is None:
+            return "starting"
+        if self.evaluating:
+            return "evaluating"
+        return "scoring" if self.step == self.steps else ""
+
+    @property
+    def word(self) -> str:
+        """The state, for a person."""
+        if self.damaged:
+            return f"damaged: {self.damaged}"
+        if self.cause:
+            return f"{self.state} ({self.cause})"
         if self.state == "queued" and self.slurm != "PENDING":
             return f"queued ({'its job runs' if self.slurm == 'RUNNING' else str(self.slurm).lower()})"
         if self.state == "queued" and self.reason:
             return f"queued ({self.reason})"
-        if self.state == "running" and self.step is None:
-            return "starting"
-        if self.state == "running" and self.evaluating:
-            return "evaluating"
-        if self.state == "running" and self.step == self.steps:
-            return "scoring"
-        return f"running, silent for {duration(self.silent)}" if self.silent > QUIET else self.state
-
-    @property
-    def silent(self) -> float:
-        """For how many seconds a run at work has said nothing."""
-        return time.time() - self.heard if self.heard and self.state == "running" and self.slurm != "SUSPENDED" else 0.0
+        word = self.doing or self.state
+        return f"{word}, silent for {duration(self.silent)}" if self.silent > QUIET else word
 
     @property
     def cells(self) -> list[str]:
         step = "" if self.step is None else f"{self.step}/{self.steps}"
         score = "" if self.validation is None else f"{self.validation:.1f}"
-        left = "" if self.left is None else duration(self.left)
-        if self.left is not None and self.job_left is not None and self.job_left < self.left:
-            left += f" (job {duration(self.job_left)})"
         elapsed = "" if self.elapsed is None else duration(self.elapsed)
         attempt = "" if self.attempt is None else str(self.attempt)
-        return [self.word, self.job or "", self.node or "", attempt, step, score, elapsed, left]
+        return [self.word, self.job or "", self.node or "", attempt, step, score, elapsed, self._left]
+
+    @property
+    def _left(self) -> str:
+        if self.left is None:
+            return ""
+        job = f" (job {duration(self.job_left)})" if self.job_left is not None and self.job_left < self.left else ""
+        return f"{'' if self.is_whole else '> '}{coming(self.left)}{job}"
+
+
+@dataclass(frozen=True)
+class Left:
+    """How long it will be until all is done."""
+
+    seconds: float | None  # None: nothing is known
+    is_whole: bool  # False: of a part it is not known
+
+    def __str__(self) -> str:
+        if self.seconds is None:
+            return "time left not known yet"
+        return f"{'about' if self.is_whole else 'more than'} {coming(self.seconds)} left"
+
+
+def time_left(lines: Iterable[Line]) -> Left | None:
+    """Of what is at work and what waits for it; None where nobody is at work.
+
+    Whoever is at work, and nobody more, takes what waits, one run after another, in this order. A run that no finished one tells
+    of takes as long as those that are at work.
+    """
+    lines = list(lines)
+    at_work = [line for line in lines if line.is_at_work]
+    free = {line.place: 0.0 for line in lines if line.has_place}  # when
+    if not free:
+        return None
+    usual = {kind: _usual([line for line in at_work if line.evaluating == kind]) for kind in (False, True)}
+
+    def whole(line: Line) -> float | None:
+        return usual[line.evaluating] if line.takes.whole is None else line.takes.whole
+
+    lefts = [(line, whole(line) if line.doing == "starting" else line.left) for line in at_work]
+    waiting = [whole(line) for line in lines if line.is_ahead]
+    seconds = [*(left for _, left in lefts), *waiting]
+    for line, left in lefts:
+        free[line.place] += left or 0.0
+    ends = sorted(free.values())  # a heap
+    for one in waiting:
+        heapq.heapreplace(ends, ends[0] + (one or 0.0))
+    is_known = any(one is not None for one in seconds)
+    is_whole = all(one is not None for one in seconds) and all(line.is_whole for line in at_work)
+    return Left(max(ends) if is_known else None, is_whole)
+
+
+def _usual(at_work: Sequence[Line]) -> float | None:
+    """Seconds that such a run takes from its start to its end; at least, if what comes after its steps is not known."""
+    took = [line.elapsed + (line.left or 0.0) for line in at_work if line.elapsed and line.step]
+    return mean(took) if took else None
 
 
 @dataclass(frozen=True)
@@ -108,13 +200,21 @@ class Report:
     launched: Launched
     lines: Sequence[Line]  # in the order of the manifest
     failures: Mapping[str, Failure]
-    waiting: int  # runs to do that a launch on local processes will come to
-    waiting_evaluated: int = 0  # the same of runs to evaluate
 
     @property
     def counts(self) -> dict[Name, int]:
         counts = Counter(line.state for line in self.lines)
         return {name: counts[name] for name in COUNTED}
+
+    @property
+    def repairs(self) -> list[str]:
+        """What to do about damaged runs."""
+        return [f"damaged: {line.reason}" for line in self.lines if line.state == "damaged"]
+
+    @property
+    def has_stopped(self) -> bool:
+        """Has a run come to an end that it should not have?"""
+        return bool(self.failures) or any(line.state == "damaged" for line in self.lines)
 
     @property
     def is_done(self) -> bool:
@@ -126,42 +226,21 @@ class Report:
         return sum(line.done for line in self.lines) / max(1, len(self.lines))
 
     @cached_property
-    def left(self) -> float | None:
-        """Seconds until what is at work and what waits for it is done; None where that cannot be known.
-
-        What runs, and nothing more, will go on running; a run that waits takes as long as others of the sweep, one that is to be
-        evaluated as others that are.
-        """
-        at_work = [line for line in self.lines if line.state == "running" and line.slurm != "SUSPENDED"]
-        works = [self._work(at_work, False, self.waiting), self._work(at_work, True, self.waiting_evaluated)]
-        known = [work for work in works if work is not None]
-        if not at_work or len(known) < len(works):
-            return None
-        longest = max((line.left for line in at_work if line.left is not None), default=0.0)
-        return max(sum(known) / len(at_work), longest)
-
-    def _work(self, at_work: Sequence[Line], evaluating: bool, waiting: int) -> float | None:
-        """Seconds of runs to train, or of those to evaluate, one after another."""
-        there = [line for line in at_work if line.evaluating == evaluating]
-        known = [line.left for line in there if line.left is not None]
-        took = [line.elapsed for line in self.lines if line.state == "done" and line.elapsed is not None]
-        if evaluating or not took:
-            took = [line.elapsed + line.left for line in there if line.elapsed and line.left is not None]
-        waiting += sum(line.state == "queued" and line.evaluating == evaluating for line in self.lines)
-        waiting += len(there) - len(known)
-        if waiting and not took:
-            return None
-        return sum(known) + (waiting * sum(took) / len(took) if waiting else 0.0)
+    def left(self) -> Left | None:
+        return time_left(self.lines)
 
     def __str__(self) -> str:
-        said = ", ".join(f"{count} {name}{self._causes(name)}" for name, count in self.counts.items() if count)
-        left = f", about {duration(self.left)} left" if self.left is not None else ""
+        said = ", ".join(f"{count} {name}{self._more(name)}" for name, count in self.counts.items() if count)
+        left = f", {self.left}" if self.left else ""
         runs = f"{len(self.lines)} run{'s' if len(self.lines) != 1 else ''}"
-        return f"{self.launched.name}: {runs}: {said}; {100 * self.done:.0f} % done{left}"
+        percent = 100 * self.done if self.is_done else min(99.0, 100 * self.done)
+        return f"{self.launched.name}: {runs}: {said}; {percent:.0f} % done{left}"
 
-    def _causes(self, state: Name) -> str:
-        causes = Counter(line.cause for line in self.lines if line.state == state and line.cause)
-        return f" ({', '.join(f'{count} {cause}' for cause, count in causes.items())})" if causes else ""
+    def _more(self, state: Name) -> str:
+        """Why they stopped, or what they do."""
+        more = Counter(line.cause or line.doing for line in self.lines if line.state == state)
+        del more[""]
+        return f" ({', '.join(f'{count} {word}' for word, count in more.items())})" if more else ""
 
     @property
     def metric(self) -> str:
@@ -169,11 +248,18 @@ class Report:
         return names.pop() if len(names) == 1 else "validation"
 
     def json(self) -> dict[str, Any]:
-        about = {"sweep": self.launched.name, "counts": self.counts, "done": round(self.done, 4), "left": self.left}
-        return about | {"metric": self.metric, "runs": [dataclasses.asdict(line) for line in self.lines]}
+        about = {"sweep": self.launched.name, "counts": self.counts, "done": round(self.done, 4)}
+        about |= {"left": self.left.seconds if self.left else None, "metric": self.metric}
+        return about | {"runs": [line.json() for line in self.lines]}
 
 
-def validation(task: Mapping[str, str]) -> str:
+def together(reports: Sequence[Report]) -> list[str]:
+    """When several sweeps will be done: what they share is done once."""
+    left = time_left({line.run: line for one in reports for line in one.lines}.values())
+    return [f"together {left}"] if left and len(reports) > 1 else []
+
+
+def validation(task: TaskRecord) -> str:
     """The key of a task's validation score, by what a manifest says of the task; one of long ago has only `val`."""
     return f"{task.get('validation', 'val')}/{task['metric']}"
 
@@ -181,15 +267,15 @@ def validation(task: Mapping[str, str]) -> str:
 def line_of(run: str, values: Mapping[str, Any], seen: State, failure: Failure | None, metric: str) -> Line:
     """A run's line: what its newest attempt had reached, of a done run its result. `metric`: the key of its validation score."""
     attempt, job = seen.attempt, seen.job
-    facts = attempt.job if attempt else {}
+    facts = attempt.job if attempt else None
     progress = attempt.progress if attempt and seen.name != "done" else None
     line = Line(
         run=run,
         values=values,
         state=seen.name,
         slurm=job.word if job else None,
-        job=job.id if job and job.id else str(facts["job"]) if "job" in facts else None,
-        node=job.node if job and job.node else (facts.get("host") if facts.get("host") != HERE else None),
+        job=job.id if job and job.id else str(facts["job"]) if facts and "job" in facts else None,
+        node=job.node if job and job.node else (facts["host"] if facts and facts["host"] != HERE else None),
         attempt=attempt.number if attempt else None,
         step=None,
         steps=None,
@@ -197,21 +283,47 @@ def line_of(run: str, values: Mapping[str, Any], seen: State, failure: Failure |
         elapsed=None,
         left=None,
         job_left=in_seconds(job.left) if job and job.word == "RUNNING" else None,
-        heard=None,
+        heard=attempt.last_sign if attempt and progress else None,
         cause=failure.cause if failure else None,
-        reason=failure.reason if failure else job.reason if job and job.reason else None,
+        reason=failure.reason if failure else str(seen.damage) if seen.damage else job.reason if job else None,
+        damaged=None if seen.damage is None else place_of(seen.damage),
         evaluating=seen.result is not None and seen.name != "done",
     )
     if seen.result and seen.name == "done":
         made, score = seen.result, seen.result["metrics"].get(metric)
-        return replace(line, step=made["steps"], steps=made["steps"], validation=score, elapsed=made["seconds"])
+        steps = made.get("steps")
+        return replace(line, step=steps, steps=steps, validation=score, elapsed=made.get("seconds"))
     if progress:
         step, steps, took = progress["step"], progress["steps"], progress["seconds"]
         score = progress["validation"][-1][1] if progress["validation"] else None
-        left = took / step * (steps - step) if step and seen.name == "running" else None
-        heard = progress["time"]
-        return replace(line, step=step, steps=steps, validation=score, elapsed=took, left=left, heard=heard)
+        return replace(line, step=step, steps=steps, validation=score, elapsed=took)
     return line
+
+
+def foreseen(line: Line, takes: Takes, waits: bool, now: float) -> Line:
+    """The line of a run that is not done, with what is to be expected of it. `now`: the time of the file server."""
+    silent = max(0.0, now - line.heard) if line.heard and line.is_at_work else 0.0
+    line = replace(line, takes=takes, waits=waits, silent=silent)
+    if line.state != "running":
+        return line
+    if line.step is None or line.steps is None or line.elapsed is None:
+        return replace(line, left=takes.whole)
+    steps = line.elapsed / line.step * (line.steps - line.step) if line.step else None
+    after = 0.0 if line.evaluating else takes.after
+    if steps is None or after is None:
+        return replace(line, left=steps or None, is_whole=False)
+    return replace(line, left=steps + after)
+
+
+def place_of(damage: DamagedError) -> str:
+    """Where the damaged file of a run lies, from the folder of runs on."""
+    parts = damage.file.parts
+    return "/".join(parts[len(parts) - 1 - parts[::-1].index("run") :])
+
+
+def coming(seconds: float) -> str:
+    """Until something has ended: never nothing, for it has not ended."""
+    return duration(max(1.0, seconds))
 
 
 def in_seconds(left: str) -> float | None:

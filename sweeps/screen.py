@@ -6,14 +6,14 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 
 from rich.cells import cell_len, set_cell_size
 
 QUIET = 60.0  # seconds between two lines in a log that say how things stand; twice as long after each, while nothing finishes
 QUIETEST = 960.0  # seconds; at most
-ROWS = 8  # of runs at work, on a terminal
+FEWEST = 8  # rows of a table, however low the terminal; and no more, where lines that stay shall be seen above it
+WIDE = 10_000  # columns or lines, where nobody's terminal ends
 GAP = 2  # columns between two cells
 UP, CLEAR_LINE, CLEAR_BELOW = "\x1b[A", "\x1b[K", "\x1b[J"  # to the end of the line; of the screen
 NARROW = 4  # columns that a cell keeps when the terminal is too narrow for all
@@ -29,33 +29,12 @@ def agreed(question: str) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class Row:
-    """A run at work."""
-
-    differences: Mapping[str, str]  # by axis: what tells it from the others
-    state: str
-    step: str
-    score: str
-    left: str
-
-
-@dataclass(frozen=True)
-class View:
-    """How things stand at this moment."""
-
-    summary: str
-    metric: str  # of the scores
-    rows: Sequence[Row]
-
-
 class Screen:
     """On a terminal that can move its cursor, each picture is written over the last one, in one piece: nothing flickers."""
 
     def __init__(self) -> None:
         self._moves = sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb", "unknown")
         self._drawn: list[str] = []  # the lines of the table as it stands there
-        self._widths: list[int] = []  # of the columns so far: they never shrink, so that nothing jumps
         self._spoken, self._quiet = time.monotonic(), QUIET
 
     def __enter__(self) -> Screen:
@@ -69,9 +48,6 @@ class Screen:
         self._write(text.splitlines(), self._drawn)
         self._quiet = QUIET
 
-    def now(self, view: View) -> None:
-        self.show(lambda width, height: self._lines(view, width, height), sentence(view))
-
     def show(self, lines: Callable[[int, int], Sequence[str]], sentence: str) -> None:
         """The lines that fit a terminal of so many columns and rows; in a log the sentence, now and then."""
         if self._moves:
@@ -82,18 +58,6 @@ class Screen:
             self._write([sentence], [])
             self._spoken, self._quiet = time.monotonic(), min(2 * self._quiet, QUIETEST)
 
-    def _lines(self, view: View, width: int, height: int) -> list[str]:
-        rows = view.rows[: max(1, min(ROWS, height - 4))]  # 4: summary, head, how many more, and a line that stays
-        cells = table(view.metric, rows)
-        widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-        if len(widths) == len(self._widths):
-            widths = [max(both) for both in zip(widths, self._widths, strict=True)]
-        self._widths = widths or self._widths
-        more = [f"  and {len(view.rows) - len(rows)} more"] if len(view.rows) > len(rows) else []
-        right = range(len(widths) - 3, len(widths))
-        lines = [view.summary, *aligned(cells, widths, width - 1, right), *more]
-        return [cut(line, width - 1) for line in lines[: max(1, height - 1)]]
-
     def _write(self, stay: Sequence[str], table: Sequence[str]) -> None:
         """Lines that stay, and the table below them, in place of the table that is there."""
         up = f"\r{UP * (len(self._drawn) - 1)}" if self._drawn else ""
@@ -101,16 +65,6 @@ class Screen:
         text = up + "".join(f"{line}{erase}\n" for line in stay) + f"{erase}\n".join(table)
         print(text + (CLEAR_BELOW if self._moves else ""), end="", flush=True)
         self._drawn = list(table)
-
-
-def table(metric: str, rows: Sequence[Row]) -> list[list[str]]:
-    """A head and the rows, as cells. Empty without rows."""
-    axes = list(dict.fromkeys(axis for row in rows for axis in row.differences))
-    head = [*short(axes), "state", "step", metric, "left"]
-    body = [
-        [*(row.differences.get(axis, "") for axis in axes), row.state, row.step, row.score, row.left] for row in rows
-    ]
-    return [head, *body] if rows else []
 
 
 def aligned(
@@ -125,6 +79,11 @@ def aligned(
         fitted = [_fitted(cell, width, i in right) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
         lines.append("".join(f"{' ' * GAP}{cell}" for cell in fitted).rstrip())
     return lines
+
+
+def fitted(lines: Sequence[str], width: int, height: int | None) -> list[str]:
+    """Those that a terminal has place for, and a line below them for the cursor."""
+    return [cut(line, width - 1) for line in lines[: max(1, (height or WIDE) - 1)]]
 
 
 def cut(line: str, width: int) -> str:
@@ -151,16 +110,6 @@ def short(keys: Sequence[str]) -> list[str]:
         return next((end(key, n) for n in lengths if all(end(key, n) != end(other, n) for other in others)), key)
 
     return [shortest(key) for key in keys]
-
-
-def sentence(view: View) -> str:
-    """A view as one line, the first run at work for all."""
-    if not view.rows:
-        return view.summary
-    row = view.rows[0]
-    label = " ".join(f"{axis}={value}" for axis, value in row.differences.items())
-    words = [row.state, row.step and f"step {row.step}", row.score and f"{view.metric} {row.score}"]
-    return f"{view.summary}; {label}: {', '.join(word for word in words if word)}"
 
 
 def duration(seconds: float) -> str:

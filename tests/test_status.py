@@ -10,30 +10,34 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import synthetic_store as made
+from hypothesis import given
+from hypothesis import strategies as st
 from launcher import Launcher
 from patience import LAST_RESORT, printed_by, until
 from test_causes import BEGIN, KILLED, LOGS, TRACEBACK, attempt, submit
 from test_screen import Terminal, on_a_terminal
 
 from mmprompt.config import ConfigError
-from mmprompt.files import StoreError
-from mmprompt.identity import evaluation_id
+from mmprompt.files import StoreError, write_once
+from mmprompt.identity import canonical, evaluation_id
 from mmprompt.place import ROOT
 from mmprompt.processes import this_process
 from mmprompt.run import DIVERGED, Store
 from sweeps import launched
-from sweeps.report import Line, Report, in_seconds
+from sweeps.pace import UNKNOWN, Takes
+from sweeps.report import Line, Report, foreseen, in_seconds, time_left
+from sweeps.screen import duration
 from sweeps.status import status
 
 KEYS = {"run", "values", "state", "slurm", "job", "node", "attempt", "step", "steps", "validation", "elapsed", "left"}
-KEYS |= {"job_left", "heard", "cause", "reason", "evaluating"}
+KEYS |= {"job_left", "heard", "cause", "reason", "damaged", "evaluating"}
 
 
 def said(capsys: pytest.CaptureFixture[str], store: Path, *names: str) -> tuple[int, str]:
@@ -133,7 +137,7 @@ def test_the_json_has_the_same_keys_whatever_the_state_and_typed_values(
     said = as_json(capsys, swept, "length")
     assert said["store"] == str(swept) and said["scheduler"].startswith("not asked")
     [sweep] = said["sweeps"]
-    none = dict.fromkeys(("running", "queued", "lost?", "to evaluate", "to do"), 0)
+    none = dict.fromkeys(("running", "queued", "lost?", "damaged", "to evaluate", "to do"), 0)
     assert sweep["counts"] == none | {"done": 1, "diverged": 1, "failed": 1}
     done, failed, diverged = sweep["runs"]  # in the order of the manifest
     assert set(done) == set(failed) == set(diverged) == KEYS
@@ -204,7 +208,7 @@ def test_a_watch_shows_how_it_goes_on_in_place_and_ctrl_c_ends_it_quietly(
     seen = [int(step[1]) for step in steps if step]
     assert len(set(seen)) > 1 and seen == sorted(seen)
     assert all(sum("seed" in line and "state" in line for line in picture) <= 1 for picture in pictures)  # one table
-    assert re.match(r"length: 2 runs: 1 running, 1 to do; \d+ % done, about .* left", pictures[-1][0])
+    assert re.match(r"length: 2 runs: 1 running, 1 to do; \d+ % done, more than .* left", pictures[-1][0])
 
 
 # Stores that were made up
@@ -215,6 +219,8 @@ def store_of(folder: Path, seeds: int) -> tuple[Store, list[str]]:
     store = Store(folder / "runs")
     about = made.manifest("length", {"task": ["micro_vqa"], "seed": list(range(seeds))}, "seed", {}, {})
     made.launch(store, about)
+    for point in about["points"]:
+        write_once(store.run(point["run"]).config_file, canonical(made.config_of(point["values"])))
     return store, [point["run"] for point in about["points"]]
 
 
@@ -388,7 +394,7 @@ def test_reasons_that_differ_in_numbers_alone_are_one_and_of_many_runs_some_are_
 
 # Words and numbers
 
-LINE = Line("0" * 16, {}, "running", None, "7", None, 1, 100, 300, 61.3, 200.0, 400.0, None, time.time(), None, None)
+LINE = Line("0" * 16, {}, "running", None, "7", None, 1, 100, 300, 61.3, 200.0, 400.0, None, 50_000.0, None, None)
 
 
 @pytest.mark.parametrize(
@@ -400,6 +406,8 @@ LINE = Line("0" * 16, {}, "running", None, "7", None, 1, 100, 300, 61.3, 200.0, 
         ({"slurm": "SUSPENDED"}, "suspended"),
         ({"silent": 1820}, "running, silent for 30 min"),
         ({"silent": 3000, "slurm": "SUSPENDED"}, "suspended"),
+        ({"silent": 3000, "step": 300}, "scoring, silent for 50 min"),
+        ({"silent": 3000, "state": "failed", "cause": "error"}, "failed (error)"),
         ({"state": "queued", "slurm": "PENDING", "reason": "Resources"}, "queued (Resources)"),
         ({"state": "queued", "slurm": "PENDING"}, "queued"),
         ({"state": "queued", "slurm": "RUNNING"}, "queued (its job runs)"),
@@ -409,8 +417,9 @@ LINE = Line("0" * 16, {}, "running", None, "7", None, 1, 100, 300, 61.3, 200.0, 
     ],
 )
 def test_a_state_in_words(changes: Mapping[str, Any], word: str) -> None:
-    heard = time.time() - changes.get("silent", 0)
-    assert replace(LINE, heard=heard, **{key: value for key, value in changes.items() if key != "silent"}).word == word
+    since = changes.get("silent", 0)
+    line = replace(LINE, **{key: value for key, value in changes.items() if key != "silent"})
+    assert foreseen(line, UNKNOWN, False, 50_000.0 + since).word == word
 
 
 def test_the_job_s_own_time_is_said_where_it_ends_before_the_run() -> None:
@@ -418,23 +427,103 @@ def test_the_job_s_own_time_is_said_where_it_ends_before_the_run() -> None:
     assert replace(LINE, job_left=6000.0).cells[-1] == "7 min"
 
 
-def left_of(lines: Sequence[Line], waiting: int = 0) -> float | None:
-    about = launched.Launched(Store(Path("/nowhere")), "length", {})
-    return Report(about, lines, {}, waiting).left
+def left_of(*lines: Line) -> str:
+    return str(time_left(lines))
 
 
 def test_the_time_left_is_that_of_what_runs_and_what_waits_for_it_and_unknown_where_nothing_tells() -> None:
-    done = replace(LINE, state="done", elapsed=600.0, left=None)
+    done, other = replace(LINE, state="done", elapsed=600.0, left=None), replace(LINE, job="8")
     queued = replace(LINE, state="queued", slurm="PENDING", left=None, elapsed=None)
-    assert left_of([LINE]) == 400
-    assert left_of([LINE, done]) == 400
-    assert left_of([LINE, LINE, done, queued, queued]) == (400 + 400 + 600 + 600) / 2
-    assert left_of([LINE, queued]) == 400 + 600  # no run is done: as long as the one that runs, 200 s and 400 s
-    assert left_of([LINE, done], waiting=3) == 400 + 3 * 600
-    assert left_of([LINE, replace(LINE, left=10.0), done]) == 400  # not before the last of them
-    assert left_of([done, queued]) is None  # nothing runs: who knows when it will
-    assert left_of([replace(LINE, left=None, elapsed=None)]) is None
-    assert left_of([replace(LINE, slurm="SUSPENDED"), done]) is None
+    told = replace(queued, takes=Takes(650.0, 50.0))
+    waits = replace(queued, state="to do", slurm=None, job=None, waits=True)
+    assert left_of(LINE) == left_of(LINE, done) == f"about {duration(400)} left"
+    assert left_of(LINE, other, done, told, told) == f"about {duration(400 + 650)} left"
+    assert left_of(LINE, queued) == f"about {duration(400 + 600)} left"  # as long as the one that runs, 200 s and 400 s
+    assert left_of(LINE, waits, waits, waits) == f"about {duration(400 + 3 * 600)} left"
+    assert left_of(LINE, replace(other, left=10.0), told) == f"about {duration(10 + 650)} left"  # it has the next place
+    assert left_of(done, queued) == left_of() == "None"  # nothing runs: who knows when it will
+    assert left_of(replace(LINE, slurm="SUSPENDED"), done) == "None"
+    starting = replace(LINE, step=None, steps=None, elapsed=None, left=None)
+    assert left_of(starting) == left_of(starting, queued) == "time left not known yet"
+    assert left_of(starting, other, queued) == f"about {duration(600 + 400)} left"
+    assert left_of(replace(told, slurm="RUNNING"), told) == f"about {duration(1300)} left"  # its job will be at it soon
+
+
+def test_a_job_of_several_runs_is_one_place() -> None:
+    others = [replace(LINE, state="queued", slurm="RUNNING", left=None, takes=Takes(100.0)) for _ in range(3)]
+    assert left_of(LINE, *others) == f"about {duration(400 + 3 * 100)} left"
+
+
+def test_what_comes_after_the_last_step_is_part_of_the_time_left_or_said_to_be_unknown() -> None:
+    scoring = replace(LINE, step=300, left=None)
+    known, unknown = foreseen(LINE, Takes(700.0, 90.0), False, 0.0), foreseen(LINE, UNKNOWN, False, 0.0)
+    assert (known.left, known.cells[-1], known.done) == (490.0, "8 min", 200 / 690)
+    assert (unknown.left, unknown.cells[-1], unknown.done) == (400.0, "> 7 min", 1 / 3)
+    assert left_of(known) == "about 8 min left" and left_of(unknown) == "more than 7 min left"
+    known, unknown = foreseen(scoring, Takes(700.0, 90.0), False, 0.0), foreseen(scoring, UNKNOWN, False, 0.0)
+    assert (known.word, known.cells[-1], unknown.word, unknown.cells[-1]) == ("scoring", "2 min", "scoring", "")
+    assert left_of(known) == "about 2 min left" and left_of(unknown) == "time left not known yet"
+    assert known.done < unknown.done < 1  # it is not done
+    brief = foreseen(scoring, Takes(700.0, 0.01), False, 0.0)
+    assert brief.cells[-1] == "1 s" and left_of(brief) == "about 1 s left"
+
+
+def test_the_percentage_is_below_100_as_long_as_a_run_is_at_work() -> None:
+    lines = [replace(LINE, state="done")] * 999 + [foreseen(replace(LINE, step=300), UNKNOWN, False, 0.0)]
+    said = "length: 1000 runs: 999 done, 1 running (1 scoring); 99 % done, time left not known yet"
+    assert str(Report(ABOUT, lines, {})) == said
+    assert str(Report(ABOUT, lines[:-1], {})) == "length: 999 runs: 999 done; 100 % done"
+
+
+ABOUT = launched.Launched(Store(Path("/nowhere")), "length", {})
+SECONDS = st.one_of(st.none(), st.floats(0.01, 1e6))
+
+
+@st.composite
+def at_this_moment(draw: st.DrawFn, seconds: st.SearchStrategy[float | None] = SECONDS) -> list[Line]:
+    """Lines as looks make them: who is at work is at a step, starting or scoring; others wait, or are done."""
+    lines = []
+    for number in range(draw(st.integers(1, 8))):
+        takes = Takes(draw(seconds), draw(seconds))
+        state = draw(st.sampled_from(["running", "running", "queued", "to do", "to evaluate", "done", "failed"]))
+        step = draw(st.sampled_from([None, 1, 150, 300])) if state == "running" else None
+        elapsed = None if step is None else draw(st.floats(0.01, 1e6))
+        values = {"run": f"{number:016}", "job": str(number) if state == "running" else None, "heard": None}
+        line = replace(LINE, state=state, step=step, elapsed=elapsed, left=None, **values)
+        line = replace(line, evaluating=state == "to evaluate" or (state == "running" and draw(st.booleans())))
+        lines.append(foreseen(line, takes, draw(st.booleans()), 0.0))
+    return lines
+
+
+@given(at_this_moment())
+def test_the_time_left_is_never_negative_and_unknown_only_where_nothing_is_known(lines: list[Line]) -> None:
+    left = time_left(lines)
+    at_work = [line for line in lines if line.state == "running"]
+    assert (left is None) == (not at_work)
+    if left is not None:
+        told = [*at_work, *(line for line in lines if line.is_ahead)]
+        is_known = any(line.left is not None or (line.step is None and line.takes.whole is not None) for line in told)
+        is_known |= any(line.elapsed for line in at_work) and any(line.step is None for line in told)
+        assert left.seconds is None or left.seconds >= 0
+        assert is_known or left.seconds is None
+        assert left.seconds is not None or not any(line.left is not None for line in at_work)
+        assert not re.search(r"\b0 s\b|-", str(left)) and 0 <= Report(ABOUT, lines, {}).done < 1
+
+
+@given(at_this_moment(st.floats(0.01, 1e6)), st.data())
+def test_the_time_left_never_rises_when_a_run_is_done_and_another_takes_its_place(
+    lines: list[Line], data: st.DataObject
+) -> None:
+    while at_work := [line for line in lines if line.state == "running"]:
+        before = time_left(lines)
+        one = data.draw(st.sampled_from(at_work))
+        ahead = next((line for line in lines if line.is_ahead), None)
+        after = {line.run: line for line in lines} | {one.run: replace(one, state="done", left=None, job=None)}
+        if ahead is not None:
+            after[ahead.run] = replace(ahead, state="running", slurm=None, job=one.job, left=ahead.takes.whole)
+        lines, left = list(after.values()), time_left(after.values())
+        assert before is not None and before.seconds is not None
+        assert left is None or (left.seconds is not None and left.seconds <= before.seconds * (1 + 1e-9))
 
 
 @pytest.mark.parametrize(

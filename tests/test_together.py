@@ -15,15 +15,15 @@ from test_plan import finish, store
 from mmprompt.config import ConfigError
 from mmprompt.identity import evaluation_id
 from mmprompt.place import ROOT
+from mmprompt.processes import this_process
 from mmprompt.run import Store
 from sweeps.batch import batches, freeze
 from sweeps.cancel import named
 from sweeps.manifest import Joined, join, write
 from sweeps.outlook import Outlook, of
-from sweeps.screen import Screen
+from sweeps.pace import Pace, Takes
 from sweeps.state import Queue, State, states
-from sweeps.watch import LEARN, Pace, Watch
-from sweeps.workers import Workers
+from sweeps.status import status
 
 __all__ = ["store"]  # the fixture
 ABOUT = {"commit": "aaaa", "dirty": False, "slurm_cluster": None}
@@ -81,7 +81,7 @@ def test_what_is_launched_together_runs_in_one_place_and_has_a_name(launcher: La
 def test_cancel_of_one_of_the_sweeps_means_no_run_of_the_others(store: Store) -> None:
     both = joined("length", "pixels", "prompt.length=4")
     assert len(both.configs) == 2
-    freeze(both, [list(both.configs)], "local", ABOUT, [])
+    freeze(both, [list(both.configs)], "local", ABOUT, batches(both.store))
     for sweep in joined("length", "pixels", "prompt.length=8").sweeps:  # launched again since, with other settings
         write(sweep, ABOUT)
     [length, pixels] = [set(named(store, [name], None)) for name in ("length", "pixels")]
@@ -106,39 +106,56 @@ def evaluated(store: Store, run: str, seconds: float) -> None:
     (store.run(run).evaluations / f"{evaluation_id(run, ATTACK)}.json").write_text(json.dumps(content))
 
 
+def takes(expanded: Joined) -> dict[str, Takes]:
+    """As a launch of it knows."""
+    for run, config in expanded.configs.items():
+        expanded.store.run(run).create(config)
+    freeze(expanded, [list(expanded.configs)], "local", ABOUT, batches(expanded.store))
+    return dict(Pace(expanded.store).of(outlook(expanded).states, batches(expanded.store)))
+
+
 def test_a_run_to_train_and_one_to_evaluate_take_what_finished_ones_took(store: Store) -> None:
-    expanded = joined("length", "prompt.length=4,8,16", "optim.steps=100", "attack.epsilon=0.1,0.2")
+    words = ("length", "prompt.length=4,8,16", "optim.steps=100", "attack.epsilon=0.1,0.2")
+    expanded = joined(*words)
     trained, asked, _ = expanded.configs
     for run in (trained, asked):
         finish(store.run(run), expanded.configs[run])  # 50 s for 100 steps
     evaluated(store, trained, 2.0)
     seen = outlook(expanded)
     assert [seen.states[run].name for run in expanded.configs] == ["to evaluate", "to evaluate", "to do"]
-    pace = Pace(seen, list(expanded.configs))
     # Of two splits under two budgets, of which nothing is known on validation.
-    assert not pace.knows and not pace.compares
-    test = joined(
-        "length", "prompt.length=4,8,16", "optim.steps=100", "attack.epsilon=0.1,0.2", "evaluation.splits=[test]"
-    )
-    pace = Pace(outlook(test), list(test.configs))
-    assert pace.knows and pace.compares
-    assert [pace.takes(run) for run in test.configs] == pytest.approx([4.0, 4.0, 54.0], abs=0.1)
+    assert set(takes(expanded).values()) == {Takes(None, None)}
+    test = joined(*words, "evaluation.splits=[test]")
+    found = takes(test)
+    assert [found[run].whole for run in test.configs] == pytest.approx([4.0, 4.0, 54.0], abs=0.1)
+    assert [found[run].after for run in test.configs] == [4.0, 4.0, 4.0]
 
 
-def test_what_finishes_in_this_launch_tells_of_the_rest_of_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_finishes_in_this_launch_tells_of_the_rest_of_it(store: Store) -> None:
     expanded = joined("length", "prompt.length=4", "optim.steps=100,300")
     short, long = expanded.configs
-    pace = Pace(outlook(expanded), [short, long])
-    assert not pace.knows and pace.compares and pace.takes(long) == 3 * pace.takes(short)  # by their steps
+    freeze(expanded, [[short, long]], "local", ABOUT, batches(expanded.store))
+    pace, there = Pace(store), batches(store)
+    for run in (short, long):
+        store.run(run).create(expanded.configs[run])
+    assert set(pace.of(seen(expanded), there).values()) == {Takes(None, None)}
     finish(store.run(short), expanded.configs[short])
-    later = time.monotonic() + LEARN
-    monkeypatch.setattr("time.monotonic", lambda: later)
-    pace.learn(seen(expanded), settled=1)
-    assert pace.knows and (pace.takes(short), pace.takes(long)) == pytest.approx((50.0, 150.0), abs=0.1)
+    assert pace.of(seen(expanded), there).keys() == {long}
+    assert pace.of(seen(expanded), there)[long].whole == pytest.approx(150.0, abs=0.1)  # three times its steps
+
+
+def test_of_a_run_whose_settings_cannot_be_read_nothing_is_known_and_of_the_others_all(store: Store) -> None:
+    expanded = joined("length", "prompt.length=4,8,16", "optim.steps=100")
+    done, damaged, other = expanded.configs
+    finish(store.run(done), expanded.configs[done])
+    store.run(damaged).create(expanded.configs[damaged])
+    store.run(damaged).config_file.write_text("{")
+    found = takes(expanded)
+    assert found.keys() == {other} and found[other].whole == pytest.approx(50.0, abs=0.1)
 
 
 def test_the_time_left_of_evaluations_beside_trainings_is_not_that_of_so_many_trainings(
-    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (
         "length",
@@ -148,18 +165,41 @@ def test_the_time_left_of_evaluations_beside_trainings_is_not_that_of_so_many_tr
         "evaluation.splits=[test]",
     )
     expanded = joined(*words)
-    *trained, _ = expanded.configs
+    *trained, last = expanded.configs
     for run in trained:
         finish(store.run(run), expanded.configs[run])
     evaluated(store, trained[0], 2.0)
-    now = time.monotonic()
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    batch = freeze(expanded, [list(expanded.configs)], "local", ABOUT, [])
+    store.run(last).create(expanded.configs[last])
+    batch = freeze(expanded, [list(expanded.configs)], "local", ABOUT, batches(expanded.store))
     assert batch is not None
-    watch = Watch(outlook(expanded), list(expanded.configs), Workers(batch, 2))  # that starts none
-    with Screen() as screen:
-        watch.look(screen)
-        now += 120
-        screen.now(watch._view())
-    # 4 s each for three, 54 s for the last, two at a time
-    assert capsys.readouterr().out == "0/4 done, 3 to evaluate, 1 to do; about 33 s left\n"
+    attempt = store.run(last).claim(1, this_process() | batch.frozen["job"] | {"job": "1"})
+    assert attempt is not None
+    attempt.report({"step": 50, "steps": 100, "seconds": 26.0, "validation": [], "time": time.time()})
+    [sweep] = expanded.sweeps
+    write(sweep, ABOUT)
+    status(["length"], store.root, watch=False, json=False)
+    # 4 s each for three, and of the last one half of its steps and 4 s, all of it by the one that is at work
+    said = "length: 4 runs: 1 running, 3 to evaluate; 12 % done, about 42 s left"
+    assert capsys.readouterr().out.splitlines()[0] == said
+
+
+def test_several_sweeps_also_say_when_all_of_them_will_be_done(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expanded = joined("length", "pixels", "prompt.length=4", "optim.steps=100")
+    run, other = expanded.configs
+    for one in expanded.configs:
+        store.run(one).create(expanded.configs[one])
+    batch = freeze(expanded, [[run, other]], "local", ABOUT, batches(expanded.store))
+    assert batch is not None
+    attempt = store.run(other).claim(1, this_process() | batch.frozen["job"] | {"job": "1"})
+    assert attempt is not None
+    attempt.report({"step": 50, "steps": 100, "seconds": 20.0, "validation": [], "time": time.time()})
+    for sweep in expanded.sweeps:
+        write(sweep, ABOUT)
+    for names in (["length", "pixels"], ["pixels", "length"]):
+        status(names, store.root, watch=False, json=False)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "together more than 60 s left"  # the other half of one, and another, that both want
+        assert "pixels: 2 runs: 1 running, 1 to do; 25 % done, more than 60 s left" in lines
+        assert "length: 1 run: 1 to do; 0 % done" in lines  # nobody is at it

@@ -18,7 +18,7 @@ from mmprompt.run import RunFolder, Store
 from mmprompt.study import Study
 from sweeps.batch import batches
 from sweeps.launched import label
-from sweeps.screen import Row, View, aligned, duration, short
+from sweeps.screen import FEWEST, aligned, duration, fitted, short
 from sweeps.state import Queue, State, queue, states
 
 ORDER = ("running", "failed", "lost?", "queued", "to do", "stopped", "diverged", "done")  # of rows
@@ -54,7 +54,7 @@ class TrialLine:
         rung = "" if self.rung is None else str(self.rung)
         step = "" if self.step is None or self.state != "running" else f"{self.step}/{self.steps}"
         score = "" if self.score is None else f"{self.score:.1f}"
-        return [self.state, self.job or "", self.node or "", rung, step, score]
+        return [self.job or "", self.node or "", rung, step, score]
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,16 @@ class StudyReport:
         return list(conclusion(self.picture))
 
     def table(self, rows: int, width: int) -> list[str]:
-        """A head and a row for each trial, those at work first; those that have no place are counted."""
+        """A head, and a row for each run that confirms now and each trial, those at work first; trials that have no place are
+        counted."""
         lines = sorted(self.lines, key=lambda line: (ORDER.index(line.state), line.trial))
-        shown, axes = lines[:rows], list(dict.fromkeys(axis for line in self.lines for axis in line.differences))
-        if not shown:
+        entries = [*at_confirming(self.picture), *((line.differences, self._cells(line)) for line in lines[:rows])]
+        if not entries:
             return []
+        axes = list(dict.fromkeys(axis for line in self.lines for axis in line.differences))
+        axes = list(dict.fromkeys([*axes, *(axis for differences, _ in entries for axis in differences)]))
         head = [*short(axes), "state", "job", "node", "rung", "step", "score"]
-        body = [[*(line.differences.get(axis, "") for axis in axes), *line.cells] for line in shown]
+        body = [[*(differences.get(axis, "") for axis in axes), *cells] for differences, cells in entries]
         used = [i for i in range(len(head)) if any(row[i] for row in body)]
         cells = [[row[i] for i in used] for row in [head, *body]]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -102,6 +105,16 @@ class StudyReport:
         left = Counter(line.state for line in lines[rows:])
         more = ", ".join(f"{left[state]} {state}" for state in ORDER if left[state])
         return [*aligned(cells, widths, width - 1, numbers), *([f"  and {more}"] if more else [])]
+
+    def drawn(self, width: int, height: int) -> list[str]:
+        """On a terminal of so many columns and rows, below lines that stay."""
+        return fitted([str(self), *self.table(FEWEST, width)], width, height)
+
+    def _cells(self, line: TrialLine) -> list[str]:
+        """A trial at work says where it will be compared."""
+        [trial] = [one.trial for one in self.picture.outcomes if one.trial.number == line.trial]
+        rung = next_rung(self.picture.definition, trial, self.picture.decisions) if line.state == "running" else None
+        return [line.state if rung is None else f"{line.state}, to {rung}", *line.cells]
 
     @property
     def asked(self) -> int | None:
@@ -214,6 +227,13 @@ class StudyLooks:
         seen = states(self._store, list(runs), self._queue)
         return [StudyReport.of(picture.reader.study, picture, seen) for picture in pictures]
 
+    def at(self, study: Study) -> StudyReport:
+        """Of this one. Raises StoreError if it cannot be read."""
+        reports = self.again([study.name])
+        if self.damaged:
+            raise StoreError(self.damaged[0])
+        return reports[0]
+
 
 def open_runs(picture: Picture) -> list[str]:
     return [one.trial.runs[str(seed)] for one in picture.outcomes if one.state == "open" for seed in one.seeds]
@@ -313,23 +333,8 @@ def settled(picture: Picture) -> Iterator[tuple[str, str]]:
             yield "confirmed", f"{done} of {total} runs that confirm are done"
 
 
-def live(study: Study, picture: Picture) -> View:
-    """For the screen: what is at work now."""
-    report = StudyReport.of(study, picture)
-    rows = []
-    for one, line in zip(picture.outcomes, report.lines, strict=True):
-        if line.state == "running":
-            rung = next_rung(picture.definition, one.trial, picture.decisions)
-            until = f", to {rung}" if rung is not None else ""
-            step = f"{line.step}/{line.steps}" if line.step is not None else ""
-            rows.append(
-                Row(line.differences, f"running{until}", step, "" if line.score is None else f"{line.score:.1f}", "")
-            )
-    return View(str(report), "score", [*rows, *_confirming(picture)])
-
-
-def _confirming(picture: Picture) -> Iterator[Row]:
-    """The runs that confirm and are at work on this machine."""
+def at_confirming(picture: Picture) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """Of each run that confirms and is at work on this machine: what tells it from others, and its cells."""
     store = picture.reader.study.store
     for group in picture.confirmation.groups if picture.confirmation else []:
         for candidate in group.candidates:
@@ -340,7 +345,7 @@ def _confirming(picture: Picture) -> Iterator[Row]:
                     step = f"{progress['step']}/{progress['steps']}" if progress else ""
                     score = f"{progress['validation'][-1][1]:.1f}" if progress and progress["validation"] else ""
                     name = {"confirms": name_of(candidate.trial), "seed": seed}
-                    yield Row(name, "running", step, score, "")
+                    yield name, ["running", "", "", "", step, score]
 
 
 def conclusion(picture: Picture) -> Iterator[str]:

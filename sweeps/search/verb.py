@@ -27,7 +27,7 @@ from sweeps.screen import Screen, agreed
 from sweeps.search.advance import Desk, Limits
 from sweeps.search.outlook import Outlook, differences, plan_lines
 from sweeps.search.promote import promote
-from sweeps.search.report import StudyReport, conclusion, live, plural, settled
+from sweeps.search.report import StudyLooks, StudyReport, conclusion, plural, settled
 from sweeps.search.space import Asked, asked
 from sweeps.search.warm import warm_start
 from sweeps.state import State
@@ -212,10 +212,9 @@ def followed(study: Study, workers: Workers | None, submit: Submit | None) -> in
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(ending, signal.default_int_handler)  # as Ctrl-C
-    reader = Reader(study)
     try:
         with Screen() as screen:
-            picture = follow(study, reader, workers, submit, screen)
+            picture = follow(study, workers, submit, screen)
     except KeyboardInterrupt:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, signal.SIG_IGN)  # once is enough
@@ -225,8 +224,7 @@ def followed(study: Study, workers: Workers | None, submit: Submit | None) -> in
         )
         if workers:
             workers.stop()
-        picture = reader.look()
-        print(f"{StudyReport.of(study, picture)}; the same command goes on from here")
+        print(f"{StudyReport.of(study, Reader(study).look())}; the same command goes on from here")
         return 130
     except StoreError:
         if workers:
@@ -235,27 +233,28 @@ def followed(study: Study, workers: Workers | None, submit: Submit | None) -> in
     return ended(study, picture, workers)
 
 
-def follow(study: Study, reader: Reader, workers: Workers | None, submit: Submit | None, screen: Screen) -> Picture:
-    """Until the study is over, or no worker is left."""
-    said = {key for key, _ in settled(reader.look())}
+def follow(study: Study, workers: Workers | None, submit: Submit | None, screen: Screen) -> Picture:
+    """Until the study is over, or no worker is left. What it shows is what `status` does."""
+    looks = StudyLooks(study.store)
+    said = {key for key, _ in settled(looks.at(study).picture)}
     began = len(said)
     reconciled = time.monotonic()
     while True:
         alive = workers.alive() if workers else 0  # before the store: what the dead did is there
-        picture = reader.look()
-        for key, line in settled(picture):
+        report = looks.at(study)
+        for key, line in settled(report.picture):
             if key not in said:
                 said.add(key)
                 screen.line(line)
-        if is_over(picture):
-            return picture
+        if report.is_over:
+            return report.picture
         if workers:
             if not start_missing(study, workers, alive, len(said) - began):
-                return picture
+                return report.picture
         elif submit and time.monotonic() - reconciled > RECONCILE:
             reconciled = time.monotonic()
             submit(screen.line, True)
-        screen.now(live(study, picture))
+        screen.show(report.drawn, str(report))
         time.sleep(POLL)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 from faults import HELD, Sweep, until
@@ -13,11 +16,16 @@ from lab import Lab, beside
 from patience import ended
 
 from mmprompt.processes import who
+from sweeps.report import QUIET
+
+SOON = "import sys; from sweeps import screen; screen.QUIET = screen.QUIETEST = 0.2; "  # between two lines of a log
+SOON += "from sweeps.__main__ import main; sys.exit(main(sys.argv[1:]))"
+SLOW = f"cluster.python='faketime -f -3600 {sys.executable}'"  # the clock of its node is an hour behind
 
 
-def at_work(lab: Lab, running: int, waiting: int) -> Sweep:
+def at_work(lab: Lab, running: int, waiting: int, *settings: str) -> Sweep:
     """A task of one array for each run: the first are at work and stopped there, the others are held back."""
-    sweep = lab.sweep_here(seeds=range(1, running + waiting + 1))
+    sweep = lab.sweep_here(*settings, seeds=range(1, running + waiting + 1))
     sweep.launch(HELD)
     jobs = [sweep.job(seed) for seed in sweep.seeds]
     for job in jobs[:running]:
@@ -50,6 +58,28 @@ def test_a_row_has_job_node_and_time_of_what_runs_and_slurm_s_reason_of_what_wai
     assert f"queued ({waits['reason']})" in output and waits["reason"].startswith("Partition")
     code, output = sweep.run("logs", sweep[3].id[:8])
     assert code == 0 and f"queued: SLURM job {sweep.job(3)} is pending ({waits['reason']})" in output
+
+
+@beside
+def test_the_log_of_a_launch_that_waits_says_what_status_says_and_no_clock_of_a_node_matters(lab: Lab) -> None:
+    sweep = at_work(lab, 2, 1, *([SLOW] if shutil.which("faketime") else []))
+    log, command = sweep.folder / "log", [sys.executable, "-c", SOON, *sweep.command("launch", HELD, "--wait")[3:]]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=sweep.folder, env=sweep.env, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        until(lambda: log.read_text().count("\n") >= 6, "the launch says how things stand", process)
+        _, output = sweep.run("status")
+        first, head, *rows = output.splitlines()
+        [*_, last, _] = log.read_text().split("\n")
+        assert last == first and re.fullmatch(
+            r"length: 3 runs: 2 running, 1 queued; \d+ % done, more than \d+ (s|min) left", last
+        )
+        assert [row[head.index("state") :].split()[0] for row in rows[:3]] == ["running", "running", "queued"]
+        assert "silent" not in output and "0 s" not in [row.split("  ")[-1].strip() for row in rows]
+        assert all(0 <= time.time() - sweep.row(seed)["heard"] < QUIET for seed in (1, 2))
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert ended(process) == 130
 
 
 @beside
