@@ -18,7 +18,6 @@ import hashlib
 import math
 import os
 import shutil
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmprompt.files import draft_of, make_folder, share
+from mmprompt.files import draft_of, make_folder, server_time, share
 
 SHARD_BYTES = 64e6  # a file is no larger, give or take a batch
 SHARDS = 8  # of a split if it is small: several processes can share the work
@@ -59,9 +58,10 @@ class Cache:
     def prepare(self) -> None:
         """Makes the folder, and sweeps out what writers who were killed left behind."""
         make_folder(self.folder)
+        now = server_time(self.folder)
         for file in self.folder.glob(".*"):
             with contextlib.suppress(OSError):
-                if time.time() - file.stat().st_mtime > ABANDONED:
+                if now - file.stat().st_mtime > ABANDONED:
                     file.unlink()
 
     def write(self, file: Path, chunks: Sequence[bytes]) -> None:

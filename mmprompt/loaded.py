@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,6 +39,7 @@ class Loaded:
     """A run in memory, as an attempt begins with it."""
 
     attempt: Attempt
+    began: float  # by the monotonic clock: no other tells how long something took
     config: RunConfig
     device: torch.device
     backbone: OFA  # as it came
@@ -52,7 +54,8 @@ class Loaded:
     @property
     def origin(self) -> dict[str, Any]:
         """Whose numbers they are, and made with what; the W&B record says it too, so that it can be read without the store."""
-        made_with = {key: self.attempt.job[key] for key in ("commit", "dirty", "code")}
+        job = self.attempt.job
+        made_with = {"commit": job.get("commit"), "dirty": job.get("dirty", False), "code": job.get("code")}
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"cpu: {processor()}"
         if self.device.type == "cpu" and os.environ.get(FAKE_GPUS) == "1" and os.environ.get("CUDA_VISIBLE_DEVICES"):
             name += " (in place of a fake GPU)"
@@ -70,13 +73,14 @@ class Loaded:
             name=describe(config) + (" evaluated" if self.attempt.evaluates else ""),
             group=f"{config.model.name}/{config.task.name}/{config.method}",
             config=config.model_dump(mode="json")
-            | {"run_id": self.folder.id, "work": self.attempt.job["work"]}
+            | {"run_id": self.folder.id, "work": self.attempt.job.get("work", "train")}
             | self.origin,
             tracking=self.tracking,
         )
 
 
 def loaded(folder: RunFolder, attempt: Attempt, where: Mapping[str, Any]) -> Loaded:
+    began = time.monotonic()
     config = read_config(folder.config_file)
     store = Store(folder.path.parent.parent)
     locate(config.task, where["data"], where["stage"], store.cache if where["cache"]["max_gb"] > 0 else None)
@@ -87,7 +91,7 @@ def loaded(folder: RunFolder, attempt: Attempt, where: Mapping[str, Any]) -> Loa
     generator = torch.Generator().manual_seed(config.seed)
     tuned = Tuned(config, backbone, generator).to(device)
     cache = kept(parse(Caching, where["cache"]), store.cache, device)
-    return Loaded(attempt, config, device, backbone, tuned, cache, parse(Tracking, where["tracking"]))
+    return Loaded(attempt, began, config, device, backbone, tuned, cache, parse(Tracking, where["tracking"]))
 
 
 def backbone_of(config: RunConfig, file: Path, stage: bool = False) -> OFA:

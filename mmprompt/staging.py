@@ -12,10 +12,9 @@ import errno
 import os
 import shutil
 import stat
-import time
 from pathlib import Path
 
-from mmprompt.files import draft_of, remove
+from mmprompt.files import draft_of, remove, server_time
 from mmprompt.fingerprint import fingerprint
 
 ABANDONED = 3600.0  # seconds after which a copy that was being made belongs to nobody
@@ -49,8 +48,9 @@ def _keep_private(folder: Path) -> None:
 
 def _copy(file: Path, copy: Path, checksum: str) -> None:
     """Complete and right, or not at all. Raises OSError."""
+    now = server_time(copy.parent)
     for left in copy.parent.glob(".*"):
-        if time.time() - left.stat().st_mtime > ABANDONED:
+        if now - left.stat().st_mtime > ABANDONED:
             remove(left)
     need, free = file.stat().st_size, shutil.disk_usage(copy.parent).free
     if need > free:

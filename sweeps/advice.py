@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from mmprompt.place import Place, default_store
 from mmprompt.run import TRIES, Attempt
 from sweeps.causes import Failure
+from sweeps.cost import volume
 from sweeps.launched import Launched
 from sweeps.words import WORDS
 
@@ -27,7 +30,7 @@ def advice(launched: Launched, failures: Mapping[str, Failure], names: Mapping[s
         if group:
             lines.append(f"{cause}: {len(group)} run{'s' if len(group) != 1 else ''}")
             lines += [f"  {line}" for line in _reasons(launched, group, names)]
-            why, more = _next(word, group, names)
+            why, more = _next(word, group, names, launched.store.root)
             command = _launch(launched, group, *more)
             lines += [f"  {why}:", f"    {'the same command' if command in commands else command}"]
             commands.append(command)
@@ -58,7 +61,7 @@ def _frame(attempt: Attempt) -> Iterable[str]:
         yield f"  at {'/'.join(file.split('/')[-2:])}:{line}, in {function}: {code.strip()}"
 
 
-def _next(word: str, group: Sequence[Failure], names: Mapping[str, str]) -> tuple[str, list[str]]:
+def _next(word: str, group: Sequence[Failure], names: Mapping[str, str], store: Path) -> tuple[str, list[str]]:
     """What is to be done, and what a launch has to be told beyond what it was told before."""
     logs = f"`python -m sweeps logs {names[group[0].run]}`"
     asked = [failure.batch.frozen["cluster"] for failure in group if failure.batch and failure.batch.is_slurm]
@@ -77,6 +80,9 @@ def _next(word: str, group: Sequence[Failure], names: Mapping[str, str]) -> tupl
         case "time" if asked:
             minutes = 2 * max(cluster["time_min"] for cluster in asked)
             return "next, with twice the time", ["--retry", word, f"cluster.time_min={minutes}"]
+        case "disk":
+            is_counted = any(failure.attempt and failure.attempt.run.tries() for failure in group)
+            return f"{_room(store)}; next, once there is room", ["--retry", word] if is_counted else []
         case "error":
             return f"see {logs}; next, once it is mended", ["--retry", word]
         case "start":
@@ -84,6 +90,17 @@ def _next(word: str, group: Sequence[Failure], names: Mapping[str, str]) -> tupl
         case _:
             is_left_alone = any(failure.attempt and failure.attempt.run.tries() >= TRIES for failure in group)
             return "next, from where they were", ["--retry", word] if is_left_alone else []
+
+
+def _room(store: Path) -> str:
+    """What fits into a store now, and what tells more or makes room."""
+    there = os.statvfs(store)
+    number = f"{there.f_favail:,} file{'s' if there.f_favail != 1 else ''}"
+    files = f" and {number}" if there.f_files else ""  # some file systems have no limit
+    return (
+        f"{volume(there.f_bavail * there.f_frsize)}{files} more fit into {store} now (`du -sh` says what it takes, `quota -s` "
+        "what you may have, and `python -m sweeps clean` frees what nobody needs)"
+    )
 
 
 def _launch(launched: Launched, group: Sequence[Failure], *more: str) -> str:

@@ -14,7 +14,8 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, tzinfo
+from itertools import pairwise
 from pathlib import Path
 
 from mmprompt.processes import lives
@@ -49,8 +50,12 @@ EXITED = re.compile(r"srun: error: .*: Exited with exit code \d\d?$")  # by itse
 MEMORY = re.compile(
     r"\bMemoryError\b|OutOfMemoryError|out of memory|an't allocate memory|annot allocate memory|std::bad_alloc"
 )
+DISK = re.compile(
+    r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed writing|basic_ios::clear: iostream error"
+)
 END = 64 * 1024  # bytes of a log
 CLOCKS = 5.0  # seconds by which those of two machines may differ
+APART = 60.0  # seconds between two stamps in a log that are not of one end; at the end of a job there are several, KillWait apart
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,6 @@ class End:
     failure: Failure
     is_known: bool  # why it ended
     job: str | None  # SLURM's id; None of a local process
-    began: float  # seconds since 1970: what the log says of earlier times is of another end
 
 
 def failures(
@@ -125,29 +129,28 @@ class Handed:
             if not is_known and reason != SILENT and not is_slurm:
                 cause = "cancelled"  # by Ctrl-C; SLURM sends that signal for many reasons
             failure = Failure(run, cause, reason, attempt, log_of(attempt), self._batches.get(facts["batch"]))
-            ends.append(End(failure, is_known, facts["job"] if is_slurm else None, facts["started"]))
+            ends.append(End(failure, is_known, facts.get("job") if is_slurm else None))
         return ends
 
     def _not_begun(self, run: str, batch: Batch, number: int) -> list[End]:
         """The end of a job that died before it claimed a run; empty if nothing says that there was one."""
-        began = batch.file.stat().st_mtime
         if batch.is_slurm:
             job = self._jobs[batch].get(number)
             if job is None:  # it did not fit under a submit limit, or its launch was killed
                 return []
             log = batch.array(max(first for first in batch.arrays if first <= number)) / f"{job}_0_log.err"
-            return [End(Failure(run, "not begun", SILENT, None, log, batch), False, job, began)]
+            return [End(Failure(run, "not begun", SILENT, None, log, batch), False, job)]
         logs = sorted(batch.folder.glob("*_log.err"), key=lambda log: log.stat().st_mtime)
         is_alive = lives(batch.frozen["launcher"]) is not False
-        if is_alive or not logs or not is_traceback(tail(logs[-1]).splitlines()):
+        if is_alive or not logs or not says_why(tail(logs[-1]).splitlines()):
             return []  # the launch goes on, or somebody ended it
-        return [End(Failure(run, "not begun", SILENT, None, logs[-1], batch), False, None, began)]
+        return [End(Failure(run, "not begun", SILENT, None, logs[-1], batch), False, None)]
 
     def _is_begun(self, batch: Batch, number: int) -> bool:
         """Did this job claim any of its runs?"""
         key = batch, number
         if key not in self._begun:
-            attempts = (attempt for run in batch.jobs[number] for attempt in reversed(self.store.run(run).attempts()))
+            attempts = (attempt for run in batch.jobs[number] for attempt in self.store.run(run).sound_attempts())
             self._begun[key] = any(attempt.job["batch"] == batch.id for attempt in attempts)
         return self._begun[key]
 
@@ -158,13 +161,21 @@ class Logs:
     def __init__(self) -> None:
         self._lines: dict[Path, list[str]] = {}
 
-    def since(self, log: Path, began: float) -> list[str]:
-        """The lines of a job's last execution: SLURM may have started it several times, and all of them write there."""
+    def last(self, log: Path, began: str) -> list[str]:
+        """The lines of a job's last execution: SLURM may have started it several times, and all of them write there.
+
+        Their place in the file tells, and not whose clock says what. `began`: when SLURM's accounting says that it did, if it
+        does: one that ended before python began has no first line, and may have written nothing at all.
+        """
         if log not in self._lines:
             self._lines[log] = tail(log).splitlines()
         lines = self._lines[log]
-        old = [i for i, line in enumerate(lines) if line.startswith(BEGINS) or is_before(line, began)]
-        return lines[old[-1] + 1 :] if old else lines
+        first = max((i for i, line in enumerate(lines) if line.startswith(BEGINS)), default=-1)
+        stamps = stamped(lines, zone_of(lines))
+        old = [i for i, at in stamps.items() if i > first and abs(at - stamps[max(stamps)]) > APART]
+        if first >= 0:  # else python never began, and nobody knows the time zone of the stamps
+            old += [i for i, at in stamps.items() if at < moment(began) - CLOCKS]
+        return lines[max([first, *old]) + 1 :]
 
 
 def tail(file: Path, size: int = END) -> str:
@@ -175,15 +186,31 @@ def tail(file: Path, size: int = END) -> str:
     return ""
 
 
-def is_before(line: str, began: float) -> bool:
-    stamp = STAMP.search(line)
-    return stamp is not None and moment(stamp[1]) < began - CLOCKS
+def stamped(lines: Sequence[str], zone: tzinfo | None) -> dict[int, float]:
+    """By their number, the lines in which SLURM says when something was ended; in a node's clock and time zone."""
+    stamps = {i: STAMP.search(line) for i, line in enumerate(lines)}
+    return {i: moment(stamp[1], zone) for i, stamp in stamps.items() if stamp}
 
 
-def moment(text: str) -> float:
-    """Seconds since 1970, of a time as SLURM writes it; 0 where it says Unknown or None."""
+def zone_of(lines: Sequence[str]) -> tzinfo | None:
+    """The time zone of the node, as the job has said it when it began; None of jobs of long ago: then it may be ours."""
+    for line in reversed(lines):
+        if line.startswith(BEGINS):
+            with contextlib.suppress(ValueError):
+                return datetime.fromisoformat(line.rpartition(", ")[2]).tzinfo
+    return None
+
+
+def written(line: str) -> float:
+    """When a job wrote its first line."""
+    return moment(line.rpartition(", ")[2])
+
+
+def moment(text: str, zone: tzinfo | None = None) -> float:
+    """Seconds since 1970, of a time as SLURM writes it, in our time zone or in another; 0 where it says Unknown or None."""
     with contextlib.suppress(ValueError):
-        return datetime.fromisoformat(text).timestamp()
+        time = datetime.fromisoformat(text)
+        return (time if time.tzinfo or zone is None else time.replace(tzinfo=zone)).timestamp()
     return 0.0
 
 
@@ -199,7 +226,15 @@ def said(error: str) -> tuple[Cause, str, bool]:
     reason = conclusion(text)
     if reason.startswith(DIVERGED):
         return "diverged", reason, True
+    if any(DISK.search(line) for line in [reason, *raised(text)]):
+        return "disk full", reason, True
     return "out of memory" if MEMORY.search(reason) else "error", reason, True
+
+
+def raised(text: str) -> list[str]:
+    """The lines of a traceback that name exceptions: the one that counts, and those that it came of."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    return [line for before, line in pairwise(lines) if before.startswith("  ") and not line.startswith(" ")]
 
 
 def conclusion(text: str) -> str:
@@ -214,8 +249,7 @@ def why(end: End, accounted: Ended | None, logs: Logs) -> Failure | None:
     """The failure, with what SLURM's accounting and the log know of it. None: this job ended well."""
     if end.is_known:
         return end.failure
-    began = max(end.began, moment(accounted.start)) if accounted else end.began
-    lines = logs.since(end.failure.log, began) if end.failure.log else []
+    lines = logs.last(end.failure.log, accounted.start if accounted else "") if end.failure.log else []
     state = accounted.state if accounted else ""
     known = ACCOUNTED.get(state.split(" ")[0].rstrip("+"))
     cause, reason = marked(lines)
@@ -243,8 +277,9 @@ def without_mark(failure: Failure, lines: Sequence[str], accounted: Ended | None
     if failure.attempt is None:
         return not_begun(failure, lines, own, accounted)
     is_local = failure.batch is not None and not failure.batch.is_slurm
-    if failure.reason == SILENT and own and (has_exited or (is_local and is_traceback(own))):
-        return replace(failure, cause="error", reason=conclusion("\n".join(own)))
+    if failure.reason == SILENT and own and (has_exited or (is_local and says_why(own))):
+        cause, reason, _ = said("\n".join(own))
+        return replace(failure, cause=cause, reason=reason)
     return failure
 
 
@@ -266,8 +301,10 @@ def not_begun(failure: Failure, lines: Sequence[str], own: Sequence[str], accoun
     return replace(failure, reason=f"its job left no log; {ended}")
 
 
-def is_traceback(lines: Sequence[str]) -> bool:
-    """Do they end with one?"""
+def says_why(lines: Sequence[str]) -> bool:
+    """Do they end with a traceback, or with the word that a process has for a full disk?"""
+    if lines and DISK.search(lines[-1]):
+        return True
     starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
     return bool(starts) and all(line.startswith("  ") for line in lines[starts[-1] + 1 : -1])
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmprompt.files import StoreError
 from mmprompt.run import Attempt, RunFolder, Store
-from sweeps.batch import Batch, batches, log_of, wanted
-from sweeps.causes import CLOCKS, Failure, failures, moment, tail
+from sweeps.batch import batches, log_of, wanted
+from sweeps.causes import CLOCKS, Failure, failures, tail, written
 from sweeps.launched import find_run, label_of, store_at
 from sweeps.node import BEGINS
 from sweeps.scheduler import Job
@@ -21,7 +23,7 @@ from sweeps.state import OPEN, queue, state
 LINES = 40  # of the end of a log
 POLL = 1.0  # seconds between two looks at what is followed
 SQUEUE = 30.0  # seconds between two questions to SLURM
-OVER = ("done", *OPEN)  # states of a run that nobody is at
+OVER = ("done", "damaged", *OPEN)  # states of a run that nobody is at
 
 
 def logs(run: str, runs: Path, follow: bool, attempt: int | None) -> int:
@@ -93,12 +95,12 @@ def about(attempt: Attempt, seen: Seen, failure: Failure | None) -> list[str]:
     kind = "SLURM job" if facts["scheduler"] == "slurm" else "process"
     how = how_it_is(seen, failure) if newest else "over"
     lines = [
-        f"attempt {attempt.number} of {seen.folder.attempts()[-1].number}: {kind} {facts['job']} on {facts['host']}; {how}"
+        f"attempt {attempt.number} of {seen.folder.attempts()[-1].number}: {kind} {facts.get('job')} on {facts['host']}; {how}"
     ]
     if attempt.error is not None:
         lines += ["", f"{attempt.path / 'error.txt'}:", *attempt.error.splitlines()[-LINES:]]
-    batch = Batch(seen.store.jobs / str(facts["batch"]))
-    others = max((len(job) for job in batch.jobs if attempt.run.id in job), default=1) - 1 if batch.file.exists() else 0
+    held = [job for one in seen.batches if one.id == facts["batch"] for job in one.jobs if attempt.run.id in job]
+    others = max(map(len, held), default=1) - 1
     if others:
         lines += ["", f"the log is that of a job that has {others} other run{'s' if others > 1 else ''} as well"]
     return lines
@@ -106,6 +108,8 @@ def about(attempt: Attempt, seen: Seen, failure: Failure | None) -> list[str]:
 
 def how_it_is(seen: Seen, failure: Failure | None) -> str:
     now = seen.state
+    if now.damage is not None:
+        return f"damaged: {now.damage}"
     if failure:
         return how_it_ended(failure)
     if now.name == "queued" and now.job:
@@ -136,6 +140,8 @@ def waits(job: Job) -> str:
 
 def not_begun(seen: Seen, failure: Failure | None) -> str:
     """About a run that no job was ever at."""
+    if seen.state.damage is not None:
+        return f"damaged: {seen.state.damage}"
     if failure:
         return how_it_ended(failure)
     if seen.state.job:
@@ -152,12 +158,17 @@ def files(log: Path | None) -> list[Path]:
 
 def own_part(attempt: Attempt) -> list[str]:
     """The end of what an attempt's job printed before it was started again."""
-    log, began = log_of(attempt), attempt.job["started"]
+    log, job = log_of(attempt), attempt.job
     lines = tail(log).splitlines() if log else []
     begins = [i for i, line in enumerate(lines) if line.startswith(BEGINS)]
-    first = next((i for i in begins if moment(lines[i].rpartition(", ")[2]) > began - CLOCKS), 0)
+    first = next((i for i in begins if is_of(job, lines[i])), 0)
     last = next((i for i in begins if i > first), len(lines))
     return ["", f"{log}:", *lines[first:last][-LINES:]]
+
+
+def is_of(job: Mapping[str, Any], line: str) -> bool:
+    """Is it the first line of the execution of this job.json? Of those of long ago only times can tell."""
+    return bool(line == job["execution"] if "execution" in job else written(line) > job["started"] - CLOCKS)
 
 
 class Printed:

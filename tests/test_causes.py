@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import synthetic_store as made
 
+from mmprompt.files import write_once
+from mmprompt.identity import canonical
 from mmprompt.processes import who
 from mmprompt.run import Store
 from sweeps.causes import Failure, failures
@@ -64,13 +66,15 @@ def submit(
     return folder
 
 
-def attempt(store: Store, log: str = "", error: str | None = None, kind: str = "slurm", seed: int = 1) -> str:
+def attempt(
+    store: Store, log: str = "", error: str | None = None, kind: str = "slurm", seed: int = 1, **more: Any
+) -> str:
     """An attempt that batch 1 made on another machine, with what it left. Its run."""
     name = "jobs/1/0/300_0_0_log.err"
     (store.root / name).parent.mkdir(parents=True, exist_ok=True)
     (store.root / name).write_text(log)
     facts: dict[str, Any] = {**made.JOB, "scheduler": kind, "batch": "1", "job": "300_0", "log": name, "started": BEGAN}
-    claimed = made.claim(store, {"task": "micro_vqa", "seed": seed}, facts)
+    claimed = made.claim(store, {"task": "micro_vqa", "seed": seed}, facts | more)
     if error is not None:
         claimed.fail(error)
     return claimed.run.id
@@ -78,8 +82,9 @@ def attempt(store: Store, log: str = "", error: str | None = None, kind: str = "
 
 def create(store: Store, seed: int) -> str:
     """A run that nobody has begun."""
-    run = made.run_of({"task": "micro_vqa", "seed": seed})
-    store.run(run).path.mkdir(parents=True)
+    point = {"task": "micro_vqa", "seed": seed}
+    run = made.run_of(point)
+    write_once(store.run(run).config_file, canonical(made.config_of(point)))
     return run
 
 
@@ -89,7 +94,9 @@ def accounting(folder: Path, states: Mapping[str, str]) -> None:
 
 
 def answers(folder: Path, name: str, states: Mapping[str, str]) -> None:
-    said = "".join(f"{job}|{one}\n" for job, one in states.items())
+    """A program that shows these jobs, of each its name last, as we ask for it: it may hold any character."""
+    split = {job: one.partition("|") for job, one in states.items()}
+    said = "".join(f"{job}|{rest}|{job_name}|\n" for job, (job_name, _, rest) in split.items())
     (folder / f"{name}.said").write_text(said)
     program = folder / "bin" / name
     reads = f'while read -r line; do echo "$line"; done < {folder}/{name}.said'
@@ -131,7 +138,7 @@ LOGS = {
     "cancelled, since 25.05": "[2026-11-24T12:10:00.123] error: *** JOB 301 ON gn1 CANCELLED AT 2026-11-24T12:10:00 DUE to SIGNAL "
     "Terminated ***\n",
     "error": "srun: error: gn1: task 0: Segmentation fault\n",
-    "error, and the process said so": "this process ends: /store cannot be written: No space left on device\n"
+    "disk full, and the process said so": "this process ends: /store cannot be written: No space left on device\n"
     "srun: error: gn1: task 0: Exited with exit code 1\n",
     "killed": KILLED,
     # a step ends like that by any signal: of preemption, of a launch, of whoever may send one
@@ -152,6 +159,63 @@ def test_the_end_of_a_log_tells_the_cause_without_accounting(store: Store, name:
     run = attempt(store, BEGIN + LOGS[name], error)
     submit(store, [[run]])
     assert found(store, run)[run].cause == name.split(",")[0]
+
+
+NODE = BEGIN.replace("12:00:01", "12:00:01+0000")  # of a node whose zone is UTC
+EAST, WEST = "<+13>-13", "<-05>5"  # time zones of those who look
+
+
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Looks from another time zone."""
+
+    def look_from(zone: str) -> None:
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+
+    yield look_from
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize("begin", ["", BEGIN, NODE], ids=["before python began", "long ago", "now"])
+@pytest.mark.parametrize("claimed", [True, False])
+def test_without_accounting_a_cancelled_job_is_cancelled_wherever_one_looks_from(
+    store: Store, zone: Callable[[str], None], begin: str, claimed: bool
+) -> None:
+    log = begin + LOGS["cancelled"]
+    if claimed:
+        run = attempt(store, log)
+        submit(store, [[run]])
+    else:
+        run = create(store, 1)
+        folder = submit(store, [[run]])
+        (folder / "0" / "300_0_log.err").write_text(log)
+    zone(EAST)
+    assert found(store, run)[run].cause == "cancelled"
+
+
+def test_an_execution_that_wrote_no_first_line_is_told_by_stamps_that_are_of_another_end(store: Store) -> None:
+    run = attempt(
+        store,
+        EARLIER
+        + "slurmstepd-gn2: error: *** JOB 301 ON gn2 CANCELLED AT 2026-11-24T12:10:07 ***\n"
+        + "slurmstepd-gn2: error: *** STEP 301.0 ON gn2 CANCELLED AT 2026-11-24T12:10:37 ***\n",
+    )
+    submit(store, [[run]])
+    assert found(store, run)[run].cause == "cancelled"
+
+
+def test_accounting_is_compared_with_a_nodes_stamps_in_the_nodes_time_zone(
+    store: Store, tmp_path: Path, zone: Callable[[str], None]
+) -> None:
+    run = attempt(store, EARLIER.replace(BEGIN, NODE) + "slurm_script: line 19: module: command not found\n")
+    submit(store, [[run]])
+    accounting(
+        tmp_path, {"300_0": "mmprompt-1-abc.0|FAILED|1:0|2026-11-24T07:05:20"}
+    )  # sacct writes in its user's zone
+    zone(WEST)
+    assert found(store, run)[run].cause == "killed"
 
 
 EARLIER = BEGIN + LOGS["preempted"]  # of an execution that SLURM started again
@@ -251,7 +315,23 @@ ERRORS = {
         "RuntimeError: Defau",
     ),
     f"{TRACEBACK}torch.OutOfMemoryError: CUDA out of memory. Tried to\n": ("out of memory", "torch.OutOfMemoryError"),
-    f"interrupted: {TRACEBACK}mmprompt.files.StoreError: /x cannot be written: Disk quota\n": (
+    f"interrupted: {TRACEBACK}mmprompt.files.StoreError: /x cannot be written: Disk quota exceeded\n": (
+        "disk full",
+        "mmprompt.files.StoreError",
+    ),
+    f"{TRACEBACK}OSError: [Errno 28] No space left on device: '/store/run/1/attempts/1/wandb'\n": (
+        "disk full",
+        "OSError: [Errno 28]",
+    ),
+    f"{TRACEBACK}OSError: [Errno 122] Disk quota exceeded\n\nDuring handling of the above exception, another exception "
+    f"occurred:\n\n{TRACEBACK}wandb.errors.CommError: no run\n": ("disk full", "wandb.errors.CommError: no run"),
+    f"{TRACEBACK}RuntimeError: [enforce fail at inline_container.cc:603] . PytorchStreamWriter failed writing file data/0: "
+    "file write failed\n": ("disk full", "RuntimeError: [enforce"),
+    f"{TRACEBACK}safetensors.SafetensorError: Error while serializing: I/O error: No space left on device (os error 28)\n": (
+        "disk full",
+        "safetensors.SafetensorError",
+    ),
+    f"{TRACEBACK}mmprompt.files.StoreError: /x cannot be written: Read-only file system\n": (
         "error",
         "mmprompt.files.StoreError",
     ),

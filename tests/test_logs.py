@@ -34,7 +34,7 @@ def answering(folder: Path, **jobs: str) -> None:
     for task, one in jobs.items():
         word, node, reason = one.split("|")
         number = task.removeprefix("task")
-        lines["mmprompt-1-abc.0"] = f"300_{number}|{number}|{word}|{node}|1:00:00|root|{reason}"
+        lines[f"300_{number}"] = f"mmprompt-1-abc.0|{word}|{node}|1:00:00|root|{reason}"
     answers(folder, "squeue", lines)
 
 
@@ -80,6 +80,21 @@ def test_an_earlier_attempt_is_shown_without_what_its_job_printed_when_it_was_st
     assert "attempt 1 of 2: SLURM job 300_0 on elsewhere; over" in output and "told to end by SIGTERM" in output
     assert "of the first" in output and "of the second" not in output
     assert "attempt 2 of 2: SLURM job 300_0 on elsewhere; running" in said(capsys, store, run)
+
+
+def test_the_part_of_an_attempt_is_found_by_the_line_that_its_execution_wrote_first(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the clocks of the nodes: the second's was behind."""
+    began = [BEGIN.replace("12:00:01\n", time) for time in ("12:30:01+0000\n", "11:45:01-0500\n", "12:40:01+0000\n")]
+    log = f"{began[0]}of the first\n{began[1]}of the second\n{began[2]}of the third\n"
+    for line in began:
+        run = attempt(store, log, "interrupted: told to end by SIGTERM", seed=0, execution=line.strip())
+    submit(store, [[run]])
+    answering(tmp_path)
+    for number, own in ((1, "of the first"), (2, "of the second")):
+        parts = [line for line in said(capsys, store, run, number).splitlines() if line.startswith("of the ")]
+        assert parts == [own]
 
 
 def test_of_a_run_that_has_not_begun_it_says_what_it_waits_for(

@@ -86,9 +86,9 @@ def test_a_run_records_all_that_it_took_and_what_attempts_before_it_took(tmp_pat
     os.utime(dead.path / "job.json", (1000, 1000))
     os.utime(dead.path / "progress.json", (4600, 4600))
     dead.fail("RuntimeError: of a batch before")
-    began = time.time()
+    began = time.monotonic()
     assert execute(tmp_path, [folder.id], where(), JOB | {"batch": "another"}) == {folder.id: "done"}
-    wall = time.time() - began
+    wall = time.monotonic() - began
     result = json.loads(folder.result_file.read_text())
     assert set(SUMMARISED) <= result.keys()
     assert 0 < result["seconds"] <= hours(result["device_hours"]) <= wall + ROUNDED  # one thread
@@ -107,6 +107,6 @@ def test_what_a_run_took_does_not_depend_on_what_it_was_asked_besides(tmp_path: 
     evaluations = [{"split": "test"} | attack, {"split": "val"}, {"split": "test"}]
     assert execute(tmp_path, [folder.id], where(), JOB, evaluations=evaluations) == {folder.id: "done"}
     result = json.loads(folder.result_file.read_text())
-    took = json.loads(folder.evaluation_file(evaluation_id(folder.id, evaluations[0])).read_text())["seconds"] / 3600
-    assert 0 < result["device_hours"] <= result["device_hours_spent"] - took
+    took = json.loads(folder.evaluation_file(evaluation_id(folder.id, evaluations[0])).read_text())["seconds"]
+    assert 0 < hours(result["device_hours"]) <= hours(result["device_hours_spent"]) - took + 3 * ROUNDED
     assert set(result["metrics"]) == {"val/acc@0.5", "test/acc@0.5"}

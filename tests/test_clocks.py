@@ -1,0 +1,249 @@
+"""Clocks that are wrong or jump change no duration, no age, no state and no cause."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from clocks import wrong
+from patience import ended, printed_by, until
+from test_job import LATER
+from tiny import frozen_run
+
+from mmprompt.files import server_time
+from mmprompt.place import ROOT
+from mmprompt.processes import lives, process_here, this_process
+from mmprompt.run import RunFolder, Store
+from sweeps.causes import failures
+from sweeps.state import Queue, states
+
+HOUR, DAY = 3600.0, 86_400.0
+ROUNDED = 0.02  # seconds that are lost where hours are rounded to five places
+
+
+def said_by(script: str, *arguments: str | Path, clock: dict[str, str], **environment: str) -> str:
+    """What this Python prints in a process with another clock."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", **clock, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# The time of the file server
+
+
+def test_the_time_of_a_folders_server_is_told_without_leaving_anything_there(tmp_path: Path) -> None:
+    assert abs(server_time(tmp_path) - time.time()) < 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_a_file_without_a_name_cannot_be_made_it_is_told_by_one_that_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # what a kernel sees in it that knows no such files
+    assert abs(server_time(tmp_path) - time.time()) < 1
+    assert list(tmp_path.iterdir()) == []
+    assert tmp_path.stat().st_mtime > 0 and time.time() - tmp_path.stat().st_mtime < 60  # one was there
+
+
+def test_where_nothing_can_be_made_it_is_our_own_clocks(tmp_path: Path) -> None:
+    assert abs(server_time(tmp_path / "nowhere") - time.time()) < 1
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+def test_it_is_the_servers_time_whatever_our_own_clock_says(tmp_path: Path, nameless: bool) -> None:
+    script = "import os, sys, time; from pathlib import Path; from mmprompt.files import server_time\n"
+    script += "" if nameless else "os.O_TMPFILE = os.O_DIRECTORY\n"
+    script += "print(server_time(Path(sys.argv[1])) - time.time())"
+    assert float(said_by(script, tmp_path, clock=wrong("-3600"))) == pytest.approx(HOUR, abs=5)
+
+
+# Ages
+
+
+CACHE = "import sys; from pathlib import Path; from mmprompt.cache import Cache; Cache(Path(sys.argv[1]), 1).prepare()"
+STAGING = """
+import sys
+from pathlib import Path
+from mmprompt.fingerprint import fingerprint
+from mmprompt.staging import staged
+print(staged(Path(sys.argv[1]), fingerprint(Path(sys.argv[1]))))
+"""
+SUBMITTING = """
+import sys
+from pathlib import Path
+from sweeps.batch import Batch
+from sweeps.scheduler import is_submitting
+print(is_submitting(Batch(Path(sys.argv[1]))))
+"""
+
+
+def half_written(file: Path, age: float = 0.0) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("half")
+    os.utime(file, (time.time() - age, time.time() - age))
+    return file
+
+
+@pytest.mark.parametrize(("clock", "age"), [("+3d", 0.0), ("-3d", 2 * DAY)])
+def test_what_is_half_written_in_the_cache_goes_by_the_clock_that_has_dated_it(
+    tmp_path: Path, clock: str, age: float
+) -> None:
+    draft = half_written(tmp_path / "cache/.a.rows.0000", age)
+    said_by(CACHE, tmp_path / "cache", clock=wrong(clock))
+    assert draft.exists() is (age == 0)
+
+
+@pytest.mark.parametrize(("clock", "age"), [("+3d", 0.0), ("-3d", 2 * HOUR)])
+def test_what_is_half_copied_to_a_nodes_disk_goes_by_the_clock_that_has_dated_it(
+    tmp_path: Path, clock: str, age: float
+) -> None:
+    (tmp_path / "file").write_text("content")
+    copy = Path(said_by(STAGING, tmp_path / "file", clock={}, TMPDIR=str(tmp_path)))
+    copy.unlink()
+    draft = half_written(copy.with_name(".file.0000"), age)
+    assert said_by(STAGING, tmp_path / "file", clock=wrong(clock), TMPDIR=str(tmp_path)) == str(copy)
+    assert draft.exists() is (age == 0)
+
+
+@pytest.mark.parametrize(("clock", "age"), [("+3d", 0.0), ("-3d", 2 * DAY)])
+def test_clean_frees_what_is_half_written_by_the_clock_that_has_dated_it(
+    tmp_path: Path, clock: str, age: float
+) -> None:
+    draft = half_written(tmp_path / "run/0123456789abcdef/.result.json.0000", age)
+    script = "import sys; from sweeps.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    said_by(script, "clean", "--runs", tmp_path, clock=wrong(clock), YES="1")
+    assert draft.exists() is (age == 0)
+
+
+@pytest.mark.parametrize(("clock", "age"), [("+3d", 0.0), ("-3d", HOUR)])
+def test_a_launch_elsewhere_is_believed_to_submit_for_ten_minutes_of_the_store(
+    tmp_path: Path, clock: str, age: float
+) -> None:
+    (tmp_path / "jobs/1").mkdir(parents=True)
+    file = tmp_path / "jobs/1/batch.json"
+    frozen = {
+        "job": {"scheduler": "slurm"},
+        "job_name": "mmprompt-1-abc",
+        "user": "anna",
+        "slurm_cluster": None,
+        "jobs": [],
+    }
+    frozen |= {"overrides": [], "cluster": {"mem_gb": 2.0, "time_min": 60}}
+    file.write_text(json.dumps(frozen | {"launcher": {"host": "elsewhere", "pid": 1, "started": 0.0}}))
+    os.utime(file, (time.time() - age, time.time() - age))
+    assert said_by(SUBMITTING, file.parent, clock=wrong(clock)) == str(age == 0)
+
+
+# Who lives
+
+
+def test_a_process_lives_though_the_clock_was_set_since_it_started() -> None:
+    """Its start as a time of day is counted from when the machine was started, and that moves with the clock."""
+    here = this_process()
+    assert lives(here | {"started": here["started"] - HOUR}) is True
+    assert lives(here | {"started": here["started"] + HOUR}) is True
+
+
+def test_a_process_of_before_the_machine_was_started_again_is_dead_and_so_is_a_stranger_with_its_pid() -> None:
+    here = this_process()
+    assert lives(here | {"boot": "00000000-0000-0000-0000-000000000000"}) is False
+    assert lives(here | {"ticks": here["ticks"] + 1}) is False  # though it started in the same second
+    assert lives(process_here(os.getppid())) is True
+    assert lives(process_here(os.getppid()) | {"pid": os.getpid()}) is False
+
+
+def test_of_a_process_that_was_written_down_long_ago_its_start_tells() -> None:
+    old = {key: value for key, value in this_process().items() if key not in ("boot", "ticks")}
+    assert lives(old) is True and lives(old | {"started": old["started"] - HOUR}) is False
+
+
+def test_a_process_that_has_ended_is_dead_before_anybody_has_asked_for_its_exit_code() -> None:
+    child = subprocess.Popen(["true"])
+    facts = process_here(child.pid)
+    until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE, "it has ended")
+    assert lives(facts) is False
+    child.wait()
+    assert lives(facts) is False
+
+
+# A run, killed once, then done
+
+
+LONG = ("optim.steps=200", "optim.validate_every=100")
+
+
+class Process:
+    """One that executes runs of a store, with a clock of its own."""
+
+    def __init__(self, store: Path, *runs: RunFolder, clock: dict[str, str]) -> None:
+        self.began = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LATER, str(store), *(run.id for run in runs)],
+            env={**os.environ, **clock},
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def until_checkpoint(self, run: RunFolder, number: int) -> None:
+        what = f"attempt {number} leaves a checkpoint"
+        until(
+            lambda: len(run.attempts()) == number and run.attempts()[-1].checkpoint_steps,
+            what,
+            self.process,
+            often=True,
+        )
+
+    def took(self) -> float:
+        return time.monotonic() - self.began
+
+
+def seen(store: Path, *runs: RunFolder) -> list[tuple[str, str | None]]:
+    """State and cause of each."""
+    ids = [run.id for run in runs]
+    found = states(Store(store), ids, Queue({}))
+    causes = failures(Store(store), ids, found)
+    return [(found[run].name, causes[run].cause if run in causes else None) for run in ids]
+
+
+@pytest.mark.parametrize("clock", ["-3600", "+3600", "jumps"])
+def test_a_clock_that_is_off_or_jumps_changes_neither_states_nor_causes_nor_hours(tmp_path: Path, clock: str) -> None:
+    offset = tmp_path / "offset"
+    offset.write_text("+0\n")
+    environment = wrong(offset if clock == "jumps" else clock)
+    killed, bad = frozen_run(tmp_path, *LONG), frozen_run(tmp_path, "prompt.init_std=1e30")
+    first = Process(tmp_path, killed, clock=environment)
+    first.until_checkpoint(killed, 1)
+    if clock == "jumps":
+        offset.write_text("-3600\n")
+    assert seen(tmp_path, killed) == [("running", None)]
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.process.wait()
+    took = first.took()
+    assert seen(tmp_path, killed) == [("to do", "killed")]
+    second = Process(tmp_path, killed, bad, clock=environment)
+    second.until_checkpoint(killed, 2)
+    if clock == "jumps":
+        offset.write_text("+7200\n")
+    printed = printed_by(second.process)
+    took += second.took()
+    assert ended(second.process) == 0, printed
+    assert seen(tmp_path, killed, bad) == [("done", None), ("diverged", "diverged")]
+    result = killed.result() or {}
+    assert result["attempt"] == 2 and result["resumed_from"]["attempt"] == 1
+    hours, spent = result["device_hours"], result["device_hours_spent"]
+    assert 0 < result["seconds"] <= HOUR * hours + ROUNDED and HOUR * hours <= took + ROUNDED
+    assert 0 < HOUR * spent <= took + ROUNDED
