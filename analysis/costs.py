@@ -8,19 +8,20 @@ the updates of a run, times its devices; validation and what comes after trainin
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.frame import Sweep, joined
+from analysis.inventory import settings_of
 from analysis.manifest import axis_value
+from mmprompt.files import StoreError
 from mmprompt.identity import is_of_evaluations
-from mmprompt.run import Store, spent
+from mmprompt.records import COSTS, CostRow, CostsRecord, DamagedError, read
+from mmprompt.run import RunFolder, Store, is_number, spent
 
 # What a sweep may ask for (`facts:`) that depends on what else a machine does -> the quantities that are shown for it.
 SHOWN: dict[str, tuple[str, ...]] = {
@@ -51,17 +52,19 @@ def read_costs(store: Store, sweep: Sweep) -> Costs:
     in the notes."""
     name, labels = sweep.manifest["sweep"], labels_of(sweep)
     empty = pd.DataFrame(columns=[*labels, "task", "quantity", *NUMBERS, "baseline", "run"])
-    files = {int(file.stem): file for file in store.costs(name).glob("*.json") if file.stem.isdigit()}
+    files = {int(file.stem): file for file in store.costs(name).glob("*.json") if is_number(file.stem)}
     command = f"`make costs-{name}` measures it"
     if not files:
         is_asked = set(SHOWN).intersection(sweep.manifest["facts"]) - {"device_hours_spent"}
         return Costs(empty, (f"what its rows take was not measured; {command}",) if is_asked else ())
     file = files[max(files)]
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        rows = list(_rows(content))
-    except (OSError, ValueError, KeyError) as error:
-        return Costs(empty, (f"{file} cannot be read ({error!r}); {command} again",))
+        content = read(file, COSTS)
+    except DamagedError as error:
+        return Costs(empty, (f"{error}; {command} again",))
+    rows = [] if content is None else list(_rows(content))
+    if content is None or not rows:
+        return Costs(empty, (f"{file} holds no measurement; {command} again",))
     values = pd.DataFrame([{axis: axis_value(row["values"], axis) for axis in sweep.manifest["axes"]} for row in rows])
     frame = pd.DataFrame([{key: value for key, value in row.items() if key != "values"} for row in rows])
     frame = frame.assign(**{label: joined(values, sweep.roles[label]) for label in labels})
@@ -76,22 +79,22 @@ def labels_of(sweep: Sweep) -> list[str]:
     return [name for name, axes in sweep.roles.items() if not all(map(is_of_evaluations, axes))]
 
 
-def _rows(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _rows(content: CostsRecord) -> Iterator[dict[str, Any]]:
     for row in content["rows"]:
         about = {key: row[key] for key in ("values", "task", "run", "baseline")}
         for quantity, said in row["quantities"].items():
-            yield about | {"quantity": quantity} | {key: _number(said[key]) for key in NUMBERS}
+            yield about | {"quantity": quantity} | {key: _number(said[key]) for key in NUMBERS}  # type: ignore[literal-required]
         if "parameters" in row:  # not in measurements of earlier days
             size = dict.fromkeys(("median", "lowest", "highest"), float(row["parameters"]))
             yield about | {"quantity": "parameters", "rounds": 1.0} | size | dict.fromkeys(RATIOS, math.nan)
-        if (said := row["quantities"].get("seconds_per_update")) is not None:
+        if (update := row["quantities"].get("seconds_per_update")) is not None:
             hours, base = _hours(row), math.nan if row["against"] is None else _hours(content["rows"][row["against"]])
             factors = {key: hours / base if key.startswith("ratio") else hours for key in NUMBERS if key != "rounds"}
-            derived = {key: _number(said[key]) * factor for key, factor in factors.items()}
-            yield about | {"quantity": "device_hours"} | derived | {"rounds": said["rounds"]}
+            derived = {key: _number(update[key]) * factor for key, factor in factors.items()}  # type: ignore[literal-required]
+            yield about | {"quantity": "device_hours"} | derived | {"rounds": update["rounds"]}
 
 
-def _hours(row: Mapping[str, Any]) -> float:
+def _hours(row: CostRow) -> float:
     """Device hours of a run whose updates take a second each."""
     return float(row["steps"] * row["devices"] / 3600)
 
@@ -100,7 +103,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _notes(content: Mapping[str, Any], strangers: Sequence[str], command: str) -> Iterator[str]:
+def _notes(content: CostsRecord, strangers: Sequence[str], command: str) -> Iterator[str]:
     load, cores, commit = content["load"], content["cores"], str(content["commit"])[:10]
     dirty = " with uncommitted changes" if content["dirty"] else ""
     yield (
@@ -140,13 +143,14 @@ def spent_in_all(store: Store, sweep: Sweep) -> str | None:
     for run, published, hours in runs[["run", "attempt", "device_hours_spent"]].itertuples(index=False, name=None):
         folder = store.run(run)
         try:  # its own record counts all until it was published
-            rest = [attempt for attempt in folder.attempts() if pd.isna(published) or attempt.number > published]
-            seconds = [spent([attempt]) * (attempt.job.get("gpus") or _threads(folder.config_file)) for attempt in rest]
-        except (OSError, ValueError):
+            rest = [attempt for attempt in folder.sound_attempts() if pd.isna(published) or attempt.number > published]
+            seconds = [spent([attempt]) * (attempt.job.get("gpus") or _threads(folder)) for attempt in rest]
+        except StoreError:
             seconds = []
         total += sum(seconds) / 3600 + (0.0 if pd.isna(hours) else float(hours))
     return f"its runs took {total:.2g} device hours in all, failed ones included" if total else None
 
 
-def _threads(config: Path) -> int:
-    return int(json.loads(config.read_text(encoding="utf-8")).get("threads", 1))
+def _threads(folder: RunFolder) -> int:
+    """Raises StoreError if its settings cannot be read."""
+    return int(settings_of(folder).get("threads", 1))

@@ -21,10 +21,6 @@ from mmprompt.files import StoreError
 from mmprompt.run import Store
 
 WRONG = ("conflict", "unreadable")  # states of points with no value to show
-FACTS = (  # what runs record of themselves
-    *("trainable_parameters", "epochs", "epochs_to_99", "seconds", "device_hours", "device_hours_spent"),
-    *("seconds_per_100", "peak_memory_mb"),
-)
 ABOUT = ("attempt", "best_step", "commit", "dirty", "device")  # what else is said of a run
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frame import ABOUT, FACTS
-from analysis.stored import Unreadable, read_json, unfinished
+from analysis.frame import ABOUT
+from analysis.stored import Unreadable, read, unfinished
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
-from mmprompt.identity import NEUTRAL, differing, digest, dotted, setting
+from mmprompt.identity import NEUTRAL, differing, dotted, setting
 from mmprompt.place import default_store
+from mmprompt.records import FACTS, RESULT
 from mmprompt.run import RunFolder, Store
 
 AT_ONCE = 8  # runs that are read side by side
@@ -57,13 +57,16 @@ def _ordered(rows: list[dict[str, Any]]) -> list[str]:
 
 def _row(folder: RunFolder) -> dict[str, Any]:
     try:
-        settings, result = settings_of(folder), read_json(folder.result_file)
+        settings, result = settings_of(folder), read(folder.result_file, RESULT)
     except (Unreadable, StoreError):
         return {"run": folder.id, "state": "damaged"}
-    row = {"run": folder.id, "state": "done" if result is not None else unfinished(folder) or "not done"}
+    row: dict[str, Any] = {
+        "run": folder.id,
+        "state": "done" if result is not None else unfinished(folder) or "not done",
+    }
     row |= {key: value for key, value in {**settings, **_neutral(settings)}.items() if value is not None or "." in key}
     if result is not None:
-        row |= result.get("metrics", {}) | {key: result.get(key) for key in (*ABOUT, *FACTS)}
+        row |= result["metrics"] | {key: result.get(key) for key in (*ABOUT, *FACTS)}
     return row
 
 
@@ -74,15 +77,7 @@ def _neutral(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings_of(folder: RunFolder) -> dict[str, Any]:
     """By dotted key, as they were frozen; empty for a folder without them. Raises StoreError if they are not those of its id."""
-    try:
-        text = folder.config_file.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{folder.config_file} cannot be read: {error}") from None
-    if digest(text) != folder.id:
-        raise StoreError(f"{folder.config_file} was changed after launch: its hash is not {folder.id}")
-    return dict(dotted(json.loads(text)))
+    return dict(dotted(folder.settings())) if folder.config_file.exists() else {}
 
 
 def find(store: Store, prefix: str) -> RunFolder:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
-from analysis.stored import Unreadable, read_json
-from mmprompt.config import nearest
+from pydantic import AfterValidator, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from mmprompt import records
+from mmprompt.config import PRIMARY_METRIC, nearest
 from mmprompt.files import StoreError
+from mmprompt.records import FACTS, OPEN, PointRecord, Text, task_is_described
 from mmprompt.run import OF_SEARCH, Store
 
 UNSET = "as configured"  # where a block of the grid does not vary an axis
@@ -20,36 +23,92 @@ ADDED |= {"search": None}  # the study whose trials these are
 # metric, what counts as equivalent. `tuned_seeds`: those whose validation scores chose the rates in use.
 ADDED |= {"family": "table", "paired": False, "margin": {}, "claims": [], "tuned_seeds": []}
 
-
-def read_manifest(store: Store, name: str) -> dict[str, Any]:
-    """Of a sweep, else of the search of that name. Raises StoreError when there is neither."""
-    for one in (name, f"{OF_SEARCH}{name}"):
-        file = store.manifest(one)
-        try:
-            found = read_json(file)
-        except Unreadable as error:
-            raise StoreError(f"the manifest {file}: {error}") from None
-        if found is not None:
-            return _checked(ADDED | found, file)
-    raise StoreError(_no_such_sweep(store, name))
+Margin = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def _checked(manifest: dict[str, Any], file: Path) -> dict[str, Any]:
-    """Raises StoreError for a manifest that lacks what all have."""
-    for key in ("sweep", "claim", "paper", "command", "axes", "baseline", "compare", "tasks", "header", "points"):
-        if key not in manifest:
-            raise StoreError(f"the manifest {file} is damaged: it has no {key}")
+@with_config(OPEN)
+class ClaimRecord(TypedDict):
+    """A contrast that the sweep declares (`sweeps.grid.Claim`)."""
+
+    claim: str
+    paper: str | None
+    row: dict[str, Any]
+    than: dict[str, Any]
+    trend: Literal["slope", "curvature"] | None
+    expect: Literal["higher", "lower", "equivalent"]
+    quantity: str
+    tasks: Literal["each", "average"]
+
+
+@with_config(OPEN)
+class TaskRecord(TypedDict):
+    family: str
+    metric: str
+    validation: NotRequired[str]
+
+
+@with_config(OPEN)
+class ManifestRecord(TypedDict):
+    """All that tables need of it."""
+
+    sweep: Text
+    claim: str
+    paper: dict[str, str]
+    command: Text
+    axes: dict[str, list[Any]]
+    baseline: dict[str, Any] | None
+    compare: str | list[str]
+    tasks: dict[str, TaskRecord]
+    header: dict[str, Any]
+    points: list[PointRecord]
+    each: NotRequired[list[str]]
+    over: NotRequired[str | None]
+    curves: NotRequired[bool]
+    facts: NotRequired[list[str]]
+    splits: NotRequired[list[str] | None]
+    search: NotRequired[str | None]
+    family: NotRequired[Literal["table", "task"]]
+    paired: NotRequired[bool]
+    margin: NotRequired[dict[str, Margin]]
+    claims: NotRequired[list[ClaimRecord]]
+    tuned_seeds: NotRequired[list[int]]
+
+
+def _is_consistent(manifest: ManifestRecord) -> ManifestRecord:
+    """Raises ValueError where one part names what another does not have."""
     for point in manifest["points"]:
-        task = point["values"].get("task", next(iter(manifest["tasks"])))
-        if task not in manifest["tasks"]:
-            raise StoreError(
-                f"the manifest {file} lists run {point['run']} under task {task}, which it does not describe"
-            )
+        task_is_described(point, manifest["tasks"])
+        if unknown := point["values"].keys() - manifest["axes"].keys() - {"task"}:
+            raise ValueError(f"{min(unknown)} is a value of run {point['run']}, and no axis")
+    compared = [manifest["compare"]] if isinstance(manifest["compare"], str) else manifest["compare"]
+    over = manifest.get("over")
+    for axis in (*compared, *manifest.get("each", ()), *(manifest["baseline"] or ()), *([over] if over else [])):
+        if axis not in manifest["axes"]:
+            raise ValueError(f"{axis} is no axis of it")
+    for task in manifest["tasks"].values():
+        if PRIMARY_METRIC.get(task["family"]) != task["metric"]:
+            raise ValueError(f"{task['metric']} is no metric of {task['family']}")
+    for fact in manifest.get("facts", ()):
+        if fact not in FACTS:
+            raise ValueError(f"{fact} is no fact that runs record")
     return manifest
 
 
+MANIFEST = TypeAdapter(Annotated[ManifestRecord, AfterValidator(_is_consistent)])
+
+
+def read_manifest(store: Store, name: str) -> dict[str, Any]:
+    """Of a sweep, else of the search of that name. Raises StoreError when there is neither, DamagedError."""
+    for one in (name, f"{OF_SEARCH}{name}"):
+        cure = f"remove it, and launch sweep {name} again: no run is lost"
+        found = records.read(store.manifest(one), MANIFEST, cure)
+        if found is not None:
+            return ADDED | dict(found)
+    raise StoreError(_no_such_sweep(store, name))
+
+
 def sweep_names(store: Store) -> list[str]:
-    return sorted(path.stem for path in store.manifest("x").parent.glob("*.json"))
+    return sorted(path.stem for path in store.manifest("x").parent.glob("[!.]*.json"))
 
 
 def _no_such_sweep(store: Store, name: str) -> str:

@@ -22,12 +22,14 @@ from typing import Any
 import pandas as pd
 
 from analysis import verify
-from analysis.frame import ABOUT, FACTS, WRONG, Sweep
+from analysis.frame import ABOUT, WRONG, Sweep
 from analysis.manifest import point_values, read_manifest
 from analysis.sources import Source, Tracked, in_store
-from analysis.stored import Files, Unreadable, read_evaluation, read_json, unfinished
+from analysis.stored import Files, Unreadable, read, read_evaluation, unfinished
 from analysis.verify import RECORD, RESULT, Finding
 from mmprompt.config import FURTHER_METRICS, REFERENCE_METRICS, Questions, RunConfig
+from mmprompt.records import FACTS
+from mmprompt.records import RESULT as RESULT_RECORD
 from mmprompt.run import RunFolder, Store
 
 NO_RECORD = "no readable W&B record; their values are from result.json"
@@ -303,9 +305,9 @@ class _Run:
         return Finding("conflict", self.id, text)
 
 
-def _result(folder: RunFolder) -> dict[str, Any] | None:
+def _result(folder: RunFolder) -> Mapping[str, Any] | None:
     """What `result.json` says; None without one. Raises Unreadable."""
-    result = read_json(folder.result_file)
+    result: Mapping[str, Any] | None = read(folder.result_file, RESULT_RECORD)
     lacking = (
         [] if result is None else [key for key in ("metrics", "evaluations", "wandb", *ABOUT) if key not in result]
     )

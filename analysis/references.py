@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from analysis.frame import Sweep
 from analysis.reading import read_sweep
-from analysis.stored import Unreadable, read_json
+from analysis.stored import ANYTHING, Unreadable, read
 from mmprompt.files import StoreError
 from mmprompt.identity import canonical, evaluation_id
 from mmprompt.run import Store
@@ -87,7 +87,7 @@ def _scored(store: Store, sweep: Sweep) -> Iterator[Scored]:
 def _settings(store: Store, run: str) -> str | None:
     """Those of a run that decide what its backbone scores without tuning, as text; None if they cannot be read."""
     try:
-        config = read_json(store.run(run).config_file)
+        config = read(store.run(run).config_file, ANYTHING)
     except Unreadable:
         return None
     return None if config is None else canonical({key: config[key] for key in ALIKE if key in config})

@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
 from analysis.inventory import settings_of
 from analysis.reading import as_result, config_of
 from analysis.sources import Source, Tracked, in_store
-from analysis.stored import Unreadable, read_json, read_scores, unfinished
+from analysis.stored import Unreadable, read, read_scores, unfinished
 from analysis.trace import again
 from mmprompt.files import StoreError
 from mmprompt.identity import NEUTRAL, dotted
+from mmprompt.records import EVALUATION, RESULT, Record
 from mmprompt.run import Attempt, RunFolder
 
 
@@ -39,7 +42,7 @@ class Run:
 
         Raises StoreError if the file is damaged.
         """
-        found = _read(self, self.folder.result_file, or_none=True)
+        found: Any = _read(self, self.folder.result_file, RESULT)
         if found is None and self._tracked is not None and self._tracked.state == "finished":
             found = as_result(self._tracked)
         return found or {}
@@ -47,7 +50,7 @@ class Run:
     @cached_property
     def _tracked(self) -> Tracked | None:
         """The record of the attempt whose files are the run's."""
-        return self.source.published(self.folder, _read(self, self.folder.result_file, or_none=True), [])
+        return self.source.published(self.folder, _read(self, self.folder.result_file, RESULT), [])
 
     @property
     def state(self) -> str:
@@ -82,7 +85,7 @@ class Run:
     def attempts(self) -> pd.DataFrame:
         """A row per attempt, oldest first: number, work (train or evaluate), host, began, published (whether its files are the
         run's), resumed_from (the step), error (its last line)."""
-        rows = [self._attempt(attempt) for attempt in self.folder.attempts()]
+        rows = [self._attempt(attempt) for attempt in self.folder.sound_attempts()]
         return pd.DataFrame(rows, columns=["number", "work", "host", "began", "published", "resumed_from", "error"])
 
     def _attempt(self, attempt: Attempt) -> dict[str, Any]:
@@ -103,7 +106,9 @@ class Run:
         """A row per evaluation, indexed by its id: split, settings (what was asked besides), examples, then a column per metric."""
         rows = []
         for file in sorted(self._evaluation_files().values()):
-            about = _read(self, file)
+            about = _read(self, file, EVALUATION)
+            if about is None:
+                continue  # removed at this moment
             settings = dict(about["settings"])
             row = {
                 "evaluation": file.stem,
@@ -176,11 +181,9 @@ class Run:
         return f"<table><tbody>{rows}</tbody></table>"
 
 
-def _read(run: Run, file: Any, or_none: bool = False) -> Any:
+def _read(run: Run, file: Path, schema: TypeAdapter[Record]) -> Record | None:
+    """None if there is no such file. Raises StoreError."""
     try:
-        found = read_json(file)
+        return read(file, schema)
     except Unreadable as error:
         raise StoreError(f"run {run.id}: {error}") from None
-    if found is None and not or_none:
-        raise StoreError(f"run {run.id}: {file} is gone")
-    return found

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from analysis.frame import Sweep
-from mmprompt.files import StoreError
 from mmprompt.run import Store
 
 ABOUT = ("attempt", "commit", "dirty", "device")
@@ -35,14 +35,11 @@ def run_table(sweep: Sweep, store: Store) -> pd.DataFrame:
     return frame[[*axes, *COLUMNS, *ABOUT, "record", "config", "weights"]]
 
 
-def _result(store: Store, run: str) -> dict[str, Any]:
+def _result(store: Store, run: str) -> Mapping[str, Any]:
     """Empty where there is none, or a damaged one: that stands in `conflict`."""
-    try:
-        return store.run(run).result() or {}
-    except StoreError:
-        return {}
+    return store.run(run).sound_result() or {}
 
 
-def _record(store: Store, run: str, result: dict[str, Any]) -> str | None:
+def _record(store: Store, run: str, result: Mapping[str, Any]) -> str | None:
     file = result.get("wandb")
     return None if file is None else str((store.run(run).path / file).relative_to(store.root))

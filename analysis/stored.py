@@ -4,13 +4,15 @@ that says which, and what is wrong with it.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from mmprompt import records
+from mmprompt.records import DamagedError, EvaluationRecord, Record
 from mmprompt.run import Attempt, RunFolder
 
 
@@ -18,19 +20,15 @@ class Unreadable(Exception):
     """A file is damaged. The message says which, and what is wrong with it."""
 
 
-def read_json(file: Path) -> dict[str, Any] | None:
+def read(file: Path, schema: TypeAdapter[Record]) -> Record | None:
     """None if there is no such file. Raises Unreadable."""
     try:
-        found = json.loads(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise Unreadable(f"{_place(file)} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # of JSON, or of UTF-8
-        raise Unreadable(f"{_place(file)} is cut off or damaged: {error}") from None
-    if not isinstance(found, dict):
-        raise Unreadable(f"{_place(file)} is damaged: it holds {str(found)[:20]!r}")
-    return found
+        return records.read(file, schema)
+    except DamagedError as error:
+        raise Unreadable(f"{_place(file)} {error.why}") from None
+
+
+ANYTHING: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
 
 
 def read_scores(file: Path) -> np.ndarray | None:
@@ -58,25 +56,25 @@ def _place(file: Path) -> str:
 class Files:
     """What lies there of an evaluation; None is what does not."""
 
-    about: dict[str, Any] | None  # what its file says
+    about: EvaluationRecord | None  # what its file says
     scores: np.ndarray | None  # of single examples, shape (m,)
 
 
 def read_evaluation(folder: RunFolder, attempt: int, one: str) -> Files:
     """Of an evaluation: the published attempt's, else a later one's. Raises Unreadable."""
     for file in (Attempt(folder, attempt).evaluation_file(one), folder.evaluations / f"{one}.json"):
-        about = read_json(file)
+        about = read(file, records.EVALUATION)
         if about is not None:
-            for key in ("settings", "metrics", "attempt", "wandb"):
-                if key not in about:
-                    raise Unreadable(f"evaluations/{file.name} is damaged: it has no {key}")
             return Files(about, read_scores(file.with_suffix(".npy")))
     return Files(None, None)
 
 
 def unfinished(folder: RunFolder) -> str | None:
     """What the newest attempt of a run without a result came to: diverged, failed or not done. None if there was none."""
-    attempts = folder.attempts()
-    if not attempts:
-        return None
-    return "diverged" if attempts[-1].diverged else "failed" if attempts[-1].has_failed else "not done"
+    try:
+        attempts = folder.attempts()
+        if not attempts:
+            return None
+        return "diverged" if attempts[-1].diverged else "failed" if attempts[-1].has_failed else "not done"
+    except DamagedError:
+        return "not done"

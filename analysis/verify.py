@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analysis.stored import Unreadable, read_json, read_scores
+from analysis.stored import ANYTHING, Unreadable, read, read_scores
 from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, parse
 from mmprompt.identity import NEUTRAL, completed, digest, evaluation_id, frozen_text
 from mmprompt.run import Attempt, RunFolder
@@ -279,7 +279,7 @@ def deeply(folder: RunFolder, result: Mapping[str, Any] | None) -> Iterator[str]
                     yield f"its weights are damaged: their sha256 is {found}, {RESULT} says {checksum}"
     for file in sorted(file for place in folders for file in place.glob("[!.]*.json")):
         try:
-            about, scores = read_json(file), read_scores(file.with_suffix(".npy"))
+            about, scores = read(file, ANYTHING), read_scores(file.with_suffix(".npy"))
         except Unreadable as error:
             yield str(error)
             continue

@@ -8,7 +8,6 @@ tensors would train, for any size and without its weights. With `--config-name p
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -125,9 +124,12 @@ def one_run(values: dict[str, Any]) -> None:
                 watch,
                 evaluations=list(asked.values()),
             )
+        if outcome[folder.id] == "damaged":
+            sys.exit(1)  # it has said what is
         if outcome[folder.id] == "open":
-            job = folder.attempts()[-1].job
-            sys.exit(f"process {job['pid']} on {job['host']} is at this run, or died there; see {folder.path}")
+            jobs = [attempt.job for attempt in folder.attempts()[-1:]]
+            who = f"process {jobs[0]['pid']} on {jobs[0]['host']}" if jobs else "somebody else"
+            sys.exit(f"{who} is at this run, or died there; see {folder.path}")
         if outcome[folder.id] == "failed":
             attempt = folder.attempts()[-1]
             last = (attempt.error or "").strip().splitlines()[-1]
@@ -138,10 +140,11 @@ def one_run(values: dict[str, Any]) -> None:
     result = folder.result()
     assert result is not None
     for split, evaluation in ids.items():
-        for metric, value in json.loads(folder.evaluation_file(evaluation).read_text())["metrics"].items():
+        made = folder.evaluation(evaluation)
+        for metric, value in made["metrics"].items() if made else ():
             print(f"  {f'{split}/{metric}':24s} {value:7.2f}  {described(asked[split])}".rstrip())
-    chosen = f"chosen at step {result['best_step']} of {result['steps']}"
-    print(f"  {chosen}; {result['trainable_parameters']:,} trained parameters\n  folder: {folder.path}")
+    chosen = f"chosen at step {result.get('best_step')} of {result.get('steps')}"
+    print(f"  {chosen}; {result.get('trainable_parameters', 0):,} trained parameters\n  folder: {folder.path}")
 
 
 def described(settings: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ Part of the light half of the package: no torch, no Hydra, no Optuna.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from mmprompt.identity import evaluation_id
 from mmprompt.intervals import Interval, paired, t_interval
 from mmprompt.outcomes import Picture
+from mmprompt.records import DamagedError
 from mmprompt.run import RunFolder
 from mmprompt.study import Candidate, Group
 
@@ -32,7 +32,10 @@ def is_settled(picture: Picture, group: int, candidate: Candidate, run: str) -> 
     definition = picture.definition
     task = definition.task_of(candidate.settings, group)
     folder = picture.reader.study.store.run(run)
-    if folder.is_done([evaluation_id(run, {"split": split}) for split in definition.splits[task]]):
+    try:
+        if folder.is_done([evaluation_id(run, {"split": split}) for split in definition.splits[task]]):
+            return True
+    except DamagedError:
         return True
     return picture.reader.run(run, task).state in ("diverged", "failed")
 
@@ -88,14 +91,14 @@ def _by_validation(one: Confirmed) -> float:
 
 
 def evaluated(folder: RunFolder, split: str, metric: str) -> float | None:
-    """The score of a done run on a whole split, as it is without attack; None if it was not asked."""
-    result = folder.result()
-    if result is None:
-        return None
-    if (value := result["metrics"].get(f"{split}/{metric}")) is not None:
-        return float(value)
+    """The score of a done run on a whole split, as it is without attack; None if it was not asked, or its file is damaged."""
     try:
-        text = folder.evaluation_file(evaluation_id(folder.id, {"split": split})).read_text(encoding="utf-8")
-    except FileNotFoundError:
+        result = folder.result()
+        if result is None:
+            return None
+        if (value := result["metrics"].get(f"{split}/{metric}")) is not None:
+            return value
+        found = folder.evaluation(evaluation_id(folder.id, {"split": split}))
+    except DamagedError:
         return None
-    return float(json.loads(text)["metrics"][metric])
+    return None if found is None else found["metrics"].get(metric)

@@ -34,7 +34,7 @@ from mmprompt.frozen import live
 from mmprompt.loaded import loaded
 from mmprompt.processes import at_work, this_process
 from mmprompt.resources import finish, forget_peak, peak_memory_mb, seconds_per_100
-from mmprompt.run import Store
+from mmprompt.run import Store, is_number
 from mmprompt.train import follow, optimiser_of, update
 
 Asked = Mapping[
@@ -208,7 +208,7 @@ def go_on(wanted: Callable[[], bool]) -> bool:
 def put(store: Store, content: Mapping[str, Any]) -> Path:
     """Under the next number: of two that end at once each gets its own."""
     folder = store.costs(content["sweep"])
-    taken = [int(file.stem) for file in folder.glob("*.json") if file.stem.isdigit()]
+    taken = [int(file.stem) for file in folder.glob("*.json") if is_number(file.stem)]
     for number in itertools.count(max(taken, default=0) + 1):
         if write_once(folder / f"{number}.json", json.dumps(content, indent=1)):
             return folder / f"{number}.json"

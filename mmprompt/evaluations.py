@@ -6,10 +6,11 @@ n examples.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -24,11 +25,11 @@ from torch import Tensor
 from mmprompt.config import PRIMARY_METRIC
 from mmprompt.ending import leave, time_is_up
 from mmprompt.evaluate import Answered, attack_of, count, evaluate
-from mmprompt.files import write_once
 from mmprompt.frozen import Want
 from mmprompt.identity import evaluation_id
 from mmprompt.loaded import Loaded
 from mmprompt.progress import Progress
+from mmprompt.records import EVALUATION, DamagedError, ResultRecord, read
 from mmprompt.run import Attempt, RunFolder
 from mmprompt.tracking import record_file
 
@@ -59,12 +60,12 @@ class Made:
     def is_clean(self) -> bool:
         return is_clean(self.content["settings"])
 
-    def put(self, folder: Path) -> None:
-        """What is there already stays: the first wins."""
+    def put(self, attempt: Attempt, folder: Path) -> None:
+        """Into a folder of the run or of the attempt that made it. What is there already stays: the first wins."""
         buffer = io.BytesIO()
         np.save(buffer, self.scores.astype(np.float32))
-        write_once(folder / f"{self.id}.npy", buffer.getbuffer())
-        write_once(folder / f"{self.id}.json", json.dumps(self.content))
+        attempt.put(folder / f"{self.id}.npy", buffer.getbuffer(), once=True)
+        attempt.put(folder / f"{self.id}.json", json.dumps(self.content), once=True)
 
 
 def is_clean(settings: Settings) -> bool:
@@ -112,29 +113,38 @@ def evaluate_only(run: Loaded, evaluations: Sequence[Settings]) -> None:
     try:
         for settings in asked:
             if made:
-                made[-1].put(folder.evaluations)
+                made[-1].put(attempt, folder.evaluations)
                 progress.report(len(made))
             if time_is_up():
                 leave()
             made.append(evaluated(run, settings, progress.answered))
             record.log(len(made), made[-1].values)
         # The values of all that were made of this run since it was published: whoever reads the newest record has them.
-        there = [json.loads(file.read_text("utf-8")) for file in sorted(folder.evaluations.glob("[!.]*.json"))]
-        there += [one.content for one in made]
+        there = [*sound(folder.evaluations), *(one.content for one in made)]
         summary = {key: value for content in there for key, value in recorded(content).items()}
     except BaseException:
         record.finish({}, exit_code=1)
         raise
     record.finish(summary, exit_code=0)
     if made:
-        made[-1].put(folder.evaluations)  # when the record is on disk: nobody comes again to one that has them all
+        made[-1].put(
+            attempt, folder.evaluations
+        )  # when the record is on disk: nobody comes again to one that has them all
         progress.report(len(made))
     seconds = round(time.monotonic() - began, 2)
     attempt.end({"evaluations": [one.id for one in made], "seconds": seconds, "wandb": record_file(attempt.path)})
     folder.tidy(attempt)
 
 
-def published_weights(folder: RunFolder, result: Mapping[str, Any]) -> dict[str, Tensor]:
+def sound(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """The evaluations in a folder whose files can be read."""
+    for file in sorted(folder.glob("[!.]*.json")):
+        with contextlib.suppress(DamagedError):
+            if (found := read(file, EVALUATION)) is not None:
+                yield {"evaluation": file.stem, **found}
+
+
+def published_weights(folder: RunFolder, result: ResultRecord) -> dict[str, Tensor]:
     """What the published attempt trained. Raises WeightsError if it is not there, or not as it was."""
     file = Attempt(folder, result["attempt"]).weights_file
     cure = f"remove {folder.path}, and `python -m sweeps launch` trains the run again"

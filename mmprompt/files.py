@@ -7,47 +7,95 @@ Part of the light half of the package: no torch, no Hydra.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
 import stat
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what link(2) says where there are none
 
 
 class StoreError(RuntimeError):
     """The store cannot be read or written as needed. The message names the path and the reason."""
 
 
-def write_once(path: Path, content: str | bytes | memoryview) -> bool:
-    """Put a complete file in place unless one is there. True if it was ours. Raises StoreError if it cannot be written."""
-    return _write(path, content.encode() if isinstance(content, str) else content, os.link)
+class GoneError(StoreError):
+    """The folder that a file was to be put into is not there any more."""
 
 
-def write_over(path: Path, content: str | bytes | memoryview) -> None:
-    """Replace a file in one step. Readers see the old one or the new one. Raises StoreError if it cannot be written."""
-    _write(path, content.encode() if isinstance(content, str) else content, os.replace)
+Content = str | bytes | memoryview
 
 
-def _write(path: Path, content: bytes | memoryview, put: Callable[[Path, Path], None]) -> bool:
+def write_once(path: Path, content: Content, make: bool = True) -> bool:
+    """Put a complete file in place unless one is there. True if it was ours.
+
+    `make`: its folder too, if that is missing. Raises StoreError if it cannot be written, GoneError if there is no folder.
+    """
+    return _write(path, content, _link, make)
+
+
+def write_over(path: Path, content: Content, make: bool = True, durable: bool = True) -> None:
+    """Replace a file in one step. Readers see the old one or the new one; after a crash of the machine too, if it is `durable`.
+
+    `make`, and what is raised: as `write_once`.
+    """
+    _write(path, content, os.replace, make, durable)
+
+
+def _write(path: Path, content: Content, put: Callable[[Path, Path], None], make: bool, durable: bool = True) -> bool:
     """Writes aside, to the disk, and puts it in place. False if `put` finds a file there."""
+    draft = draft_of(path)
     try:
-        make_folder(path.parent)
-        draft = draft_of(path)
+        if make:
+            make_folder(path.parent)
         try:
             with draft.open("xb") as file:
-                file.write(content)
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 share(draft)
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             put(draft, path)
         finally:
             draft.unlink(missing_ok=True)
+        if durable:
+            sync_folder(path.parent)
     except FileExistsError:
         return False
+    except FileNotFoundError as error:
+        raise GoneError(f"{path} cannot be written: {path.parent} is not there any more") from error
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
     return True
+
+
+def _link(draft: Path, path: Path) -> None:
+    """As os.link. A file server whose answer was lost is asked again, and says that the file is there: its other name tells."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        if draft.stat().st_nlink == 1:
+            raise
+    except OSError as error:
+        if error.errno in NO_LINKS:
+            why = f"{error.strerror}: link(2) is not possible on this file system, and the store needs it"
+            raise OSError(error.errno, why) from error
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """To the disk: the names that it holds."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # not every file system does that
+            os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def draft_of(path: Path) -> Path:
@@ -69,6 +117,31 @@ def drafted(folder: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def put_folder(draft: Path, folder: Path, proof: str) -> bool:
+    """Renames a prepared folder into place. False if one is there that holds anything. Raises OSError.
+
+    A file server whose answer was lost is asked again, and says that there is no draft: then `proof`, a file of it, is found to
+    have been renamed with it.
+    """
+    mine = (draft / proof).stat()
+    try:
+        draft.rename(folder)
+    except OSError as error:
+        if not _is(folder / proof, mine):
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                return False
+            raise
+    sync_folder(folder.parent)
+    return True
+
+
+def _is(file: Path, known: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(file.stat(), known)
+    except OSError:
+        return False
+
+
 def make_folder(folder: Path) -> None:
     """Makes it, and those above it, where they are missing. Raises OSError."""
     if not folder.is_dir():
@@ -76,6 +149,7 @@ def make_folder(folder: Path) -> None:
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             share(folder)
+            sync_folder(folder.parent)
 
 
 def share(made: Path) -> None:
@@ -109,6 +183,22 @@ def follow_mode(store: Path) -> None:
         raise StoreError(f"the store {store} cannot be read: {error.strerror}") from error
     if not mode & stat.S_IWOTH:
         os.umask(~mode & 0o077)
+
+
+def server_time(folder: Path) -> float:
+    """The present time by the clock that dates the files in this folder, which may be another machine's: ages are told by it.
+
+    Our own clock's where nothing can be made in the folder.
+    """
+    with contextlib.suppress(OSError):  # a file without a name: nobody sees it, and it goes with whoever made it
+        made = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)
+        try:
+            return os.fstat(made).st_mtime
+        finally:
+            os.close(made)
+    with contextlib.suppress(OSError), tempfile.NamedTemporaryFile(prefix=".", dir=folder) as file:
+        return os.stat(file.name).st_mtime
+    return time.time()
 
 
 def remove(file: Path) -> None:

@@ -5,19 +5,20 @@ whatever ran before it. A run that has its result is never trained again: what e
 is put in place once, and the last of them when the W&B record of the attempt is complete.
 Several processes may be given the same list: each run is executed by one of them.
 
-What is wrong with the place ends the process, and the runs that it has not begun have lost nothing: a store that cannot be
-written (then the run at hand is to blame neither), a GPU that is not there or in error, memory that is used up.
+What is wrong with the place ends the process, and the runs that it has not begun have lost nothing: a disk that is full or cannot
+be written (then the run at hand is to blame neither), a GPU that is not there or in error, memory that is used up.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ from safetensors.torch import save
 from mmprompt.data import load
 from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up
 from mmprompt.evaluations import Settings, evaluate_only, evaluated, is_clean, results
-from mmprompt.files import StoreError, write_over
+from mmprompt.files import GoneError, StoreError
 from mmprompt.identity import clean, evaluation_id
 from mmprompt.loaded import Loaded, NoGPUError, loaded
 from mmprompt.processes import this_process, who
 from mmprompt.progress import Report, reporter, still_alive
+from mmprompt.records import DamagedError
 from mmprompt.resources import device_hours, epochs, near_best, peak_memory_mb
 from mmprompt.run import INTERRUPTED, NEAR_LIMIT, TRIES, Attempt, RunFolder, Store, spent
 from mmprompt.tracking import record_file
@@ -58,17 +60,21 @@ def execute(
     """Executes the runs that are not done, that nobody else is at, and that this batch has not seen fail.
 
     `evaluations`: the settings of those that each of them shall have; None: those of the task's splits, by who trains it.
-    Asks before each whether it is still `wanted`. Returns "done", "failed" or, of one that somebody else is at or that was
-    not begun, "open" for each. Raises SystemExit, with a sentence, when the process has to end.
+    Asks before each whether it is still `wanted`. Returns "done", "failed", "damaged" or, of one that somebody else is at or
+    that was not begun, "open" for each. Raises SystemExit, with a sentence, when the process has to end.
     """
     end_when_told()
     asked = {run: [evaluation_id(run, settings) for settings in evaluations or ()] for run in runs}
     for run in runs:
         folder = Store(store).run(run)
-        number = folder.next_number  # before looking: whoever claims in between has it
-        if not is_free(folder, job["batch"], asked[run]):
-            if folder.result() is not None:
-                folder.tidy(None)  # whoever published may have been killed before it did
+        try:
+            number = folder.next_number  # before looking: whoever claims in between has it
+            if not is_free(folder, job["batch"], asked[run]):
+                if folder.result() is not None:
+                    folder.tidy(None)  # whoever published may have been killed before it did
+                continue
+        except DamagedError as error:
+            print(error, file=sys.stderr, flush=True)
             continue
         if not wanted():
             print("this process ends here; what it has not begun waits for another", flush=True)
@@ -92,8 +98,12 @@ def take(
     """
     end_when_told()
     folder = Store(store).run(run)
-    number = folder.next_number  # taken before looking, so that a claim made in between wins
-    if is_live(folder) or folder.is_done([evaluation_id(run, settings) for settings in evaluations]):
+    try:
+        number = folder.next_number  # taken before looking, so that a claim made in between wins
+        if is_live(folder) or folder.is_done([evaluation_id(run, settings) for settings in evaluations]):
+            return False
+    except DamagedError as error:
+        print(error, file=sys.stderr, flush=True)
         return False
     return begin(folder, number, where, job, None, evaluations, until)
 
@@ -107,7 +117,10 @@ def begin(
     evaluations: Sequence[Settings] | None,
     until: int | None = None,
 ) -> bool:
-    """Claims attempt `number` and makes it. False if another process has claimed that number."""
+    """Claims attempt `number` and makes it. False if another process has claimed that number, or the run was removed."""
+    if not folder.config_file.exists():
+        print(f"{folder.path} was removed after launch; the next launch trains that run", file=sys.stderr, flush=True)
+        return False
     try:
         work = "train" if folder.result() is None else "evaluate"
         attempt = folder.claim(number, dict(job) | {"work": work, "gpus": where["gpus"]} | process_facts())
@@ -126,7 +139,8 @@ def try_once(
     evaluations: Sequence[Settings] | None,
     until: int | None = None,
 ) -> None:
-    """One attempt, and what is said of it when it fails. Raises what must end the process: StoreError, SystemExit."""
+    """One attempt, and what is said of it when it fails. Raises what must end the process: SystemExit, and StoreError where that
+    cannot be written down."""
     asked = [evaluation_id(folder.id, settings) for settings in evaluations or ()]
 
     def record(reason: str) -> bool:
@@ -144,6 +158,9 @@ def try_once(
         perform(folder, attempt, where, watch, evaluations, until)
     except Paused as pause:
         record(f"{INTERRUPTED}{pause}")
+    except GoneError as error:
+        print(f"this attempt ends: {error}; the next launch trains that run", file=sys.stderr, flush=True)
+        attempt.leave()
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         told = [*TOLD_TO_END, *([signal.SIGINT] if isinstance(error, KeyboardInterrupt) else [])]
         if told:  # whatever was raised: compiled code can turn the handler's exit into some other exception
@@ -154,9 +171,9 @@ def try_once(
                     f"than the one before; a larger cluster.time_min is the cure\n"
                 )
             raise SystemExit(128 + told[0]) from None
-        if isinstance(error, StoreError):
+        if isinstance(error, StoreError) or takes_no_more(error):
             if record(INTERRUPTED + traceback.format_exc()):
-                raise
+                raise SystemExit(f"this process ends: {error}") from error
         else:
             record(traceback.format_exc())
         if is_of_the_place(error):
@@ -170,6 +187,25 @@ def is_of_the_place(error: BaseException) -> bool:
     return isinstance(error, kinds) or any(word in str(error) for word in words)
 
 
+def takes_no_more(error: BaseException) -> bool:
+    """Whether it came of a disk, or a quota, that is full, or that can only be read: whichever disk, and whoever wrote to it."""
+    kinds = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    of_torch = ("PytorchStreamWriter failed writing", "basic_ios::clear: iostream error")
+    words = (*map(os.strerror, kinds), *of_torch)  # compiled code tells by its text alone
+    return any(
+        (isinstance(one, OSError) and one.errno in kinds) or any(word in str(one) for word in words)
+        for one in origins(error)
+    )
+
+
+def origins(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and those that it was raised from or amid."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__ or one.__context__
+
+
 def is_free(folder: RunFolder, batch: str, asked: Collection[str]) -> bool:
     """In this order: whoever is gone now has published what it has."""
     return not is_live(folder) and outcome(folder, batch, asked) == "open"
@@ -177,11 +213,14 @@ def is_free(folder: RunFolder, batch: str, asked: Collection[str]) -> bool:
 
 def outcome(folder: RunFolder, batch: str, asked: Collection[str]) -> str:
     """`asked`: the evaluations that the run shall have."""
-    result = folder.result()
-    if result is not None and not folder.missing(asked, result):
-        return "done"
-    ours = (attempt for attempt in folder.attempts_at_hand(result) if attempt.job["batch"] == batch)
-    return "failed" if any(attempt.has_failed for attempt in ours) else "open"
+    try:
+        result = folder.result()
+        if result is not None and not folder.missing(asked, result):
+            return "done"
+        ours = (attempt for attempt in folder.attempts_at_hand(result) if attempt.job["batch"] == batch)
+        return "failed" if any(attempt.has_failed for attempt in ours) else "open"
+    except DamagedError:
+        return "damaged"
 
 
 def process_facts() -> dict[str, Any]:
@@ -203,7 +242,7 @@ def is_live(folder: RunFolder) -> bool:
     attempts = folder.attempts_at_hand(folder.result())
     if not attempts or attempts[-1].error is not None:
         return False
-    lives, before = attempts[-1].lives(), attempts[-1].job["scheduler_job"]
+    lives, before = attempts[-1].lives(), attempts[-1].job.get("scheduler_job")
     if lives is None:
         return before is None or before != os.environ.get("SLURM_JOB_ID")
     return lives
@@ -218,10 +257,10 @@ def perform(
     until: int | None,
 ) -> None:
     """One attempt, from the frozen configuration to the published result, or to the evaluations that it lacks."""
-    for other in folder.attempts()[:-1]:
-        if other.lives() is False:
+    run = loaded(folder, attempt, where)  # first: its time counts from here
+    for other in folder.sound_attempts():
+        if other != attempt and other.lives() is False:
             other.sweep()
-    run = loaded(folder, attempt, where)
     if attempt.evaluates:
         evaluate_only(run, evaluations or ())
     else:
@@ -247,7 +286,7 @@ def train_and_evaluate(
         result |= taken(run, state, checkpoints.seconds_before, where["gpus"])  # and no more than every run is asked
         made += [evaluated(run, settings, still_alive(attempt)) for settings in evaluations if not is_clean(settings)]
         for one in made:
-            one.put(attempt.evaluations)
+            one.put(attempt, attempt.evaluations)
         result |= results(made) | {"device_hours_spent": device_hours(spent_on(run), where["gpus"] or config.threads)}
         result |= {"resumed_from": checkpoints.resumed_from, "damaged_checkpoints": checkpoints.damaged}
         summary = result["metrics"] | {key: result[key] for key in SUMMARISED}
@@ -258,7 +297,7 @@ def train_and_evaluate(
         raise
     record.finish(summary, exit_code=0)  # on disk before the result says that the run is done
     weights = save(tuned.tuned_state())
-    write_over(attempt.weights_file, weights)
+    attempt.put(attempt.weights_file, weights)
     result |= {"weights": sha256(weights).hexdigest(), "wandb": record_file(attempt.path)}
     run.folder.publish(attempt, result)
 
@@ -281,7 +320,7 @@ def taken(run: Loaded, state: State, before: float, gpus: int) -> dict[str, Any]
 
     `before`: seconds of training in earlier attempts that this one went on from.
     """
-    config, here = run.config, time.time() - run.attempt.claimed
+    config, here = run.config, time.monotonic() - run.began
     train = len(load(config.task, config.model, "train"))
     return {
         "device_hours": device_hours(before + here, gpus or config.threads),
@@ -294,4 +333,4 @@ def taken(run: Loaded, state: State, before: float, gpus: int) -> dict[str, Any]
 def spent_on(run: Loaded) -> float:
     """Seconds that were spent on a run until now: by attempts that came to nothing, and on all that was asked of it besides."""
     others = [attempt for attempt in run.folder.attempts() if attempt.number != run.attempt.number]
-    return spent(others) + time.time() - run.attempt.claimed
+    return spent(others) + time.monotonic() - run.began

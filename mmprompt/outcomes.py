@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
-from typing import Any, Literal
+from typing import Literal
 
+from mmprompt.records import DamagedError, ResultRecord
 from mmprompt.run import TRIES, RunFolder, spent
 from mmprompt.study import SCORE, Confirmation, Decision, Definition, Knew, Settings, Study, Trial
 
@@ -26,6 +27,7 @@ class RunOutcome:
     spans: Sequence[
         tuple[float, float]
     ]  # begin and last sign of its attempts, seconds since 1970 by the file server's clock
+    damage: str = ""  # the file that cannot be used, and what to do; it counts as failed until that is done
 
     @property
     def is_final(self) -> bool:
@@ -100,10 +102,17 @@ class Reader:
 
 
 def run_outcome(folder: RunFolder, definition: Definition, task: str) -> RunOutcome:
+    try:
+        return _run_outcome(folder, definition, task)
+    except DamagedError as error:
+        return RunOutcome("failed", {}, {}, 0.0, [], str(error))
+
+
+def _run_outcome(folder: RunFolder, definition: Definition, task: str) -> RunOutcome:
     attempts, result = folder.attempts(), folder.result()
     spans = [(attempt.claimed, attempt.last_sign) for attempt in attempts]
     if result is not None and (values := objectives(result, definition, task)) is not None:
-        return RunOutcome("done", values, folder.validation, result["device_hours"], spans)
+        return RunOutcome("done", values, folder.validation, result.get("device_hours") or 0.0, spans)
     devices = max([attempt.job.get("gpus") or definition.threads for attempt in attempts], default=1)
     hours = spent(attempts) * devices / 3600
     state: Literal["diverged", "failed", "open"] = "open"
@@ -114,7 +123,7 @@ def run_outcome(folder: RunFolder, definition: Definition, task: str) -> RunOutc
     return RunOutcome(state, {}, folder.validation, hours, spans)
 
 
-def objectives(result: Mapping[str, Any], definition: Definition, task: str) -> dict[str, float] | None:
+def objectives(result: ResultRecord, definition: Definition, task: str) -> dict[str, float] | None:
     """The objectives' values; None if the run was not asked for its score on validation yet."""
     found = {}
     for objective in definition.objective:
@@ -122,7 +131,7 @@ def objectives(result: Mapping[str, Any], definition: Definition, task: str) -> 
             about = definition.tasks[task]
             value = result["metrics"].get(f"{about['validation']}/{about['metric']}")
         else:
-            value = result.get(objective)
+            value = result.get(objective)  # type: ignore[assignment]
         if value is None:
             return None
         found[objective] = float(value)

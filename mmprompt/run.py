@@ -13,6 +13,9 @@ There are no locks. An attempt is claimed by renaming a prepared folder into pla
 published by link(2), which never replaces what is there, and nothing else is moved. Two copies of one run are therefore
 harmless, and a process may die between any two steps. What begins with a dot is not finished.
 
+People and disks may do anything to these files. A record that cannot be used raises DamagedError, and is the affair of its run
+alone. Only a launch and a claim make folders of a run: when somebody removes one, whatever is at work there ends.
+
 Several Unix users may share a store: all that is made in it has the group and the permissions of the folder it lies in.
 Part of the light half of the package: no torch, no Hydra.
 """
@@ -20,25 +23,51 @@ Part of the light half of the package: no torch, no Hydra.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmprompt.config import RunConfig
-from mmprompt.files import StoreError, drafted, remove, write_once, write_over
-from mmprompt.identity import frozen_text
+from mmprompt.files import (
+    Content,
+    GoneError,
+    StoreError,
+    drafted,
+    put_folder,
+    remove,
+    share,
+    sync_folder,
+    write_once,
+    write_over,
+)
+from mmprompt.identity import digest, frozen_text
 from mmprompt.processes import lives
+from mmprompt.records import (
+    EVALUATION,
+    JOB,
+    PROGRESS,
+    RESULT,
+    DamagedError,
+    EvaluationRecord,
+    JobRecord,
+    ProgressRecord,
+    ResultRecord,
+    read,
+)
 
 INTERRUPTED = "interrupted: "  # how the error of an attempt begins that nothing was wrong with
 DIVERGED = "mmprompt.train.TrainingError: "  # in the error of an attempt whose loss or gradient became infinite
 OF_SEARCH = "search-"  # how the name of a study's manifest begins
 TRIES = 3  # attempts that end in an error without getting further than the ones before: then a run is left alone
 NEAR_LIMIT = f"{INTERRUPTED}the time limit of its job was near"
+LAST_WORDS = 8192  # bytes that each attempt has to say why it ended, taken while the disk has them
+CHECKPOINT = re.compile(r"checkpoint\.(\d{1,15})\.pt", re.ASCII)
+RUN = re.compile(r"[\w-]{1,128}", re.ASCII)  # the name of a run's folder; what is called otherwise is somebody else's
 
 
 @dataclass(frozen=True)
@@ -53,8 +82,9 @@ class Store:
     def runs(self) -> set[str]:
         """The runs that have a folder."""
         try:
-            return set(os.listdir(self.root / "run"))
-        except FileNotFoundError:
+            with os.scandir(self.root / "run") as entries:
+                return {entry.name for entry in entries if RUN.fullmatch(entry.name) and entry.is_dir()}
+        except (FileNotFoundError, NotADirectoryError):
             return set()
 
     def manifest(self, sweep: str) -> Path:
@@ -109,8 +139,11 @@ class RunFolder:
 
     @property
     def published(self) -> Attempt:
-        """The attempt whose files are the run's. Raises FileNotFoundError while there is none."""
-        return Attempt(self, json.loads(self.result_file.read_text(encoding="utf-8"))["attempt"])
+        """The attempt whose files are the run's. Raises FileNotFoundError while there is none, DamagedError."""
+        result = self.result()
+        if result is None:
+            raise FileNotFoundError(self.result_file)
+        return Attempt(self, result["attempt"])
 
     @property
     def weights_file(self) -> Path:
@@ -126,8 +159,12 @@ class RunFolder:
         own = self.published.evaluation_file(evaluation)
         return own if own.exists() else self.evaluations / own.name
 
-    def missing(self, wanted: Collection[str], result: Mapping[str, Any] | None) -> frozenset[str]:
-        """Of these evaluations those that are not there. `result`: the run's, if it has one."""
+    def evaluation(self, evaluation: str) -> EvaluationRecord | None:
+        """Of a run that is done, what was found; None if it was not made. Raises DamagedError."""
+        return read(self.evaluation_file(evaluation), EVALUATION)
+
+    def missing(self, wanted: Collection[str], result: ResultRecord | None) -> frozenset[str]:
+        """Of these evaluations those that are not there. `result`: the run's, if it has one. Raises DamagedError."""
         left = frozenset(wanted)
         if result is not None and left:
             left -= {*result.get("evaluations", {}).values(), *result.get("evaluated", ())}
@@ -137,6 +174,8 @@ class RunFolder:
             return left - {name.removesuffix(".json") for name in os.listdir(self.evaluations)}
         except FileNotFoundError:
             return left
+        except OSError as error:
+            raise DamagedError(self.evaluations, f"cannot be read: {error.strerror}", self._restore) from None
 
     def is_done(self, wanted: Collection[str]) -> bool:
         result = self.result()
@@ -146,25 +185,68 @@ class RunFolder:
         if not self.config_file.exists():
             write_once(self.config_file, frozen_text(config))
 
-    def result(self) -> dict[str, Any] | None:
-        """The published result, or None while there is none. Raises StoreError if it is damaged."""
+    def mend(self, config: RunConfig) -> None:
+        """Writes the settings anew: what they are the run's id says."""
+        if self.config_file.is_dir():
+            shutil.rmtree(self.config_file, ignore_errors=True)
+        write_over(self.config_file, frozen_text(config))
+
+    def settings(self) -> dict[str, Any]:
+        """What config.json says, of whatever version. Raises DamagedError if that is not what the run's id promises."""
+        cure = "the next launch writes it again"
         try:
-            return json.loads(self.result_file.read_text(encoding="utf-8"))
+            text = self.config_file.read_text(encoding="utf-8")
         except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise StoreError(f"{self.result_file} is cut off or damaged: {error}") from error
+            raise DamagedError(self.config_file, "is not there", cure) from None
+        except UnicodeDecodeError:
+            raise DamagedError(self.config_file, "is damaged: it is no text", cure) from None
+        except OSError as error:
+            raise DamagedError(self.config_file, f"cannot be read: {error.strerror}", cure) from None
+        if digest(text) != self.id:
+            raise DamagedError(self.config_file, f"was changed after launch: its hash is {digest(text)}", cure)
+        settings: dict[str, Any] = json.loads(text)
+        return settings
+
+    @property
+    def _restore(self) -> str:
+        return f"restore it, or remove {self.path}, and the next launch trains the run again"
+
+    def result(self) -> ResultRecord | None:
+        """The published result, or None while there is none. Raises DamagedError."""
+        return read(self.result_file, RESULT, self._restore)
+
+    def sound_result(self) -> ResultRecord | None:
+        """The same; of a damaged one None too."""
+        with contextlib.suppress(DamagedError):
+            return self.result()
+        return None
 
     def attempts(self) -> list[Attempt]:
-        """All attempts, oldest first."""
-        numbers = sorted(int(path.name) for path in (self.path / "attempts").glob("*") if path.name.isdigit())
-        return [Attempt(self, number) for number in numbers]
+        """All attempts, oldest first. Raises DamagedError if the folder that holds them is none."""
+        try:
+            names = os.listdir(self.path / "attempts")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise DamagedError(self.path / "attempts", f"cannot be read: {error.strerror}", self._restore) from None
+        return [Attempt(self, number) for number in sorted(int(name) for name in names if is_number(name))]
 
-    def attempts_at_hand(self, result: Mapping[str, Any] | None) -> list[Attempt]:
-        """Those at what is left to do. Of a run that has its `result`: those that evaluate, since one of them came to its end."""
+    def sound_attempts(self) -> Iterator[Attempt]:
+        """Those whose records can be read, oldest first."""
+        for attempt in self.attempts():
+            with contextlib.suppress(DamagedError):
+                attempt.job, attempt.error  # noqa: B018
+                yield attempt
+
+    def attempts_at_hand(self, result: ResultRecord | None) -> list[Attempt]:
+        """Those at what is left to do. Of a run that has its `result`: those that evaluate, since one of them came to its end.
+
+        Raises DamagedError.
+        """
         if result is None:
             return self.attempts()
-        evaluating = [attempt for attempt in self.attempts() if attempt.evaluates]
+        later = [attempt for attempt in self.attempts() if attempt.number != result["attempt"]]
+        evaluating = [attempt for attempt in later if attempt.evaluates]
         ended = max((attempt.number for attempt in evaluating if attempt.has_ended), default=0)
         return [attempt for attempt in evaluating if attempt.number > ended]
 
@@ -173,16 +255,15 @@ class RunFolder:
 
         A caller takes the number before it looks whether somebody is at the run: whoever claims in between has it.
         """
-        attempt = Attempt(self, number)
+        text = json.dumps(job, indent=1)
+        attempt = Attempt(self, number, text)
         try:
             with drafted(attempt.path) as draft:
-                write_once(draft / "job.json", json.dumps(job, indent=1))
-                draft.rename(attempt.path)  # fails if that attempt exists, because it holds a job.json
+                write_once(draft / "job.json", text)
+                write_once(draft / attempt.last_words.name, bytes(LAST_WORDS))
+                return attempt if put_folder(draft, attempt.path, "job.json") else None
         except OSError as error:
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                return None
             raise StoreError(f"{attempt.path} cannot be made: {error.strerror}") from error
-        return attempt
 
     @property
     def next_number(self) -> int:
@@ -195,8 +276,8 @@ class RunFolder:
 
         To get further is to leave a further checkpoint, where the next attempt would go on, or to have made an evaluation.
         """
-        count, furthest, is_trained = 0, 0, self.result() is not None
-        for attempt in self.attempts():
+        count, furthest, is_trained = 0, 0, self.sound_result() is not None
+        for attempt in self.sound_attempts():
             if is_trained and not attempt.evaluates:
                 continue
             step, error = max(attempt.checkpoint_steps, default=0), attempt.error
@@ -208,8 +289,8 @@ class RunFolder:
     @property
     def validation(self) -> dict[int, float]:
         """The scores on validation while training, by update, as the attempt that got furthest has reported them."""
-        reports = [attempt.progress for attempt in self.attempts() if not attempt.evaluates]
-        scores = [{int(step): score for step, score in report["validation"]} for report in reports if report]
+        reports = [attempt.progress for attempt in self.sound_attempts() if not attempt.evaluates]
+        scores = [dict(report["validation"]) for report in reports if report]
         return max(scores, key=lambda one: max(one, default=0), default={})
 
     def checkpoints(self) -> list[tuple[int, Attempt]]:
@@ -219,7 +300,7 @@ class RunFolder:
 
     def publish(self, attempt: Attempt, result: Mapping[str, Any]) -> bool:
         """Make the attempt's result the run's. False if another attempt was first; then nothing changes."""
-        won = write_once(self.result_file, json.dumps(result, indent=1))
+        won = attempt.put(self.result_file, json.dumps(result, indent=1), once=True)
         self.tidy(attempt)
         return won
 
@@ -230,7 +311,7 @@ class RunFolder:
         tell, those that evaluate: they do not end because the run has its result.
         """
         published = self.published
-        for attempt in self.attempts():
+        for attempt in self.sound_attempts():
             lives = attempt.lives()
             if attempt == mine or lives is False or (lives is None and not attempt.evaluates):
                 attempt.sweep()
@@ -251,14 +332,61 @@ class Attempt:
 
     run: RunFolder
     number: int
+    claim: str = field(default="", compare=False)  # the job.json of who works at it; the others do not say any
 
     @property
     def path(self) -> Path:
         return self.run.path / "attempts" / str(self.number)
 
     @property
-    def job(self) -> dict[str, Any]:
-        return json.loads((self.path / "job.json").read_text(encoding="utf-8"))
+    def job_file(self) -> Path:
+        return self.path / "job.json"
+
+    @property
+    def job(self) -> JobRecord:
+        """Raises DamagedError, also if there is none."""
+        cure = f"restore it, or remove {self.path}, and the next launch goes on without that attempt"
+        found = read(self.job_file, JOB, cure)
+        if found is None:
+            raise DamagedError(self.job_file, "is not there", cure)
+        return found
+
+    def put(self, file: Path, content: Content, once: bool = False, durable: bool = True) -> bool:
+        """Writes a file of the run, in the run's or the attempt's folder or in their `evaluations`. False if `once`, and it is
+        there. Raises StoreError, and GoneError if the attempt was removed, or is another's now: nothing of it comes back.
+        """
+        self.check_claim()
+        if file.parent.name == "evaluations":
+            make_in(file.parent)
+        won = write_once(file, content, make=False) if once else True
+        if not once:
+            write_over(file, content, make=False, durable=durable)
+        try:
+            self.check_claim()
+        except GoneError:  # it was being removed meanwhile, and what was put there kept a folder alive
+            if not self.job_file.exists():
+                remove(file)
+                self.leave()
+            raise
+        return won
+
+    def check_claim(self) -> None:
+        """Raises GoneError if the attempt was removed, or if what lies there now is another's."""
+        try:
+            found = self.job_file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise GoneError(f"{self.path} was removed") from error
+        if self.claim and found != self.claim:
+            raise GoneError(f"{self.path} was removed, and another process is at it now")
+
+    def leave(self) -> None:
+        """Removes what the process of a removed attempt may have put there since, and empty folders above it."""
+        if self.job_file.exists():
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        for folder in (self.path.parent, self.run.evaluations, self.run.path):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     @property
     def evaluates(self) -> bool:
@@ -280,7 +408,7 @@ class Attempt:
 
     def end(self, facts: Mapping[str, Any]) -> None:
         """What an attempt that evaluates says last, when all is there."""
-        write_once(self.end_file, json.dumps(facts, indent=1))
+        self.put(self.end_file, json.dumps(facts, indent=1), once=True)
 
     @property
     def has_evaluated(self) -> bool:
@@ -290,8 +418,11 @@ class Attempt:
 
     @property
     def claimed(self) -> float:
-        """When it began, in seconds since the epoch."""
-        return (self.path / "job.json").stat().st_mtime
+        """When it began, in seconds since the epoch, by the clock of the file server. Raises DamagedError if it is gone."""
+        try:
+            return self.job_file.stat().st_mtime
+        except OSError as error:
+            raise DamagedError(self.job_file, f"cannot be read: {error.strerror}") from None
 
     @property
     def last_sign(self) -> float:
@@ -299,7 +430,7 @@ class Attempt:
         signs = [self.path / "progress.json", *map(self.checkpoint_file, self.checkpoint_steps)]
         times = [self.claimed]
         for sign in signs:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 times.append(sign.stat().st_mtime)
         return max(times)
 
@@ -309,7 +440,8 @@ class Attempt:
     @property
     def checkpoint_steps(self) -> list[int]:
         """Of the checkpoints that are there, in order."""
-        return sorted(int(file.name.split(".")[1]) for file in self.path.glob("checkpoint.*.pt"))
+        found = [CHECKPOINT.fullmatch(file.name) for file in self.path.glob("checkpoint.*.pt")]
+        return sorted(int(name[1]) for name in found if name)
 
     @property
     def weights_file(self) -> Path:
@@ -333,11 +465,14 @@ class Attempt:
 
     @property
     def error(self) -> str | None:
-        """Why it failed; None if it did not, or if it never got to say."""
+        """Why it failed; None if it did not, or if it never got to say. Raises DamagedError."""
+        file = self.path / "error.txt"
         try:
-            return (self.path / "error.txt").read_text(encoding="utf-8")
+            return file.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise DamagedError(file, f"cannot be read: {error.strerror}", f"remove {self.path}") from None
 
     @property
     def diverged(self) -> bool:
@@ -350,18 +485,69 @@ class Attempt:
         error = self.error
         return error is not None and not error.startswith(INTERRUPTED)
 
+    @property
+    def last_words(self) -> Path:
+        """Room for error.txt on a disk that has none."""
+        return self.path / ".last-words"
+
     def fail(self, reason: str) -> None:
-        write_over(self.path / "error.txt", reason)
+        """Writes down why it ended. Raises GoneError if it was removed, and StoreError if that cannot be, even in the room that was
+        kept for it."""
+        try:
+            self.put(self.path / "error.txt", reason)
+            remove(self.last_words)
+        except GoneError:
+            raise
+        except StoreError:
+            if not self._fail_without_room(reason):
+                raise
+
+    def _fail_without_room(self, reason: str) -> bool:
+        try:
+            with self.last_words.open("r+b") as file:
+                file.write(reason.encode()[:LAST_WORDS])
+                file.truncate()
+            self.last_words.replace(self.path / "error.txt")
+        except OSError:
+            return False
+        return True
 
     @property
-    def progress(self) -> dict[str, Any] | None:
-        try:
-            return json.loads((self.path / "progress.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
+    def progress(self) -> ProgressRecord | None:
+        """What it said last; None if that was nothing, or cannot be read: it will say more, and is in no way needed."""
+        with contextlib.suppress(DamagedError):
+            return read(self.path / "progress.json", PROGRESS)
+        return None
+
+    @property
+    def heard(self) -> float | None:
+        """When it wrote that, by the clock of the file server; None if it did not."""
+        with contextlib.suppress(OSError):
+            return (self.path / "progress.json").stat().st_mtime
+        return None
 
     def report(self, progress: Mapping[str, Any]) -> None:
-        write_over(self.path / "progress.json", json.dumps(progress))
+        """Raises StoreError; GoneError if the attempt was removed."""
+        self.put(self.path / "progress.json", json.dumps(progress), durable=False)
+
+
+def is_number(name: str) -> bool:
+    """Of an attempt or a batch, as its folder is called."""
+    return name.isascii() and name.isdecimal() and len(name) < 10
+
+
+def make_in(folder: Path) -> None:
+    """A folder in one that has to be there. Raises GoneError if that is not, StoreError."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return
+    except FileNotFoundError as error:
+        raise GoneError(f"{folder} cannot be made: {folder.parent} is not there any more") from error
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be made: {error.strerror}") from error
+    share(folder)
+    sync_folder(folder.parent)
 
 
 def spent(attempts: Iterable[Attempt]) -> float:

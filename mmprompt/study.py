@@ -315,6 +315,8 @@ class Study:
             files = [file for file in (self.folder / folder).iterdir() if not file.name.startswith(".")]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise StoreError(f"{self.folder / folder} cannot be read: {error.strerror}") from None
         for file in files:
             if not re.fullmatch(name, file.name, re.ASCII):
                 raise StoreError(f"{file} does not belong to search {self.name}; remove it")
@@ -341,6 +343,8 @@ def read(file: Path, schema: type[Record]) -> Record | None:
     try:
         return schema.model_validate_json(file.read_bytes())
     except FileNotFoundError:
+        if file.is_symlink():
+            raise StoreError(f"{file} is a link to nothing; remove it") from None
         return None
     except OSError as error:
         raise StoreError(f"{file} cannot be read: {error.strerror}") from None

@@ -272,7 +272,7 @@ def _holds_exit(file: Path) -> bool:
 
 def _keep_only(file: Path) -> None:
     """Remove the client's debug logs and empty folders."""
-    for path in file.parent.iterdir():
+    for path in file.parent.glob("*"):  # of a folder that somebody removed nothing
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         elif path != file:

@@ -23,7 +23,7 @@ from mmprompt.config import Optim, RunConfig
 from mmprompt.data import Split, load
 from mmprompt.ending import leave, time_is_up
 from mmprompt.evaluate import example_scores
-from mmprompt.files import remove, write_over
+from mmprompt.files import remove
 from mmprompt.optimiser import AdamW
 from mmprompt.run import Attempt
 from mmprompt.tasks import collate
@@ -82,7 +82,7 @@ class Checkpoints:
         self._older = self.attempt.run.checkpoints()
 
     def save(self, state: State, tuned: Tuned, optimiser: torch.optim.Optimizer) -> None:
-        """Raises StoreError if it cannot be written; what was there before stays."""
+        """Raises StoreError if it cannot be written; what was there before stays. GoneError if the attempt was removed."""
         on_gpu = next(tuned.parameters()).is_cuda
         content: dict[str, Any] = {
             "state": vars(state),
@@ -96,7 +96,7 @@ class Checkpoints:
         torch.save(content, buffer)
         data = buffer.getbuffer()
         data[:HASH] = hashlib.sha256(data[HASH:]).digest()
-        write_over(self.attempt.checkpoint_file(state.step), data)
+        self.attempt.put(self.attempt.checkpoint_file(state.step), data)
         own = [(step, self.attempt) for step in self.attempt.checkpoint_steps]
         for step, attempt in [*own[:-KEPT], *(self._older if len(own) >= KEPT else [])]:
             remove(attempt.checkpoint_file(step))

@@ -88,7 +88,10 @@ def _messages(file: Path) -> Iterator[Any]:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from wandb.proto.wandb_internal_pb2 import Record as Message  # type: ignore[attr-defined]
 
-    data = file.read_bytes()
+    try:
+        data = file.read_bytes()
+    except OSError:  # removed at this moment, or a link to nothing
+        return
     if not data.startswith(MAGIC):
         return
     for payload in payloads(data, len(MAGIC)):

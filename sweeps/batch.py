@@ -11,10 +11,11 @@ launch was faster, that number is taken, and it looks again. So every decision k
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import itertools
 import json
 import math
+import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,11 +24,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmprompt.files import StoreError, drafted, write_once
+from pydantic import TypeAdapter
+
+from mmprompt.files import StoreError, drafted, put_folder, write_once
 from mmprompt.identity import evaluation_id
 from mmprompt.place import ROOT, Cluster, Place, data_folder
 from mmprompt.processes import this_process, who
-from mmprompt.run import Attempt, Store
+from mmprompt.records import BATCH, END, TAKEN, BatchRecord, DamagedError, EndRecord, Record, read
+from mmprompt.run import Attempt, Store, is_number
 from sweeps import snapshot
 
 if TYPE_CHECKING:  # it brings Hydra, which the verbs after a launch do without
@@ -49,49 +53,59 @@ class Batch:
         return self.folder / "batch.json"
 
     @cached_property
-    def frozen(self) -> dict[str, Any]:
-        """Raises StoreError if the file is damaged."""
-        try:
-            values: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{self.file} cannot be read ({error}); without it nobody knows what it submitted"
-            ) from None
-        return values
+    def frozen(self) -> BatchRecord:
+        """Raises DamagedError, also if there is none."""
+        cure = (
+            f"restore it; without it nobody knows what that launch submitted: cancel what SLURM still has of it "
+            f"(`squeue --me`, jobs mmprompt-{self.id}-*), and empty the folder {self.folder}"
+        )
+        found = read(self.file, BATCH, cure)
+        if found is None:
+            raise DamagedError(self.file, "is not there", cure)
+        return found
+
+    @property
+    def damage(self) -> Iterator[DamagedError]:
+        """Of its other records: jobs are found by their names all the same."""
+        cure = "remove it: its jobs are found by their names"
+        for first in self.arrays:
+            yield from damage(self.array(first) / "submitted.json", TAKEN, cure)
+        yield from damage(self.end_file, END, cure)
 
     @property
     def id(self) -> str:
         return self.folder.name
 
     @property
+    def store(self) -> Store:
+        return Store(self.folder.parent.parent)
+
+    @property
     def job_name(self) -> str:
         """How the names of its SLURM jobs begin: they can be found by it even if the launcher died while submitting."""
-        return str(self.frozen["job_name"])
+        return self.frozen["job_name"]
 
     def runs_of(self, sweep: str) -> list[str]:
         """Those of its runs that this sweep asked for."""
-        if self.search is not None:
-            return self.jobs[0] if sweep == self.frozen["search"]["manifest"] else []
+        if "search" in self.frozen:
+            return self.jobs[0] if self.jobs and sweep == self.frozen["search"]["manifest"] else []
         if "sweep" in self.frozen:  # long ago a batch was of one sweep
             return [run for job in self.jobs for run in job] if self.frozen["sweep"] == sweep else []
-        found: list[str] = self.frozen["sweeps"].get(sweep, [])
-        return found
+        return self.frozen.get("sweeps", {}).get(sweep, [])
 
     @property
     def is_slurm(self) -> bool:
-        return bool(self.frozen["job"]["scheduler"] == "slurm")
+        return self.frozen["job"]["scheduler"] == "slurm"
 
     @property
     def search(self) -> str | None:
         """The name of the study whose workers its jobs are: each of them takes whatever run of it is next."""
-        search = self.frozen.get("search")
-        return None if search is None else str(search["name"])
+        return self.frozen["search"]["name"] if "search" in self.frozen else None
 
     @property
     def measured(self) -> str | None:
         """The sweep whose costs its one job measures (`sweeps.measure`): it is at no run."""
-        asked = self.frozen.get("measure")
-        return None if asked is None else str(asked["name"])
+        return self.frozen["measure"]["name"] if "measure" in self.frozen else None
 
     @cached_property
     def jobs(self) -> list[list[str]]:
@@ -99,7 +113,7 @@ class Batch:
         if self.search is not None:
             from mmprompt.study import runs_of
 
-            return [runs_of(Store(Path(self.frozen["store"])), self.search)] * len(self.frozen["jobs"])
+            return [runs_of(self.store, self.search)] * len(self.frozen["jobs"])
         return [[run for part in parts for run in part["runs"]] for parts in self.frozen["jobs"]]
 
     @cached_property
@@ -108,7 +122,7 @@ class Batch:
         if self.search is not None:
             from mmprompt.study import evaluations_of
 
-            return evaluations_of(Store(Path(self.frozen["store"])), self.search)
+            return evaluations_of(self.store, self.search)
         parts = [part for parts in self.frozen["jobs"] for part in parts]
         return {run: part.get("evaluations", []) for part in parts for run in part["runs"]}
 
@@ -119,7 +133,7 @@ class Batch:
     @property
     def arrays(self) -> dict[int, str]:
         """By the number of its first job: the name of each array that SLURM has been, or is about to be, asked for."""
-        firsts = sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit())
+        firsts = sorted(int(path.name) for path in self.folder.glob("[0-9]*") if is_number(path.name) and path.is_dir())
         return {first: self.array_name(first) for first in firsts}
 
     def array_name(self, first: int) -> str:
@@ -137,7 +151,7 @@ class Batch:
         """SLURM's id of each job that is known to be handed over; one that is alone in its array has no task number."""
         found: dict[int, str] = {}
         for first in self.arrays:
-            taken = _read(self.array(first) / "submitted.json")
+            taken = _sound(self.array(first) / "submitted.json", TAKEN)
             if taken:
                 job, count = taken["job"], taken["count"]
                 found |= {first + task: f"{job}_{task}" if count > 1 else job for task in range(count)}
@@ -148,7 +162,7 @@ class Batch:
         first = max((first for first in self.arrays if first <= number), default=None)
         if first is None:
             return None
-        logs = [(LOG.fullmatch(file.name), file) for file in self.array(first).iterdir()]
+        logs = [(LOG.fullmatch(file.name), file) for file in self.array(first).glob("*_log.err")]
         return next((file for name, file in logs if name and int(name["task"] or 0) == number - first), None)
 
     @property
@@ -156,9 +170,9 @@ class Batch:
         return self.folder / "submitted.json"
 
     @property
-    def end(self) -> dict[str, Any] | None:
+    def end(self) -> EndRecord | None:
         """How submission ended: {"waiting": how many jobs were not taken, "why": sbatch's words}. None: it has not."""
-        return _read(self.end_file)
+        return _sound(self.end_file, END)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -166,12 +180,41 @@ class Batch:
         return dict.fromkeys(THREADS, str(self.frozen["threads"]))
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _sound(file: Path, schema: TypeAdapter[Record]) -> Record | None:
+    """None if it is not there, or damaged: then it is as if it had not been written."""
+    with contextlib.suppress(DamagedError):
+        return read(file, schema)
+    return None
+
+
+def damage(file: Path, schema: TypeAdapter[Record], cure: str) -> Iterator[DamagedError]:
+    """Why a record cannot be used; nothing of one that can, or is not there."""
     try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return values
+        read(file, schema, cure)
+    except DamagedError as error:
+        yield error
+
+
+class Batches(list[Batch]):
+    """Those of a store that can be read, oldest first; of the others why not. `next`: the number of one that is made now."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.damaged: list[DamagedError] = []
+        try:
+            names = os.listdir(store.jobs)
+        except (FileNotFoundError, NotADirectoryError):
+            names = []
+        numbers = sorted(int(name) for name in names if is_number(name))
+        self.next = numbers[-1] + 1 if numbers else 1
+        for number in numbers:
+            batch = Batch(store.jobs / str(number))
+            try:
+                batch.frozen  # noqa: B018
+                self.append(batch)
+            except DamagedError as error:
+                if batch.folder.is_dir() and any(batch.folder.iterdir()):  # an empty one is a number that was taken
+                    self.damaged.append(error)
 
 
 def wanted(batches: Iterable[Batch], runs: Iterable[str]) -> dict[str, frozenset[str]]:
@@ -188,13 +231,9 @@ def log_of(attempt: Attempt) -> Path | None:
     return None if log is None else attempt.run.path.parent.parent / log
 
 
-def batches(store: Store) -> list[Batch]:
-    """All that was ever submitted from this store, oldest first."""
-    try:
-        numbers = sorted(int(path.name) for path in store.jobs.iterdir() if path.name.isdigit())
-    except FileNotFoundError:
-        return []
-    return [Batch(store.jobs / str(number)) for number in numbers]
+def batches(store: Store) -> Batches:
+    """All that was ever submitted from this store, oldest first, as far as it can be read."""
+    return Batches(store)
 
 
 def pack(runs: Sequence[str], seconds: Mapping[str, float | None], cluster: Cluster) -> list[list[str]]:
@@ -221,7 +260,7 @@ def _evenly(runs: Sequence[str], most: int) -> list[list[str]]:
 
 
 def freeze(
-    expanded: Joined, jobs: Sequence[Sequence[str]], kind: Kind, about: Mapping[str, Any], after: Sequence[Batch]
+    expanded: Joined, jobs: Sequence[Sequence[str]], kind: Kind, about: Mapping[str, Any], after: Batches
 ) -> Batch | None:
     """Snapshot and batch.json, on disk; nothing is submitted yet. None: another launch has put one in place `after` those that
     this one has looked at. `about` says commit, dirty, and SLURM's name of the cluster.
@@ -268,11 +307,11 @@ def put(
     copy: Path,
     kind: Kind,
     about: Mapping[str, Any],
-    after: Sequence[Batch],
+    after: Batches,
     own: Mapping[str, Any],
 ) -> Batch | None:
     """The next batch, with `own` besides what all batches say. None if another launch was faster. Raises StoreError."""
-    number = int(after[-1].id) + 1 if after else 1
+    number = after.next
     batch = Batch(store.jobs / str(number))
     code = {key: about[key] for key in ("commit", "dirty")}
     frozen = {
@@ -289,9 +328,6 @@ def put(
     try:
         with drafted(batch.folder) as draft:
             write_once(draft / "batch.json", json.dumps(frozen, indent=1))
-            draft.rename(batch.folder)
+            return batch if put_folder(draft, batch.folder, "batch.json") else None
     except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            return None
         raise StoreError(f"{batch.folder} cannot be made: {error.strerror}") from error
-    return batch

@@ -33,6 +33,7 @@ LOOK = 0.5  # seconds between two looks meanwhile
 OVER = ("done", *ENDED)  # of runs: a job does not execute them again
 ENDING = ("COMPLETING", "COMPLETED", "CANCELLED", "FAILED")  # of jobs, in squeue's words
 SHOWN = 8  # runs, where there may be many
+MANY = 500  # runs, to look at which takes so long that one wonders
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def cancel(what: Sequence[str], runs: Path, state: str | None) -> int:
     """
     store = store_at(runs)
     asked = named(store, what, state)
+    if len(asked) >= MANY:
+        print(f"looking at {count(asked)}", flush=True)
     _wait_for_launches(store, asked)
     found = look(store, asked, state)
     for why, left in found.stays.items():
@@ -92,15 +95,15 @@ def named(store: Store, what: Sequence[str], state: str | None) -> list[str]:
     """The runs that are meant: of sweeps, also of their earlier launches; single ones; or all that were ever launched."""
     if not what and state is None:
         raise StoreError("cancel what? give the beginning of a run's id, a sweep, or --state queued or running")
-    known = batches(store)
+    known, runs, sweeps = batches(store), store.runs(), names(store)
     found: dict[str, None] = {}
     for word in what:
         name = manifest_of(store, word)
-        if name in names(store):
+        if name in sweeps:
             found |= dict.fromkeys(read(store, name).runs)
             found |= dict.fromkeys(run for batch in known for run in batch.runs_of(name))
         else:
-            found[_run(store, word)] = None
+            found[word if word in runs else _run(store, word)] = None
     return list(found) if what else sorted({run for batch in known for job in batch.jobs for run in job})
 
 
@@ -120,7 +123,8 @@ def look(store: Store, asked: Sequence[str], state: str | None) -> Found:
     holders = [*_jobs(known, queued, asked), *_launches(store, known, set(asked))]
     held = {run for holder in holders for run in holder.runs}
     of_interest = sorted(held.union(asked))
-    known_states = states(store, of_interest, queued, wanted([holder.batch for holder in holders], of_interest))
+    holding = dict.fromkeys(holder.batch for holder in holders)  # each once: it may have thousands of jobs
+    known_states = states(store, of_interest, queued, wanted(holding, of_interest))
     seen: dict[str, str] = {run: one.name for run, one in known_states.items()}
     for holder in holders:
         if not holder.batch.is_slurm:
@@ -137,14 +141,16 @@ def look(store: Store, asked: Sequence[str], state: str | None) -> Found:
         elif mine:
             found.launches[holder.batch] = mine
     for run in asked:
-        if run in meant - held and seen[run] in ("running", "lost?"):
+        if run in meant and run not in held and seen[run] in ("running", "lost?"):
             found.stays.setdefault(_process(known_states[run]), []).append(run)
     return found
 
 
 def _process(state: State) -> str:
     """Of an attempt that no job and no launch here holds."""
-    job = state.attempt.job if state.attempt else {"pid": "?", "host": "?"}
+    if state.attempt is None:
+        return "a process is at work, or may be; nobody knows where"
+    job = state.attempt.job
     return f"process {job['pid']} on {job['host']} is at work, or may be; end it there"
 
 

@@ -12,17 +12,16 @@ import contextlib
 import itertools
 import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmprompt.files import draft_of, remove
+from mmprompt.files import StoreError, draft_of, remove, server_time
 from mmprompt.processes import lives
 from mmprompt.run import OF_SEARCH, Attempt, RunFolder, Store
 from sweeps import scheduler
-from sweeps.batch import Batch, batches, wanted
+from sweeps.batch import Batch, Batches, batches, wanted
 from sweeps.cost import volume
 from sweeps.launched import readable, store_at
 from sweeps.outlook import count
@@ -58,16 +57,19 @@ def clean(runs: Path, days: int, cache: bool) -> int:
     queued = queue(store, ids)
     seen = states(store, ids, queued, wanted(known, ids))
     open_batches = {batch.id for batch in known if is_open(batch, seen, queued)} | _of_workers(store)
+    now = server_time(store.root)
     found = [
-        *of_runs(store, seen, queued),
+        *of_runs(store, seen, queued, now),
         *of_searches(store, seen, queued),
-        *of_batches(store, known, open_batches, days),
+        *of_batches(store, known, open_batches, days, now),
     ]
-    found += of_code(store, known, open_batches, days)
-    found += [(PROBES, folder) for folder in (store.root / "doctor").glob("*") if is_older(folder, days * DAY)]
+    found += of_code(store, known, open_batches, days, now)
+    found += [(PROBES, folder) for folder in (store.root / "doctor").glob("*") if is_older(folder, days * DAY, now)]
     found += [(CACHE, file) for file in store.cache.glob("*")] if cache else []
     waste = [Waste(kind, path, size_of(path)) for kind, path in found]
     _print(store, waste, days)
+    for damage in [*known.damaged, *(one.damage for one in seen.values() if one.damage is not None)]:
+        print(f"damaged, and all that is theirs stays: {damage}")
     _print_unknown(queued)
     if not waste or not agreed(f"free {volume(sum(one.size for one in waste))}?"):
         return 0
@@ -78,24 +80,24 @@ def clean(runs: Path, days: int, cache: bool) -> int:
     return 1 if stayed else 0
 
 
-def of_runs(store: Store, seen: dict[str, State], queued: Queue) -> Iterator[Found]:
+def of_runs(store: Store, seen: dict[str, State], queued: Queue, now: float) -> Iterator[Found]:
     """Nothing of a run that a job may still hold, be it done or not."""
     free = [run for run, state in seen.items() if state.name in ("done", *OPEN) and run not in queued.jobs]
 
     def some(runs: Sequence[str]) -> list[Found]:
-        return [one for run in runs for one in of_run(store.run(run), seen[run])]
+        return [one for run in runs for one in of_run(store.run(run), seen[run], now)]
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield from itertools.chain(*pool.map(some, (free[i::AT_ONCE] for i in range(AT_ONCE))))
 
 
-def of_run(folder: RunFolder, seen: State) -> Iterator[Found]:
-    yield from drafts(folder.path, folder.path / "attempts", folder.evaluations)
-    for attempt in folder.attempts():
+def of_run(folder: RunFolder, seen: State, now: float) -> Iterator[Found]:
+    yield from drafts(now, folder.path, folder.path / "attempts", folder.evaluations)
+    for attempt in folder.sound_attempts():
         is_published = seen.result is not None and seen.result["attempt"] == attempt.number
         if is_published or is_over(attempt):
             if not is_published:
-                yield from drafts(attempt.path, attempt.evaluations)
+                yield from drafts(now, attempt.path, attempt.evaluations)
             if seen.result is not None:
                 files = [attempt.checkpoint_file(step) for step in attempt.checkpoint_steps]
                 files += [attempt.weights_file, *attempt.evaluations.glob("[!.]*")] if not is_published else []
@@ -110,14 +112,18 @@ def of_searches(store: Store, seen: dict[str, State], queued: Queue) -> Iterator
     from mmprompt.study import Study
 
     asked = {run for one in readable(store) if not one.name.startswith(OF_SEARCH) for run in one.runs}
-    pictures = [Reader(Study(store, name)).look() for name in store.studies()]
+    try:
+        pictures = [Reader(Study(store, name)).look() for name in store.studies()]
+    except StoreError as error:
+        print(f"damaged: {error}; checkpoints of trials stay")
+        return
     for picture in pictures:
         if picture.confirmation is None:  # its trials may go on yet
             asked |= {run for one in picture.outcomes for run in one.trial.runs.values()}
     stopped = [one.trial for picture in pictures for one in picture.outcomes if one.state == "stopped"]
     for run in dict.fromkeys(run for trial in stopped for run in trial.runs.values()):
         if run not in asked and run not in queued.jobs and (run not in seen or seen[run].result is None):
-            for attempt in filter(is_over, store.run(run).attempts()):
+            for attempt in filter(is_over, store.run(run).sound_attempts()):
                 yield from ((STOPPED, attempt.checkpoint_file(step)) for step in attempt.checkpoint_steps)
 
 
@@ -147,42 +153,49 @@ def search_is_over(batch: Batch) -> bool:
     from mmprompt.outcomes import Reader
     from mmprompt.study import Study
 
-    study = Study(Store(Path(batch.frozen["store"])), str(batch.search))
-    return study.file.exists() and study_is_over(Reader(study).look())
+    study = Study(batch.store, str(batch.search))
+    try:
+        return study.file.exists() and study_is_over(Reader(study).look())
+    except StoreError:
+        return False
 
 
 def _of_workers(store: Store) -> set[str]:
     return {folder_of(worker).name for worker in at_work(store)}
 
 
-def of_batches(store: Store, known: Iterable[Batch], open_batches: set[str], days: int) -> Iterator[Found]:
+def of_batches(store: Store, known: Iterable[Batch], open_batches: set[str], days: int, now: float) -> Iterator[Found]:
     """All but what says what was submitted: later launches look at it, and count on from its number."""
-    yield from drafts(store.jobs, *(store.root / "costs").glob("*"))
+    yield from drafts(now, store.jobs, *(store.root / "costs").glob("*"))
     for batch in known:
         if batch.id not in open_batches:
             files = [Path(folder, name) for folder, _, names in os.walk(batch.folder) for name in names]
             rest = [file for file in files if file.name not in ("batch.json", "submitted.json")]
-            yield from ((LOGS, file) for file in rest if is_older(file, days * DAY))
+            yield from ((LOGS, file) for file in rest if is_older(file, days * DAY, now))
 
 
-def of_code(store: Store, known: Iterable[Batch], open_batches: set[str], days: int) -> Iterator[Found]:
-    """Code that no commit has stays: nobody could say any more what made the results."""
-    used = {Path(b.frozen["snapshot"]).name for b in known if b.id in open_batches or b.frozen["job"]["dirty"]}
-    yield from drafts(store.code)
+def of_code(store: Store, known: Batches, open_batches: set[str], days: int, now: float) -> Iterator[Found]:
+    """Code that no commit has stays: nobody could say any more what made the results. So does all while a batch cannot be read."""
+    kept = (batch.frozen for batch in known if batch.id in open_batches or batch.frozen["job"].get("dirty", True))
+    used = {Path(frozen["snapshot"]).name for frozen in kept if "snapshot" in frozen}
+    yield from drafts(now, store.code)
+    if known.damaged:
+        return
     for snapshot in store.code.glob("[!.]*"):
-        if snapshot.name not in used and is_older(snapshot, days * DAY):
+        if snapshot.name not in used and is_older(snapshot, days * DAY, now):
             yield CODE, snapshot
 
 
-def drafts(*folders: Path) -> Iterator[Found]:
+def drafts(now: float, *folders: Path) -> Iterator[Found]:
     """What begins with a dot is not finished, and after a day it never will be."""
     for folder in folders:
-        yield from ((DRAFTS, path) for path in folder.glob(".*") if is_older(path, DAY))
+        yield from ((DRAFTS, path) for path in folder.glob(".*") if is_older(path, DAY, now))
 
 
-def is_older(path: Path, seconds: float) -> bool:
+def is_older(path: Path, seconds: float, now: float) -> bool:
+    """`now`: by the clock that dates the store's files."""
     try:
-        return time.time() - path.lstat().st_mtime > seconds
+        return now - path.lstat().st_mtime > seconds
     except FileNotFoundError:
         return False
 
@@ -201,7 +214,9 @@ def free(waste: Waste, days: int) -> bool:
     if waste.kind == CODE:
         with contextlib.suppress(OSError):
             path = waste.path.rename(draft_of(waste.path))
-            if not is_older(path, days * DAY):  # a launch that uses a copy again touches it first
+            if not is_older(
+                path, days * DAY, server_time(path.parent)
+            ):  # a launch that uses a copy again touches it first
                 path.rename(waste.path)
                 return False
     if path.is_dir() and not path.is_symlink():

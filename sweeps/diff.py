@@ -17,9 +17,10 @@ from typing import Any
 
 from mmprompt import identity
 from mmprompt.files import StoreError
-from mmprompt.identity import ABSENT, NEUTRAL, digest, dotted, is_of_evaluations, setting
+from mmprompt.identity import ABSENT, NEUTRAL, dotted, is_of_evaluations, setting
+from mmprompt.records import DamagedError
 from mmprompt.run import RunFolder, Store
-from sweeps.launched import find_run, label_of, names, read, store_at, wanted_of
+from sweeps.launched import find_run, label_of, readable, store_at, wanted_of
 
 MEANS = {
     "backbone.checksum": "another checkpoint",
@@ -75,7 +76,7 @@ def named(store: Store, prefix: str) -> RunFolder:
     """The run whose id begins so; also one that was never begun, if a sweep has it. Raises StoreError."""
     if any(run.startswith(prefix) for run in store.runs()):
         return find_run(store, prefix)
-    planned = {run for name in names(store) for run in read(store, name).runs if run.startswith(prefix)}
+    planned = {run for one in readable(store) for run in one.runs if run.startswith(prefix)}
     if len(planned) > 1:
         raise StoreError(f"{prefix!r} begins the ids of {len(planned)} runs that were never begun; give more of it")
     return store.run(planned.pop()) if planned else find_run(store, prefix)
@@ -91,20 +92,17 @@ def known(store: Store, folder: RunFolder) -> Known:
 
 def settings_of(folder: RunFolder) -> dict[str, Any] | None:
     """None if they are not there, or are not those of its id."""
-    try:
-        text = folder.config_file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    return dict(dotted(json.loads(text))) if digest(text) == folder.id else None
+    with contextlib.suppress(DamagedError):
+        return dict(dotted(folder.settings()))
+    return None
 
 
 def planned(store: Store, run: str) -> dict[str, Any]:
     """What the newest sweep that has this run says of its settings."""
-    for name in names(store):
-        manifest = read(store, name).manifest
-        for point in manifest["points"]:
+    for one in readable(store):
+        for point in one.manifest["points"]:
             if point["run"] == run:
-                said = manifest["header"] | point["values"]
+                said = one.manifest.get("header", {}) | point["values"]
                 return {POINT.get(key, key): value for key, value in said.items() if not is_of_evaluations(key)}
     return {}
 
@@ -116,7 +114,7 @@ def nearest_finished(store: Store, mine: Known) -> tuple[Known | None, int]:
     def some(runs: Sequence[str]) -> list[tuple[int, float, str]]:
         found = []
         for folder in map(store.run, runs):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 when = folder.result_file.stat().st_mtime
                 settings = settings_of(folder)
                 if settings is not None:
@@ -138,12 +136,10 @@ def differing(old: Known, new: Known) -> list[str]:
 
 def recorded(folder: RunFolder) -> dict[str, Any]:
     """How a run was made: of its result, else of its newest attempt; nothing if there is neither."""
-    result, attempts = folder.result(), folder.attempts()
-    if result is None and not attempts:
-        return {}
-    job = folder.published.job if result else attempts[-1].job
-    said = job | (result or {})
-    return {key: said[key] for key in RECORDED if key in said} | job.get("versions", {})
+    result, attempts = folder.sound_result(), list(folder.sound_attempts())
+    jobs = [attempt.job for attempt in attempts if result is None or attempt.number == result["attempt"]][-1:]
+    said: dict[str, Any] = {**(jobs[0] if jobs else {}), **(result or {})}
+    return {key: said[key] for key in RECORDED if key in said} | (jobs[0].get("versions", {}) if jobs else {})
 
 
 def _print_recorded(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -155,9 +151,12 @@ def _print_recorded(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
 
 def _title(store: Store, one: Known) -> str:
     label = label_of(store, one.folder.id)
-    result = one.folder.result()
+    try:
+        result = one.folder.result()
+        missing = one.folder.missing(wanted_of(store, one.folder.id), result) if result else ()
+    except DamagedError as error:
+        return f"{one.folder.id}  {label}{' ' if label else ''}(damaged: {error})"
     state = "finished" if result else "not finished" if one.is_whole else "not begun"
-    missing = one.folder.missing(wanted_of(store, one.folder.id), result) if result else ()
     more = f", {len(missing)} evaluation{'s' if len(missing) != 1 else ''} to make" if missing else ""
     return f"{one.folder.id}  {label}{' ' if label else ''}({state}{more})"
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from mmprompt.config import ConfigError
 from mmprompt.files import StoreError
 from mmprompt.identity import provenance
+from mmprompt.records import DamagedError, ManifestRecord
 from mmprompt.run import TRIES, Attempt
 from sweeps import manifest, outlook, scheduler
 from sweeps.batch import Batch, freeze, log_of, wanted
+from sweeps.launched import Launched
 from sweeps.outlook import Outlook, count, look
 from sweeps.screen import Screen, agreed
 from sweeps.state import bury, last_line
-from sweeps.watch import Watch
+from sweeps.submission import NoAnswerError
+from sweeps.watch import Submit, Watch
 from sweeps.workers import Workers
 
 UNSAID = ("kind", "checkpoint_every", "runs_per_job", "setup", "sbatch", "python")  # of what is asked of SLURM
@@ -32,7 +35,9 @@ def launch(names: Sequence[str], overrides: Sequence[str], wait: bool, retry: st
     Returns 0 if all is well, 1 if a run failed or is not done, 130 if interrupted. Raises ConfigError for what is wrong
     with a sweep, an override or the cluster's settings.
     """
-    seen = look(names, overrides, retry, limit)
+    seen = mended(look(names, overrides, retry, limit), retry, limit)
+    for damage in seen.batches.damaged:
+        print(f"damaged: {damage}")
     busy = seen.to_do or seen.named("running", "queued")
     # Before anything is written: it may refuse.
     kind, why = scheduler.choose(seen.expanded.place.cluster.kind) if busy else ("local", "")
@@ -51,6 +56,17 @@ def launch(names: Sequence[str], overrides: Sequence[str], wait: bool, retry: st
     if kind == "local":
         return _launch_here(seen, about, why, retry, limit)
     return _launch_on_slurm(seen, about, wait, retry, limit)
+
+
+def mended(seen: Outlook, retry: str | None, limit: int | None) -> Outlook:
+    """The settings of runs are known here: where their file was damaged it is written anew."""
+    configs, store = seen.expanded.configs, seen.expanded.store
+    damaged = [(run, one.damage) for run, one in seen.states.items() if one.damage is not None]
+    mendable = [(run, damage) for run, damage in damaged if damage.file == store.run(run).config_file]
+    for run, damage in mendable:
+        store.run(run).mend(configs[run])
+        print(f"{damage.file} {damage.why}; it is written again")
+    return outlook.of(seen.expanded, retry, limit) if mendable else seen
 
 
 def terms(seen: Outlook) -> str:
@@ -72,14 +88,14 @@ def _launch_here(seen: Outlook, about: Mapping[str, Any], why: str, retry: str |
             seen = outlook.of(seen.expanded, retry, limit)
     workers = Workers(batch, seen.places)
     print(f"{seen.what('local')} ({why}); logs in {batch.folder}", flush=True)
-    return _follow(Watch(seen, runs, workers), seen)
+    return _follow(_watch(seen, about, runs, workers), seen)
 
 
 def _launch_on_slurm(seen: Outlook, about: Mapping[str, Any], wait: bool, retry: str | None, limit: int | None) -> int:
     runs = [*seen.to_do, *seen.named("running", "queued", "lost?")]
     seen, _ = _submit(seen, about, retry, limit, _say)
     if wait:
-        return _follow(Watch(seen, runs, None, Again(seen, about).submit), seen)
+        return _follow(_watch(seen, about, runs, None, Again(seen, about).submit), seen)
     if seen.problem:
         print(f"no information from SLURM: {seen.problem}")
     busy = seen.named("running", "queued")
@@ -141,24 +157,33 @@ def _submit(
 
 
 def hand_over(batch: Batch, say: Callable[[str], None]) -> list[str]:
-    """Submits a batch, and says how that ended. The runs that SLURM took. Raises StoreError if it does not say, ConfigError if it
-    refuses."""
+    """Submits a batch, and says how that ended. The runs that SLURM took. Raises StoreError if it does not say, or if that could
+    not be written down, ConfigError if it refuses."""
     try:
         scheduler.submit(batch)
-    except scheduler.NoAnswerError as error:
+    except NoAnswerError as error:
         raise StoreError(
             f"SLURM did not say whether it took the jobs of {batch.folder} ({error}); nothing is lost: the same command finds "
             "those that it took, and submits the others"
         ) from None
+    except scheduler.UnwrittenError as error:
+        later = "the same command finds them, and submits the others" if batch.measured is None else "they need nobody"
+        raise StoreError(
+            f"{error}. SLURM has the jobs all the same, as {named(error.taken)}; nothing is lost: {later}"
+        ) from None
     ids = sorted({identity.split("_")[0] for identity in batch.job_ids.values()}, key=int)
     if ids:
-        jobs = f"jobs {', '.join(ids)}" if len(ids) > 1 else f"job {ids[0]}"
-        say(f"submitted as SLURM {jobs}; logs in {batch.folder}")
+        say(f"submitted as SLURM {named(ids)}; logs in {batch.folder}")
     end = batch.end
     if end and end["waiting"]:
         why = f"SLURM takes no more now ({end['why']})"
         say(f"{end['waiting']} of {len(batch.jobs)} jobs wait: {why}; the same command goes on")
     return [run for number in batch.job_ids for run in batch.jobs[number]]
+
+
+def named(ids: Sequence[str]) -> str:
+    """Jobs, by SLURM's ids, in words."""
+    return f"jobs {', '.join(ids)}" if len(ids) > 1 else f"job {ids[0]}"
 
 
 def _prepare(seen: Outlook) -> None:
@@ -168,6 +193,18 @@ def _prepare(seen: Outlook) -> None:
         attempt = seen.states[run].attempt
         if attempt is not None and attempt.error is None:
             bury(attempt)
+
+
+def _watch(
+    seen: Outlook, about: Mapping[str, Any], runs: Sequence[str], workers: Workers | None, submit: Submit | None = None
+) -> Watch:
+    """Of the sweeps as this launch has frozen them, whatever others make of them meanwhile."""
+    expanded = seen.expanded
+    sweeps = [
+        Launched(one.store, one.sweep.name, cast(ManifestRecord, manifest.manifest(one, about)))
+        for one in expanded.sweeps
+    ]
+    return Watch(sweeps, expanded.labels, runs, workers, submit)
 
 
 def _follow(watch: Watch, seen: Outlook) -> int:
@@ -222,10 +259,15 @@ def _report(seen: Outlook, failed: Sequence[str], not_done: Sequence[str]) -> in
     lost = [run for run in seen.named("lost?") if run not in seen.to_do]
     if lost:
         print(f"{count(lost)} may be at work where nobody can be asked now; --retry starts them again")
+    damaged = seen.named("damaged")
+    if damaged:
+        print(f"{count(damaged)} damaged, and left alone:")
+        for run in damaged:
+            print(f"  {seen.states[run].damage}")
     if _done(seen) == len(seen.states):
         already = " already" if len(seen.named("done")) == len(seen.states) else ""
         print(f"all {len(seen.states)} runs are done{already}")
-    return 1 if failed or left_alone or not_done or lost else 0
+    return 1 if failed or left_alone or not_done or lost or damaged else 0
 
 
 def _say_why(seen: Outlook, runs: Sequence[str]) -> None:
@@ -248,4 +290,7 @@ def _done(seen: Outlook) -> int:
 
 
 def _is_done(seen: Outlook, run: str) -> bool:
-    return seen.expanded.store.run(run).is_done(seen.expanded.wanted[run])
+    try:
+        return seen.expanded.store.run(run).is_done(seen.expanded.wanted[run])
+    except DamagedError:
+        return False

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmprompt import records
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
 from mmprompt.identity import is_of_evaluations
 from mmprompt.keys import as_text
+from mmprompt.records import ManifestRecord
 from mmprompt.run import OF_SEARCH, RunFolder, Store
 
 SHOWN = 8  # runs, where several are meant
@@ -23,7 +24,7 @@ SHOWN = 8  # runs, where several are meant
 class Launched:
     store: Store
     name: str
-    manifest: dict[str, Any]
+    manifest: ManifestRecord
 
     @property
     def runs(self) -> list[str]:
@@ -70,20 +71,22 @@ def label(differences: Mapping[str, str]) -> str:
 
 def names(store: Store) -> list[str]:
     """Of the sweeps that were launched into this store, the last launched first."""
-    files = list(store.manifest("*").parent.glob("*.json"))
-    return [file.stem for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)]
+    found = []
+    for file in store.manifest("*").parent.glob("[!.]*.json"):
+        with contextlib.suppress(OSError):  # removed at this moment
+            found.append((file.stat().st_mtime, file.stem))
+    return [name for _, name in sorted(found, reverse=True)]
 
 
 def read(store: Store, name: str) -> Launched:
-    """Raises StoreError, with the nearest names, for a sweep that was not launched into this store."""
-    try:
-        return Launched(store, name, json.loads(store.manifest(name).read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    """Raises StoreError, with the nearest names, for a sweep that was not launched into this store; DamagedError."""
+    file = store.manifest(name)
+    found = records.read(file, records.MANIFEST, f"remove it, and launch sweep {name} again: no run is lost")
+    if found is None:
         there = names(store)
         known = f"; there are {', '.join(sorted(there))}" if there else "; none was launched into it"
-        raise StoreError(f"no sweep {name} in {store.root}{nearest(name, there) or known}") from None
-    except ValueError as error:
-        raise StoreError(f"{store.manifest(name)} is not a manifest ({error}); launch the sweep again") from None
+        raise StoreError(f"no sweep {name} in {store.root}{nearest(name, there) or known}")
+    return Launched(store, name, found)
 
 
 def manifest_of(store: Store, word: str) -> str:

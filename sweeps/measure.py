@@ -6,6 +6,7 @@ or SLURM's, with a batch of its own, and trains nothing; its result is STORE/cos
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.config import ConfigError
-from mmprompt.files import follow_mode
+from mmprompt.files import StoreError, follow_mode
 from mmprompt.identity import is_of_evaluations, provenance
 from mmprompt.keys import as_text
 from mmprompt.place import ROOT
+from mmprompt.records import COSTS, CostsRecord, DamagedError, QuantityRecord, read
 from mmprompt.run import Store
 from sweeps import scheduler, snapshot
 from sweeps.batch import Batch, Kind, batches, put, where
@@ -104,7 +106,7 @@ def rows_of(expanded: Expanded) -> tuple[list[Row], list[Row]]:
     tasks = list(dict.fromkeys(row["task"] for row, _ in found.values()))
     rows, missing = list[Row](), list[Row]()
     for row, seeds in sorted(found.values(), key=lambda one: tasks.index(one[0]["task"])):
-        done = [seeds[seed] for seed in sorted(seeds) if store.run(seeds[seed]).result() is not None]
+        done = [seeds[seed] for seed in sorted(seeds) if store.run(seeds[seed]).sound_result() is not None]
         if not done:
             missing.append(row)
             continue
@@ -220,21 +222,24 @@ def ended(batch: Batch, last_words: str) -> int:
     if file is None:
         print(f"nothing was measured; {last_words}")
         return 1
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read(file, COSTS)
+    if content is None:
+        raise StoreError(f"{file} was removed")
     print("\n".join([*lines(content), f"written to {file}"]))
     return 0
 
 
 def result_of(batch: Batch) -> Path | None:
     """What this batch has measured, once it has."""
-    folder = Store(Path(batch.frozen["store"])).costs(str(batch.measured))
-    for file in folder.glob("[!.]*.json"):
-        if json.loads(file.read_text(encoding="utf-8"))["batch"] == batch.id:
-            return file
+    for file in batch.store.costs(str(batch.measured)).glob("[!.]*.json"):
+        with contextlib.suppress(DamagedError):
+            content = read(file, COSTS)
+            if content is not None and content["batch"] == batch.id:
+                return file
     return None
 
 
-def lines(content: Mapping[str, Any]) -> Iterator[str]:
+def lines(content: CostsRecord) -> Iterator[str]:
     """The result, a table for each task."""
     for task in dict.fromkeys(row["task"] for row in content["rows"]):
         rows = [row for row in content["rows"] if row["task"] == task]
@@ -251,12 +256,11 @@ def lines(content: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def text(quantity: Mapping[str, Any] | None) -> str:
+def text(quantity: QuantityRecord | None) -> str:
     if quantity is None:
         return "-"
-    value, lowest, highest = (f"{quantity[key]:.3g}" for key in ("median", "lowest", "highest"))
-    if quantity["median"] >= 100:
-        value, lowest, highest = (f"{quantity[key]:,.0f}" for key in ("median", "lowest", "highest"))
+    numbers = quantity["median"], quantity["lowest"], quantity["highest"]
+    value, lowest, highest = (f"{number:,.0f}" if numbers[0] >= 100 else f"{number:.3g}" for number in numbers)
     spread = f" ({lowest} to {highest})" if quantity["rounds"] > 1 else ""
     return f"{value}{spread}" + (f" x {quantity['ratio']:.2f}" if quantity["ratio"] is not None else "")
 

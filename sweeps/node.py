@@ -5,21 +5,24 @@ SLURM's jobs are `python -m sweeps.node BATCH FIRST`, submitit's local processes
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up, warning
 from mmprompt.files import follow_mode
 from mmprompt.processes import lives
+from mmprompt.records import DamagedError
 from mmprompt.run import TRIES, Store
+from sweeps.batch import Batch
 
 GPUS = "MMPROMPT_GPUS"  # the variable that says which a local worker may use; others find it in its environment
 BEGINS = "== "  # how the line begins that each execution of a job writes first into its log
@@ -33,22 +36,23 @@ def work(batch: str, index: int) -> None:
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; while torch loads nothing needs an orderly end
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit would raise, and blame the run
-    frozen = json.loads((Path(batch) / "batch.json").read_text(encoding="utf-8"))
+    frozen = frozen_in(Path(batch))
     os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[GPUS]  # before anything could look
     from submitit import JobEnvironment
 
     job, launcher = JobEnvironment(), frozen["launcher"]
+    about = about_job(frozen, job.job_id, job.paths.stderr)
 
     def wanted() -> bool:
         return lives(launcher) is True
 
     if "measure" in frozen:
-        measure(frozen, job.job_id, job.paths.stderr, wanted)
+        measure(frozen, about, wanted)
         return
     if "search" in frozen:
-        search(frozen, job.job_id, job.paths.stderr, wanted)
+        search(frozen, about, wanted)
         return
-    outcome = execute(frozen, index, job.job_id, job.paths.stderr, wanted)
+    outcome = execute(frozen, index, about, wanted)
     if reason := failures(outcome):
         raise RuntimeError(reason)
 
@@ -58,22 +62,22 @@ def main(batch: Path, first: int) -> None:
 
     It is told some time before its time limit: then it keeps its state and has itself started again.
     """
-    frozen = json.loads((batch / "batch.json").read_text(encoding="utf-8"))
+    frozen = frozen_in(batch)
     end_when_told(patience=warning(frozen["cluster"]["time_min"]) / 3)
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
-    now = time.strftime("%Y-%m-%dT%H:%M:%S")
-    print(f"{BEGINS}job {job} on {socket.gethostname()}, {now}", file=sys.stderr, flush=True)
-    log = batch / str(first) / f"{job}_0_log.err"
+    execution = f"{BEGINS}job {job} on {socket.gethostname()}, {now_here()}"
+    print(execution, file=sys.stderr, flush=True)
+    about = about_job(frozen, job, batch / str(first) / f"{job}_0_log.err") | {"execution": execution}
     index = first + int(task or 0)
     if "measure" in frozen:  # one that is told to end has nothing to keep, and would begin anew
-        measure(frozen, job, log, lambda: not time_is_up())
+        measure(frozen, about, lambda: not time_is_up())
         return
     try:
         if "search" in frozen:
-            outcome = search(frozen, job, log, lambda: not time_is_up())
+            outcome = search(frozen, about, lambda: not time_is_up())
         else:
-            outcome = execute(frozen, index, job, log, lambda: not time_is_up())
+            outcome = execute(frozen, index, about, lambda: not time_is_up())
     except SystemExit:
         if time_is_up() and not has_begun(frozen, index) and int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= TRIES:
             sys.exit(
@@ -87,39 +91,60 @@ def main(batch: Path, first: int) -> None:
     sys.exit(failures(outcome))
 
 
-def execute(frozen: dict[str, Any], index: int, job: str, log: Path, wanted: Callable[[], bool]) -> dict[str, str]:
-    """The runs of a job, one after another, and how each ended. Raises SystemExit when told to end."""
+def frozen_in(batch: Path) -> dict[str, Any]:
+    """What was frozen at launch. Raises SystemExit, with a sentence, if the file is damaged."""
+    try:
+        return dict(Batch(batch).frozen)
+    except DamagedError as error:
+        raise SystemExit(f"this process ends: {error}") from None
+
+
+def execute(frozen: dict[str, Any], index: int, about: Mapping[str, Any], wanted: Callable[[], bool]) -> dict[str, str]:
+    """The runs of a job, one after another, and how each ended. Raises SystemExit when told to end.
+
+    `about`: what attempts write down of their job.
+    """
     store = Path(frozen["store"])
     follow_mode(store)
     from mmprompt.job import execute
 
-    about = about_job(frozen, job, log)
     outcome: dict[str, str] = {}
     for part in frozen["jobs"][index]:
         outcome |= execute(store, part["runs"], part["where"], about, None, wanted, part["evaluations"])
     return outcome
 
 
-def search(frozen: dict[str, Any], job: str, log: Path, wanted: Callable[[], bool]) -> dict[str, str]:
+def search(frozen: dict[str, Any], about: Mapping[str, Any], wanted: Callable[[], bool]) -> dict[str, str]:
     """A worker of a search: takes one run of it after another. Whether the search is "open" when it ends, by its name."""
     follow_mode(Path(frozen["store"]))
     from sweeps.search.worker import work_on
 
-    is_open = work_on(frozen, about_job(frozen, job, log), wanted)
+    is_open = work_on(frozen, about, wanted)
     return {frozen["search"]["name"]: "open" if is_open else "done"}
 
 
-def measure(frozen: dict[str, Any], job: str, log: Path, wanted: Callable[[], bool]) -> None:
+def measure(frozen: dict[str, Any], about: Mapping[str, Any], wanted: Callable[[], bool]) -> None:
     """Measures what rows of a sweep take. Raises SystemExit when told to end, or not `wanted` any more."""
     store = Path(frozen["store"])
     follow_mode(store)
     from mmprompt.costs import measure
 
-    measure(Store(store), frozen["measure"], about_job(frozen, job, log), wanted)
+    measure(Store(store), frozen["measure"], about, wanted)
+
+
+def now_here() -> str:
+    """The time in this machine's own time zone, as slurmstepd writes it into the same log, and how far that is from UTC.
+
+    TZ may say another: jobs inherit it from the shell that submitted them.
+    """
+    zone: tzinfo = UTC
+    with contextlib.suppress(OSError, ValueError), open("/etc/localtime", "rb") as file:  # without it it is UTC
+        zone = ZoneInfo.from_file(file)
+    return datetime.now(zone).strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def about_job(frozen: Mapping[str, Any], job: str, log: Path) -> dict[str, Any]:
-    """What an attempt writes down of its job."""
+    """What an attempt writes down of its job; of one of SLURM's also its `execution`: the line that it wrote first."""
     return frozen["job"] | {"job": job, "log": str(log.resolve().relative_to(Path(frozen["store"]).resolve()))}
 
 
@@ -132,11 +157,11 @@ def has_begun(frozen: dict[str, Any], index: int) -> bool:
         runs = [store.run(run) for run in runs_of(store, frozen["search"]["name"])]
     else:
         runs = [store.run(run) for part in frozen["jobs"][index] for run in part["runs"]]
-    return any(attempt.job["pid"] == os.getpid() for run in runs for attempt in run.attempts()[-1:])
+    return any(attempt.job["pid"] == os.getpid() for run in runs for attempt in [*run.sound_attempts()][-1:])
 
 
 def failures(outcome: Mapping[str, str]) -> str | None:
-    failed = [run for run, end in outcome.items() if end == "failed"]
+    failed = [run for run, end in outcome.items() if end in ("failed", "damaged")]
     return f"{len(failed)} of {len(outcome)} runs failed: {', '.join(failed)}" if failed else None
 
 

@@ -11,7 +11,7 @@ from mmprompt.files import follow_mode
 from mmprompt.place import ROOT
 from mmprompt.run import TRIES
 from sweeps import causes
-from sweeps.batch import Batch, Kind, batches, pack
+from sweeps.batch import Batches, Kind, batches, pack
 from sweeps.cost import Cost, cost
 from sweeps.manifest import Expanded, Joined, join
 from sweeps.state import COUNTED, ENDED, OPEN, Name, State, queue, states
@@ -24,7 +24,7 @@ CONF = ROOT / "conf"
 @dataclass(frozen=True)
 class Outlook:
     expanded: Joined
-    batches: Sequence[Batch]  # all there were when the store was looked at
+    batches: Batches  # all there were when the store was looked at
     states: dict[str, State]  # by run
     to_do: list[str]  # never tried, interrupted, to evaluate, or failed and worth another try
     left_alone: list[str]  # failed, and not asked for again
@@ -98,7 +98,7 @@ def of(expanded: Joined, retry: str | None, limit: int | None) -> Outlook:
     if retry == "all":
         left_alone = []
     elif retry is None:
-        left_alone = [run for run in failed if run in diverged or store.run(run).tries() >= TRIES]
+        left_alone = [run for run in failed if seen[run].name == "diverged" or store.run(run).tries() >= TRIES]
     else:
         why = causes.failures(store, failed, seen)
         left_alone = [run for run in failed if run not in why or why[run].cause != WORDS[str(retry)]]

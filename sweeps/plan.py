@@ -57,7 +57,8 @@ def _axes(expanded: Expanded, states: Mapping[str, State]) -> Iterator[str]:
 
 
 def _left_out(seen: Outlook, retry: str | None) -> Iterator[str]:
-    failed = [run for run in seen.left_alone if run not in seen.diverged]
+    diverged = set(seen.diverged)
+    failed = [run for run in seen.left_alone if run not in diverged]
     if seen.diverged and retry is None:
         yield f"{count(seen.diverged)} diverged, and would again; only --retry diverged includes them"
     if failed and retry is None:

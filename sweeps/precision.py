@@ -64,7 +64,7 @@ def _spread(
         config = one.configs[next(iter(runs.values()))]
         split = next((split for split in config.task.splits if split != config.task.validation), config.task.validation)
         key = f"{split}/{PRIMARY_METRIC[config.task.family]}"
-        values = [result["metrics"][key] for result in results if key in result.get("metrics", {})]
+        values = [result["metrics"][key] for result in results if key in result["metrics"]]
         if len(values) > 1:
             mean = sum(values) / len(values)
             squares[task].append((sum((value - mean) ** 2 for value in values), len(values) - 1))

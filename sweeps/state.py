@@ -10,14 +10,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
+from mmprompt.records import DamagedError, ResultRecord
 from mmprompt.run import INTERRUPTED, Attempt, RunFolder, Store
 from sweeps import scheduler
 from sweeps.batch import Batch, batches
 from sweeps.scheduler import Job
 
-Name = Literal["done", "diverged", "failed", "running", "queued", "lost?", "to do", "to evaluate"]
+Name = Literal["done", "diverged", "failed", "damaged", "running", "queued", "lost?", "to do", "to evaluate"]
 ENDED: tuple[Name, ...] = ("failed", "diverged")  # for a reason that lies in the run
 OPEN: tuple[Name, ...] = ("to do", "to evaluate", *ENDED)  # nobody is at it, and a launch would be, or may be told to
 COUNTED: tuple[Name, ...] = (
@@ -27,9 +28,11 @@ COUNTED: tuple[Name, ...] = (
     "queued",
     "lost?",
     "failed",
+    "damaged",
     "to evaluate",
     "to do",
 )  # in a sentence
+LOOKS = 2  # at a run that is being removed
 AT_ONCE = 16  # runs that are looked at together
 SILENT = "its process ended without a word"
 
@@ -56,9 +59,10 @@ class Queue:
 class State:
     name: Name  # "lost?": another machine may be at it, and nobody can tell; "diverged": an outcome, and would be again
     attempt: Attempt | None  # the newest; of a trained run one that evaluates, of a done one that which published
-    result: dict[str, Any] | None
+    result: ResultRecord | None
     job: Job | None  # that SLURM has, of a run that is queued or running
     missing: frozenset[str] = frozenset()  # of the evaluations that are wanted, those that are not there
+    damage: DamagedError | None = None  # of a damaged run the file that cannot be used, and why
 
     def to(self, folder: RunFolder, wanted: Collection[str]) -> State:
         """The same run to somebody who wants only these evaluations."""
@@ -111,7 +115,23 @@ def states(
 
 def state(folder: RunFolder, queue: Queue, wanted: Collection[str] = ()) -> State:
     """One run's state. A result with all the evaluations that are `wanted` is the last word, an error ends an attempt; the rest
-    is asked of who executes it."""
+    is asked of who executes it. A file that cannot be used is the affair of this run alone."""
+    for _ in range(LOOKS):
+        try:
+            seen = _state(folder, queue, wanted)
+            if seen.name not in ("done", "running") and (seen.attempt or folder.id in queue.jobs):
+                folder.settings()
+            return seen
+        except DamagedError as error:
+            damage = error
+            if folder.path.exists():
+                break  # else it was being removed while we looked
+    held = [one.job for one in queue.jobs.get(folder.id, ()) if one.job]
+    return State("damaged", None, None, held[-1] if held else None, frozenset(wanted), damage)
+
+
+def _state(folder: RunFolder, queue: Queue, wanted: Collection[str]) -> State:
+    """Raises DamagedError."""
     result = folder.result()
     missing = folder.missing(wanted, result)
     if result is not None and not missing:
@@ -125,7 +145,7 @@ def state(folder: RunFolder, queue: Queue, wanted: Collection[str] = ()) -> Stat
         held = [one for one in held if one.wanted & missing]
     if failed and attempt:  # a batch tries a run once; one that was interrupted SLURM starts again
         held = [one for one in held if one.batch != attempt.job["batch"]]
-    own = next((one for one in held if attempt and one.job and one.job.id == attempt.job["job"]), None)
+    own = next((one for one in held if attempt and one.job and one.job.id == attempt.job.get("job")), None)
     alive = is_alive(attempt, held) if attempt and error is None else False
     if alive:
         return State("running", attempt, result, own.job if own else None, missing)
@@ -135,7 +155,7 @@ def state(folder: RunFolder, queue: Queue, wanted: Collection[str] = ()) -> Stat
     if held or alive is None:
         return State("lost?", attempt, result, None, missing)
     if folder.result() != result or folder.missing(wanted, result) != missing:
-        return state(folder, queue, wanted)  # whoever was at it has published since the first look, and may be gone
+        return _state(folder, queue, wanted)  # whoever was at it has published since the first look, and may be gone
     if failed and attempt:
         return State("diverged" if attempt.diverged else "failed", attempt, result, None, missing)
     return State("to evaluate" if result else "to do", attempt, result, None, missing)
@@ -148,7 +168,7 @@ def is_alive(attempt: Attempt, held: Sequence[Held]) -> bool | None:
         return here
     if job["scheduler"] != "slurm":
         return None
-    if any(one.job and one.job.id == job["job"] and one.job.word != "PENDING" for one in held):
+    if any(one.job and one.job.id == job.get("job") and one.job.word != "PENDING" for one in held):
         return True
     return None if any(one.batch == job["batch"] and one.job is None for one in held) else False
 

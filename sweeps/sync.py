@@ -5,16 +5,13 @@ It may be asked again at any time: what arrived is not sent twice, and what an a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmprompt.config import nearest
-from mmprompt.files import StoreError
 from mmprompt.run import Attempt, RunFolder, Store
 from mmprompt.tracking import record_file
 from mmprompt.wandb_online import OnDisk, ServerError, is_marked, known, look, mark, send, server
-from sweeps.launched import manifest_of
+from sweeps.launched import manifest_of, read
 from sweeps.state import Queue, is_alive, queue
 
 SHOWN = 5  # records that were not sent
@@ -51,19 +48,14 @@ def _runs(store: Store, names: Sequence[str]) -> list[str]:
         return sorted(store.runs())
     found: dict[str, None] = {}
     for name in names:
-        try:
-            manifest = json.loads(store.manifest(manifest_of(store, name)).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            there = [path.stem for path in store.manifest(name).parent.glob("*.json")]
-            raise StoreError(f"no sweep {name} in {store.root}{nearest(name, there)}") from None
-        found |= dict.fromkeys(point["run"] for point in manifest["points"])
+        found |= dict.fromkeys(read(store, manifest_of(store, name)).runs)
     return list(found)
 
 
 def _records(folder: RunFolder, queued: Queue) -> Iterator[tuple[Path, bool]]:
     """The record of each attempt, and whether the attempt is over."""
-    result = folder.result()
-    for attempt in folder.attempts():
+    result = folder.sound_result()
+    for attempt in folder.sound_attempts():
         file = record_file(attempt.path)
         if file is not None:
             published = result is not None and result["attempt"] == attempt.number

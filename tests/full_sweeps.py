@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.costs import NUMBERS, Costs, labels_of
-from analysis.frame import FACTS, Sweep
+from analysis.frame import Sweep
 from analysis.manifest import point_values
 from mmprompt.place import ROOT
+from mmprompt.records import FACTS
 from sweeps.manifest import expand
 from sweeps.manifest import manifest as frozen
 

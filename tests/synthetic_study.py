@@ -120,10 +120,10 @@ def add(
         about = point(study, settings, group, seed)
         if seed in (scores or {}):
             folder = run(study, about, {"val": (scores or {})[seed]}, facts, tracking)
-            folder.published.report({"validation": validation, "step": 150, "steps": 150})
+            folder.published.report({"validation": validation, "step": 150, "steps": 150, "seconds": 1.0})
         elif (rungs or diverges) and seed <= definition.seeds.first:
             attempt = claim(study.store, about)
-            attempt.report({"validation": validation, "step": max(rungs or {0: 0}), "steps": 150})
+            attempt.report({"validation": validation, "step": max(rungs or {0: 0}), "steps": 150, "seconds": 1.0})
             attempt.fail(f"{DIVERGED}the loss is nan at step 3" if diverges else "interrupted: paused")
     for step in list(rungs or {})[: None if scores else -1]:
         study.decide(Decision(version=VERSION, trial=trial.number, step=step, goes_on=True, score=0.0, why="1 of 3"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from patience import ended
 
 from mmprompt.files import StoreError
 from mmprompt.place import ROOT
+from mmprompt.processes import this_process, who
+from mmprompt.run import Store
 from sweeps.cancel import cancel, ranges
 
 LONG = ["seed=1,2", "optim.steps=4000", "cluster.max_parallel=1"]
@@ -82,6 +86,44 @@ def test_what_is_not_there_is_an_error_of_one_sentence(tmp_path: Path, what: lis
     (tmp_path / "sweeps/length.json").write_text("{}")
     with pytest.raises(StoreError, match=re.escape(said)):
         cancel(what, tmp_path, None)
+
+
+def test_it_takes_no_longer_for_a_run_the_more_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of one batch, and no SLURM to ask: nobody knows whether they are there, so each of them is a holder."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    took = {}
+    for runs in (500, 4000):
+        store = Store(tmp_path / str(runs))
+        handed_over(store, runs)
+        began = time.process_time()
+        assert cancel(["length"], store.root, None) == 1
+        took[runs] = (time.process_time() - began) / runs
+    assert took[4000] < 3 * took[500], took
+
+
+def test_a_cancel_of_many_runs_says_what_it_is_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for runs, said in ((499, "nothing is cancelled"), (500, "looking at 500 runs\nnothing is cancelled")):
+        store = Store(tmp_path / str(runs))
+        handed_over(store, runs, scheduler="local")
+        cancel(["length"], store.root, None)
+        assert capsys.readouterr().out.startswith(said)
+
+
+def handed_over(store: Store, runs: int, scheduler: str = "slurm") -> None:
+    """A sweep as a launch leaves it that is over: no run has begun, four are in a job."""
+    ids = [f"{number:016x}" for number in range(runs)]
+    points = [{"run": run, "values": {}, "evaluations": {}} for run in ids]
+    parts = [{"runs": ids[i : i + 4], "evaluations": [{"split": "val"}, {"split": "test"}]} for i in range(0, runs, 4)]
+    launcher = this_process() | {"pid": 2**22 + 1}  # nobody has it
+    batch = {"sweeps": {"length": ids}, "jobs": [[part] for part in parts], "job": {"scheduler": scheduler}}
+    batch |= {"job_name": "mmprompt-1-abc", "launcher": launcher, "user": who(), "slurm_cluster": None}
+    batch |= {"overrides": [], "cluster": {"mem_gb": 2.0, "time_min": 60}}
+    (store.jobs / "1" / "0").mkdir(parents=True)
+    (store.jobs / "1" / "batch.json").write_text(json.dumps(batch))
+    (store.jobs / "1" / "submitted.json").write_text(json.dumps({"waiting": 0, "why": ""}))
+    about = {"command": "make sweep-length", "tasks": {"micro_vqa": {"metric": "vqa_accuracy"}}}
+    store.manifest("length").parent.mkdir()
+    store.manifest("length").write_text(json.dumps(about | {"points": points, "axes": {}}))
 
 
 @given(st.sets(st.tuples(st.integers(1, 3), st.none() | st.integers(0, 30))))

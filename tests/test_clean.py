@@ -69,7 +69,7 @@ def finish(folder: RunFolder) -> None:
     attempt_of(folder).fail(f"{INTERRUPTED}killed")
     attempt = attempt_of(folder)
     evaluations = {split: evaluation_id(folder.id, {"split": split}) for split in ("val", "test")}
-    result = {"attempt": attempt.number, "seconds": 1.0, "evaluations": evaluations}
+    result = {"attempt": attempt.number, "metrics": {}, "seconds": 1.0, "evaluations": evaluations}
     folder.result_file.write_text(json.dumps(result))
 
 

@@ -266,7 +266,7 @@ def finished(name: str, store: Path, *overrides: str) -> Expanded:
     for run in expanded.configs:
         folder = expanded.store.run(run).path
         folder.mkdir(parents=True)
-        (folder / "result.json").write_text("{}")
+        (folder / "result.json").write_text('{"attempt": 1, "metrics": {}}')
     return expanded
 
 
@@ -356,7 +356,7 @@ def test_the_newest_measurement_counts(changed: Any) -> None:
         (lambda content: content.update(others=2), "2 other jobs of this store"),
         (lambda content: content["rows"][0].update(run="another"), "does not have now, another; `make costs-length`"),
         (lambda content: None, "costs of micro_grounding 100 were not measured"),
-        (lambda content: content.pop("rows"), "cannot be read"),
+        (lambda content: content.pop("rows"), "is damaged: it has no rows; `make costs-length` measures it again"),
     ],
 )
 def test_what_a_reader_has_to_know_of_a_measurement_is_said(changed: Any, how: Change, note: str) -> None:

@@ -20,6 +20,8 @@ from sweeps.diff import diff
 from sweeps.manifest import expand
 
 JOB = {"batch": "1", "commit": "aaaa", "dirty": False, "code": "c0de", "versions": {"torch": "2.6.0"}}
+JOB |= {"scheduler": "local"}
+ABOUT = {"command": "make sweep-length", "tasks": {"micro_vqa": {"metric": "vqa_accuracy"}}}  # of a manifest
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,9 @@ def finish(store: Store, config: RunConfig, when: float, job: Mapping[str, Any] 
     attempt = folder.claim(1, this_process() | job)
     assert attempt is not None
     facts = {key: job[key] for key in ("commit", "dirty", "code")}
-    folder.publish(attempt, {"attempt": 1, "device": "cpu: a core", "threads": 1, "seconds": 1.0} | facts)
+    folder.publish(
+        attempt, {"attempt": 1, "metrics": {}, "device": "cpu: a core", "threads": 1, "seconds": 1.0} | facts
+    )
     os.utime(folder.result_file, (when, when))
     return folder
 
@@ -140,8 +144,8 @@ def test_a_run_that_was_never_begun_is_compared_by_what_its_sweep_says(
     store = Store(tmp_path)
     finish(store, changed(base, prompt__length=64), 1e9)
     point = {"task": "micro_vqa", "seed": 1, "prompt.length": 10}
-    manifest = {"axes": {"prompt.length": [10]}, "header": {"model": "micro", "optim": "adamw"}}
-    manifest |= {"points": [{"run": run_id(base), "values": point}]}
+    manifest = ABOUT | {"axes": {"prompt.length": [10]}, "header": {"model": "micro", "optim": "adamw"}}
+    manifest |= {"points": [{"run": run_id(base), "values": point, "evaluations": {}}]}
     store.manifest("length").parent.mkdir()
     store.manifest("length").write_text(json.dumps(manifest))
     output = said(capsys, store, run_id(base)[:8])
@@ -188,7 +192,7 @@ def test_of_a_finished_run_it_says_how_many_evaluations_a_sweep_wants_that_are_n
 ) -> None:
     store = Store(tmp_path)
     run = finish(store, base, 1e9)
-    sweep = {"points": [], "axes": {"seed": [1]}}
+    sweep = ABOUT | {"points": [], "axes": {"seed": [1]}}
     wanted = [{"test": "a"}, {"test": "b", "val": "c"}]
     sweep["points"] = [{"run": run.id, "values": {"seed": 1}, "evaluations": one} for one in wanted]  # type: ignore[assignment]
     write_over(store.manifest("robustness"), json.dumps(sweep))

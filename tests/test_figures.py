@@ -26,7 +26,7 @@ from synthetic_store import DISABLED, LENGTHS, launch, manifest, run_all
 
 from analysis import captions, figure_files, figures, names, paper_figures, style
 from analysis.figures import draw, inference, save
-from analysis.frame import FACTS, Sweep
+from analysis.frame import Sweep
 from analysis.manifest import point_values
 from analysis.paper_values import published
 from analysis.reading import read_sweep
@@ -34,6 +34,7 @@ from analysis.scales import BREAK, Scale, limits, ticks
 from analysis.statistics import cells
 from analysis.summaries import averages, trends
 from mmprompt.place import ROOT
+from mmprompt.records import FACTS
 from mmprompt.run import Store
 from sweeps.grid import names as sweep_names
 from sweeps.manifest import expand

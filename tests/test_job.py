@@ -1,11 +1,13 @@
 """Runs from a frozen folder to a published result, through the real training core at a tiny size."""
 
+import errno
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from patience import printed_by, until
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny import JOB, frozen_run, settings, where
 
@@ -225,6 +228,52 @@ def test_a_store_that_cannot_be_written_ends_the_process_and_blames_no_run(tmp_p
     assert execute(tmp_path, [run.id for run in runs], where(), JOB) == {run.id: "done" for run in runs}
 
 
+def write(state: object) -> None:
+    with open("/dev/full", "w") as file:  # a device that is always full
+        file.write("x")
+
+
+def write_amid_something_else(state: object) -> None:
+    try:
+        write(state)
+    except OSError as error:
+        raise RuntimeError("no record can be opened") from error
+
+
+def write_with_torch(state: object) -> None:
+    raise RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed")
+
+
+def write_with_safetensors(state: object) -> None:
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def reach_a_quota(state: object) -> None:
+    raise OSError(errno.EDQUOT, "more is needed than is free")
+
+
+def write_where_one_may_only_read(state: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+WRITERS = [
+    *(write, write_amid_something_else, write_with_torch, write_with_safetensors),
+    *(reach_a_quota, write_where_one_may_only_read),
+]
+
+
+@pytest.mark.parametrize("fails", WRITERS, ids=lambda one: one.__name__)
+def test_a_disk_that_takes_no_more_ends_the_process_and_blames_no_run_whoever_wrote_to_it(
+    tmp_path: Path, fails: Callable[[object], None]
+) -> None:
+    runs = [frozen_run(tmp_path, f"seed={seed}") for seed in (1, 2)]
+    with pytest.raises(SystemExit, match="this process ends: "):
+        execute(tmp_path, [run.id for run in runs], where(), JOB, fails)
+    assert (runs[0].attempts()[0].error or "").startswith(INTERRUPTED) and runs[0].tries() == 0
+    assert runs[1].attempts() == []
+    assert execute(tmp_path, [run.id for run in runs], where(), JOB) == {run.id: "done" for run in runs}
+
+
 def test_memory_that_the_cpu_does_not_have_ends_the_process_too(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path)
     with pytest.raises(SystemExit, match="can't allocate memory"):
@@ -248,7 +297,7 @@ def test_a_run_that_another_attempt_published_meanwhile_has_not_failed(tmp_path:
     def overtaken(state) -> None:  # type: ignore[no-untyped-def]
         other = folder.claim(folder.next_number, JOB | this_process())
         assert other is not None
-        folder.publish(other, {"attempt": other.number})
+        folder.publish(other, {"attempt": other.number, "metrics": {}})
         raise StoreError("its checkpoint cannot be written: the other removed the folder")
 
     assert execute(tmp_path, [folder.id], where(), JOB, overtaken) == {folder.id: "done"}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from launcher import Launcher
 from patience import printed_by
+from synthetic_store import JOB
 
 from mmprompt.identity import evaluation_id
 from mmprompt.place import ROOT, Cluster
@@ -270,7 +271,7 @@ def test_only_errors_without_progress_count_as_tries(tmp_path: Path) -> None:
     folder = Store(tmp_path).run("run")
 
     def attempt(step: int, error: str | None) -> int:
-        made = folder.claim(folder.next_number, {})
+        made = folder.claim(folder.next_number, JOB)
         assert made is not None
         made.checkpoint_file(step).write_text("")
         if error is not None:

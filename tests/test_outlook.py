@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from mmprompt.files import write_once
+from mmprompt.identity import digest
 from mmprompt.place import ROOT
 from mmprompt.processes import this_process
 from mmprompt.run import INTERRUPTED, Attempt, RunFolder, Store
@@ -17,6 +19,8 @@ from sweeps.scheduler import Job
 from sweeps.state import Held, Queue, State, state, states
 
 KINDS = ("never", "waits", "works", "done", "failed", "interrupted", "elsewhere")
+SETTINGS = {digest(text): text for text in (f'"{kind}-{i}"' for i in range(40) for kind in KINDS)}  # by run
+RUNS = {run: text.strip('"').split("-")[0] for run, text in SETTINGS.items()}  # of what kind each is
 NOBODY = Queue({})
 
 
@@ -24,34 +28,37 @@ NOBODY = Queue({})
 def store(tmp_path: Path) -> Store:
     """Forty runs of each kind. Each has had an attempt, but those that were never tried and those that wait in a queue."""
     store = Store(tmp_path)
-    for name in runs():
-        folder, kind = store.run(name), name.split("-")[0]
-        if kind in ("never", "waits"):
+    for run, kind in RUNS.items():
+        folder = store.run(run)
+        if kind == "never":
+            continue
+        write_once(folder.config_file, SETTINGS[run])
+        if kind == "waits":
             continue
         here = this_process()
         job = here | {"batch": "a", "scheduler": "local"} | ({"host": "another"} if kind == "elsewhere" else {})
         attempt = folder.claim(1, job)
         assert attempt is not None
         if kind == "done":
-            folder.result_file.write_text(json.dumps({"attempt": 1, "seconds": 3.0}))
+            folder.result_file.write_text(json.dumps({"attempt": 1, "metrics": {}, "seconds": 3.0}))
         elif kind in ("failed", "interrupted"):
             attempt.fail("nan" if kind == "failed" else f"{INTERRUPTED}killed")
     return store
 
 
-def runs() -> list[str]:
-    return [f"{kind}-{i}" for i in range(40) for kind in KINDS]
+def of(*kinds: str) -> list[str]:
+    return [run for run, kind in RUNS.items() if kind in kinds]
 
 
 @pytest.mark.parametrize("job", [Job("300", "PENDING", "", "Priority", "1:00:00", "ann"), None])
 def test_the_states_of_many_runs_are_those_of_each_alone_in_their_order(store: Store, job: Job | None) -> None:
-    queue = Queue({name: [Held("2", number, job)] for number, name in enumerate(runs()) if name.startswith("waits")})
-    found = states(store, runs(), queue)
-    assert list(found) == runs()
-    assert found == {name: state(store.run(name), queue) for name in runs()}
+    queue = Queue({run: [Held("2", number, job)] for number, run in enumerate(of("waits"))})
+    found = states(store, list(RUNS), queue)
+    assert list(found) == list(RUNS)
+    assert found == {run: state(store.run(run), queue) for run in RUNS}
     names = {"never": "to do", "works": "running", "done": "done", "failed": "failed", "interrupted": "to do"}
     names |= {"waits": "queued" if job else "lost?", "elsewhere": "lost?"}
-    assert {name: seen.name for name, seen in found.items()} == {name: names[name.split("-")[0]] for name in runs()}
+    assert {run: seen.name for run, seen in found.items()} == {run: names[kind] for run, kind in RUNS.items()}
 
 
 def test_a_store_that_is_not_there_has_no_runs(tmp_path: Path) -> None:
@@ -67,11 +74,11 @@ from mmprompt.run import Store
 from sweeps.state import Queue, states
 looked = []
 sys.addaudithook(lambda event, given: looked.append(str(given[0])) if event in ("open", "os.scandir", "os.listdir") else None)
-states(Store(Path({str(store.root)!r})), {[name for name in runs() if name.startswith(("never", "done"))]}, Queue({{}}))
+states(Store(Path({str(store.root)!r})), {of("never", "done")}, Queue({{}}))
 print("\\n".join(path for path in looked if path.startswith({str(store.root)!r})))
 """
     done = subprocess.run([sys.executable, "-c", count], cwd=ROOT, capture_output=True, text=True, check=True)
-    folders = [str(store.run(name).result_file) for name in runs() if name.startswith("done")]
+    folders = [str(store.run(run).result_file) for run in of("done")]
     assert sorted(done.stdout.split()) == sorted([str(store.root / "run"), *folders])
 
 
@@ -79,9 +86,12 @@ print("\\n".join(path for path in looked if path.startswith({str(store.root)!r})
 
 
 def trained(folder: Path) -> RunFolder:
-    run = Store(folder).run("run")
+    run = Store(folder).run(digest("{}"))
+    write_once(run.config_file, "{}")
     assert run.claim(1, this_process() | {"batch": "a", "scheduler": "local", "work": "train"})  # its process lives on
-    run.result_file.write_text(json.dumps({"attempt": 1, "evaluations": {"val": "v"}, "evaluated": ["v", "w"]}))
+    run.result_file.write_text(
+        json.dumps({"attempt": 1, "metrics": {}, "evaluations": {"val": "v"}, "evaluated": ["v", "w"]})
+    )
     return run
 
 
@@ -120,5 +130,5 @@ def test_an_evaluating_attempt_is_at_work_until_it_says_its_end_though_its_proce
 def test_a_job_that_trained_a_run_and_is_at_others_does_not_hold_its_evaluations(tmp_path: Path) -> None:
     run = trained(tmp_path)
     job = Job("300", "RUNNING", "node", "", "1:00:00", "ann")
-    assert state(run, Queue({"run": [Held("1", 0, job, frozenset("vw"))]}), ["v", "x"]).name == "to evaluate"
-    assert state(run, Queue({"run": [Held("2", 0, job, frozenset("vx"))]}), ["v", "x"]).name == "queued"
+    assert state(run, Queue({run.id: [Held("1", 0, job, frozenset("vw"))]}), ["v", "x"]).name == "to evaluate"
+    assert state(run, Queue({run.id: [Held("2", 0, job, frozenset("vx"))]}), ["v", "x"]).name == "queued"

@@ -27,7 +27,7 @@ from sweeps.plan import plan
 from sweeps.precision import precision
 from sweeps.state import Queue, states
 
-FACTS = {"attempt": 1, "device": "cpu: a core", "seconds": 50.0, "trainable_parameters": 1000}
+FACTS = {"attempt": 1, "metrics": {}, "device": "cpu: a core", "seconds": 50.0, "trainable_parameters": 1000}
 TASKS = ("micro_vqa,micro_caption", "micro_vqa,micro_caption,micro_grounding,micro_entailment")
 LENGTH = ["task=micro_vqa", "prompt.length=10", "cluster=local", "seed=1,2,3", "optim.steps=100"]
 
@@ -196,7 +196,9 @@ def test_a_disk_that_is_too_small_is_said(store: Store, expanded: Expanded, caps
     assert "NOT ENOUGH" not in said(capsys)
     folder = store.run(next(iter(expanded.configs)))
     text = folder.result_file.read_text()
-    folder.result_file.write_text(text.replace('"trainable_parameters": 1000', '"trainable_parameters": 1e18'))
+    folder.result_file.write_text(
+        text.replace('"trainable_parameters": 1000', '"trainable_parameters": 1000000000000000')
+    )
     assert "free: NOT ENOUGH" in said(capsys)
 
 
@@ -339,7 +341,7 @@ def test_evaluations_cost_what_those_of_their_kind_took_and_nothing_is_guessed(
         "CPU-core-hours unknown, no finished run of their kind was asked the same; try `launch --limit 1`"
     )
     attack = {"split": "test", "attack": {"kind": "fgsm", "input": "embeddings", "epsilon": 0.7}}
-    content = {"settings": attack, "seconds": 4.0, "attempt": 2}
+    content = {"settings": attack, "seconds": 4.0, "attempt": 2, "metrics": {}, "wandb": None}
     store.run(run).evaluations.mkdir()
     (store.run(run).evaluations / "another.json").write_text(json.dumps(content))
     told = cost_of(store, more)

@@ -291,7 +291,7 @@ def test_a_disk_that_cannot_be_written_is_named_ends_the_process_and_costs_nothi
     [attempt] = run.attempts()
     assert end.code == 1 and f"cannot be written: {reason}" in end.output.splitlines()[-1]
     assert "checkpoint.6.pt cannot be written" in end.output + (attempt.error or "")
-    assert attempt.checkpoint_steps == [2, 4] and list(attempt.path.glob(".*")) == []
+    assert attempt.checkpoint_steps == [2, 4] and {*attempt.path.glob(".*")} <= {attempt.last_words}
     assert attempt.error is None or attempt.error.startswith(INTERRUPTED)
     assert run.tries() == 0 and other.attempts() == []
 

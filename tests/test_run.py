@@ -127,10 +127,10 @@ def test_the_first_result_stays(tmp_path: Path) -> None:
     for attempt in (one, two):
         attempt.weights_file.write_text(f"of attempt {attempt.number}")
         attempt.checkpoint_file(50).write_text("")
-    assert folder.publish(two, {"attempt": 2})
+    assert folder.publish(two, {"attempt": 2, "metrics": {}})
     assert one.checkpoint_steps == [50] and two.checkpoint_steps == []  # the other is still at work
-    assert not folder.publish(one, {"attempt": 1})
-    assert folder.result() == {"attempt": 2} and folder.weights_file.read_text() == "of attempt 2"
+    assert not folder.publish(one, {"attempt": 1, "metrics": {}})
+    assert folder.result() == {"attempt": 2, "metrics": {}} and folder.weights_file.read_text() == "of attempt 2"
     assert not one.weights_file.exists() and one.checkpoint_steps == []
 
 
@@ -145,7 +145,7 @@ def test_a_done_run_keeps_nothing_half_written_of_those_that_died(tmp_path: Path
     left += [dead.weights_file, dead.evaluation_file("a"), folder.path / "attempts" / ".claim.x" / "job.json"]
     for file in left:
         file.write_text("")
-    assert folder.publish(mine, {"attempt": 2})
+    assert folder.publish(mine, {"attempt": 2, "metrics": {}})
     found = sorted(str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file())
     assert found == ["attempts/1/job.json", "attempts/2/job.json", "config.json", "result.json"]
 

@@ -43,7 +43,6 @@ from analysis.costs import read_costs
 from analysis.curves import curves
 from analysis.families import compare
 from analysis.figures import draw
-from analysis.frame import FACTS as FACT_NAMES
 from analysis.frame import Sweep
 from analysis.inference import Sample
 from analysis.manifest import ADDED, read_manifest
@@ -56,6 +55,7 @@ from analysis.statistics import cells, edges, facts, learning_curves
 from analysis.trace import again
 from mmprompt.job import SUMMARISED
 from mmprompt.place import ROOT
+from mmprompt.records import FACTS as FACT_NAMES
 from mmprompt.run import INTERRUPTED, Store
 from sweeps.grid import Fact, names
 from sweeps.manifest import expand

@@ -21,7 +21,7 @@ from users import ANNA, BORIS, GROUP, User, paths, python
 from mmprompt.cache import Cache
 from mmprompt.files import drafted, follow_mode, write_over
 from mmprompt.place import ROOT, default_store
-from mmprompt.processes import this_process
+from mmprompt.processes import process_here
 from mmprompt.run import Store
 from sweeps import snapshot
 
@@ -76,7 +76,7 @@ def test_all_that_is_made_has_the_permissions_of_the_folder_it_lies_in(
     cache.write(store.cache / "x.rows", [b"1", b"2"])
     with drafted(store.jobs / "1") as draft:
         draft.rename(store.jobs / "1")
-    assert len(modes(place)) == 21 and wrong(place) == {}
+    assert len(modes(place)) == 22 and wrong(place) == {}
 
 
 def test_in_a_folder_where_everyone_may_write_ours_is_only_ours(tmp_path: Path, umask: None) -> None:
@@ -202,9 +202,10 @@ from mmprompt.files import follow_mode
 from mmprompt.processes import this_process
 from mmprompt.run import Attempt, Store
 follow_mode(Path(sys.argv[1]))
+JOB = this_process() | {"batch": "1", "scheduler": "local"}
 folder = Store(Path(sys.argv[1])).run("0123456789abcdef")
 if sys.argv[2] == "begin":
-    attempt = folder.claim(folder.next_number, this_process())
+    attempt = folder.claim(folder.next_number, JOB)
     attempt.checkpoint_file(1).write_text("")
     attempt.evaluations.mkdir()
     (attempt.path / ".half").write_text("")
@@ -212,7 +213,7 @@ if sys.argv[2] == "begin":
     (attempt.path / "wandb" / "run-1" / "logs" / "debug.log").write_text("")
 else:
     Attempt(folder, 1).fail("its process ended without a word")
-    assert folder.publish(folder.claim(folder.next_number, this_process()), {"attempt": 2})
+    assert folder.publish(folder.claim(folder.next_number, JOB), {"attempt": 2, "metrics": {}})
 """
 
 
@@ -257,7 +258,7 @@ print(lives(json.loads(sys.argv[1])))
 @pytest.mark.parametrize("option", ["hidepid=0", "hidepid=2"])
 def test_a_process_that_proc_hides_is_neither_alive_nor_dead(shared: Path, option: str) -> None:
     other = ANNA.start(shared / "anna", "-c", f"import time; time.sleep({LAST_RESORT})")
-    facts = this_process() | {"pid": other.pid, "started": psutil.Process(other.pid).create_time()}
+    facts = process_here(other.pid)
     gone = facts | {"pid": 2**22 - 1}
     mount = ["unshare", "--mount", "sh", "-c", f'mount -t proc -o {option} proc /proc && exec "$@"', "sh"]
     drop = ["setpriv", f"--reuid={BORIS.uid}", f"--regid={BORIS.uid}", "--clear-groups"]

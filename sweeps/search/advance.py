@@ -21,7 +21,7 @@ from mmprompt.outcomes import Picture, Reader, RunOutcome, next_rung
 from mmprompt.run import INTERRUPTED, Attempt
 from mmprompt.study import FIRST_FRESH, VERSION, Candidate, Confirmation, Group, Knew, Origin, Settings, Study, Trial
 from sweeps import scheduler
-from sweeps.batch import Batch
+from sweeps.batch import batches
 from sweeps.search import halving
 from sweeps.search.manifest import manifest
 from sweeps.search.settings import Composition
@@ -197,7 +197,9 @@ class Desk:
             lives, own = attempts[-1].lives(), os.environ.get("SLURM_JOB_ID")
             if lives:
                 busy.add(run)
-            elif own is not None and attempts[-1].job["scheduler_job"] == own:  # SLURM has started this very job again
+            elif (
+                own is not None and attempts[-1].job.get("scheduler_job") == own
+            ):  # SLURM has started this very job again
                 attempts[-1].fail(f"{INTERRUPTED}{SILENT}\n")
             elif lives is None:
                 elsewhere.append(attempts[-1])
@@ -215,12 +217,13 @@ class Desk:
             return busy
         on_slurm = [one for one in unknown if one.job["scheduler"] == "slurm"]
         busy |= {one.run.id for one in unknown if one not in on_slurm}
-        batches = {one.job["batch"]: Batch(self.study.store.jobs / one.job["batch"]) for one in on_slurm}
-        answer = scheduler.jobs(list(batches.values()))
+        there = {batch.id: batch for batch in batches(self.study.store)}
+        held = {one.job["batch"]: there[one.job["batch"]] for one in on_slurm if one.job["batch"] in there}
+        answer = scheduler.jobs(list(held.values()))
         words = {job.id: job.word for job in answer.jobs.values()}
         for one in on_slurm:
-            word = words.get(one.job["job"])
-            if batches[one.job["batch"]] in answer.unknown or word not in (None, "PENDING"):
+            word = words.get(str(one.job.get("job")))
+            if held.get(one.job["batch"]) in answer.unknown or word not in (None, "PENDING"):
                 busy.add(one.run.id)
                 self._alive[one.run.id, one.number] = now
             else:  # a job that waits to be started again has not failed

@@ -148,7 +148,7 @@ def plan_lines(one: Asked, study: Study | None) -> list[str]:
     lines = list(outlook.lines(kind))
     if study is None:
         runs = foreseen(one, definition)
-        done = sum(one.store.run(run).result() is not None for run in runs)
+        done = sum(one.store.run(run).sound_result() is not None for run in runs)
         what = (
             "all of them" if len(runs) > len(definition.groups) else "the defaults; the others depend on what comes out"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from mmprompt.config import ConfigError
 from mmprompt.identity import completed, run_id
 from mmprompt.outcomes import objectives
+from mmprompt.records import DamagedError, ResultRecord
 from mmprompt.run import RunFolder, Store
 from mmprompt.study import Definition, Settings, Warm
 from sweeps.search.settings import Composition, at
@@ -56,16 +56,16 @@ def warm_start(asked: Asked) -> tuple[list[Warm], list[str]]:
     ]
 
 
-def _finished(store: Store, tasks: set[str]) -> Iterator[tuple[RunFolder, dict[str, Any], dict[str, Any]]]:
+def _finished(store: Store, tasks: set[str]) -> Iterator[tuple[RunFolder, dict[str, Any], ResultRecord]]:
     for run in sorted(store.runs()):
         folder = store.run(run)
         try:
             result = folder.result()
             if result is not None:
-                config = completed(json.loads(folder.config_file.read_text(encoding="utf-8")))
+                config = completed(folder.settings())
                 if config["task"]["name"] in tasks:
                     yield folder, config, result
-        except (OSError, ValueError, KeyError, TypeError):
+        except (DamagedError, KeyError):
             continue  # damaged, or of a version whose settings are others: it cannot be one of ours
 
 

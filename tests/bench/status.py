@@ -54,7 +54,10 @@ def fill(store: Store, runs: int) -> None:
         "user": "",
         "jobs": [[parts[0]]],
     }
-    write(store.jobs / "1" / "batch.json", batch | {"slurm_cluster": None, "overrides": [], "cluster": {}})
+    write(
+        store.jobs / "1" / "batch.json",
+        batch | {"slurm_cluster": None, "overrides": [], "cluster": {"mem_gb": 2.0, "time_min": 60}},
+    )
 
 
 def leave(store: Store, run: str, number: int) -> None:

@@ -1,0 +1,319 @@
+"""A file that is damaged, gone or another's is the affair of its run, batch or sweep alone: it is named with what to do, and
+every verb goes on with the rest. Stores that are mangled at random: `tests/mangled.py`."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mangled
+import pytest
+from launcher import Launcher
+from patience import printed_by, until
+
+from mmprompt import files
+from mmprompt.files import GoneError
+from mmprompt.processes import this_process
+from mmprompt.run import Attempt, RunFolder, Store
+from sweeps.__main__ import main
+from sweeps.batch import batches
+
+FACTS = this_process() | {"batch": "1", "scheduler": "local", "job": "7"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with mangled.nobody_asks():
+        yield mangled.made(tmp_path_factory.mktemp("base") / "runs")
+
+
+@pytest.fixture
+def store(base: Store, tmp_path: Path) -> Store:
+    mangled.copied(base.root, tmp_path / "runs")
+    return Store(tmp_path / "runs")
+
+
+def cut(file: Path) -> None:
+    mangled.put(file, file.read_bytes()[: file.stat().st_size // 2])
+
+
+def emptied(file: Path) -> None:
+    mangled.put(file, b"")
+
+
+def of_another_shape(file: Path) -> None:
+    mangled.put(file, b"{}")
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def gone(file: Path) -> None:
+    file.unlink()
+
+
+DAMAGED = re.compile(r"^damaged: |\d damaged", re.MULTILINE)
+DAMAGES = (cut, emptied, of_another_shape, a_folder, gone)
+
+
+def done(store: Store) -> RunFolder:
+    return next(
+        store.run(run)
+        for run in sorted(store.runs())
+        if store.run(run).result_file.exists() and is_of_length(store, run)
+    )
+
+
+def is_of_length(store: Store, run: str) -> bool:
+    return run in store.manifest("length").read_text()
+
+
+def failed(store: Store) -> RunFolder:
+    """A run that has two attempts and no result."""
+    return next(
+        store.run(run)
+        for run in sorted(store.runs())
+        if is_of_length(store, run) and (store.run(run).path / "attempts/2/error.txt").exists()
+    )
+
+
+FILES: dict[str, Callable[[Store], Path]] = {
+    "result": lambda store: done(store).result_file,
+    "settings": lambda store: failed(store).config_file,
+    "job of an attempt": lambda store: Attempt(failed(store), 2).job_file,
+    "batch": lambda store: store.jobs / "1/batch.json",
+    "end of a submission": lambda store: store.jobs / "1/submitted.json",
+    "array": lambda store: store.jobs / "1/0/submitted.json",
+    "manifest": lambda store: store.manifest("robustness"),
+}
+NOT_NEEDED = {
+    ("result", gone),
+    ("end of a submission", gone),
+    ("array", gone),
+    ("manifest", gone),
+}  # as if it never was
+
+
+@pytest.mark.parametrize("how", DAMAGES, ids=lambda how: how.__name__)
+@pytest.mark.parametrize("what", FILES)
+def test_status_names_a_damaged_file_with_what_to_do_and_shows_all_others(
+    store: Store, capsys: pytest.CaptureFixture[str], what: str, how: Callable[[Path], None]
+) -> None:
+    file = FILES[what](store)
+    how(file)
+    code = main(["status", "--runs", str(store.root)])
+    output = capsys.readouterr().out
+    assert "length: 8 runs: " in output and code == 1
+    if (what, how) in NOT_NEEDED:
+        assert not DAMAGED.search(output)
+        return
+    [line] = [line for line in output.splitlines() if line.startswith("damaged: ")]
+    assert str(file) in line and any(
+        word in line for word in ("restore it", "remove it", "the next launch writes it again")
+    )
+    if what in ("result", "settings", "job of an attempt"):
+        place = file.relative_to(store.root)
+        assert "1 damaged" in output and any(
+            f"damaged: {place}" in row for row in output.splitlines() if row.startswith("  ")
+        )
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_after_what_status_advises_nothing_is_damaged(
+    store: Store, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    file = FILES[what](store)
+    cut(file)
+    if what in ("result", "job of an attempt"):
+        shutil.rmtree(file.parent)
+        mangled.outlook(store.root)  # as a launch looks
+    elif what == "settings":
+        mangled.outlook(store.root)  # which writes it again
+    elif what == "batch":
+        for entry in list(file.parent.iterdir()):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    else:
+        file.unlink()
+    before = capsys.readouterr().out
+    main(["status", "length", "--runs", str(store.root)])
+    output = capsys.readouterr().out
+    assert not DAMAGED.search(output), before + output
+
+
+def test_the_number_of_a_damaged_batch_is_not_given_again(store: Store) -> None:
+    cut(store.jobs / "2/batch.json")
+    (store.jobs / "7").mkdir()  # an empty folder is a number that was taken
+    there = batches(store)
+    assert [batch.id for batch in there] == ["1"] and there.next == 8
+    assert [damage.file.parent.name for damage in there.damaged] == ["2"]
+
+
+def test_files_of_strangers_are_left_alone_and_change_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--runs", str(store.root)]
+    main(["status", *where])
+    before = capsys.readouterr().out
+    for name in (
+        "run/README.txt",
+        "run/old runs/x",
+        "jobs/²",
+        "jobs/notes/x",
+        "jobs/README",
+        "sweeps/notes.txt",
+        "costs/x",
+    ):
+        (store.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (store.root / name).write_text("mine")
+    main(["status", *where])
+    assert capsys.readouterr().out == before
+    assert main(["clean", "--days", "1", *where]) == 0
+    assert all((store.root / name).read_text() == "mine" for name in ("run/README.txt", "jobs/²", "run/old runs/x"))
+
+
+# A run's folder is removed
+
+
+def claimed(folder: Path) -> Attempt:
+    attempt = Store(folder).run("run").claim(1, FACTS)
+    assert attempt is not None
+    return attempt
+
+
+@pytest.mark.parametrize(
+    "removed", [lambda attempt: attempt.path, lambda attempt: attempt.run.path], ids=["attempt", "run"]
+)
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda attempt: attempt.report({"step": 1}),
+        lambda attempt: attempt.fail("x"),
+        lambda attempt: attempt.put(attempt.checkpoint_file(3), b"x"),
+        lambda attempt: attempt.put(attempt.evaluation_file("e"), b"x", once=True),
+        lambda attempt: attempt.run.publish(attempt, {"attempt": 1, "metrics": {}}),
+    ],
+    ids=["progress", "error", "checkpoint", "evaluation", "result"],
+)
+def test_nothing_brings_a_removed_attempt_to_life_again(
+    tmp_path: Path, removed: Callable[[Attempt], Path], write: Callable[[Attempt], object]
+) -> None:
+    attempt = claimed(tmp_path)
+    shutil.rmtree(removed(attempt))
+    with pytest.raises(GoneError, match=r"attempts/1 was removed"):
+        write(attempt)
+    assert not attempt.path.exists()
+
+
+def test_an_attempt_writes_nothing_into_one_that_another_claimed_in_its_place(tmp_path: Path) -> None:
+    mine = claimed(tmp_path)
+    shutil.rmtree(mine.run.path)
+    theirs = mine.run.claim(1, FACTS | {"started": 1.0})
+    assert theirs is not None
+    with pytest.raises(GoneError, match="another process is at it now"):
+        mine.report({"step": 1})
+    theirs.report({"step": 2, "steps": 3, "validation": [], "seconds": 0.0})
+    assert theirs.progress and theirs.progress["step"] == 2
+
+
+def test_what_is_put_into_a_folder_that_is_being_removed_goes_with_it(tmp_path: Path) -> None:
+    attempt = claimed(tmp_path)
+    attempt.report({"step": 1, "steps": 3, "validation": [], "seconds": 0.0})
+    attempt.job_file.unlink()  # as far as `rm -rf` has come
+    with pytest.raises(GoneError):
+        attempt.report({"step": 2})
+    attempt.leave()
+    assert not attempt.run.path.exists()
+
+
+def test_a_run_that_is_removed_while_it_trains_ends_stays_away_and_is_trained_by_the_next_launch(
+    launcher: Launcher,
+) -> None:
+    settings = (
+        "seed=1,2",
+        "optim.steps=400",
+        "cluster.checkpoint_every=2",
+        "cluster.max_parallel=1",
+        "tracking=offline",
+    )
+    process = launcher.start("launch", *settings)
+    worker = launcher.worker()
+
+    def at_work() -> Attempt | None:
+        runs = [launcher.store.run(run) for run in launcher.store.runs()]
+        there = [one for run in runs for one in run.attempts() if one.progress and run.result() is None]
+        return there[0] if there else None
+
+    attempt: Attempt = until(at_work, "an attempt reports", process, often=True)
+    worker.suspend()
+    assert not attempt.run.result_file.exists()
+    shutil.rmtree(attempt.run.path)
+    worker.resume()
+    output = printed_by(process)
+    assert process.returncode == 1 and "Traceback" not in output and "1 run not done" in output, output
+    assert not attempt.run.path.exists()
+    assert sum(launcher.store.run(run).result() is not None for run in launcher.store.runs()) == 1
+    code, output = launcher.run("launch", *settings)
+    assert code == 0 and "all 2 runs are done" in output, output
+
+
+def test_settings_that_were_edited_are_written_again_by_the_next_launch(launcher: Launcher) -> None:
+    code, output = launcher.run("launch", "seed=1", "optim.steps=4", "cluster.time_min=1", "--limit", "1")
+    assert code == 0, output
+    [run] = launcher.store.runs()
+    folder = launcher.store.run(run)
+    folder.result_file.unlink()
+    folder.config_file.write_text(folder.config_file.read_text().replace('"seed":1', '"seed":7'))
+    code, output = launcher.run("launch", "seed=1", "optim.steps=4")
+    assert code == 0 and "config.json was changed after launch" in output and "it is written again" in output, output
+    assert folder.settings()["seed"] == 1 and folder.result() is not None
+
+
+# How files are put in place
+
+
+class Forgetful(type(Path())):  # type: ignore[misc]
+    """A path on a file server whose answer to a rename is lost: asked again, it finds nothing to rename."""
+
+    def rename(self, target: Path) -> Path:  # type: ignore[override]
+        super().rename(target)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+
+
+def test_a_rename_whose_answer_was_lost_is_known_to_have_been_done(tmp_path: Path) -> None:
+    draft, folder = Forgetful(tmp_path / ".draft"), tmp_path / "1"
+    draft.mkdir()
+    (draft / "job.json").write_text("{}")
+    assert files.put_folder(draft, folder, "job.json")
+    other = Forgetful(tmp_path / ".other")
+    other.mkdir()
+    (other / "job.json").write_text("{}")
+    assert not files.put_folder(Path(other), folder, "job.json")  # that one is not there, but the first
+
+
+def test_what_is_published_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file, then the folder that names it; a report of progress is in no hurry."""
+    attempt, synced = claimed(tmp_path), list[str]()
+    fsync = os.fsync
+
+    def seen(opened: int) -> None:
+        synced.append("folder" if stat.S_ISDIR(os.fstat(opened).st_mode) else "file")
+        fsync(opened)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    attempt.report({"step": 1})
+    assert synced == []
+    attempt.run.publish(attempt, {"attempt": 1, "metrics": {}})
+    assert synced == ["file", "folder"]
+    synced.clear()
+    assert attempt.run.claim(2, FACTS)
+    assert synced[-1] == "folder"
+
+
+def test_a_small_number_of_mangled_stores_ends_no_verb_in_a_traceback(base: Store, tmp_path: Path) -> None:
+    mangled.fuzz(base, tmp_path, 40, itertools.count(1))
