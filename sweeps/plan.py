@@ -34,6 +34,8 @@ def plan(names: Sequence[str], overrides: Sequence[str], retry: str | None, limi
         print(f"as one launch\n  {seen}")
     for line in (*_left_out(seen, retry), *(_work(seen) if seen.to_do else [])):
         print(f"  {line}")
+    for damage in [*seen.batches.damaged, *(one.damage for one in seen.states.values() if one.damage is not None)]:
+        print(f"  damaged: {damage}")
     print(f"  store: {seen.expanded.store.root}")
     return 0
 

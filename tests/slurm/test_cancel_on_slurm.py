@@ -48,7 +48,7 @@ def test_a_packed_job_stays_while_it_holds_a_run_that_was_not_asked_for(lab: Lab
     assert waiting(sweep) == [1, 2, 3]
     made = {split: evaluation_id(sweep[3].id, {"split": split}) for split in ("val", "test")}
     # Done, by whomever: the job will pass over it.
-    (sweep[3].path / "result.json").write_text(json.dumps({"attempt": 1, "evaluations": made}))
+    (sweep[3].path / "result.json").write_text(json.dumps({"attempt": 1, "metrics": {}, "evaluations": made}))
     code, output = sweep.run("cancel", sweep[1].id, sweep[2].id)
     assert code == 0 and "2 of 2 runs cancelled" in output, output
     assert waiting(sweep) == []
