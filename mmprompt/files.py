@@ -190,7 +190,7 @@ def server_time(folder: Path) -> float:
 
     Our own clock's where nothing can be made in the folder.
     """
-    with contextlib.suppress(OSError):  # a file without a name: nobody sees it, and it goes with whoever made it
+    with contextlib.suppress(OSError):  # a file without a name, which the system removes when it is closed
         made = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)
         try:
             return os.fstat(made).st_mtime

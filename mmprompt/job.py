@@ -144,11 +144,14 @@ def try_once(
     asked = [evaluation_id(folder.id, settings) for settings in evaluations or ()]
 
     def record(reason: str) -> bool:
-        """Writes down why the attempt ended. False if another attempt was first: then nobody needs this one."""
-        if folder.is_done(asked if attempt.evaluates else ()):
-            return False
+        """Writes down why the attempt ended. False if another attempt was first, or this one was removed."""
         try:
+            if folder.is_done(asked if attempt.evaluates else ()):
+                return False
             attempt.fail(reason)
+        except GoneError as error:
+            give_up(attempt, error)
+            return False
         except StoreError:
             print(reason, file=sys.stderr, flush=True)
             raise
@@ -159,8 +162,7 @@ def try_once(
     except Paused as pause:
         record(f"{INTERRUPTED}{pause}")
     except GoneError as error:
-        print(f"this attempt ends: {error}; the next launch trains that run", file=sys.stderr, flush=True)
-        attempt.leave()
+        give_up(attempt, error)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         told = [*TOLD_TO_END, *([signal.SIGINT] if isinstance(error, KeyboardInterrupt) else [])]
         if told:  # whatever was raised: compiled code can turn the handler's exit into some other exception
@@ -180,6 +182,12 @@ def try_once(
             raise SystemExit(f"the run failed, and this process ends with it: {error}") from error
 
 
+def give_up(attempt: Attempt, error: GoneError) -> None:
+    """Ends an attempt whose folder was removed, and leaves nothing of it behind."""
+    print(f"this attempt ends: {error}; the next launch trains that run", file=sys.stderr, flush=True)
+    attempt.leave()
+
+
 def is_of_the_place(error: BaseException) -> bool:
     """Whether it is the machine's or the process's as much as the run's. After an error CUDA does nothing any more."""
     words = ("CUDA error", "cuDNN error", "can't allocate memory")  # RuntimeErrors, and told by their text alone
@@ -188,7 +196,7 @@ def is_of_the_place(error: BaseException) -> bool:
 
 
 def takes_no_more(error: BaseException) -> bool:
-    """Whether it came of a disk, or a quota, that is full, or that can only be read: whichever disk, and whoever wrote to it."""
+    """Whether a full disk, a full quota or a read-only file system caused it, on whatever disk."""
     kinds = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
     of_torch = ("PytorchStreamWriter failed writing", "basic_ios::clear: iostream error")
     words = (*map(os.strerror, kinds), *of_torch)  # compiled code tells by its text alone

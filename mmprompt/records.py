@@ -1,8 +1,8 @@
 """Records: the JSON files of a store. One definition for those who write them and those who read them.
 
-A record is a dictionary whose keys and types are checked when it is read, so that nobody meets a value of another kind later.
-Keys that a definition does not name are kept: they are of another version, or of use to nobody but people. `NotRequired` keys
-were not always written. (A study's files have their own definitions in `mmprompt.study`, and are read by `read` as well.)
+A record is a dictionary. Its keys and types are checked once, when the file is read; code after that relies on them. Keys that
+a definition does not name are kept: another version wrote them. `NotRequired` keys were not always written. The definitions of
+a study's files are in `mmprompt.study`; `read` reads them too.
 Part of the light half of the package: no torch, no Hydra.
 """
 

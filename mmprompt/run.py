@@ -519,20 +519,13 @@ class Attempt:
             return read(self.path / "progress.json", PROGRESS)
         return None
 
-    @property
-    def heard(self) -> float | None:
-        """When it wrote that, by the clock of the file server; None if it did not."""
-        with contextlib.suppress(OSError):
-            return (self.path / "progress.json").stat().st_mtime
-        return None
-
     def report(self, progress: Mapping[str, Any]) -> None:
         """Raises StoreError; GoneError if the attempt was removed."""
         self.put(self.path / "progress.json", json.dumps(progress), durable=False)
 
 
 def is_number(name: str) -> bool:
-    """Of an attempt or a batch, as its folder is called."""
+    """Whether `int` reads it as a count: `str.isdigit` takes `²` for a digit."""
     return name.isascii() and name.isdecimal() and len(name) < 10
 
 

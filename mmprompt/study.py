@@ -16,14 +16,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
-from mmprompt.config import NotNegative, Positive, PositiveFloat, Section, nearest, sentence
+from mmprompt import records
+from mmprompt.config import NotNegative, Positive, PositiveFloat, Section, nearest
 from mmprompt.files import StoreError, write_once
 from mmprompt.run import OF_SEARCH, Store
 
@@ -338,19 +339,14 @@ class Study:
         return write_once(self.folder / "confirmed.json", confirmation.model_dump_json(indent=1))
 
 
+@cache
+def adapter(schema: type[Record]) -> TypeAdapter[Record]:
+    return TypeAdapter(schema)
+
+
 def read(file: Path, schema: type[Record]) -> Record | None:
-    """None if it is not there. Raises StoreError for a file that is cut off, or of another shape."""
-    try:
-        return schema.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        if file.is_symlink():
-            raise StoreError(f"{file} is a link to nothing; remove it") from None
-        return None
-    except OSError as error:
-        raise StoreError(f"{file} cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        reason = "it is cut off, or no JSON" if error.errors()[0]["type"] == "json_invalid" else sentence(error, schema)
-        raise StoreError(f"{file} is damaged ({reason}); remove it if nothing can restore it") from None
+    """None if it is not there. Raises DamagedError for a file that is cut off, or of another shape."""
+    return records.read(file, adapter(schema), "remove it if nothing can restore it")
 
 
 def runs_of(store: Store, name: str) -> list[str]:

@@ -56,8 +56,8 @@ class Batch:
     def frozen(self) -> BatchRecord:
         """Raises DamagedError, also if there is none."""
         cure = (
-            f"restore it; without it nobody knows what that launch submitted: cancel what SLURM still has of it "
-            f"(`squeue --me`, jobs mmprompt-{self.id}-*), and empty the folder {self.folder}"
+            f"restore it; if you cannot, cancel the jobs of that launch (`squeue --me` shows them as mmprompt-{self.id}-*) "
+            f"and empty the folder {self.folder}"
         )
         found = read(self.file, BATCH, cure)
         if found is None:

@@ -149,7 +149,7 @@ def look(store: Store, asked: Sequence[str], state: str | None) -> Found:
 def _process(state: State) -> str:
     """Of an attempt that no job and no launch here holds."""
     if state.attempt is None:
-        return "a process is at work, or may be; nobody knows where"
+        return "a process may be at work on another machine"
     job = state.attempt.job
     return f"process {job['pid']} on {job['host']} is at work, or may be; end it there"
 

@@ -175,7 +175,7 @@ def of_batches(store: Store, known: Iterable[Batch], open_batches: set[str], day
 
 
 def of_code(store: Store, known: Batches, open_batches: set[str], days: int, now: float) -> Iterator[Found]:
-    """Code that no commit has stays: nobody could say any more what made the results. So does all while a batch cannot be read."""
+    """Code that is in no commit stays, because it made results. While a batch cannot be read, all code stays."""
     kept = (batch.frozen for batch in known if batch.id in open_batches or batch.frozen["job"].get("dirty", True))
     used = {Path(frozen["snapshot"]).name for frozen in kept if "snapshot" in frozen}
     yield from drafts(now, store.code)

@@ -83,10 +83,8 @@ def named(store: Store, prefix: str) -> RunFolder:
 
 
 def known(store: Store, folder: RunFolder) -> Known:
-    """Raises StoreError if its settings are not those of its id."""
-    settings = settings_of(folder)
-    if settings is None and folder.config_file.exists():
-        raise StoreError(f"{folder.config_file} was changed after launch: its hash is not {folder.id}")
+    """Raises DamagedError if its settings are not those of its id."""
+    settings = dict(dotted(folder.settings())) if folder.config_file.exists() else None
     return Known(folder, planned(store, folder.id) if settings is None else settings, settings is not None)
 
 

@@ -27,6 +27,7 @@ import psutil
 from mmprompt.config import ConfigError
 from mmprompt.files import StoreError, server_time, write_once
 from mmprompt.processes import lives, who
+from mmprompt.run import is_number
 from sweeps.arrays import each
 from sweeps.batch import Batch, Kind
 from sweeps.submission import SILENCE, LimitError, NoAnswerError, executor, sbatch
@@ -104,11 +105,6 @@ def max_array() -> int:
     """How many jobs an array may have here."""
     said = (config() or {}).get("MaxArraySize", "")
     return int(said) if is_number(said) else DEFAULT_ARRAY
-
-
-def is_number(text: str) -> bool:
-    """Can `int` read it? `str.isdigit` takes `²` for one."""
-    return text.isascii() and text.isdecimal()
 
 
 # Submitting

@@ -15,8 +15,9 @@ from functools import cached_property
 
 from mmprompt.place import Cluster
 from mmprompt.processes import who
+from mmprompt.run import is_number
 from sweeps.probe import Finding, bad, good, mine, note
-from sweeps.scheduler import ask, config, is_number, max_array
+from sweeps.scheduler import ask, config, max_array
 
 SLOW = 5.0  # seconds
 SINFO = ("-h", "-e", "-o", "%P|%a|%l|%D|%m|%c|%G|%f|%t")  # what `all_nodes` reads

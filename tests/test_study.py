@@ -527,13 +527,13 @@ def test_where_all_trials_diverge_the_default_alone_is_confirmed(conf: Path, tmp
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
-        ("trials/1.json", "{", r"trials/1.json is damaged \(it is cut off"),
-        ("trials/1.json", "{}", r"trials/1.json is damaged \(version is missing\)"),
+        ("trials/1.json", "{", r"trials/1.json is cut off or damaged"),
+        ("trials/1.json", "{}", r"trials/1.json is damaged: it has no version; remove it"),
         ("trials/notes.txt", "mine", r"trials/notes.txt does not belong to search mine; remove it"),
         ("trials/²", "", r"does not belong to search mine"),
         ("trials/7.json", None, r"trials/7.json is not trial 7 of search mine"),
         ("decisions/x.json", "{}", r"decisions/x.json does not belong"),
-        ("study.json", "", r"study.json is damaged \(it is cut off"),
+        ("study.json", "", r"study.json is cut off or damaged"),
         ("confirmed.json", "[]", r"confirmed.json is damaged"),
     ],
 )
