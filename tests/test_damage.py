@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mangled
+import mangled_store
 import pytest
 from launcher import Launcher
 from patience import printed_by, until
@@ -30,25 +31,25 @@ FACTS = this_process() | {"batch": "1", "scheduler": "local", "job": "7"}
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     with mangled.nobody_asks():
-        yield mangled.made(tmp_path_factory.mktemp("base") / "runs")
+        yield mangled_store.made(tmp_path_factory.mktemp("base") / "runs")
 
 
 @pytest.fixture
 def store(base: Store, tmp_path: Path) -> Store:
-    mangled.copied(base.root, tmp_path / "runs")
+    mangled_store.copied(base.root, tmp_path / "runs")
     return Store(tmp_path / "runs")
 
 
 def cut(file: Path) -> None:
-    mangled.put(file, file.read_bytes()[: file.stat().st_size // 2])
+    mangled_store.put(file, file.read_bytes()[: file.stat().st_size // 2])
 
 
 def emptied(file: Path) -> None:
-    mangled.put(file, b"")
+    mangled_store.put(file, b"")
 
 
 def of_another_shape(file: Path) -> None:
-    mangled.put(file, b"{}")
+    mangled_store.put(file, b"{}")
 
 
 def a_folder(file: Path) -> None:
