@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 from launcher import Launcher
@@ -101,7 +100,7 @@ def seen(expanded: Joined) -> Mapping[str, State]:
 
 
 def evaluated(store: Store, run: str, seconds: float) -> None:
-    content: dict[str, Any] = {"settings": ATTACK, "seconds": seconds, "attempt": 2}
+    content = {"settings": ATTACK, "seconds": seconds, "metrics": {"acc": 50.0}, "attempt": 2, "wandb": None}
     store.run(run).evaluations.mkdir()
     (store.run(run).evaluations / f"{evaluation_id(run, ATTACK)}.json").write_text(json.dumps(content))
 
