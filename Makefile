@@ -121,7 +121,7 @@ test: $(INSTALLED) ## all tests; those of SLURM skip, and say so, where its daem
 test-all: $(INSTALLED) ## the same and the long ones (an hour)
 	@MMPROMPT_LONG=1 $(PY) -m pytest $(PROCESSES) $(PYTEST_ARGS)
 
-chaos: $(INSTALLED) ## a sweep under fifty random faults on the test cluster must give the table of an undisturbed one
+chaos: $(INSTALLED) ## sweeps and a search under sixty random faults on the test cluster must give the tables of undisturbed ones
 	@$(PY) tests/slurm/chaos.py $(ARGS)
 
 bench: $(INSTALLED) ## every benchmark, as Markdown; ARGS="planning sweep" chooses

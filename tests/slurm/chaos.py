@@ -1,17 +1,23 @@
-"""`make chaos`: a sweep on the real test cluster under a random sequence of faults ends in the tables of an undisturbed one.
+"""`make chaos`: sweeps and a search on the real test cluster, under random faults, end in the tables of undisturbed ones.
 
-    python tests/slurm/chaos.py --faults 50 --seed 0 --runs 12
+    python tests/slurm/chaos.py --faults 60 --seed 0
+    python tests/slurm/chaos.py --only job.json "disk is full"     # kinds of faults whose names hold one of these
+    python tests/slurm/chaos.py --list                             # all kinds
 
-Two stores get the same sweep. Nobody touches the first. On the second `launch --wait` follows, and faults come one after another
-until there were enough; then the sweep is brought to its end. Tables (md, tex, csv) must be equal byte for byte, each run published
-once, and nothing left at work. Prints the faults with their times, the attempts of each run, and a verdict; the exit code is 1
-if it is bad. The seed decides which faults come in which order; whom they hit depends on who is at work then.
+Two stores get the same: a sweep, a sweep of attacks that shares runs with it, and a search. Nobody touches the first. On the
+second `--wait` follows each of them, and faults come one after another, on jobs, daemons, launches, files and the disk; after each
+somebody types some verb. Whoever damages a file later does what `status` advises. Then everything is brought to its end. Tables
+(md, tex, csv) must be equal byte for byte, each run published once, nothing left at work, no command may have printed a
+traceback or ended otherwise than with 0, 1, 2 or 130 (`verdict` says what else). The exit code is 1 if anything is wrong; then
+both stores, and all that was printed, are kept. The seed decides which faults come in which order, and whom they hit of those
+who are there then. As root the store lies on a disk of its own, in memory, which can be full.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import contextlib
+import fcntl
 import os
 import random
 import shutil
@@ -21,371 +27,303 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import psutil
+from calls import Calls
 from cluster import DEFAULT_FOLDER, Cluster, ClusterError
-from faults import Sweep, damage, hosts, is_alive, litter, step_daemon
-from outcome import tables
+from diskfaults import Disk, DiskFaults
+from filefaults import FileFaults
+from jobfaults import OTHERS, JobFaults
+from scene import Scene, Work, python_on_nodes, record
+from stage import Stage
+from verdict import of_tracebacks, verdict
+from visits import Visits
 
-from mmprompt.run import Attempt
+from mmprompt.run import TRIES
 
-EVERY = 5.0  # seconds between two faults
-OTHERS = "mmprompt-chaos"  # the name of jobs that preempt ours
-AGAIN = 3.0  # seconds after which somebody follows again
-LATE = 900.0  # seconds; a sweep that has not ended so long after the last fault hangs
+EVERY = 3.5  # seconds between two faults
+PATIENCE = 10.0  # seconds until somebody is there whom a fault could hit
+RETRY = 15.0  # seconds that what is tried again has before anyone says so again
+HARMLESS = "stale files"  # what comes where there is nobody whom another fault could hit
+LATE = 600.0  # seconds; what has not ended so long after the last fault hangs
 
 
 class Chaos:
-    def __init__(self, sweep: Sweep, seed: int) -> None:
-        self.sweep, self.cluster, self.chance = sweep, sweep.cluster, random.Random(seed)
+    def __init__(self, scene: Scene, undisturbed: Scene, seed: int, disk: Disk | None, folder: Path) -> None:
+        self.scene, self.undisturbed, self.seed = scene, undisturbed, seed
         self.began = time.monotonic()
-        self.follower: subprocess.Popen[str] | None = None
-        self.followed = -AGAIN  # when it was started
-        self.debts: list[tuple[float, str, Callable[[], object]]] = []  # when, what, how: what a fault took comes back
+        self.calls = Calls(scene, folder / "said")
+        self.stage = Stage(scene, self.calls, self.say)
+        self.files = FileFaults(self.stage, scene.folder / "kept")
+        self.visits = Visits(self.stage, self.files, folder / "out")
+        self.faults = JobFaults(self.stage).kinds | self.files.kinds | DiskFaults(self.stage, disk).kinds
         self.happened: Counter[str] = Counter()
-        self.faults: dict[str, Callable[[], str | None]] = {
-            "requeue": self.requeue,
-            "scancel": self.scancel,
-            "scancel of a waiting job": self.scancel_waiting,
-            "kill -9 of a process": self.kill_process,
-            "kill -9 of a step's daemon": self.kill_step_daemon,
-            "preemption": self.preempt,
-            "suspend": self.suspend,
-            "time limit": self.time_limit,
-            "slurmd dies and is back": self.slurmd,
-            "node lost": self.lose_node,
-            "slurmctld dies": self.slurmctld,
-            "slurmdbd dies": self.slurmdbd,
-            "launch is killed": self.kill_launch,
-            "two launches": self.two_launches,
-            "damaged checkpoint": self.damage,
-            "stale files": self.litter,
-        }
 
     def say(self, text: str) -> None:
         print(f"{time.monotonic() - self.began:7.1f} s  {text}", flush=True)
 
-    # The run of it
-
-    def disturb(self, count: int) -> None:
-        """Faults one after another, each kind about as often as the others."""
-        rounds = -(-count // len(self.faults))
-        names = [name for _ in range(rounds) for name in self.chance.sample(list(self.faults), len(self.faults))]
-        for name in names[:count]:
-            self.attend(self.chance.uniform(0.5, 1.5) * EVERY)
-            deadline = time.monotonic() + 60
-            while (hit := self.faults[name]()) is None:  # nobody is there whom it could hit
-                if time.monotonic() > deadline or self.is_done():
-                    hit = self.litter() if name != "stale files" else ""
-                    self.say(f"{name}: hits nobody any more; stale files instead")
-                    name = "stale files"
-                    break
-                self.attend(1.0)
+    def disturb(self, count: int, kinds: list[str]) -> None:
+        """Faults one after another, each kind about as often as the others. One that hits nobody waits for its turn."""
+        chance = random.Random(self.seed)
+        rounds = -(-count // len(kinds))
+        left = [name for _ in range(rounds) for name in chance.sample(kinds, len(kinds))][:count]
+        for number in range(1, count + 1):
+            self.stage.chance = random.Random(f"{self.seed}, {number}")
+            self.stage.attend(self.stage.chance.uniform(0.5, 1.5) * EVERY)
+            name, hit = self.one(left)
             self.happened[name] += 1
-            self.say(f"{sum(self.happened.values()):3}/{count}  {name}: {hit}")
+            self.say(f"{number:3}/{count}  {name}: {hit}; {self.visits.one()}")
 
-    def attend(self, seconds: float) -> None:
-        """Time passes: what is due comes back, and somebody follows the sweep."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.pay(time.monotonic())
-            self.follow()
-            time.sleep(0.2)
+    def one(self, left: list[str]) -> tuple[str, str]:
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            for name in dict.fromkeys(left):
+                if (hit := self.faults[name]()) is not None:
+                    left.remove(name)
+                    return name, hit
+            self.stage.attend(1.0)
+        name = left.pop(0)
+        return HARMLESS, f"for {name}, which hits nobody any more: {self.faults[HARMLESS]()}"
 
-    def pay(self, now: float) -> None:
-        for debt in [debt for debt in self.debts if debt[0] <= now]:
-            self.debts.remove(debt)
-            self.say(debt[1])
-            debt[2]()
+    @property
+    def wrong(self) -> list[str]:
+        """What has been seen so far."""
+        return [*self.calls.wrong, *self.files.wrong]
 
-    def follow(self) -> None:
-        if self.follower is not None and self.follower.poll() is not None:
-            self.follower = None
-        now = time.monotonic()
-        if self.follower is None and now - self.followed > AGAIN and not self.is_done():
-            self.followed, self.follower = now, self.launch("--wait")
-
-    def launch(self, *arguments: str) -> subprocess.Popen[str]:
-        with (self.sweep.folder / "launches.txt").open("a") as output:
-            command = self.sweep.command("launch", *arguments)
-            place = {"cwd": self.sweep.folder, "env": self.sweep.env, "start_new_session": True}
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, text=True, **place)  # type: ignore[call-overload]
-
-    def finish(self) -> bool:
-        """Everything that was taken is back, and the sweep is launched until it is done."""
-        self.pay(float("inf"))
+    def finish(self) -> list[str]:
+        """Everything that was taken is back, and all is launched until it is done. Whatever does not end is said."""
         deadline = time.monotonic() + LATE
-        while not self.is_done() and time.monotonic() < deadline:
-            self.attend(1.0)
-            if self.sweep.store.manifest("length").exists() and self.gave_up():
-                self.say("a run failed too often without getting further: launch --retry")
-                self.launch("--retry").wait()
-        if self.follower is not None:
-            self.follower.wait(timeout=120)
-        return self.is_done()
+        while time.monotonic() < deadline:
+            self.stage.debts.pay(float("inf"))
+            self.stage.attend(1.0)
+            quiet = not self.stage.debts.open and not self.files.wrecks
+            if quiet and not self.scene.missing(self.undisturbed):
+                return self.ended()
+            if quiet and (runs := self.given_up()):
+                self.say(f"failed too often without getting further: {', '.join(runs)}; --retry")
+                for call in [self.stage.launch(work, "--retry") for work in self.scene.works]:
+                    call.process.wait()
+                self.stage.attend(RETRY)
+        missing = sorted(self.scene.missing(self.undisturbed))
+        return [f"{LATE:g} s after the last fault runs are not done: {', '.join(missing)}"]
 
-    def gave_up(self) -> bool:
-        runs = [self.sweep[seed] for seed in self.sweep.seeds]
-        return any(
-            run.result() is None and run.tries() >= 3 and not self.is_at_work(run.attempts()[-1]) for run in runs
-        )
+    def ended(self) -> list[str]:
+        """All is done: whoever follows ends, and the same commands say so again."""
+        self.calls.end(180)
+        last = [self.stage.launch(work, "--wait", waits=True) for work in self.scene.works]
+        self.calls.end(180)
+        return [f"{call} ended with {call.code} when all was done; see {call.out}" for call in last if call.code != 0]
 
-    def is_done(self) -> bool:
-        if not self.sweep.store.manifest("length").exists():
-            return False
-        return all(self.sweep[seed].result() is not None for seed in self.sweep.seeds)
+    def given_up(self) -> list[str]:
+        """Runs that nobody tries again unless he is told to."""
+        found = []
+        at_work = {attempt.run.id for attempt in self.scene.at_work()}
+        for run in self.scene.missing(self.undisturbed) - at_work:
+            with contextlib.suppress(Exception):  # whatever a damaged record makes of it
+                found += [run] if self.scene.run(run).tries() >= TRIES else []
+        return sorted(found)
 
-    # Whom a fault can hit
-
-    def is_at_work(self, attempt: Attempt) -> bool:
-        return attempt.error is None and is_alive(attempt)
-
-    def at_work(self) -> list[Attempt]:
-        if not self.sweep.store.manifest("length").exists():
-            return []
-        newest = [run.attempts()[-1:] for run in map(self.sweep.__getitem__, self.sweep.seeds) if run.result() is None]
-        return [attempt for attempt in itertools.chain(*newest) if self.is_at_work(attempt)]
-
-    def victim(self) -> Attempt | None:
-        there = self.at_work()
-        return self.chance.choice(there) if there else None
-
-    def victim_with_checkpoint(self) -> Attempt | None:
-        there = [attempt for attempt in self.at_work() if attempt.checkpoint_steps]
-        return self.chance.choice(there) if there else None
-
-    def name(self, attempt: Attempt) -> str:
-        seed = next(seed for seed in self.sweep.seeds if self.sweep[seed].id == attempt.run.id)
-        return f"seed {seed}, attempt {attempt.number}, job {attempt.job['job']}"
-
-    def control(self, *command: str) -> bool:
-        done = subprocess.run(command, env=self.sweep.env, capture_output=True, text=True)
-        return done.returncode == 0
-
-    def node_of(self, attempt: Attempt) -> str:
-        command = ["squeue", "-h", "-j", attempt.job["job"], "-o", "%N"]
-        return subprocess.run(command, env=self.sweep.env, capture_output=True, text=True).stdout.strip()
-
-    # Faults. Each says whom it hit, or None if there is nobody.
-
-    def requeue(self) -> str | None:
-        attempt = self.victim()
-        return self.name(attempt) if attempt and self.control("scontrol", "requeue", attempt.job["job"]) else None
-
-    def scancel(self) -> str | None:
-        attempt = self.victim()
-        if attempt is None or not self.control("scancel", attempt.job["job"]):
-            return None
-        self.relaunch()
-        return self.name(attempt)
-
-    def relaunch(self) -> None:
-        """Who waits does not submit what was cancelled; whoever cancelled it launches later."""
-        self.owe(self.chance.uniform(5, 15), "launched again", self.launch)
-
-    def scancel_waiting(self) -> str | None:
-        waiting = [job for jobs in self.sweep.queue().values() for job, word in jobs if word == "PENDING"]
-        job = self.chance.choice(sorted(waiting)) if waiting else None
-        if job is None or not self.control("scancel", job):
-            return None
-        self.relaunch()
-        return f"job {job}"
-
-    def kill_process(self) -> str | None:
-        attempt = self.victim()
-        if attempt is None:
-            return None
-        os.kill(attempt.job["pid"], signal.SIGKILL)
-        return self.name(attempt)
-
-    def kill_step_daemon(self) -> str | None:
-        attempt = self.victim()
-        daemon = step_daemon(attempt) if attempt else None
-        if attempt is None or daemon is None:
-            return None
-        daemon.kill()
-        job = attempt.job["job"]  # SLURM does not notice: somebody cancels the job
-        self.owe(self.chance.uniform(5, 20), f"{job} is cancelled", lambda: self.control("scancel", job))
-        self.owe(25, "launched again", self.launch)
-        return self.name(attempt)
-
-    def preempt(self) -> str | None:
-        attempt = self.victim()
-        node = self.node_of(attempt) if attempt else ""
-        wanted = ["-p", "high", "-w", node, "-N", "1", "-n", "4", f"--job-name={OTHERS}", "--output=/dev/null"]
-        wanted.append("--wrap=sleep 3")
-        return f"{self.name(attempt)} on {node}" if attempt and node and self.control("sbatch", *wanted) else None
-
-    def suspend(self) -> str | None:
-        attempt = self.victim()
-        if attempt is None or not self.control("scontrol", "suspend", attempt.job["job"]):
-            return None
-        job = attempt.job["job"]
-        self.owe(self.chance.uniform(3, 15), f"{job} is resumed", lambda: self.control("scontrol", "resume", job))
-        return self.name(attempt)
-
-    def time_limit(self) -> str | None:
-        attempt = self.victim()
-        if attempt is None:
-            return None
-        limit = ["scontrol", "update", f"JobId={attempt.job['job']}"]
-        if not self.control(*limit, "TimeLimit=1"):
-            return None
-        self.owe(45, f"{attempt.job['job']} has an hour again", lambda: self.control(*limit, "TimeLimit=60"))
-        return f"{self.name(attempt)}: a minute from its start"
-
-    def slurmd(self) -> str | None:
-        node = self.chance.choice(self.cluster.nodes)
-        if f"slurmd.{node}" not in self.cluster.running():
-            return None
-        self.cluster.kill(f"slurmd.{node}")
-        self.cluster.start(f"slurmd.{node}")
-        return node
-
-    def lose_node(self) -> str | None:
-        if any("slurmd" in what for _, what, _ in self.debts):
-            return None  # one at a time
-        attempt = self.victim()
-        node = self.node_of(attempt) if attempt else ""
-        if attempt is None or f"slurmd.{node}" not in self.cluster.running():
-            return None
-        self.cluster.kill(f"slurmd.{node}")
-        back = self.chance.uniform(30, 60)
-        self.owe(back, f"slurmd of {node} is back", lambda: self.cluster.start(f"slurmd.{node}"))
-        return f"{node}, with {self.name(attempt)}"
-
-    def slurmctld(self) -> str:
-        return self.interrupt("slurmctld", self.chance.uniform(1, 8))
-
-    def slurmdbd(self) -> str:
-        return self.interrupt("slurmdbd", self.chance.uniform(1, 20))
-
-    def interrupt(self, daemon: str, seconds: float) -> str:
-        self.cluster.kill(daemon)
-        if daemon == "slurmctld":  # without it no other fault can be made
-            time.sleep(seconds)
-            self.cluster.start(daemon)
-        else:
-            self.owe(seconds, f"{daemon} is back", lambda: self.cluster.start(daemon))
-        return f"for {seconds:.0f} s"
-
-    def kill_launch(self) -> str:
-        """The one that follows, and one that is at its work for a moment."""
-        if self.follower is not None:
-            self.follower.kill()
-            self.follower.wait()
-        moment, launch = self.chance.uniform(0.2, 2.5), self.launch()
-        time.sleep(moment)
-        ended = launch.poll() is not None
-        launch.kill()
-        launch.wait()
-        return f"who waits, and another after {moment:.1f} s{' (it had ended)' if ended else ''}"
-
-    def two_launches(self) -> str:
-        both = [self.launch(), self.launch()]
-        return f"exit codes {[launch.wait(timeout=180) for launch in both]}"
-
-    def damage(self) -> str | None:
-        attempt = self.victim_with_checkpoint()
-        if attempt is None:
-            return None
-        os.kill(attempt.job["pid"], signal.SIGKILL)
+    def close(self) -> None:
+        """Nothing goes on that was begun here. Raises ClusterError if jobs cannot be cancelled."""
+        self.calls.kill()
         try:
-            return f"{self.name(attempt)}: {damage(attempt).name}, and kill -9"
-        except (FileNotFoundError, IndexError):  # it was done with it at that moment
-            return f"{self.name(attempt)}: kill -9"
-
-    def litter(self) -> str:
-        name, folders = litter(self.sweep.store.jobs, self.chance), sorted(self.sweep.store.jobs.glob("[0-9]*/[0-9]*"))
-        for folder in folders[-1:]:
-            for job in range(1, 4):
-                (folder / f"{self.chance.randint(1, 99)}_{job}_0_result.pkl.save_tmp").write_bytes(b"\x80\x04")
-        return ", ".join(name)
-
-    def owe(self, seconds: float, what: str, how: Callable[[], object]) -> None:
-        self.debts.append((time.monotonic() + seconds, what, how))
+            self.scene.cluster.up()
+            self.scene.control("scancel", f"--name={OTHERS}")
+            for job in self.scene.jobs():
+                self.scene.control("scancel", job)
+        finally:
+            for process in list(self.scene.processes()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
 
-def verdict(sweep: Sweep, undisturbed: Sweep) -> list[str]:
-    """What is not as it should be."""
-    ours, theirs = (tables(one.store, "length", one.folder / "out") for one in (sweep, undisturbed))
-    wrong: list[str] = []
-    if not ours or ours.keys() != theirs.keys():
-        return [f"tables {sorted(ours)}, wanted {sorted(theirs)}"]
-    wrong += [f"{name} differs" for name in ours if ours[name] != theirs[name]]
-    for seed in sweep.seeds:
-        a, b = sweep[seed].result(), undisturbed[seed].result()
-        if a is None or b is None or any(a[key] != b[key] for key in ("metrics", "best_step", "steps", "evaluations")):
-            wrong.append(f"seed {seed}: {a and a['metrics']}, wanted {b and b['metrics']}")
-        elif len(list(sweep[seed].path.rglob("weights.safetensors"))) != 1:
-            wrong.append(f"seed {seed} has the weights of more than one attempt")
-    held = sweep.queue()
-    deadline = time.monotonic() + 60
-    while held and time.monotonic() < deadline:  # jobs that find nothing left to do
-        time.sleep(1)
-        held = sweep.queue()
-    return wrong + [f"SLURM has jobs of {run} still: {jobs}" for run, jobs in held.items()]
+def works(runs: int, steps: int) -> list[Work]:
+    """Half of the runs that are attacked are runs of the first sweep."""
+    alike = ("task=micro_grounding", "prompt.length=4", "optim.batch_size=4", "optim.micro_batch=4", "tracking=offline")
+    alike += ("task.data.train=8", "task.data.val=8", "task.data.test=8")
+    length = (f"optim.steps={steps}", f"optim.validate_every={steps // 2}")
+    first = max(1, runs - 2)
+    attacks = ("method=prompt", "attack.epsilon=0,0.01,0.02,0.05", "evaluation.examples=8")
+    trials = (f"optim.steps={steps}", f"optim.validate_every={steps // 6}", f"rungs=[{steps // 3},{steps // 3 * 2}]")
+    trials += (
+        f"budget.trials={max(4, runs // 2)}",
+        "confirm.seeds=2",
+        "confirm.top=1",
+        "sampler=random",
+        "workers=2",
+        "warm=false",
+    )
+    return [
+        Work("length", (*alike, *length, f"seed={seeds(1, runs)}")),
+        Work("robustness", (*alike, *length, *attacks, f"seed={seeds(first, first + 4)}")),
+        Work("learning_rate", (*alike, *trials), "search"),
+    ]
+
+
+def seeds(first: int, last: int) -> str:
+    return ",".join(map(str, range(first, last + 1)))
+
+
+def undisturbed_ones(scene: Scene, said: Path) -> frozenset[str]:
+    """Everything, as nobody disturbs it. The runs that are done then. Raises RuntimeError if it does not end well."""
+    calls = Calls(scene, said)
+    started = [calls.start(scene.asked(work, work.verb, "--wait"), waits=True) for work in scene.works]
+    try:
+        calls.end(3600)
+    finally:
+        calls.kill()
+    for call in started:
+        if call.code != 0:
+            raise RuntimeError(f"{call} was not disturbed, and ended with {call.code}:\n{call.printed}")
+    return frozenset(run for run in scene.store.runs() if scene.result(run))
+
+
+def runs_of_sweeps(scene: Scene) -> frozenset[str]:
+    manifests = [record(scene.store.manifest(work.name)) for work in scene.works if work.verb == "launch"]
+    return frozenset(point["run"] for manifest in manifests for point in manifest["points"])
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end it as Ctrl-C does."""
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ending, signal.SIG_IGN)  # once is enough: what was begun is ended
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=int, help="of the first sweep (one for eight faults, and 3 at least)")
+    parser.add_argument("--steps", type=int, default=900, help="of a run; 1000 are 15 s on one core (%(default)s)")
+    parser.add_argument("--only", nargs="+", metavar="WORDS", help="kinds of faults whose names hold one of these")
+    parser.add_argument("--but", nargs="+", metavar="WORDS", default=[], help="not those whose names hold one of these")
+    parser.add_argument("--list", action="store_true", help="the kinds of faults, and nothing else")
+    parser.add_argument("--cluster", type=Path, default=DEFAULT_FOLDER, help="folder of the test cluster (%(default)s)")
+    parser.add_argument("--port-base", type=int, help="of a cluster of one's own: the first of 1000 ports")
+    parser.add_argument("--no-disk", action="store_true", help="no disk in memory, hence none that is full")
+    parser.add_argument("--keep", type=Path, help="an empty folder for both stores, which then stay")
+    return parser
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faults", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=1500, help="of a run; 1000 are 15 s on one core (%(default)s)")
-    parser.add_argument("--cluster", type=Path, default=DEFAULT_FOLDER, help="folder of the test cluster (%(default)s)")
-    parser.add_argument("--keep", type=Path, help="an empty folder for both stores, which then stay")
-    asked = parser.parse_args(arguments)
-    cluster = Cluster(asked.cluster)
-    was_up = bool(cluster.running())
+    asked = parser().parse_args(arguments)
     folder = asked.keep or Path(tempfile.mkdtemp(prefix="mmprompt-chaos-"))
-    settings = (f"optim.steps={asked.steps}", "cluster.checkpoint_every=25", "optim.validate_every=500")
-    seeds = range(1, asked.runs + 1)
-    undisturbed = Sweep(folder / "undisturbed", cluster, (*settings, "cluster.runs_per_job=4"), seeds)
-    where = hosts(folder)
-    sweep = Sweep(folder / "disturbed", cluster, (*settings, *where, "cluster.max_parallel=6"), seeds)
-    sweep.folder.mkdir(parents=True)
-    chaos = Chaos(sweep, asked.seed)
+    cluster = Cluster(asked.cluster, asked.port_base)
+    disk = None if asked.no_disk or os.getuid() != 0 else Disk(folder / "disturbed")
+    everything = works(asked.runs or max(3, asked.faults // 8), asked.steps)
+    place = ("cluster=slurm", "cluster.mem_gb=0.9", "cluster.checkpoint_every=25")
+    undisturbed = Scene(folder / "undisturbed", cluster, everything, (*place, "cluster.runs_per_job=4"))
+    python = python_on_nodes(folder / "bin", asked.seed)
+    here = (f"cluster.python='{python}'", "cluster.max_parallel=4", "cluster.runs_per_job=2")
+    scene = Scene(folder / "disturbed", cluster, everything, (*place, *here))
+    chaos = Chaos(scene, undisturbed, asked.seed, disk, folder)
+    kinds = [kind for kind in chaos.faults if not asked.only or any(word in kind for word in asked.only)]
+    kinds = [kind for kind in kinds if not any(word in kind for word in asked.but)]
+    if asked.list or not kinds:
+        print("\n".join(chaos.faults))
+        shutil.rmtree(folder)
+        return 0 if asked.list else 2
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alone_on(cluster))
+        was_up = bool(cluster.running())
+        wrong = ["the harness itself failed"]
+        try:
+            wrong = observed(chaos, disk, asked.faults, kinds, folder)
+        finally:
+            wrong = [*wrong, *closed(chaos, disk, was_up, keep=bool(wrong) or asked.keep is not None)]
+    return report(chaos, wrong, folder, asked.keep is not None)
+
+
+@contextlib.contextmanager
+def alone_on(cluster: Cluster) -> Iterator[None]:
+    """Exits where another harness breaks this cluster."""
+    with cluster.folder.with_suffix(".chaos").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(
+                f"another `make chaos` is at work on {cluster.folder}; --cluster and --port-base name another cluster"
+            )
+        yield
+
+
+def observed(chaos: Chaos, disk: Disk | None, faults: int, kinds: list[str], folder: Path) -> list[str]:
+    """What is wrong, however it ended."""
     try:
-        cluster.up()
-        chaos.say(f"the undisturbed sweep: {asked.runs} runs of {asked.steps} steps")
-        code, output = undisturbed.run("launch", "--wait", patience=3600)
-        if code != 0:
-            print(output)
-            return 1
-        chaos.say(f"done; now {asked.faults} faults")
-        chaos.disturb(asked.faults)
-        chaos.say("no more faults")
-        ended = chaos.finish()
-        chaos.say("all runs are done" if ended else f"not all runs are done {LATE:g} s later")
-        wrong = verdict(sweep, undisturbed) if ended else ["the sweep did not end"]
-    except ClusterError as error:
-        wrong = [str(error)]
-    finally:
-        if chaos.follower is not None:
-            chaos.follower.kill()
-        cluster.up()
-        chaos.control("scancel", f"--name={OTHERS}")
-        sweep.close()
-        if not was_up:
-            cluster.down()
-    attempts = {seed: len(sweep[seed].attempts()) for seed in sweep.seeds}
-    print(
-        f"{sum(chaos.happened.values())} faults: {', '.join(f'{n} {name}' for name, n in chaos.happened.most_common())}"
+        with stopped_by_signals():
+            return happened(chaos, disk, faults, kinds, folder)
+    except (ClusterError, RuntimeError) as error:
+        return [str(error), *chaos.wrong]
+    except KeyboardInterrupt:
+        return ["it was interrupted", *chaos.wrong]
+
+
+def happened(chaos: Chaos, disk: Disk | None, faults: int, kinds: list[str], folder: Path) -> list[str]:
+    """All of it. What is wrong in the end."""
+    scene, undisturbed = chaos.scene, chaos.undisturbed
+    scene.cluster.up()
+    if disk:
+        disk.mount()
+    chaos.say(f"seed {chaos.seed}; undisturbed: {', '.join(work.name for work in scene.works)}")
+    scene.runs = undisturbed.runs = undisturbed_ones(undisturbed, folder / "said-undisturbed")
+    scene.of_sweeps = runs_of_sweeps(undisturbed)
+    chaos.say(f"{len(scene.runs)} runs are done; now {faults} faults of {len(kinds)} kinds")
+    chaos.disturb(faults, kinds)
+    chaos.say("no more faults")
+    wrong = chaos.finish()
+    chaos.say("it has not ended" if wrong else "all is done")
+    wrong += (
+        of_tracebacks(scene, chaos.happened)
+        if wrong
+        else verdict(chaos.stage, undisturbed, chaos.happened, folder / "out")
     )
-    print(f"attempts per run: {', '.join(f'seed {seed}: {count}' for seed, count in attempts.items())}")
-    print(f"launches that submitted: {len(sweep.batches())}; seconds: {time.monotonic() - chaos.began:.0f}")
+    return [*wrong, *chaos.wrong]
+
+
+def closed(chaos: Chaos, disk: Disk | None, was_up: bool, keep: bool) -> list[str]:
+    """Ends whatever was begun; the disk in memory goes, and what is to stay of it is copied first. What did not work."""
+    wrong = []
+    try:
+        chaos.close()
+    except ClusterError as error:
+        wrong.append(str(error))
+    if not was_up:
+        chaos.scene.cluster.down()
+    if disk and disk.is_mounted:
+        put_away(chaos, disk, keep or bool(wrong))
+    return wrong
+
+
+def put_away(chaos: Chaos, disk: Disk, keep: bool) -> None:
+    here, copy = disk.folder, disk.folder.with_name("copy")
+    if keep:
+        subprocess.run(["cp", "-a", here, copy], check=False)
+    disk.unmount()
+    if keep:
+        here.rmdir()
+        copy.rename(here)
+
+
+def report(chaos: Chaos, wrong: list[str], folder: Path, keep: bool) -> int:
+    counted = ", ".join(f"{count} {name}" for name, count in chaos.happened.most_common())
+    print(f"{sum(chaos.happened.values())} faults: {counted}")
+    print(f"{chaos.calls.count} commands; seconds: {time.monotonic() - chaos.began:.0f}")
     for line in wrong:
         print(f"WRONG: {line}")
-    print(
-        "the tables differ from those of the undisturbed sweep" if wrong else "tables equal byte for byte: md, tex, csv"
-    )
-    if wrong or asked.keep:
-        print(f"stores, and what launches said: {folder}")
+    print(f"{len(wrong)} things are wrong" if wrong else "tables equal byte for byte: md, tex, csv; nothing is wrong")
+    if wrong or keep:
+        print(f"seed {chaos.seed}; stores, and what commands said: {folder}")
     else:
         shutil.rmtree(folder)
     return 1 if wrong else 0

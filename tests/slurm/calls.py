@@ -1,0 +1,142 @@
+"""What people type: processes beside each other, what they print and how they end, and what of that must not be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scene import Scene
+
+CODES = {0, 1, 2, 130}  # with which a command may end
+HANGS = 240.0  # seconds after which one that does not wait for anything has hung
+TRACEBACK = "Traceback (most recent call last)"
+SLURM = ("srun: ", "slurmstepd: ")  # who writes into the same log
+FAR_AWAY = "Pacific/Auckland"  # where some people are, and their clocks show another time than those of the nodes
+
+
+@dataclass
+class Call:
+    """A command that somebody has typed."""
+
+    words: Sequence[str]
+    process: subprocess.Popen[bytes]
+    out: Path
+    err: Path
+    waits: bool  # for jobs, as long as that takes
+    shows: bool  # what others have written: a traceback in it is not its own
+    then: Callable[[Call], None] | None
+    began: float
+    killed: bool = False  # by us
+
+    @property
+    def code(self) -> int | None:
+        return self.process.poll()
+
+    def kill(self) -> None:
+        self.killed = True
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    @property
+    def printed(self) -> str:
+        return self.out.read_text(errors="replace") + self.err.read_text(errors="replace")
+
+    def __str__(self) -> str:
+        short = [word for word in self.words if "=" not in word or "/" in word]
+        return f"{self.out.stem}: {' '.join(short)}"
+
+
+class Calls:
+    def __init__(self, scene: Scene, folder: Path) -> None:
+        self.scene, self.folder = scene, folder
+        self.open: list[Call] = []
+        self.wrong: list[str] = []
+        self.count = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(
+        self,
+        words: Sequence[str],
+        far_away: bool = False,
+        waits: bool = False,
+        shows: bool = False,
+        then: Callable[[Call], None] | None = None,
+    ) -> Call:
+        self.count += 1
+        out = self.folder / f"{self.count:04}.out"
+        err = out.with_suffix(".err")
+        env = {**self.scene.env, **({"TZ": FAR_AWAY} if far_away else {})}
+        with out.open("wb") as stdout, err.open("wb") as stderr:
+            stdout.write(f"{' '.join(words)}{'  # in ' + FAR_AWAY if far_away else ''}\n".encode())
+            stdout.flush()
+            process = subprocess.Popen(
+                self.scene.command(*words),
+                cwd=self.folder,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        self.open.append(Call(words, process, out, err, waits, shows, then, time.monotonic()))
+        return self.open[-1]
+
+    def attend(self) -> None:
+        """Those that have ended are looked at, and what was to follow them comes."""
+        for call in list(self.open):
+            if call.code is None and not call.waits and time.monotonic() - call.began > HANGS:
+                self.wrong.append(f"{call} did not end in {HANGS:g} s")
+                call.kill()
+            if call.code is not None:
+                self.open.remove(call)
+                self.wrong += faults_of(call)
+                if call.then:
+                    call.then(call)
+
+    def end(self, seconds: float) -> None:
+        """Those that are still there have so long."""
+        deadline = time.monotonic() + seconds
+        while self.open and time.monotonic() < deadline:
+            self.attend()
+            time.sleep(0.1)
+        for call in self.open:
+            self.wrong.append(f"{call} did not end")
+        self.kill()
+
+    def kill(self) -> None:
+        for call in self.open:
+            call.kill()
+
+
+def faults_of(call: Call) -> list[str]:
+    """What it should not have done."""
+    found = []
+    if not call.killed and call.code not in CODES:
+        found.append(f"{call} ended with {call.code}; see {call.err}")
+    for file in [call.err, *([] if call.shows else [call.out])]:
+        found += [f"{call} printed a traceback, {last}; see {file}" for last in raised(file)]
+    return found
+
+
+def raised(file: Path) -> list[str]:
+    """The last line of each traceback in a file."""
+    found = []
+    with contextlib.suppress(OSError):
+        lines = file.read_text(errors="replace").splitlines()
+        for at, line in enumerate(lines):
+            if TRACEBACK in line:
+                margin = re.match(r"[\s|+-]*", line)
+                end = len(margin[0]) if margin else 0
+                rest = (text[end:] for text in lines[at + 1 :])
+                found.append(
+                    next((text for text in rest if text[:1].strip() and not text.startswith(SLURM)), "cut off")
+                )
+    return found

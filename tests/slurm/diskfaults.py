@@ -1,0 +1,100 @@
+"""What happens to the disk that a store lies on: it is full, it cannot be written, nobody may look into it, for some seconds.
+
+To be filled, the store lies on a disk of its own in memory; to mount one takes root. One of these faults at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from stage import Stage
+
+SIZE = "size=1g,nr_inodes=20k,mode=0755"
+SPARE = 64 << 10  # bytes that stay free of a full disk
+
+
+class Disk:
+    """A disk in memory, mounted at a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def is_mounted(self) -> bool:
+        return os.path.ismount(self.folder)
+
+    def mount(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", SIZE, "mmprompt-chaos", self.folder], check=True)
+
+    def unmount(self) -> None:
+        for folder in (self.folder / "runs", self.folder):
+            while os.path.ismount(folder):
+                subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+class DiskFaults:
+    def __init__(self, stage: Stage, disk: Disk | None) -> None:
+        self.stage, self.disk, self.store = stage, disk, stage.scene.store.root
+        self.filler = self.store.parent / "filler"
+        self.kinds: dict[str, Callable[[], str | None]] = {"permissions are taken": self.forbid}
+        if disk:
+            self.kinds |= {
+                "the disk is full": self.fill,
+                "no inodes are left": self.fill_inodes,
+                "the disk is read-only": self.read_only,
+            }
+
+    def fill(self) -> str | None:
+        return self.hurt(self._fill, self.free, "the disk has room again")
+
+    def _fill(self) -> None:
+        self.filler.mkdir(exist_ok=True)
+        space = os.statvfs(self.store)
+        with (self.filler / "file").open("wb") as file, contextlib.suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, max(1, space.f_bfree * space.f_frsize - SPARE))
+
+    def fill_inodes(self) -> str | None:
+        return self.hurt(self._fill_inodes, self.free, "there are inodes again")
+
+    def _fill_inodes(self) -> None:
+        self.filler.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):
+            for number in range(os.statvfs(self.store).f_ffree):
+                (self.filler / str(number)).touch()
+
+    def free(self) -> None:
+        shutil.rmtree(self.filler, ignore_errors=True)
+
+    def read_only(self) -> str | None:
+        """For whoever opens a file from now on: the kernel refuses it to a disk on which files are being written."""
+        return self.hurt(self._read_only, self.writable, "the disk can be written again")
+
+    def _read_only(self) -> None:
+        subprocess.run(["mount", "--bind", self.store, self.store], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", self.store], check=True)
+
+    def writable(self) -> None:
+        subprocess.run(["umount", "--lazy", self.store], check=True)
+
+    def forbid(self) -> str | None:
+        mode = self.store.stat().st_mode & 0o7777
+        wanted = self.stage.chance.choice([0o000, 0o500])
+        restored = lambda: self.store.chmod(mode)  # noqa: E731
+        return self.hurt(
+            lambda: self.store.chmod(wanted), restored, "the store's permissions are back", f"{wanted:03o}"
+        )
+
+    def hurt(self, how: Callable[[], None], back: Callable[[], None], what: str, detail: str = "") -> str | None:
+        """Nothing if the disk is hurt already."""
+        if self.stage.debts.owes("disk: "):
+            return None
+        how()
+        seconds = self.stage.chance.uniform(2, 8)
+        self.stage.debts.owe(seconds, f"disk: {what}", back)
+        return f"for {seconds:.0f} s {detail}".rstrip()

@@ -1,0 +1,267 @@
+"""What happens to the files of a store, and the person who then does what `status` advises.
+
+A damaged file is looked at after some seconds: `status` has to name it. Then it is restored, or, where there is a choice, what
+else is advised is done: the run's or the attempt's folder is removed, the sweep launched again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from calls import Call
+from scene import record
+from stage import Stage
+from wreck import WAYS, NobodyError, Wreck, short, wrecked
+
+from mmprompt.run import OF_SEARCH
+
+Cure = Literal["run", "attempt", "file", "launch", "nothing"]  # besides to restore it: what is removed, or done
+UNREADABLE = {"cut in half", "emptied", "{}", "a folder"}  # of a file that has to be there
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Files of one kind: where they lie under the store, what is advised, and in which ways `status` has to see it."""
+
+    places: tuple[str, ...]
+    cures: tuple[Cure, ...]
+    seen: frozenset[str] = frozenset()
+    ways: tuple[str, ...] = WAYS
+
+
+# A run whose published attempt has lost its evaluation is trained again; one that was made later is made again.
+KINDS = {
+    "result.json": Kind(("run/*/result.json",), ("run",), frozenset(UNREADABLE)),
+    "config.json": Kind(("run/*/config.json",), ("launch",)),
+    "job.json": Kind(("run/*/attempts/*/job.json",), ("attempt",), frozenset(UNREADABLE)),
+    "progress.json": Kind(("run/*/attempts/*/progress.json",), ("nothing", "file")),
+    "error.txt": Kind(("run/*/attempts/*/error.txt",), ("nothing", "file")),
+    "checkpoint": Kind(("run/*/attempts/*/checkpoint.*.pt",), ("nothing", "file")),
+    "batch.json": Kind(("jobs/*/batch.json",), (), frozenset(UNREADABLE)),
+    "submitted.json of an array": Kind(("jobs/*/*/submitted.json",), ()),
+    "submitted.json of a batch": Kind(("jobs/*/submitted.json",), ()),
+    "manifest": Kind(("sweeps/*.json",), ("launch",), frozenset(UNREADABLE)),
+    "evaluation": Kind(("run/*/evaluations/*.json", "run/*/attempts/*/evaluations/*.json"), ("file", "run")),
+    "evaluation's scores": Kind(("run/*/evaluations/*.npy", "run/*/attempts/*/evaluations/*.npy"), ("file", "run")),
+    "trial": Kind(("searches/*/trials/*.json",), ("file",), frozenset(UNREADABLE | {"swapped"})),
+    "decision": Kind(("searches/*/decisions/*.json",), ("file",), frozenset(UNREADABLE | {"swapped"})),
+}
+ALIKE = ("progress.json", "error.txt", "result.json", "config.json", "job.json", "checkpoint")  # names that runs share
+
+
+class FileFaults:
+    def __init__(self, stage: Stage, kept: Path) -> None:
+        self.stage, self.scene, self.kept = stage, stage.scene, kept
+        self.wrecks: list[Wreck] = []
+        self.wrong: list[str] = []
+        self._count = 0
+        self._ways: dict[str, list[str]] = {}
+        self.kinds: dict[str, Callable[[], str | None]] = {name: self._damage_of(name) for name in KINDS}
+        self.kinds |= {"a run's folder is removed": self.remove_run, "strangers' files": self.strangers}
+
+    def _damage_of(self, name: str) -> Callable[[], str | None]:
+        return lambda: self.damage(name, KINDS[name])
+
+    # The faults
+
+    def damage(self, name: str, kind: Kind) -> str | None:
+        ways = self._ways.get(name) or self.stage.chance.sample(kind.ways, len(kind.ways))
+        file, others = self.choose(kind)
+        if file is None:
+            return None
+        self._count += 1
+        others = [one for one in others if one.name == file.name] if name in ALIKE else others
+        for way in ways:
+            try:
+                wreck = wrecked(file, way, self.kept / str(self._count), others)
+            except NobodyError:
+                continue
+            self._ways[name] = [one for one in ways if one != way]
+            self.begin(name, wreck)
+            return str(wreck)
+        return None
+
+    def choose(self, kind: Kind) -> tuple[Path | None, list[Path]]:
+        """A file of a run at work, of one that waits or of one that is done, each as likely; and the others of its kind."""
+        store, busy = self.scene.store.root, {wreck.file for wreck in self.wrecks}
+        files = sorted(file for place in kind.places for file in store.glob(place) if self.is_ours(file))
+        free = [file for file in files if file not in busy and not any(wreck.other == file for wreck in self.wrecks)]
+        at_work = {attempt.run.id for attempt in self.scene.at_work()}
+        groups: dict[str, list[Path]] = {}
+        for file in free:
+            groups.setdefault(self.state(self.run_of(file), at_work), []).append(file)
+        if not groups:
+            return None, []
+        file = self.stage.chance.choice(groups[self.stage.chance.choice(sorted(groups))])
+        return file, self.stage.chance.sample(free, len(free))
+
+    def state(self, run: str | None, at_work: set[str]) -> str:
+        if run is None:
+            return "no run's"
+        return "at work" if run in at_work else "waits" if self.scene.result(run) is None else "done"
+
+    def is_ours(self, file: Path) -> bool:
+        run = self.run_of(file)
+        is_of_batch = file.parts[-2].isdecimal() and file.parts[-2].isascii()
+        return (
+            run in self.scene.runs
+            if run
+            else not file.name.startswith(".") and ("jobs" not in file.parts or is_of_batch)
+        )
+
+    def run_of(self, file: Path) -> str | None:
+        parts = file.relative_to(self.scene.store.root).parts
+        return parts[1] if parts[0] == "run" else None
+
+    def begin(self, name: str, wreck: Wreck) -> None:
+        self.wrecks.append(wreck)
+        if name == "result.json" and wreck.way == "removed":
+            self.stage.is_away(str(self.run_of(wreck.file)), wreck.at)
+        seconds = self.stage.chance.uniform(4, 15)
+        mind = self.stage.chance.random()
+        self.stage.debts.owe(seconds, f"somebody looks at {short(wreck.file)}", lambda: self.look(name, wreck, mind))
+
+    # The person
+
+    def look(self, name: str, wreck: Wreck, mind: float) -> None:
+        """Asks `status`, of every sweep and search by name, so that all rows are shown."""
+        was_there = wreck.is_there
+        names = [work.name for work in self.scene.works]
+
+        def then(call: Call) -> None:
+            if was_there and wreck.is_there and wreck.way in KINDS[name].seen and self.is_looked_at(name, wreck):
+                self.judge(call, wreck)
+            self.stage.debts.owe(0, f"{short(wreck.file)} is mended", lambda: self.mend(name, wreck, mind))
+
+        self.stage.calls.start(["sweeps", "status", *names], then=then)
+
+    def is_looked_at(self, name: str, wreck: Wreck) -> bool:
+        """Of an attempt's record only if it is the newest of a sweep's run that is not done: a search may not need it, nor
+        its own manifest."""
+        if name != "job.json":
+            return not wreck.file.name.startswith(OF_SEARCH)
+        folder = self.scene.run(str(self.run_of(wreck.file)))
+        newest = max((int(one.name) for one in folder.path.glob("attempts/[0-9]*")), default=0)
+        is_of_sweep = folder.id in self.scene.of_sweeps
+        return is_of_sweep and self.scene.result(folder.id) is None and wreck.file.parent.name == str(newest)
+
+    def judge(self, call: Call, wreck: Wreck) -> None:
+        is_refused = call.code == 2 and any(is_named(one, call) for one in self.wrecks)  # it has named another
+        if call.code in (0, 1, 2) and not is_named(wreck, call) and not is_refused:
+            self.wrong.append(f"{call} does not name {wreck}; see {call.out}")
+
+    def mend(self, name: str, wreck: Wreck, mind: float) -> None:
+        cures = ["restore", *self.cures(name, wreck)]
+        cure = cures[int(mind * len(cures))] if len(cures) > 1 else "restore"
+        done = self.cure(cure, wreck)  # OSError: the disk cannot be written; later
+        if wreck in self.wrecks:
+            self.wrecks.remove(wreck)
+        if name == "result.json":
+            self.stage.is_back(str(self.run_of(wreck.file)))
+        self.stage.say(f"         {short(wreck.file)}: {done}")
+        if cure != "restore":
+            self.stage.relaunch(self.stage.chance.uniform(0, 5))
+
+    def cures(self, name: str, wreck: Wreck) -> Sequence[str]:
+        """What else than to restore it helps here."""
+        if wreck.way == "swapped":
+            return ()  # the other one is damaged as well
+        cures = KINDS[name].cures
+        if name in ("evaluation", "evaluation's scores"):
+            return ("run",) if "attempts" in wreck.file.parts else ("file",)
+        run = self.run_of(wreck.file)
+        published = record(self.scene.run(run).result_file).get("attempt") if run else None
+        if cures == ("attempt",) and wreck.file.parent.name == str(published):
+            return ("run",)  # whose files are the run's
+        return cures
+
+    def cure(self, cure: str, wreck: Wreck) -> str:
+        if cure == "restore":
+            return "restored" if wreck.restore() else "is something else by now"
+        if not wreck.is_there:
+            return "is something else by now"
+        match cure:
+            case "run":
+                self.remove(self.scene.run(str(self.run_of(wreck.file))).path)
+                return "the run's folder is removed"
+            case "attempt":
+                self.remove(wreck.file.parent)
+                return "the attempt's folder is removed"
+            case "file":
+                self.remove(
+                    *wreck.file.parent.glob(
+                        f"{wreck.file.stem}.*" if "evaluations" in wreck.file.parts else wreck.file.name
+                    )
+                )
+                return "removed"
+            case "launch":
+                return "launched again"
+        return "stays as it is"
+
+    def remove(self, *paths: Path) -> None:
+        """As `rm -rf` does, for as long as somebody else puts something there."""
+        for path, _ in itertools.product(paths, range(3)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.exists():
+                path.unlink()
+        self.forget(paths)
+
+    def forget(self, gone: Iterable[Path]) -> None:
+        """What lay there cannot be restored any more."""
+        self.wrecks = [one for one in self.wrecks if not any(one.file.is_relative_to(path) for path in gone)]
+
+    # Other faults
+
+    def remove_run(self) -> str | None:
+        attempt = self.stage.victim()
+        if attempt is None or any(wreck.file.is_relative_to(attempt.run.path) for wreck in self.wrecks):
+            return None
+        try:
+            shutil.rmtree(attempt.run.path)
+        except OSError:  # its process has written there meanwhile
+            self.remove(attempt.run.path)
+        self.stage.relaunch(self.stage.chance.uniform(5, 15))
+        return f"{attempt.run.id[:6]}, while attempt {attempt.number} is at work"
+
+    def strangers(self) -> str | None:
+        """What does not belong there; what `status` may complain of is gone after a while."""
+        store, chance = self.scene.store, self.stage.chance
+        numbers = [int(path.name) for path in store.jobs.glob("*") if path.name.isdecimal() and path.name.isascii()]
+        number = 9 if 9 not in numbers else max(numbers) + chance.randint(2, 9)
+        stays = [store.root / "run" / "README.txt", store.jobs / "²"]
+        goes = [store.jobs / str(number), store.root / "sweeps" / "x.json"]
+        try:
+            stays[0].write_text("mine\n")
+            stays[1].mkdir(exist_ok=True)
+            for folder in goes:
+                folder.mkdir(exist_ok=True)
+        except OSError:
+            return None
+        self.stage.debts.owe(
+            chance.uniform(10, 20), "strangers' folders are gone", lambda: [removed(one) for one in goes]
+        )
+        return ", ".join(short(path) for path in [*stays, *goes])
+
+
+def removed(folder: Path) -> None:
+    """Unless it is somebody's by now."""
+    with contextlib.suppress(FileNotFoundError):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def is_named(wreck: Wreck, call: Call) -> bool:
+    """By the end of its path, from the run, the batch or the sweep on."""
+    return any(end_of(file) in call.printed for file in (wreck.file, wreck.other) if file)
+
+
+def end_of(file: Path) -> str:
+    start = max(at for at, part in enumerate(file.parts) if part == "runs")
+    return str(Path(*file.parts[start + 2 :]))

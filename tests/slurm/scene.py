@@ -1,0 +1,191 @@
+"""What faults fall on: one store on the test cluster, the sweeps and the search that are asked of it, and who is at work there.
+
+All that is read here may be damaged at that moment: what cannot be read is not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from cluster import Cluster
+
+from mmprompt.place import ROOT
+from mmprompt.run import OF_SEARCH, Attempt, RunFolder, Store
+
+# root may read and write what nobody is allowed to, unless it gives that up
+POWERS = "-dac_override,-dac_read_search"
+OBEDIENT = ["setpriv", "--bounding-set", POWERS, "--inh-caps", POWERS] if os.getuid() == 0 else []
+OF_A_BATCH = re.compile(r"(mmprompt-\d+-[0-9a-f]{6})\.\d+")  # the name of a job
+
+
+@dataclass(frozen=True)
+class Work:
+    """A sweep or a search, as somebody asks for it."""
+
+    name: str
+    settings: tuple[str, ...]
+    verb: str = "launch"
+
+    @property
+    def manifest(self) -> str:
+        return f"{OF_SEARCH}{self.name}" if self.verb == "search" else self.name
+
+
+@dataclass
+class Scene:
+    folder: Path
+    cluster: Cluster
+    works: Sequence[Work]
+    place: tuple[str, ...]  # settings that say where and how its jobs run
+    runs: frozenset[str] = frozenset()  # that shall be done in the end
+    of_sweeps: frozenset[str] = frozenset()  # these less those that only a search has
+    names: set[str] = field(default_factory=set)  # of its batches, as SLURM knows them; those of damaged ones too
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "runs")
+
+    @property
+    def env(self) -> dict[str, str]:
+        ours = {"SLURM_CONF": str(self.cluster.conf), "MMPROMPT_FAKE_GPUS": "1", "PYTHONPATH": str(ROOT), "YES": "1"}
+        return {**os.environ, **ours, "MMPROMPT_RUNS": str(self.store.root)}
+
+    def asked(self, work: Work, verb: str, *arguments: str) -> list[str]:
+        """The words after `python -m`: a verb that composes this sweep or search."""
+        verbs = ["search", "plan"] if (work.verb, verb) == ("search", "plan") else [verb]
+        return ["sweeps", *verbs, work.name, *work.settings, *self.place, *arguments]
+
+    def command(self, *words: str) -> list[str]:
+        return [*OBEDIENT, sys.executable, "-m", *words]
+
+    # What is there
+
+    def run(self, run: str) -> RunFolder:
+        return self.store.run(run)
+
+    def result(self, run: str) -> dict[str, Any] | None:
+        """The run's result, if it has one that is its own."""
+        found = record(self.run(run).result_file)
+        return found if found.get("run") == run else None
+
+    def evaluations(self, run: str) -> set[str]:
+        """The ids of those that it has, wherever they lie."""
+        return {file.stem for file in self.run(run).path.rglob("evaluations/[!.]*.json") if record(file)}
+
+    def attempts(self, run: str) -> list[Attempt]:
+        """Those of which it is known whose they are, oldest first."""
+        with contextlib.suppress(OSError):
+            return [one for one in self.run(run).attempts() if "pid" in record(one.path / "job.json")]
+        return []
+
+    def at_work(self) -> list[Attempt]:
+        newest = [attempt for run in sorted(self.runs) for attempt in self.attempts(run)[-1:]]
+        return [attempt for attempt in newest if self.is_at_work(attempt)]
+
+    def is_at_work(self, attempt: Attempt) -> bool:
+        over = [attempt.path / "error.txt", attempt.end_file]
+        over += [] if record(attempt.path / "job.json").get("work") == "evaluate" else [attempt.run.result_file]
+        return not any(file.exists() for file in over) and lives(attempt)
+
+    def missing(self, undisturbed: Scene) -> set[str]:
+        """The runs that lack their result, or an evaluation that the undisturbed one has."""
+        return {
+            run for run in self.runs if self.result(run) is None or undisturbed.evaluations(run) - self.evaluations(run)
+        }
+
+    # SLURM
+
+    def control(self, *command: str) -> bool:
+        done = subprocess.run(command, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        return done.returncode == 0
+
+    def ask(self, *command: str) -> list[str]:
+        """The lines that it prints; none if it fails."""
+        done = subprocess.run(command, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        return done.stdout.splitlines() if done.returncode == 0 else []
+
+    def jobs(self) -> dict[str, str]:
+        """SLURM's id and word of each job of this store."""
+        self.names |= {record(file).get("job_name", "") for file in self.store.jobs.glob("*/batch.json")}
+        found = {}
+        for line in self.ask("squeue", "-h", "-r", "-o", "%i %T %j"):
+            job, word, name = line.split(maxsplit=2)
+            if (batch := OF_A_BATCH.fullmatch(name)) and batch[1] in self.names:
+                found[job] = word
+        return found
+
+    def processes(self) -> Iterator[psutil.Process]:
+        """Of python's whatever has this store on its command line, and works. An srun whose step's daemon was killed stays."""
+        for process in psutil.process_iter(["cmdline", "status", "name"]):
+            words = process.info["cmdline"] or []
+            works = process.info["status"] != psutil.STATUS_ZOMBIE and process.info["name"].startswith("python")
+            if works and any(str(self.store.root) in word for word in words):
+                yield process
+
+
+def record(file: Path) -> dict[str, Any]:
+    """A file's values; none if it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def lives(attempt: Attempt) -> bool:
+    """Whether its process is there, whatever host it thinks that it is on."""
+    job = record(attempt.path / "job.json")
+    with contextlib.suppress(psutil.NoSuchProcess, KeyError):
+        process = psutil.Process(job["pid"])
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - job["started"]) < 2
+    return False
+
+
+def python_on_nodes(folder: Path, seed: int) -> Path:
+    """What jobs call instead of python. On each node a host name of its own, as real ones have; a clock that is right, or an hour
+    early or late, by the number of the job; and permissions that hold, for root too."""
+    unshare = next(
+        (words for words in UNSHARE if subprocess.run([*words, "true"], capture_output=True).returncode == 0), []
+    )
+    library = preloaded() if shutil.which("faketime") else ""
+    names = [*unshare, "sh", "-c", '\'hostname "$SLURMD_NODENAME"; exec "$@"\'', "sh"] if unshare else []
+    program = folder / "python-on-node"
+    late = f"LD_PRELOAD='{library}' PYTHONPATH={folder}:$PYTHONPATH"
+    clocks = [
+        f"case $(( (${{SLURM_JOB_ID:-0}} + {seed}) % 3 )) in",
+        f"  1) export FAKETIME=-3600 {late} ;;",
+        f"  2) export FAKETIME=+3600 {late} ;;",
+        "esac",
+        "export NO_FAKE_STAT=1 FAKETIME_DONT_FAKE_MONOTONIC=1  # those of the file server and of the kernel are right",
+    ]
+    lines = ["#!/bin/sh", *(clocks if library else []), " ".join(["exec", *names, *OBEDIENT, sys.executable, '"$@"'])]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(SLEEP)
+    program.write_text("\n".join(lines) + "\n")
+    program.chmod(0o755)
+    return program
+
+
+def preloaded() -> str:
+    """The library that faketime puts between a program and its clock."""
+    command = ["faketime", "-f", "+0", "sh", "-c", "echo $LD_PRELOAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+# faketime changes the moment until which the kernel is asked to sleep, although that is by a clock that it leaves alone
+SLEEP = """import select
+import time
+
+time.sleep = lambda seconds: select.select([], [], [], seconds) and None
+"""
+UNSHARE = (["unshare", "--uts"], ["unshare", "--user", "--map-root-user", "--uts"])

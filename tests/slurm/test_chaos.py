@@ -1,0 +1,153 @@
+"""`make chaos` itself: what it damages it can give back as it was, and what it forbids it sees. A small one is a long test."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from calls import Calls, raised
+from cluster import Cluster
+from debts import Debts
+from faults import LONG
+from scene import OBEDIENT, Scene, python_on_nodes
+from verdict import EARNED, drafts
+from wreck import WAYS, NobodyError, wrecked
+
+CHAOS = Path(__file__).with_name("chaos.py")
+QUIET = [
+    "json",
+    "error.txt",
+    "checkpoint",
+    "manifest",
+    "evaluation",
+    "trial",
+    "decision",
+    "removed",
+    "strangers",
+    "permissions",
+]
+
+
+def files(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {one.parent.name: (one.read_bytes(), one.stat().st_mtime_ns) for one in folder.glob("*/result.json")}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_was_damaged_comes_back_as_it_was_with_its_times(tmp_path: Path, way: str) -> None:
+    for run in "ab":
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "result.json").write_text(f'{{"run": "{run}"}}')
+    before = files(tmp_path)
+    file, other = tmp_path / "a" / "result.json", tmp_path / "b" / "result.json"
+    wreck = wrecked(file, way, tmp_path / "kept" / "1", [other])
+    assert wreck.is_there and (not file.is_file() or files(tmp_path)["a"] != before["a"])
+    assert wreck.restore() and files(tmp_path) == before
+    assert not wreck.restore()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_somebody_has_put_in_the_place_of_a_damaged_file_stays(tmp_path: Path, way: str) -> None:
+    (tmp_path / "b").mkdir()
+    file, other = tmp_path / "result.json", tmp_path / "b" / "result.json"
+    file.write_text("1"), other.write_text("2")
+    wreck = wrecked(file, way, tmp_path / "kept" / "1", [other])
+    file.rmdir() if file.is_dir() else file.unlink(missing_ok=True)
+    file.write_text("3")
+    assert not wreck.restore() and file.read_text() == "3"
+
+
+def test_a_file_that_is_not_there_is_nobody(tmp_path: Path) -> None:
+    for way in WAYS:
+        with pytest.raises(NobodyError):
+            wrecked(tmp_path / "result.json", way, tmp_path / "kept", [])
+
+
+def test_the_last_line_of_every_traceback_of_a_log_is_found(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    head = "Traceback (most recent call last):\n"
+    first, second = (
+        f'{head}  File "x", line 1\n    f()\nsrun: error: gn1\nOSError: full\n',
+        f"  | {head}  |   File\n  | KeyError: 'a'\n",
+    )
+    log.write_text(f"== job 1\n{first}\nDuring handling of it:\n\n{second}{head}  File")
+    assert raised(log) == ["OSError: full", "KeyError: 'a'", "cut off"]
+    assert raised(tmp_path / "none") == []
+
+
+def test_no_fault_of_the_disk_earns_the_traceback_of_a_damaged_file() -> None:
+    earned = re.compile("|".join(EARNED.values()))
+    assert earned.search("mmprompt.files.StoreError: /x/y cannot be written: No space left on device")
+    assert not earned.search("json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)")
+    assert not earned.search("IsADirectoryError: [Errno 21] Is a directory: '/x'")
+
+
+def test_a_command_that_prints_a_traceback_or_ends_with_another_code_is_wrong(tmp_path: Path) -> None:
+    calls = Calls(Scene(tmp_path, Cluster(tmp_path / "cluster"), [], ()), tmp_path / "said")
+    calls.start(["this"])  # of the standard library; it prints a poem
+    calls.end(60)
+    assert calls.wrong == []
+    calls.start(["runpy", "no_such_module_at_all"])
+    calls.start(["timeit", "1/0"])
+    calls.end(60)
+    assert len(calls.wrong) == 1 and "printed a traceback, ZeroDivisionError" in calls.wrong[0], calls.wrong
+
+
+def test_what_cannot_be_given_back_now_is_given_back_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("debts.AGAIN", 0.0)
+    said: list[str] = []
+    debts, tries = Debts(said.append), iter([OSError(30, "Read-only file system"), None])
+
+    def give() -> None:
+        if error := next(tries):
+            raise error
+
+    debts.owe(0, "it is back", give)
+    debts.pay()
+    assert debts.owes("back") and "not yet: it is back (Read-only file system)" in said
+    debts.pay()
+    assert not debts.open and said[-1] == "it is back"
+
+
+def test_a_draft_is_found_wherever_it_lies_and_what_lies_in_it_is_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "jobs/.7.abc").mkdir(parents=True)
+    (tmp_path / "jobs/.7.abc/.batch.json.1").touch()
+    (tmp_path / "jobs/.x").touch()
+    assert drafts(tmp_path) == [tmp_path / "jobs/.7.abc", tmp_path / "jobs/.x"]
+
+
+def test_the_clock_of_a_job_is_right_or_an_hour_off_by_its_number_and_it_sleeps_as_long_as_it_means_to(
+    tmp_path: Path,
+) -> None:
+    python = python_on_nodes(tmp_path, seed=0)
+    code = "import time; a = time.monotonic(), time.time(); time.sleep(0.1); b = time.monotonic(), time.time(); "
+    code += "print(round(time.time()), b[0] - a[0] < 10 and b[1] - a[1] < 10)"
+    offsets = set()
+    for job in range(3):
+        env = {**os.environ, "SLURM_JOB_ID": str(job), "SLURMD_NODENAME": "gn1"}
+        done = subprocess.run([python, "-c", code], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        moment, slept = done.stdout.split()
+        now = int(subprocess.run(["date", "+%s"], capture_output=True, text=True).stdout)
+        assert slept == "True"
+        offsets.add(round((int(moment) - now) / 3600))
+    assert offsets in ({-1, 0, 1}, {0}), offsets  # without faketime all are right
+
+
+@pytest.mark.skipif(not OBEDIENT, reason="root alone is not stopped by permissions")
+def test_what_the_harness_starts_as_root_is_stopped_by_permissions(tmp_path: Path) -> None:
+    tmp_path.chmod(0o000)
+    code = f"import os; os.listdir({str(tmp_path)!r})"
+    done = subprocess.run([*OBEDIENT, sys.executable, "-c", code], capture_output=True, text=True)
+    assert "PermissionError" in done.stderr
+
+
+@pytest.mark.skipif(not LONG, reason="several minutes; MMPROMPT_LONG=1 runs it")
+def test_a_store_whose_files_are_damaged_ends_as_one_that_nobody_touched(slurm: Path) -> None:
+    command = [sys.executable, CHAOS, "--cluster", slurm, "--no-disk", "--runs", "3", "--steps", "120"]
+    command += ["--faults", "18", "--seed", "3", "--only", *QUIET]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

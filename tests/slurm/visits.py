@@ -1,0 +1,76 @@
+"""People who want to know, or do, something else while all this happens: one verb after each fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from calls import Call
+from filefaults import FileFaults
+from stage import Stage
+
+AT_ONCE = 4  # of them; on two cores more would only wait for each other
+
+
+class Visits:
+    def __init__(self, stage: Stage, files: FileFaults, out: Path) -> None:
+        self.stage, self.files, self.out = stage, files, out
+        self.verbs: dict[str, Callable[[], Call | None]] = {
+            "status": lambda: self.call("sweeps", "status"),
+            "status of all": lambda: self.call("sweeps", "status", *self.names),
+            "status --json": lambda: self.call("sweeps", "status", "--json"),
+            "plan": self.plan,
+            "logs": lambda: self.call("sweeps", "logs", self.run(), shows=True),
+            "logs of a damaged run": self.logs_of_damaged,
+            "diff": lambda: self.call("sweeps", "diff", self.run()),
+            "diff of two": lambda: self.call("sweeps", "diff", self.run(), self.run()),
+            "clean": lambda: self.call("sweeps", "clean", "--days", "1"),
+            "cancel": self.cancel,
+            "tables": lambda: self.call("analysis", "tables", *self.name(), "--out", str(self.out / "tables")),
+            "report": lambda: self.call("analysis", "report"),
+        }
+        self.made: list[Call] = []
+        self._next: list[str] = []
+
+    @property
+    def names(self) -> list[str]:
+        return [work.name for work in self.stage.scene.works]
+
+    def one(self) -> str:
+        """Begins a visit, each verb about as often as the others; nothing while there are too many visitors."""
+        self.made = [call for call in self.made if call.code is None]
+        if len(self.made) >= AT_ONCE:
+            return "nobody comes"
+        if not self._next:
+            self._next = self.stage.chance.sample(list(self.verbs), len(self.verbs))
+        name = self._next.pop()
+        if (call := self.verbs[name]()) is None:
+            return f"nobody comes for {name}"
+        self.made.append(call)
+        return f"{name}, {call.out.stem}"
+
+    def call(self, *words: str, shows: bool = False) -> Call:
+        return self.stage.calls.start(words, self.stage.chance.random() < 0.3, shows=shows)
+
+    def run(self) -> str:
+        return self.stage.chance.choice(sorted(self.stage.scene.runs))
+
+    def name(self) -> Sequence[str]:
+        """Of one sweep or search; or none, for all."""
+        chosen = self.stage.chance.choice([None, *self.stage.scene.works])
+        return [chosen.manifest] if chosen else []
+
+    def plan(self) -> Call:
+        work = self.stage.chance.choice(self.stage.scene.works)
+        return self.call(*self.stage.scene.asked(work, "plan"))
+
+    def logs_of_damaged(self) -> Call | None:
+        runs = [run for wreck in self.files.wrecks if (run := self.files.run_of(wreck.file))]
+        return self.call("sweeps", "logs", self.stage.chance.choice(runs), shows=True) if runs else None
+
+    def cancel(self) -> Call | None:
+        attempt = self.stage.victim()
+        if attempt is None:
+            return None
+        self.stage.relaunch(self.stage.chance.uniform(5, 15))
+        return self.call("sweeps", "cancel", attempt.run.id)
