@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 TASKS = re.compile(r"(?P<first>\d{1,9})(-(?P<last>\d{1,9})(:(?P<step>[1-9]\d{0,8}))?)?", re.ASCII)
 AT_ONCE = 5000  # ids in one argument, which may have 128 KiB
+LENGTH = 16 << 10  # characters of all arguments of a command, a single one aside
 
 
 def array_of(job: str) -> str:
@@ -36,3 +37,17 @@ def lists(ids: Iterable[str]) -> Iterator[str]:
     while left:
         yield ",".join(left[:AT_ONCE])
         left = left[AT_ONCE:]
+
+
+def commands(ids: Sequence[str]) -> Iterator[list[str]]:
+    """The arguments of as many commands as it takes: some hundred ids each, fewer where lists of tasks are long."""
+    some: list[str] = []
+    length = 0
+    for identity in ids:
+        if some and length + len(identity) > LENGTH:
+            yield some
+            some, length = [], 0
+        some.append(identity)
+        length += len(identity) + 1
+    if some:
+        yield some

@@ -28,7 +28,7 @@ from mmprompt.config import ConfigError
 from mmprompt.files import StoreError, server_time, write_once
 from mmprompt.processes import lives, who
 from mmprompt.run import is_number
-from sweeps.arrays import each
+from sweeps.arrays import commands, each
 from sweeps.batch import Batch, Kind
 from sweeps.submission import SILENCE, LimitError, NoAnswerError, executor, sbatch
 
@@ -288,10 +288,18 @@ def is_submitting(batch: Batch) -> bool:
     )
 
 
-def cancel(ids: Iterable[str]) -> list[tuple[str, str]]:
-    """Of those that SLURM refuses to cancel, the reason. An id may stand for several jobs, "94_[0-1,5]"."""
-    answers = {identity: ask("scancel", identity) for identity in ids}
-    return [(identity, problem) for identity, (output, problem) in answers.items() if output is None]
+def cancel(ids: Sequence[str]) -> list[tuple[str, str]]:
+    """Of those that SLURM refuses to cancel, the reason. An id may stand for several jobs, "94_[0-1,5]".
+
+    Many at once, since a sweep may have hundreds of arrays; where SLURM refuses any, each by itself, for a reason of its own.
+    What is cancelled already it cancels again without a word.
+    """
+    refused = []
+    for some in commands(ids):
+        if ask("scancel", *some)[0] is None:
+            answers = [(identity, ask("scancel", identity)) for identity in some]
+            refused += [(identity, problem) for identity, (output, problem) in answers if output is None]
+    return refused
 
 
 def plain() -> dict[str, str]:

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 import time
 
 import pytest
@@ -65,6 +67,28 @@ def test_without_information_from_slurm_nothing_is_cancelled(lab: Lab) -> None:
         sweep.environment = {}
     assert code == 1 and "3 runs stay: SLURM gives no information" in output and "nothing is cancelled" in output
     assert waiting(sweep) == [1, 2, 3]
+
+
+@beside
+def test_many_jobs_are_cancelled_by_one_command_and_those_that_slurm_refuses_are_named(lab: Lab) -> None:
+    sweep = lab.sweep_here(*HELD, seeds=(1, 2, 3))
+    sweep.launch()
+    jobs = [job for some in sweep.queue().values() for job, _ in some]
+    calls, wrapper = lab.folder / "calls", lab.folder / "bin" / "scancel"
+    wrapper.parent.mkdir(parents=True)
+    wrapper.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec {shutil.which("scancel")} "$@"\n')
+    wrapper.chmod(0o755)
+
+    def cancelled(*ids: str) -> str:
+        code = f"from sweeps import scheduler; print(scheduler.cancel({ids}))"
+        env = sweep.env | {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+
+    assert cancelled(*jobs, "no-id").startswith("[('no-id', 'scancel fails (")
+    assert calls.read_text().splitlines()[0].split() == [*jobs, "no-id"]
+    until(lambda: not waiting(sweep), "the jobs are gone")
+    calls.unlink()
+    assert cancelled(*jobs) == "[]\n" and len(calls.read_text().splitlines()) == 1  # again, without a word
 
 
 @beside
