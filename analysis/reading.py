@@ -331,7 +331,7 @@ def config_of(text: str | None, tracked: Tracked | None) -> dict[str, Any] | Non
     if text is not None:
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None  # its hash will say so
     said = {} if tracked is None else tracked.config
     return {key: said[key] for key in RunConfig.model_fields if key in said} or None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -28,11 +28,16 @@ def run_table(sweep: Sweep, store: Store) -> pd.DataFrame:
         **{key: scores.get(key) for key in COLUMNS if key != "examples"},
         examples=[len(one) if one is not None else float("nan") for one in examples],
         **{key: scores[key] for key in ABOUT},
-        record=scores["run"].map(lambda run: _record(store, run, results[run])),
+        record=_words(scores, lambda run: _record(store, run, results[run])),
         config=[str(store.run(run).config_file.relative_to(store.root)) for run in scores["run"]],
-        weights=scores["run"].map(lambda run: results[run].get("weights")),
+        weights=_words(scores, lambda run: results[run].get("weights")),
     )
     return frame[[*axes, *COLUMNS, *ABOUT, "record", "config", "weights"]]
+
+
+def _words(scores: pd.DataFrame, of: Callable[[str], str | None]) -> pd.Series:
+    """Of each row's run; None where there is none, also in a column that has nothing else."""
+    return pd.Series([of(run) for run in scores["run"]], index=scores.index, dtype=object)
 
 
 def _result(store: Store, run: str) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ def read(file: Path, schema: TypeAdapter[Record]) -> Record | None:
         raise Unreadable(f"{_place(file)} {error.why}") from None
 
 
-ANYTHING: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+ANYTHING: TypeAdapter[dict[str, Any]] = TypeAdapter(records.Settings)
 
 
 def read_scores(file: Path) -> np.ndarray | None:
@@ -60,9 +60,14 @@ class Files:
     scores: np.ndarray | None  # of single examples, shape (m,)
 
 
+def evaluation_files(folder: RunFolder, attempt: int, one: str) -> tuple[Path, Path]:
+    """Where an evaluation lies: with the published attempt, else where later ones are."""
+    return Attempt(folder, attempt).evaluation_file(one), folder.evaluations / f"{one}.json"
+
+
 def read_evaluation(folder: RunFolder, attempt: int, one: str) -> Files:
     """Of an evaluation: the published attempt's, else a later one's. Raises Unreadable."""
-    for file in (Attempt(folder, attempt).evaluation_file(one), folder.evaluations / f"{one}.json"):
+    for file in evaluation_files(folder, attempt, one):
         about = read(file, records.EVALUATION)
         if about is not None:
             return Files(about, read_scores(file.with_suffix(".npy")))

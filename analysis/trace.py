@@ -16,6 +16,7 @@ from analysis.frame import Sweep
 from analysis.run_table import run_table
 from analysis.samples import Group, groups, plain
 from analysis.statistics import mean_columns
+from analysis.stored import evaluation_files
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
 from mmprompt.keys import as_text
@@ -88,7 +89,8 @@ def _run(row: pd.Series, point: Mapping[str, Any], store: Store) -> Iterator[str
     commit = (row["commit"] or "an unknown commit") + (" with uncommitted changes" if row["dirty"] else "")
     yield f"  made     attempt {int(row['attempt'])}, {commit}, {row['device']}"
     if not math.isnan(row["examples"]):
-        scores = folder.evaluation_file(row["evaluation"]).with_suffix(".npy")
+        of_attempt, later = evaluation_files(folder, int(row["attempt"]), row["evaluation"])
+        scores = (of_attempt if of_attempt.exists() else later).with_suffix(".npy")
         yield f"  scores   {scores} ({int(row['examples']):,} examples)"
     yield f"  settings {store.root / row['config']}"
     yield f"  record   {store.root / row['record'] if row['record'] else 'none'}"

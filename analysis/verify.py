@@ -16,9 +16,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from analysis.stored import ANYTHING, Unreadable, read, read_scores
+from analysis.stored import Unreadable, read, read_scores
 from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, parse
 from mmprompt.identity import NEUTRAL, completed, digest, evaluation_id, frozen_text
+from mmprompt.records import EVALUATION
 from mmprompt.run import Attempt, RunFolder
 
 RECORD, RESULT, CONFIG = "its W&B record", "result.json", "config.json"
@@ -279,16 +280,21 @@ def deeply(folder: RunFolder, result: Mapping[str, Any] | None) -> Iterator[str]
                     yield f"its weights are damaged: their sha256 is {found}, {RESULT} says {checksum}"
     for file in sorted(file for place in folders for file in place.glob("[!.]*.json")):
         try:
-            about, scores = read(file, ANYTHING), read_scores(file.with_suffix(".npy"))
+            about, scores = read(file, EVALUATION), read_scores(file.with_suffix(".npy"))
         except Unreadable as error:
             yield str(error)
             continue
         if about is None:
             continue
-        one = file.stem
-        split, values = about["settings"]["split"], about["metrics"]
+        one, split = file.stem, str(about["settings"].get("split"))
         said = of_evaluation(folder.id, one, split, about, {}, None) or of_count(about, one, scores)
-        primary, value = next(item for item in values.items() if item[0] in PRIMARY_METRIC.values())
-        said = said or of_values(f"{split}/{primary}", primary, {f"evaluations/{file.name}": value}, one, scores)
         if said:
             yield said
+            continue
+        of_task = [metric for metric in PRIMARY_METRIC.values() if metric in about["metrics"]]
+        if not of_task:
+            yield f"evaluations/{file.name} has no value of {' or '.join(PRIMARY_METRIC.values())}"
+        for metric in of_task[:1]:
+            values = {f"evaluations/{file.name}": about["metrics"][metric]}
+            if said := of_values(f"{split}/{metric}", metric, values, one, scores):
+                yield said

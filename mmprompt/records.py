@@ -8,6 +8,7 @@ Part of the light half of the package: no torch, no Hydra.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
@@ -32,6 +33,17 @@ Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 OPEN = ConfigDict(extra="allow")
+
+
+def _finite(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError:
+        raise ValueError("one of its settings is NaN or infinite") from None
+    return values
+
+
+Settings = Annotated[dict[str, Any], AfterValidator(_finite)]  # an id is made of them, and no id can be made of NaN
 
 
 class DamagedError(StoreError):
@@ -121,7 +133,7 @@ class ResultRecord(TypedDict):
 class EvaluationRecord(TypedDict):
     """evaluations/ID.json."""
 
-    settings: dict[str, Any]
+    settings: Settings
     metrics: dict[str, float]
     attempt: Number
     wandb: Text | None
@@ -133,10 +145,10 @@ class EvaluationRecord(TypedDict):
 
 @with_config(OPEN)
 class PointRecord(TypedDict):
-    values: dict[str, Any]  # by axis
+    values: Settings  # by axis
     run: Name
     evaluations: dict[str, Name]  # by split
-    fixed: NotRequired[dict[str, Any]]
+    fixed: NotRequired[Settings]
 
 
 @with_config(OPEN)
@@ -164,7 +176,7 @@ class PartRecord(TypedDict):
 
     runs: list[Name]
     where: NotRequired[dict[str, Any]]
-    evaluations: NotRequired[list[dict[str, Any]]]
+    evaluations: NotRequired[list[Settings]]
 
 
 @with_config(OPEN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import re
 import shutil
@@ -318,3 +319,33 @@ def test_what_is_published_is_on_the_disk_with_its_name(tmp_path: Path, monkeypa
 
 def test_a_small_number_of_mangled_stores_ends_no_verb_in_a_traceback(base: Store, tmp_path: Path) -> None:
     mangled.fuzz(base, tmp_path, 40, itertools.count(1))
+
+
+def a_word_as_metrics(store: Store) -> None:
+    for file in sorted(done(store).published.evaluations.glob("*.json")):
+        mangled_store.put(file, json.dumps(json.loads(file.read_text()) | {"metrics": "acc"}).encode())
+
+
+def nan_in_a_batch(store: Store) -> None:
+    file = store.jobs / "1/batch.json"
+    content = json.loads(file.read_text())
+    content["jobs"][0][0]["evaluations"] = [{"split": float("nan")}]
+    mangled_store.put(file, json.dumps(content).encode())
+
+
+def settings_of_many_brackets(store: Store) -> None:
+    mangled_store.put(done(store).config_file, b"[" * 3000)
+
+
+def a_result_that_only_wandb_has(store: Store) -> None:
+    done(store).result_file.unlink()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [a_word_as_metrics, nan_in_a_batch, settings_of_many_brackets, a_result_that_only_wandb_has],
+    ids=lambda how: how.__name__,
+)
+def test_what_the_fuzzer_has_found_ends_no_verb_in_a_traceback(store: Store, how: Callable[[Store], None]) -> None:
+    how(store)
+    mangled.check(store.root, 1, [how.__name__])
