@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprompt.files import StoreError, follow_mode, write_over
+from mmprompt.files import StoreError, follow_mode, vanished, write_over
 from mmprompt.place import default_store
 from mmprompt.run import Store
 
@@ -89,6 +89,11 @@ def main(arguments: Sequence[str]) -> int:
                 status = 2
     except (StoreError, ServerError) as error:
         print(f"analysis: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"analysis: {vanished(error)}", file=sys.stderr)
         return 2
     return status
 

@@ -28,6 +28,7 @@ class GoneError(StoreError):
     """The folder that a file was to be put into is not there any more."""
 
 
+CHANGING = "if somebody is changing these files, try again"
 Content = str | bytes | memoryview
 
 
@@ -183,6 +184,11 @@ def follow_mode(store: Path) -> None:
         raise StoreError(f"the store {store} cannot be read: {error.strerror}") from error
     if not mode & stat.S_IWOTH:
         os.umask(~mode & 0o077)
+
+
+def vanished(error: OSError) -> str:
+    """What to say of a file that could be used a moment ago: somebody has removed it, or taken permissions, meanwhile."""
+    return f"{error.filename}: {error.strerror}; {CHANGING}"
 
 
 def server_time(folder: Path) -> float:

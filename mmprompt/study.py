@@ -36,7 +36,8 @@ DIRECTIONS = ("maximize", "minimize")
 
 Direction = Literal["maximize", "minimize"]
 Origin = Literal["default", "sampler"]  # of a trial
-Settings = dict[str, Any]  # of a trial: the searched keys that apply to it, and their values
+Settings = records.Settings  # of a trial: the searched keys that apply to it, and their values
+Runs = dict[str, records.Name]  # ids by seed
 
 
 # ----------------------------------------------------------------------------------------------------------- what is on disk
@@ -117,7 +118,7 @@ class Warm(Section):
 
     group: NotNegative
     settings: Settings
-    runs: dict[str, str]  # by seed
+    runs: Runs
     values: list[float]  # of each objective, mean over seeds
 
 
@@ -210,7 +211,7 @@ class Trial(Section):
     origin: Origin
     settings: Settings
     base: NotNegative
-    runs: dict[str, str]  # by seed, `most` of them
+    runs: Runs  # `most` of them
     knew: Knew
 
 
@@ -231,7 +232,7 @@ class Candidate(Section):
     settings: Settings
     base: NotNegative
     found: list[float] | None  # its values in the search; null of one that did not come to its end there
-    runs: dict[str, str]  # by fresh seed
+    runs: Runs  # seeds that the search never used
 
 
 class Group(Section):

@@ -198,7 +198,7 @@ def main(arguments: list[str]) -> int:
     if "retry" in asked:
         settle_retry(asked)
     from mmprompt.config import ConfigError  # pydantic, and all that takes time: help does without
-    from mmprompt.files import StoreError, follow_mode
+    from mmprompt.files import StoreError, follow_mode, vanished
 
     try:
         if "runs" in asked:
@@ -214,6 +214,11 @@ def main(arguments: list[str]) -> int:
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 130
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"sweeps: {vanished(error)}", file=sys.stderr)
+        return 2
 
 
 def settle_words(asked: dict[str, object], verb: str) -> None:

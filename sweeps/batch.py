@@ -166,6 +166,15 @@ class Batch:
         return next((file for name, file in logs if name and int(name["task"] or 0) == number - first), None)
 
     @property
+    def worker_logs(self) -> list[Path]:
+        """What local workers printed as errors, the log that was written to last at the end."""
+        found: dict[Path, float] = {}
+        for log in self.folder.glob("*_log.err"):
+            with contextlib.suppress(FileNotFoundError):
+                found[log] = log.stat().st_mtime
+        return sorted(found, key=found.__getitem__)
+
+    @property
     def end_file(self) -> Path:
         return self.folder / "submitted.json"
 
@@ -213,8 +222,18 @@ class Batches(list[Batch]):
                 batch.frozen  # noqa: B018
                 self.append(batch)
             except DamagedError as error:
-                if batch.folder.is_dir() and any(batch.folder.iterdir()):  # an empty one is a number that was taken
+                if not _is_empty(batch.folder):  # that is a number that was taken
                     self.damaged.append(error)
+
+
+def _is_empty(folder: Path) -> bool:
+    """Or no folder, or gone."""
+    try:
+        return not os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
 
 
 def wanted(batches: Iterable[Batch], runs: Iterable[str]) -> dict[str, frozenset[str]]:

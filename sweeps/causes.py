@@ -140,7 +140,7 @@ class Handed:
                 return []
             log = batch.array(max(first for first in batch.arrays if first <= number)) / f"{job}_0_log.err"
             return [End(Failure(run, "not begun", SILENT, None, log, batch), False, job)]
-        logs = sorted(batch.folder.glob("*_log.err"), key=lambda log: log.stat().st_mtime)
+        logs = batch.worker_logs
         is_alive = lives(batch.frozen["launcher"]) is not False
         if is_alive or not logs or not says_why(tail(logs[-1]).splitlines()):
             return []  # the launch goes on, or somebody ended it

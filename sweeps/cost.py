@@ -265,12 +265,13 @@ def _rest(one: Finished, evaluations: Iterable[Mapping[str, Any]]) -> float | No
 
 
 def _sizes(folder: os.PathLike[str] | str) -> Iterator[int]:
-    """Of every file and folder in it."""
-    for entry in os.scandir(folder):
-        if entry.is_dir(follow_symlinks=False):
-            yield from _sizes(entry.path)
-        with contextlib.suppress(FileNotFoundError):
-            yield entry.stat(follow_symlinks=False).st_size
+    """Of every file and folder in it that is not removed meanwhile."""
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False):
+                yield from _sizes(entry.path)
+            with contextlib.suppress(OSError):
+                yield entry.stat(follow_symlinks=False).st_size
 
 
 def volume(bytes: float) -> str:

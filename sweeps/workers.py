@@ -119,7 +119,7 @@ class Workers:
 
     def last_words(self) -> str:
         """The end of the log that was written to last."""
-        logs = sorted(self.batch.folder.glob("*_log.err"), key=lambda log: log.stat().st_mtime)
+        logs = self.batch.worker_logs
         return (
             f"{logs[-1]} ends with\n  {last_line(logs[-1].read_text(encoding='utf-8'))}"
             if logs

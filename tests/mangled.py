@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mangled_store import LENGTH, Damage, copied, damage, damages, made
 
+from mmprompt.files import CHANGING
 from mmprompt.place import ROOT
 from mmprompt.run import Store
 
@@ -171,6 +172,7 @@ def check(store: Path, number: int, said: Sequence[str]) -> None:
             raise AssertionError(f"{name}, after {'; '.join(said)}\n{traceback.format_exc()}") from None
         assert code in CODES, (name, code, said)
         assert "Traceback (most recent call last)" not in plain(output.getvalue()), (name, said, output.getvalue())
+        assert CHANGING not in output.getvalue(), (name, said, output.getvalue())  # nobody is changing these stores
 
 
 def plain(text: str) -> str:

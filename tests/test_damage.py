@@ -337,13 +337,21 @@ def settings_of_many_brackets(store: Store) -> None:
     mangled_store.put(done(store).config_file, b"[" * 3000)
 
 
+def no_name_of_a_folder(store: Store) -> None:
+    for name in ("confirmed.json", "trials/0.json"):
+        file = store.searches / "learning_rate" / name
+        text = re.sub(r'("runs": ?{\s*"\d+": ?)"[0-9a-f]+"', r'\1"a\\u0000"', file.read_text(), count=1)
+        assert "u0000" in text
+        mangled_store.put(file, text.encode())
+
+
 def a_result_that_only_wandb_has(store: Store) -> None:
     done(store).result_file.unlink()
 
 
 @pytest.mark.parametrize(
     "how",
-    [a_word_as_metrics, nan_in_a_batch, settings_of_many_brackets, a_result_that_only_wandb_has],
+    [a_word_as_metrics, nan_in_a_batch, settings_of_many_brackets, no_name_of_a_folder, a_result_that_only_wandb_has],
     ids=lambda how: how.__name__,
 )
 def test_what_the_fuzzer_has_found_ends_no_verb_in_a_traceback(store: Store, how: Callable[[Store], None]) -> None:
