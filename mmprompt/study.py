@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, model_validator
 
 from mmprompt import records
 from mmprompt.config import NotNegative, Positive, PositiveFloat, Section, nearest
@@ -156,6 +156,21 @@ class Definition(Section):
     dirty: bool
     created: str
 
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if not self.seeds.first <= self.seeds.most <= len(self.seed_values):
+            raise ValueError(
+                f"it has {len(self.seed_values)} seeds for trials of {self.seeds.first} to {self.seeds.most}"
+            )
+        for task, about in self.tasks.items():
+            if missing := {"family", "metric", "validation"} - about.keys():
+                raise ValueError(f"task {task} has no {sorted(missing)[0]}")
+            if not self.splits.get(task):
+                raise ValueError(f"task {task} has no splits")
+        if any(one.group >= len(self.groups) for one in self.warm):
+            raise ValueError("a finished run that it knows is of no group")
+        return self
+
     @property
     def directions(self) -> list[Direction]:
         return list(self.objective.values())
@@ -163,6 +178,15 @@ class Definition(Section):
     def task_of(self, settings: Mapping[str, Any], group: int) -> str:
         known = {**self.fixed, **self.groups[group], **settings}
         return str(known["task"]) if "task" in known else next(iter(self.tasks))
+
+    def has(self, one: Trial | Candidate, group: int, seeds: Sequence[int]) -> bool:
+        """Whether it can be of this study: its group, base and task are there, and its runs are on these seeds."""
+        return (
+            group < len(self.groups)
+            and one.base < len(self.bases)
+            and self.task_of(one.settings, group) in self.tasks
+            and {str(seed) for seed in seeds} <= one.runs.keys()
+        )
 
     def label(self, group: int) -> str:
         """`method=prompt`; nothing where there is one group."""
@@ -294,7 +318,8 @@ class Study:
         found = {}
         for file in self._files("trials", r"(\d+)\.json"):
             trial = known.get(file.name) or read(file, Trial)
-            if trial is None or str(trial.number) != file.stem or trial.group >= len(self.definition.groups):
+            seeds = self.definition.seed_values[: self.definition.seeds.most]
+            if trial is None or str(trial.number) != file.stem or not self.definition.has(trial, trial.group, seeds):
                 raise StoreError(f"{file} is not trial {file.stem} of search {self.name}; remove it")
             found[file.name] = trial
         return found
@@ -310,7 +335,13 @@ class Study:
         return found
 
     def confirmation(self) -> Confirmation | None:
-        return read(self.folder / "confirmed.json", Confirmation)
+        """Raises as `trials`."""
+        file = self.folder / "confirmed.json"
+        found = read(file, Confirmation)
+        candidates = [(one, group.group) for group in found.groups for one in group.candidates] if found else []
+        if found and not all(self.definition.has(one, group, found.seeds) for one, group in candidates):
+            raise StoreError(f"{file} is not of search {self.name}; remove it if nothing can restore it")
+        return found
 
     def _files(self, folder: str, name: str) -> list[Path]:
         try:
