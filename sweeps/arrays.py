@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -51,3 +52,18 @@ def commands(ids: Sequence[str]) -> Iterator[list[str]]:
         length += len(identity) + 1
     if some:
         yield some
+
+
+def ranges(jobs: Iterable[str]) -> list[str]:
+    """SLURM's ids, tasks of one array together: 300_[0-3,7]. SLURM's programs take them so."""
+    arrays: dict[str, list[int]] = {}
+    for job in jobs:
+        array, _, task = job.partition("_")
+        arrays.setdefault(array, []).extend([int(task)] if task else [])
+    return [f"{array}_[{_spans(sorted(tasks))}]" if tasks else array for array, tasks in arrays.items()]
+
+
+def _spans(numbers: Sequence[int]) -> str:
+    groups = itertools.groupby(enumerate(numbers), key=lambda one: one[1] - one[0])
+    spans = [[number for _, number in group] for _, group in groups]
+    return ",".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)

@@ -21,6 +21,7 @@ from mmprompt.files import StoreError
 from mmprompt.processes import lives, who
 from mmprompt.run import Store
 from sweeps import scheduler
+from sweeps.arrays import ranges
 from sweeps.batch import Batch, batches, wanted
 from sweeps.launched import find_run, manifest_of, names, read, store_at
 from sweeps.outlook import count
@@ -200,21 +201,6 @@ def _wait_for_launches(store: Store, asked: Iterable[str]) -> None:
         print("a launch is submitting; waiting for it", flush=True)
     while any(map(scheduler.is_submitting, mine)) and time.monotonic() - began < HANDING_OVER:
         time.sleep(LOOK)
-
-
-def ranges(jobs: Iterable[str]) -> list[str]:
-    """SLURM's ids, tasks of one array together: 300_[0-3,7]. scancel takes them so."""
-    arrays: dict[str, list[int]] = {}
-    for job in jobs:
-        array, _, task = job.partition("_")
-        arrays.setdefault(array, []).extend([int(task)] if task else [])
-    return [f"{array}_[{_spans(sorted(tasks))}]" if tasks else array for array, tasks in arrays.items()]
-
-
-def _spans(numbers: Sequence[int]) -> str:
-    groups = itertools.groupby(enumerate(numbers), key=lambda one: one[1] - one[0])
-    spans = [[number for _, number in group] for _, group in groups]
-    return ",".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
 
 
 def stop(batch: Batch) -> None:

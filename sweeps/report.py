@@ -13,6 +13,7 @@ from statistics import mean
 from typing import Any
 
 from mmprompt.records import DamagedError, TaskRecord
+from sweeps.arrays import ranges
 from sweeps.causes import Failure
 from sweeps.launched import Launched
 from sweeps.pace import UNKNOWN, Takes
@@ -32,6 +33,10 @@ ORDER: tuple[Name, ...] = (
     "done",
 )  # of rows; up to `diverged` all are shown
 OVER: tuple[Name, ...] = ("done", "diverged")  # nothing is left to do
+HELD = (
+    "launch failed requeued held",
+    "job requeued in held state",
+)  # why SLURM lets a job wait until somebody releases it
 QUIET = 600.0  # seconds without a word, after which a run at work is suspicious
 
 
@@ -208,8 +213,15 @@ class Report:
 
     @property
     def repairs(self) -> list[str]:
-        """What to do about damaged runs."""
-        return [f"damaged: {line.reason}" for line in self.lines if line.state == "damaged"]
+        """What to do about damaged runs, and about jobs that will not begin by themselves."""
+        damaged = [f"damaged: {line.reason}" for line in self.lines if line.state == "damaged"]
+        held: dict[str, dict[str, None]] = {}  # by reason the jobs, each once
+        for line in self.lines:
+            if line.state == "queued" and line.reason in HELD and line.job:
+                held.setdefault(line.reason, {})[line.job] = None
+        return damaged + [
+            f"held by SLURM ({reason}): scontrol release {' '.join(ranges(jobs))}" for reason, jobs in held.items()
+        ]
 
     @property
     def has_stopped(self) -> bool:

@@ -21,7 +21,8 @@ from mmprompt.files import StoreError
 from mmprompt.place import ROOT
 from mmprompt.processes import this_process, who
 from mmprompt.run import Store
-from sweeps.cancel import cancel, ranges
+from sweeps.arrays import ranges
+from sweeps.cancel import cancel
 
 LONG = ["seed=1,2", "optim.steps=4000", "cluster.max_parallel=1"]
 

@@ -205,10 +205,10 @@ class FileFaults:
         return "stays as it is"
 
     def remove(self, *paths: Path) -> None:
-        """As `rm -rf` does, for as long as somebody else puts something there."""
-        for path, _ in itertools.product(paths, range(3)):
+        """As `rm -rf` does, for as long as somebody else puts something there. Raises OSError if that cannot be done now."""
+        for path, is_last in itertools.product(paths, (False, False, True)):
             if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(path, ignore_errors=not is_last)
             elif path.exists():
                 path.unlink()
         self.forget(paths)
@@ -224,9 +224,10 @@ class FileFaults:
         if attempt is None or any(wreck.file.is_relative_to(attempt.run.path) for wreck in self.wrecks):
             return None
         try:
-            shutil.rmtree(attempt.run.path)
-        except OSError:  # its process has written there meanwhile
             self.remove(attempt.run.path)
+        except OSError:  # not all of it, for now
+            rest = f"the rest of {short(attempt.run.path)} is removed"
+            self.stage.debts.owe(0, rest, lambda: self.remove(attempt.run.path))
         self.stage.relaunch(self.stage.chance.uniform(5, 15))
         return f"{attempt.run.id[:6]}, while attempt {attempt.number} is at work"
 

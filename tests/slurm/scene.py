@@ -22,6 +22,7 @@ from cluster import Cluster
 
 from mmprompt.place import ROOT
 from mmprompt.run import OF_SEARCH, Attempt, RunFolder, Store
+from sweeps.report import HELD
 
 # root may read and write what nobody is allowed to, unless it gives that up
 POWERS = "-dac_override,-dac_read_search"
@@ -117,13 +118,24 @@ class Scene:
 
     def jobs(self) -> dict[str, str]:
         """SLURM's id and word of each job of this store."""
+        return {job: word for job, word, _ in self._jobs()}
+
+    def held(self) -> list[str]:
+        """The jobs of this store that wait until somebody releases them."""
+        return [job for job, _, reason in self._jobs() if reason in HELD]
+
+    def _jobs(self) -> Iterator[tuple[str, str, str]]:
+        """SLURM's id, word and reason of each job of this store."""
         self.names |= {record(file).get("job_name", "") for file in self.store.jobs.glob("*/batch.json")}
-        found = {}
-        for line in self.ask("squeue", "-h", "-r", "-o", "%i %T %j"):
-            job, word, name = line.split(maxsplit=2)
+        for line in self.ask("squeue", "-h", "-r", "-o", "%i|%T|%r|%j"):
+            job, word, reason, name = line.split("|", maxsplit=3)
             if (batch := OF_A_BATCH.fullmatch(name)) and batch[1] in self.names:
-                found[job] = word
-        return found
+                yield job, word, reason
+
+    def drained(self) -> list[str]:
+        """Nodes that SLURM does not use until somebody says that they are well."""
+        said = dict(line.split() for line in self.ask("sinfo", "-h", "-N", "-o", "%N %T"))
+        return sorted(node for node, word in said.items() if word.startswith("drain"))
 
     def processes(self) -> Iterator[psutil.Process]:
         """Of python's whatever has this store on its command line, and works. An srun whose step's daemon was killed stays."""

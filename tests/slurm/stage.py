@@ -13,6 +13,7 @@ from scene import Scene, Work
 from mmprompt.run import Attempt
 
 AGAIN = 3.0  # seconds after which somebody follows again
+LOOK = 10.0  # seconds after which somebody looks at the cluster again
 
 
 class Stage:
@@ -21,6 +22,7 @@ class Stage:
         self.debts = Debts(say)
         self.chance = random.Random(0)  # of the fault that is next
         self.following: dict[Work, Call] = {}
+        self._looked = 0.0
         self._followed: dict[Work, float] = {}
         self.lost: dict[str, list[tuple[float, float | None]]] = {}  # by run: since when, till when its result was away
 
@@ -60,12 +62,22 @@ class Stage:
             time.sleep(0.2)
 
     def keep_up(self) -> None:
-        """Who runs the cluster starts a daemon again that has ended, and that no fault keeps down."""
+        """Who runs the cluster starts a daemon again that has ended, and that no fault keeps down, and takes back a node that
+        SLURM has drained; whose jobs SLURM holds releases them, as `status` advises."""
         running = self.scene.cluster.running()
         for daemon in (one.name for stage in self.scene.cluster.stages for one in stage):
             if daemon not in running and not self.debts.owes(f"{daemon} is back"):
                 self.say(f"{daemon} has ended by itself, and is started again")
                 self.scene.cluster.start(daemon)
+        if time.monotonic() - self._looked < LOOK:
+            return
+        self._looked = time.monotonic()
+        for node in self.scene.drained():
+            self.say(f"SLURM has drained {node}, and it is resumed")
+            self.scene.control("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        if held := self.scene.held():
+            self.say(f"SLURM holds {' '.join(held)}, and they are released")
+            self.scene.control("scontrol", "release", *held)
 
     # Whom a fault can hit
 

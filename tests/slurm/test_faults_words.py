@@ -197,7 +197,7 @@ def test_what_a_shell_sets_for_slurms_commands_changes_nothing(lab: Lab) -> None
 
 
 @beside
-def test_jobs_that_slurm_holds_after_a_requeue_are_queued_are_not_submitted_again_and_can_be_cancelled(
+def test_jobs_that_slurm_holds_after_a_requeue_are_not_submitted_again_and_can_be_released_or_cancelled(
     lab: Lab,
 ) -> None:
     sweep = lab.sweep_here(seeds=(1, 2))
@@ -211,8 +211,13 @@ def test_jobs_that_slurm_holds_after_a_requeue_are_queued_are_not_submitted_agai
     rows = sweep.rows()
     assert [rows[sweep[seed].id]["state"] for seed in sweep.seeds] == ["queued", "queued"]
     assert "2 queued" in sweep.launch() and len(sweep.batches()) == 1
+    [advised] = [line for line in sweep.run("status")[1].splitlines() if line.startswith("held by SLURM (")]
+    sweep.slurm(*advised.partition("): ")[2].split())
+    until(lambda: sweep.word(jobs[0]) == "RUNNING", "the job begins again")
+    assert "held by" not in sweep.run("status")[1]
     code, output = sweep.run("cancel", "length")
-    assert code == 0 and "2 of 2 runs cancelled" in output and not sweep.queue(), output
+    assert code == 0 and "2 of 2 runs cancelled" in output, output
+    until(lambda: not sweep.queue(), "the jobs are gone")
 
 
 @beside
