@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmprompt.files import StoreError, follow_mode, vanished, write_over
-from mmprompt.place import default_store
+from mmprompt.place import default_store, store_folder
 from mmprompt.run import Store
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     def verb(name: str, what: str) -> argparse.ArgumentParser:
         options = verbs.add_parser(name, help=what, description=what)
         help = "the store; default: MMPROMPT_RUNS, or runs/ in the clone"
-        options.add_argument("--runs", type=Path, default=default_store(), help=help)
+        options.add_argument("--runs", type=store_folder, default=default_store(), help=help)
         options.add_argument("--from", dest="place", choices=["store", "server"], default="store", help="W&B records")
         options.add_argument("--project", metavar="[ENTITY/]PROJECT", help="on the server; default: as launched")
         return options
@@ -269,4 +269,5 @@ VERBS: dict[str, Verb] = {
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that lacks a character shows ? instead
     sys.exit(main(sys.argv[1:]))

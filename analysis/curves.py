@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.manifest import point_values
+from analysis.records import RecordError
 from analysis.sources import Source, Tracked
 from mmprompt.files import StoreError
 from mmprompt.run import RunFolder, Store
@@ -33,7 +34,12 @@ def curves(store: Store, manifest: Mapping[str, Any], source: Source, notes: lis
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         waiting = {run: pool.submit(_curve, tracked) for run, tracked in done.items()}
-        read = {run: future.result(PATIENCE) for run, future in waiting.items()}
+        read = {}
+        for run, future in waiting.items():
+            try:
+                read[run] = future.result(PATIENCE)
+            except RecordError as error:  # it was there a moment ago
+                notes.append(f"run {run}: {error}")
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     for run, curve in read.items():

@@ -14,7 +14,7 @@ from analysis.stored import Unreadable, read, unfinished
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
 from mmprompt.identity import NEUTRAL, differing, dotted, setting
-from mmprompt.place import default_store
+from mmprompt.place import store_folder
 from mmprompt.records import FACTS, RESULT
 from mmprompt.run import RunFolder, Store
 
@@ -24,7 +24,7 @@ LISTED = 5  # ids that a message names
 
 def store_at(store: Store | Path | str | None = None) -> Store:
     """The store at this folder; None: MMPROMPT_RUNS, or runs/ in the clone. Raises StoreError if there is none."""
-    found = store if isinstance(store, Store) else Store(default_store() if store is None else Path(store))
+    found = store if isinstance(store, Store) else Store(store_folder(store))
     if not found.root.is_dir():
         raise StoreError(
             f"there is no store {found.root.absolute()}; `make sweep-length` makes one, and MMPROMPT_RUNS names another"

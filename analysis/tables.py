@@ -175,12 +175,13 @@ def average(sweep: Sweep, averages: pd.DataFrame) -> Table:
         label = tuple(value_name(name, getattr(row, name)) for name in labels)
         mean = Cell(row.value, row.lower, row.upper, int(row.n), int(row.n))
         against = Cell(row.difference, row.difference_lower, row.difference_upper, signed=True)
+        is_known = not row.baseline and not math.isnan(row.difference)  # the baseline may be missing in a task
         entries += [
             (label, Column("Average score"), mean if row.n else Cell(word="missing")),
             (
                 label,
                 Column("Difference"),
-                Cell(word=NOTHING) if row.baseline else _marked(against, row.difference_verdict),
+                _marked(against, row.difference_verdict) if is_known else Cell(word=NOTHING),
             ),
             (label, Column("Better (%)"), Cell(word=NOTHING) if row.baseline else _plain(100 * row.better, 0)),
         ]
@@ -237,7 +238,7 @@ def share(row: Any) -> Cell:
 
 def difference(row: Any, what: str = "difference") -> Cell:
     """With the mark of its verdict; a dash where the baseline is missing, or has nothing to keep."""
-    if row.n and not getattr(row, f"{what}_n"):
+    if row.n and (not getattr(row, f"{what}_n") or math.isnan(getattr(row, what))):
         return Cell(word=NOTHING)
     cell = _cell(row, what, signed=True)
     return cell if cell.word else _marked(cell, getattr(row, f"{what}_verdict"))

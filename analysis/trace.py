@@ -86,8 +86,10 @@ def _run(row: pd.Series, point: Mapping[str, Any], store: Store) -> Iterator[str
     yield f"seed {row['seed']}: {_value(row)}, run {row['run']}"
     if pd.isna(row["attempt"]):
         return
-    commit = (row["commit"] or "an unknown commit") + (" with uncommitted changes" if row["dirty"] else "")
-    yield f"  made     attempt {int(row['attempt'])}, {commit}, {row['device']}"
+    commit = row["commit"] if isinstance(row["commit"], str) else None  # NaN where no run of the sweep says it
+    is_dirty = not pd.isna(row["dirty"]) and bool(row["dirty"])
+    changes = " with uncommitted changes" if is_dirty else ""
+    yield f"  made     attempt {int(row['attempt'])}, {commit or 'an unknown commit'}{changes}, {row['device']}"
     if not math.isnan(row["examples"]):
         of_attempt, later = evaluation_files(folder, int(row["attempt"]), row["evaluation"])
         scores = (of_attempt if of_attempt.exists() else later).with_suffix(".npy")
@@ -95,7 +97,7 @@ def _run(row: pd.Series, point: Mapping[str, Any], store: Store) -> Iterator[str
     yield f"  settings {store.root / row['config']}"
     yield f"  record   {store.root / row['record'] if row['record'] else 'none'}"
     yield f"  weights  sha256 {row['weights'] or 'not recorded'}"
-    yield f"  again    {again(point, row['commit'])}"
+    yield f"  again    {again(point, commit)}"
 
 
 def _value(row: pd.Series) -> str:

@@ -24,7 +24,7 @@ from mmprompt.config import ConfigError, Model, parse
 from mmprompt.files import StoreError, follow_mode
 from mmprompt.identity import as_written, evaluation_id, evaluations_of, freeze, provenance, run_id
 from mmprompt.keys import check_override
-from mmprompt.place import ROOT, Place, backbone_file, data_folder, default_store
+from mmprompt.place import ROOT, Place, backbone_file, data_folder, store_folder
 from mmprompt.run import Store
 
 CONF = ROOT / "conf"
@@ -91,8 +91,7 @@ def pretrain(values: dict[str, Any]) -> None:
 
 def one_run(values: dict[str, Any]) -> None:
     config, place = freeze(values)
-    runs = place.paths.runs
-    store = Store(default_store() if runs is None else Path(runs).absolute())
+    store = Store(store_folder(place.paths.runs))
     follow_mode(store.root)
     folder = store.run(run_id(config))
     folder.create(config)

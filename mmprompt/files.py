@@ -172,12 +172,15 @@ def share(made: Path) -> None:
 def follow_mode(store: Path) -> None:
     """Sets this process's umask to what the store's permissions say: W&B, submitit and SLURM go by it in what they write.
 
-    Of a store that is not there yet, to those of the folder it will lie in. Raises StoreError if we may not look into it.
+    Of a store that is not there yet, to those of the folder it will lie in. Raises StoreError for a file, and for a folder that
+    we may not look into.
     """
     store = store.absolute()
     try:
         folder = next(folder for folder in (store, *store.parents) if folder.is_dir())
         mode = folder.stat().st_mode
+        if folder != store and store.exists():
+            raise StoreError(f"the store {store} is no folder")
         if folder == store:
             os.scandir(store).close()
     except OSError as error:

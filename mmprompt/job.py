@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from mmprompt.config import ConfigError
 from mmprompt.data import load
 from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up
 from mmprompt.evaluations import Settings, evaluate_only, evaluated, is_clean, results
@@ -72,6 +73,8 @@ def execute(
             if not is_free(folder, job["batch"], asked[run]):
                 if folder.result() is not None:
                     folder.tidy(None)  # whoever published may have been killed before it did
+                elif folder.path.exists():
+                    folder.settings()  # DamagedError
                 continue
         except DamagedError as error:
             print(error, file=sys.stderr, flush=True)
@@ -174,12 +177,19 @@ def try_once(
                 )
             raise SystemExit(128 + told[0]) from None
         if isinstance(error, StoreError) or takes_no_more(error):
-            if record(INTERRUPTED + traceback.format_exc()):
+            if record(INTERRUPTED + reason_of(error)):
                 raise SystemExit(f"this process ends: {error}") from error
         else:
-            record(traceback.format_exc())
+            record(reason_of(error))
         if is_of_the_place(error):
             raise SystemExit(f"the run failed, and this process ends with it: {error}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """A sentence where that says all: what is wrong is not in the code. Else the traceback."""
+    if isinstance(error, StoreError | ConfigError):
+        return f"{type(error).__module__}.{type(error).__qualname__}: {error}\n"
+    return traceback.format_exc()
 
 
 def give_up(attempt: Attempt, error: GoneError) -> None:
@@ -225,6 +235,8 @@ def outcome(folder: RunFolder, batch: str, asked: Collection[str]) -> str:
         result = folder.result()
         if result is not None and not folder.missing(asked, result):
             return "done"
+        if folder.path.exists():
+            folder.settings()
         ours = (attempt for attempt in folder.attempts_at_hand(result) if attempt.job["batch"] == batch)
         return "failed" if any(attempt.has_failed for attempt in ours) else "open"
     except DamagedError:

@@ -111,9 +111,14 @@ class Place(Section):
     limits: Limits
 
 
+def store_folder(named: str | os.PathLike[str] | None) -> Path:
+    """The folder that a person means; `~` is his home, also where no shell has expanded it. None: the default."""
+    return default_store() if named is None else Path(named).expanduser().absolute()
+
+
 def default_store() -> Path:
     """Where no other is named: MMPROMPT_RUNS, else `runs` in the clone, whatever folder one is in."""
-    return Path(os.environ.get("MMPROMPT_RUNS") or ROOT / "runs").absolute()
+    return store_folder(os.environ.get("MMPROMPT_RUNS") or ROOT / "runs")
 
 
 def place_of(composed: Mapping[str, Any]) -> Place:

@@ -371,17 +371,20 @@ class Attempt:
         return won
 
     def check_claim(self) -> None:
-        """Raises GoneError if the attempt was removed, or if what lies there now is another's."""
+        """Raises GoneError if the attempt was removed, or if what lies there now is another's; StoreError if nobody can tell."""
         try:
             found = self.job_file.read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            raise GoneError(f"{self.path} was removed") from None
         except OSError as error:
-            raise GoneError(f"{self.path} was removed") from error
+            raise StoreError(f"{self.job_file} cannot be read: {error.strerror}") from error
         if self.claim and found != self.claim:
             raise GoneError(f"{self.path} was removed, and another process is at it now")
 
     def leave(self) -> None:
-        """Removes what the process of a removed attempt may have put there since, and empty folders above it."""
-        if self.job_file.exists():
+        """Removes what the process of a removed attempt may have put there since, and empty folders above it. Where checkpoints
+        are left, job.json alone was removed."""
+        if self.job_file.exists() or self.checkpoint_steps:
             return
         shutil.rmtree(self.path, ignore_errors=True)
         for folder in (self.path.parent, self.run.evaluations, self.run.path):

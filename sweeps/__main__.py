@@ -90,8 +90,8 @@ def parser(verb: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     if not composes:
-        store = Path(os.environ.get("MMPROMPT_RUNS") or ROOT / "runs")
-        add("--runs", type=Path, default=store, help="the store; default: MMPROMPT_RUNS, or runs/ in the clone")
+        store = os.environ.get("MMPROMPT_RUNS") or str(ROOT / "runs")
+        add("--runs", type=folder, default=store, help="the store; default: MMPROMPT_RUNS, or runs/ in the clone")
     match verb:
         case "plan" | "launch":
             add("names", metavar="NAME", nargs="+", help="sweeps, as one launch: files of conf/sweep/")
@@ -176,6 +176,11 @@ def searches() -> list[str]:
     return sorted(file.stem for file in (ROOT / "conf" / "search").glob("[!_]*.yaml"))
 
 
+def folder(text: str) -> Path:
+    """`mmprompt.place.store_folder`, without all that it brings."""
+    return Path(text).expanduser().absolute()
+
+
 def usage() -> str:
     verbs = "\n".join(f"  {verb:<8} {what}" for verb, what in VERBS.items())
     more = "`python -m sweeps VERB --help` says more."
@@ -255,4 +260,5 @@ def function(verb: str) -> Callable[..., int]:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that lacks a character shows ? instead
     sys.exit(main(sys.argv[1:]))

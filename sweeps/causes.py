@@ -53,6 +53,7 @@ MEMORY = re.compile(
 DISK = re.compile(
     r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed writing|basic_ios::clear: iostream error"
 )
+UNWRITTEN = "0:53"  # the exit code of a job whose log SLURM could not open
 END = 64 * 1024  # bytes of a log
 CLOCKS = 5.0  # seconds by which those of two machines may differ
 APART = 60.0  # seconds between two stamps in a log that are not of one end; at the end of a job there are several, KillWait apart
@@ -298,7 +299,10 @@ def not_begun(failure: Failure, lines: Sequence[str], own: Sequence[str], accoun
     ended = (
         f"SLURM says {accounted.state}, exit code {accounted.exit}" if accounted else "SLURM does not know it any more"
     )
-    return replace(failure, reason=f"its job left no log; {ended}")
+    why = ""
+    if accounted and accounted.exit == UNWRITTEN and failure.log:
+        why = f": the node could not write into {failure.log.parent}"
+    return replace(failure, reason=f"its job left no log; {ended}{why}")
 
 
 def says_why(lines: Sequence[str]) -> bool:

@@ -43,9 +43,9 @@ def check_files(conf: Path, options: Mapping[str, Sequence[str]]) -> None:
     files = [conf / group / f"{name}.yaml" for group, names in options.items() for name in names]
     for file in [conf / "config.yaml", *files]:
         try:
-            if file.stem == MINE:
-                yaml_file.read(file)
-            else:  # ours: to read them all takes long
+            if file.stem == MINE and not isinstance(yaml_file.read(file), dict):
+                raise ConfigError("it is a list; wanted: KEY: VALUE lines")
+            if file.stem != MINE:  # ours: to read them all takes long
                 yaml_file.check(yaml_file.text_of(file))
         except ConfigError as error:
             raise ConfigError(f"{file.relative_to(conf.parent)}: {error}") from None

@@ -19,7 +19,7 @@ from pathlib import Path
 from mmprompt.config import ConfigError
 from mmprompt.files import StoreError, follow_mode, make_folder
 from mmprompt.identity import checksum_of, config_of
-from mmprompt.place import ROOT, Place, backbone_file, default_store, place_of
+from mmprompt.place import ROOT, Place, backbone_file, place_of, store_folder
 from mmprompt.run import Store
 from sweeps import probe, scheduler
 from sweeps.compose import Composer, parse
@@ -75,7 +75,7 @@ def compose(overrides: Sequence[str]) -> Settings:
     composed = Composer(CONF).compose(given)
     place = place_of(composed)
     checksum, problem = checksum_in(place)
-    store = Store(Path(place.paths.runs or default_store()).absolute())
+    store = Store(store_folder(place.paths.runs))
     return Settings(place, store, config_of(composed, checksum or UNKNOWN), checksum, problem)
 
 

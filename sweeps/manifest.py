@@ -17,7 +17,7 @@ from typing import Any
 from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Task
 from mmprompt.files import write_over
 from mmprompt.identity import checksum_of, config_of, evaluation_id, evaluations_of, run_id
-from mmprompt.place import Place, backbone_file, default_store, place_of
+from mmprompt.place import Place, backbone_file, place_of, store_folder
 from mmprompt.run import Store
 from sweeps import grid
 from sweeps.compose import Composer, parse
@@ -47,8 +47,7 @@ class Expanded:
 
     @property
     def store(self) -> Store:
-        runs = self.place.paths.runs
-        return Store(default_store() if runs is None else Path(runs).absolute())
+        return Store(store_folder(self.place.paths.runs))
 
     @cached_property
     def axes(self) -> dict[str, list[Any]]:

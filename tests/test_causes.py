@@ -383,7 +383,12 @@ def test_a_job_that_ends_before_it_claims_a_run_is_not_begun_and_its_log_says_wh
     ("said", "cause", "reason"),
     [
         ("CANCELLED by 0|0:0|None", "cancelled", "cancelled by root"),  # while it was pending
-        ("FAILED|0:53|2026-11-24T12:00:00", "not begun", "its job left no log; SLURM says FAILED, exit code 0:53"),
+        ("FAILED|0:15|2026-11-24T12:00:00", "not begun", "its job left no log; SLURM says FAILED, exit code 0:15"),
+        (
+            "FAILED|0:53|2026-11-24T12:00:00",
+            "not begun",
+            "its job left no log; SLURM says FAILED, exit code 0:53: the node could not write into {store}/jobs/1/0",
+        ),
         ("OUT_OF_MEMORY|0:125|2026-11-24T12:00:00", "out of memory", "SLURM says OUT_OF_MEMORY"),
         (None, "not begun", "its job left no log; SLURM does not know it any more"),
     ],
@@ -396,7 +401,7 @@ def test_a_job_that_leaves_not_even_a_log_is_told_by_accounting(
     if said:
         accounting(tmp_path, {"300": f"mmprompt-1-abc.0|{said}"})
     failure = found(store, run)[run]
-    assert (failure.cause, failure.reason) == (cause, reason)
+    assert (failure.cause, failure.reason) == (cause, reason.format(store=store.root))
 
 
 @pytest.mark.parametrize("shown", ["300_[0-2]", "300_[0,2-3%2]"])

@@ -351,6 +351,14 @@ def a_trial_on_other_seeds(store: Store) -> None:
     mangled_store.put(file, json.dumps(content | {"runs": {"7": content["runs"]["1"]}}).encode())
 
 
+def results_that_say_no_commit(store: Store) -> None:
+    for run in store.runs():
+        file = store.run(run).result_file
+        if file.exists():
+            content = json.loads(file.read_text())
+            mangled_store.put(file, json.dumps({key: content[key] for key in content if key != "commit"}).encode())
+
+
 def a_result_that_only_wandb_has(store: Store) -> None:
     done(store).result_file.unlink()
 
@@ -361,6 +369,7 @@ FUZZED = (
     settings_of_many_brackets,
     no_name_of_a_folder,
     a_trial_on_other_seeds,
+    results_that_say_no_commit,
     a_result_that_only_wandb_has,
 )
 

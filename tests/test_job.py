@@ -130,11 +130,13 @@ def test_a_failing_run_says_why_and_stops_no_other(tmp_path: Path) -> None:
     assert bad.attempts()[0].diverged
 
 
-def test_a_configuration_that_was_edited_after_launch_is_refused(tmp_path: Path) -> None:
+def test_a_configuration_that_was_edited_after_launch_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = frozen_run(tmp_path)
     folder.config_file.write_text(folder.config_file.read_text().replace('"seed":1', '"seed":2', 1))
-    assert execute(tmp_path, [folder.id], where(), JOB) == {folder.id: "failed"}
-    assert "was changed after launch" in (folder.attempts()[0].error or "")
+    assert execute(tmp_path, [folder.id], where(), JOB) == {folder.id: "damaged"}
+    assert "config.json was changed after launch" in capfd.readouterr().err and folder.attempts() == []
 
 
 def test_another_backbone_than_at_launch_is_refused(tmp_path: Path) -> None:

@@ -249,6 +249,7 @@ def test_a_file_that_is_none_or_cannot_be_read_is_refused(conf: Path, kind: str)
         ("partition: \xe9".encode("latin-1"), "it is not UTF-8"),
         ("partition: a\npartition: b", "found duplicate key partition"),
         ("setup: 0b_", "invalid literal for int"),
+        ("- partition", "it is a list; wanted: KEY: VALUE lines"),
     ],
     ids=lambda value: repr(value[:20]),
 )

@@ -253,6 +253,27 @@ def test_clean_frees_checkpoints_of_trials_that_a_search_has_stopped_once_it_is_
 # ---------------------------------------------------------------------------------------------------------------- disturbed
 
 
+def test_runs_of_a_search_that_were_removed_or_damaged_are_trained_again_by_the_same_command(
+    finished: Searcher, tmp_path: Path
+) -> None:
+    copy = Searcher(tmp_path)
+    shutil.copytree(finished.folder / "runs", tmp_path / "runs")
+    confirmation = copy.look().confirmation
+    assert confirmation is not None
+    removed, damaged = confirmation.groups[0].candidates[0].runs.values()
+    shutil.rmtree(copy.study.store.run(removed).path)
+    folder = copy.study.store.run(damaged)
+    shutil.rmtree(folder.path)
+    folder.path.mkdir()
+    folder.config_file.write_bytes(b"{")
+    code, output = copy.run("sampler=random")
+    assert code == 0 and "removed after launch" not in output, output
+    for run in (removed, damaged):
+        ours, before = copy.study.store.run(run), finished.study.store.run(run)
+        assert ours.result()["weights"] == before.result()["weights"]  # type: ignore[index, typeddict-item]
+        assert ours.config_file.read_text() == before.config_file.read_text()
+
+
 def test_a_driver_that_is_killed_ten_times_and_a_second_one_beside_it_change_nothing(
     searcher: Searcher, finished: Searcher
 ) -> None:

@@ -19,8 +19,8 @@ from tiny import JOB, frozen_run
 from users import ANNA, BORIS, GROUP, User, paths, python
 
 from mmprompt.cache import Cache
-from mmprompt.files import drafted, follow_mode, write_over
-from mmprompt.place import ROOT, default_store
+from mmprompt.files import StoreError, drafted, follow_mode, write_over
+from mmprompt.place import ROOT, default_store, store_folder
 from mmprompt.processes import process_here
 from mmprompt.run import Store
 from sweeps import snapshot
@@ -122,6 +122,15 @@ def test_the_store_is_the_clones_unless_the_environment_names_another(
     assert default_store() == tmp_path / "here"
     monkeypatch.setenv("MMPROMPT_RUNS", "/scratch/me/runs")
     assert default_store() == Path("/scratch/me/runs")
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("MMPROMPT_RUNS", "~/runs")  # in a file that no shell has read
+    assert default_store() == store_folder("~/runs") == Path("/home/me/runs")
+
+
+def test_a_file_is_no_store(tmp_path: Path, umask: None) -> None:
+    (tmp_path / "store").touch()
+    with pytest.raises(StoreError, match="store is no folder"):
+        follow_mode(tmp_path / "store")
 
 
 # ------------------------------------------------------------------------------------------------------- by two users

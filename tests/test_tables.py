@@ -147,6 +147,25 @@ def test_where_no_scores_of_single_examples_are_at_hand_every_table_with_interva
         assert f"- {SEEDS_ALONE}" in capsys.readouterr().out
 
 
+def test_where_the_baseline_is_missing_in_a_task_there_is_no_average_difference_from_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    about = length_sweep([1], [10, 64], TASKS)
+    launch(store, about)
+    run_all(store, [p for p in about["points"] if p["values"] != point("micro_entailment", 64, 1)], OFFLINE, seed=0)
+    assert main(["tables", "length", "--runs", str(store.root)]) == 0
+    printed = capsys.readouterr().out
+    assert "Average over 2 tasks" in printed and not re.search(r"\bnan\b", printed)
+
+
+def test_a_terminal_that_lacks_a_character_shows_a_question_mark(small: Store) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "analysis", "tables", "length", "--runs", str(small.root)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and "mean ? half-width" in done.stdout
+
+
 def test_rows_and_columns_are_in_the_manifests_order_and_the_baseline_is_named(unfinished: Store) -> None:
     table = table_of(unfinished)
     assert list(table.frame.index) == ["10", "64", "120"] and table.stubs == ("Prompt length",)

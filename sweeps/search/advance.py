@@ -18,6 +18,7 @@ from mmprompt.confirmation import is_over, is_settled
 from mmprompt.files import write_over
 from mmprompt.identity import run_id
 from mmprompt.outcomes import Picture, Reader, RunOutcome, next_rung
+from mmprompt.records import DamagedError
 from mmprompt.run import INTERRUPTED, Attempt
 from mmprompt.study import FIRST_FRESH, VERSION, Candidate, Confirmation, Group, Knew, Origin, Settings, Study, Trial
 from sweeps import scheduler
@@ -38,9 +39,15 @@ class Work:
     """A run that somebody can take now."""
 
     run: str
-    base: int
+    of: Trial | Candidate
+    group: int
+    seed: int
     until: int | None  # the update at which it is paused
     evaluations: list[dict[str, Any]]
+
+    @property
+    def base(self) -> int:
+        return self.of.base
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,8 @@ class Desk:
                 until = None if is_more else rung
                 if run.state in ("done", "diverged") or (until is not None and until in run.scores):
                     continue
-                work = Work(one.trial.runs[str(seed)], one.trial.base, until, evaluations)
+                run_of = one.trial.runs[str(seed)]
+                work = Work(run_of, one.trial, one.trial.group, seed, until, evaluations)
                 order = len(definition.rungs) if rung is None else definition.rungs.index(rung)
                 found.append((-order, one.trial.number, work, run))
         found.sort(key=lambda one: one[:2])
@@ -159,12 +167,13 @@ class Desk:
         definition = picture.definition
         task = definition.task_of(candidate.settings, group)
         evaluations = [{"split": split} for split in definition.splits[task]]
-        left = [
-            run
-            for run in candidate.runs.values()
+        left = {
+            int(seed): run
+            for seed, run in candidate.runs.items()
             if not is_settled(picture, group, candidate, run) or run in self.limits.retry
-        ]
-        return [(Work(run, candidate.base, None, evaluations), self.reader.run(run, task)) for run in left]
+        }
+        works = [Work(run, candidate, group, seed, None, evaluations) for seed, run in left.items()]
+        return [(work, self.reader.run(work.run, task)) for work in works]
 
     def _of_confirmation(self, picture: Picture) -> tuple[list[Work], bool]:
         assert picture.confirmation is not None
@@ -229,6 +238,16 @@ class Desk:
             else:  # a job that waits to be started again has not failed
                 one.fail(f"{INTERRUPTED if word else ''}{SILENT}\n")
         return busy
+
+    def restore(self, work: Work) -> None:
+        """The settings of a run whose folder somebody has removed, or whose config.json is damaged, as a launch does it."""
+        folder = self.study.store.run(work.run)
+        try:
+            folder.settings()
+        except DamagedError:
+            config = self.composition.config(work.of.settings, work.group, work.seed)
+            if run_id(config) == work.run:  # else an older version has made the trial
+                folder.mend(config)
 
     # New trials
 

@@ -18,7 +18,7 @@ from yaml import YAMLError
 
 from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Section, nearest, parse
 from mmprompt.identity import as_written, checksum_of, data_checksum
-from mmprompt.place import Place, backbone_file, place_of
+from mmprompt.place import Place, backbone_file, place_of, store_folder
 from mmprompt.run import Store
 from mmprompt.sampler import check_pruner, check_sampler
 from mmprompt.study import DIRECTIONS, SCORE, Base, Budget, Confirm, Definition, Named, Parameter, Seeds, Settings
@@ -70,10 +70,7 @@ class Asked:
 
     @property
     def store(self) -> Store:
-        from mmprompt.place import default_store
-
-        runs = self.place.paths.runs
-        return Store(default_store() if runs is None else Path(runs).absolute())
+        return Store(store_folder(self.place.paths.runs))
 
 
 def names(conf: Path) -> list[str]:

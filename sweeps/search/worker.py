@@ -7,14 +7,14 @@ decision, or the confirmation.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmprompt.files import StoreError
 from mmprompt.run import Store
 from mmprompt.study import Study
-from sweeps.search.advance import Desk, Limits
+from sweeps.search.advance import Desk, Limits, Work
 
 POLL = 1.0  # seconds between two looks while others are at what comes before
 
@@ -35,16 +35,20 @@ def work_on(frozen: Mapping[str, Any], job: Mapping[str, Any], wanted: Callable[
         raise SystemExit(f"this process ends: {error}") from error
 
 
-def _work(desk: Desk, where: list[Any], job: Mapping[str, Any], wanted: Callable[[], bool]) -> bool:
+def _taken(desk: Desk, work: Work, where: Sequence[Any], job: Mapping[str, Any]) -> bool:
     from mmprompt.job import take
 
-    store = desk.study.store.root
+    desk.restore(work)
+    return take(desk.study.store.root, work.run, where[work.base], job, work.evaluations, work.until)
+
+
+def _work(desk: Desk, where: list[Any], job: Mapping[str, Any], wanted: Callable[[], bool]) -> bool:
     idle_since: float | None = None
     while wanted():
         step = desk.advance()
         if step.is_over or not (step.work or step.waits):
             return False
-        if any(take(store, one.run, where[one.base], job, one.evaluations, one.until) for one in step.work):
+        if any(_taken(desk, one, where, job) for one in step.work):
             idle_since = None  # it took the first that was still free
             continue
         idle_since = idle_since or time.monotonic()

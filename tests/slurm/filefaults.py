@@ -152,7 +152,10 @@ class FileFaults:
         return is_of_sweep and self.scene.result(folder.id) is None and wreck.file.parent.name == str(newest)
 
     def judge(self, call: Call, wreck: Wreck) -> None:
-        is_refused = call.code == 2 and any(is_named(one, call) for one in self.wrecks)  # it has named another
+        is_shut = f"the store {self.scene.store.root} cannot be read" in call.printed
+        is_refused = call.code == 2 and (
+            is_shut or any(is_named(one, call) for one in self.wrecks)
+        )  # it has named another
         if call.code in (0, 1, 2) and not is_named(wreck, call) and not is_refused:
             self.wrong.append(f"{call} does not name {wreck}; see {call.out}")
 

@@ -29,10 +29,11 @@ LOOSE = 5.0  # seconds by which two clocks of one machine may seem to differ
 # them. A signal earns none, nor does a damaged file; and no command that a person types may ever print one.
 OF_THE_DISK = r"TrackingError: .* cannot be written to|(StoreError|OSError|PermissionError)\b.*"
 EARNED = {
-    "the disk is full": OF_THE_DISK + r"No space left on device",
+    "the disk is full": OF_THE_DISK + r"No space left on device|^cut off$",
     "no inodes are left": OF_THE_DISK + r"No space left on device",
     "the disk is read-only": OF_THE_DISK + r"Read-only file system",
     "permissions are taken": OF_THE_DISK + r"Permission denied",
+    "error.txt": r"^cut off$",
     "a run's folder is removed": r"StoreError\b.*run/[0-9a-f]{16}",
 }
 # scancel ends W&B's own process as well, and its client complains of that when python exits: in the log of a job alone
