@@ -351,12 +351,9 @@ def a_trial_on_other_seeds(store: Store) -> None:
     mangled_store.put(file, json.dumps(content | {"runs": {"7": content["runs"]["1"]}}).encode())
 
 
-def results_that_say_no_commit(store: Store) -> None:
-    for run in store.runs():
-        file = store.run(run).result_file
-        if file.exists():
-            content = json.loads(file.read_text())
-            mangled_store.put(file, json.dumps({key: content[key] for key in content if key != "commit"}).encode())
+def a_result_of_no_known_commit(store: Store) -> None:
+    file = done(store).result_file
+    mangled_store.put(file, json.dumps(json.loads(file.read_text()) | {"commit": None}).encode())
 
 
 def a_result_that_only_wandb_has(store: Store) -> None:
@@ -369,7 +366,7 @@ FUZZED = (
     settings_of_many_brackets,
     no_name_of_a_folder,
     a_trial_on_other_seeds,
-    results_that_say_no_commit,
+    a_result_of_no_known_commit,
     a_result_that_only_wandb_has,
 )
 
