@@ -27,6 +27,7 @@ from mmprompt.place import ROOT
 from mmprompt.processes import this_process
 from mmprompt.run import INTERRUPTED, RunFolder
 from mmprompt.train import learning_rate, order
+from sweeps.state import bury
 
 LATER = """
 import json, sys
@@ -42,6 +43,38 @@ def process(store: Path, *runs: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", LATER, str(store), *runs], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+store, moment, run = sys.argv[1:]
+link = os.link
+def at_the_result(source, target, **more):
+    if Path(target).name == "result.json":
+        if moment == "after":
+            link(source, target, **more)
+        os.kill(os.getpid(), signal.SIGKILL)
+    link(source, target, **more)
+os.link = at_the_result
+sys.path.insert(0, "tests")
+from tiny import JOB, where
+from mmprompt.job import execute
+execute(Path(store), [run], where(), JOB)
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_run_killed_at_the_moment_at_which_it_publishes_is_published_once(tmp_path: Path, moment: str) -> None:
+    folder, whole = frozen_run(tmp_path / "a"), frozen_run(tmp_path / "b")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a"), moment, folder.id], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL and folder.result_file.exists() == (moment == "after")
+    if moment == "before":  # as a launch does that finds the process gone
+        bury(folder.attempts()[0])
+    for store, one in ((tmp_path / "a", folder), (tmp_path / "b", whole)):
+        assert execute(store, [one.id], where(), JOB | {"batch": "another"}) == {one.id: "done"}
+    assert done(folder)["attempt"] == (1 if moment == "after" else 2)
+    assert same_bits(folder, whole)
 
 
 def done(folder: RunFolder) -> dict[str, object]:

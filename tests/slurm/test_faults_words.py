@@ -20,6 +20,7 @@ from faults import HELD, Sweep, assert_same, release, until
 from lab import Lab, beside
 from patience import printed_by
 
+from mmprompt.place import ROOT
 from sweeps.batch import batches
 
 
@@ -106,8 +107,8 @@ def test_a_program_around_sbatch_that_keeps_the_id_to_itself_doubles_no_job(lab:
 
 
 @beside
-def test_percent_signs_in_the_path_of_the_store_are_characters_like_others(lab: Lab) -> None:
-    odd = Sweep(lab.folder / "50% %u %j it's", lab.cluster, ["cluster.exclude='gn[3-4]'"])
+def test_whatever_is_in_the_path_of_the_store_are_characters_like_others(lab: Lab) -> None:
+    odd = Sweep(lab.folder / "50% %u %j $HOME it's (1) störe", lab.cluster, ["cluster.exclude='gn[3-4]'"])
     lab.sweeps.append(odd)
     odd.launch()
     assert odd.done()["attempt"] == 1
@@ -125,6 +126,37 @@ def test_percent_signs_in_the_path_of_the_store_are_characters_like_others(lab: 
         until(lambda job=job: not several.word(job), "the job has ended")
     until(lambda: set(causes(several).values()) == {"not begun"}, "status says so")
     assert all("/no/such/python: No such file" in row["reason"] for row in several.rows().values() if row["cause"])
+
+
+@beside
+def test_a_shell_without_a_home_with_keys_and_settings_of_wandb_changes_nothing_and_no_key_is_written_down(
+    lab: Lab,
+) -> None:
+    key = "0123456789abcdef" * 2 + "01234567"
+    sweep = lab.sweep_here()
+    sweep.environment = {"HOME": "/nowhere", "TMPDIR": "/nowhere", "WANDB_MODE": "disabled", "WANDB_DIR": "/nowhere"}
+    sweep.environment |= {"WANDB_RUN_ID": "x", "WANDB_RESUME": "must", "WANDB_API_KEY": key, "HF_TOKEN": f"hf_{key}"}
+    sweep.launch()
+    result = sweep.done()
+    assert (sweep[1].path / str(result["wandb"])).stat().st_size > 0
+    assert_same(sweep[1], lab.undisturbed(1))
+    files = [file for file in sweep.store.root.rglob("*") if file.is_file()]
+    assert len(files) > 10 and not [file for file in files if key.encode() in file.read_bytes()]
+
+
+@beside
+def test_two_versions_of_the_code_that_launch_at_once_submit_each_run_once(lab: Lab) -> None:
+    sweep = lab.sweep_here(HELD, seeds=(1, 2))
+    other = lab.folder / "other"
+    for name in ("mmprompt", "sweeps", "analysis", "conf"):
+        shutil.copytree(ROOT / name, other / name, ignore=shutil.ignore_patterns("__pycache__", "mine.yaml"))
+    with (other / "mmprompt" / "metrics.py").open("a") as file:
+        file.write("# another version\n")
+    launches = [one.start("launch") for one in (sweep, replace(sweep, root=other)) for _ in range(2)]
+    said = [printed_by(launch) for launch in launches]
+    assert [launch.returncode for launch in launches] == [0] * 4, said
+    assert len(sweep.batches()) == 1 and all(len(jobs) == 1 for jobs in sweep.queue().values()), said
+    assert sweep.run("cancel", "length")[0] == 0
 
 
 @contextlib.contextmanager
