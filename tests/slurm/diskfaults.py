@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stage import Stage
+from wreck import NobodyError
 
 SIZE = "size=1g,nr_inodes=20k,mode=0755"
 SPARE = 64 << 10  # bytes that stay free of a full disk
@@ -77,7 +78,11 @@ class DiskFaults:
 
     def _read_only(self) -> None:
         subprocess.run(["mount", "--bind", self.store, self.store], check=True)
-        subprocess.run(["mount", "-o", "remount,bind,ro", self.store], check=True)
+        try:
+            subprocess.run(["mount", "-o", "remount,bind,ro", self.store], check=True, stderr=subprocess.DEVNULL)
+        except subprocess.CalledProcessError:  # somebody has just opened a file there to write it
+            self.writable()
+            raise NobodyError from None
 
     def writable(self) -> None:
         subprocess.run(["umount", "--lazy", self.store], check=True)
@@ -94,7 +99,10 @@ class DiskFaults:
         """Nothing if the disk is hurt already."""
         if self.stage.debts.owes("disk: "):
             return None
-        how()
+        try:
+            how()
+        except NobodyError:
+            return None
         seconds = self.stage.chance.uniform(2, 8)
         self.stage.debts.owe(seconds, f"disk: {what}", back)
         return f"for {seconds:.0f} s {detail}".rstrip()
