@@ -274,6 +274,19 @@ def test_runs_of_a_search_that_were_removed_or_damaged_are_trained_again_by_the_
         assert ours.config_file.read_text() == before.config_file.read_text()
 
 
+def test_a_trial_whose_file_was_removed_is_made_again_and_the_search_comes_to_its_end(
+    finished: Searcher, tmp_path: Path
+) -> None:
+    copy = Searcher(tmp_path)
+    shutil.copytree(finished.folder / "runs", tmp_path / "runs")
+    (copy.study.folder / "confirmed.json").unlink()
+    for number in (0, 2):
+        (copy.study.folder / "trials" / f"{number}.json").unlink()
+    code, output = copy.run("sampler=random")
+    assert code == 0, output
+    assert told(copy) == told(finished) and copy.look().confirmation == finished.look().confirmation
+
+
 def test_a_driver_that_is_killed_ten_times_and_a_second_one_beside_it_change_nothing(
     searcher: Searcher, finished: Searcher
 ) -> None:

@@ -6,11 +6,11 @@ callers one makes each trial. Between calls a worker remembers only what cannot 
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -179,7 +179,7 @@ class Desk:
         assert picture.confirmation is not None
         groups = picture.confirmation.groups
         missing = [self._missing(picture, group.group, one) for group in groups for one in group.candidates]
-        return self._free([*chain(*missing)])
+        return self._free([*itertools.chain(*missing)])
 
     def _free(self, found: Sequence[tuple[Work, RunOutcome]]) -> tuple[list[Work], bool]:
         """Of these what can be taken; what is said to be at work and is not, is put down as ended."""
@@ -268,7 +268,9 @@ class Desk:
         if not open_groups or self._is_capped(picture):
             return False
         group = min(open_groups, key=lambda group: len(picture.of(group)))
-        trial = self.proposed(picture, group, len(picture.of(group)))
+        there = {one.trial.number // len(picture.definition.groups) for one in picture.of(group)}
+        index = next(index for index in itertools.count() if index not in there)  # one may have been removed
+        trial = self.proposed(picture, group, index)
         for seed, run in trial.runs.items():
             config = self.composition.config(trial.settings, group, int(seed))
             assert run_id(config) == run
