@@ -75,8 +75,6 @@ class Look:
     def again(self) -> None:
         """Reads the store; asks SLURM if that was not done in the last half minute."""
         self.studies = self._studies.again(self.store.studies() if self.is_all else self.searches)
-        if self._studies.damaged and not self.is_all:
-            raise StoreError(self._studies.damaged[0])
         sweeps, self._manifests = [], []
         for name in self._names() if self.is_all else self.names:
             try:
@@ -86,9 +84,9 @@ class Look:
         self.reports = self._sweeps.again(sweeps)
 
     @property
-    def damaged(self) -> list[DamagedError]:
-        """Records that are of no run: manifests, and what batches left."""
-        return [*self._manifests, *self._sweeps.damaged]
+    def damaged(self) -> list[str]:
+        """Records that are of no run: manifests, what batches left, the files of searches."""
+        return [*map(str, [*self._manifests, *self._sweeps.damaged]), *self._studies.damaged]
 
     def _names(self) -> list[str]:
         names = [name for name in launched.names(self.store) if not name.startswith(OF_SEARCH)]
@@ -124,7 +122,7 @@ class Look:
         rest = [one for one in self.reports if one not in self.shown]
         done = [one.launched.name for one in rest if one.is_done]
         lines = [str(one) for one in rest if not one.is_done]
-        searches = [*map(str, self.studies), *self._studies.damaged] if self.is_all else []
+        searches = list(map(str, self.studies)) if self.is_all else []
         return lines + ([f"{', '.join(done)}: done"] if done else []) + searches
 
 
@@ -174,6 +172,6 @@ def page(look: Look, width: int, height: int | None, is_whole: bool = False) -> 
 def as_json(look: Look) -> str:
     look.again()
     about: dict[str, Any] = {"store": str(look.store.root), "scheduler": look.scheduler}
-    about |= {"damaged": [str(one) for one in look.damaged]}
+    about |= {"damaged": look.damaged}
     sweeps, searches = [one.json() for one in look.reports], [one.json() for one in look.studies]
     return json.dumps(about | {"sweeps": sweeps, "searches": searches}, indent=1)

@@ -95,12 +95,14 @@ FILES: dict[str, Callable[[Store], Path]] = {
     "end of a submission": lambda store: store.jobs / "1/submitted.json",
     "array": lambda store: store.jobs / "1/0/submitted.json",
     "manifest": lambda store: store.manifest("robustness"),
+    "trial of a search": lambda store: store.searches / "learning_rate/trials/0.json",
 }
 NOT_NEEDED = {
     ("result", gone),
     ("end of a submission", gone),
     ("array", gone),
     ("manifest", gone),
+    ("trial of a search", gone),
 }  # as if it never was
 
 
@@ -126,6 +128,15 @@ def test_status_names_a_damaged_file_with_what_to_do_and_shows_all_others(
         assert "1 damaged" in output and any(
             f"damaged: {place}" in row for row in output.splitlines() if row.startswith("  ")
         )
+
+
+def test_a_damaged_search_hides_no_sweep_that_is_named_with_it(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut(FILES["trial of a search"](store))
+    assert main(["status", "length", "learning_rate", "--runs", str(store.root)]) == 1
+    output = capsys.readouterr().out
+    assert output.startswith("damaged: ") and "trials/0.json" in output and "length: 8 runs: " in output
 
 
 @pytest.mark.parametrize("what", FILES)

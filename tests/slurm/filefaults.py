@@ -142,8 +142,10 @@ class FileFaults:
         self.stage.calls.start(["sweeps", "status", *names], then=then)
 
     def is_looked_at(self, name: str, wreck: Wreck) -> bool:
-        """Of an attempt's record only if it is the newest of a sweep's run that is not done: a search may not need it, nor
-        its own manifest."""
+        """Of what a search may not need only if it is a sweep's: results, records of the newest attempt of a run that is not done,
+        manifests."""
+        if name == "result.json":
+            return self.run_of(wreck.file) in self.scene.of_sweeps
         if name != "job.json":
             return not wreck.file.name.startswith(OF_SEARCH)
         folder = self.scene.run(str(self.run_of(wreck.file)))
