@@ -238,7 +238,7 @@ def share(row: Any) -> Cell:
 
 def difference(row: Any, what: str = "difference") -> Cell:
     """With the mark of its verdict; a dash where the baseline is missing, or has nothing to keep."""
-    if row.n and (not getattr(row, f"{what}_n") or math.isnan(getattr(row, what))):
+    if row.n and not getattr(row, f"{what}_n"):
         return Cell(word=NOTHING)
     cell = _cell(row, what, signed=True)
     return cell if cell.word else _marked(cell, getattr(row, f"{what}_verdict"))

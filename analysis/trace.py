@@ -86,7 +86,7 @@ def _run(row: pd.Series, point: Mapping[str, Any], store: Store) -> Iterator[str
     yield f"seed {row['seed']}: {_value(row)}, run {row['run']}"
     if pd.isna(row["attempt"]):
         return
-    commit = row["commit"] if isinstance(row["commit"], str) else None  # NaN where no run of the sweep says it
+    commit = row["commit"] if isinstance(row["commit"], str) else None  # NaN where only other runs say theirs
     is_dirty = not pd.isna(row["dirty"]) and bool(row["dirty"])
     changes = " with uncommitted changes" if is_dirty else ""
     yield f"  made     attempt {int(row['attempt'])}, {commit or 'an unknown commit'}{changes}, {row['device']}"

@@ -113,7 +113,7 @@ class Place(Section):
 
 def store_folder(named: str | os.PathLike[str] | None) -> Path:
     """The folder that a person means; `~` is his home, also where no shell has expanded it. None: the default."""
-    return default_store() if named is None else Path(named).expanduser().absolute()
+    return default_store() if named is None else Path(os.path.expanduser(named)).absolute()
 
 
 def default_store() -> Path:

@@ -371,7 +371,9 @@ class Attempt:
         return won
 
     def check_claim(self) -> None:
-        """Raises GoneError if the attempt was removed, or if what lies there now is another's; StoreError if nobody can tell."""
+        """Raises GoneError if the attempt was removed or another process has claimed its number since; StoreError if its record
+        cannot be read.
+        """
         try:
             found = self.job_file.read_text(encoding="utf-8", errors="replace")
         except (FileNotFoundError, NotADirectoryError):

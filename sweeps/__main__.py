@@ -178,7 +178,7 @@ def searches() -> list[str]:
 
 def folder(text: str) -> Path:
     """`mmprompt.place.store_folder`, without all that it brings."""
-    return Path(text).expanduser().absolute()
+    return Path(os.path.expanduser(text)).absolute()
 
 
 def usage() -> str:

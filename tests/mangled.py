@@ -172,7 +172,11 @@ def check(store: Path, number: int, said: Sequence[str]) -> None:
             raise AssertionError(f"{name}, after {'; '.join(said)}\n{traceback.format_exc()}") from None
         assert code in CODES, (name, code, said)
         assert "Traceback (most recent call last)" not in plain(output.getvalue()), (name, said, output.getvalue())
-        assert CHANGING not in output.getvalue(), (name, said, output.getvalue())  # nobody is changing these stores
+        assert CHANGING not in output.getvalue(), (
+            name,
+            said,
+            output.getvalue(),
+        )  # nothing changes these stores meanwhile
 
 
 def plain(text: str) -> str:

@@ -142,8 +142,8 @@ class Desk:
                 until = None if is_more else rung
                 if run.state in ("done", "diverged") or (until is not None and until in run.scores):
                     continue
-                run_of = one.trial.runs[str(seed)]
-                work = Work(run_of, one.trial, one.trial.group, seed, until, evaluations)
+                trained = one.trial.runs[str(seed)]
+                work = Work(trained, one.trial, one.trial.group, seed, until, evaluations)
                 order = len(definition.rungs) if rung is None else definition.rungs.index(rung)
                 found.append((-order, one.trial.number, work, run))
         found.sort(key=lambda one: one[:2])
@@ -269,7 +269,7 @@ class Desk:
             return False
         group = min(open_groups, key=lambda group: len(picture.of(group)))
         there = {one.trial.number // len(picture.definition.groups) for one in picture.of(group)}
-        index = next(index for index in itertools.count() if index not in there)  # one may have been removed
+        index = next(index for index in itertools.count() if index not in there)  # that of a removed trial first
         trial = self.proposed(picture, group, index)
         for seed, run in trial.runs.items():
             config = self.composition.config(trial.settings, group, int(seed))

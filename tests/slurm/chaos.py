@@ -4,13 +4,14 @@
     python tests/slurm/chaos.py --only job.json "disk is full"     # kinds of faults whose names hold one of these
     python tests/slurm/chaos.py --list                             # all kinds
 
-Two stores get the same: a sweep, a sweep of attacks that shares runs with it, and a search. Nobody touches the first. On the
-second `--wait` follows each of them, and faults come one after another, on jobs, daemons, launches, files and the disk; after each
-somebody types some verb. Whoever damages a file later does what `status` advises. Then everything is brought to its end. Tables
-(md, tex, csv) must be equal byte for byte, each run published once, nothing left at work, no command may have printed a
-traceback or ended otherwise than with 0, 1, 2 or 130 (`verdict` says what else). The exit code is 1 if anything is wrong; then
-both stores, and all that was printed, are kept. The seed decides which faults come in which order, and whom they hit of those
-who are there then. As root the store lies on a disk of its own, in memory, which can be full.
+The harness launches the same work into two stores: a sweep, a sweep of attacks that shares runs with it, and a search. The
+first store is left undisturbed. On the second, one `--wait` follows each piece of work while faults hit jobs, daemons,
+launches, files and the disk; after each fault some verb is called. A file that was damaged is later mended as `status` advises.
+When the faults are over, everything is launched until it is done. Then the tables (md, tex, csv) of both stores must be equal
+byte for byte, each run must be published once, no job may be left, and no command may have printed a traceback or ended with
+another code than 0, 1, 2 or 130 (`verdict` lists all checks). The exit code is 1 if a check fails; both stores and all output
+are then kept. The seed decides the order of the faults, and which of the runs at work each of them hits. As root, the store
+lies on a file system in memory, which can be filled.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from mmprompt.run import TRIES
 EVERY = 3.5  # seconds between two faults
 PATIENCE = 10.0  # seconds until somebody is there whom a fault could hit
 RETRY = 15.0  # seconds that what is tried again has before anyone says so again
-HARMLESS = "stale files"  # what comes where there is nobody whom another fault could hit
+HARMLESS = "stale files"  # the fault that takes the place of one that finds no target
 LATE = 600.0  # seconds; what has not ended so long after the last fault hangs
 
 
@@ -68,7 +69,7 @@ class Chaos:
         print(f"{time.monotonic() - self.began:7.1f} s  {text}", flush=True)
 
     def disturb(self, count: int, kinds: list[str]) -> None:
-        """Faults one after another, each kind about as often as the others. One that hits nobody waits for its turn."""
+        """Causes `count` faults, each kind about equally often. A fault that finds no target is tried again later."""
         chance = random.Random(self.seed)
         rounds = -(-count // len(kinds))
         left = [name for _ in range(rounds) for name in chance.sample(kinds, len(kinds))][:count]
@@ -88,7 +89,7 @@ class Chaos:
                     return name, hit
             self.stage.attend(1.0)
         name = left.pop(0)
-        return HARMLESS, f"for {name}, which hits nobody any more: {self.faults[HARMLESS]()}"
+        return HARMLESS, f"for {name}, which finds no target any more: {self.faults[HARMLESS]()}"
 
     @property
     def wrong(self) -> list[str]:
@@ -113,7 +114,7 @@ class Chaos:
         return [f"{LATE:g} s after the last fault runs are not done: {', '.join(missing)}"]
 
     def ended(self) -> list[str]:
-        """All is done: whoever follows ends, and the same commands say so again."""
+        """All work is done: the commands that follow it must end, and the same commands, typed again, must say so."""
         self.calls.end(180)
         last = [self.stage.launch(work, "--wait", waits=True) for work in self.scene.works]
         self.calls.end(180)
