@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
     # Matplotlib keeps a list of fonts, under $HOME unless told otherwise before it is imported; so that comes later.
     os.environ.setdefault("MPLCONFIGDIR", str((given.runs / "cache" / "matplotlib").absolute()))
-    from analysis.manifest import read_manifest, sweep_names
+    from analysis.manifest import read_manifest
     from mmprompt.wandb_online import ServerError
 
     store, status = Store(given.runs), 0
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
                 print(line, flush=True)
                 status = max(status, 0 if is_well else 1)
             return status
-        names = given.names or sweep_names(store)
+        names = given.names or sorted(store.sweeps())
         if not names:
             raise StoreError(f"no sweep was launched in {store.root}; give the store with --runs or MMPROMPT_RUNS")
         for name in names:

@@ -21,7 +21,7 @@ from analysis.manifest import axis_value
 from mmprompt.files import StoreError
 from mmprompt.identity import is_of_evaluations
 from mmprompt.records import COSTS, CostRow, CostsRecord, DamagedError, read
-from mmprompt.run import RunFolder, Store, is_number, spent
+from mmprompt.run import RunFolder, Store, spent
 
 # What a sweep may ask for (`facts:`) that depends on what else a machine does -> the quantities that are shown for it.
 SHOWN: dict[str, tuple[str, ...]] = {
@@ -52,7 +52,7 @@ def read_costs(store: Store, sweep: Sweep) -> Costs:
     in the notes."""
     name, labels = sweep.manifest["sweep"], labels_of(sweep)
     empty = pd.DataFrame(columns=[*labels, "task", "quantity", *NUMBERS, "baseline", "run"])
-    files = {int(file.stem): file for file in store.costs(name).glob("*.json") if is_number(file.stem)}
+    files = store.measurements(name)
     command = f"`make costs-{name}` measures it"
     if not files:
         is_asked = set(SHOWN).intersection(sweep.manifest["facts"]) - {"device_hours_spent"}

@@ -11,15 +11,14 @@ import pandas as pd
 
 from analysis.frame import ABOUT
 from analysis.stored import Unreadable, read, unfinished
-from mmprompt.config import nearest
+from mmprompt.comparison import FACTS
 from mmprompt.files import StoreError
 from mmprompt.identity import NEUTRAL, differing, dotted, setting
 from mmprompt.place import store_folder
-from mmprompt.records import FACTS, RESULT
+from mmprompt.records import RESULT
 from mmprompt.run import RunFolder, Store
 
 AT_ONCE = 8  # runs that are read side by side
-LISTED = 5  # ids that a message names
 
 
 def store_at(store: Store | Path | str | None = None) -> Store:
@@ -37,7 +36,7 @@ def runs(store: Store | Path | str | None = None) -> pd.DataFrame:
 
     Columns: state (done, diverged, failed, not done, or damaged), every setting under its dotted key (NaN where a method does
     not have it), a column per split and metric (`test/acc@0.5`), and what a run records of itself: attempt, best_step, commit,
-    dirty, device and the facts (`analysis.frame.FACTS`).
+    dirty, device and the facts (`mmprompt.comparison.FACTS`).
     """
     place = store_at(store)
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -80,25 +79,13 @@ def settings_of(folder: RunFolder) -> dict[str, Any]:
     return dict(dotted(folder.settings())) if folder.config_file.exists() else {}
 
 
-def find(store: Store, prefix: str) -> RunFolder:
-    """The run whose id begins so. Raises StoreError if none does, or several do."""
-    there = store.runs()
-    found = sorted(run for run in there if run.startswith(prefix))
-    if len(found) == 1:
-        return store.run(found[0])
-    if found:
-        more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-        raise StoreError(f"{prefix!r} begins {len(found)} runs: {', '.join(found[:LISTED])}{more}; give more of the id")
-    raise StoreError(f"no run's id begins with {prefix!r} in {store.root}{nearest(prefix, there)}")
-
-
 def diff(run: str, other: str, store: Store | Path | str | None = None) -> pd.DataFrame:
     """The settings in which two runs differ, by dotted key: a column per run. `run`, `other`: beginnings of their ids.
 
     Raises StoreError for a run that is not there, or whose settings were changed after launch.
     """
     place = store_at(store)
-    folders = [find(place, run), find(place, other)]
+    folders = [place.find(run), place.find(other)]
     ours, theirs = map(settings_of, folders)
     keys = differing(ours, theirs)
     columns = {

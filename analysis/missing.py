@@ -42,8 +42,8 @@ def _why(store: Store | None, row: pd.Series) -> str:
     if conflicts:
         return conflicts[0]
     attempts = [] if store is None else store.run(row["run"]).attempts()
-    error = (attempts[-1].error or "").strip() if attempts else ""
-    return error.splitlines()[-1] if error else ""
+    reason = attempts[-1].reason if attempts else None
+    return reason.message if reason else ""
 
 
 def _command(sweep: Sweep, row: pd.Series) -> str:

@@ -27,8 +27,8 @@ from analysis.manifest import point_values, read_manifest
 from analysis.sources import Source, Tracked, in_store
 from analysis.stored import Files, Unreadable, read, read_evaluation, unfinished
 from analysis.verify import RECORD, RESULT, Finding
+from mmprompt.comparison import FACTS
 from mmprompt.config import FURTHER_METRICS, REFERENCE_METRICS, Questions, RunConfig
-from mmprompt.records import FACTS
 from mmprompt.records import RESULT as RESULT_RECORD
 from mmprompt.run import RunFolder, Store
 

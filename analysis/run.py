@@ -84,12 +84,12 @@ class Run:
     @cached_property
     def attempts(self) -> pd.DataFrame:
         """A row per attempt, oldest first: number, work (train or evaluate), host, began, published (whether its files are the
-        run's), resumed_from (the step), error (its last line)."""
+        run's), resumed_from (the step), error (one line)."""
         rows = [self._attempt(attempt) for attempt in self.folder.sound_attempts()]
         return pd.DataFrame(rows, columns=["number", "work", "host", "began", "published", "resumed_from", "error"])
 
     def _attempt(self, attempt: Attempt) -> dict[str, Any]:
-        job, error = attempt.job, (attempt.error or "").strip()
+        job, reason = attempt.job, attempt.reason
         is_published = attempt.number == self.result.get("attempt")
         return {
             "number": attempt.number,
@@ -98,7 +98,7 @@ class Run:
             "began": pd.Timestamp(job["started"], unit="s", tz="UTC").round("s") if "started" in job else pd.NaT,
             "published": is_published,
             "resumed_from": self.result.get("resumed_from") if is_published else None,
-            "error": error.splitlines()[-1] if error else "",
+            "error": reason.message if reason else "",
         }
 
     @cached_property
@@ -138,8 +138,7 @@ class Run:
         """By id; those of the attempt that was published come before later ones."""
         if not self.result:
             return {}
-        folders = (self.folder.evaluations, Attempt(self.folder, self.result["attempt"]).evaluations)
-        return {file.stem: file for folder in folders for file in sorted(folder.glob("[!.]*.json"))}
+        return {file.stem: file for file in self.folder.evaluation_files(self.result["attempt"])}
 
     @cached_property
     def history(self) -> pd.DataFrame:

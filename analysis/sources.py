@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.records import RecordError, read_ends, read_record
 from mmprompt.run import RunFolder
+from mmprompt.tracking import record_files
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class InStore:
     def _finished(self, folder: RunFolder) -> Tracked | None:
         """Of a run without a result: the record of its first attempt that trained to the end; None if none did."""
         for attempt in folder.attempts():
-            for file in sorted(attempt.path.glob("wandb/*run-*-*/run-*.wandb")):
+            for file in record_files(attempt.path):
                 tracked = self._read(folder, str(file.relative_to(folder.path)), [])
                 if tracked is not None and tracked.state == "finished" and tracked.config.get("work") != "evaluate":
                     return tracked

@@ -265,11 +265,8 @@ def deeply(folder: RunFolder, result: Mapping[str, Any] | None) -> Iterator[str]
 
     Nothing that it finds changes a number that is shown.
     """
-    folders = [folder.evaluations]
     if result is not None:
-        attempt = Attempt(folder, result["attempt"])
-        folders.append(attempt.evaluations)
-        file, checksum = attempt.weights_file, result.get("weights")
+        file, checksum = Attempt(folder, result["attempt"]).weights_file, result.get("weights")
         if checksum is not None:
             try:
                 found = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -278,7 +275,7 @@ def deeply(folder: RunFolder, result: Mapping[str, Any] | None) -> Iterator[str]
             else:
                 if found != checksum:
                     yield f"its weights are damaged: their sha256 is {found}, {RESULT} says {checksum}"
-    for file in sorted(file for place in folders for file in place.glob("[!.]*.json")):
+    for file in sorted(folder.evaluation_files(None if result is None else result["attempt"])):
         try:
             about, scores = read(file, EVALUATION), read_scores(file.with_suffix(".npy"))
         except Unreadable as error:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from analysis.html import html
-from analysis.manifest import read_manifest, sweep_names
+from analysis.manifest import read_manifest
 from analysis.page.render import NAME, write_page
 from analysis.report import read_report, write
 from analysis.search_report import SearchReport, report_search
@@ -24,7 +24,7 @@ def report_to_wandb(store: Store, project: str | None) -> str:
 
     Raises StoreError where there is nothing to send, or a sweep cannot be read, and ServerError when there is no server.
     """
-    names = sweep_names(store)
+    names = sorted(store.sweeps())
     with tempfile.TemporaryDirectory(prefix="mmprompt-report-") as scratch:
         out = Path(scratch)
         pages: dict[str, str] = {}

@@ -24,7 +24,7 @@ from mmprompt.config import ConfigError, Model, parse
 from mmprompt.files import StoreError, follow_mode
 from mmprompt.identity import as_written, evaluation_id, evaluations_of, freeze, provenance, run_id
 from mmprompt.keys import check_override
-from mmprompt.place import ROOT, Place, backbone_file, data_folder, store_folder
+from mmprompt.place import ROOT, JobSettings, store_folder
 from mmprompt.run import Store
 
 CONF = ROOT / "conf"
@@ -116,9 +116,9 @@ def one_run(values: dict[str, Any]) -> None:
                 progress.update(line, completed=state.step, description=best)
 
             outcome = execute(
-                folder.path.parent.parent,
+                store,
                 [folder.id],
-                where(place),
+                JobSettings.of(place),
                 by_hand(),
                 watch,
                 evaluations=list(asked.values()),
@@ -131,9 +131,9 @@ def one_run(values: dict[str, Any]) -> None:
             sys.exit(f"{who} is at this run, or died there; see {folder.path}")
         if outcome[folder.id] == "failed":
             attempt = folder.attempts()[-1]
-            last = (attempt.error or "").strip().splitlines()[-1]
+            reason = attempt.reason
             what = "evaluation" if attempt.evaluates else "run"
-            sys.exit(f"the {what} failed: {last}\n  the whole story: {attempt.path / 'error.txt'}")
+            sys.exit(f"the {what} failed: {reason.message if reason else ''}\n  traceback: {attempt.error_text}")
     else:
         print("it is done already; another seed or setting makes another run")
     result = folder.result()
@@ -151,19 +151,6 @@ def described(settings: dict[str, Any]) -> str:
     attack = " ".join(f"{key}={value}" for key, value in settings.get("attack", {}).items())
     rest = [f"{key}={value}" for key, value in settings.items() if key not in ("split", "attack")]
     return ", ".join([*rest, *([f"attack {attack}"] if attack else [])])
-
-
-def where(place: Place) -> dict[str, Any]:
-    """What a job needs to know besides the frozen settings."""
-    return {
-        "backbone": str(backbone_file(place)),
-        "tracking": place.tracking.model_dump(mode="json"),
-        "gpus": place.cluster.gpus,
-        "checkpoint_every": place.cluster.checkpoint_every,
-        "cache": place.cache.model_dump(),
-        "data": data_folder(place),
-        "stage": place.data.stage,
-    }
 
 
 def by_hand() -> dict[str, Any]:

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmprompt.config import parse
 from mmprompt.data import load
 from mmprompt.ending import end_when_told
 from mmprompt.evaluate import answers
@@ -32,14 +33,16 @@ from mmprompt.evaluations import published_weights
 from mmprompt.files import write_once
 from mmprompt.frozen import live
 from mmprompt.loaded import loaded
+from mmprompt.place import JobSettings
 from mmprompt.processes import at_work, this_process
+from mmprompt.records import as_json
 from mmprompt.resources import finish, forget_peak, peak_memory_mb, seconds_per_100
-from mmprompt.run import Store, is_number
+from mmprompt.run import Store
 from mmprompt.train import follow, optimiser_of, update
 
 Asked = Mapping[
     str, Any
-]  # a row: task, values of the axes, run, where it runs, and the place of its baseline among the rows
+]  # a row: task, values of the axes, run, settings of its job, and the place of its baseline among the rows
 
 
 def measure(store: Store, asked: Mapping[str, Any], job: Mapping[str, Any], wanted: Callable[[], bool]) -> Path:
@@ -95,11 +98,12 @@ class Ready:
         result = folder.result()
         if result is None:
             raise RuntimeError(f"run {folder.id} has no result any more; the same command measures another")
-        self.run = loaded(folder, folder.published, asked["where"][row["where"]])
+        self.run = loaded(folder, folder.published, parse(JobSettings, asked["settings"][row["settings"]]))
         config, tuned = self.run.config, self.run.tuned
-        tuned.load_tuned_state(published_weights(folder, result))
+        training = tuned.prompts  # with the MLP, where there is one
+        tuned.load_published_state(published_weights(folder, result))
         tuned.eval()
-        self.device, self.weights = self.run.device, tuned.tuned_state()
+        self.device, self._answering = self.run.device, tuned.prompts
         self.parameters = sum(one.numel() for one in self.run.backbone.parameters())  # without what a method adds
         self.is_trained = bool(tuned.trained)  # not of a prompt of length 0
         last = config.task.splits[-1]
@@ -107,7 +111,10 @@ class Ready:
         self._answer = partial(answers, config, tuned, load(config.task, config.model, last), seen)
         if self.is_trained:
             self._train, self._view = load(config.task, config.model, "train"), self.run.view("train")
+            tuned.prompts = self._training = training
+            self._weights = tuned.tuned_state()
             self._optimiser, self._ema = optimiser_of(tuned, config.optim), dict[str, Tensor]()
+            tuned.prompts = self._answering
 
     def once(self, updates: int) -> dict[str, float]:
         """Seconds of 100 answers, and of an update of training where something is trained."""
@@ -118,6 +125,7 @@ class Ready:
     def seconds_per_update(self, count: int) -> float:
         """The mean over so many updates, as from the middle of the run; afterwards the weights are what they were."""
         config, tuned, optim = self.run.config, self.run.tuned, self.run.config.optim
+        tuned.prompts = self._training
         tuned.train()
         finish(self.device)
         began = time.perf_counter()
@@ -127,7 +135,8 @@ class Ready:
                 follow(self._ema, tuned.trained, optim.ema_decay)
         finish(self.device)
         seconds = (time.perf_counter() - began) / count
-        tuned.load_tuned_state(self.weights)
+        tuned.load_tuned_state(self._weights)
+        tuned.prompts = self._answering
         tuned.eval()
         return seconds
 
@@ -178,7 +187,7 @@ def summary(values: Sequence[float], name: str) -> dict[str, float]:
 def peak_in_a_process_of_its_own(store: Store, row: Asked, asked: Mapping[str, Any]) -> float:
     """In MB. Raises CalledProcessError if the process fails; it says why on the log."""
     told = json.dumps(
-        {"store": str(store.root), "row": row, "asked": {key: asked[key] for key in ("where", "updates")}}
+        {"store": str(store.root), "row": row, "asked": {key: asked[key] for key in ("settings", "updates")}}
     )
     command = [sys.executable, "-m", "mmprompt.costs"]
     done = subprocess.run(command, input=told, stdout=subprocess.PIPE, text=True, check=True)
@@ -207,10 +216,9 @@ def go_on(wanted: Callable[[], bool]) -> bool:
 
 def put(store: Store, content: Mapping[str, Any]) -> Path:
     """Under the next number: of two that end at once each gets its own."""
-    folder = store.costs(content["sweep"])
-    taken = [int(file.stem) for file in folder.glob("*.json") if is_number(file.stem)]
+    folder, taken = store.costs(content["sweep"]), store.measurements(content["sweep"])
     for number in itertools.count(max(taken, default=0) + 1):
-        if write_once(folder / f"{number}.json", json.dumps(content, indent=1)):
+        if write_once(folder / f"{number}.json", as_json(content)):
             return folder / f"{number}.json"
     raise AssertionError
 

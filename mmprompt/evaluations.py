@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,9 +28,8 @@ from mmprompt.frozen import Want
 from mmprompt.identity import evaluation_id
 from mmprompt.loaded import Loaded
 from mmprompt.progress import Progress
-from mmprompt.records import EVALUATION, DamagedError, ResultRecord, read
+from mmprompt.records import EVALUATION, DamagedError, ResultRecord, as_json, read
 from mmprompt.run import Attempt, RunFolder
-from mmprompt.tracking import record_file
 
 Settings = Mapping[str, Any]  # of an evaluation (`mmprompt.identity.evaluations_of`)
 WANTED: dict[str, Want] = {"embeddings": "features", "pixels": "pixels"}  # what an attack starts from
@@ -65,7 +63,7 @@ class Made:
         buffer = io.BytesIO()
         np.save(buffer, self.scores.astype(np.float32))
         attempt.put(folder / f"{self.id}.npy", buffer.getbuffer(), once=True)
-        attempt.put(folder / f"{self.id}.json", json.dumps(self.content), once=True)
+        attempt.put(folder / f"{self.id}.json", as_json(self.content), once=True)
 
 
 def is_clean(settings: Settings) -> bool:
@@ -87,7 +85,7 @@ def evaluated(run: Loaded, settings: Settings, answered: Answered) -> Made:
         "n": len(scores.examples),
         "metrics": scores.metrics,
         "seconds": round(time.monotonic() - began, 2),
-        "wandb": record_file(run.attempt.path),
+        "wandb": run.attempt.wandb,
     }
     return Made(content, scores.examples)
 
@@ -105,7 +103,7 @@ def evaluate_only(run: Loaded, evaluations: Sequence[Settings]) -> None:
         )
     missing = folder.missing([evaluation_id(folder.id, settings) for settings in evaluations], result)
     asked = [settings for settings in evaluations if evaluation_id(folder.id, settings) in missing]
-    run.tuned.load_tuned_state(published_weights(folder, result))
+    run.tuned.load_published_state(published_weights(folder, result))
     run.tuned.eval()
     began, record = time.monotonic(), run.record()
     made: list[Made] = []
@@ -120,7 +118,7 @@ def evaluate_only(run: Loaded, evaluations: Sequence[Settings]) -> None:
             made.append(evaluated(run, settings, progress.answered))
             record.log(len(made), made[-1].values)
         # The values of all that were made of this run since it was published: whoever reads the newest record has them.
-        there = [*sound(folder.evaluations), *(one.content for one in made)]
+        there = [*sound(folder.evaluation_files(None)), *(one.content for one in made)]
         summary = {key: value for content in there for key, value in recorded(content).items()}
     except BaseException:
         record.finish({}, exit_code=1)
@@ -132,13 +130,13 @@ def evaluate_only(run: Loaded, evaluations: Sequence[Settings]) -> None:
         )  # when the record is on disk: nobody comes again to one that has them all
         progress.report(len(made))
     seconds = round(time.monotonic() - began, 2)
-    attempt.end({"evaluations": [one.id for one in made], "seconds": seconds, "wandb": record_file(attempt.path)})
+    attempt.end({"evaluations": [one.id for one in made], "seconds": seconds, "wandb": attempt.wandb})
     folder.tidy(attempt)
 
 
-def sound(folder: Path) -> Iterator[Mapping[str, Any]]:
-    """The evaluations in a folder whose files can be read."""
-    for file in sorted(folder.glob("[!.]*.json")):
+def sound(files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
+    """The evaluations whose files can be read."""
+    for file in files:
         with contextlib.suppress(DamagedError):
             if (found := read(file, EVALUATION)) is not None:
                 yield {"evaluation": file.stem, **found}

@@ -19,40 +19,45 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save
 
+from mmprompt.comparison import RECORDED
 from mmprompt.config import ConfigError
 from mmprompt.data import load
 from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up
 from mmprompt.evaluations import Settings, evaluate_only, evaluated, is_clean, results
+from mmprompt.failures import MEMORY, Cause, Reason, told_to_end
 from mmprompt.files import GoneError, StoreError
 from mmprompt.identity import clean, evaluation_id
 from mmprompt.loaded import Loaded, NoGPUError, loaded
+from mmprompt.place import JobSettings
 from mmprompt.processes import this_process, who
 from mmprompt.progress import Report, reporter, still_alive
 from mmprompt.records import DamagedError
 from mmprompt.resources import device_hours, epochs, near_best, peak_memory_mb
-from mmprompt.run import INTERRUPTED, NEAR_LIMIT, TRIES, Attempt, RunFolder, Store, spent
-from mmprompt.tracking import record_file
-from mmprompt.train import Checkpoints, Paused, State, train
+from mmprompt.run import TRIES, Attempt, RunFolder, Store, spent
+from mmprompt.train import Checkpoints, Paused, State, TrainingError, train
 
-# Of the result's facts, those that a W&B record has in its summary.
-SUMMARISED = (
-    *("best_step", "trainable_parameters", "seconds", "device_hours", "device_hours_spent", "peak_memory_mb"),
-    *("epochs", "epochs_to_99"),
+NEAR_LIMIT = Reason("time limit", "the time limit of its job was near", interrupted=True)
+LIMIT_REACHED = Reason(
+    "time limit",
+    f"{TRIES} attempts came near the time limit of their jobs, and none got further than the one before; "
+    "a larger cluster.time_min is the cure",
 )
+# Of the result's facts, those that a W&B record has in its summary.
+SUMMARISED = ("best_step", *RECORDED)
 
 
 def execute(
-    store: Path,
+    store: Store,
     runs: Sequence[str],
-    where: Mapping[str, Any],
+    settings: JobSettings,
     job: Mapping[str, Any],
     watch: Report | None = None,
     wanted: Callable[[], bool] = lambda: True,
@@ -65,9 +70,9 @@ def execute(
     that was not begun, "open" for each. Raises SystemExit, with a sentence, when the process has to end.
     """
     end_when_told()
-    asked = {run: [evaluation_id(run, settings) for settings in evaluations or ()] for run in runs}
+    asked = {run: [evaluation_id(run, one) for one in evaluations or ()] for run in runs}
     for run in runs:
-        folder = Store(store).run(run)
+        folder = store.run(run)
         try:
             number = folder.next_number  # before looking: whoever claims in between has it
             if not is_free(folder, job["batch"], asked[run]):
@@ -82,14 +87,14 @@ def execute(
         if not wanted():
             print("this process ends here; what it has not begun waits for another", flush=True)
             break
-        begin(folder, number, where, job, watch, evaluations)
-    return {run: outcome(Store(store).run(run), job["batch"], asked[run]) for run in runs}
+        begin(folder, number, settings, job, watch, evaluations)
+    return {run: outcome(store.run(run), job["batch"], asked[run]) for run in runs}
 
 
 def take(
-    store: Path,
+    store: Store,
     run: str,
-    where: Mapping[str, Any],
+    settings: JobSettings,
     job: Mapping[str, Any],
     evaluations: Sequence[Settings],
     until: int | None = None,
@@ -100,21 +105,21 @@ def take(
     Raises SystemExit, with a sentence, when the process has to end.
     """
     end_when_told()
-    folder = Store(store).run(run)
+    folder = store.run(run)
     try:
         number = folder.next_number  # taken before looking, so that a claim made in between wins
-        if is_live(folder) or folder.is_done([evaluation_id(run, settings) for settings in evaluations]):
+        if is_live(folder) or folder.is_done([evaluation_id(run, one) for one in evaluations]):
             return False
     except DamagedError as error:
         print(error, file=sys.stderr, flush=True)
         return False
-    return begin(folder, number, where, job, None, evaluations, until)
+    return begin(folder, number, settings, job, None, evaluations, until)
 
 
 def begin(
     folder: RunFolder,
     number: int,
-    where: Mapping[str, Any],
+    settings: JobSettings,
     job: Mapping[str, Any],
     watch: Report | None,
     evaluations: Sequence[Settings] | None,
@@ -126,9 +131,9 @@ def begin(
         return False
     try:
         work = "train" if folder.result() is None else "evaluate"
-        attempt = folder.claim(number, dict(job) | {"work": work, "gpus": where["gpus"]} | process_facts())
+        attempt = folder.claim(number, dict(job) | {"work": work, "gpus": settings.gpus} | process_facts())
         if attempt is not None:
-            try_once(folder, attempt, where, watch, evaluations, until)
+            try_once(folder, attempt, settings, watch, evaluations, until)
     except StoreError as error:
         raise SystemExit(f"this process ends: {error}") from error
     return attempt is not None
@@ -137,16 +142,16 @@ def begin(
 def try_once(
     folder: RunFolder,
     attempt: Attempt,
-    where: Mapping[str, Any],
+    settings: JobSettings,
     watch: Report | None,
     evaluations: Sequence[Settings] | None,
     until: int | None = None,
 ) -> None:
     """One attempt, and what is said of it when it fails. Raises what must end the process: SystemExit, and StoreError where that
     cannot be written down."""
-    asked = [evaluation_id(folder.id, settings) for settings in evaluations or ()]
+    asked = [evaluation_id(folder.id, one) for one in evaluations or ()]
 
-    def record(reason: str) -> bool:
+    def record(reason: Reason) -> bool:
         """Writes down why the attempt ended. False if another attempt was first, or this one was removed."""
         try:
             if folder.is_done(asked if attempt.evaluates else ()):
@@ -156,28 +161,25 @@ def try_once(
             give_up(attempt, error)
             return False
         except StoreError:
-            print(reason, file=sys.stderr, flush=True)
+            print(reason.text, file=sys.stderr, flush=True)
             raise
         return True
 
     try:
-        perform(folder, attempt, where, watch, evaluations, until)
+        perform(folder, attempt, settings, watch, evaluations, until)
     except Paused as pause:
-        record(f"{INTERRUPTED}{pause}")
+        record(Reason("paused", str(pause), interrupted=True))
     except GoneError as error:
         give_up(attempt, error)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         told = [*TOLD_TO_END, *([signal.SIGINT] if isinstance(error, KeyboardInterrupt) else [])]
         if told:  # whatever was raised: compiled code can turn the handler's exit into some other exception
-            record(NEAR_LIMIT if time_is_up() else f"{INTERRUPTED}told to end by {signal.Signals(told[0]).name}")
+            record(NEAR_LIMIT if time_is_up() else told_to_end(signal.Signals(told[0]).name))
             if time_is_up() and folder.tries() >= TRIES:
-                record(
-                    f"TimeLimitError: {TRIES} attempts came near the time limit of their jobs, and none got further "
-                    f"than the one before; a larger cluster.time_min is the cure\n"
-                )
+                record(LIMIT_REACHED)
             raise SystemExit(128 + told[0]) from None
         if isinstance(error, StoreError) or takes_no_more(error):
-            if record(INTERRUPTED + reason_of(error)):
+            if record(replace(reason_of(error), interrupted=True)):
                 raise SystemExit(f"this process ends: {error}") from error
         else:
             record(reason_of(error))
@@ -185,11 +187,24 @@ def try_once(
             raise SystemExit(f"the run failed, and this process ends with it: {error}") from error
 
 
-def reason_of(error: BaseException) -> str:
-    """A sentence where that says all: what is wrong is not in the code. Else the traceback."""
+def reason_of(error: BaseException) -> Reason:
+    """Why an attempt failed. With a traceback only where a sentence does not say all: a wrong setting or a full disk is not in
+    the code."""
+    first = (str(error).splitlines() or [""])[0]
+    message = f"{type(error).__name__}: {first}" if first else type(error).__name__
     if isinstance(error, StoreError | ConfigError):
-        return f"{type(error).__module__}.{type(error).__qualname__}: {error}\n"
-    return traceback.format_exc()
+        return Reason(kind_of(error), message)
+    return Reason(kind_of(error), message, traceback.format_exc())
+
+
+def kind_of(error: BaseException) -> Cause:
+    if isinstance(error, TrainingError):
+        return "diverged"
+    if takes_no_more(error):
+        return "disk full"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or MEMORY.search(str(error)):
+        return "out of memory"
+    return "error"
 
 
 def give_up(attempt: Attempt, error: GoneError) -> None:
@@ -260,7 +275,7 @@ def is_live(folder: RunFolder) -> bool:
     Except that SLURM has started this very job again: then whoever had it before is gone.
     """
     attempts = folder.attempts_at_hand(folder.result())
-    if not attempts or attempts[-1].error is not None:
+    if not attempts or attempts[-1].reason is not None:
         return False
     lives, before = attempts[-1].lives(), attempts[-1].job.get("scheduler_job")
     if lives is None:
@@ -271,13 +286,13 @@ def is_live(folder: RunFolder) -> bool:
 def perform(
     folder: RunFolder,
     attempt: Attempt,
-    where: Mapping[str, Any],
+    settings: JobSettings,
     watch: Report | None,
     evaluations: Sequence[Settings] | None,
     until: int | None,
 ) -> None:
     """One attempt, from the frozen configuration to the published result, or to the evaluations that it lacks."""
-    run = loaded(folder, attempt, where)  # first: its time counts from here
+    run = loaded(folder, attempt, settings)  # first: its time counts from here
     for other in folder.sound_attempts():
         if other != attempt and other.lives() is False:
             other.sweep()
@@ -285,11 +300,11 @@ def perform(
         evaluate_only(run, evaluations or ())
     else:
         asked = clean(run.config) if evaluations is None else evaluations
-        train_and_evaluate(run, where, watch, asked, until)
+        train_and_evaluate(run, settings, watch, asked, until)
 
 
 def train_and_evaluate(
-    run: Loaded, where: Mapping[str, Any], watch: Report | None, evaluations: Sequence[Settings], until: int | None
+    run: Loaded, settings: JobSettings, watch: Report | None, evaluations: Sequence[Settings], until: int | None
 ) -> None:
     """Trains, makes these evaluations, and publishes. Raises Paused after update `until`."""
     config, attempt, tuned = run.config, run.attempt, run.tuned
@@ -297,17 +312,17 @@ def train_and_evaluate(
     record = run.record()
     # After the last that may have drawn numbers: loading a backbone does, the first time in a process.
     torch.manual_seed(config.seed)
-    checkpoints = Checkpoints(attempt, where["checkpoint_every"])
+    checkpoints = Checkpoints(attempt, settings.checkpoint_every)
     try:
         report = reporter(config, attempt, watch, until)
         state = train(config, tuned, views, checkpoints, record.log, report, until)
         result = facts(run, state)
-        made = [evaluated(run, settings, still_alive(attempt)) for settings in filter(is_clean, evaluations)]
-        result |= taken(run, state, checkpoints.seconds_before, where["gpus"])  # and no more than every run is asked
-        made += [evaluated(run, settings, still_alive(attempt)) for settings in evaluations if not is_clean(settings)]
+        made = [evaluated(run, one, still_alive(attempt)) for one in filter(is_clean, evaluations)]
+        result |= taken(run, state, checkpoints.seconds_before, settings.gpus)  # and no more than every run is asked
+        made += [evaluated(run, one, still_alive(attempt)) for one in evaluations if not is_clean(one)]
         for one in made:
             one.put(attempt, attempt.evaluations)
-        result |= results(made) | {"device_hours_spent": device_hours(spent_on(run), where["gpus"] or config.threads)}
+        result |= results(made) | {"device_hours_spent": device_hours(spent_on(run), settings.gpus or config.threads)}
         result |= {"resumed_from": checkpoints.resumed_from, "damaged_checkpoints": checkpoints.damaged}
         summary = result["metrics"] | {key: result[key] for key in SUMMARISED}
         summary |= {f"{split}/evaluation": evaluation for split, evaluation in result["evaluations"].items()}
@@ -316,9 +331,9 @@ def train_and_evaluate(
         record.finish({}, exit_code=1)
         raise
     record.finish(summary, exit_code=0)  # on disk before the result says that the run is done
-    weights = save(tuned.tuned_state())
+    weights = save(tuned.published_state())
     attempt.put(attempt.weights_file, weights)
-    result |= {"weights": sha256(weights).hexdigest(), "wandb": record_file(attempt.path)}
+    result |= {"weights": sha256(weights).hexdigest(), "wandb": attempt.wandb}
     run.folder.publish(attempt, result)
 
 

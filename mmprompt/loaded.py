@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,16 +12,16 @@ from typing import Any
 import torch
 
 from mmprompt.cache import Cache
-from mmprompt.config import Model, RunConfig, parse
+from mmprompt.config import Model, RunConfig
 from mmprompt.data import locate
 from mmprompt.fingerprint import fingerprint
 from mmprompt.frozen import Want, kept, processor, view
 from mmprompt.identity import read_config
 from mmprompt.ofa import OFA
 from mmprompt.official import load_backbone, read
-from mmprompt.place import Caching, Tracking
+from mmprompt.place import JobSettings, Tracking
 from mmprompt.resources import forget_peak
-from mmprompt.run import Attempt, RunFolder, Store
+from mmprompt.run import Attempt, RunFolder
 from mmprompt.staging import staged
 from mmprompt.tracking import Record
 from mmprompt.tuned import Tuned, View
@@ -79,19 +78,19 @@ class Loaded:
         )
 
 
-def loaded(folder: RunFolder, attempt: Attempt, where: Mapping[str, Any]) -> Loaded:
+def loaded(folder: RunFolder, attempt: Attempt, settings: JobSettings) -> Loaded:
     began = time.monotonic()
     config = read_config(folder.config_file)
-    store = Store(folder.path.parent.parent)
-    locate(config.task, where["data"], where["stage"], store.cache if where["cache"]["max_gb"] > 0 else None)
-    device = the_device(where["gpus"])
+    cache = folder.store.cache
+    locate(config.task, settings.data, settings.stage, cache if settings.cache.max_gb > 0 else None)
+    device = the_device(settings.gpus)
     forget_peak(device)
     torch.set_num_threads(config.threads)
-    backbone = backbone_of(config, Path(where["backbone"]), where["stage"])
+    backbone = backbone_of(config, Path(settings.backbone), settings.stage)
     generator = torch.Generator().manual_seed(config.seed)
     tuned = Tuned(config, backbone, generator).to(device)
-    cache = kept(parse(Caching, where["cache"]), store.cache, device)
-    return Loaded(attempt, began, config, device, backbone, tuned, cache, parse(Tracking, where["tracking"]))
+    features = kept(settings.cache, cache, device)
+    return Loaded(attempt, began, config, device, backbone, tuned, features, settings.tracking)
 
 
 def backbone_of(config: RunConfig, file: Path, stage: bool = False) -> OFA:

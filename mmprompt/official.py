@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from mmprompt.config import Model
 from mmprompt.ofa import OFA
 from mmprompt.positions import image_bucket_count
-from mmprompt.prompts import Prefix, Prompts
 
 State = dict[str, Tensor]
 
@@ -79,8 +78,8 @@ NOT_OURS = [
     r"^decoder\.code_layernorm_embedding\.",
     r"^decoder\.image_rel_pos_table_list\.",
 ]
-PROMPT = r"\.(encoder|decoder)_prompt_encoder\."  # loaded by `load_prompts`
-ADAPTER = r"\.adapter\."  # loaded by `load_adapters`
+PROMPT = r"\.(encoder|decoder)_prompt_encoder\."
+ADAPTER = r"\.adapter\."
 
 
 def left_out(model: Model) -> int:
@@ -128,7 +127,7 @@ def official_prompt_name(name: str) -> str:
 
 
 def load_backbone(model: OFA, state: State) -> None:
-    """Fills every tensor of the model from an official state; prompts and adapters in it are left to those who load them."""
+    """Fills every tensor of the model from an official state; prompts and adapters in it are left out."""
     names = {name: official_name(name) for name in model.state_dict() if not name.endswith("num_batches_tracked")}
     embedding = state.get("encoder.embed_tokens.weight")
     for alias in ALIASES:
@@ -139,42 +138,11 @@ def load_backbone(model: OFA, state: State) -> None:
     fill(model, names, state, offered)
 
 
-def load_prompts(prompts: Prompts, state: State) -> None:
-    """Fills the prompts from an official state, of which everything but the prompts is ignored."""
-    check_every_layer_is_prompted(prompts)
-    names = {name: official_prompt_name(name) for name in prompts.state_dict()}
-    fill(prompts, names, state, {key for key in state if re.search(PROMPT, key)})
-
-
-def export_prompts(prompts: Prompts) -> State:
-    """The prompts under their official names."""
-    check_every_layer_is_prompted(prompts)
-    return {official_prompt_name(name): tensor for name, tensor in prompts.state_dict().items()}
-
-
-def adapters_of(model: OFA) -> dict[str, str]:
-    """The official name of each tensor of the model's adapters."""
-    return {name: official_name(name) for name in model.state_dict() if ".adapter." in name}
-
-
-def load_adapters(model: OFA, state: State) -> None:
-    """Fills the adapters that `mmprompt.methods` has put into the model from an official state; the rest of it is ignored."""
-    fill(model, adapters_of(model), state, {key for key in state if re.search(ADAPTER, key)})
-
-
-def export_adapters(model: OFA) -> State:
-    """The adapters under their official names."""
-    tensors = model.state_dict()
-    return {official: tensors[name] for name, official in adapters_of(model).items()}
-
-
-def check_every_layer_is_prompted(prompts: Prompts) -> None:
-    for prefix in (prompts.encoder, prompts.decoder):
-        if isinstance(prefix, Prefix) and len(prefix.prompted) < prefix.layers:
-            raise CheckpointError(
-                f"prompt.layers={prefix.prompted} prompts {len(prefix.prompted)} of {prefix.layers} layers; "
-                "the official format has a prompt in every layer"
-            )
+def official_state(weights: State) -> State:
+    """The tensors of a weights.safetensors under official names."""
+    names = {"prompts": official_prompt_name, "backbone": official_name}
+    parts = [(name.split(".", 1), tensor) for name, tensor in weights.items()]
+    return {names[part](name): tensor for (part, name), tensor in parts}
 
 
 def fill(module: nn.Module, names: dict[str, str], state: State, offered: set[str]) -> None:

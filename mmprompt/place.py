@@ -111,6 +111,31 @@ class Place(Section):
     limits: Limits
 
 
+class JobSettings(Section):
+    """What a job needs to know besides the settings of its runs; fixed at launch (batch.json)."""
+
+    backbone: str  # checkpoint file
+    data: str | None  # folder of the files that tasks name
+    stage: bool
+    gpus: NotNegative
+    checkpoint_every: Positive
+    cache: Caching
+    tracking: Tracking
+
+    @classmethod
+    def of(cls, place: Place, backbone: Path | None = None) -> Self:
+        """`backbone`: the file that nodes read, if it is another than here."""
+        return cls(
+            backbone=str(backbone or backbone_file(place)),
+            data=data_folder(place),
+            stage=place.data.stage,
+            gpus=place.cluster.gpus,
+            checkpoint_every=place.cluster.checkpoint_every,
+            cache=place.cache,
+            tracking=place.tracking,
+        )
+
+
 def store_folder(named: str | os.PathLike[str] | None) -> Path:
     """The folder that a person means; `~` is his home, also where no shell has expanded it. None: the default."""
     return default_store() if named is None else Path(os.path.expanduser(named)).absolute()

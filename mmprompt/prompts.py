@@ -4,10 +4,13 @@ B batch, P prompt length, L prompted layers of a stack, H heads, Dh head width, 
 
 A stack's prompt is one table, P x (2 L d). A row holds, for each prompted layer in order, a key and then a value, each
 H x Dh. Self-attention sees them before its own keys and values; they pass through no projection.
-With reparameterization `mlp` a small network computes that table from one of P x d; it collapses after training.
+With reparameterization `mlp` a small network computes that table from one of P x d while it trains; a finished run keeps the
+table alone (paper 3.2).
 """
 
 from __future__ import annotations
+
+import copy
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +65,8 @@ class Prefix(nn.Module):
 
     @torch.no_grad()
     def collapse(self) -> None:
-        """Replaces the MLP by the table it computes. The model's answers stay the same bit by bit."""
-        self.table = nn.Parameter(self.values())
+        """Replaces the MLP by the table it computes, in float32. The model's answers keep their bits."""
+        self.table = nn.Parameter(self.values().float())
         self.mlp = None
 
 
@@ -94,7 +97,10 @@ class Prompts(nn.Module):
         decoder = None if self.decoder is None else self.decoder(batch)
         return encoder, decoder
 
-    def collapse(self) -> None:
-        for prefix in (self.encoder, self.decoder):
+    def collapsed(self) -> Prompts:
+        """A copy with plain tables, without the MLPs that computed them."""
+        plain = copy.deepcopy(self)
+        for prefix in (plain.encoder, plain.decoder):
             if prefix is not None:
                 prefix.collapse()
+        return plain

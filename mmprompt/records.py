@@ -14,16 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
+from mmprompt.failures import Cause
 from mmprompt.files import StoreError
 
 Record = TypeVar("Record")
-
-FACTS = (  # what runs record of themselves
-    *("trainable_parameters", "epochs", "epochs_to_99", "seconds", "device_hours", "device_hours_spent"),
-    *("seconds_per_100", "peak_memory_mb"),
-)
 
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=4000)]
 Name = Annotated[str, Field(pattern=r"^[^\x00/]+$", max_length=200)]  # of a file or a folder
@@ -33,6 +30,7 @@ Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 OPEN = ConfigDict(extra="allow")
+VERSION = 1  # of the records that this code writes, and the highest that it reads
 
 
 def _finite(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -44,6 +42,18 @@ def _finite(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 Settings = Annotated[dict[str, Any], AfterValidator(_finite)]  # an id is made of them, and no id can be made of NaN
+
+
+def _known(version: int) -> int:
+    if version > VERSION:
+        raise PydanticCustomError("newer_version", "version {version}", {"version": version})
+    return version
+
+
+class Versioned(TypedDict):
+    """A file of the store. Before records had a version they were as in version 1."""
+
+    version: NotRequired[Annotated[int, AfterValidator(_known)]]
 
 
 class DamagedError(StoreError):
@@ -70,7 +80,7 @@ class Process(TypedDict):
 
 
 @with_config(OPEN)
-class JobRecord(Process):
+class JobRecord(Process, Versioned):
     """attempts/N/job.json: who is, or was, at an attempt."""
 
     batch: Name
@@ -90,7 +100,18 @@ class JobRecord(Process):
 
 
 @with_config(OPEN)
-class ProgressRecord(TypedDict):
+class ErrorRecord(Versioned):
+    """attempts/N/error.json: why it ended without having done what it was made for (`mmprompt.failures`)."""
+
+    kind: Cause
+    message: str
+    traceback: str
+    interrupted: bool
+    signal: str | None
+
+
+@with_config(OPEN)
+class ProgressRecord(Versioned):
     """attempts/N/progress.json. Of an attempt that evaluates the steps are examples."""
 
     step: Count
@@ -101,7 +122,7 @@ class ProgressRecord(TypedDict):
 
 
 @with_config(OPEN)
-class ResultRecord(TypedDict):
+class ResultRecord(Versioned):
     """result.json: what was published."""
 
     attempt: Number
@@ -130,7 +151,7 @@ class ResultRecord(TypedDict):
 
 
 @with_config(OPEN)
-class EvaluationRecord(TypedDict):
+class EvaluationRecord(Versioned):
     """evaluations/ID.json."""
 
     settings: Settings
@@ -159,10 +180,12 @@ class TaskRecord(TypedDict):
 
 
 @with_config(OPEN)
-class ManifestRecord(TypedDict):
+class ManifestRecord(Versioned):
     """sweeps/NAME.json, as the verbs after a launch need it; tables need more (`analysis.manifest`)."""
 
     command: Text
+    target: NotRequired[Text]  # of make
+    overrides: NotRequired[list[Text]]
     axes: dict[str, list[Any]]
     tasks: dict[str, TaskRecord]
     points: list[PointRecord]
@@ -175,7 +198,7 @@ class PartRecord(TypedDict):
     """Runs of a job that have the same backbone and shall have the same evaluations."""
 
     runs: list[Name]
-    where: NotRequired[dict[str, Any]]
+    settings: NotRequired[dict[str, Any]]  # of its job (`mmprompt.place.JobSettings`)
     evaluations: NotRequired[list[Settings]]
 
 
@@ -203,7 +226,7 @@ class ClusterRecord(TypedDict):
 class SearchWork(TypedDict):
     name: Name
     manifest: Name
-    where: NotRequired[list[dict[str, Any]]]
+    settings: NotRequired[list[dict[str, Any]]]  # of jobs, by the number of the trial's base
     trials: NotRequired[Count | None]
     retry: NotRequired[list[Name]]
 
@@ -214,7 +237,7 @@ class MeasureWork(TypedDict):
 
 
 @with_config(OPEN)
-class BatchRecord(TypedDict):
+class BatchRecord(Versioned):
     """jobs/N/batch.json: what one launch hands to a scheduler."""
 
     job: BatchJob
@@ -273,7 +296,7 @@ class LoadRecord(TypedDict):
 
 
 @with_config(OPEN)
-class CostsRecord(TypedDict):
+class CostsRecord(Versioned):
     """costs/NAME/N.json: what the rows of a sweep take, as measured."""
 
     batch: Name
@@ -292,7 +315,7 @@ class CostsRecord(TypedDict):
 
 
 @with_config(OPEN)
-class TakenRecord(TypedDict):
+class TakenRecord(Versioned):
     """jobs/N/F/submitted.json: SLURM took an array."""
 
     job: Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
@@ -300,7 +323,7 @@ class TakenRecord(TypedDict):
 
 
 @with_config(OPEN)
-class EndRecord(TypedDict):
+class EndRecord(Versioned):
     """jobs/N/submitted.json: how submission ended."""
 
     waiting: Count
@@ -328,6 +351,7 @@ def _baselines_are_there(costs: CostsRecord) -> CostsRecord:
 
 
 JOB = TypeAdapter(JobRecord)
+ERROR = TypeAdapter(ErrorRecord)
 PROGRESS = TypeAdapter(ProgressRecord)
 RESULT = TypeAdapter(ResultRecord)
 EVALUATION = TypeAdapter(EvaluationRecord)
@@ -336,6 +360,11 @@ BATCH = TypeAdapter(BatchRecord)
 COSTS = TypeAdapter(Annotated[CostsRecord, AfterValidator(_baselines_are_there)])
 TAKEN = TypeAdapter(TakenRecord)
 END = TypeAdapter(EndRecord)
+
+
+def as_json(record: Mapping[str, Any]) -> str:
+    """A record as the text of its file."""
+    return json.dumps({"version": VERSION, **record}, indent=1)
 
 
 def read(file: Path, schema: TypeAdapter[Record], cure: str = "") -> Record | None:
@@ -352,6 +381,9 @@ def read(file: Path, schema: TypeAdapter[Record], cure: str = "") -> Record | No
     except OSError as error:
         raise DamagedError(file, f"cannot be read: {error.strerror}", cure) from None
     except ValidationError as error:
+        if error.errors()[0]["type"] == "newer_version":
+            why = f"was written by a newer mmprompt ({error.errors()[0]['msg']} of its records; this one reads up to {VERSION})"
+            raise DamagedError(file, why, "use that one") from None
         raise DamagedError(file, complaint(error), cure) from None
 
 

@@ -27,12 +27,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmprompt.config import RunConfig
+from mmprompt.config import RunConfig, nearest
+from mmprompt.failures import Reason, from_text
 from mmprompt.files import (
     Content,
     GoneError,
@@ -48,6 +49,7 @@ from mmprompt.files import (
 from mmprompt.identity import digest, frozen_text
 from mmprompt.processes import lives
 from mmprompt.records import (
+    ERROR,
     EVALUATION,
     JOB,
     PROGRESS,
@@ -57,14 +59,14 @@ from mmprompt.records import (
     JobRecord,
     ProgressRecord,
     ResultRecord,
+    as_json,
     read,
 )
+from mmprompt.tracking import record_files
 
-INTERRUPTED = "interrupted: "  # how the error of an attempt begins that nothing was wrong with
-DIVERGED = "mmprompt.train.TrainingError: "  # in the error of an attempt whose loss or gradient became infinite
+LISTED = 8  # runs in a message that is about several
 OF_SEARCH = "search-"  # how the name of a study's manifest begins
 TRIES = 3  # attempts that end in an error without getting further than the ones before: then a run is left alone
-NEAR_LIMIT = f"{INTERRUPTED}the time limit of its job was near"
 LAST_WORDS = 8192  # bytes that each attempt has to say why it ended, taken while the disk has them
 CHECKPOINT = re.compile(r"checkpoint\.(\d{1,15})\.pt", re.ASCII)
 RUN = re.compile(r"[\w-]{1,128}", re.ASCII)  # the name of a run's folder; what is called otherwise is somebody else's
@@ -77,7 +79,7 @@ class Store:
     root: Path
 
     def run(self, run: str) -> RunFolder:
-        return RunFolder(self.root / "run" / run)
+        return RunFolder(self, run)
 
     def runs(self) -> set[str]:
         """The runs that have a folder."""
@@ -87,8 +89,33 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return set()
 
+    def find(self, beginning: str) -> RunFolder:
+        """The run whose id begins so. Raises NoRunError if there is none, SeveralRunsError."""
+        there = self.runs()
+        found = sorted(run for run in there if run.startswith(beginning))
+        if not found:
+            raise NoRunError(f"no run's id begins with {beginning!r} in {self.root}{nearest(beginning, there)}")
+        if len(found) > 1:
+            raise SeveralRunsError(beginning, found)
+        return self.run(found[0])
+
     def manifest(self, sweep: str) -> Path:
         return self.root / "sweeps" / f"{sweep}.json"
+
+    def sweeps(self) -> list[str]:
+        """The names of the manifests that are there, the last launched first; a search's begins with `search-`."""
+        found = []
+        for file in (self.root / "sweeps").glob("[!.]*.json"):
+            with contextlib.suppress(OSError):  # removed at this moment
+                found.append((file.stat().st_mtime, file.stem))
+        return [name for _, name in sorted(found, reverse=True)]
+
+    def manifest_name(self, name: str) -> str:
+        """Of a sweep, else of the search of that name. Raises NoSweepError if there is neither."""
+        for one in (name, f"{OF_SEARCH}{name}"):
+            if os.path.lexists(self.manifest(one)):
+                return one
+        raise NoSweepError(self, name)
 
     @property
     def searches(self) -> Path:
@@ -102,6 +129,20 @@ class Store:
     def costs(self, sweep: str) -> Path:
         """What the rows of a sweep take: N.json, each written once, the newest counts."""
         return self.root / "costs" / sweep
+
+    def measured(self) -> list[str]:
+        """The names of the sweeps whose costs were measured."""
+        return sorted(folder.name for folder in (self.root / "costs").glob("[!.]*"))
+
+    def measurements(self, sweep: str) -> dict[int, Path]:
+        """Those there are, by number."""
+        files = self.costs(sweep).glob("*.json")
+        return {int(file.stem): file for file in sorted(files) if is_number(file.stem)}
+
+    @property
+    def probes(self) -> Path:
+        """One folder for each time that the doctor has found something wrong."""
+        return self.root / "doctor"
 
     @property
     def cache(self) -> Path:
@@ -119,15 +160,39 @@ class Store:
         return self.root / "code"
 
 
+class NoSweepError(StoreError):
+    """No sweep of that name was launched into this store. The message names the nearest, or all there are."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        there = sorted(store.sweeps())
+        known = f"; there are: {', '.join(there)}" if there else "; none was launched into it yet"
+        super().__init__(f"no sweep {name} in {store.root}{nearest(name, there) or known}")
+
+
+class NoRunError(StoreError):
+    """No run's id begins so."""
+
+
+class SeveralRunsError(StoreError):
+    """Several runs have ids that begin so."""
+
+    def __init__(self, beginning: str, runs: Sequence[str]) -> None:
+        more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
+        listed = f"{', '.join(runs[:LISTED])}{more}"
+        super().__init__(f"{beginning!r} begins the ids of {len(runs)} runs: {listed}; give more of it")
+        self.beginning, self.runs = beginning, runs
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One run's folder: at most 15 files once it is finished, and up to four for each attempt that did not finish it."""
 
-    path: Path
+    store: Store
+    id: str
 
     @property
-    def id(self) -> str:
-        return self.path.name
+    def path(self) -> Path:
+        return self.store.root / "run" / self.id
 
     @property
     def config_file(self) -> Path:
@@ -176,6 +241,11 @@ class RunFolder:
             return left
         except OSError as error:
             raise DamagedError(self.evaluations, f"cannot be read: {error.strerror}", self._restore) from None
+
+    def evaluation_files(self, published: int | None) -> list[Path]:
+        """Of all evaluations that were made, those of the attempt that has published last. `published`: its number."""
+        own = [] if published is None else [Attempt(self, published).evaluations]
+        return [file for folder in (self.evaluations, *own) for file in sorted(folder.glob("[!.]*.json"))]
 
     def is_done(self, wanted: Collection[str]) -> bool:
         result = self.result()
@@ -235,7 +305,7 @@ class RunFolder:
         """Those whose records can be read, oldest first."""
         for attempt in self.attempts():
             with contextlib.suppress(DamagedError):
-                attempt.job, attempt.error  # noqa: B018
+                attempt.job, attempt.reason  # noqa: B018
                 yield attempt
 
     def attempts_at_hand(self, result: ResultRecord | None) -> list[Attempt]:
@@ -255,7 +325,7 @@ class RunFolder:
 
         A caller takes the number before it looks whether somebody is at the run: whoever claims in between has it.
         """
-        text = json.dumps(job, indent=1)
+        text = as_json(job)
         attempt = Attempt(self, number, text)
         try:
             with drafted(attempt.path) as draft:
@@ -280,10 +350,10 @@ class RunFolder:
         for attempt in self.sound_attempts():
             if is_trained and not attempt.evaluates:
                 continue
-            step, error = max(attempt.checkpoint_steps, default=0), attempt.error
+            step, reason = max(attempt.checkpoint_steps, default=0), attempt.reason
             if step > furthest or attempt.has_evaluated:
                 count, furthest = 0, max(step, furthest)
-            count += error is not None and (not error.startswith(INTERRUPTED) or error.startswith(NEAR_LIMIT))
+            count += reason is not None and reason.is_a_try
         return count
 
     @property
@@ -300,7 +370,7 @@ class RunFolder:
 
     def publish(self, attempt: Attempt, result: Mapping[str, Any]) -> bool:
         """Make the attempt's result the run's. False if another attempt was first; then nothing changes."""
-        won = attempt.put(self.result_file, json.dumps(result, indent=1), once=True)
+        won = attempt.put(self.result_file, as_json(result), once=True)
         self.tidy(attempt)
         return won
 
@@ -413,7 +483,7 @@ class Attempt:
 
     def end(self, facts: Mapping[str, Any]) -> None:
         """What an attempt that evaluates says last, when all is there."""
-        self.put(self.end_file, json.dumps(facts, indent=1), once=True)
+        self.put(self.end_file, as_json(facts), once=True)
 
     @property
     def has_evaluated(self) -> bool:
@@ -453,6 +523,12 @@ class Attempt:
         return self.path / "weights.safetensors"
 
     @property
+    def wandb(self) -> str | None:
+        """Its W&B record, relative to the run's folder; None where tracking is disabled."""
+        files = record_files(self.path)
+        return str(files[-1].relative_to(self.run.path)) if files else None
+
+    @property
     def evaluations(self) -> Path:
         return self.path / "evaluations"
 
@@ -469,37 +545,53 @@ class Attempt:
                 shutil.rmtree(folder, ignore_errors=True)
 
     @property
-    def error(self) -> str | None:
-        """Why it failed; None if it did not, or if it never got to say. Raises DamagedError."""
-        file = self.path / "error.txt"
+    def error_file(self) -> Path:
+        return self.path / "error.json"
+
+    @property
+    def error_text(self) -> Path:
+        """The same for people; all there is of attempts from before there was an error.json."""
+        return self.path / "error.txt"
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why it ended without having done what it was made for; None if it did not, or never got to say. Raises DamagedError."""
+        cure = f"remove {self.path}, and the next launch goes on without that attempt"
+        record = read(self.error_file, ERROR, cure)
+        if record is not None:
+            fields = ("kind", "message", "traceback", "interrupted", "signal")
+            return Reason(**{key: record[key] for key in fields})  # type: ignore[literal-required]
         try:
-            return file.read_text(encoding="utf-8", errors="replace")
+            return from_text(self.error_text.read_text(encoding="utf-8", errors="replace"))
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise DamagedError(file, f"cannot be read: {error.strerror}", f"remove {self.path}") from None
+            raise DamagedError(self.error_text, f"cannot be read: {error.strerror}", cure) from None
 
     @property
     def diverged(self) -> bool:
         """Whether its loss or gradient became infinite: with the same settings it always will, so this is an outcome."""
-        return DIVERGED in (self.error or "")
+        reason = self.reason
+        return reason is not None and reason.kind == "diverged"
 
     @property
     def has_failed(self) -> bool:
         """Whether it ended for a reason that lies in the run, and was not interrupted."""
-        error = self.error
-        return error is not None and not error.startswith(INTERRUPTED)
+        reason = self.reason
+        return reason is not None and not reason.interrupted
 
     @property
     def last_words(self) -> Path:
-        """Room for error.txt on a disk that has none."""
+        """Room for error.json on a disk that has none."""
         return self.path / ".last-words"
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: Reason) -> None:
         """Writes down why it ended. Raises GoneError if it was removed, and StoreError if that cannot be, even in the room that was
         kept for it."""
         try:
-            self.put(self.path / "error.txt", reason)
+            with contextlib.suppress(StoreError):
+                self.put(self.error_text, reason.text)
+            self.put(self.error_file, as_json(asdict(reason)))
             remove(self.last_words)
         except GoneError:
             raise
@@ -507,12 +599,15 @@ class Attempt:
             if not self._fail_without_room(reason):
                 raise
 
-    def _fail_without_room(self, reason: str) -> bool:
+    def _fail_without_room(self, reason: Reason) -> bool:
+        reason = replace(reason, message=reason.message[: LAST_WORDS // 16])
+        while len(text := as_json(asdict(reason)).encode()) > LAST_WORDS:
+            reason = replace(reason, traceback=reason.traceback[len(reason.traceback) // 2 + 1 :])
         try:
             with self.last_words.open("r+b") as file:
-                file.write(reason.encode()[:LAST_WORDS])
+                file.write(text)
                 file.truncate()
-            self.last_words.replace(self.path / "error.txt")
+            self.last_words.replace(self.error_file)
         except OSError:
             return False
         return True
@@ -526,7 +621,7 @@ class Attempt:
 
     def report(self, progress: Mapping[str, Any]) -> None:
         """Raises StoreError; GoneError if the attempt was removed."""
-        self.put(self.path / "progress.json", json.dumps(progress), durable=False)
+        self.put(self.path / "progress.json", as_json(progress), durable=False)
 
 
 def is_number(name: str) -> bool:

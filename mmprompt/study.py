@@ -12,11 +12,12 @@ Part of the light half of the package: no torch, no Hydra, no Optuna.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, TypeVar
@@ -30,6 +31,8 @@ from mmprompt.run import OF_SEARCH, Store
 
 VERSION: Literal[1] = 1  # of the files
 SCORE = "score"  # the objective that is the task's validation metric
+TRIALS = "trials", r"(\d+)\.json"  # folder, and the names of its files
+DECISIONS = "decisions", r"\d+\.(\d+|seeds)\.json"
 SEEDS = "seeds"  # in the name of a decision on more seeds
 FIRST_FRESH = 101  # the least seed that confirmation uses
 DIRECTIONS = ("maximize", "minimize")
@@ -128,7 +131,9 @@ class Definition(Section):
     version: Literal[1]
     name: str
     claim: str
-    command: str
+    command: str  # for people: make, the target and the overrides
+    target: str | None = None  # of make; None of a study from before it was kept
+    overrides: list[str] | None = None
     objective: dict[str, Direction]
     fixed: dict[str, Any]
     space: list[Parameter]
@@ -315,24 +320,23 @@ class Study:
 
         Raises StoreError, naming the file, for one that is damaged or does not belong there.
         """
-        found = {}
-        for file in self._files("trials", r"(\d+)\.json"):
-            trial = known.get(file.name) or read(file, Trial)
-            seeds = self.definition.seed_values[: self.definition.seeds.most]
-            if trial is None or str(trial.number) != file.stem or not self.definition.has(trial, trial.group, seeds):
-                raise StoreError(f"{file} is not trial {file.stem} of search {self.name}; remove it")
-            found[file.name] = trial
-        return found
+        return {file.name: known.get(file.name) or self._trial(file) for file in self._files(*TRIALS)}
+
+    def _trial(self, file: Path) -> Trial:
+        trial, seeds = read(file, Trial), self.definition.seed_values[: self.definition.seeds.most]
+        if trial is None or str(trial.number) != file.stem or not self.definition.has(trial, trial.group, seeds):
+            raise StoreError(f"{file} is not trial {file.stem} of search {self.name}; remove it")
+        return trial
 
     def decisions(self, known: Mapping[str, Decision] = MappingProxyType({})) -> dict[str, Decision]:
         """As `trials`."""
-        found = {}
-        for file in self._files("decisions", r"\d+\.(\d+|seeds)\.json"):
-            one = known.get(file.name) or read(file, Decision)
-            if one is None or file.name != f"{one.trial}.{one.step or SEEDS}.json":
-                raise StoreError(f"{file} is not a decision of search {self.name}; remove it")
-            found[file.name] = one
-        return found
+        return {file.name: known.get(file.name) or self._decision(file) for file in self._files(*DECISIONS)}
+
+    def _decision(self, file: Path) -> Decision:
+        one = read(file, Decision)
+        if one is None or file.name != f"{one.trial}.{one.step or SEEDS}.json":
+            raise StoreError(f"{file} is not a decision of search {self.name}; remove it")
+        return one
 
     def confirmation(self) -> Confirmation | None:
         """Raises as `trials`."""
@@ -350,10 +354,30 @@ class Study:
             return []
         except OSError as error:
             raise StoreError(f"{self.folder / folder} cannot be read: {error.strerror}") from None
-        for file in files:
-            if not re.fullmatch(name, file.name, re.ASCII):
-                raise StoreError(f"{file} does not belong to search {self.name}; remove it")
-        return files
+        return sorted(file for file in files if re.fullmatch(name, file.name, re.ASCII))  # others are somebody else's
+
+    def damage(self) -> list[StoreError]:
+        """Of all its files those that cannot be used, and why."""
+        found: list[StoreError] = []
+
+        def look(check: Callable[[], object]) -> None:
+            try:
+                check()
+            except StoreError as error:
+                found.append(error)
+
+        look(lambda: self.definition)
+        if found:
+            return found
+        checks: list[tuple[tuple[str, str], Callable[[Path], object]]]
+        checks = [(TRIALS, self._trial), (DECISIONS, self._decision)]
+        for files, check in checks:
+            look(partial(self._files, *files))
+            with contextlib.suppress(StoreError):
+                for file in self._files(*files):
+                    look(partial(check, file))
+        look(self.confirmation)
+        return found
 
     def define(self, definition: Definition) -> bool:
         """False if the study was there before."""

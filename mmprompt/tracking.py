@@ -125,10 +125,9 @@ class Record:
         _keep_only(self.file)
 
 
-def record_file(attempt: Path) -> str | None:
-    """The record of an attempt's folder, relative to the folder of its run. None: it has none (tracking disabled)."""
-    files = sorted(attempt.glob("wandb/*run-*-*/run-*.wandb"))
-    return str(files[-1].relative_to(attempt.parent.parent)) if files else None
+def record_files(folder: Path) -> list[Path]:
+    """The records in an attempt's folder, the newest last; none where tracking is disabled."""
+    return sorted(folder.glob("wandb/*run-*-*/run-*.wandb"))
 
 
 _offline_until = 0.0  # by the monotonic clock

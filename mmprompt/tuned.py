@@ -154,6 +154,22 @@ class Tuned(nn.Module):
         # Contiguous, because safetensors keeps no other order of a tensor's numbers.
         return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
 
+    def published_state(self) -> dict[str, Tensor]:
+        """The tuned state as a finished run keeps it: prompts as plain tables, whatever computed them."""
+        self.collapse()
+        return self.tuned_state()
+
+    def load_published_state(self, state: dict[str, Tensor]) -> None:
+        """Of a finished run. Runs that published before prompts were collapsed kept the MLP."""
+        if state.keys() != self.tuned_state().keys():
+            self.collapse()
+        self.load_tuned_state(state)
+
+    def collapse(self) -> None:
+        """Leaves the prompts as plain tables: they cannot be trained on as they were before."""
+        with self.autocast():  # as in training and evaluation: of the same precision they have the same bits
+            self.prompts = self.prompts.collapsed()
+
     def load_tuned_state(self, state: dict[str, Tensor]) -> None:
         own = self.state_dict(keep_vars=True)
         expected = self.tuned_state().keys()

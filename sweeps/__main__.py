@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sweeps.words import WORDS
+from mmprompt.failures import RETRIED
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = """
@@ -96,7 +96,7 @@ def parser(verb: str) -> argparse.ArgumentParser:
         case "plan" | "launch":
             add("names", metavar="NAME", nargs="+", help="sweeps, as one launch: files of conf/sweep/")
             add("overrides", metavar="KEY=VALUE", nargs="*", help="changes to all of them, see below")
-            which = f"one of {', '.join(WORDS)}"
+            which = f"one of {', '.join(RETRIED)}"
             retry = f"also runs that diverged, failed too often or may be lost; with {which}: of those that ended only these"
             add("--retry", metavar="CAUSE", nargs="?", const="all", help=retry)
             add("--limit", metavar="N", type=positive, help="of the runs to do, the first N")
@@ -245,8 +245,8 @@ def settle_retry(asked: dict[str, object]) -> None:
     retry = asked["retry"]
     if isinstance(retry, str) and "=" in retry:
         asked["overrides"], asked["retry"] = [retry, *asked["overrides"]], "all"  # type: ignore[misc]
-    elif retry not in (None, "all", *WORDS):
-        print(f"sweeps: --retry {retry}: no such cause; wanted one of {', '.join(WORDS)}", file=sys.stderr)
+    elif retry not in (None, "all", *RETRIED):
+        print(f"sweeps: --retry {retry}: no such cause; wanted one of {', '.join(RETRIED)}", file=sys.stderr)
         sys.exit(2)
 
 

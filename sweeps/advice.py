@@ -8,12 +8,12 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from mmprompt.failures import RETRIED
 from mmprompt.place import Place, default_store
 from mmprompt.run import TRIES, Attempt
 from sweeps.causes import Failure
 from sweeps.cost import volume
 from sweeps.launched import Launched
-from sweeps.words import WORDS
 
 REASONS, RUNS = 4, 3  # that are shown: reasons of one cause, runs of one reason
 FRAME = re.compile(r'  File "(.*)", line (\d+), in (.*)\n(.*)')
@@ -25,7 +25,7 @@ def advice(launched: Launched, failures: Mapping[str, Failure], names: Mapping[s
     """Lines for a person. `names`: what to call each run on the command line."""
     lines: list[str] = []
     commands: list[str] = []
-    for word, cause in WORDS.items():
+    for word, cause in RETRIED.items():
         group = [failure for failure in failures.values() if failure.cause == cause]
         if group:
             lines.append(f"{cause}: {len(group)} run{'s' if len(group) != 1 else ''}")
@@ -55,7 +55,8 @@ def _reasons(launched: Launched, group: Sequence[Failure], names: Mapping[str, s
 
 def _frame(attempt: Attempt) -> Iterable[str]:
     """Where an exception was raised, of the traceback that an attempt left."""
-    frames = FRAME.findall(attempt.error or "")
+    reason = attempt.reason
+    frames = FRAME.findall(reason.traceback) if reason else []
     if frames:
         file, line, function, code = frames[-1]
         yield f"  at {'/'.join(file.split('/')[-2:])}:{line}, in {function}: {code.strip()}"
@@ -105,10 +106,7 @@ def _room(store: Path) -> str:
 
 def _launch(launched: Launched, group: Sequence[Failure], *more: str) -> str:
     """The launch again: the sweep as it is now, in the place where these runs were, with what is to be other."""
-    words = shlex.split(launched.manifest["command"])
-    asked = [
-        argument for word in words if word.startswith("ARGS=") for argument in shlex.split(word.removeprefix("ARGS="))
-    ]
+    target, asked = launched.told
     newest = max((failure.batch for failure in group if failure.batch), key=lambda batch: int(batch.id), default=None)
     place = (
         [text for text in newest.frozen["overrides"] if _key(text).split(".")[0] in Place.model_fields]
@@ -121,7 +119,7 @@ def _launch(launched: Launched, group: Sequence[Failure], *more: str) -> str:
     where = [f"CLUSTER={kind[-1]}"] if kind else []
     where += [] if launched.store.root == default_store() else [f"RUNS={shlex.quote(str(launched.store.root))}"]
     arguments = re.sub(r'(["\\$`])', r"\\\1", shlex.join([*asked, *more]))
-    return " ".join([*words[:2], *where, *([f'ARGS="{arguments}"'] if arguments else [])])
+    return " ".join(["make", target, *where, *([f'ARGS="{arguments}"'] if arguments else [])])
 
 
 def _key(override: str) -> str:

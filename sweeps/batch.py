@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 import os
 import re
@@ -28,9 +27,9 @@ from pydantic import TypeAdapter
 
 from mmprompt.files import StoreError, drafted, put_folder, write_once
 from mmprompt.identity import evaluation_id
-from mmprompt.place import ROOT, Cluster, Place, data_folder
+from mmprompt.place import ROOT, Cluster, JobSettings, Place
 from mmprompt.processes import this_process, who
-from mmprompt.records import BATCH, END, TAKEN, BatchRecord, DamagedError, EndRecord, Record, read
+from mmprompt.records import BATCH, END, TAKEN, BatchRecord, DamagedError, EndRecord, Record, as_json, read
 from mmprompt.run import Attempt, Store, is_number
 from sweeps import snapshot
 
@@ -144,7 +143,7 @@ class Batch:
 
     def note(self, first: int, job: str, count: int) -> None:
         """SLURM has taken an array of so many jobs, under this id."""
-        write_once(self.array(first) / "submitted.json", json.dumps({"job": job, "count": count}))
+        write_once(self.array(first) / "submitted.json", as_json({"job": job, "count": count}))
 
     @property
     def job_ids(self) -> dict[int, str]:
@@ -247,7 +246,7 @@ def wanted(batches: Iterable[Batch], runs: Iterable[str]) -> dict[str, frozenset
 def log_of(attempt: Attempt) -> Path | None:
     """What the job of an attempt printed as errors; None of a run that was started by hand, or before that was written down."""
     log: str | None = attempt.job.get("log")
-    return None if log is None else attempt.run.path.parent.parent / log
+    return None if log is None else attempt.run.store.root / log
 
 
 def batches(store: Store) -> Batches:
@@ -294,7 +293,7 @@ def freeze(
             return expanded.backbones[run], list(expanded.wanted[run].values())
 
         for (backbone, evaluations), group in itertools.groupby(runs, key=alike):
-            yield {"where": where(place, backbone, copy), "runs": list(group), "evaluations": evaluations}
+            yield {"settings": job_settings(place, backbone, copy), "runs": list(group), "evaluations": evaluations}
 
     own = {
         "sweeps": {
@@ -307,17 +306,9 @@ def freeze(
     return put(store, place, copy, kind, about, after, own)
 
 
-def where(place: Place, backbone: Path, copy: Path) -> dict[str, Any]:
-    """What a job needs to know besides the frozen settings of a run. `copy`: the snapshot."""
-    return {
-        "backbone": str(snapshot.inside(backbone, ROOT, copy)),
-        "gpus": place.cluster.gpus,
-        "checkpoint_every": place.cluster.checkpoint_every,
-        "cache": place.cache.model_dump(),
-        "data": data_folder(place),
-        "stage": place.data.stage,
-        "tracking": place.tracking.model_dump(),
-    }
+def job_settings(place: Place, backbone: Path, copy: Path) -> dict[str, Any]:
+    """As a batch keeps them. `copy`: the snapshot, which has the backbones of the repository in it."""
+    return JobSettings.of(place, snapshot.inside(backbone, ROOT, copy)).model_dump(mode="json")
 
 
 def put(
@@ -346,7 +337,7 @@ def put(
     }
     try:
         with drafted(batch.folder) as draft:
-            write_once(draft / "batch.json", json.dumps(frozen, indent=1))
+            write_once(draft / "batch.json", as_json(frozen))
             return batch if put_folder(draft, batch.folder, "batch.json") else None
     except OSError as error:
         raise StoreError(f"{batch.folder} cannot be made: {error.strerror}") from error

@@ -19,11 +19,11 @@ from pathlib import Path
 from mmprompt.config import nearest
 from mmprompt.files import StoreError
 from mmprompt.processes import lives, who
-from mmprompt.run import Store
+from mmprompt.run import OF_SEARCH, NoRunError, Store
 from sweeps import scheduler
 from sweeps.arrays import ranges
 from sweeps.batch import Batch, batches, wanted
-from sweeps.launched import find_run, manifest_of, names, read, store_at
+from sweeps.launched import find_run, read, store_at
 from sweeps.outlook import count
 from sweeps.screen import agreed
 from sweeps.state import ENDED, Queue, State, queue, states
@@ -96,10 +96,10 @@ def named(store: Store, what: Sequence[str], state: str | None) -> list[str]:
     """The runs that are meant: of sweeps, also of their earlier launches; single ones; or all that were ever launched."""
     if not what and state is None:
         raise StoreError("cancel what? give the beginning of a run's id, a sweep, or --state queued or running")
-    known, runs, sweeps = batches(store), store.runs(), names(store)
+    known, runs, sweeps = batches(store), store.runs(), store.sweeps()
     found: dict[str, None] = {}
     for word in what:
-        name = manifest_of(store, word)
+        name = word if word in sweeps else f"{OF_SEARCH}{word}"
         if name in sweeps:
             found |= dict.fromkeys(read(store, name).runs)
             found |= dict.fromkeys(run for batch in known for run in batch.runs_of(name))
@@ -111,10 +111,8 @@ def named(store: Store, what: Sequence[str], state: str | None) -> list[str]:
 def _run(store: Store, word: str) -> str:
     try:
         return find_run(store, word).id
-    except StoreError as error:
-        if any(run.startswith(word) for run in store.runs()):  # of several
-            raise
-        raise StoreError(f"{error}, and no sweep is called so{nearest(word, names(store))}") from None
+    except NoRunError as error:
+        raise StoreError(f"{error}, and no sweep is called so{nearest(word, store.sweeps())}") from None
 
 
 def look(store: Store, asked: Sequence[str], state: str | None) -> Found:

@@ -15,16 +15,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
-from itertools import pairwise
 from pathlib import Path
 
+from mmprompt.failures import DISK, SILENT, Cause, from_text, silent
 from mmprompt.processes import lives
-from mmprompt.run import DIVERGED, INTERRUPTED, Attempt, Store
+from mmprompt.run import Attempt, Store
 from sweeps.accounts import Ended, ended
 from sweeps.batch import Batch, batches, log_of
-from sweeps.node import BEGINS
-from sweeps.state import AT_ONCE, OPEN, SILENT, State
-from sweeps.words import Cause
+from sweeps.node import BEGINS, OUT_OF_TIME
+from sweeps.state import AT_ONCE, OPEN, State
 
 # SLURM's states. FAILED says no cause: kill -9 and, without cgroups, too much memory end so.
 ACCOUNTED: dict[str, Cause] = {
@@ -46,13 +45,7 @@ MARKS: tuple[tuple[re.Pattern[str], Cause], ...] = (  # what slurmstepd and srun
     (re.compile(r"task \d+: (Segmentation fault|Bus error|Aborted|Illegal instruction)"), "error"),
 )
 STAMP = re.compile(r"CANCELLED AT (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)")
-EXITED = re.compile(r"srun: error: .*: Exited with exit code \d\d?$")  # by itself: 128 and more are signals
-MEMORY = re.compile(
-    r"\bMemoryError\b|OutOfMemoryError|out of memory|an't allocate memory|annot allocate memory|std::bad_alloc"
-)
-DISK = re.compile(
-    r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed writing|basic_ios::clear: iostream error"
-)
+EXITED = re.compile(r"srun: error: .*: Exited with exit code (\d\d?)$")  # by itself: 128 and more are signals
 UNWRITTEN = "0:53"  # the exit code of a job whose log SLURM could not open
 END = 64 * 1024  # bytes of a log
 CLOCKS = 5.0  # seconds by which those of two machines may differ
@@ -126,10 +119,12 @@ class Handed:
             ends += self._not_begun(run, *last)
         if attempt and facts:
             is_slurm = facts["scheduler"] == "slurm"
-            cause, reason, is_known = said(attempt.error or "")
-            if not is_known and reason != SILENT and not is_slurm:
-                cause = "cancelled"  # by Ctrl-C; SLURM sends that signal for many reasons
-            failure = Failure(run, cause, reason, attempt, log_of(attempt), self._batches.get(facts["batch"]))
+            reason = attempt.reason or silent(interrupted=False)
+            is_known = reason.kind != "killed"
+            # A signal is Ctrl-C; but SLURM sends it for many reasons.
+            cause = "cancelled" if reason.signal and not is_slurm else reason.kind
+            message = reason.message if is_known or reason.signal else SILENT
+            failure = Failure(run, cause, message, attempt, log_of(attempt), self._batches.get(facts["batch"]))
             ends.append(End(failure, is_known, facts.get("job") if is_slurm else None))
         return ends
 
@@ -215,37 +210,6 @@ def moment(text: str, zone: tzinfo | None = None) -> float:
     return 0.0
 
 
-def said(error: str) -> tuple[Cause, str, bool]:
-    """The cause that an error.txt gives, in one line; and whether it is one, not only that the process ended."""
-    text = error.removeprefix(INTERRUPTED).strip()
-    if not text or text.startswith(SILENT):
-        return "killed", SILENT, False
-    if text.startswith("told to end by "):
-        return "killed", text, False
-    if text.startswith(("the time limit ", "TimeLimitError: ")):
-        return "time limit", text, True
-    reason = conclusion(text)
-    if reason.startswith(DIVERGED):
-        return "diverged", reason, True
-    if any(DISK.search(line) for line in [reason, *raised(text)]):
-        return "disk full", reason, True
-    return "out of memory" if MEMORY.search(reason) else "error", reason, True
-
-
-def raised(text: str) -> list[str]:
-    """The lines of a traceback that name exceptions: the one that counts, and those that it came of."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return [line for before, line in pairwise(lines) if before.startswith("  ") and not line.startswith(" ")]
-
-
-def conclusion(text: str) -> str:
-    """The line of a traceback that names the exception; of other text the last one."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    frames = [i for i, line in enumerate(lines) if line.startswith('  File "')]
-    named = [line for line in lines[frames[-1] :] if not line.startswith(" ")] if frames else []
-    return (named or lines[-1:] or ["no reason given"])[0].strip()
-
-
 def why(end: End, accounted: Ended | None, logs: Logs) -> Failure | None:
     """The failure, with what SLURM's accounting and the log know of it. None: this job ended well."""
     if end.is_known:
@@ -279,16 +243,18 @@ def without_mark(failure: Failure, lines: Sequence[str], accounted: Ended | None
         return not_begun(failure, lines, own, accounted)
     is_local = failure.batch is not None and not failure.batch.is_slurm
     if failure.reason == SILENT and own and (has_exited or (is_local and says_why(own))):
-        cause, reason, _ = said("\n".join(own))
-        return replace(failure, cause=cause, reason=reason)
+        told = from_text("\n".join(own))
+        return replace(failure, cause=told.kind, reason=told.message)
     return failure
 
 
 def not_begun(failure: Failure, lines: Sequence[str], own: Sequence[str], accounted: Ended | None) -> Failure | None:
     """Of a job that claimed no run."""
+    if any(exited and int(exited[1]) == OUT_OF_TIME for exited in map(EXITED.match, lines)):
+        return replace(failure, cause="time limit", reason=(own or ["no reason given"])[-1].strip())
     if own:
-        cause, reason, _ = said("\n".join(own))
-        return replace(failure, cause="not begun" if cause == "error" else cause, reason=reason)
+        told = from_text("\n".join(own))
+        return replace(failure, cause="not begun" if told.kind == "error" else told.kind, reason=told.message)
     if accounted and accounted.state == "COMPLETED":
         return None  # somebody else was at its runs
     refused = [said_by_slurm(line) for line in lines if OF_SLURM.match(line) and not line.startswith("srun:")]

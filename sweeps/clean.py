@@ -64,7 +64,7 @@ def clean(runs: Path, days: int, cache: bool) -> int:
         *of_batches(store, known, open_batches, days, now),
     ]
     found += of_code(store, known, open_batches, days, now)
-    found += [(PROBES, folder) for folder in (store.root / "doctor").glob("*") if is_older(folder, days * DAY, now)]
+    found += [(PROBES, folder) for folder in store.probes.glob("*") if is_older(folder, days * DAY, now)]
     found += [(CACHE, file) for file in store.cache.glob("*")] if cache else []
     waste = [Waste(kind, path, size_of(path)) for kind, path in found]
     _print(store, waste, days)
@@ -129,7 +129,7 @@ def of_searches(store: Store, seen: dict[str, State], queued: Queue) -> Iterator
 
 def is_over(attempt: Attempt) -> bool:
     """Of a run that no job of SLURM holds. Whether a process lives on another host, nobody here can tell."""
-    if attempt.error is not None or attempt.has_ended:
+    if attempt.reason is not None or attempt.has_ended:
         return True
     lives = attempt.lives()
     return lives is False or (lives is None and attempt.job["scheduler"] == "slurm")
@@ -166,7 +166,7 @@ def _of_workers(store: Store) -> set[str]:
 
 def of_batches(store: Store, known: Iterable[Batch], open_batches: set[str], days: int, now: float) -> Iterator[Found]:
     """All but what says what was submitted: later launches look at it, and count on from its number."""
-    yield from drafts(now, store.jobs, *(store.root / "costs").glob("*"))
+    yield from drafts(now, store.jobs, *map(store.costs, store.measured()))
     for batch in known:
         if batch.id not in open_batches:
             files = [Path(folder, name) for folder, _, names in os.walk(batch.folder) for name in names]

@@ -240,12 +240,11 @@ def tell(there: Sequence[Finished]) -> Told:
 
 def _evaluations(one: Finished) -> Iterator[EvaluationRecord]:
     """Those that were made of it, as far as they say what they took: those of long ago do not."""
-    for folder in (Attempt(one.folder, one.result["attempt"]).evaluations, one.folder.evaluations):
-        for file in folder.glob("[!.]*.json"):
-            with contextlib.suppress(DamagedError):
-                evaluation = read(file, EVALUATION)
-                if evaluation is not None and "seconds" in evaluation:
-                    yield evaluation
+    for file in one.folder.evaluation_files(one.result["attempt"]):
+        with contextlib.suppress(DamagedError):
+            evaluation = read(file, EVALUATION)
+            if evaluation is not None and "seconds" in evaluation:
+                yield evaluation
 
 
 def _rest(one: Finished, evaluations: Iterable[Mapping[str, Any]]) -> float | None:

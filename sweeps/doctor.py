@@ -94,9 +94,8 @@ def ask_scheduler(settings: Settings, report: Report) -> str | None:
     cluster = settings.place.cluster
     try:
         kind, why = scheduler.choose(cluster.kind)
-    except ConfigError as error:
-        problem = str(error).partition(", but ")[2].partition("; ")[0]
-        silence(report, f"SLURM does not answer: {problem}; SLURM_CONF={os.environ.get('SLURM_CONF', '')}")
+    except scheduler.NoSlurmError as error:
+        silence(report, f"SLURM does not answer: {error.problem}; SLURM_CONF={os.environ.get('SLURM_CONF', '')}")
         return None
     report.say(good("scheduler", f"{'SLURM' if kind == 'slurm' else 'local processes'} ({why})"))
     if kind == "local":
@@ -143,13 +142,13 @@ def has_key() -> bool:
 def folder_in(store: Store, report: Report, kind: str | None) -> Iterator[Path | None]:
     """A folder in the store for the probe. None, and a finding: there can be none."""
     was = next(folder for folder in (store.root, *store.root.parents) if folder.is_dir())
-    folder = store.root / "doctor" / secrets.token_hex(4)
+    folder = store.probes / secrets.token_hex(4)
     try:
         follow_mode(store.root)
         make_folder(folder)
         probe.write(folder / "megabyte", "x" * 2**20)
         (folder / "megabyte").unlink()
-        report.say(*disk(folder, kind), *probe.files({"folder": folder, "store": store.root}))
+        report.say(*disk(store, folder, kind), *probe.files({"folder": folder, "store": store.root}))
     except OSError as error:
         report.say(bad("store", f"{store.root} cannot be written: {error.strerror}", SHARED))
         report.say(note("node", "not asked, for want of a store"))
@@ -178,11 +177,11 @@ def clear(folder: Path, was: Path, stays: Sequence[Path] = ()) -> None:
             folder = folder.parent
 
 
-def disk(folder: Path, kind: str | None) -> Iterator[Finding]:
+def disk(store: Store, folder: Path, kind: str | None) -> Iterator[Finding]:
     """Of the store: how it is mounted, and the room in it."""
-    store, (system, mounted) = folder.parent.parent, mount_of(folder)
+    system, mounted = mount_of(folder)
     if kind != "local":
-        found = f"{store} is on {mounted} ({system})"
+        found = f"{store.root} is on {mounted} ({system})"
         alone = f"{found}, which is mostly one machine's own; the node will tell"
         yield note("mount", alone) if system in ONE_MACHINE else good("mount", found)
     there = os.statvfs(folder)

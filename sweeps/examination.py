@@ -290,7 +290,8 @@ class Slurm(Examination):
 
     def refused(self, error: Exception) -> None:
         """By sbatch. Where this machine has said why before, that is the finding."""
-        reason = str(error).rpartition("sbatch refused the jobs: ")[2].rpartition("Batch job submission failed: ")[2]
+        reason = error.reason if isinstance(error, submission.RefusedError) else str(error)
+        reason = reason.rpartition("Batch job submission failed: ")[2]  # as sbatch begins some
         keys = next((keys for word, keys in REFUSALS.items() if word in reason.lower()), ())
         said = [key for key in keys if key in self.report.failed]
         self.report.heading("On a node")

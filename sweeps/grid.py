@@ -10,45 +10,15 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
 from pydantic import Field
 
+from mmprompt.comparison import Claim, Comparison, Fact
 from mmprompt.config import ConfigError, Section, nearest, parse
 from sweeps import yaml_file
 from sweeps.compose import check
 from sweeps.limits import POINTS, check_points
-
-Fact = Literal[
-    "trainable_parameters",
-    "epochs",
-    "epochs_to_99",
-    "seconds",
-    "device_hours",
-    "device_hours_spent",
-    "seconds_per_100",
-    "peak_memory_mb",
-]
-
-
-Scale = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Claim(Section):
-    """What a sweep is to show, as a contrast that is declared before anyone looks at its results.
-
-    Of two rows the score of one less that of the other; or of the axis that is compared the slope per doubling, or the
-    curvature, by which one tells a turning point.
-    """
-
-    claim: str
-    paper: str | None = None  # where the paper says it
-    row: dict[str, Any] = Field(default_factory=dict)  # values of the axes that are compared
-    than: dict[str, Any] = Field(default_factory=dict)
-    trend: Literal["slope", "curvature"] | None = None
-    expect: Literal["higher", "lower", "equivalent"]
-    quantity: str = "score"  # or kept, or a fact that runs record
-    tasks: Literal["each", "average"] = "each"
 
 
 class Block(Section):
@@ -77,41 +47,17 @@ class Block(Section):
                 yield Point(point, {**fixed, **self.fixed, **point})
 
 
-class Sweep(Section):
-    """What `conf/sweep/NAME.yaml` says."""
+class Sweep(Comparison):
+    """What `conf/sweep/NAME.yaml` says: points, and how their runs are compared."""
 
     name: str
     claim: str
     paper: dict[str, str]  # the table and figure that it reproduces
     command: str
-    cost: str
-    # What becomes of it: a table with these rows and a column per task, a figure with these on x and a panel per task.
-    compare: str | list[str]  # the axis that is compared; several: what they say together ("bitfit all") is
-    each: list[str] = Field(
-        default_factory=list
-    )  # axes; compared apart for each: rows of their own, lines of the figure
-    over: str | None = None  # the axis along which each row is followed: columns of the table, x of lines in the figure
-    kept_from: Any = None  # a value of `over`: a second table says which share of the score there is kept
-    curves: bool = False  # the figure shows learning curves
-    facts: list[Fact] = Field(default_factory=list)  # what runs took, as columns
-    splits: list[str] | None = None  # of the table and the figure; null: all that were evaluated but val
-    # How its rows are told apart (docs/statistics.md).
-    family: Literal["table", "task"] = (
-        "table"  # the comparisons that are corrected together: all, or those of each task
-    )
-    paired: bool = False  # true: the same seed makes two rows alike, so that differences are taken seed by seed
-    margin: dict[str, Scale] = Field(
-        default_factory=dict
-    )  # by metric, or percent, or kept: differences that do not matter
-    claims: list[Claim] = Field(default_factory=list)
     fixed: dict[str, Any] = Field(default_factory=dict)
     grid: list[Block]
     exclude: list[dict[str, Any]] = Field(default_factory=list)
     baseline: dict[str, Any] | None = None  # the point whose row the others are measured against
-
-    @property
-    def compared(self) -> list[str]:
-        return [self.compare] if isinstance(self.compare, str) else self.compare
 
     @property
     def axes(self) -> dict[str, list[Any]]:

@@ -20,7 +20,7 @@ from sweeps.batch import Batch, freeze, log_of, wanted
 from sweeps.launched import Launched
 from sweeps.outlook import Outlook, count, look
 from sweeps.screen import Screen, agreed
-from sweeps.state import bury, last_line
+from sweeps.state import bury
 from sweeps.submission import NoAnswerError
 from sweeps.watch import Submit, Watch
 from sweeps.workers import Workers
@@ -191,7 +191,7 @@ def _prepare(seen: Outlook) -> None:
     for run in seen.to_do:
         seen.expanded.store.run(run).create(seen.expanded.configs[run])
         attempt = seen.states[run].attempt
-        if attempt is not None and attempt.error is None:
+        if attempt is not None and attempt.reason is None:
             bury(attempt)
 
 
@@ -274,13 +274,13 @@ def _say_why(seen: Outlook, runs: Sequence[str]) -> None:
     grouped: dict[str, list[Attempt]] = {}
     for run in runs:
         for attempt in seen.expanded.store.run(run).attempts()[-1:]:
-            if attempt.error is not None:
-                grouped.setdefault(last_line(attempt.error), []).append(attempt)
+            if (why := attempt.reason) is not None:
+                grouped.setdefault(why.message, []).append(attempt)
     for reason, attempts in grouped.items():
         print(f"  {reason}")
         for attempt in attempts[:SHOWN]:
             print(f"    {seen.expanded.labels[attempt.run.id]}")
-            print(f"      {attempt.path / 'error.txt'}\n      {log_of(attempt) or 'started by hand'}")
+            print(f"      {attempt.error_text}\n      {log_of(attempt) or 'started by hand'}")
         if len(attempts) > SHOWN:
             print(f"    and {len(attempts) - SHOWN} more")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,14 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt import records
-from mmprompt.config import nearest
 from mmprompt.files import StoreError
 from mmprompt.identity import is_of_evaluations
 from mmprompt.keys import as_text
 from mmprompt.records import ManifestRecord
-from mmprompt.run import OF_SEARCH, RunFolder, Store
-
-SHOWN = 8  # runs, where several are meant
+from mmprompt.run import LISTED, NoSweepError, RunFolder, SeveralRunsError, Store
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,14 @@ class Launched:
         points = [(point["run"], point["values"]) for point in self.manifest["points"]]
         return differences(points, self.manifest["axes"])
 
+    @property
+    def told(self) -> tuple[str, list[str]]:
+        """The target of make, and the overrides, that it was launched with."""
+        if "target" in self.manifest and "overrides" in self.manifest:
+            return self.manifest["target"], list(self.manifest["overrides"])
+        _, target, *rest = shlex.split(self.manifest["command"])  # manifests of long ago have them in one string
+        return target, [text for word in rest for text in shlex.split(word.removeprefix("ARGS="))]
+
     @cached_property
     def labels(self) -> dict[str, str]:
         """What tells each run from the others, as text."""
@@ -69,35 +75,18 @@ def label(differences: Mapping[str, str]) -> str:
     return " ".join(f"{key}={text}" for key, text in differences.items())
 
 
-def names(store: Store) -> list[str]:
-    """Of the sweeps that were launched into this store, the last launched first."""
-    found = []
-    for file in store.manifest("*").parent.glob("[!.]*.json"):
-        with contextlib.suppress(OSError):  # removed at this moment
-            found.append((file.stat().st_mtime, file.stem))
-    return [name for _, name in sorted(found, reverse=True)]
-
-
 def read(store: Store, name: str) -> Launched:
     """Raises StoreError, with the nearest names, for a sweep that was not launched into this store; DamagedError."""
     file = store.manifest(name)
     found = records.read(file, records.MANIFEST, f"remove it, and launch sweep {name} again: no run is lost")
     if found is None:
-        there = names(store)
-        known = f"; there are {', '.join(sorted(there))}" if there else "; none was launched into it"
-        raise StoreError(f"no sweep {name} in {store.root}{nearest(name, there) or known}")
+        raise NoSweepError(store, name)
     return Launched(store, name, found)
-
-
-def manifest_of(store: Store, word: str) -> str:
-    """The name of a sweep's manifest; of a search, by the name of the search as well."""
-    is_search = not store.manifest(word).exists() and store.manifest(f"{OF_SEARCH}{word}").exists()
-    return f"{OF_SEARCH}{word}" if is_search else word
 
 
 def readable(store: Store) -> Iterator[Launched]:
     """The sweeps whose manifests can be read, the last launched first."""
-    for name in names(store):
+    for name in store.sweeps():
         with contextlib.suppress(StoreError):
             yield read(store, name)
 
@@ -112,19 +101,15 @@ def wanted_of(store: Store, run: str) -> frozenset[str]:
     return frozenset[str]().union(*(one.wanted[run] for one in readable(store) if run in one.labels))
 
 
-def find_run(store: Store, prefix: str) -> RunFolder:
-    """The run whose id begins so. Raises StoreError if none does, or several do."""
-    runs = store.runs()
-    found = sorted(run for run in runs if run.startswith(prefix))
-    if len(found) == 1:
-        return store.run(found[0])
-    if not found:
-        raise StoreError(f"no run's id begins with {prefix!r} in {store.root}{nearest(prefix, runs)}")
-    meant = [f"{run} {label_of(store, run)}".rstrip() for run in found[:SHOWN]]
-    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
-    raise StoreError(
-        f"{prefix!r} begins the ids of {len(found)} runs; give more of it:\n  " + "\n  ".join(meant + more)
-    )
+def find_run(store: Store, beginning: str) -> RunFolder:
+    """The run whose id begins so. Raises StoreError if there is none, or several: then it says what each is called."""
+    try:
+        return store.find(beginning)
+    except SeveralRunsError as error:
+        named = [f"{run} {label_of(store, run)}".rstrip() for run in error.runs[:LISTED]]
+        more = [f"and {len(error.runs) - LISTED} more"] if len(error.runs) > LISTED else []
+        head = f"{beginning!r} begins the ids of {len(error.runs)} runs; give more of it:"
+        raise StoreError("\n  ".join([head, *named, *more])) from None
 
 
 def store_at(folder: Path) -> Store:

@@ -97,8 +97,8 @@ def about(attempt: Attempt, seen: Seen, failure: Failure | None) -> list[str]:
     lines = [
         f"attempt {attempt.number} of {seen.folder.attempts()[-1].number}: {kind} {facts.get('job')} on {facts['host']}; {how}"
     ]
-    if attempt.error is not None:
-        lines += ["", f"{attempt.path / 'error.txt'}:", *attempt.error.splitlines()[-LINES:]]
+    if (reason := attempt.reason) is not None:
+        lines += ["", f"{attempt.error_text}:", *reason.text.splitlines()[-LINES:]]
     held = [job for one in seen.batches if one.id == facts["batch"] for job in one.jobs if attempt.run.id in job]
     others = max(map(len, held), default=1) - 1
     if others:

@@ -14,10 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmprompt.comparison import Comparison
 from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Task
 from mmprompt.files import write_over
 from mmprompt.identity import checksum_of, config_of, evaluation_id, evaluations_of, run_id
 from mmprompt.place import Place, backbone_file, place_of, store_folder
+from mmprompt.records import as_json
 from mmprompt.run import Store
 from sweeps import grid
 from sweeps.compose import Composer, parse
@@ -25,8 +27,6 @@ from sweeps.grid import Point, Sweep
 from sweeps.launched import differences, label
 from sweeps.limits import points_allowed
 
-SHOWN = ("compare", "each", "over", "kept_from", "curves", "facts", "splits")  # what becomes of it: table and figure
-TOLD_APART = ("family", "paired", "margin")  # and how its rows are told apart
 HEADER = ("model", "backbone.mode", "method", "optim.steps", "optim.batch_size")  # what a table's caption must say
 Settings = Mapping[str, Any]  # of an evaluation
 
@@ -208,10 +208,11 @@ def manifest(expanded: Expanded, code: Mapping[str, Any]) -> dict[str, Any]:
         "claim": sweep.claim,
         "paper": sweep.paper,
         "command": sweep.command + (f' ARGS="{shlex.join(asked)}"' if asked else ""),
+        "target": f"sweep-{sweep.name}",
+        "overrides": asked,
         "axes": expanded.axes,
         "baseline": sweep.baseline,
-        **{key: getattr(sweep, key) for key in (*SHOWN, *TOLD_APART)},
-        "claims": [claim.model_dump() for claim in sweep.claims],
+        **sweep.model_dump(include=set(Comparison.model_fields)),
         "tuned_seeds": expanded.tuned_seeds,
         "tasks": {name: _task(task) for name, task in tasks.items()},
         "header": header,
@@ -246,7 +247,7 @@ def _task(task: Task) -> dict[str, str]:
 
 def write(expanded: Expanded, code: Mapping[str, Any]) -> Path:
     file = expanded.store.manifest(expanded.sweep.name)
-    write_over(file, json.dumps(manifest(expanded, code), indent=1))
+    write_over(file, as_json(manifest(expanded, code)))
     return file
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.config import ConfigError
+from mmprompt.failures import conclusion
 from mmprompt.files import StoreError, follow_mode
 from mmprompt.identity import is_of_evaluations, provenance
 from mmprompt.keys import as_text
@@ -23,12 +24,11 @@ from mmprompt.place import ROOT
 from mmprompt.records import COSTS, CostsRecord, DamagedError, QuantityRecord, read
 from mmprompt.run import Store
 from sweeps import scheduler, snapshot
-from sweeps.batch import Batch, Kind, batches, put, where
+from sweeps.batch import Batch, Kind, batches, job_settings, put
 from sweeps.launch import hand_over
 from sweeps.manifest import Expanded, expand
 from sweeps.outlook import CONF
 from sweeps.screen import agreed, aligned
-from sweeps.state import last_line
 from sweeps.workers import Workers, at_work, places
 
 UPDATES = 5  # of training, in a round
@@ -159,8 +159,8 @@ def freeze(
             "updates": UPDATES,
             "baseline": expanded.sweep.baseline,
             "missing": list(missing),
-            "where": [where(place, backbone, copy) for backbone in backbones],
-            "rows": [row | {"where": backbones.index(expanded.backbones[row["run"]])} for row in rows],
+            "settings": [job_settings(place, backbone, copy) for backbone in backbones],
+            "rows": [row | {"settings": backbones.index(expanded.backbones[row["run"]])} for row in rows],
         },
         "sweeps": {},
         "overrides": list(expanded.overrides),
@@ -213,7 +213,7 @@ def followed(batch: Batch) -> int:
         return 130
     log = batch.log(0)
     return ended(
-        batch, f"{log} ends with\n  {last_line(log.read_text(errors='replace'))}" if log else "it wrote no log"
+        batch, f"{log} ends with\n  {conclusion(log.read_text(errors='replace'))}" if log else "it wrote no log"
     )
 
 
@@ -231,7 +231,7 @@ def ended(batch: Batch, last_words: str) -> int:
 
 def result_of(batch: Batch) -> Path | None:
     """What this batch has measured, once it has."""
-    for file in batch.store.costs(str(batch.measured)).glob("[!.]*.json"):
+    for file in batch.store.measurements(str(batch.measured)).values():
         with contextlib.suppress(DamagedError):
             content = read(file, COSTS)
             if content is not None and content["batch"] == batch.id:

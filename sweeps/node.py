@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from mmprompt.config import parse
 from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up, warning
 from mmprompt.files import follow_mode
+from mmprompt.place import JobSettings
 from mmprompt.processes import lives
 from mmprompt.records import DamagedError
 from mmprompt.run import TRIES, Store
@@ -26,6 +28,7 @@ from sweeps.batch import Batch
 
 GPUS = "MMPROMPT_GPUS"  # the variable that says which a local worker may use; others find it in its environment
 BEGINS = "== "  # how the line begins that each execution of a job writes first into its log
+OUT_OF_TIME = 75  # exit code of a job whose time limit leaves no time for a run
 ASKS = 60.0  # seconds that SLURM's controller has for an answer
 
 
@@ -80,9 +83,11 @@ def main(batch: Path, first: int) -> None:
             outcome = execute(frozen, index, about, lambda: not time_is_up())
     except SystemExit:
         if time_is_up() and not has_begun(frozen, index) and int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= TRIES:
-            sys.exit(
-                "TimeLimitError: the time limit is near and no run has begun, again; a larger cluster.time_min is the cure"
+            print(
+                "the time limit is near and no run has begun, again; a larger cluster.time_min is the cure",
+                file=sys.stderr,
             )
+            sys.exit(OUT_OF_TIME)
         if time_is_up() or is_preempted():
             start_again()
         raise
@@ -104,13 +109,14 @@ def execute(frozen: dict[str, Any], index: int, about: Mapping[str, Any], wanted
 
     `about`: what attempts write down of their job.
     """
-    store = Path(frozen["store"])
-    follow_mode(store)
+    store = Store(Path(frozen["store"]))
+    follow_mode(store.root)
     from mmprompt.job import execute
 
     outcome: dict[str, str] = {}
     for part in frozen["jobs"][index]:
-        outcome |= execute(store, part["runs"], part["where"], about, None, wanted, part["evaluations"])
+        settings = parse(JobSettings, part["settings"])
+        outcome |= execute(store, part["runs"], settings, about, None, wanted, part["evaluations"])
     return outcome
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 
+from mmprompt.failures import RETRIED
 from mmprompt.files import follow_mode
 from mmprompt.place import ROOT
 from mmprompt.run import TRIES
@@ -15,7 +16,6 @@ from sweeps.batch import Batches, Kind, batches, pack
 from sweeps.cost import Cost, cost
 from sweeps.manifest import Expanded, Joined, join
 from sweeps.state import COUNTED, ENDED, OPEN, Name, State, queue, states
-from sweeps.words import WORDS
 from sweeps.workers import places
 
 CONF = ROOT / "conf"
@@ -81,7 +81,7 @@ def count(runs: Sized) -> str:
 def look(names: Iterable[str], overrides: Sequence[str], retry: str | None, limit: int | None) -> Outlook:
     """Expands the sweeps and asks store and scheduler. Raises ConfigError.
 
-    `retry`: "all", nothing is left alone; a word of a cause (`sweeps.words`): of the failed ones those, and no others.
+    `retry`: "all", nothing is left alone; a word of a cause (`mmprompt.failures`): of the failed ones those, and no others.
     """
     return of(join(names, overrides, CONF), retry, limit)
 
@@ -101,7 +101,7 @@ def of(expanded: Joined, retry: str | None, limit: int | None) -> Outlook:
         left_alone = [run for run in failed if seen[run].name == "diverged" or store.run(run).tries() >= TRIES]
     else:
         why = causes.failures(store, failed, seen)
-        left_alone = [run for run in failed if run not in why or why[run].cause != WORDS[str(retry)]]
+        left_alone = [run for run in failed if run not in why or why[run].cause != RETRIED[str(retry)]]
     wanted, alone = {*OPEN} | ({"lost?"} if retry == "all" else set()), set(left_alone)
     to_do = [run for run in runs if seen[run].name in wanted and run not in alone]
     first = to_do[:limit] if limit else to_do

@@ -6,7 +6,7 @@ import dataclasses
 import heapq
 import socket
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import mean
@@ -219,9 +219,22 @@ class Report:
         for line in self.lines:
             if line.state == "queued" and line.reason in HELD and line.job:
                 held.setdefault(line.reason, {})[line.job] = None
-        return damaged + [
+        released = [
             f"held by SLURM ({reason}): scontrol release {' '.join(ranges(jobs))}" for reason, jobs in held.items()
         ]
+        return [*damaged, *released]
+
+    def silent(self, names: Mapping[str, str]) -> Iterator[str]:
+        """What to do about runs at work that say nothing any more. A job can only be cancelled with all the runs that it holds.
+        `names`: what to call each run on the command line."""
+        silent = [line for line in self.lines if line.silent > QUIET]
+        if silent:
+            jobs = {line.place for line in silent}
+            held = [names[line.run] for line in self.lines if line.has_place and line.place in jobs]
+            longest = duration(max(line.silent for line in silent))
+            yield f"no word for {longest} from {', '.join(names[line.run] for line in silent)}:"
+            yield f"  `python -m sweeps logs {names[silent[0].run]}` shows its last; next, if it hangs, and then launch again:"
+            yield f"    python -m sweeps cancel {' '.join(held)}"
 
     @property
     def has_stopped(self) -> bool:

@@ -9,7 +9,6 @@ script that they were made from: an id alone is no proof, since a new cluster co
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import shlex
@@ -27,6 +26,7 @@ import psutil
 from mmprompt.config import ConfigError
 from mmprompt.files import StoreError, server_time, write_once
 from mmprompt.processes import lives, who
+from mmprompt.records import as_json
 from mmprompt.run import is_number
 from sweeps.arrays import commands, each
 from sweeps.batch import Batch, Kind
@@ -36,6 +36,14 @@ PATIENCE = 30.0  # seconds; the commands themselves give up after MessageTimeout
 SUBMITS = 600.0  # seconds after which a launch on another host is no longer believed to be submitting
 DEFAULT_ARRAY = 1001  # SLURM's own MaxArraySize, where the cluster's cannot be had
 SHOWN = "%i|%T|%N|%L|%u|%r|%j|%o"  # of a job; the last two, name and script, may contain anything
+
+
+class NoSlurmError(ConfigError):
+    """SLURM was asked for, or is there, and does not answer. `problem` is why."""
+
+    def __init__(self, kind: str, problem: str) -> None:
+        super().__init__(f"cluster.kind={kind}, but {problem}; cluster=local runs everything here")
+        self.problem = problem
 
 
 class UnwrittenError(StoreError):
@@ -59,19 +67,18 @@ class Job:
 
 
 def choose(kind: Literal["auto", "local", "slurm"]) -> tuple[Kind, str]:
-    """Local processes or SLURM, and why. Raises ConfigError if SLURM was asked for, or is there, and does not answer."""
+    """Local processes or SLURM, and why. Raises NoSlurmError if SLURM was asked for, or is there, and does not answer."""
     if kind == "local":
         return "local", "cluster.kind=local"
     inside = os.environ.get("SLURM_JOB_ID") if kind == "auto" else None
     if inside is not None and is_on_a_node():
         return "local", f"cluster.kind=auto: this is inside SLURM job {inside}"
-    answer, problem = ask("sinfo", "-h")
-    if answer is not None:
+    answer = call("sinfo", "-h")
+    if answer.output is not None:
         return "slurm", f"cluster.kind={kind}{'' if kind == 'slurm' else f': {login(inside)}'}"
-    is_silent = any(word in problem for word in (*SILENCE, "did not answer"))  # a login node is no place to train on
-    if kind == "slurm" or is_silent:
-        raise ConfigError(f"cluster.kind={kind}, but {problem}; cluster=local runs everything here")
-    return "local", f"cluster.kind=auto: {problem}"
+    if kind == "slurm" or answer.is_silent:  # a login node is no place to train on
+        raise NoSlurmError(kind, answer.problem)
+    return "local", f"cluster.kind=auto: {answer.problem}"
 
 
 def is_on_a_node() -> bool:
@@ -158,7 +165,7 @@ def _submit_array(batch: Batch, first: int, count: int, after: str | None) -> st
 
 
 def _end(waiting: int, why: str) -> str:
-    return json.dumps({"waiting": waiting, "why": why})
+    return as_json({"waiting": waiting, "why": why})
 
 
 # Asking
@@ -310,15 +317,29 @@ def plain() -> dict[str, str]:
     return left | {"SLURM_BITSTR_LEN": "0", "SQUEUE_FEDERATION": "1", "SACCT_FEDERATION": "1"}
 
 
-def ask(program: str, *arguments: str) -> tuple[str | None, str]:
-    """Its output, or None and what went wrong."""
+class Said(NamedTuple):
+    """What came of calling one of SLURM's programs."""
+
+    output: str | None
+    problem: str = ""  # where there is no output: why not, in words
+    is_silent: bool = False  # because the controller does not answer
+
+
+def call(program: str, *arguments: str) -> Said:
     if shutil.which(program) is None:
-        return None, f"there is no {program} here"
+        return Said(None, f"there is no {program} here")
     try:
         done = subprocess.run([program, *arguments], capture_output=True, timeout=PATIENCE, env=plain())
     except subprocess.TimeoutExpired:
-        return None, f"{program} did not answer within {PATIENCE:g} s"
+        return Said(None, f"{program} did not answer within {PATIENCE:g} s", True)
     if done.returncode != 0:
         reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
-        return None, f"{program} fails ({reason.split(': ', 2)[-1]})"  # without its "sinfo: error: "
-    return os.fsdecode(done.stdout), ""  # paths and names of jobs may be any bytes
+        problem = f"{program} fails ({reason.split(': ', 2)[-1]})"  # without its "sinfo: error: "
+        return Said(None, problem, any(word in reason for word in SILENCE))
+    return Said(os.fsdecode(done.stdout))  # paths and names of jobs may be any bytes
+
+
+def ask(program: str, *arguments: str) -> tuple[str | None, str]:
+    """Its output, or None and what went wrong."""
+    said = call(program, *arguments)
+    return said.output, said.problem

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
+from mmprompt.failures import silent
 from mmprompt.records import DamagedError, ResultRecord
-from mmprompt.run import INTERRUPTED, Attempt, RunFolder, Store
+from mmprompt.run import Attempt, RunFolder, Store
 from sweeps import scheduler
 from sweeps.batch import Batch, batches
 from sweeps.scheduler import Job
@@ -34,7 +35,6 @@ COUNTED: tuple[Name, ...] = (
 )  # in a sentence
 LOOKS = 2  # at a run that is being removed
 AT_ONCE = 16  # runs that are looked at together
-SILENT = "its process ended without a word"
 
 
 @dataclass(frozen=True)
@@ -138,15 +138,15 @@ def _state(folder: RunFolder, queue: Queue, wanted: Collection[str]) -> State:
         return State("done", Attempt(folder, result["attempt"]), result, None)
     attempts = folder.attempts_at_hand(result)
     attempt = attempts[-1] if attempts else None
-    error = attempt.error if attempt else None
-    failed = error is not None and not error.startswith(INTERRUPTED)
+    reason = attempt.reason if attempt else None
+    failed = reason is not None and not reason.interrupted
     held = list(queue.jobs.get(folder.id, ()))
     if result is not None:  # a job that has trained it, and is at other runs now, need not be one that evaluates it
         held = [one for one in held if one.wanted & missing]
     if failed and attempt:  # a batch tries a run once; one that was interrupted SLURM starts again
         held = [one for one in held if one.batch != attempt.job["batch"]]
     own = next((one for one in held if attempt and one.job and one.job.id == attempt.job.get("job")), None)
-    alive = is_alive(attempt, held) if attempt and error is None else False
+    alive = is_alive(attempt, held) if attempt and reason is None else False
     if alive:
         return State("running", attempt, result, own.job if own else None, missing)
     waiting = next((one.job for one in [*([own] if own else []), *reversed(held)] if one.job), None)
@@ -156,8 +156,8 @@ def _state(folder: RunFolder, queue: Queue, wanted: Collection[str]) -> State:
         return State("lost?", attempt, result, None, missing)
     if folder.result() != result or folder.missing(wanted, result) != missing:
         return _state(folder, queue, wanted)  # whoever was at it has published since the first look, and may be gone
-    if failed and attempt:
-        return State("diverged" if attempt.diverged else "failed", attempt, result, None, missing)
+    if failed and reason:
+        return State("diverged" if reason.kind == "diverged" else "failed", attempt, result, None, missing)
     return State("to evaluate" if result else "to do", attempt, result, None, missing)
 
 
@@ -175,9 +175,4 @@ def is_alive(attempt: Attempt, held: Sequence[Held]) -> bool | None:
 
 def bury(attempt: Attempt) -> None:
     """Writes down that an attempt is over whose process is gone: on another host nobody could tell."""
-    attempt.fail(f"{SILENT}\n" if attempt.job["scheduler"] == "slurm" else f"{INTERRUPTED}{SILENT}\n")
-
-
-def last_line(text: str) -> str:
-    """The reason, at the end of a traceback."""
-    return (text.strip().splitlines() or ["no reason given"])[-1]
+    attempt.fail(silent(interrupted=attempt.job["scheduler"] != "slurm"))

@@ -53,7 +53,7 @@ def status(names: Sequence[str], runs: Path, watch: bool, json: bool) -> int:
 
 def told_apart(store: Store, names: Sequence[str]) -> tuple[list[str], list[str]]:
     """The sweeps and the searches that are meant; a name that both have means both."""
-    searches, there = store.studies(), launched.names(store)
+    searches, there = store.studies(), store.sweeps()
     meant = [name.removeprefix(OF_SEARCH) for name in names]
     sweeps = [name for name in names if not name.startswith(OF_SEARCH) and (name in there or name not in searches)]
     return sweeps, [name for name in dict.fromkeys(meant) if name in searches]
@@ -89,7 +89,7 @@ class Look:
         return [*map(str, [*self._manifests, *self._sweeps.damaged]), *self._studies.damaged]
 
     def _names(self) -> list[str]:
-        names = [name for name in launched.names(self.store) if not name.startswith(OF_SEARCH)]
+        names = [name for name in self.store.sweeps() if not name.startswith(OF_SEARCH)]
         if not names and not self.studies:
             raise StoreError(f"no sweep was launched into {self.store.root}, and no search begun")
         return names
@@ -156,7 +156,10 @@ def page(look: Look, width: int, height: int | None, is_whole: bool = False) -> 
     names = short_names(look.store, look.reports) if look.reports else {}
     problem = [f"no information from SLURM ({look.problem})"] if look.problem else []
     problem += [f"damaged: {one}" for one in look.damaged]
-    advised = {one.launched.name: [*one.repairs, *advice(one.launched, one.failures, names)] for one in look.shown}
+    advised = {
+        one.launched.name: [*one.repairs, *one.silent(names), *advice(one.launched, one.failures, names)]
+        for one in look.shown
+    }
     searches = [] if look.is_all else look.studies
     more = len(problem) + len(look.others) + sum(2 + len(lines) for lines in advised.values())
     rows = rows_of(height, len(look.shown) + len(searches), more)

@@ -41,6 +41,14 @@ class LimitError(RuntimeError):
     """SLURM takes no more, or not so many, jobs of this user now. The message is sbatch's reason."""
 
 
+class RefusedError(ConfigError):
+    """sbatch refused the jobs. `reason` is its own word."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"sbatch refused the jobs: {reason}")
+        self.reason = reason
+
+
 def executor(folder: Path, name: str, cluster: Mapping[str, Any], environment: Mapping[str, str], code: Path) -> Any:
     """submitit's executor for jobs with these settings (`cluster` as in conf/cluster) that import the packages in `code`."""
     from submitit import SlurmExecutor
@@ -122,7 +130,7 @@ def refusal(said: str) -> Exception:
         return NoAnswerError(reason)
     if any(word in said for word in LIMITS):
         return LimitError(reason)
-    return ConfigError(f"sbatch refused the jobs: {reason}")
+    return RefusedError(reason)
 
 
 def taken(said: str) -> str:

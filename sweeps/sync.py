@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmprompt.run import Attempt, RunFolder, Store
-from mmprompt.tracking import record_file
 from mmprompt.wandb_online import OnDisk, ServerError, is_marked, known, look, mark, send, server
-from sweeps.launched import manifest_of, read
+from sweeps.launched import read
 from sweeps.state import Queue, is_alive, queue
 
 SHOWN = 5  # records that were not sent
@@ -48,7 +47,7 @@ def _runs(store: Store, names: Sequence[str]) -> list[str]:
         return sorted(store.runs())
     found: dict[str, None] = {}
     for name in names:
-        found |= dict.fromkeys(read(store, manifest_of(store, name)).runs)
+        found |= dict.fromkeys(read(store, store.manifest_name(name)).runs)
     return list(found)
 
 
@@ -56,7 +55,7 @@ def _records(folder: RunFolder, queued: Queue) -> Iterator[tuple[Path, bool]]:
     """The record of each attempt, and whether the attempt is over."""
     result = folder.sound_result()
     for attempt in folder.sound_attempts():
-        file = record_file(attempt.path)
+        file = attempt.wandb
         if file is not None:
             published = result is not None and result["attempt"] == attempt.number
             yield folder.path / file, published or _is_over(attempt, queued)
@@ -64,7 +63,7 @@ def _records(folder: RunFolder, queued: Queue) -> Iterator[tuple[Path, bool]]:
 
 def _is_over(attempt: Attempt, queued: Queue) -> bool:
     return (
-        attempt.error is not None
+        attempt.reason is not None
         or attempt.has_ended
         or is_alive(attempt, queued.jobs.get(attempt.run.id, ())) is False
     )

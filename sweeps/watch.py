@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mmprompt.config import PRIMARY_METRIC
+from mmprompt.failures import silent
 from mmprompt.run import TRIES, Attempt
 from sweeps import causes
 from sweeps.launched import Launched
@@ -19,7 +20,7 @@ from sweeps.looks import SweepLooks
 from sweeps.page import picture
 from sweeps.report import Report, together
 from sweeps.screen import Screen, duration
-from sweeps.state import ENDED, OPEN, SILENT, State, last_line, state
+from sweeps.state import ENDED, OPEN, State, state
 from sweeps.workers import Workers, at_work, folder_of
 
 POLL = 0.5  # seconds between two looks at the store
@@ -123,7 +124,7 @@ class Watch:
     def _seen(self, run: str, seen: State) -> State:
         """A run's state. An attempt of this watch whose process is gone failed, and cannot say so itself."""
         folder = self.store.run(run)
-        said = seen.attempt is not None and seen.attempt.error is not None
+        said = seen.attempt is not None and seen.attempt.reason is not None
         is_open = seen.name in ("to do", "to evaluate")
         if seen.attempt is None or said or not is_open or seen.attempt.number <= self._before[run]:
             self._dead_since.pop(run, None)
@@ -131,14 +132,15 @@ class Watch:
         since = time.monotonic() - self._dead_since.setdefault(run, time.monotonic())
         if seen.attempt.job["host"] != socket.gethostname() and since < NEWS:
             return dataclasses.replace(seen, name="lost?")
-        seen.attempt.fail(f"{SILENT}: killed, cancelled, or out of memory\n")
+        seen.attempt.fail(silent(False, "killed, cancelled, or out of memory"))
         return state(folder, self._looks.queue, seen.missing)
 
     def _settle(self, run: str, settled: list[str], screen: Screen, reason: str = "") -> None:
         self.open.remove(run)
         settled.append(run)
         seen, total = self.states[run], len(self.done) + len(self.failed) + len(self.left) + len(self.open)
-        what = reason or last_line((seen.attempt and seen.attempt.error) or "")
+        ended = seen.attempt.reason if seen.attempt else None
+        what = reason or (ended.message if ended else "no reason given")
         if seen.name == "done":
             lacked = self._lacked.get(run)
             what = f"{lacked} evaluation{'s' if lacked > 1 else ''} made" if lacked else metrics(seen)

@@ -19,12 +19,12 @@ from typing import Any
 import psutil
 
 from mmprompt.config import ConfigError
+from mmprompt.failures import conclusion
 from mmprompt.files import StoreError
 from mmprompt.place import Cluster
 from mmprompt.run import Store
 from sweeps.batch import Batch
 from sweeps.node import GPUS, work
-from sweeps.state import last_line
 
 LAST_WORDS = 20.0  # seconds that a worker has after SIGTERM to close its records
 AGAIN = 8.0  # seconds after which it is told again: compiled code can swallow the exception that a signal raises
@@ -121,7 +121,7 @@ class Workers:
         """The end of the log that was written to last."""
         logs = self.batch.worker_logs
         return (
-            f"{logs[-1]} ends with\n  {last_line(logs[-1].read_text(encoding='utf-8'))}"
+            f"{logs[-1]} ends with\n  {conclusion(logs[-1].read_text(encoding='utf-8'))}"
             if logs
             else "they wrote no log"
         )

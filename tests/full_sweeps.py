@@ -11,8 +11,8 @@ import pandas as pd
 from analysis.costs import NUMBERS, Costs, labels_of
 from analysis.frame import Sweep
 from analysis.manifest import point_values
+from mmprompt.comparison import FACTS
 from mmprompt.place import ROOT
-from mmprompt.records import FACTS
 from sweeps.manifest import expand
 from sweeps.manifest import manifest as frozen
 

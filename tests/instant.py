@@ -13,8 +13,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mmprompt.config import RunConfig
+from mmprompt.failures import OLD_DIVERGED as DIVERGED
+from mmprompt.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.failures import from_text
 from mmprompt.identity import evaluation_id, read_config
-from mmprompt.run import DIVERGED, INTERRUPTED, RunFolder, Store
+from mmprompt.run import RunFolder, Store
 from mmprompt.study import Study
 from sweeps.search.advance import Desk, Limits, Work
 from sweeps.search.space import Asked, asked
@@ -36,7 +39,7 @@ JOB |= {"scheduler_job": None, "log": None, "code": None, "commit": None, "dirty
 
 def search_file(conf: Path, name: str, **content: Any) -> None:
     (conf / "search").mkdir(parents=True, exist_ok=True)
-    about = {"claim": "A claim", "command": f"make search-{name}", "cost": "none", "objective": {"score": "maximize"}}
+    about = {"claim": "A claim", "command": f"make search-{name}", "objective": {"score": "maximize"}}
     about |= {"fixed": {"task": "micro_grounding", "method": "prompt"}}
     (conf / "search" / f"{name}.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(about | content)))
 
@@ -60,11 +63,11 @@ def execute(store: Store, work: Work, score: Score) -> None:
     steps = range(optim.validate_every, last + 1, optim.validate_every)
     curve = [(step, 0.0 if value is None else value * step / optim.steps) for step in steps]
     if value is None:
-        attempt.fail(f"{DIVERGED}the loss is nan")
+        attempt.fail(from_text(f"{DIVERGED}the loss is nan"))
         return
     attempt.report({"step": last, "steps": optim.steps, "validation": curve, "seconds": 1.0, "time": 0.0, "loss": 0.0})
     if work.until is not None and work.until < optim.steps:
-        attempt.fail(f"{INTERRUPTED}paused at step {last}")
+        attempt.fail(from_text(f"{INTERRUPTED}paused at step {last}"))
         return
     publish(folder, attempt.number, config, work, value)
 

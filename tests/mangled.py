@@ -104,11 +104,18 @@ def outlook(store: Path) -> int:
 
 def job(store: Path) -> int:
     """What a job does before it begins a run: of those that it could begin it begins none."""
+    from tiny import job_settings
+
     from mmprompt.job import execute
 
     runs = sorted(Store(store).runs())
     execute(
-        store, runs, {}, {"batch": "7", "scheduler": "local"}, wanted=lambda: False, evaluations=[{"split": "test"}]
+        Store(store),
+        runs,
+        job_settings(),
+        {"batch": "7", "scheduler": "local"},
+        wanted=lambda: False,
+        evaluations=[{"split": "test"}],
     )
     return 0
 

@@ -17,9 +17,12 @@ from typing import Any
 from hypothesis import strategies as st
 from whole_store import JOB, searched, train
 
+from mmprompt.failures import OLD_DIVERGED as DIVERGED
+from mmprompt.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.failures import from_text
 from mmprompt.place import ROOT
 from mmprompt.processes import this_process
-from mmprompt.run import DIVERGED, INTERRUPTED, Store
+from mmprompt.run import Store
 
 LENGTH = ["task=micro_grounding", "prompt.length=10,64", "seed=11,12,13,14", "task.data.val=200", "task.data.test=200"]
 ROBUSTNESS = ["task=micro_vqa", "method=finetune,prompt", "attack.epsilon=0.0,0.01", "seed=11,12"]
@@ -130,7 +133,7 @@ def unfinished(store: Store, runs: Sequence[str]) -> None:
             attempt.report({"step": 50, "steps": 300, "validation": [[50, 12.5]], "seconds": 3.0, "loss": 1.0})
             attempt.checkpoint_file(50).write_bytes(b"0" * 100)
             if error is not None:
-                attempt.fail(error)
+                attempt.fail(from_text(error))
 
 
 def submitted(store: Store, sweep: str, runs: Sequence[str]) -> None:
@@ -138,7 +141,7 @@ def submitted(store: Store, sweep: str, runs: Sequence[str]) -> None:
     for number, kind in ((1, "slurm"), (2, "local")):
         folder = store.jobs / str(number)
         (folder / "0").mkdir(parents=True)
-        parts = [[{"where": {}, "runs": [run], "evaluations": [{"split": "test"}]}] for run in runs]
+        parts = [[{"settings": {}, "runs": [run], "evaluations": [{"split": "test"}]}] for run in runs]
         frozen: dict[str, Any] = {
             "sweeps": {sweep: list(runs)},
             "overrides": ["cluster=slurm"],

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis.manifest import ADDED
+from analysis.manifest import DEFAULTS
 from mmprompt.config import PRIMARY_METRIC
 from mmprompt.files import write_once
 from mmprompt.identity import canonical, digest, evaluation_id
 from mmprompt.place import Tracking
 from mmprompt.run import Attempt, RunFolder, Store
-from mmprompt.tracking import Record, record_file
+from mmprompt.tracking import Record
 
 OFFLINE = Tracking(mode="offline", project="mmprompt", entity=None)
 DISABLED = Tracking(mode="disabled", project="mmprompt", entity=None)
@@ -78,7 +78,7 @@ def train(
         "steps": STEPS,
         "evaluations": evaluations,
         "evaluated": list(evaluations.values()),
-        "wandb": record_file(attempt.path),
+        "wandb": attempt.wandb,
     }
     assert folder.publish(attempt, result)
     return folder
@@ -101,7 +101,7 @@ def evaluate(store: Store, points: Sequence[Mapping[str, Any]], values: Sequence
         made[evaluation_id(folder.id, settings)] = value
         put(attempt, folder.evaluations, point["task"], settings, value)
     record.finish({f"evaluation/{one}": value for one, value in made.items()}, 0)
-    attempt.end({"evaluations": list(made), "seconds": 1.0, "wandb": record_file(attempt.path)})
+    attempt.end({"evaluations": list(made), "seconds": 1.0, "wandb": attempt.wandb})
     return attempt
 
 
@@ -112,7 +112,7 @@ def put(attempt: Attempt, folder: Path, task: str, settings: Mapping[str, Any], 
     np.save(buffer, example_scores(metric, value, f"{task}/{settings['split']}", one))
     write_once(folder / f"{one}.npy", buffer.getvalue())
     content = {"evaluation": one, "run": attempt.run.id, **made_by(attempt), "settings": dict(settings), "n": EXAMPLES}
-    content |= {"metrics": {metric: value}, "seconds": 1.0, "wandb": record_file(attempt.path)}
+    content |= {"metrics": {metric: value}, "seconds": 1.0, "wandb": attempt.wandb}
     write_once(folder / f"{one}.json", json.dumps(content))
 
 
@@ -236,7 +236,7 @@ def manifest(
         "axes": known,
         "baseline": dict(baseline),
         "compare": compare,
-        **ADDED,
+        **DEFAULTS,
         **shown,
         "tasks": {task: about | {"validation": "val"} for task, about in tasks.items()},
         "header": header([point["values"] for point in points]),

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from synthetic_store import DISABLED, FACTS, claim, run_of, train
 
+from mmprompt.failures import OLD_DIVERGED as DIVERGED
+from mmprompt.failures import from_text
 from mmprompt.files import write_over
 from mmprompt.outcomes import Reader
 from mmprompt.place import Tracking
-from mmprompt.run import DIVERGED, RunFolder, Store
+from mmprompt.run import RunFolder, Store
 from mmprompt.study import (
     SCORE,
     VERSION,
@@ -124,7 +126,7 @@ def add(
         elif (rungs or diverges) and seed <= definition.seeds.first:
             attempt = claim(study.store, about)
             attempt.report({"validation": validation, "step": max(rungs or {0: 0}), "steps": 150, "seconds": 1.0})
-            attempt.fail(f"{DIVERGED}the loss is nan at step 3" if diverges else "interrupted: paused")
+            attempt.fail(from_text(f"{DIVERGED}the loss is nan at step 3" if diverges else "interrupted: paused"))
     for step in list(rungs or {})[: None if scores else -1]:
         study.decide(Decision(version=VERSION, trial=trial.number, step=step, goes_on=True, score=0.0, why="1 of 3"))
     if len(scores or {}) > definition.seeds.first:
@@ -162,7 +164,7 @@ def confirm(
                 if by_split:
                     run(study, about, by_split, tracking=tracking)
                 else:
-                    claim(study.store, about).fail(f"{DIVERGED}the loss is nan at step 3")
+                    claim(study.store, about).fail(from_text(f"{DIVERGED}the loss is nan at step 3"))
             origin = "default" if trial.origin == "default" else "best"
             runs = {str(seed): run_of(about) for seed, about in zip(FRESH, points, strict=True)}
             rows.append(

@@ -14,7 +14,7 @@ import torch
 from mini import official
 from patience import LAST_RESORT
 from safetensors.torch import load_file
-from tiny import JOB, frozen_run, settings, where
+from tiny import JOB, frozen_run, job_settings, settings
 from torch import Tensor
 
 from mmprompt.cache import Cache, Cached
@@ -26,7 +26,7 @@ from mmprompt.job import execute
 from mmprompt.loaded import backbone_of
 from mmprompt.ofa import OFA, PAD, STEP, Encoded
 from mmprompt.place import ROOT, Caching
-from mmprompt.run import RunFolder
+from mmprompt.run import RunFolder, Store
 from mmprompt.tasks import collate
 from mmprompt.tuned import Tuned
 
@@ -235,9 +235,9 @@ def test_outputs_are_those_of_the_encoder_without_the_columns_of_longer_texts() 
 
 
 def trained(store: Path, *overrides: str, **cache: float | str) -> RunFolder:
-    folder, place = frozen_run(store, *overrides), where()
-    place["cache"] |= cache
-    assert execute(store, [folder.id], place, JOB) == {folder.id: "done"}
+    folder, known = frozen_run(store, *overrides), job_settings()
+    known = known.model_copy(update={"cache": known.cache.model_copy(update=cache)})
+    assert execute(Store(store), [folder.id], known, JOB) == {folder.id: "done"}
     return folder
 
 

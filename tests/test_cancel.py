@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from attempts import error_of
 from hypothesis import given
 from hypothesis import strategies as st
 from launcher import Launcher
@@ -47,7 +48,7 @@ def test_a_launch_is_ended_if_all_its_runs_were_asked_for_and_the_answer_is_yes(
     assert answered(launcher, "y") == 0
     assert ended(launch) == 130 and launcher.processes() == []
     [attempt] = launcher.store.run(runs[0]).attempts()
-    assert attempt.error is not None and attempt.error.startswith("interrupted: ")
+    assert error_of(attempt) is not None and error_of(attempt).startswith("interrupted: ")
     assert stop(launcher, "length") == 0
     assert "of 2 runs none is queued or running" in capsys.readouterr().out
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import JOB, frozen_run, where
+from tiny import JOB, frozen_run, job_settings
 
 from mmprompt import captions
 from mmprompt.job import execute
@@ -123,8 +123,8 @@ def test_without_java_there_is_bleu_alone(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.fixture(scope="module")
 def captioned(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = frozen_run(tmp_path_factory.mktemp("captions"), "task=micro_caption", "task.data.train=40")
-    store = folder.path.parent.parent
-    assert execute(store, [folder.id], where("offline"), JOB) == {folder.id: "done"}
+    store = folder.store.root
+    assert execute(Store(store), [folder.id], job_settings("offline"), JOB) == {folder.id: "done"}
     return folder
 
 
@@ -146,10 +146,10 @@ def test_what_is_asked_later_records_its_primary_metric_by_its_id_and_bleu_besid
 
     asked = {"split": "test", "examples": 9}
     one = evaluation_id(captioned.id, asked)
-    store = captioned.path.parent.parent
-    assert execute(store, [captioned.id], where("offline"), JOB | {"batch": "later"}, evaluations=[asked]) == {
-        captioned.id: "done"
-    }
+    store = captioned.store.root
+    assert execute(
+        Store(store), [captioned.id], job_settings("offline"), JOB | {"batch": "later"}, evaluations=[asked]
+    ) == {captioned.id: "done"}
     content = json.loads(captioned.evaluation_file(one).read_text())
     summary = read_record(captioned.path / content["wandb"], history=False).summary
     assert summary[f"evaluation/{one}"] == content["metrics"]["cider"]
@@ -157,15 +157,15 @@ def test_what_is_asked_later_records_its_primary_metric_by_its_id_and_bleu_besid
 
 
 def test_a_sweeps_frame_has_bleu_beside_cider_and_nothing_where_a_store_is_older(captioned: Any) -> None:
-    from analysis.manifest import ADDED
+    from analysis.manifest import DEFAULTS
     from analysis.reading import assemble
     from analysis.sources import in_store
 
-    result, store = captioned.result(), Store(captioned.path.parent.parent)
+    result, store = captioned.result(), captioned.store
     task = {"family": "caption", "metric": "cider", "validation": "val"}
     point = {"values": {}, "run": captioned.id, "evaluations": result["evaluations"]}
     about = {"axes": {}, "tasks": {"micro_caption": task}, "header": {}, "points": [point]}
-    manifest: dict[str, Any] = ADDED | about
+    manifest: dict[str, Any] = DEFAULTS | about
     [row] = assemble(store, manifest, in_store).frame.to_dict("records")
     assert (row["test/cider"], row["test/bleu4"]) == (result["metrics"]["test/cider"], result["metrics"]["test/bleu4"])
     assert row["metric"] == "cider" and math.isnan(row["test/spice"])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import synthetic_store as made
 
+from mmprompt.failures import from_text
 from mmprompt.files import write_once
 from mmprompt.identity import canonical
 from mmprompt.processes import who
@@ -56,7 +57,7 @@ def submit(
         "user": who(),
         "slurm_cluster": None,
         "cluster": {"mem_gb": 2.0, "time_min": 60},
-        "jobs": [[{"where": {}, "runs": list(runs)}] for runs in jobs],
+        "jobs": [[{"settings": {}, "runs": list(runs)}] for runs in jobs],
     }
     (folder / "batch.json").write_text(json.dumps(frozen))
     if kind == "slurm":
@@ -76,7 +77,7 @@ def attempt(
     facts: dict[str, Any] = {**made.JOB, "scheduler": kind, "batch": "1", "job": "300_0", "log": name, "started": BEGAN}
     claimed = made.claim(store, {"task": "micro_vqa", "seed": seed}, facts | more)
     if error is not None:
-        claimed.fail(error)
+        claimed.fail(from_text(error))
     return claimed.run.id
 
 

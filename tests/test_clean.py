@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from mmprompt.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.failures import from_text
 from mmprompt.identity import evaluation_id
 from mmprompt.place import ROOT
 from mmprompt.processes import this_process
-from mmprompt.run import INTERRUPTED, Attempt, RunFolder, Store
+from mmprompt.run import Attempt, RunFolder, Store
 from sweeps import snapshot
 from sweeps.batch import Batch, Kind, batches, freeze
 from sweeps.clean import CODE, Waste, clean, free
@@ -66,7 +68,7 @@ def attempt_of(folder: RunFolder, **job: Any) -> Attempt:
 
 def finish(folder: RunFolder) -> None:
     """By its second attempt, which was killed before it tidied up."""
-    attempt_of(folder).fail(f"{INTERRUPTED}killed")
+    attempt_of(folder).fail(from_text(f"{INTERRUPTED}killed"))
     attempt = attempt_of(folder)
     evaluations = {split: evaluation_id(folder.id, {"split": split}) for split in ("val", "test")}
     result = {"attempt": attempt.number, "metrics": {}, "seconds": 1.0, "evaluations": evaluations}
@@ -106,7 +108,7 @@ def test_of_an_old_store_exactly_what_nobody_needs_goes(store: Store, capsys: py
     submit(store, sweep("1"))
     submit(store, sweep("2"))
     finish(done)
-    attempt_of(failed).fail("TrainingError: the loss is nan")
+    attempt_of(failed).fail(from_text("TrainingError: the loss is nan"))
     list(draft(done.path, done.path / "attempts", failed.path / "attempts/1", store.code, store.jobs))
     age(store)
     expected = {f"run/{done.id}/attempts/1/{name}" for name in ("weights.safetensors", "evaluations/abc.json")}

@@ -28,6 +28,7 @@ from analysis.report import read_report, texts
 from analysis.sources import in_store
 from analysis.terminal import terminal
 from mmprompt.costs import Ready, in_turns, peak_in_a_process_of_its_own, put, quantities
+from mmprompt.failures import from_text
 from mmprompt.run import Store
 from sweeps.manifest import Expanded, expand
 from sweeps.measure import rows_of
@@ -424,7 +425,7 @@ def test_the_hours_of_all_runs_are_added_up_with_those_of_attempts_that_came_to_
     attempt.report({"evaluated": 0})
     os.utime(attempt.path / "job.json", (1000, 1000))
     os.utime(attempt.path / "progress.json", (8200, 8200))
-    attempt.fail("RuntimeError: it came to nothing")
+    attempt.fail(from_text("RuntimeError: it came to nothing"))
     assert spent_in_all(launched.store, sweep) == (
         f"its runs took {recorded + 2:.2g} device hours in all, failed ones included"
     )

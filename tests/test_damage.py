@@ -20,11 +20,13 @@ from launcher import Launcher
 from patience import printed_by, until
 
 from mmprompt import files
+from mmprompt.failures import from_text
 from mmprompt.files import GoneError
 from mmprompt.processes import this_process
 from mmprompt.run import Attempt, RunFolder, Store
 from sweeps.__main__ import main
 from sweeps.batch import batches
+from sweeps.launched import read
 
 FACTS = this_process() | {"batch": "1", "scheduler": "local", "job": "7"}
 
@@ -190,6 +192,18 @@ def test_files_of_strangers_are_left_alone_and_change_nothing(store: Store, caps
     assert all((store.root / name).read_text() == "mine" for name in ("run/README.txt", "jobs/²", "run/old runs/x"))
 
 
+def test_a_record_of_a_newer_version_is_named_as_such(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [store.run(run) for run in read(store, "length").runs]
+    file = next(run.result_file for run in runs if run.result_file.exists())
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 2}))
+    main(["status", "length", "--runs", str(store.root)])
+    said = capsys.readouterr().out
+    assert (
+        f"{file} was written by a newer mmprompt (version 2 of its records; this one reads up to 1); use that one"
+        in said
+    )
+
+
 # A run's folder is removed
 
 
@@ -206,7 +220,7 @@ def claimed(folder: Path) -> Attempt:
     "write",
     [
         lambda attempt: attempt.report({"step": 1}),
-        lambda attempt: attempt.fail("x"),
+        lambda attempt: attempt.fail(from_text("x")),
         lambda attempt: attempt.put(attempt.checkpoint_file(3), b"x"),
         lambda attempt: attempt.put(attempt.evaluation_file("e"), b"x", once=True),
         lambda attempt: attempt.run.publish(attempt, {"attempt": 1, "metrics": {}}),

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from attempts import error_of
 from launcher import Launcher
 from patience import ended, printed_by, until
+from safetensors.numpy import load_file
 from test_job import done
-from tiny import JOB, frozen_run, where
+from tiny import JOB, frozen_run, job_settings
 from wandb_server import WandbServer
 
 from analysis.reading import assemble
@@ -26,11 +28,12 @@ from analysis.server import on_server
 from analysis.sources import in_store
 from mmprompt.config import PRIMARY_METRIC
 from mmprompt.data import load
+from mmprompt.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.identity import evaluation_id, read_config
 from mmprompt.job import execute, process_facts, try_once
 from mmprompt.metrics import credits
 from mmprompt.place import ROOT
-from mmprompt.run import INTERRUPTED, RunFolder, Store
+from mmprompt.run import RunFolder, Store
 from sweeps.cancel import cancel
 from sweeps.clean import clean
 from sweeps.logs import logs
@@ -43,10 +46,11 @@ LATER = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, str(Path("tests").absolute()))
-from tiny import JOB, where
+from tiny import JOB, job_settings
 from mmprompt.job import execute
+from mmprompt.run import Store
 evaluations = json.loads(sys.argv[3])
-print(json.dumps(execute(Path(sys.argv[1]), [sys.argv[2]], where("offline"), JOB, evaluations=evaluations)))
+print(json.dumps(execute(Store(Path(sys.argv[1])), [sys.argv[2]], job_settings("offline"), JOB, evaluations=evaluations)))
 """
 
 # Says of each evaluation, at the moment at which it is put in place, how far the record is.
@@ -70,14 +74,14 @@ def evaluate(
     def no_training(state: object) -> None:
         raise AssertionError("it trains")
 
-    store = folder.path.parent.parent
+    store = folder.store.root
     job = JOB | {"batch": batch}
-    return execute(store, [folder.id], where(tracking), job, no_training, evaluations=settings)[folder.id]
+    return execute(Store(store), [folder.id], job_settings(tracking), job, no_training, evaluations=settings)[folder.id]
 
 
 def trained(store: Path, *overrides: str, settings: Sequence[Mapping[str, Any]] | None = None) -> RunFolder:
     folder = frozen_run(store, *overrides)
-    assert execute(store, [folder.id], where(), JOB, evaluations=settings) == {folder.id: "done"}
+    assert execute(Store(store), [folder.id], job_settings(), JOB, evaluations=settings) == {folder.id: "done"}
     return folder
 
 
@@ -89,6 +93,19 @@ def content(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, Any]:
 def scores(folder: RunFolder, settings: Mapping[str, Any]) -> np.ndarray:
     found: np.ndarray = np.load(folder.evaluation_file(evaluation_id(folder.id, settings)).with_suffix(".npy"))
     return found
+
+
+def test_a_run_with_an_mlp_keeps_the_plain_table_and_gives_the_same_answers_from_it(tmp_path: Path) -> None:
+    run = trained(tmp_path, "task=micro_vqa", "prompt.reparameterization=mlp")
+    kept = load_file(run.weights_file)
+    assert {name: tuple(tensor.shape) for name, tensor in kept.items()} == {
+        "prompts.encoder.table": (4, 3 * 2 * 96),
+        "prompts.decoder.table": (4, 2 * 2 * 96),
+    }
+    while_training = scores(run, {"split": "test"})
+    assert len(set(while_training)) > 1
+    assert evaluate(run, {"split": "test", "examples": 29}) == "done"
+    assert np.array_equal(scores(run, {"split": "test", "examples": 29}), while_training[:29])
 
 
 @pytest.fixture
@@ -194,8 +211,8 @@ def test_without_a_result_nothing_is_evaluated_and_it_says_who_trains(tmp_path: 
     folder = frozen_run(tmp_path)
     attempt = folder.claim(1, JOB | {"work": "evaluate"} | process_facts())
     assert attempt is not None
-    try_once(folder, attempt, where(), None, [WEAK])
-    assert "has no result that could be evaluated; `python -m sweeps launch` trains it" in (attempt.error or "")
+    try_once(folder, attempt, job_settings(), None, [WEAK])
+    assert "has no result that could be evaluated; `python -m sweeps launch` trains it" in (error_of(attempt) or "")
     assert folder.result() is None
 
 
@@ -219,10 +236,10 @@ def test_weights_that_are_not_as_they_were_fail_the_evaluation_with_the_cure_and
 ) -> None:
     harm(run.weights_file)
     assert evaluate(run, WEAK) == "failed"
-    error = run.attempts()[-1].error or ""
+    error = error_of(run.attempts()[-1]) or ""
     assert "WeightsError: " in error and said in error
     assert f"remove {run.path}, and `python -m sweeps launch` trains the run again" in error
-    assert execute(run.path.parent.parent, [run.id], where(), JOB) == {run.id: "done"}  # to whoever wants no more
+    assert execute(run.store, [run.id], job_settings(), JOB) == {run.id: "done"}  # to whoever wants no more
 
 
 def test_weights_of_long_ago_have_no_checksum_and_are_read_all_the_same(run: RunFolder) -> None:
@@ -231,7 +248,7 @@ def test_weights_of_long_ago_have_no_checksum_and_are_read_all_the_same(run: Run
     assert evaluate(run, VAL, TEST, WEAK) == "done" and len(run.attempts()) == 2
     run.weights_file.write_bytes(run.weights_file.read_bytes()[:100])
     assert evaluate(run, STRONG) == "failed"
-    assert "weights.safetensors is damaged (" in (run.attempts()[-1].error or "")
+    assert "weights.safetensors is damaged (" in (error_of(run.attempts()[-1]) or "")
 
 
 def test_an_evaluation_that_fails_is_tried_three_times_and_counts_anew_once_one_was_made(run: RunFolder) -> None:
@@ -244,7 +261,7 @@ def test_an_evaluation_that_fails_is_tried_three_times_and_counts_anew_once_one_
 
 
 def process(folder: RunFolder, *settings: Mapping[str, Any]) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", LATER, str(folder.path.parent.parent), folder.id, json.dumps(settings)]
+    words = [sys.executable, "-c", LATER, str(folder.store.root), folder.id, json.dumps(settings)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
@@ -282,7 +299,7 @@ def test_a_killed_evaluation_goes_on_with_what_is_missing_and_touches_nothing_th
 
 
 def test_no_evaluation_is_the_last_before_the_record_is_complete(run: RunFolder) -> None:
-    words = [sys.executable, "-c", SEEN + LATER, str(run.path.parent.parent), run.id, json.dumps([WEAK, STRONG])]
+    words = [sys.executable, "-c", SEEN + LATER, str(run.store.root), run.id, json.dumps([WEAK, STRONG])]
     output = subprocess.run(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True).stdout
     put = [line.split(maxsplit=2)[1:] for line in output.splitlines() if line.startswith("put ")]
     first, last = (evaluation_id(run.id, settings) for settings in (WEAK, STRONG))
@@ -407,7 +424,7 @@ def test_a_live_evaluation_is_shown_and_kept_by_every_verb_and_ends_by_cancel(
         assert cancel(["length"], store.root, None) == 0
         assert "1 of 1 run cancelled" in capsys.readouterr().out
         assert ended(launch) == 130 and launcher.processes() == []
-        assert (attempt.error or "").startswith(INTERRUPTED) and attempt.has_evaluated
+        assert (error_of(attempt) or "").startswith(INTERRUPTED) and attempt.has_evaluated
         assert made.items() <= files(store, "run/*/evaluations/[!.]*").items()
         code, output = launcher.run("launch", *sweep, epsilons, "evaluation.splits=[test]")
         assert code == 0 and "all 1 runs are done" in output

@@ -13,11 +13,12 @@ import numpy as np
 import ofa_files
 import pytest
 import torch
+from attempts import error_of
 from hydra import compose, initialize_config_dir
 from ofa_files import BINS, FEW, MODEL, VOCABULARY, image, make, rows, write
 from omegaconf import OmegaConf
 from PIL import Image
-from tiny import JOB, where
+from tiny import JOB, job_settings
 
 from mmprompt import data, metrics
 from mmprompt.config import ConfigError, RunConfig, Task, parse
@@ -29,7 +30,7 @@ from mmprompt.identity import freeze, run_id
 from mmprompt.job import execute
 from mmprompt.keys import check_override
 from mmprompt.ofa import BOS, EOS, OFA, PAD
-from mmprompt.place import ROOT, Place
+from mmprompt.place import ROOT, Caching, Place
 from mmprompt.run import Store
 from mmprompt.tasks import collate, preprocess
 from mmprompt.tokens import UNK
@@ -504,9 +505,9 @@ def test_a_task_from_files_is_trained_evaluated_and_published(task: str, tmp_pat
     store = Store(tmp_path / "runs")
     folder = store.run(run_id(config))
     folder.create(config)
-    places = where() | {"backbone": str(file), "data": str(tmp_path / "ofa")}
-    said = execute(store.root, [folder.id], places, JOB)
-    assert said == {folder.id: "done"}, [attempt.error for attempt in folder.attempts()]
+    places = job_settings(backbone=str(file), data=str(tmp_path / "ofa"))
+    said = execute(store, [folder.id], places, JOB)
+    assert said == {folder.id: "done"}, [error_of(attempt) for attempt in folder.attempts()]
     result = folder.result()
     assert result is not None and result["steps"] == 4
     splits = {
@@ -531,8 +532,8 @@ def test_what_is_kept_of_files_changes_no_bit(tmp_path: Path) -> None:
         store = Store(tmp_path / f"runs{limit}")
         folder = store.run(run_id(config))
         folder.create(config)
-        kept = {"cache": {"frozen": "auto", "max_gb": limit}}
-        execute(store.root, [folder.id], where() | {"backbone": str(file), "data": str(tmp_path / "ofa")} | kept, JOB)
+        kept = {"cache": Caching(frozen="auto", max_gb=limit)}
+        execute(store, [folder.id], job_settings(backbone=str(file), data=str(tmp_path / "ofa"), **kept), JOB)
         weights.append(folder.weights_file.read_bytes())
         assert bool(list(store.cache.glob("*.rows"))) == bool(limit)
     assert weights[0] == weights[1]

@@ -14,12 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from attempts import error_of
 from launcher import TINY
 from tiny import frozen_run
 from victim import Victims
 
+from mmprompt.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.place import ROOT
-from mmprompt.run import INTERRUPTED, Store
+from mmprompt.run import Store
 from sweeps.causes import failures
 from sweeps.state import Queue, states
 
@@ -71,7 +73,9 @@ def test_runs_that_a_full_disk_ends_are_done_once_when_there_is_room_again(
     found = states(Store(seen), ids, Queue({}))
     assert [found[run].name for run in ids] == ["to do", "to do"]
     for attempt in runs[0].attempts():  # as many as could be claimed
-        assert (attempt.error or "").startswith(INTERRUPTED) and "No space left on device" in (attempt.error or "")
+        assert (error_of(attempt) or "").startswith(INTERRUPTED) and "No space left on device" in (
+            error_of(attempt) or ""
+        )
         assert failures(Store(seen), ids, found)[ids[0]].cause == "disk full"
 
     end = victims.attempt(store, *ids, tracking="offline", first=ROOM.format(disk=disk))

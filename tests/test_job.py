@@ -14,18 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from attempts import error_of
 from patience import printed_by, until
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tiny import JOB, frozen_run, settings, where
+from tiny import JOB, frozen_run, job_settings, settings
 
+from mmprompt.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.files import StoreError
 from mmprompt.frozen import processor
 from mmprompt.job import execute
 from mmprompt.loaded import pretrained
 from mmprompt.place import ROOT
 from mmprompt.processes import this_process
-from mmprompt.run import INTERRUPTED, RunFolder
+from mmprompt.run import RunFolder, Store
 from mmprompt.train import learning_rate, order
 from sweeps.state import bury
 
@@ -33,9 +35,10 @@ LATER = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, str(Path("tests").absolute()))
-from tiny import JOB, where
+from tiny import JOB, job_settings
 from mmprompt.job import execute
-print(json.dumps(execute(Path(sys.argv[1]), sys.argv[2:], where(), JOB)))
+from mmprompt.run import Store
+print(json.dumps(execute(Store(Path(sys.argv[1])), sys.argv[2:], job_settings(), JOB)))
 """
 
 
@@ -58,9 +61,10 @@ def at_the_result(source, target, **more):
     link(source, target, **more)
 os.link = at_the_result
 sys.path.insert(0, "tests")
-from tiny import JOB, where
+from tiny import JOB, job_settings
 from mmprompt.job import execute
-execute(Path(store), [run], where(), JOB)
+from mmprompt.run import Store
+execute(Store(Path(store)), [run], job_settings(), JOB)
 """
 
 
@@ -72,7 +76,7 @@ def test_a_run_killed_at_the_moment_at_which_it_publishes_is_published_once(tmp_
     if moment == "before":  # as a launch does that finds the process gone
         bury(folder.attempts()[0])
     for store, one in ((tmp_path / "a", folder), (tmp_path / "b", whole)):
-        assert execute(store, [one.id], where(), JOB | {"batch": "another"}) == {one.id: "done"}
+        assert execute(Store(store), [one.id], job_settings(), JOB | {"batch": "another"}) == {one.id: "done"}
     assert done(folder)["attempt"] == (1 if moment == "after" else 2)
     assert same_bits(folder, whole)
 
@@ -90,7 +94,7 @@ def same_bits(a: RunFolder, b: RunFolder) -> bool:
 
 def test_a_run_ends_with_metrics_weights_evaluations_and_at_most_15_files(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path)
-    assert execute(tmp_path, [folder.id], where("offline"), JOB) == {folder.id: "done"}
+    assert execute(Store(tmp_path), [folder.id], job_settings("offline"), JOB) == {folder.id: "done"}
     result = done(folder)
     assert set(result["metrics"]) == {"val/acc@0.5", "test/acc@0.5"}  # type: ignore[call-overload]
     assert result["device"] == f"cpu: {processor()}"
@@ -106,19 +110,19 @@ def test_a_run_ends_with_metrics_weights_evaluations_and_at_most_15_files(tmp_pa
 
 def test_asking_twice_trains_once(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path)
-    execute(tmp_path, [folder.id], where(), JOB)
+    execute(Store(tmp_path), [folder.id], job_settings(), JOB)
     before = folder.result_file.stat()
-    assert execute(tmp_path, [folder.id], where(), JOB) == {folder.id: "done"}
+    assert execute(Store(tmp_path), [folder.id], job_settings(), JOB) == {folder.id: "done"}
     assert folder.result_file.stat() == before and len(folder.attempts()) == 1
 
 
 def test_a_run_gives_the_same_bits_whatever_ran_before_it_in_the_process(tmp_path: Path) -> None:
     pretrained.cache_clear()  # as in a process of its own
     alone = frozen_run(tmp_path / "a", "task=micro_entailment", "prompt.dropout=0.2")
-    execute(tmp_path / "a", [alone.id], where(), JOB)
+    execute(Store(tmp_path / "a"), [alone.id], job_settings(), JOB)
     first = frozen_run(tmp_path / "b", "task=micro_grounding", "prompt.reparameterization=mlp", "backbone.mode=train")
     after = frozen_run(tmp_path / "b", "task=micro_entailment", "prompt.dropout=0.2")
-    execute(tmp_path / "b", [first.id, after.id], where(), JOB)
+    execute(Store(tmp_path / "b"), [first.id, after.id], job_settings(), JOB)
     assert alone.id == after.id
     assert same_bits(alone, after)
     assert done(alone)["metrics"] == done(after)["metrics"]
@@ -126,14 +130,14 @@ def test_a_run_gives_the_same_bits_whatever_ran_before_it_in_the_process(tmp_pat
 
 def test_another_seed_gives_other_bits(tmp_path: Path) -> None:
     one, two = frozen_run(tmp_path, "seed=1"), frozen_run(tmp_path, "seed=2")
-    execute(tmp_path, [one.id, two.id], where(), JOB)
+    execute(Store(tmp_path), [one.id, two.id], job_settings(), JOB)
     assert not same_bits(one, two)
 
 
 def test_training_goes_on_from_a_checkpoint_of_another_attempt(tmp_path: Path) -> None:
     """The dead attempt stopped after step 2 of 4: only steps 3 and 4 are trained again, to the same weights."""
     whole, broken = frozen_run(tmp_path / "a"), frozen_run(tmp_path / "b")
-    execute(tmp_path / "a", [whole.id], where(), JOB)
+    execute(Store(tmp_path / "a"), [whole.id], job_settings(), JOB)
 
     class Killed(BaseException):
         pass
@@ -143,11 +147,11 @@ def test_training_goes_on_from_a_checkpoint_of_another_attempt(tmp_path: Path) -
             raise Killed
 
     with pytest.raises(Killed):
-        execute(tmp_path / "b", [broken.id], where(), JOB, die)
+        execute(Store(tmp_path / "b"), [broken.id], job_settings(), JOB, die)
     attempt = broken.attempts()[0]
     (attempt.path / "job.json").write_text(json.dumps(attempt.job | {"pid": 2**22}))  # as if its process were gone
     steps = []
-    execute(tmp_path / "b", [broken.id], where(), JOB, lambda state: steps.append(state.step))
+    execute(Store(tmp_path / "b"), [broken.id], job_settings(), JOB, lambda state: steps.append(state.step))
     assert steps == [3, 4]
     assert done(broken)["attempt"] == 2 and done(broken)["resumed_from"] == {"attempt": 1, "step": 2}
     assert done(whole)["resumed_from"] is None
@@ -157,8 +161,8 @@ def test_training_goes_on_from_a_checkpoint_of_another_attempt(tmp_path: Path) -
 
 def test_a_failing_run_says_why_and_stops_no_other(tmp_path: Path) -> None:
     bad, good = frozen_run(tmp_path, "prompt.init_std=1e30"), frozen_run(tmp_path)
-    assert execute(tmp_path, [bad.id, good.id], where(), JOB) == {bad.id: "failed", good.id: "done"}
-    reason = bad.attempts()[0].error or ""
+    assert execute(Store(tmp_path), [bad.id, good.id], job_settings(), JOB) == {bad.id: "failed", good.id: "done"}
+    reason = error_of(bad.attempts()[0]) or ""
     assert "TrainingError: the loss is nan at step 1 of 4" in reason
     assert bad.attempts()[0].diverged
 
@@ -168,15 +172,15 @@ def test_a_configuration_that_was_edited_after_launch_is_refused(
 ) -> None:
     folder = frozen_run(tmp_path)
     folder.config_file.write_text(folder.config_file.read_text().replace('"seed":1', '"seed":2', 1))
-    assert execute(tmp_path, [folder.id], where(), JOB) == {folder.id: "damaged"}
+    assert execute(Store(tmp_path), [folder.id], job_settings(), JOB) == {folder.id: "damaged"}
     assert "config.json was changed after launch" in capfd.readouterr().err and folder.attempts() == []
 
 
 def test_another_backbone_than_at_launch_is_refused(tmp_path: Path) -> None:
     folder, other = frozen_run(tmp_path), tmp_path / "other.safetensors"
-    other.write_bytes(Path(where()["backbone"]).read_bytes() + b" ")
-    assert execute(tmp_path, [folder.id], where() | {"backbone": str(other)}, JOB) == {folder.id: "failed"}
-    assert "has changed since launch" in (folder.attempts()[0].error or "")
+    other.write_bytes(Path(job_settings().backbone).read_bytes() + b" ")
+    assert execute(Store(tmp_path), [folder.id], job_settings(backbone=str(other)), JOB) == {folder.id: "failed"}
+    assert "has changed since launch" in (error_of(folder.attempts()[0]) or "")
 
 
 def test_two_processes_with_the_same_list_execute_each_run_once(tmp_path: Path) -> None:
@@ -192,7 +196,7 @@ def test_a_run_whose_process_was_killed_is_taken_up_by_the_next(tmp_path: Path) 
     folder = frozen_run(tmp_path, "optim.steps=2000", "optim.validate_every=1000")
     victim = process(tmp_path, folder.id)
     until(lambda: folder.attempts() and folder.attempts()[0].checkpoint_steps, "it leaves a checkpoint", victim)
-    busy = execute(tmp_path, [folder.id], where(), JOB)
+    busy = execute(Store(tmp_path), [folder.id], job_settings(), JOB)
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
     assert busy == {folder.id: "open"}
@@ -207,7 +211,7 @@ def test_a_run_whose_process_was_killed_is_taken_up_by_the_next(tmp_path: Path) 
         raise Enough
 
     with pytest.raises(Enough):
-        execute(tmp_path, [folder.id], where(), JOB, look)
+        execute(Store(tmp_path), [folder.id], job_settings(), JOB, look)
     assert first[0] > 2 and len(folder.attempts()) == 2
 
 
@@ -219,7 +223,7 @@ def ends(store: Path, runs: list[RunFolder], raises: Exception | None = None, **
             raise raises
 
     with pytest.raises(SystemExit) as end:
-        execute(store, [folder.id for folder in runs], where() | place, JOB, watch)
+        execute(Store(store), [folder.id for folder in runs], job_settings(**place), JOB, watch)
     return str(end.value)
 
 
@@ -230,7 +234,7 @@ def test_a_gpu_that_was_asked_for_and_is_not_there_fails_the_run_at_once_and_bla
     said = ends(tmp_path, runs, gpus=1)
     assert f"cluster.gpus=1 was asked for, and torch {torch.__version__} (built for CUDA None) sees 0" in said
     assert "no NVIDIA driver is loaded, CUDA_VISIBLE_DEVICES is not set" in said
-    assert said.split(": ", 1)[1] in (runs[0].attempts()[0].error or "")
+    assert said.split(": ", 1)[1] in (error_of(runs[0].attempts()[0]) or "")
     assert runs[1].attempts() == []
 
 
@@ -249,18 +253,21 @@ def test_memory_that_is_used_up_or_a_gpu_in_error_fails_one_run_and_ends_the_pro
     runs = [frozen_run(tmp_path, f"seed={seed}") for seed in (1, 2)]
     assert str(fault) in ends(tmp_path, runs, raises=fault)
     [attempt] = runs[0].attempts()
-    assert str(fault) in (attempt.error or "") and not (attempt.error or "").startswith(INTERRUPTED)
+    assert str(fault) in (error_of(attempt) or "") and not (error_of(attempt) or "").startswith(INTERRUPTED)
     assert runs[1].attempts() == []
-    assert execute(tmp_path, [run.id for run in runs], where(), JOB) == {runs[0].id: "failed", runs[1].id: "done"}
-    assert execute(tmp_path, [runs[0].id], where(), JOB | {"batch": "the next"}) == {runs[0].id: "done"}
+    assert execute(Store(tmp_path), [run.id for run in runs], job_settings(), JOB) == {
+        runs[0].id: "failed",
+        runs[1].id: "done",
+    }
+    assert execute(Store(tmp_path), [runs[0].id], job_settings(), JOB | {"batch": "the next"}) == {runs[0].id: "done"}
 
 
 def test_a_store_that_cannot_be_written_ends_the_process_and_blames_no_run(tmp_path: Path) -> None:
     runs = [frozen_run(tmp_path, f"seed={seed}") for seed in (1, 2)]
     full = StoreError("checkpoint.2.pt cannot be written: No space left on device")
     assert str(full) in ends(tmp_path, runs, raises=full)
-    assert (runs[0].attempts()[0].error or "").startswith(INTERRUPTED) and runs[1].attempts() == []
-    assert execute(tmp_path, [run.id for run in runs], where(), JOB) == {run.id: "done" for run in runs}
+    assert (error_of(runs[0].attempts()[0]) or "").startswith(INTERRUPTED) and runs[1].attempts() == []
+    assert execute(Store(tmp_path), [run.id for run in runs], job_settings(), JOB) == {run.id: "done" for run in runs}
 
 
 def write(state: object) -> None:
@@ -303,17 +310,17 @@ def test_a_disk_that_takes_no_more_ends_the_process_and_blames_no_run_whoever_wr
 ) -> None:
     runs = [frozen_run(tmp_path, f"seed={seed}") for seed in (1, 2)]
     with pytest.raises(SystemExit, match="this process ends: "):
-        execute(tmp_path, [run.id for run in runs], where(), JOB, fails)
-    assert (runs[0].attempts()[0].error or "").startswith(INTERRUPTED) and runs[0].tries() == 0
+        execute(Store(tmp_path), [run.id for run in runs], job_settings(), JOB, fails)
+    assert (error_of(runs[0].attempts()[0]) or "").startswith(INTERRUPTED) and runs[0].tries() == 0
     assert runs[1].attempts() == []
-    assert execute(tmp_path, [run.id for run in runs], where(), JOB) == {run.id: "done" for run in runs}
+    assert execute(Store(tmp_path), [run.id for run in runs], job_settings(), JOB) == {run.id: "done" for run in runs}
 
 
 def test_memory_that_the_cpu_does_not_have_ends_the_process_too(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path)
     with pytest.raises(SystemExit, match="can't allocate memory"):
-        execute(tmp_path, [folder.id], where(), JOB, lambda state: torch.empty(2**50))
-    assert "can't allocate memory" in (folder.attempts()[0].error or "")
+        execute(Store(tmp_path), [folder.id], job_settings(), JOB, lambda state: torch.empty(2**50))
+    assert "can't allocate memory" in (error_of(folder.attempts()[0]) or "")
 
 
 def test_another_error_of_torch_is_the_runs_alone(tmp_path: Path) -> None:
@@ -323,7 +330,10 @@ def test_another_error_of_torch_is_the_runs_alone(tmp_path: Path) -> None:
         if len(runs[1].attempts()) == 0:
             torch.zeros(2) + torch.zeros(3)
 
-    assert execute(tmp_path, [run.id for run in runs], where(), JOB, fail) == {runs[0].id: "failed", runs[1].id: "done"}
+    assert execute(Store(tmp_path), [run.id for run in runs], job_settings(), JOB, fail) == {
+        runs[0].id: "failed",
+        runs[1].id: "done",
+    }
 
 
 def test_a_run_that_another_attempt_published_meanwhile_has_not_failed(tmp_path: Path) -> None:
@@ -335,20 +345,20 @@ def test_a_run_that_another_attempt_published_meanwhile_has_not_failed(tmp_path:
         folder.publish(other, {"attempt": other.number, "metrics": {}})
         raise StoreError("its checkpoint cannot be written: the other removed the folder")
 
-    assert execute(tmp_path, [folder.id], where(), JOB, overtaken) == {folder.id: "done"}
-    assert folder.attempts()[0].error is None
+    assert execute(Store(tmp_path), [folder.id], job_settings(), JOB, overtaken) == {folder.id: "done"}
+    assert error_of(folder.attempts()[0]) is None
 
 
 def test_a_run_that_nobody_wants_any_more_is_not_begun(tmp_path: Path) -> None:
     runs = [frozen_run(tmp_path, f"seed={seed}") for seed in (1, 2)]
     wanted = iter([True, False])
-    outcome = execute(tmp_path, [run.id for run in runs], where(), JOB, wanted=lambda: next(wanted))
+    outcome = execute(Store(tmp_path), [run.id for run in runs], job_settings(), JOB, wanted=lambda: next(wanted))
     assert outcome == {runs[0].id: "done", runs[1].id: "open"} and runs[1].attempts() == []
 
 
 def test_the_recorded_threads_are_those_it_was_trained_with(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path, "threads=2")
-    execute(tmp_path, [folder.id], where(), JOB)
+    execute(Store(tmp_path), [folder.id], job_settings(), JOB)
     assert done(folder)["threads"] == 2
 
 
@@ -356,14 +366,14 @@ def test_training_draws_from_no_stream_that_a_checkpoint_does_not_hold(tmp_path:
     folder = frozen_run(tmp_path, "prompt.dropout=0.2", "backbone.mode=train")
     random.seed(1)
     before = random.getstate(), np.random.get_state()[1].tobytes()  # noqa: NPY002  # that nobody uses it is the claim
-    execute(tmp_path, [folder.id], where(), JOB)
+    execute(Store(tmp_path), [folder.id], job_settings(), JOB)
     assert (random.getstate(), np.random.get_state()[1].tobytes()) == before  # noqa: NPY002
 
 
 def test_accumulated_micro_batches_give_the_update_of_the_whole_batch(tmp_path: Path) -> None:
     whole = frozen_run(tmp_path, "optim.steps=1")
     parts = frozen_run(tmp_path, "optim.steps=1", "optim.micro_batch=2")
-    execute(tmp_path, [whole.id, parts.id], where(), JOB)
+    execute(Store(tmp_path), [whole.id, parts.id], job_settings(), JOB)
     a, b = load_file(whole.weights_file), load_file(parts.weights_file)
     # AdamW's first step has the size of lr in every coordinate, so only directions can differ: where gradients are near 0.
     assert sum(torch.isclose(a[n], b[n], atol=1e-3).sum().item() for n in a) > 0.99 * sum(t.numel() for t in a.values())
@@ -371,7 +381,7 @@ def test_accumulated_micro_batches_give_the_update_of_the_whole_batch(tmp_path: 
 
 def test_only_the_prompts_train(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path)
-    execute(tmp_path, [folder.id], where(), JOB)
+    execute(Store(tmp_path), [folder.id], job_settings(), JOB)
     names = set(load_file(folder.weights_file))
     assert names == {"prompts.encoder.table", "prompts.decoder.table"}
     assert done(folder)["trainable_parameters"] == 4 * 2 * 96 * (3 + 2)
@@ -379,13 +389,13 @@ def test_only_the_prompts_train(tmp_path: Path) -> None:
 
 def test_a_prompt_of_length_0_is_the_backbone_evaluated_without_training(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path, "prompt.length=0")
-    assert execute(tmp_path, [folder.id], where("offline"), JOB) == {folder.id: "done"}
+    assert execute(Store(tmp_path), [folder.id], job_settings("offline"), JOB) == {folder.id: "done"}
     assert done(folder)["steps"] == 0 and done(folder)["trainable_parameters"] == 0
 
 
 def test_a_live_backbone_saves_its_batchnorm_statistics_beside_the_prompts(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path, "backbone.mode=train")
-    execute(tmp_path, [folder.id], where(), JOB)
+    execute(Store(tmp_path), [folder.id], job_settings(), JOB)
     assert any("running_mean" in name for name in load_file(folder.weights_file))
 
 

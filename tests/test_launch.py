@@ -14,9 +14,10 @@ from launcher import Launcher
 from patience import printed_by
 from synthetic_store import JOB
 
+from mmprompt.failures import from_text
 from mmprompt.identity import evaluation_id
 from mmprompt.place import ROOT, Cluster
-from mmprompt.run import NEAR_LIMIT, TRIES, Store
+from mmprompt.run import TRIES, Store
 from sweeps import snapshot
 from sweeps.batch import batches, pack
 from sweeps.workers import held_back, listed
@@ -73,7 +74,7 @@ def test_workers_import_the_snapshot_and_read_its_backbone(launched: tuple[Launc
     [batch] = batches(launcher.store)
     copy = launcher.store.code / batch.frozen["job"]["code"]
     assert {jobs[0]["code"] for jobs in launcher.attempts().values()} == {copy.name}
-    assert batch.frozen["jobs"][0][0]["where"]["backbone"].startswith(str(copy))
+    assert batch.frozen["jobs"][0][0]["settings"]["backbone"].startswith(str(copy))
     for file in snapshot.files(ROOT):
         assert (copy / file).exists()
     assert f"{copy}/sweeps/node.py" in "".join(log.read_text() for log in batch.folder.glob("*_log.err"))
@@ -98,13 +99,13 @@ def test_a_second_launch_runs_only_what_is_not_done_and_leaves_alone_what_diverg
     assert "1 run, 1 at a time" not in output
     folder = launcher.store.run(launcher.manifest()["points"][-1]["run"])
     assert len(folder.attempts()) == 1
-    folder.attempts()[-1].fail("OSError: no such file")  # as if that had been why
+    folder.attempts()[-1].fail(from_text("OSError: no such file"))  # as if that had been why
     _, output = launcher.run("plan", *arguments)
     assert "2 done, 1 failed" in output and "1 run, 1 at a time in local processes" in output
     while folder.tries() < TRIES:  # as if it had been launched again
         attempt = folder.claim(folder.next_number, folder.attempts()[-1].job)
         assert attempt is not None
-        attempt.fail("OSError: no such file")
+        attempt.fail(from_text("OSError: no such file"))
     code, output = launcher.run("launch", *arguments)
     assert code == 1 and "1 run failed 3 times without getting further; only --retry tries again" in output
     assert len(folder.attempts()) == TRIES
@@ -275,12 +276,13 @@ def test_only_errors_without_progress_count_as_tries(tmp_path: Path) -> None:
         assert made is not None
         made.checkpoint_file(step).write_text("")
         if error is not None:
-            made.fail(error)
+            made.fail(from_text(error))
         return folder.tries()
 
     assert [attempt(5, "nan"), attempt(5, "nan"), attempt(9, "nan")] == [1, 2, 1]  # the third got further
     assert [attempt(9, None), attempt(3, "interrupted: killed"), attempt(9, "nan")] == [1, 1, 2]
-    assert [attempt(9, NEAR_LIMIT), attempt(12, NEAR_LIMIT)] == [3, 1]
+    near = "interrupted: the time limit of its job was near"
+    assert [attempt(9, near), attempt(12, near)] == [3, 1]
 
 
 def test_jobs_of_runs_that_take_unlike_times_are_even_in_time() -> None:

@@ -21,7 +21,7 @@ from sweeps.search import space
 
 SECONDS = 10.0  # CPU's, of whatever is refused; most take none
 ABOUT = {"commit": None, "dirty": False}
-HEAD = "claim: A claim.\npaper: {}\ncommand: make sweep-it\ncost: none\ncompare: seed\n"
+HEAD = "claim: A claim.\npaper: {}\ncommand: make sweep-it\ncompare: seed\n"
 SEARCH = (ROOT / "conf" / "search" / "learning_rate.yaml").read_text()
 BOMB = "a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)

@@ -14,6 +14,7 @@ from patience import ended, until
 from test_causes import BEGIN, KILLED, TRACEBACK, answers, attempt, create, store, submit
 from test_status import store_of
 
+from mmprompt.failures import from_text
 from mmprompt.files import StoreError
 from mmprompt.place import ROOT
 from mmprompt.processes import this_process
@@ -171,7 +172,7 @@ def test_following_shows_what_comes_goes_over_to_the_next_attempt_and_ends_with_
         again = made.claim(store, point, facts | {"log": "second.err"})
         output = follower.until("from the checkpoint\n")
         assert "attempt 2 of 2" in output and output.count("it begins") == output.count("it goes on") == 1
-        again.fail(f"{TRACEBACK}ValueError: no\n")
+        again.fail(from_text(f"{TRACEBACK}ValueError: no\n"))
         assert follower.end().endswith("error: ValueError: no\n")
     finally:
         follower.process.kill()

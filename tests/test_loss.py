@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import JOB, frozen_run, where
+from attempts import error_of
+from tiny import JOB, frozen_run, job_settings
 from torch import Tensor
 
 from mmprompt.generate import Trie
 from mmprompt.job import execute
 from mmprompt.loss import label_smoothed, label_smoothed_over, token_losses
 from mmprompt.ofa import EOS, PAD
+from mmprompt.run import Store
 
 SMOOTHING = 0.1
 ANSWERS = [[10, 11], [10, 12], [13], [13, 11, 12]]
@@ -79,8 +81,8 @@ def test_an_answer_that_is_none_of_the_closed_set_is_told_from_those_that_are() 
 
 def test_training_on_an_answer_that_is_not_allowed_is_refused_in_one_sentence(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path, "task=micro_entailment", "task.answers=[yes,no]", "optim.smoothing_over=allowed")
-    assert execute(tmp_path, [folder.id], where(), JOB) == {folder.id: "failed"}
-    assert "has an answer that is not among task.answers; add it there" in (folder.attempts()[-1].error or "")
+    assert execute(Store(tmp_path), [folder.id], job_settings(), JOB) == {folder.id: "failed"}
+    assert "has an answer that is not among task.answers; add it there" in (error_of(folder.attempts()[-1]) or "")
 
 
 def test_smoothing_over_what_is_allowed_is_a_softmax_over_it_and_costs_nothing_where_there_is_no_choice() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mini import official
 from safetensors.torch import load_file
-from tiny import JOB, frozen_run, settings, where
+from tiny import JOB, frozen_run, job_settings, settings
 
 from mmprompt.config import ConfigError, RunConfig
 from mmprompt.identity import run_id
@@ -20,6 +20,7 @@ from mmprompt.loaded import backbone_of
 from mmprompt.lora import LowRank
 from mmprompt.official import official_name
 from mmprompt.place import ROOT
+from mmprompt.run import Store
 from mmprompt.train import averaged, follow
 from mmprompt.tuned import Tuned, outline
 
@@ -105,9 +106,9 @@ METHODS = {
 def test_training_moves_what_the_method_trains_and_not_one_bit_of_anything_else(method: str, tmp_path: Path) -> None:
     overrides = (f"method={method.split(',')[0]}", "optim.lr=1e-2", "optim.validate_every=4", *METHODS[method])
     folder = frozen_run(tmp_path, *overrides)
-    assert execute(tmp_path, [folder.id], where(), JOB) == {folder.id: "done"}
+    assert execute(Store(tmp_path), [folder.id], job_settings(), JOB) == {folder.id: "done"}
     config, _ = settings(*overrides)
-    backbone = backbone_of(config, Path(where()["backbone"]))
+    backbone = backbone_of(config, Path(job_settings().backbone))
     before = Tuned(config, backbone, torch.Generator().manual_seed(config.seed))
     start = {name: tensor.clone() for name, tensor in before.state_dict().items()}
     weights = load_file(folder.weights_file)
@@ -120,7 +121,7 @@ def test_training_moves_what_the_method_trains_and_not_one_bit_of_anything_else(
 @pytest.mark.parametrize("method", ["lora", "adapter"])
 def test_what_is_added_to_the_backbone_is_nothing_at_the_start_where_the_method_says_so(method: str) -> None:
     config, _ = settings(f"method={method}")
-    backbone = backbone_of(config, Path(where()["backbone"]))
+    backbone = backbone_of(config, Path(job_settings().backbone))
     tuned = Tuned(config, backbone, torch.Generator().manual_seed(1))
     source, images = torch.tensor([[0, 5, 6, 2]]), torch.randn(1, 3, 96, 96)
     with torch.no_grad():
@@ -183,7 +184,7 @@ def test_the_moving_average_is_the_one_of_its_definition() -> None:
 
 def test_with_a_moving_average_it_is_validated_and_published_and_the_weights_go_on(tmp_path: Path) -> None:
     config, _ = settings("method=adapter", "optim.ema_decay=0.5")
-    tuned = Tuned(config, backbone_of(config, Path(where()["backbone"])), torch.Generator().manual_seed(1))
+    tuned = Tuned(config, backbone_of(config, Path(job_settings().backbone)), torch.Generator().manual_seed(1))
     weights = tuned.tuned_state()
     ema = {name: value + 1 for name, value in weights.items()}
     with averaged(tuned, ema):

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from mini import MINI, mini_ofa, mini_prompts, official
+from mini import MINI, mini_ofa, official
 from torch import Tensor
 
 from mmprompt.attention import Attention
 from mmprompt.layers import DropPath
 from mmprompt.loss import label_smoothed
 from mmprompt.ofa import OFA, PAD, drop_paths
-from mmprompt.official import CheckpointError, left_out, load_backbone, load_prompts, official_name, read
+from mmprompt.official import CheckpointError, left_out, load_backbone, official_name, read
 from mmprompt.positions import token_buckets
 
 TOTALS = {"tiny": 33_488_336, "medium": 92_892_000, "base": 182_238_536, "large": 472_977_152, "huge": 929_486_848}
@@ -275,8 +275,3 @@ def test_an_untied_output_projection_is_refused(ofa: OFA) -> None:
     state = official_state(ofa) | {"decoder.output_projection.weight": torch.zeros(1100, 64)}
     with pytest.raises(CheckpointError, match=r"decoder.output_projection.weight differs"):
         load_backbone(OFA(MINI), state)
-
-
-def test_a_prompt_in_some_layers_has_no_official_form() -> None:
-    with pytest.raises(CheckpointError, match="prompts 1 of 3 layers"):
-        load_prompts(mini_prompts(layers=[1]), {})

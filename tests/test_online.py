@@ -31,7 +31,7 @@ from analysis.records import RunRecord, read_record
 from mmprompt import tracking
 from mmprompt.place import ROOT, Tracking
 from mmprompt.run import RunFolder, Store
-from mmprompt.tracking import Record, record_file
+from mmprompt.tracking import Record
 from sweeps.sync import sync
 
 ONLINE = Tracking(mode="online", project="mmprompt", entity=None)
@@ -44,8 +44,9 @@ import json, os, signal, sys, threading, time
 from pathlib import Path
 sys.path.insert(0, str(Path("tests").absolute()))
 import wandb
-from tiny import JOB, frozen_run, where
+from tiny import JOB, frozen_run, job_settings
 from mmprompt.job import execute
+from mmprompt.run import Store
 
 def end_with_the_tests():
     while os.read(0, 1):
@@ -58,11 +59,11 @@ def work(store, runs):
             (store / "half way").touch()
             while not (store / "go on").exists():
                 time.sleep(0.02)
-    (store / "ends.json").write_text(json.dumps(list(execute(store, runs, place, JOB, watch).values())))
+    (store / "ends.json").write_text(json.dumps(list(execute(Store(store), runs, place, JOB, watch).values())))
 
 at_once, warm, cases = int(sys.argv[1]), Path(sys.argv[2]), {}
-execute(warm, [frozen_run(warm, "optim.steps=1").id], where(), JOB)
-place, waiting = where("online"), json.loads(sys.argv[3])
+execute(Store(warm), [frozen_run(warm, "optim.steps=1").id], job_settings(), JOB)
+place, waiting = job_settings("online"), json.loads(sys.argv[3])
 threading.Thread(target=end_with_the_tests, daemon=True).start()
 while waiting or cases:
     while waiting and len(cases) < at_once:
@@ -329,7 +330,7 @@ def test_a_killed_run_that_goes_on_is_a_run_of_its_own_on_the_server_with_the_wh
 
 def record_in(store: Path, run: str, attempt: int) -> Path:
     folder = Store(store).run(run)
-    file = record_file(folder.attempts()[attempt - 1].path)
+    file = folder.attempts()[attempt - 1].wandb
     assert file is not None
     return folder.path / file
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from mmprompt.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.failures import from_text
 from mmprompt.files import write_once
 from mmprompt.identity import digest
 from mmprompt.place import ROOT
 from mmprompt.processes import this_process
-from mmprompt.run import INTERRUPTED, Attempt, RunFolder, Store
+from mmprompt.run import Attempt, RunFolder, Store
 from sweeps.scheduler import Job
 from sweeps.state import Held, Queue, State, state, states
 
@@ -42,7 +44,7 @@ def store(tmp_path: Path) -> Store:
         if kind == "done":
             folder.result_file.write_text(json.dumps({"attempt": 1, "metrics": {}, "seconds": 3.0}))
         elif kind in ("failed", "interrupted"):
-            attempt.fail("nan" if kind == "failed" else f"{INTERRUPTED}killed")
+            attempt.fail(from_text("nan" if kind == "failed" else f"{INTERRUPTED}killed"))
     return store
 
 
@@ -120,7 +122,7 @@ def test_an_evaluating_attempt_is_at_work_until_it_says_its_end_though_its_proce
     assert state(run, NOBODY, ["x"]).name == "running" and state(run, NOBODY, ["v"]).name == "done"
     attempt.end({})
     assert state(run, NOBODY, ["x"]).name == "to evaluate"
-    evaluating(run).fail("WeightsError: damaged")
+    evaluating(run).fail(from_text("WeightsError: damaged"))
     failed = state(run, NOBODY, ["x"])
     assert failed.name == "failed" and failed.result is not None and failed.attempt and failed.attempt.number == 3
     evaluating(run).end({})

@@ -26,6 +26,7 @@ from analysis.page.render import packed, page, write_page
 from analysis.page.svg import compact
 from analysis.report import read_report, texts
 from analysis.sources import in_store
+from mmprompt.failures import from_text
 from mmprompt.place import ROOT
 from mmprompt.run import Store
 
@@ -133,7 +134,7 @@ def hostile(root: Path) -> Store:
     """A sweep in its middle: two runs have not run, one failed, one diverged, one is damaged; and its words are hostile."""
     from whole_store import JOB
 
-    from mmprompt.run import DIVERGED
+    from mmprompt.failures import OLD_DIVERGED as DIVERGED
 
     store = whole_store.filled(root, ("length",), skipped=4)
     file = store.manifest("length")
@@ -146,7 +147,7 @@ def hostile(root: Path) -> Store:
         folder.path.mkdir(parents=True, exist_ok=True)
         attempt = folder.claim(1, JOB)
         assert attempt is not None
-        attempt.fail(error)
+        attempt.fail(from_text(error))
     store.run(runs[0]).result_file.write_text("{")
     return store
 

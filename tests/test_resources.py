@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import JOB, frozen_run, where
+from tiny import JOB, frozen_run, job_settings
 
+from mmprompt.failures import from_text
 from mmprompt.identity import evaluation_id
 from mmprompt.job import SUMMARISED, execute
 from mmprompt.resources import device_hours, epochs, forget_peak, near_best, peak_memory_mb, seconds_per_100
-from mmprompt.run import spent
+from mmprompt.run import Store, spent
 
 CPU = torch.device("cpu")
 ROUNDED = 0.02  # seconds that are lost where hours are rounded to five places
@@ -68,7 +69,7 @@ def test_an_attempt_was_at_work_from_its_claim_to_its_last_sign_of_life(tmp_path
     first.report({"step": 1})
     for file, at in ((first.path / "job.json", 1000), (first.path / "progress.json", 1100)):
         os.utime(file, (at, at))
-    first.fail("somebody else wrote this long after it was gone")
+    first.fail(from_text("somebody else wrote this long after it was gone"))
     os.utime(second.path / "job.json", (5000, 5000))  # it never said anything
     assert spent([first, second]) == 100
 
@@ -85,9 +86,9 @@ def test_a_run_records_all_that_it_took_and_what_attempts_before_it_took(tmp_pat
     dead.report({"step": 0})
     os.utime(dead.path / "job.json", (1000, 1000))
     os.utime(dead.path / "progress.json", (4600, 4600))
-    dead.fail("RuntimeError: of a batch before")
+    dead.fail(from_text("RuntimeError: of a batch before"))
     began = time.monotonic()
-    assert execute(tmp_path, [folder.id], where(), JOB | {"batch": "another"}) == {folder.id: "done"}
+    assert execute(Store(tmp_path), [folder.id], job_settings(), JOB | {"batch": "another"}) == {folder.id: "done"}
     wall = time.monotonic() - began
     result = json.loads(folder.result_file.read_text())
     assert set(SUMMARISED) <= result.keys()
@@ -105,7 +106,7 @@ def test_what_a_run_took_does_not_depend_on_what_it_was_asked_besides(tmp_path: 
     folder = frozen_run(tmp_path)
     attack = {"attack": {"kind": "pgd", "input": "pixels", "epsilon": 0.1, "steps": 10}}
     evaluations = [{"split": "test"} | attack, {"split": "val"}, {"split": "test"}]
-    assert execute(tmp_path, [folder.id], where(), JOB, evaluations=evaluations) == {folder.id: "done"}
+    assert execute(Store(tmp_path), [folder.id], job_settings(), JOB, evaluations=evaluations) == {folder.id: "done"}
     result = json.loads(folder.result_file.read_text())
     took = json.loads(folder.evaluation_file(evaluation_id(folder.id, evaluations[0])).read_text())["seconds"]
     assert 0 < hours(result["device_hours"]) <= hours(result["device_hours_spent"]) - took + 3 * ROUNDED

@@ -19,11 +19,13 @@ from typing import Any
 
 import pytest
 import torch
+from attempts import error_of
 from tiny import frozen_run
 from victim import Victims
 
 from analysis.records import read_record
-from mmprompt.run import INTERRUPTED, RunFolder
+from mmprompt.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.run import RunFolder
 
 LONG = os.environ.get("MMPROMPT_LONG") == "1"
 STEPS = 12
@@ -54,7 +56,7 @@ def undisturbed(victims: Victims, tmp_path_factory: pytest.TempPathFactory) -> d
 
 def start(store: Path, undisturbed: RunFolder, *settings: str) -> RunFolder:
     """The same run in a store of its own, where the features of its images are known already."""
-    shutil.copytree(undisturbed.path.parent.parent / "cache", store / "cache")
+    shutil.copytree(undisturbed.store.root / "cache", store / "cache")
     run = frozen_run(store, *settings)
     assert run.id == undisturbed.id
     return run
@@ -83,7 +85,7 @@ def assert_same(run: RunFolder, other: RunFolder) -> None:
         assert a.history.drop(columns=[*CLOCK]).equals(b.history.drop(columns=[*CLOCK]))
         assert list(a.history["_step"]) == list(range(1, STEPS + 1))
         assert a.summary | TAKEN == b.summary | TAKEN
-    assert names(run) - {"error.txt"} == names(other)
+    assert names(run) - {"error.json", "error.txt"} == names(other)
     assert len(list(run.path.rglob("*.safetensors"))) == 1 and list(run.path.rglob(".*")) == []
 
 
@@ -290,9 +292,9 @@ def test_a_disk_that_cannot_be_written_is_named_ends_the_process_and_costs_nothi
     end = victims.attempt(store, run.id, other.id, tracking="offline", shell_after_step=5, then=spoil)
     [attempt] = run.attempts()
     assert end.code == 1 and f"cannot be written: {reason}" in end.output.splitlines()[-1]
-    assert "checkpoint.6.pt cannot be written" in end.output + (attempt.error or "")
+    assert "checkpoint.6.pt cannot be written" in end.output + (error_of(attempt) or "")
     assert attempt.checkpoint_steps == [2, 4] and {*attempt.path.glob(".*")} <= {attempt.last_words}
-    assert attempt.error is None or attempt.error.startswith(INTERRUPTED)
+    assert error_of(attempt) is None or error_of(attempt).startswith(INTERRUPTED)
     assert run.tries() == 0 and other.attempts() == []
 
     end = victims.attempt(store, run.id, other.id, tracking="offline")

@@ -130,7 +130,10 @@ def test_the_first_result_stays(tmp_path: Path) -> None:
     assert folder.publish(two, {"attempt": 2, "metrics": {}})
     assert one.checkpoint_steps == [50] and two.checkpoint_steps == []  # the other is still at work
     assert not folder.publish(one, {"attempt": 1, "metrics": {}})
-    assert folder.result() == {"attempt": 2, "metrics": {}} and folder.weights_file.read_text() == "of attempt 2"
+    assert (
+        folder.result() == {"version": 1, "attempt": 2, "metrics": {}}
+        and folder.weights_file.read_text() == "of attempt 2"
+    )
     assert not one.weights_file.exists() and one.checkpoint_steps == []
 
 

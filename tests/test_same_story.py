@@ -156,5 +156,7 @@ def test_a_run_whose_node_has_a_wrong_clock_is_neither_silent_nor_ahead(launcher
         long_ago = time.time() - QUIET - 60
         for file in held.path.glob("*.*"):
             os.utime(file, (long_ago, long_ago))
-        assert "running, silent for 11 min" in asked(launcher)
+        said = asked(launcher)
+        assert "running, silent for 11 min" in said
+        assert f"python -m sweeps cancel {held.run.id[:4]}" in said.split("no word for 11 min from")[1]
         assert re.search(r"1 running; \d+ % done, more than", waiting.last_line())

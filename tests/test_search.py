@@ -25,6 +25,7 @@ from analysis.records import read_record
 from mmprompt.confirmation import is_over
 from mmprompt.identity import evaluation_id
 from mmprompt.place import ROOT
+from mmprompt.run import Store
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def test_a_run_that_was_paused_at_rungs_has_the_bits_of_one_that_never_was(finis
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MMPROMPT_RUNS": str(tmp_path / "runs")}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    straight = type(paused)(tmp_path / "runs" / "run" / run)
+    straight = Store(tmp_path / "runs").run(run)
     one, other = paused.result(), straight.result()
     assert one is not None and other is not None and len(straight.attempts()) == 1
     assert one["resumed_from"] == {"attempt": 2, "step": 4} and other["resumed_from"] is None

@@ -35,6 +35,7 @@ from analysis.sources import in_store
 from analysis.style import WIDTHS
 from mmprompt import sampler
 from mmprompt.confirmation import compared, confirmed
+from mmprompt.failures import from_text
 from mmprompt.outcomes import Reader, Told
 from mmprompt.run import Store
 from mmprompt.study import Candidate, Study
@@ -400,7 +401,9 @@ def test_trials_that_failed_are_named(tmp_path: Path) -> None:
     made.add(study, DEFAULT, {1: 60.0})
     trial = made.add(study, {"optim.lr": 0.1})
     for _ in range(3):
-        made.claim(study.store, made.point(study, trial.settings, 0, 1)).fail("Traceback\nOSError: no space left")
+        made.claim(study.store, made.point(study, trial.settings, 0, 1)).fail(
+            from_text("Traceback\nOSError: no space left")
+        )
     made.record(study)
     assert any(note.startswith("trials 1 failed") for note in search.notes(searched(study)))
 

@@ -25,6 +25,7 @@ from analysis.samples import SEEDS_ALONE
 from analysis.server import on_server
 from analysis.sources import in_store
 from mmprompt import wandb_online
+from mmprompt.failures import from_text
 from mmprompt.run import Store
 from mmprompt.tracking import Record
 from mmprompt.wandb_online import ServerError
@@ -41,7 +42,7 @@ def failed_attempt(store: Store, point: dict[str, object]) -> None:
     record = Record(attempt.path, f"{attempt.run.id}-{attempt.number}", "name", "group", config, OFFLINE)
     record.log(1, {"train/loss": 3.0})
     record.finish({}, 1)
-    attempt.fail("RuntimeError: it failed")
+    attempt.fail(from_text("RuntimeError: it failed"))
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ from analysis.families import compare
 from analysis.figures import draw
 from analysis.frame import Sweep
 from analysis.inference import Sample
-from analysis.manifest import ADDED, read_manifest
+from analysis.manifest import DEFAULTS, read_manifest
 from analysis.markdown import markdown
 from analysis.paper_values import published, published_values, unpublished
 from analysis.reading import read_sweep
@@ -53,10 +53,12 @@ from analysis.scales import BREAK
 from analysis.sources import in_store
 from analysis.statistics import cells, edges, facts, learning_curves
 from analysis.trace import again
+from mmprompt.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.failures import from_text
 from mmprompt.job import SUMMARISED
 from mmprompt.place import ROOT
 from mmprompt.records import FACTS as FACT_NAMES
-from mmprompt.run import INTERRUPTED, Store
+from mmprompt.run import Store
 from sweeps.grid import Fact, names
 from sweeps.manifest import expand
 from sweeps.manifest import manifest as frozen
@@ -122,7 +124,7 @@ def test_a_row_that_diverged_says_so_and_the_best_of_the_others_is_chosen(tmp_pa
     store = Store(tmp_path)
     gone = [{"task": TASKS[0], "method": "finetune", "seed": seed} for seed in SEEDS]
     for point in gone:
-        claim(store, point).fail("Traceback\nmmprompt.train.TrainingError: the loss is nan at step 9 of 150")
+        claim(store, point).fail(from_text("Traceback\nmmprompt.train.TrainingError: the loss is nan at step 9 of 150"))
     sweep = made(store, methods(), gone)
     frame = cells(sweep)
     table = tables.comparison(sweep, cells(sweep), facts(sweep))
@@ -137,7 +139,7 @@ def test_a_row_of_which_every_run_failed_says_failed_and_a_part_its_n(tmp_path: 
     gone = [{"task": TASKS[0], "method": "finetune", "seed": seed} for seed in SEEDS]
     half = [{"task": TASKS[0], "method": "prompt", "seed": seed} for seed in SEEDS[:2]]
     for point in [*gone, half[0]]:
-        claim(store, point).fail("RuntimeError: the loss is nan")
+        claim(store, point).fail(from_text("RuntimeError: the loss is nan"))
     sweep = made(store, methods(), [*gone, *half])
     frame = tables.comparison(sweep, cells(sweep), facts(sweep)).frame[HEAD[TASKS[0]]]
     assert frame["Finetuning"] == "failed"
@@ -147,7 +149,7 @@ def test_a_row_of_which_every_run_failed_says_failed_and_a_part_its_n(tmp_path: 
 def test_a_run_that_was_interrupted_has_not_failed(tmp_path: Path) -> None:
     store = Store(tmp_path)
     point = {"task": TASKS[0], "method": "finetune", "seed": SEEDS[0]}
-    claim(store, point).fail(f"{INTERRUPTED}told to end by SIGTERM")
+    claim(store, point).fail(from_text(f"{INTERRUPTED}told to end by SIGTERM"))
     sweep = made(store, methods(), [point])
     assert set(sweep.frame["state"]) == {"done", "not done"}
 
@@ -379,7 +381,7 @@ def test_an_evaluation_that_failed_says_failed_and_leaves_the_rest(tmp_path: Pat
     for point in sweep.manifest["points"]:
         values = point["values"]
         if (values["method"], values["task"], values["attack.epsilon"]) == ("prompt", TASKS[0], 0.1):
-            claim(store, values).fail("RuntimeError: out of memory")
+            claim(store, values).fail(from_text("RuntimeError: out of memory"))
     sweep = read_sweep(store, "robustness")
     frame = tables.comparison(sweep, cells(sweep), facts(sweep)).frame
     row = frame.loc[("Grounding (Acc@0.5)", "Prompt tuning")]
@@ -650,11 +652,12 @@ def test_every_sweep_of_conf_becomes_tables_and_a_figure_before_anything_has_run
 # What every manifest has had from the beginning; `tracking` came later, and is asked for where it is lacking.
 ALWAYS = {"sweep", "claim", "paper", "command", "axes", "baseline", "compare", "tasks", "header", "points", "commit"}
 ALWAYS |= {"dirty", "launched", "tracking"}
+TYPED = {"target", "overrides"}  # which no table needs
 
 
 def test_of_every_key_that_was_added_to_manifests_there_is_a_value_for_the_time_before() -> None:
     about = frozen(expand("length", ["seed=1"], ROOT / "conf"), {"commit": None, "dirty": False})
-    assert about.keys() == ALWAYS | ADDED.keys() and not ALWAYS & ADDED.keys()
+    assert about.keys() == ALWAYS | TYPED | DEFAULTS.keys() and not ALWAYS & DEFAULTS.keys()
     assert set(about["points"][0]) == {"values", "run", "evaluations", "fixed"}
     assert again({"values": {}, "run": "x"}, None).startswith("the manifest does not say what is fixed")
 
@@ -664,7 +667,7 @@ def test_a_manifest_from_before_these_keys_gives_what_it_gave(tmp_path: Path) ->
     about = manifest("length", axes, "prompt.length", {}, {"prompt.length": 64})
     store = Store(tmp_path)
     new = made(store, about)
-    old = {key: value for key, value in about.items() if key not in ADDED}
+    old = {key: value for key, value in about.items() if key not in DEFAULTS}
     old["tasks"] = {task: {key: it[key] for key in ("family", "metric")} for task, it in about["tasks"].items()}
     launch(store, old)
     assert read_manifest(store, "length").keys() == about.keys()

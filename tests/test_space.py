@@ -21,7 +21,6 @@ ABOUT = {"commit": None, "dirty": False}
 SEARCH: dict[str, Any] = {
     "claim": "A claim",
     "command": "make search-mine",
-    "cost": "nothing",
     "objective": {"score": "maximize"},
     "fixed": {"task": "micro_grounding", "method": "prompt"},
     "space": {

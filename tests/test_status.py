@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import synthetic_store as made
+from attempts import error_of
 from hypothesis import given
 from hypothesis import strategies as st
 from launcher import Launcher
@@ -25,11 +26,13 @@ from test_causes import BEGIN, KILLED, LOGS, TRACEBACK, attempt, submit
 from test_screen import Terminal, on_a_terminal
 
 from mmprompt.config import ConfigError
+from mmprompt.failures import OLD_DIVERGED as DIVERGED
+from mmprompt.failures import from_text
 from mmprompt.files import StoreError, write_once
 from mmprompt.identity import canonical, evaluation_id
 from mmprompt.place import ROOT
 from mmprompt.processes import this_process
-from mmprompt.run import DIVERGED, Store
+from mmprompt.run import Store
 from sweeps import launched
 from sweeps.pace import UNKNOWN, Takes
 from sweeps.report import Line, Report, foreseen, in_seconds, time_left
@@ -71,8 +74,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_an_error_of_it(store: Store, run: str) -> None:
     """Of a run that diverged, as if something had been wrong with it."""
     attempt = store.run(run).attempts()[-1]
-    assert attempt.diverged and attempt.error
-    attempt.fail(attempt.error.replace(DIVERGED, "RuntimeError: "))
+    assert attempt.diverged and error_of(attempt)
+    attempt.fail(from_text(error_of(attempt).replace(DIVERGED, "RuntimeError: ")))
 
 
 def test_a_row_says_what_differs_and_how_far_a_run_is_and_a_failure_what_to_type_next(

@@ -221,7 +221,7 @@ if sys.argv[2] == "begin":
     (attempt.path / "wandb" / "run-1" / "logs").mkdir(parents=True)
     (attempt.path / "wandb" / "run-1" / "logs" / "debug.log").write_text("")
 else:
-    Attempt(folder, 1).fail("its process ended without a word")
+    Attempt(folder, 1).fail(from_text("its process ended without a word"))
     assert folder.publish(folder.claim(folder.next_number, JOB), {"attempt": 2, "metrics": {}})
 """
 

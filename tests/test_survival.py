@@ -14,6 +14,7 @@ import time
 
 import psutil
 import pytest
+from attempts import error_of
 from launcher import Launcher
 from outcome import tables
 from patience import ended, printed_by, until
@@ -159,5 +160,5 @@ def test_an_interrupted_run_is_taken_up_by_the_other_launch_and_not_blamed(launc
     said = printed_by(second)
     assert (first.returncode, second.returncode) == (130, 0), said
     [run] = runs(launcher)
-    assert [attempt.error for attempt in run.attempts()] == ["interrupted: told to end by SIGTERM", None]
+    assert [error_of(attempt) for attempt in run.attempts()] == ["interrupted: told to end by SIGTERM", None]
     assert json.loads(run.result_file.read_text())["resumed_from"]["attempt"] == 1

@@ -19,10 +19,11 @@ from wandb_server import KEY, Upload, WandbServer
 
 from analysis.records import read_record
 from mmprompt import wandb_online
+from mmprompt.failures import from_text
 from mmprompt.place import ROOT
 from mmprompt.processes import this_process
 from mmprompt.run import Attempt, Store
-from mmprompt.tracking import Record, record_file
+from mmprompt.tracking import Record
 from mmprompt.wandb_file import BLOCK
 from sweeps.__main__ import main
 from sweeps.sync import sync
@@ -229,7 +230,7 @@ def test_what_an_attempt_is_still_writing_waits_for_its_end(
     assert sync([], store.root) == 0
     assert "4 records: 3 to check, 1 of attempts at work" in capsys.readouterr().out
     assert len(server.runs) == 3
-    attempt.fail("RuntimeError: it failed")
+    attempt.fail(from_text("RuntimeError: it failed"))
     assert sync([], store.root) == 0
     assert len(server.runs) == 4
 
@@ -238,7 +239,7 @@ def test_failed_and_killed_attempts_arrive_as_failed_with_what_they_had(server: 
     failed, _ = another(store, 7, exit_code=1)
     killed, file = another(store, 8, exit_code=0)
     for attempt in (failed, killed):
-        attempt.fail("RuntimeError: it failed")
+        attempt.fail(from_text("RuntimeError: it failed"))
     file.write_bytes(file.read_bytes()[: BLOCK + 1000])  # inside a chunk
     rows = len(read_record(file, history=True).history)
     assert 0 < rows < ROWS
@@ -252,7 +253,7 @@ def test_failed_and_killed_attempts_arrive_as_failed_with_what_they_had(server: 
 def test_of_a_damaged_record_all_that_can_be_read_arrives_and_how_it_ended(server: WandbServer, store: Store) -> None:
     """The client alone sends what comes before the damage, and calls the run failed."""
     attempt, file = another(store, 7, exit_code=0)
-    attempt.fail("another attempt was first")
+    attempt.fail(from_text("another attempt was first"))
     data = bytearray(file.read_bytes())
     data[BLOCK // 2] ^= 1
     file.write_bytes(data)
@@ -270,7 +271,7 @@ def test_a_record_with_nothing_in_it_keeps_no_other_from_arriving(
     content: bytes, server: WandbServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attempt, file = another(store, 7, exit_code=1)
-    attempt.fail("RuntimeError: it failed")
+    attempt.fail(from_text("RuntimeError: it failed"))
     file.write_bytes(content)
     assert sync([], store.root) == 0
     assert "1 with nothing in it" in capsys.readouterr().out
@@ -298,5 +299,5 @@ def test_a_mark_lies_beside_the_record_it_marks(server: WandbServer, store: Stor
     sync([], store.root)
     for run in RUNS:
         folder = store.run(run)
-        file = record_file(folder.attempts()[0].path)
+        file = folder.attempts()[0].wandb
         assert file is not None and (folder.path / f"{file}.synced").is_file()

@@ -28,6 +28,7 @@ from analysis.paper_values import published, published_values
 from analysis.reading import read_sweep
 from analysis.samples import SEEDS_ALONE
 from analysis.statistics import cells, facts
+from mmprompt.failures import from_text
 from mmprompt.files import StoreError
 from mmprompt.place import ROOT
 from mmprompt.run import RunFolder, Store
@@ -55,7 +56,7 @@ def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Store:
     launch(store, about)
     left_out = [point("micro_grounding", 120, seed) for seed in (1, 2, 3)] + [point("micro_entailment", 10, 2)]
     run_all(store, [p for p in about["points"] if p["values"] not in left_out], OFFLINE, seed=0)
-    claim(store, left_out[0]).fail("Traceback\nMemoryError")
+    claim(store, left_out[0]).fail(from_text("Traceback\nMemoryError"))
     return store
 
 

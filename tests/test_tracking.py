@@ -17,7 +17,8 @@ from synthetic_store import DISABLED, OFFLINE
 from analysis.records import RunRecord, read_record
 from mmprompt import tracking
 from mmprompt.place import ROOT
-from mmprompt.tracking import Record, TrackingError, record_file
+from mmprompt.run import Store
+from mmprompt.tracking import Record, TrackingError, record_files
 
 PROGRAM = """
     import os, sys, time
@@ -60,9 +61,7 @@ def wait_until_ready(process: subprocess.Popen[str]) -> None:
 
 
 def record_in(root: Path) -> RunRecord:
-    file = record_file(root / "attempts" / "1")
-    assert file is not None
-    return read_record(root / file, history=True)
+    return read_record(record_files(root / "attempts" / "1")[-1], history=True)
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -113,7 +112,7 @@ def test_a_finished_record_is_one_file_and_is_found_relative_to_the_run(tmp_path
     record.log(1, {"train/loss": 1.0})
     record.finish({}, 0)
     assert files_in(folder) == [record.file]
-    found = record_file(folder)
+    found = Store(tmp_path).run("r").attempts()[0].wandb
     assert found is not None and found.startswith("attempts/1/wandb/offline-run-")
     assert tmp_path / "run" / "r" / found == record.file
 
@@ -158,7 +157,7 @@ def test_disabled_tracking_writes_nothing(tmp_path: Path) -> None:
     record.log(1, {"train/loss": 1.0})
     record.finish({"test/accuracy": 50.0}, 0)
     assert list(folder.iterdir()) == []
-    assert record_file(folder) is None
+    assert record_files(folder) == []
 
 
 def test_sigterm_keeps_every_row_logged_before_it(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import JOB, frozen_run, settings, where
+from tiny import JOB, frozen_run, job_settings, settings
 from torch import Tensor
 
 from mmprompt.data import Split, load
@@ -24,7 +24,7 @@ from mmprompt.loaded import backbone_of
 from mmprompt.ofa import PAD
 from mmprompt.optimiser import AdamW
 from mmprompt.place import ROOT
-from mmprompt.run import RunFolder
+from mmprompt.run import RunFolder, Store
 from mmprompt.tasks import collate, preprocess
 from mmprompt.train import HASH, State, order
 from mmprompt.tuned import Tuned, kept
@@ -33,9 +33,9 @@ from mmprompt.tuned import Tuned, kept
 def trained(store: Path, *overrides: str) -> tuple[RunFolder, State]:
     """A run, and its state after the last step."""
     folder, states = frozen_run(store, *overrides), [State()]
-    assert execute(store, [folder.id], where(), JOB, lambda state: states.append(copy.deepcopy(state))) == {
-        folder.id: "done"
-    }
+    assert execute(
+        Store(store), [folder.id], job_settings(), JOB, lambda state: states.append(copy.deepcopy(state))
+    ) == {folder.id: "done"}
     return folder, states[-1]
 
 
@@ -69,9 +69,12 @@ HEAVY = ("torch._dynamo", "sklearn", "scipy", "pandas", "matplotlib", "hydra")
 ALONE = f"""
 import json, sys
 from pathlib import Path
+from mmprompt.config import parse
 from mmprompt.job import execute
-store, run, place, job = sys.argv[1:]
-print(execute(Path(store), [run], json.loads(place), json.loads(job)))
+from mmprompt.place import JobSettings
+from mmprompt.run import Store
+store, run, settings, job = sys.argv[1:]
+print(execute(Store(Path(store)), [run], parse(JobSettings, json.loads(settings)), json.loads(job)))
 print([name for name in {HEAVY!r} if name in sys.modules])
 """
 
@@ -79,7 +82,7 @@ print([name for name in {HEAVY!r} if name in sys.modules])
 def test_a_process_that_trains_imports_no_compiler_and_no_table(tmp_path: Path) -> None:
     """Together they take longer than a small run."""
     folder = frozen_run(tmp_path)
-    command = [sys.executable, "-c", ALONE, str(tmp_path), folder.id, json.dumps(where()), json.dumps(JOB)]
+    command = [sys.executable, "-c", ALONE, str(tmp_path), folder.id, job_settings().model_dump_json(), json.dumps(JOB)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     *_, outcome, heavy = done.stdout.splitlines() or [done.stderr]
     assert (outcome, heavy) == (str({folder.id: "done"}), "[]"), done.stderr
@@ -120,14 +123,14 @@ def test_a_run_that_goes_on_from_a_checkpoint_goes_on_with_its_moving_average_an
             raise Killed
 
     with pytest.raises(Killed):
-        execute(tmp_path / "b", [broken.id], where(), JOB, die)
+        execute(Store(tmp_path / "b"), [broken.id], job_settings(), JOB, die)
     attempt = broken.attempts()[0]
     (attempt.path / "job.json").write_text(json.dumps(attempt.job | {"pid": 2**22}))  # as if its process were gone
     content = torch.load(io.BytesIO(attempt.checkpoint_file(2).read_bytes()[HASH:]), weights_only=True)
     content["state"]["seconds"] = 3600.0
     torch.save(content, buffer := io.BytesIO())
     attempt.checkpoint_file(2).write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
-    assert execute(tmp_path / "b", [broken.id], where(), JOB) == {broken.id: "done"}
+    assert execute(Store(tmp_path / "b"), [broken.id], job_settings(), JOB) == {broken.id: "done"}
     result = broken.result() or {}
     assert result["resumed_from"] == {"attempt": 1, "step": 2}
     assert 1 < result["device_hours"] < 1.1 and result["seconds"] > 3600
@@ -148,7 +151,7 @@ def test_the_loss_is_the_mean_over_the_tokens_that_are_left(over: str, tmp_path:
     overrides = ("task=micro_vqa", "optim.micro_batch=4", "optim.drop_worst=0.3", f"optim.smoothing_over={over}")
     _, state = trained(tmp_path, *overrides)
     config, _ = settings(*overrides)
-    backbone = backbone_of(config, Path(where()["backbone"]))
+    backbone = backbone_of(config, Path(job_settings().backbone))
     tuned = Tuned(config, backbone, torch.Generator().manual_seed(config.seed))
     split = load(config.task, config.model, "train")
     picked = order(config.seed, len(split), 0, config.optim.batch_size)
@@ -162,7 +165,7 @@ def test_the_loss_is_the_mean_over_the_tokens_that_are_left(over: str, tmp_path:
 @pytest.mark.parametrize("over", ["vocabulary", "allowed"])
 def test_of_weighted_examples_the_worst_are_those_of_the_largest_weighted_losses(over: str) -> None:
     config, _ = settings("task=micro_vqa", f"optim.smoothing_over={over}")
-    backbone = backbone_of(config, Path(where()["backbone"]))
+    backbone = backbone_of(config, Path(job_settings().backbone))
     tuned = Tuned(config, backbone, torch.Generator().manual_seed(config.seed))
     split = load(config.task, config.model, "train")
     weights = [0.1, 1.0, 0.5, 0.9]

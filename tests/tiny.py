@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from mmprompt.config import RunConfig
 from mmprompt.identity import freeze, run_id
-from mmprompt.place import ROOT, Place
+from mmprompt.place import ROOT, JobSettings, Place
 from mmprompt.run import RunFolder, Store
 
 SMALL = [
@@ -39,17 +39,9 @@ def frozen_run(store: Path, *overrides: str) -> RunFolder:
     return folder
 
 
-def where(tracking: str = "disabled") -> dict[str, Any]:
+def job_settings(tracking: str = "disabled", **changes: Any) -> JobSettings:
     _, place = settings(f"tracking={tracking}")
-    return {
-        "backbone": str(ROOT / place.paths.backbone),
-        "tracking": place.tracking.model_dump(mode="json"),
-        "gpus": 0,
-        "checkpoint_every": 2,
-        "cache": place.cache.model_dump(),
-        "data": None,
-        "stage": False,
-    }
+    return JobSettings.of(place).model_copy(update={"gpus": 0, "checkpoint_every": 2, **changes})
 
 
 JOB = {"batch": "test", "scheduler": "local", "job": "0", "log": "jobs/test/0_log.err"}

@@ -42,11 +42,12 @@ def die_before_operation(number: int, store: str) -> None:
     sys.addaudithook(hook)
 
 
-def attempt(asked: dict[str, Any], place: dict[str, Any]) -> dict[str, str]:
+def attempt(asked: dict[str, Any], settings: Any) -> dict[str, str]:
     """What the forked process does. `asked` says what, and where to die."""
     from tiny import JOB
 
     from mmprompt.job import execute
+    from mmprompt.run import Store
 
     def shell(command: str) -> None:
         subprocess.run(command, shell=True, check=True)
@@ -65,15 +66,15 @@ def attempt(asked: dict[str, Any], place: dict[str, Any]) -> dict[str, str]:
     if "die_at_byte" in asked:  # of a file: the kernel kills whoever writes more, in the middle of that write
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_FSIZE, (asked["die_at_byte"], resource.RLIM_INFINITY))
-    place |= {"checkpoint_every": asked["checkpoint_every"]}
-    return execute(Path(asked["store"]), asked["runs"], place, JOB, watch)
+    settings = settings.model_copy(update={"checkpoint_every": asked["checkpoint_every"]})
+    return execute(Store(Path(asked["store"])), asked["runs"], settings, JOB, watch)
 
 
-def end(asked: dict[str, Any], place: dict[str, Any]) -> None:
+def end(asked: dict[str, Any], settings: Any) -> None:
     """The attempt, and the end of this process with its exit code; to take down the interpreter costs a second."""
     code = 0
     try:
-        print(json.dumps(attempt(asked, place)), flush=True)
+        print(json.dumps(attempt(asked, settings)), flush=True)
     except SystemExit as reason:
         code = reason.code if isinstance(reason.code, int) else 1
         print("" if isinstance(reason.code, int) else reason.code, flush=True)
@@ -84,14 +85,15 @@ def end(asked: dict[str, Any], place: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    from tiny import JOB, frozen_run, where
+    from tiny import JOB, frozen_run, job_settings
 
     from mmprompt.job import execute
+    from mmprompt.run import Store
 
     store = Path(sys.argv[1])
-    places = {tracking: where(tracking) for tracking in ("disabled", "offline")}
+    places = {tracking: job_settings(tracking) for tracking in ("disabled", "offline")}
     warm = frozen_run(store, "optim.steps=1")
-    execute(store, [warm.id], places["disabled"], JOB)
+    execute(Store(store), [warm.id], places["disabled"], JOB)
     import wandb  # noqa: F401
 
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")

@@ -19,7 +19,7 @@ from mmprompt.files import write_once
 from mmprompt.identity import evaluation_id, run_id
 from mmprompt.place import ROOT
 from mmprompt.run import Attempt, Store
-from mmprompt.tracking import Record, record_file
+from mmprompt.tracking import Record
 from sweeps.manifest import expand, write
 
 SWEEPS = ("main", "methods", "depth", "reparameterization", "length", "robustness", "convergence")
@@ -86,7 +86,7 @@ def train(store: Store, config: RunConfig, wanted: Mapping[str, Mapping[str, Any
         rest = {f"evaluation/{one}": said[one][metric] for one in wanted if one not in clean}
         record.finish({**metrics, **facts, **named, **rest}, 0)
         result = {"run": folder.id, "attempt": 1, **ORIGIN, **facts, "metrics": metrics, "steps": config.optim.steps}
-        result |= {"evaluations": evaluations, "evaluated": [*clean, *wanted], "wandb": record_file(attempt.path)}
+        result |= {"evaluations": evaluations, "evaluated": [*clean, *wanted], "wandb": attempt.wandb}
         assert folder.publish(attempt, result)
     else:
         attempt = folder.published
@@ -123,7 +123,7 @@ def put(attempt: Attempt, folder: Path, config: RunConfig, settings: Mapping[str
         "n": EXAMPLES,
         "metrics": values(config, settings, one),
         "seconds": 1.0,
-        "wandb": record_file(attempt.path),
+        "wandb": attempt.wandb,
     }
     write_once(folder / f"{one}.json", json.dumps(content))
 

@@ -13,7 +13,7 @@ import pandas as pd
 from analysis.claims import COLUMNS
 from analysis.inventory import runs as all_runs
 from analysis.layout import Table
-from analysis.manifest import read_manifest, sweep_names
+from analysis.manifest import read_manifest
 from analysis.missing import missing
 from analysis.page.behind import run_data
 from analysis.page.charts import cell_data, cost_data, curve_data
@@ -104,7 +104,7 @@ def content(store: Store) -> Content:
 
 def read(store: Store, warnings: list[str]) -> Iterator[Report | SearchReport]:
     """Every sweep and search that can be read."""
-    for name in sweep_names(store):
+    for name in sorted(store.sweeps()):
         try:
             manifest = read_manifest(store, name)
             is_search = manifest["search"] is not None

@@ -15,11 +15,12 @@ from statistics import median
 from typing import Any
 
 from mmprompt.confirmation import is_over, is_settled
+from mmprompt.failures import silent
 from mmprompt.files import write_over
 from mmprompt.identity import run_id
 from mmprompt.outcomes import Picture, Reader, RunOutcome, next_rung
 from mmprompt.records import DamagedError
-from mmprompt.run import INTERRUPTED, Attempt
+from mmprompt.run import Attempt
 from mmprompt.study import FIRST_FRESH, VERSION, Candidate, Confirmation, Group, Knew, Origin, Settings, Study, Trial
 from sweeps import scheduler
 from sweeps.batch import batches
@@ -27,7 +28,6 @@ from sweeps.search import halving
 from sweeps.search.manifest import manifest
 from sweeps.search.settings import Composition
 from sweeps.search.space import default
-from sweeps.state import SILENT
 
 IDLE = 600.0  # seconds that a worker on SLURM keeps its place at least while there is nothing that it could do
 RECORD = 10.0  # seconds between two versions of the manifest, while trials come
@@ -201,7 +201,7 @@ class Desk:
         for run in runs:
             folder = self.study.store.run(run)
             attempts = folder.attempts_at_hand(folder.result())
-            if not attempts or attempts[-1].error is not None:
+            if not attempts or attempts[-1].reason is not None:
                 continue
             lives, own = attempts[-1].lives(), os.environ.get("SLURM_JOB_ID")
             if lives:
@@ -209,11 +209,11 @@ class Desk:
             elif (
                 own is not None and attempts[-1].job.get("scheduler_job") == own
             ):  # SLURM has started this very job again
-                attempts[-1].fail(f"{INTERRUPTED}{SILENT}\n")
+                attempts[-1].fail(silent(True))
             elif lives is None:
                 elsewhere.append(attempts[-1])
             else:
-                attempts[-1].fail(f"{SILENT}: killed, cancelled, or out of memory\n")
+                attempts[-1].fail(silent(False, "killed, cancelled, or out of memory"))
         return busy | self._elsewhere(elsewhere)
 
     def _elsewhere(self, attempts: Sequence[Attempt]) -> set[str]:
@@ -236,17 +236,30 @@ class Desk:
                 busy.add(one.run.id)
                 self._alive[one.run.id, one.number] = now
             else:  # a job that waits to be started again has not failed
-                one.fail(f"{INTERRUPTED if word else ''}{SILENT}\n")
+                one.fail(silent(interrupted=bool(word)))
         return busy
 
     def restore(self, work: Work) -> None:
         """The settings of a run whose folder somebody has removed, or whose config.json is damaged, as a launch does it."""
-        folder = self.study.store.run(work.run)
+        self._restore(work.run, work.of.settings, work.group, work.seed)
+
+    def restore_all(self, picture: Picture) -> None:
+        """The same of every run that has a folder, whatever is left to do of it."""
+        known: list[tuple[Trial | Candidate, int]] = [(one.trial, one.trial.group) for one in picture.outcomes]
+        for group in picture.confirmation.groups if picture.confirmation else []:
+            known += [(candidate, group.group) for candidate in group.candidates]
+        for one, number in known:
+            for seed, run in one.runs.items():
+                if self.study.store.run(run).path.exists():
+                    self._restore(run, one.settings, number, int(seed))
+
+    def _restore(self, run: str, settings: Settings, group: int, seed: int) -> None:
+        folder = self.study.store.run(run)
         try:
             folder.settings()
         except DamagedError:
-            config = self.composition.config(work.of.settings, work.group, work.seed)
-            if run_id(config) == work.run:  # else an older version has made the trial
+            config = self.composition.config(settings, group, seed)
+            if run_id(config) == run:  # else an older version has made the trial
                 folder.mend(config)
 
     # New trials

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
+from mmprompt.comparison import Comparison
 from mmprompt.identity import evaluation_id
 from mmprompt.outcomes import Picture
+from mmprompt.records import as_json
 from mmprompt.study import Study
 
 SEARCH, CONFIRMATION = "search", "confirmation"  # values of the axis `phase`
@@ -24,21 +25,17 @@ def manifest(study: Study, picture: Picture) -> str:
         for key, value in point["values"].items():
             if key in axes and value not in axes[key]:
                 axes[key].append(value)
+    splits = {about["validation"] for about in definition.tasks.values()}
     content = {
         "sweep": study.manifest,
         "search": study.name,
         "claim": definition.claim,
         "paper": {},
         "command": definition.command,
+        **({} if definition.overrides is None else {"target": definition.target, "overrides": definition.overrides}),
         "axes": {key: values for key, values in axes.items() if values},
         "baseline": None,
-        "compare": "trial",
-        "each": ["phase"],
-        "over": None,
-        "kept_from": None,
-        "curves": False,
-        "facts": [],
-        "splits": sorted({about["validation"] for about in definition.tasks.values()}),
+        **Comparison(compare="trial", each=["phase"], splits=sorted(splits)).model_dump(),
         "tasks": definition.tasks,
         "header": definition.header,
         "tracking": definition.tracking,
@@ -47,7 +44,7 @@ def manifest(study: Study, picture: Picture) -> str:
         "dirty": definition.dirty,
         "launched": definition.created,
     }
-    return json.dumps(content, indent=1)
+    return as_json(content)
 
 
 def _points(picture: Picture) -> Iterator[dict[str, Any]]:

@@ -220,7 +220,7 @@ class StudyLooks:
             try:
                 pictures.append(reader.look())
             except StoreError as error:
-                self.damaged.append(str(error))
+                self.damaged += map(str, reader.study.damage() or [error])
         runs = {run: None for picture in pictures for run in open_runs(picture)}
         if runs and time.monotonic() - self._asked >= SQUEUE:
             self._queue, self._asked = queue(self._store, list(runs), batches(self._store)), time.monotonic()
@@ -286,7 +286,7 @@ def line_of(picture: Picture, outcome: Outcome, states: Mapping[str, State]) -> 
 def is_here(folder: RunFolder) -> bool:
     """Whether a process of this machine is at a run."""
     attempts = folder.attempts()
-    return bool(attempts) and attempts[-1].error is None and folder.result() is None and attempts[-1].lives() is True
+    return bool(attempts) and attempts[-1].reason is None and folder.result() is None and attempts[-1].lives() is True
 
 
 def best(picture: Picture, group: int) -> str:

@@ -9,13 +9,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 from yaml import YAMLError
 
+from mmprompt.comparison import RECORDED
 from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Section, nearest, parse
 from mmprompt.identity import as_written, checksum_of, data_checksum
 from mmprompt.place import Place, backbone_file, place_of, store_folder
@@ -24,13 +25,11 @@ from mmprompt.sampler import check_pruner, check_sampler
 from mmprompt.study import DIRECTIONS, SCORE, Base, Budget, Confirm, Definition, Named, Parameter, Seeds, Settings
 from sweeps import compose, yaml_file
 from sweeps.compose import Composer
-from sweeps.grid import Fact
 from sweeps.limits import check_points, points_allowed
 from sweeps.search.halving import check_halving
 from sweeps.search.parameters import check_conditions, check_key, read_parameter
 from sweeps.search.settings import Composition, at, run_config
 
-FACTS = [fact for fact in get_args(Fact) if fact != "seconds_per_100"]  # which is measured apart, and no run records
 HEADER = ("model.name", "backbone.mode", "method", "optim.steps", "optim.batch_size")  # what a caption must say
 
 
@@ -41,7 +40,6 @@ class Search(Section):
     claim: str
     paper: dict[str, str] = Field(default_factory=dict)
     command: str
-    cost: str
     objective: dict[str, str]
     fixed: dict[str, Any] = Field(default_factory=dict)
     each: dict[str, list[Any]] = Field(default_factory=dict)
@@ -198,11 +196,14 @@ def _asked(
         raise ConfigError(f"budget has no limit; wanted: one of {', '.join(Budget.model_fields)}")
     seeds: Seeds = search.seeds  # type: ignore[assignment]
     tasks = {config.task.name: config.task for config in defaults}
+    arguments = _arguments(search, called, overrides)
     definition = Definition(
         version=1,
         name=called,
         claim=search.claim,
-        command=_command(search, called, overrides),
+        command=search.command + (f' ARGS="{shlex.join(arguments)}"' if arguments else ""),
+        target=f"search-{search.name}",
+        overrides=arguments,
         objective=search.objective,  # type: ignore[arg-type]
         fixed=search.fixed,
         space=space,
@@ -238,11 +239,10 @@ def _asked(
     return Asked(search, definition, places[0], [backbone_file(place) for place in places], composition, overrides)
 
 
-def _command(search: Search, called: str, overrides: Sequence[str]) -> str:
-    """What a person types to have this study."""
+def _arguments(search: Search, called: str, overrides: Sequence[str]) -> list[str]:
+    """What a person types behind the target to have this study."""
     own = [text for text in overrides if text.split("=")[0].split(".")[0] not in Place.model_fields]
-    words = [*own, *(["--as", called] if called != search.name else [])]
-    return search.command + (f' ARGS="{shlex.join(words)}"' if words else "")
+    return [*own, *(["--as", called] if called != search.name else [])]
 
 
 def composer_at(base: Base, fixed: Mapping[str, Any]) -> dict[str, Any]:
@@ -374,7 +374,7 @@ def _check_objective(objective: Mapping[str, str], configs: Sequence[RunConfig])
             raise ConfigError(
                 f"objective.{metric}={direction} is no direction{nearest(direction, DIRECTIONS)}; choose maximize or minimize"
             )
-        if metric == SCORE or metric in FACTS:
+        if metric == SCORE or metric in RECORDED:
             if metric == SCORE and direction == "minimize":
                 raise ConfigError(f"objective.{metric}=minimize: a higher score is better; wanted: maximize")
             continue
@@ -382,9 +382,9 @@ def _check_objective(objective: Mapping[str, str], configs: Sequence[RunConfig])
             logged = ", ".join({f"{config.task.validation}/{PRIMARY_METRIC[config.task.family]}" for config in configs})
             raise ConfigError(
                 f"objective.{metric} is not what a search may look at; wanted: {SCORE}, the task's score on validation "
-                f"({logged}), or one of {', '.join(FACTS)}"
+                f"({logged}), or one of {', '.join(RECORDED)}"
             )
-        known = [SCORE, *FACTS]
+        known = [SCORE, *RECORDED]
         raise ConfigError(
             f"objective.{metric} is logged by no run{nearest(metric, known)}; there are {', '.join(known)}"
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 from mmprompt.config import ConfigError
 from mmprompt.confirmation import is_over
+from mmprompt.failures import RETRIED
 from mmprompt.files import StoreError, follow_mode
 from mmprompt.identity import provenance
 from mmprompt.outcomes import Picture, Reader
@@ -21,7 +22,7 @@ from mmprompt.place import ROOT
 from mmprompt.run import TRIES
 from mmprompt.study import Definition, Study
 from sweeps import causes, scheduler, snapshot
-from sweeps.batch import Batch, Kind, batches, put, where
+from sweeps.batch import Batch, Kind, batches, job_settings, put
 from sweeps.launch import hand_over
 from sweeps.screen import Screen, agreed
 from sweeps.search.advance import Desk, Limits
@@ -31,7 +32,6 @@ from sweeps.search.report import StudyLooks, StudyReport, conclusion, plural, se
 from sweeps.search.space import Asked, asked
 from sweeps.search.warm import warm_start
 from sweeps.state import State
-from sweeps.words import WORDS
 from sweeps.workers import Workers, at_work, places
 
 CONF = ROOT / "conf"
@@ -105,6 +105,8 @@ def run(
     else:
         definition = study.definition
     outlook = Outlook.of(one, definition, study if is_there else None)
+    if outlook.picture is not None:
+        Desk(study).restore_all(outlook.picture)
     if outlook.picture is not None and is_over(outlook.picture) and retry is None:
         print(f"search {study.name} is over already")
         Desk(study).record(outlook.picture)  # the manifest, if it was lost
@@ -148,8 +150,8 @@ def freeze(
 ) -> Batch:
     """The batch of so many workers, in place. Raises StoreError."""
     copy = snapshot.take(ROOT, study.store)
-    at = [where(one.place, backbone, copy) for backbone in one.backbones]
-    own = {**frozen, "search": {**frozen["search"], "where": at}, "jobs": [[] for _ in range(workers)]}
+    at = [job_settings(one.place, backbone, copy) for backbone in one.backbones]
+    own = {**frozen, "search": {**frozen["search"], "settings": at}, "jobs": [[] for _ in range(workers)]}
     while True:  # until no other launch was faster
         batch = put(study.store, one.place, copy, kind, facts, batches(study.store), own)
         if batch is not None:
@@ -169,7 +171,7 @@ def failed_runs(study: Study, retry: str) -> list[str]:
     if retry != "all":
         states = {run: State("failed", study.store.run(run).attempts()[-1], None, None) for run in found}
         why = causes.failures(study.store, found, states)
-        found = [run for run in found if run in why and why[run].cause == WORDS[retry]]
+        found = [run for run in found if run in why and why[run].cause == RETRIED[retry]]
     return found
 
 

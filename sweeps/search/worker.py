@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmprompt.config import parse
 from mmprompt.files import StoreError
+from mmprompt.place import JobSettings
 from mmprompt.run import Store
 from mmprompt.study import Study
 from sweeps.search.advance import Desk, Limits, Work
@@ -30,25 +32,25 @@ def work_on(frozen: Mapping[str, Any], job: Mapping[str, Any], wanted: Callable[
     limits = Limits(search["trials"], frozenset(search["retry"]), str(job["batch"]))
     desk = Desk(Study(Store(Path(frozen["store"])), search["name"]), limits)
     try:
-        return _work(desk, search["where"], job, wanted)
+        return _work(desk, [parse(JobSettings, one) for one in search["settings"]], job, wanted)
     except StoreError as error:
         raise SystemExit(f"this process ends: {error}") from error
 
 
-def _taken(desk: Desk, work: Work, where: Sequence[Any], job: Mapping[str, Any]) -> bool:
+def _taken(desk: Desk, work: Work, settings: Sequence[JobSettings], job: Mapping[str, Any]) -> bool:
     from mmprompt.job import take
 
     desk.restore(work)
-    return take(desk.study.store.root, work.run, where[work.base], job, work.evaluations, work.until)
+    return take(desk.study.store, work.run, settings[work.base], job, work.evaluations, work.until)
 
 
-def _work(desk: Desk, where: list[Any], job: Mapping[str, Any], wanted: Callable[[], bool]) -> bool:
+def _work(desk: Desk, settings: Sequence[JobSettings], job: Mapping[str, Any], wanted: Callable[[], bool]) -> bool:
     idle_since: float | None = None
     while wanted():
         step = desk.advance()
         if step.is_over or not (step.work or step.waits):
             return False
-        if any(_taken(desk, one, where, job) for one in step.work):
+        if any(_taken(desk, one, settings, job) for one in step.work):
             idle_since = None  # it took the first that was still free
             continue
         idle_since = idle_since or time.monotonic()

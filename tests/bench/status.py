@@ -45,7 +45,7 @@ def fill(store: Store, runs: int) -> None:
     axes = {"task": TASKS, "prompt.length": LENGTHS, "seed": list(seeds)}
     manifest = {"sweep": "length", "command": "make sweep-length", "axes": axes, "points": points}
     write(store.manifest("length"), manifest | {"tasks": dict.fromkeys(TASKS, METRIC)})
-    parts = [{"where": {}, "runs": [point["run"] for point in points]}]
+    parts = [{"settings": {}, "runs": [point["run"] for point in points]}]
     launcher = this_process() | {"pid": 2**22 + 1}  # nobody has it
     batch = {
         "job": {"scheduler": "local"},

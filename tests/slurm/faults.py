@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from attempts import error_of
 from cluster import Cluster
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # for `make chaos`; pytest has it already
@@ -199,7 +200,7 @@ class Sweep:
 
     def errors(self, seed: int = 1) -> list[str | None]:
         """The last line of what each attempt wrote of its end; None of one that ended well, or without a word."""
-        texts = [attempt.error for attempt in self[seed].attempts()]
+        texts = [error_of(attempt) for attempt in self[seed].attempts()]
         return [text if text is None else text.strip().splitlines()[-1] for text in texts]
 
     def close(self) -> None:

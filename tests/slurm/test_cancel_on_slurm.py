@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from attempts import error_of
 from faults import Sweep, release, until
 from lab import Lab, beside
 from patience import ended, printed_by
@@ -136,7 +137,7 @@ def test_what_is_queued_goes_first_and_what_was_at_work_goes_on_from_its_checkpo
     code, output = sweep.run("cancel", "--state", "running")
     release(attempt)
     assert code == 0 and "1 of 1 run cancelled" in output, output
-    until(lambda: attempt.error, "the attempt says why it ended")
+    until(lambda: error_of(attempt), "the attempt says why it ended")
     assert sweep.errors(1) == ["interrupted: told to end by SIGTERM"]
     until(lambda: not waiting(sweep), "the job is gone")
     time.sleep(1)

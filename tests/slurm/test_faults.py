@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 
+from attempts import error_of
 from faults import HELD, LONG, Sweep, assert_same, damage, is_alive, litter, release, slow, step_daemon, told, until
 from lab import Lab, beside
 from patience import printed_by
@@ -31,9 +32,9 @@ def test_a_run_longer_than_the_time_limit_ends_after_several_jobs_that_nobody_se
         attempt = sweep.hold(1, number)
         if not LONG:  # an administrator shortens the limit, to less than is left after the warning, which comes at once
             set_limit(sweep, job, (elapsed(sweep, job) + warning(minutes)) // 60 + 1)
-        until(lambda attempt=attempt: told(attempt) or attempt.error, "the attempt is told that its time is up")
+        until(lambda attempt=attempt: told(attempt) or error_of(attempt), "the attempt is told that its time is up")
         release(attempt)
-        until(lambda attempt=attempt: attempt.error, "the attempt ends")
+        until(lambda attempt=attempt: error_of(attempt), "the attempt ends")
         until(lambda: sweep.waits_again(job), "SLURM has the job in its queue again")
         set_limit(sweep, job, minutes if number < limits else 60)  # the last has time to end, on however slow a machine
     result = sweep.done()
@@ -88,7 +89,7 @@ def test_a_job_that_is_requeued_goes_on_from_its_checkpoint_and_is_not_submitted
     attempt, job = sweep.hold(), sweep.job()
     sweep.slurm("scontrol", "requeue", job)
     release(attempt)
-    until(lambda: attempt.error, "the attempt says why it ended")
+    until(lambda: error_of(attempt), "the attempt says why it ended")
     assert sweep.row()["state"] in ("queued", "running", "done")
     result = sweep.done()
     assert result["attempt"] == 2 and result["resumed_from"]["attempt"] == 1
@@ -227,7 +228,7 @@ def test_two_processes_at_one_run_publish_once_after_the_daemon_above_the_first_
     os.kill(first.job["pid"], signal.SIGSTOP)
     sweep.slurm("scancel", job)
     until(lambda: not sweep.word(job), "SLURM gives the job up")
-    assert is_alive(first) and first.error is None
+    assert is_alive(first) and error_of(first) is None
     sweep.launch()
     second = sweep.hold(1, 2) if first.job["host"] != socket.gethostname() else first
     with slow(first, 0.5), slow(second, 0.5):

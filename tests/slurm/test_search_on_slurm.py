@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from attempts import error_of
 from cluster import Cluster
 from faults import Sweep, is_alive, until
 from lab import Lab, beside
@@ -66,7 +67,9 @@ class Search:
 
     def at_work(self) -> list[Attempt]:
         runs = (folder for run in self.sweep.store.runs() if (folder := self.sweep.store.run(run)).result() is None)
-        return [attempt for run in runs for attempt in run.attempts() if attempt.error is None and is_alive(attempt)]
+        return [
+            attempt for run in runs for attempt in run.attempts() if error_of(attempt) is None and is_alive(attempt)
+        ]
 
     def one_at_work(self) -> Attempt:
         attempts: list[Attempt] = until(self.at_work, "a worker is at a run", often=True)
@@ -160,16 +163,16 @@ def test_killed_workers_a_requeued_one_and_one_at_its_time_limit_lose_no_trial(l
         lambda: [a for a in one.at_work() if a.job["job"] != first.job["job"]], "another is at work", often=True
     )[0]
     one.sweep.slurm("scontrol", "requeue", requeued.job["job"])
-    until(lambda: requeued.error, "it says that it was told to end")
+    until(lambda: error_of(requeued), "it says that it was told to end")
     last = one.one_at_work()
     os.kill(last.job["pid"], signal.SIGUSR2)  # as SLURM does some time before the limit
-    until(lambda: last.error, "it says that its time is up")
+    until(lambda: error_of(last), "it says that its time is up")
     driver = one.start("--wait")
     printed = printed_by(driver)
     assert driver.returncode == 0, printed
     one.assert_whole()
     assert one.told() == undisturbed(lab)
-    assert first.error is not None and "its process ended without a word" in first.error
+    assert error_of(first) is not None and "its process ended without a word" in error_of(first)
 
 
 @beside

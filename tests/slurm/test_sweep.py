@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 
+from attempts import error_of
 from faults import HELD, assert_same
 from lab import Lab, beside
 
@@ -43,7 +44,7 @@ def test_a_run_that_diverges_is_an_outcome_everywhere_is_tried_once_and_the_othe
     assert states[0.1]["state"] == "done"
     assert (states[1e30]["state"], states[1e30]["cause"]) == ("diverged", None)
     [attempt] = sweep.store.run(states[1e30]["run"]).attempts()
-    assert "the loss is nan" in (attempt.error or "")
+    assert "the loss is nan" in (error_of(attempt) or "")
     assert sweep.accounts(attempt.job["job"]) == ["FAILED"]  # the job of both
     [record] = attempt.path.glob("wandb/*/*.wandb")
     assert read_record(record, history=False).state == "failed"

@@ -1,0 +1,11 @@
+"""What an attempt says of its end, as text."""
+
+from __future__ import annotations
+
+from mmprompt.run import Attempt
+
+
+def error_of(attempt: Attempt) -> str | None:
+    """What error.txt holds; None of an attempt that has not ended, or did all it was made for."""
+    reason = attempt.reason
+    return None if reason is None else reason.text
