@@ -24,9 +24,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprompt.files import StoreError, follow_mode, vanished, write_over
-from mmprompt.place import default_store, store_folder
-from mmprompt.run import Store
+from mmprompt.runs.deployment import default_store, store_folder
+from mmprompt.runs.files import StoreError, follow_mode, vanished, write_over
+from mmprompt.runs.store import Store
 
 if TYPE_CHECKING:
     from analysis.frame import Sweep
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     # Matplotlib keeps a list of fonts, under $HOME unless told otherwise before it is imported; so that comes later.
     os.environ.setdefault("MPLCONFIGDIR", str((given.runs / "cache" / "matplotlib").absolute()))
     from analysis.manifest import read_manifest
-    from mmprompt.wandb_online import ServerError
+    from mmprompt.runs.wandb_server import ServerError
 
     store, status = Store(given.runs), 0
     try:

@@ -24,7 +24,7 @@ from analysis.figures import (
 from analysis.frame import Sweep
 from analysis.references import NO_REFERENCES, References
 from analysis.style import WIDTHS
-from mmprompt.intervals import LEVEL
+from mmprompt.studies.intervals import LEVEL
 
 CALLED = {"zero_shot": "Backbone without tuning", "chance": "Chance (always the same answer, the best one)"}
 

@@ -20,7 +20,7 @@ from analysis.inference import Estimate
 from analysis.manifest import axis_value
 from analysis.samples import KEPT, Row, rows
 from analysis.summaries import average_difference, difference, is_in_percent, trend_of
-from mmprompt.intervals import LEVEL
+from mmprompt.studies.intervals import LEVEL
 
 AVERAGE = "average over tasks"
 VERDICTS = ("holds", "reversed", "differs", "equivalent", "not known")

@@ -15,10 +15,10 @@ from analysis import exact, families
 from analysis.claims import AVERAGE, ENDS, asked_of, columns
 from analysis.frame import Sweep
 from analysis.samples import Row, rows
-from mmprompt.config import nearest
-from mmprompt.files import StoreError
-from mmprompt.intervals import LEVEL
-from mmprompt.power import share_of
+from mmprompt.runs.config import nearest
+from mmprompt.runs.files import StoreError
+from mmprompt.studies.intervals import LEVEL
+from mmprompt.studies.power import share_of
 
 COLUMNS = ["task", "quantity", "n", "value", *ENDS, "p", "p_corrected", "margin", "verdict"]
 RIGHT = (0.0, 100.0)  # the only scores of an example that is right or wrong

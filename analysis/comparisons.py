@@ -15,7 +15,7 @@ from analysis import families
 from analysis.families import Comparison
 from analysis.frame import Sweep
 from analysis.samples import KEPT, Group, metric_range
-from mmprompt.power import share_of
+from mmprompt.studies.power import share_of
 
 Block = tuple[Any, ...]  # the labels that a row and the one it is measured against have in common
 

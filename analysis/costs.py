@@ -18,10 +18,10 @@ import pandas as pd
 from analysis.frame import Sweep, joined
 from analysis.inventory import settings_of
 from analysis.manifest import axis_value
-from mmprompt.files import StoreError
-from mmprompt.identity import is_of_evaluations
-from mmprompt.records import COSTS, CostRow, CostsRecord, DamagedError, read
-from mmprompt.run import RunFolder, Store, spent
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.identity import is_of_evaluations
+from mmprompt.runs.records import COSTS, CostRow, CostsRecord, DamagedError, read
+from mmprompt.runs.store import RunFolder, Store, spent
 
 # What a sweep may ask for (`facts:`) that depends on what else a machine does -> the quantities that are shown for it.
 SHOWN: dict[str, tuple[str, ...]] = {

@@ -14,8 +14,8 @@ import pandas as pd
 from analysis.manifest import point_values
 from analysis.records import RecordError
 from analysis.sources import Source, Tracked
-from mmprompt.files import StoreError
-from mmprompt.run import RunFolder, Store
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import RunFolder, Store
 
 AT_ONCE = 8  # runs that are read side by side: more, and a server calls it too many requests
 PATIENCE = 60.0  # seconds for the curve of one run

@@ -22,7 +22,7 @@ from analysis.inference import (
     pooled_variance,
     variances,
 )
-from mmprompt.power import dunnett, dunnett_quantiles
+from mmprompt.studies.power import dunnett, dunnett_quantiles
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from analysis import captions, figures, paper_figures
 from analysis.frame import Sweep
 from analysis.paper_values import Published, compared
 from analysis.references import NO_REFERENCES, References
-from mmprompt.files import write_over
+from mmprompt.runs.files import write_over
 
 
 def write(

@@ -55,7 +55,7 @@ from analysis.references import NO_REFERENCES, References
 from analysis.scales import COST, MARGIN, Scale, are_numbers, limits
 from analysis.scales import KEPT as SHARE
 from analysis.style import LINES, WIDTHS, Look, applied, looks
-from mmprompt.files import write_over
+from mmprompt.runs.files import write_over
 
 KINDS, FORMATS = ("pdf", "png", "svg"), ("pdf", "png")  # that there are; that are made unless others are asked for
 DPI = 300  # of a PNG

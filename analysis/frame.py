@@ -17,8 +17,8 @@ import pandas as pd
 
 from analysis.manifest import UNSET, axis_value
 from analysis.stored import Unreadable, read_evaluation
-from mmprompt.files import StoreError
-from mmprompt.run import Store
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import Store
 
 WRONG = ("conflict", "unreadable")  # states of points with no value to show
 ABOUT = ("attempt", "best_step", "commit", "dirty", "device")  # what else is said of a run

@@ -17,8 +17,8 @@ from functools import cached_property
 
 import numpy as np
 
-from mmprompt.intervals import LEVEL
-from mmprompt.power import SMALLEST, two_sided
+from mmprompt.studies.intervals import LEVEL
+from mmprompt.studies.power import SMALLEST, two_sided
 
 Quantiles = Callable[[float], tuple[float, float]]  # alpha -> quantiles for the seeds and for the examples
 # levels of the test that a sample varies more over seeds than the others: chosen by simulation, see families.compare

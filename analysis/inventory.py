@@ -11,12 +11,12 @@ import pandas as pd
 
 from analysis.frame import ABOUT
 from analysis.stored import Unreadable, read, unfinished
-from mmprompt.comparison import FACTS
-from mmprompt.files import StoreError
-from mmprompt.identity import NEUTRAL, differing, dotted, setting
-from mmprompt.place import store_folder
-from mmprompt.records import RESULT
-from mmprompt.run import RunFolder, Store
+from mmprompt.runs.comparison import FACTS
+from mmprompt.runs.deployment import store_folder
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.identity import NEUTRAL, differing, dotted, setting
+from mmprompt.runs.records import RESULT
+from mmprompt.runs.store import RunFolder, Store
 
 AT_ONCE = 8  # runs that are read side by side
 
@@ -36,7 +36,7 @@ def runs(store: Store | Path | str | None = None) -> pd.DataFrame:
 
     Columns: state (done, diverged, failed, not done, or damaged), every setting under its dotted key (NaN where a method does
     not have it), a column per split and metric (`test/acc@0.5`), and what a run records of itself: attempt, best_step, commit,
-    dirty, device and the facts (`mmprompt.comparison.FACTS`).
+    dirty, device and the facts (`mmprompt.runs.comparison.FACTS`).
     """
     place = store_at(store)
     with ThreadPoolExecutor(AT_ONCE) as pool:

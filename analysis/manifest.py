@@ -1,4 +1,4 @@
-"""The manifest of a sweep, STORE/sweeps/NAME.json, as `sweeps.manifest` wrote it at launch: all that is known of a sweep here."""
+"""The manifest of a sweep, STORE/sweeps/NAME.json, as `sweeps.grid.manifest` wrote it at launch. Analysis knows no more of a sweep."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from mmprompt import records
-from mmprompt.comparison import Comparison
-from mmprompt.config import PRIMARY_METRIC
-from mmprompt.records import OPEN, PointRecord, Text, task_is_described
-from mmprompt.run import NoSweepError, Store
+from mmprompt.runs import records
+from mmprompt.runs.comparison import Comparison
+from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.runs.records import OPEN, PointRecord, Text, task_is_described
+from mmprompt.runs.store import NoSweepError, Store
 
 DEFAULTS: dict[str, Any] = {  # what manifests mean that do not have these keys: they were written before there were any
     **Comparison(compare=[]).model_dump(exclude={"compare"}),

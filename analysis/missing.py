@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import Sweep
-from mmprompt.run import TRIES, Store
+from mmprompt.runs.store import TRIES, Store
 
 DONE = "done"
 COLUMNS = ["run", "state", "why", "command", "seconds"]

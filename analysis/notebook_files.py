@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprompt.config import nearest
-from mmprompt.files import StoreError, write_over
-from mmprompt.place import ROOT
-from mmprompt.run import Store
+from mmprompt.runs.config import nearest
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.files import StoreError, write_over
+from mmprompt.runs.store import Store
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -19,9 +19,9 @@ from analysis import names
 from analysis.frame import Sweep
 from analysis.samples import Group, groups, plain
 from analysis.scenes import Scenes, scenes
-from mmprompt.config import nearest
-from mmprompt.files import StoreError
-from mmprompt.keys import as_text
+from mmprompt.runs.config import nearest
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.overrides import as_text
 
 SHOWN = 10  # examples that a notebook shows
 

@@ -32,9 +32,9 @@ from analysis.markdown import markdown
 from analysis.report import Report, draw, read_report, texts
 from analysis.sources import in_store
 from analysis.table_notes import commits
-from mmprompt.config import nearest
-from mmprompt.files import StoreError, write_over
-from mmprompt.run import Store
+from mmprompt.runs.config import nearest
+from mmprompt.runs.files import StoreError, write_over
+from mmprompt.runs.store import Store
 
 BEGIN, END = "<!-- results: ", "<!-- end of results -->"
 BLOCK = re.compile(r"(<!-- results: ([^>]*?) -->\n).*?(<!-- end of results -->)", re.DOTALL)

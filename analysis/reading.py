@@ -27,10 +27,10 @@ from analysis.manifest import point_values, read_manifest
 from analysis.sources import Source, Tracked, in_store
 from analysis.stored import Files, Unreadable, read, read_evaluation, unfinished
 from analysis.verify import RECORD, RESULT, Finding
-from mmprompt.comparison import FACTS
-from mmprompt.config import FURTHER_METRICS, REFERENCE_METRICS, Questions, RunConfig
-from mmprompt.records import RESULT as RESULT_RECORD
-from mmprompt.run import RunFolder, Store
+from mmprompt.runs.comparison import FACTS
+from mmprompt.runs.config import FURTHER_METRICS, REFERENCE_METRICS, Questions, RunConfig
+from mmprompt.runs.records import RESULT as RESULT_RECORD
+from mmprompt.runs.store import RunFolder, Store
 
 NO_RECORD = "no readable W&B record; their values are from result.json"
 NO_RESULT = "no result.json; their values are from the W&B record of the first attempt that finished"

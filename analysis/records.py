@@ -1,6 +1,6 @@
 """A W&B record read back from its `.wandb` file: configuration, final values, history, how it ended, what is damaged.
 
-The file is a log of protobuf messages (`mmprompt.wandb_file.payloads` knows the framing), numbered from 1. Updates are played
+The file is a log of protobuf messages (`mmprompt.runs.wandb_file.payloads` knows the framing), numbered from 1. Updates are played
 back in order; values stay JSON text until the end, where each column is parsed at once. Everything that can be read is read:
 damage is listed, not raised. What is missing at the end shows in `exit_code` and `state`, what is missing before it in `damage`.
 
@@ -23,7 +23,7 @@ from typing import Any, Literal
 import pandas as pd
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from mmprompt.wandb_file import BLOCK, MAGIC, Damage, payloads
+from mmprompt.runs.wandb_file import BLOCK, MAGIC, Damage, payloads
 
 NUMBER, HISTORY = b"\x08", b"\x12"  # of a message, the tags of its fields num and history (wandb_internal.proto)
 WHOLE = 2  # blocks: a file of so many is read as a whole

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from analysis.frame import Sweep
 from analysis.reading import read_sweep
 from analysis.stored import ANYTHING, Unreadable, read
-from mmprompt.files import StoreError
-from mmprompt.identity import canonical, evaluation_id
-from mmprompt.run import Store
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.identity import canonical, evaluation_id
+from mmprompt.runs.store import Store
 
 ZERO_SHOT = "zero_shot"  # the sweep that evaluates the backbone without tuning
 ALIKE = ("training_version", "precision", "model", "backbone", "task")  # settings that decide what it scores

@@ -26,8 +26,8 @@ from analysis.references import References, references
 from analysis.run_table import run_table
 from analysis.sources import InStore, Source
 from analysis.terminal import terminal
-from mmprompt.files import write_over
-from mmprompt.run import Store
+from mmprompt.runs.files import write_over
+from mmprompt.runs.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

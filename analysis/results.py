@@ -27,10 +27,10 @@ from analysis.search_report import SearchReport
 from analysis.shown_table import ShownTable
 from analysis.sources import InStore, Source
 from analysis.terminal import terminal
-from mmprompt.config import nearest
-from mmprompt.files import StoreError
-from mmprompt.keys import as_text
-from mmprompt.run import Store
+from mmprompt.runs.config import nearest
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.overrides import as_text
+from mmprompt.runs.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

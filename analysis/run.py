@@ -18,10 +18,10 @@ from analysis.reading import as_result, config_of
 from analysis.sources import Source, Tracked, in_store
 from analysis.stored import Unreadable, read, read_scores, unfinished
 from analysis.trace import again
-from mmprompt.files import StoreError
-from mmprompt.identity import NEUTRAL, dotted
-from mmprompt.records import EVALUATION, RESULT, Record
-from mmprompt.run import Attempt, RunFolder
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.identity import NEUTRAL, dotted
+from mmprompt.runs.records import EVALUATION, RESULT, Record
+from mmprompt.runs.store import Attempt, RunFolder
 
 
 @dataclass(frozen=True)

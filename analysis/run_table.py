@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import Sweep
-from mmprompt.run import Store
+from mmprompt.runs.store import Store
 
 ABOUT = ("attempt", "commit", "dirty", "device")
 COLUMNS = ("task", "seed", "split", "metric", "value", "examples", "state", "conflict", "run", "evaluation")

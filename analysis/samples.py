@@ -18,8 +18,8 @@ import pandas as pd
 from analysis.frame import WRONG, Sweep
 from analysis.inference import Sample
 from analysis.verify import highest
-from mmprompt.config import PRIMARY_METRIC
-from mmprompt.keys import as_text
+from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.runs.overrides import as_text
 
 SEEDS_ALONE = "Intervals cover seeds alone: the scores of single examples are not at hand."
 KEPT = "kept"  # the share of its own score that a run keeps, in percent

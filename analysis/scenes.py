@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mmprompt import world
-from mmprompt.config import WORLD_VERSION, Digits, parse
-from mmprompt.run import RunFolder
+from mmprompt.runs.config import WORLD_VERSION, Digits, parse
+from mmprompt.runs.store import RunFolder
+from mmprompt.world import small_world
 
 SCALE = 3  # a pixel of a scene is so many of its picture
 FRAME = (255, 255, 255)  # colour of the box that is the right answer
@@ -60,7 +60,7 @@ def scenes(run: RunFolder, split: str) -> Scenes | None:
 
 @lru_cache(maxsize=8)  # a split takes about a second, and many rows share it
 def _scenes(data: str, family: str, template: str, split: str) -> Scenes:
-    made, items = world.split_of(parse(Digits, json.loads(data)), family, split)
+    made, items = small_world.split_of(parse(Digits, json.loads(data)), family, split)
     questions = [template.format_map(_Blank(item.fields)).strip() for item in items]
     return Scenes(made.images, questions, [item.answer for item in items], [item.box for item in items])
 

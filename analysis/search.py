@@ -1,6 +1,6 @@
 """What a search comes to, in numbers: its trials, what fresh seeds confirm, importances, a row per group, the front.
 
-The study says what was asked and decided (`mmprompt.study`), the manifest which runs that are. Values of runs are those of
+The study says what was asked and decided (`mmprompt.studies.study`), the manifest which runs that are. Values of runs are those of
 `analysis.reading`, from their W&B records wherever those are read, with `result.json` in their place. Scores at rungs are from
 the files in which runs report while they train, and are in the store alone.
 """
@@ -22,11 +22,11 @@ from analysis.manifest import axis_value
 from analysis.reading import assemble
 from analysis.sources import Source
 from analysis.statistics import COUNTED, renamed
-from mmprompt.confirmation import Confirmed, compared
-from mmprompt.intervals import Interval
-from mmprompt.outcomes import Picture, Reader, RunOutcome
-from mmprompt.run import Store
-from mmprompt.study import SCORE, Definition, Group, Parameter, Settings, Study
+from mmprompt.runs.store import Store
+from mmprompt.studies.confirmation import Confirmed, compared
+from mmprompt.studies.intervals import Interval
+from mmprompt.studies.outcomes import Picture, Reader, RunOutcome
+from mmprompt.studies.study import SCORE, Definition, Group, Parameter, Settings, Study
 
 WARM = "warm"  # in place of a trial's number
 ENDED = ("done", "stopped", "diverged", "failed")  # states of trials that are over, in the order in which they are said
@@ -321,7 +321,7 @@ def importances(searched: Searched) -> pd.DataFrame:
 
     Columns: group, objective, key, importance (shares of 1), why, n.
     """
-    from mmprompt import sampler
+    from mmprompt.studies import sampler
 
     definition, picture = searched.definition, searched.picture
     rows = []

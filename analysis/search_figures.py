@@ -26,8 +26,8 @@ from analysis.manifest import axis_value
 from analysis.scales import DIGIT, ticks
 from analysis.search import WARM, Searched
 from analysis.style import GREY, OTHERS, WIDTHS, Look, applied, looks
-from mmprompt.intervals import LEVEL
-from mmprompt.study import SCORE, Parameter
+from mmprompt.studies.intervals import LEVEL
+from mmprompt.studies.study import SCORE, Parameter
 
 PANEL = 1.3  # inches: the least width of a panel
 HEIGHT = 1.4  # inches: of a panel, with what stands around it

@@ -20,8 +20,8 @@ from analysis.markdown import markdown
 from analysis.report import put
 from analysis.sources import Source
 from analysis.terminal import terminal
-from mmprompt.files import StoreError, write_over
-from mmprompt.run import Store
+from mmprompt.runs.files import StoreError, write_over
+from mmprompt.runs.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +87,7 @@ class SearchReport:
 
     def optuna(self, group: str | int = 0) -> Any:
         """The trials as an `optuna.Study` in memory: its plots and importances work on it. `group`: its label or number."""
-        from mmprompt import sampler
+        from mmprompt.studies import sampler
 
         labels = self.searched.labels
         if group in labels:

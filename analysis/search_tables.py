@@ -17,7 +17,7 @@ from analysis.layout import NOTHING, Cell, Table, of_frame
 from analysis.search import NOT_IN_ALL, QUARTILES, TOO_FEW, WARM, Searched, top
 from analysis.table_notes import UNKNOWN, commits
 from analysis.tables import INTERVAL, score
-from mmprompt.study import SCORE, Definition, Named, as_yaml
+from mmprompt.studies.study import SCORE, Definition, Named, as_yaml
 
 SHOWN = 10  # trials; all are in the CSV
 OPTIMISTIC = "optimistic"
@@ -182,7 +182,7 @@ def fronts(searched: Searched, front: pd.DataFrame) -> Table:
 
 def weights(searched: Searched, rows: pd.DataFrame) -> Table:
     """A row per searched key, a column per objective: its importance."""
-    from mmprompt.sampler import FEWEST, TOP, TOP_TRIALS
+    from mmprompt.studies.sampler import FEWEST, TOP, TOP_TRIALS
 
     same = rows["n"].nunique() == 1
     of_n = rows["n"].map(" (n = {})".format)

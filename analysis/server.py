@@ -17,9 +17,9 @@ from typing import Any
 import pandas as pd
 
 from analysis.sources import Tracked
-from mmprompt.files import StoreError
-from mmprompt.run import RunFolder
-from mmprompt.wandb_online import find, server
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import RunFolder
+from mmprompt.runs.wandb_server import find, server
 
 ROWS = 10_000  # of a curve, in one call
 

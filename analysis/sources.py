@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import pandas as pd
 
 from analysis.records import RecordError, read_ends, read_record
-from mmprompt.run import RunFolder
-from mmprompt.tracking import record_files
+from mmprompt.runs.store import RunFolder
+from mmprompt.runs.wandb_record import record_files
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from analysis.families import Comparison
 from analysis.frame import WRONG, Sweep
 from analysis.remarks import cell_notes
 from analysis.samples import KEPT, Group, groups, metric_range
-from mmprompt.config import FURTHER_METRICS
-from mmprompt.intervals import LEVEL, Interval, t_interval
-from mmprompt.power import two_sided
+from mmprompt.runs.config import FURTHER_METRICS
+from mmprompt.studies.intervals import LEVEL, Interval, t_interval
+from mmprompt.studies.power import two_sided
 
 COUNTED = ("failed", "diverged", *WRONG)  # states that say why a value is missing
 WHILE_TRAINING = "val/while_training"  # the score in a run's history

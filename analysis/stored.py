@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from mmprompt import records
-from mmprompt.records import DamagedError, EvaluationRecord, Record
-from mmprompt.run import Attempt, RunFolder
+from mmprompt.runs import records
+from mmprompt.runs.records import DamagedError, EvaluationRecord, Record
+from mmprompt.runs.store import Attempt, RunFolder
 
 
 class Unreadable(Exception):

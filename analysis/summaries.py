@@ -19,9 +19,9 @@ from analysis.inference import Estimate, Sample
 from analysis.samples import KEPT, Group, Row, groups, metric_range
 from analysis.samples import rows as rows_of
 from analysis.trends import Trend, trend
-from mmprompt import power
-from mmprompt.intervals import LEVEL
-from mmprompt.power import share_of
+from mmprompt.studies import power
+from mmprompt.studies.intervals import LEVEL
+from mmprompt.studies.power import share_of
 
 FIVE = 5  # seeds, to which a table compares what it has
 POWER = 0.8

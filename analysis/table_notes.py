@@ -16,7 +16,7 @@ from analysis.manifest import axis_value
 from analysis.references import References
 from analysis.samples import SEEDS_ALONE
 from analysis.summaries import FIVE
-from mmprompt.intervals import LEVEL
+from mmprompt.studies.intervals import LEVEL
 
 PERCENT_LEVEL = f"{100 * LEVEL:g} %"
 PERCENT = ("acc@0.5", "accuracy", "vqa_accuracy")

@@ -17,11 +17,11 @@ from analysis.run_table import run_table
 from analysis.samples import Group, groups, plain
 from analysis.statistics import mean_columns
 from analysis.stored import evaluation_files
-from mmprompt.config import nearest
-from mmprompt.files import StoreError
-from mmprompt.keys import as_text
-from mmprompt.place import Place
-from mmprompt.run import Store
+from mmprompt.runs.config import nearest
+from mmprompt.runs.deployment import Place
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.overrides import as_text
+from mmprompt.runs.store import Store
 
 
 def trace(sweep: Sweep, store: Store, wanted: Sequence[str]) -> str:

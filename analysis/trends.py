@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.inference import Estimate, Sample, contrast, pooled_variance, variances
-from mmprompt.intervals import LEVEL
+from mmprompt.studies.intervals import LEVEL
 
 
 @dataclass(frozen=True)

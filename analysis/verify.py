@@ -17,10 +17,10 @@ from typing import Any, Literal
 import numpy as np
 
 from analysis.stored import Unreadable, read, read_scores
-from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, parse
-from mmprompt.identity import NEUTRAL, completed, digest, evaluation_id, frozen_text
-from mmprompt.records import EVALUATION
-from mmprompt.run import Attempt, RunFolder
+from mmprompt.runs.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, parse
+from mmprompt.runs.identity import NEUTRAL, completed, digest, evaluation_id, frozen_text
+from mmprompt.runs.records import EVALUATION
+from mmprompt.runs.store import Attempt, RunFolder
 
 RECORD, RESULT, CONFIG = "its W&B record", "result.json", "config.json"
 PERCENT = 100.0  # the highest value of a metric,

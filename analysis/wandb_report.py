@@ -12,9 +12,9 @@ from analysis.report import read_report, write
 from analysis.search_report import SearchReport, report_search
 from analysis.server import place_of
 from analysis.sources import in_store
-from mmprompt.files import StoreError
-from mmprompt.run import Store
-from mmprompt.wandb_online import Shown, publish
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import Store
+from mmprompt.runs.wandb_server import Shown, publish
 
 FORMATS = ("pdf", "png")
 

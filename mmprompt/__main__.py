@@ -20,12 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmprompt.config import ConfigError, Model, parse
-from mmprompt.files import StoreError, follow_mode
-from mmprompt.identity import as_written, evaluation_id, evaluations_of, freeze, provenance, run_id
-from mmprompt.keys import check_override
-from mmprompt.place import ROOT, JobSettings, store_folder
-from mmprompt.run import Store
+from mmprompt.runs.config import ConfigError, Model, parse
+from mmprompt.runs.deployment import ROOT, JobSettings, store_folder
+from mmprompt.runs.files import StoreError, follow_mode
+from mmprompt.runs.identity import as_written, evaluation_id, evaluations_of, freeze, provenance, run_id
+from mmprompt.runs.overrides import check_override
+from mmprompt.runs.store import Store
 
 CONF = ROOT / "conf"
 
@@ -48,9 +48,9 @@ def parameters(composed: DictConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mmprompt.methods import is_added
-    from mmprompt.official import left_out
-    from mmprompt.tuned import outline
+    from mmprompt.methods.install import is_added
+    from mmprompt.methods.tuned_model import outline
+    from mmprompt.models.ofa_checkpoint import left_out
 
     values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     try:
@@ -76,7 +76,7 @@ def parameters(composed: DictConfig) -> None:
 
 
 def pretrain(values: dict[str, Any]) -> None:
-    from mmprompt.pretrain import Recipe, make_backbone
+    from mmprompt.training.pretrain import Recipe, make_backbone
 
     with bar() as progress:
         line = progress.add_task("pretraining", total=values["recipe"]["steps"])
@@ -99,7 +99,7 @@ def one_run(values: dict[str, Any]) -> None:
     asked = evaluations_of(values, config)
     ids = {split: evaluation_id(folder.id, settings) for split, settings in asked.items()}
     if not folder.is_done(list(ids.values())):
-        from mmprompt.job import execute  # torch only where something is trained or evaluated
+        from mmprompt.execution.execute import execute  # torch only where something is trained or evaluated
 
         with bar() as progress:
             is_trained = folder.result() is not None

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from mmprompt.failures import RETRIED
+from mmprompt.runs.failures import RETRIED
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERRIDES = """
@@ -177,7 +177,7 @@ def searches() -> list[str]:
 
 
 def folder(text: str) -> Path:
-    """`mmprompt.place.store_folder`, without all that it brings."""
+    """`mmprompt.runs.deployment.store_folder`, without all that it brings."""
     return Path(os.path.expanduser(text)).absolute()
 
 
@@ -193,7 +193,7 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 2
     verb, *rest = arguments
     if verb not in VERBS:
-        from mmprompt.config import nearest
+        from mmprompt.runs.config import nearest
 
         print(f"sweeps: there is no verb {verb}{nearest(verb, VERBS)}\n\n{usage()}", file=sys.stderr)
         return 2
@@ -202,8 +202,8 @@ def main(arguments: list[str]) -> int:
         settle_words(asked, verb)
     if "retry" in asked:
         settle_retry(asked)
-    from mmprompt.config import ConfigError  # pydantic, and all that takes time: help does without
-    from mmprompt.files import StoreError, follow_mode, vanished
+    from mmprompt.runs.config import ConfigError  # pydantic, and all that takes time: help does without
+    from mmprompt.runs.files import StoreError, follow_mode, vanished
 
     try:
         if "runs" in asked:
@@ -254,7 +254,7 @@ def function(verb: str) -> Callable[..., int]:
     """Each verb is a function of its own module; what another verb needs is not imported."""
     from importlib import import_module
 
-    module = "sweeps.search.verb" if verb == "search" else f"sweeps.{verb}"
+    module = "sweeps.verbs.search" if verb == "search" else f"sweeps.{verb}"
     verbs: Callable[..., int] = getattr(import_module(module), verb)
     return verbs
 

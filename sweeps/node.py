@@ -5,30 +5,24 @@ SLURM's jobs are `python -m sweeps.node BATCH FIRST`, submitit's local processes
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
-from mmprompt.config import parse
-from mmprompt.ending import TOLD_TO_END, end_when_told, time_is_up, warning
-from mmprompt.files import follow_mode
-from mmprompt.place import JobSettings
-from mmprompt.processes import lives
-from mmprompt.records import DamagedError
-from mmprompt.run import TRIES, Store
-from sweeps.batch import Batch
+from mmprompt.runs.config import parse
+from mmprompt.runs.deployment import JobSettings
+from mmprompt.runs.files import follow_mode
+from mmprompt.runs.processes import lives
+from mmprompt.runs.records import DamagedError
+from mmprompt.runs.signals import TOLD_TO_END, end_when_told, time_is_up, warning
+from mmprompt.runs.store import TRIES, Store
+from sweeps.jobs.batch import GPUS, Batch
+from sweeps.jobs.job_log import OUT_OF_TIME, first_line
 
-GPUS = "MMPROMPT_GPUS"  # the variable that says which a local worker may use; others find it in its environment
-BEGINS = "== "  # how the line begins that each execution of a job writes first into its log
-OUT_OF_TIME = 75  # exit code of a job whose time limit leaves no time for a run
 ASKS = 60.0  # seconds that SLURM's controller has for an answer
 
 
@@ -69,7 +63,7 @@ def main(batch: Path, first: int) -> None:
     end_when_told(patience=warning(frozen["cluster"]["time_min"]) / 3)
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
-    execution = f"{BEGINS}job {job} on {socket.gethostname()}, {now_here()}"
+    execution = first_line(job)
     print(execution, file=sys.stderr, flush=True)
     about = about_job(frozen, job, batch / str(first) / f"{job}_0_log.err") | {"execution": execution}
     index = first + int(task or 0)
@@ -111,7 +105,7 @@ def execute(frozen: dict[str, Any], index: int, about: Mapping[str, Any], wanted
     """
     store = Store(Path(frozen["store"]))
     follow_mode(store.root)
-    from mmprompt.job import execute
+    from mmprompt.execution.execute import execute
 
     outcome: dict[str, str] = {}
     for part in frozen["jobs"][index]:
@@ -133,20 +127,9 @@ def measure(frozen: dict[str, Any], about: Mapping[str, Any], wanted: Callable[[
     """Measures what rows of a sweep take. Raises SystemExit when told to end, or not `wanted` any more."""
     store = Path(frozen["store"])
     follow_mode(store)
-    from mmprompt.costs import measure
+    from mmprompt.execution.measurement import measure
 
     measure(Store(store), frozen["measure"], about, wanted)
-
-
-def now_here() -> str:
-    """The time in this machine's own time zone, as slurmstepd writes it into the same log, and how far that is from UTC.
-
-    TZ may say another: jobs inherit it from the shell that submitted them.
-    """
-    zone: tzinfo = UTC
-    with contextlib.suppress(OSError, ValueError), open("/etc/localtime", "rb") as file:  # without it it is UTC
-        zone = ZoneInfo.from_file(file)
-    return datetime.now(zone).strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def about_job(frozen: Mapping[str, Any], job: str, log: Path) -> dict[str, Any]:
@@ -158,7 +141,7 @@ def has_begun(frozen: dict[str, Any], index: int) -> bool:
     """Whether this process has claimed a run."""
     store = Store(Path(frozen["store"]))
     if "search" in frozen:
-        from mmprompt.study import runs_of
+        from mmprompt.studies.study import runs_of
 
         runs = [store.run(run) for run in runs_of(store, frozen["search"]["name"])]
     else:

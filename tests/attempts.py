@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmprompt.run import Attempt
+from mmprompt.runs.store import Attempt
 
 
 def error_of(attempt: Attempt) -> str | None:

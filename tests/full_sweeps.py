@@ -11,10 +11,10 @@ import pandas as pd
 from analysis.costs import NUMBERS, Costs, labels_of
 from analysis.frame import Sweep
 from analysis.manifest import point_values
-from mmprompt.comparison import FACTS
-from mmprompt.place import ROOT
-from sweeps.manifest import expand
-from sweeps.manifest import manifest as frozen
+from mmprompt.runs.comparison import FACTS
+from mmprompt.runs.deployment import ROOT
+from sweeps.grid.manifest import expand
+from sweeps.grid.manifest import manifest as frozen
 
 MIDDLE = {"micro_grounding": 66.0, "micro_entailment": 98.5, "micro_vqa": 55.0, "micro_caption": 480.0}
 SPREAD = {"micro_grounding": 0.9, "micro_entailment": 1.2, "micro_vqa": 2.0, "micro_caption": 90.0}

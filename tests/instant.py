@@ -12,13 +12,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mmprompt.config import RunConfig
-from mmprompt.failures import OLD_DIVERGED as DIVERGED
-from mmprompt.failures import OLD_PREFIX as INTERRUPTED
-from mmprompt.failures import from_text
-from mmprompt.identity import evaluation_id, read_config
-from mmprompt.run import RunFolder, Store
-from mmprompt.study import Study
+from mmprompt.runs.config import RunConfig
+from mmprompt.runs.failures import OLD_DIVERGED as DIVERGED
+from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.identity import evaluation_id, read_config
+from mmprompt.runs.store import RunFolder, Store
+from mmprompt.studies.study import Study
 from sweeps.search.advance import Desk, Limits, Work
 from sweeps.search.space import Asked, asked
 
@@ -110,7 +110,7 @@ def search_on(study: Study, score: Score, limits: Limits | None = None, most: in
 
 def contents(study: Study) -> dict[str, Any]:
     """By trial: settings, state, values, and how far it got."""
-    from mmprompt.outcomes import Reader
+    from mmprompt.studies.outcomes import Reader
 
     picture = Reader(study).look()
     return {

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 from patience import printed_by, until
 
-from mmprompt.place import ROOT
-from mmprompt.run import Store
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.store import Store
 
 TINY = [
     "task=micro_grounding",

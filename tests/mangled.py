@@ -30,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mangled_store import LENGTH, Damage, copied, damage, damages, made
 
-from mmprompt.files import CHANGING
-from mmprompt.place import ROOT
-from mmprompt.run import Store
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.files import CHANGING
+from mmprompt.runs.store import Store
 
 CODES = (0, 1, 2)  # with which a verb may end
 
@@ -55,7 +55,7 @@ def verbs(store: Path, number: int) -> Iterator[tuple[str, Callable[[], int]]]:
     yield "diff to the nearest", lambda: sweeps(["diff", run, *where])
     yield "cancel", lambda: sweeps(["cancel", "length", *where])
     yield "cancel of a state", lambda: sweeps(["cancel", "--state", "queued", *where])
-    yield "outlook", lambda: outlook(store)
+    yield "outlook", lambda: launch_plan(store)
     yield "job", lambda: job(store)
     yield "search", lambda: advance(store)
     yield "analysis verify", lambda: analysis(["verify", *where])
@@ -82,12 +82,13 @@ def verbs(store: Path, number: int) -> Iterator[tuple[str, Callable[[], int]]]:
 EXPANDED: list[Any] = []  # the sweep, composed once
 
 
-def outlook(store: Path) -> int:
+def launch_plan(store: Path) -> int:
     """What a launch knows, says and mends before it submits anything."""
     import dataclasses
 
-    from sweeps import launch, outlook
-    from sweeps.manifest import join
+    from sweeps.grid.manifest import join
+    from sweeps.planning import launch_plan
+    from sweeps.verbs import launch
 
     if not EXPANDED:
         EXPANDED.append(join(["length"], [f"paths.runs={store}", *LENGTH], ROOT / "conf"))
@@ -97,7 +98,7 @@ def outlook(store: Path) -> int:
     expanded = dataclasses.replace(
         EXPANDED[0], sweeps=[dataclasses.replace(one, place=place) for one in EXPANDED[0].sweeps]
     )
-    seen = launch.mended(outlook.of(expanded, None, None), None, None)
+    seen = launch.mended(launch_plan.of(expanded, None, None), None, None)
     print(seen, seen.cost, seen.jobs)
     return launch._report(seen, [], [])
 
@@ -106,7 +107,7 @@ def job(store: Path) -> int:
     """What a job does before it begins a run: of those that it could begin it begins none."""
     from tiny import job_settings
 
-    from mmprompt.job import execute
+    from mmprompt.execution.execute import execute
 
     runs = sorted(Store(store).runs())
     execute(
@@ -122,8 +123,8 @@ def job(store: Path) -> int:
 
 def advance(store: Path) -> int:
     """A worker of the search, which takes nothing."""
-    from mmprompt.files import StoreError
-    from mmprompt.study import Study
+    from mmprompt.runs.files import StoreError
+    from mmprompt.studies.study import Study
     from sweeps.search.advance import Desk, Limits
 
     try:
@@ -136,7 +137,7 @@ def advance(store: Path) -> int:
 def api(store: Path) -> int:
     """What a notebook asks."""
     from analysis import load, runs
-    from mmprompt.files import StoreError
+    from mmprompt.runs.files import StoreError
 
     print(runs(store))
     with contextlib.suppress(StoreError):
@@ -150,10 +151,10 @@ def api(store: Path) -> int:
 
 def sync(store: Path) -> int:
     """Which records there are, up to the question to the server."""
-    from mmprompt.files import StoreError
-    from mmprompt.wandb_online import is_marked, look
-    from sweeps import sync
-    from sweeps.state import queue
+    from mmprompt.runs.files import StoreError
+    from mmprompt.runs.wandb_server import is_marked, look
+    from sweeps.states.state import queue
+    from sweeps.verbs import sync
 
     here = Store(store)
     with contextlib.suppress(StoreError):

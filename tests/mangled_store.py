@@ -17,12 +17,12 @@ from typing import Any
 from hypothesis import strategies as st
 from whole_store import JOB, searched, train
 
-from mmprompt.failures import OLD_DIVERGED as DIVERGED
-from mmprompt.failures import OLD_PREFIX as INTERRUPTED
-from mmprompt.failures import from_text
-from mmprompt.place import ROOT
-from mmprompt.processes import this_process
-from mmprompt.run import Store
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import OLD_DIVERGED as DIVERGED
+from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import Store
 
 LENGTH = ["task=micro_grounding", "prompt.length=10,64", "seed=11,12,13,14", "task.data.val=200", "task.data.test=200"]
 ROBUSTNESS = ["task=micro_vqa", "method=finetune,prompt", "attack.epsilon=0.0,0.01", "seed=11,12"]
@@ -100,7 +100,7 @@ PLACES = (
 
 def made(root: Path) -> Store:
     """The store that is damaged in copies."""
-    from sweeps.manifest import expand, write
+    from sweeps.grid.manifest import expand, write
 
     store = Store(root)
     for name, overrides in (("length", LENGTH), ("robustness", ROBUSTNESS)):
@@ -167,7 +167,7 @@ def submitted(store: Store, sweep: str, runs: Sequence[str]) -> None:
 
 
 def measured(store: Store, run: str) -> None:
-    from mmprompt.costs import put
+    from mmprompt.execution.measurement import put
 
     quantity = {
         "median": 1.0,

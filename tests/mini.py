@@ -8,9 +8,9 @@ from typing import Any, cast
 import torch
 from omegaconf import OmegaConf
 
-from mmprompt.config import Model, Prompt, parse
-from mmprompt.ofa import OFA
-from mmprompt.prompts import Prompts
+from mmprompt.methods.prompts import Prompts
+from mmprompt.models.ofa import OFA
+from mmprompt.runs.config import Model, Prompt, parse
 
 MINI = Model(
     name="mini",

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 
-from mmprompt.config import Model
-from mmprompt.ofa import OFA
-from mmprompt.official import official_name
+from mmprompt.models.ofa import OFA
+from mmprompt.models.ofa_checkpoint import official_name
+from mmprompt.runs.config import Model
 
 BINS = 50
 # What is joined, in this order: " yes" is one piece, " the" is two, anything else is its bytes.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.__main__ import main as analysis
-from mmprompt.run import Store
+from mmprompt.runs.store import Store
 
 SPENT = re.compile(r"its runs took\s+\S+\s+device\s+hours\s+in\s+all,\s+failed\s+ones\s+included")
 KILLED = re.compile(  # an attempt that evaluated has left no whole record, but evaluations that count

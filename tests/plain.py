@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmprompt.attention import Prefixes
-from mmprompt.ofa import EOS, OFA, PAD, Encoded
+from mmprompt.models.attention import Prefixes
+from mmprompt.models.ofa import EOS, OFA, PAD, Encoded
 
 
 def repeat(encoded: Encoded, prefixes: Prefixes | None, times: int) -> tuple[Encoded, Prefixes | None]:

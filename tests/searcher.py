@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
-from mmprompt.outcomes import Picture, Reader
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from mmprompt.study import Study
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.store import Store
+from mmprompt.studies.outcomes import Picture, Reader
+from mmprompt.studies.study import Study
 
 TINY = [
     *("prompt.length=4", "optim.batch_size=4", "optim.micro_batch=4", "optim.validate_every=2", "optim.steps=8"),

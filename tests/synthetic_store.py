@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from analysis.manifest import DEFAULTS
-from mmprompt.config import PRIMARY_METRIC
-from mmprompt.files import write_once
-from mmprompt.identity import canonical, digest, evaluation_id
-from mmprompt.place import Tracking
-from mmprompt.run import Attempt, RunFolder, Store
-from mmprompt.tracking import Record
+from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.runs.deployment import Tracking
+from mmprompt.runs.files import write_once
+from mmprompt.runs.identity import canonical, digest, evaluation_id
+from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.runs.wandb_record import Record
 
 OFFLINE = Tracking(mode="offline", project="mmprompt", entity=None)
 DISABLED = Tracking(mode="disabled", project="mmprompt", entity=None)
@@ -106,7 +106,7 @@ def evaluate(store: Store, points: Sequence[Mapping[str, Any]], values: Sequence
 
 
 def put(attempt: Attempt, folder: Path, task: str, settings: Mapping[str, Any], value: float) -> None:
-    """The files of an evaluation of this value, as `mmprompt.evaluations` leaves them."""
+    """The files of an evaluation of this value, as `mmprompt.execution.evaluations` leaves them."""
     metric, one = PRIMARY_METRIC[FAMILY[task]], evaluation_id(attempt.run.id, settings)
     buffer = io.BytesIO()
     np.save(buffer, example_scores(metric, value, f"{task}/{settings['split']}", one))

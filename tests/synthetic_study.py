@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from synthetic_store import DISABLED, FACTS, claim, run_of, train
 
-from mmprompt.failures import OLD_DIVERGED as DIVERGED
-from mmprompt.failures import from_text
-from mmprompt.files import write_over
-from mmprompt.outcomes import Reader
-from mmprompt.place import Tracking
-from mmprompt.run import RunFolder, Store
-from mmprompt.study import (
+from mmprompt.runs.deployment import Tracking
+from mmprompt.runs.failures import OLD_DIVERGED as DIVERGED
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.files import write_over
+from mmprompt.runs.store import RunFolder, Store
+from mmprompt.studies.outcomes import Reader
+from mmprompt.studies.study import (
     SCORE,
     VERSION,
     Candidate,

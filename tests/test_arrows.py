@@ -10,37 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from mmprompt.place import ROOT
+from mmprompt.runs.deployment import ROOT
 
-LIGHT = {
-    "config",
-    "ending",
-    "identity",
-    "keys",
-    "place",
-    "secret",
-    "processes",
-    "files",
-    "records",
-    "run",
-    "intervals",
-    "power",
-    "study",
-    "outcomes",
-    "confirmation",
-    "sampler",
-    "fingerprint",
-    "tracking",
-    "wandb_file",
-    "wandb_online",
-    "world",
-    "digits",
-}  # of mmprompt: what the other packages may use
+LIGHT = (
+    "mmprompt.runs",
+    "mmprompt.studies",
+    "mmprompt.world",
+)  # what sweeps and analysis may use, and what needs no torch
+# The packages of the core and of the login node, lowest first: a module imports of its own package and of those before it.
+FLOORS = {
+    "mmprompt": ("runs", "world", "studies", "models", "data", "methods", "evaluation", "training", "execution"),
+    "sweeps": ("grid", "jobs", "states", "planning", "display", "search", "doctor", "verbs"),
+}
 OURS = {"mmprompt", "sweeps", "analysis"}
 
 
 def modules(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+    return sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
 
 
 def imports(file: Path) -> Iterator[tuple[str, bool]]:
@@ -77,12 +63,28 @@ def test_the_core_knows_neither_sweeps_nor_analysis() -> None:
 
 
 def test_the_light_part_of_the_core_needs_neither_torch_nor_hydra_and_wandb_only_inside_functions() -> None:
-    for name in LIGHT:
-        for imported, at_once in imports(ROOT / "mmprompt" / f"{name}.py"):
-            top, *rest = imported.split(".")
-            assert top not in {"torch", "hydra", "omegaconf"}, f"{name}: {imported}"
-            assert top != "mmprompt" or rest[0] in LIGHT, f"{name}: {imported}"
-            assert top != "wandb" or (name in ("tracking", "wandb_online") and not at_once), f"{name}: {imported}"
+    for file in (file for package in LIGHT for file in modules(package)):
+        for imported, at_once in imports(file):
+            top = imported.split(".")[0]
+            assert top not in {"torch", "hydra", "omegaconf"}, f"{file}: {imported}"
+            assert top != "mmprompt" or imported.startswith(LIGHT), f"{file}: {imported}"
+            assert top != "wandb" or (file.stem in ("wandb_record", "wandb_server") and not at_once), (
+                f"{file}: {imported}"
+            )
+
+
+@pytest.mark.parametrize("top", FLOORS)
+def test_a_package_imports_of_those_below_it_alone(top: str) -> None:
+    floors = {f"{top}.{name}": floor for floor, name in enumerate(FLOORS[top])}
+    assert {folder.name for folder in (ROOT / top).iterdir() if (folder / "__init__.py").is_file()} == {*FLOORS[top]}
+    up = []
+    for package, floor in floors.items():
+        for file in modules(package):
+            for name, _ in imports(file):
+                above = floors.get(".".join(name.split(".")[:2]), -1)
+                if above > floor:
+                    up.append(f"{file.relative_to(ROOT)}: {name}")
+    assert up == []
 
 
 def test_hydra_is_only_in_the_main_of_the_core() -> None:
@@ -92,16 +94,23 @@ def test_hydra_is_only_in_the_main_of_the_core() -> None:
 
 
 def test_sweeps_knows_of_the_core_its_light_part_and_on_the_node_its_job() -> None:
-    light = [f"mmprompt.{name}" for name in LIGHT]
-    found = wrong("sweeps", *light, never={"torch", "pandas", "matplotlib", "wandb"})
-    node = {"sweeps/node.py: mmprompt.job.execute", "sweeps/node.py: mmprompt.costs.measure"}
-    node |= {"sweeps/search/worker.py: mmprompt.job.take"}
+    found = wrong("sweeps", *LIGHT, never={"torch", "pandas", "matplotlib", "wandb"})
+    node = {
+        "sweeps/node.py: mmprompt.execution.execute.execute",
+        "sweeps/node.py: mmprompt.execution.measurement.measure",
+    }
+    node |= {"sweeps/search/worker.py: mmprompt.execution.execute.take"}
     probe = {
-        f"sweeps/probe.py: {name}"
-        for name in ("torch", "mmprompt.loaded.backbone_of", "mmprompt.data.load", "mmprompt.data.locate")
+        f"sweeps/doctor/probe.py: {name}"
+        for name in (
+            "torch",
+            "mmprompt.execution.run_context.backbone_of",
+            "mmprompt.data.examples.load",
+            "mmprompt.data.examples.locate",
+        )
     }
     assert set(found) == node | probe
-    for file in ("node.py", "probe.py", "search/worker.py"):
+    for file in ("node.py", "doctor/probe.py", "search/worker.py"):
         late = [name for name, at_once in imports(ROOT / "sweeps" / file) if not at_once]
         assert all(line.split(": ")[1] in late for line in found if line.startswith(f"sweeps/{file}"))
 
@@ -109,14 +118,16 @@ def test_sweeps_knows_of_the_core_its_light_part_and_on_the_node_its_job() -> No
 def test_optuna_is_in_one_module_alone_which_those_who_search_load_when_they_ask() -> None:
     for file in (file for package in OURS for file in modules(package)):
         names = {name for name, _ in imports(file)}
-        assert any(name.split(".")[0] == "optuna" for name in names) == (file == ROOT / "mmprompt/sampler.py"), file
-    loading = "import sys, sweeps.node, sweeps.launch, sweeps.status, mmprompt.job; sys.exit('optuna' in sys.modules)"
+        assert any(name.split(".")[0] == "optuna" for name in names) == (
+            file == ROOT / "mmprompt/studies/sampler.py"
+        ), file
+    loading = "import sys, sweeps.node, sweeps.verbs.launch, sweeps.verbs.status, mmprompt.execution.execute"
+    loading += "; sys.exit('optuna' in sys.modules)"
     subprocess.run([sys.executable, "-c", loading], cwd=ROOT, check=True)
 
 
 def test_analysis_knows_of_the_core_its_light_part_and_neither_conf_nor_torch() -> None:
-    light = [f"mmprompt.{name}" for name in LIGHT]
-    assert wrong("analysis", *light, never={"torch", "hydra", "omegaconf", "submitit"}) == []
+    assert wrong("analysis", *LIGHT, never={"torch", "hydra", "omegaconf", "submitit"}) == []
 
 
 @pytest.mark.parametrize(

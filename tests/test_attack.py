@@ -11,14 +11,14 @@ import torch
 from tiny import settings
 from torch import Tensor, nn
 
-from mmprompt.attack import answer_losses, ask, ask_under_attack
-from mmprompt.config import METHODS, Attack
-from mmprompt.data import load
-from mmprompt.loaded import backbone_of
-from mmprompt.ofa import PAD
-from mmprompt.place import backbone_file
-from mmprompt.tasks import Batch, collate, preprocess
-from mmprompt.tuned import Asked, Tuned
+from mmprompt.data.examples import load
+from mmprompt.data.tasks import Batch, collate, preprocess
+from mmprompt.evaluation.attack import answer_losses, ask, ask_under_attack
+from mmprompt.execution.run_context import backbone_of
+from mmprompt.methods.tuned_model import Asked, Tuned
+from mmprompt.models.ofa import PAD
+from mmprompt.runs.config import METHODS, Attack
+from mmprompt.runs.deployment import backbone_file
 
 EXAMPLES = 12
 SMALLEST = 0.005  # epsilon of conf/sweep/robustness.yaml

@@ -14,11 +14,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors import safe_open
 
-from mmprompt.config import Model, parse
-from mmprompt.ofa import OFA
-from mmprompt.official import load_backbone, read
-from mmprompt.place import ROOT
-from mmprompt.pretrain import PatchHead, Pretraining, Recipe, train
+from mmprompt.models.ofa import OFA
+from mmprompt.models.ofa_checkpoint import load_backbone, read
+from mmprompt.runs.config import Model, parse
+from mmprompt.runs.deployment import ROOT
+from mmprompt.training.pretrain import PatchHead, Pretraining, Recipe, train
 
 FILE = ROOT / "mmprompt" / "backbones" / "micro.safetensors"
 EVIDENCE = ROOT / "docs" / "evidence" / "learning_rate.csv"

@@ -17,18 +17,18 @@ from safetensors.torch import load_file
 from tiny import JOB, frozen_run, job_settings, settings
 from torch import Tensor
 
-from mmprompt.cache import Cache, Cached
-from mmprompt.config import ConfigError
-from mmprompt.data import load
-from mmprompt.frozen import Frozen, kept, view
-from mmprompt.identity import run_id
-from mmprompt.job import execute
-from mmprompt.loaded import backbone_of
-from mmprompt.ofa import OFA, PAD, STEP, Encoded
-from mmprompt.place import ROOT, Caching
-from mmprompt.run import RunFolder, Store
-from mmprompt.tasks import collate
-from mmprompt.tuned import Tuned
+from mmprompt.data.examples import load
+from mmprompt.data.tasks import collate
+from mmprompt.execution.execute import execute
+from mmprompt.execution.run_context import backbone_of
+from mmprompt.methods.tuned_model import Tuned
+from mmprompt.models.ofa import OFA, PAD, STEP, Encoded
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.deployment import ROOT, Caching
+from mmprompt.runs.identity import run_id
+from mmprompt.runs.store import RunFolder, Store
+from mmprompt.training.feature_cache import Cache, Cached
+from mmprompt.training.frozen_features import Frozen, kept, view
 
 COUNT, SHAPE = 40, (3, 5)
 DECODER = ("task=micro_vqa", "prompt.depth=decoder")

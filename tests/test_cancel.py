@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from launcher import Launcher
 from patience import ended
 
-from mmprompt.files import StoreError
-from mmprompt.place import ROOT
-from mmprompt.processes import this_process, who
-from mmprompt.run import Store
-from sweeps.arrays import ranges
-from sweeps.cancel import cancel
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.processes import this_process, who
+from mmprompt.runs.store import Store
+from sweeps.jobs.arrays import ranges
+from sweeps.verbs.cancel import cancel
 
 LONG = ["seed=1,2", "optim.steps=4000", "cluster.max_parallel=1"]
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from tiny import JOB, frozen_run, job_settings
 
-from mmprompt import captions
-from mmprompt.job import execute
-from mmprompt.run import Store
+from mmprompt.evaluation import captions
+from mmprompt.execution.execute import execute
+from mmprompt.runs.store import Store
 
 CAPTIONS = find_spec("pycocoevalcap") is not None
 needs_package = pytest.mark.skipif(not CAPTIONS, reason="pip install .[captions]")
@@ -142,7 +142,7 @@ def test_a_run_of_captions_has_bleu_beside_cider_in_result_evaluation_and_record
 
 def test_what_is_asked_later_records_its_primary_metric_by_its_id_and_bleu_beside_it(captioned: Any) -> None:
     from analysis.records import read_record
-    from mmprompt.identity import evaluation_id
+    from mmprompt.runs.identity import evaluation_id
 
     asked = {"split": "test", "examples": 9}
     one = evaluation_id(captioned.id, asked)

@@ -13,22 +13,22 @@ from typing import Any
 import pytest
 import synthetic_store as made
 
-from mmprompt.failures import from_text
-from mmprompt.files import write_once
-from mmprompt.identity import canonical
-from mmprompt.processes import who
-from mmprompt.run import Store
-from sweeps.causes import Failure, failures
-from sweeps.node import BEGINS
-from sweeps.state import Queue, states
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.files import write_once
+from mmprompt.runs.identity import canonical
+from mmprompt.runs.processes import who
+from mmprompt.runs.store import Store
+from sweeps.jobs.job_log import BEGINS
+from sweeps.states.causes import Failure, failures
+from sweeps.states.state import Queue, states
 
 BEGAN = time.mktime((2026, 11, 24, 12, 0, 0, 0, 0, -1))  # when the process of an attempt started
 BEGIN = f"{BEGINS}job 300_0 on gn1, 2026-11-24T12:00:01\n"
 KILLED = "srun: error: gn1: task 0: Killed\nsrun: Force Terminated StepId=301.0\n"
 TRACEBACK = """Traceback (most recent call last):
-  File "/store/code/c0de/mmprompt/job.py", line 102, in try_once
+  File "/store/code/c0de/mmprompt/execution/execute.py", line 102, in try_once
     perform(folder, attempt, where, watch)
-  File "/store/code/c0de/mmprompt/train.py", line 174, in update
+  File "/store/code/c0de/mmprompt/training/train.py", line 174, in update
     raise TrainingError(
 """
 
@@ -316,9 +316,9 @@ ERRORS = {
         "RuntimeError: Defau",
     ),
     f"{TRACEBACK}torch.OutOfMemoryError: CUDA out of memory. Tried to\n": ("out of memory", "torch.OutOfMemoryError"),
-    f"interrupted: {TRACEBACK}mmprompt.files.StoreError: /x cannot be written: Disk quota exceeded\n": (
+    f"interrupted: {TRACEBACK}mmprompt.runs.files.StoreError: /x cannot be written: Disk quota exceeded\n": (
         "disk full",
-        "mmprompt.files.StoreError",
+        "mmprompt.runs.files.StoreError",
     ),
     f"{TRACEBACK}OSError: [Errno 28] No space left on device: '/store/run/1/attempts/1/wandb'\n": (
         "disk full",
@@ -332,9 +332,9 @@ ERRORS = {
         "disk full",
         "safetensors.SafetensorError",
     ),
-    f"{TRACEBACK}mmprompt.files.StoreError: /x cannot be written: Read-only file system\n": (
+    f"{TRACEBACK}mmprompt.runs.files.StoreError: /x cannot be written: Read-only file system\n": (
         "error",
-        "mmprompt.files.StoreError",
+        "mmprompt.runs.files.StoreError",
     ),
     "interrupted: the time limit is near": ("time limit", "the time limit is near"),
     "TimeLimitError: 3 attempts came near the time limit of their jobs": ("time limit", "TimeLimitError: 3 attempts"),

@@ -16,9 +16,9 @@ from analysis.frame import Sweep
 from analysis.reading import read_sweep
 from analysis.statistics import cells
 from analysis.summaries import averages, detectable, trends
-from mmprompt.config import PRIMARY_METRIC
-from mmprompt.power import share_of
-from mmprompt.run import Store
+from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.runs.store import Store
+from mmprompt.studies.power import share_of
 
 Scores = dict[tuple[str, int], list[float]]  # task and length -> the score of each seed
 SEEDS = [11, 12, 13]

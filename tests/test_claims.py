@@ -17,11 +17,11 @@ from analysis.compare import compare
 from analysis.exact import mcnemar
 from analysis.families import Comparison
 from analysis.frame import Sweep
-from mmprompt.config import ConfigError
-from mmprompt.files import StoreError
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from sweeps.grid import Claim, names, read, with_overrides
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import Store
+from sweeps.grid.sweep_file import Claim, names, read, with_overrides
 
 MOST = 20_000  # points
 NOTHING = dict.fromkeys(("half_seeds", "half_examples", "single_lower", "single_upper", "p", "p_corrected"), math.nan)

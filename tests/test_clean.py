@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from mmprompt.failures import OLD_PREFIX as INTERRUPTED
-from mmprompt.failures import from_text
-from mmprompt.identity import evaluation_id
-from mmprompt.place import ROOT
-from mmprompt.processes import this_process
-from mmprompt.run import Attempt, RunFolder, Store
-from sweeps import snapshot
-from sweeps.batch import Batch, Kind, batches, freeze
-from sweeps.clean import CODE, Waste, clean, free
-from sweeps.manifest import Joined, join
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.identity import evaluation_id
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import Attempt, RunFolder, Store
+from sweeps.grid.manifest import Joined, join
+from sweeps.jobs import snapshot
+from sweeps.jobs.batch import Batch, Kind, batches, freeze
+from sweeps.verbs.clean import CODE, Waste, clean, free
 
 DAYS = 30
 OLD = 40 * 86_400.0  # seconds
@@ -193,7 +193,7 @@ def test_code_goes_unless_an_open_batch_needs_it_or_no_commit_has_it(store: Stor
     assert not any(path.startswith("code") for path in cleaned(store))
     batch.file.write_text(batch.file.read_text().replace('"dirty": true', '"dirty": false'))
     age(store)
-    assert f"code/{copy.name}/sweeps/clean.py" in cleaned(store) and not copy.exists()
+    assert f"code/{copy.name}/sweeps/verbs/clean.py" in cleaned(store) and not copy.exists()
 
 
 def test_code_that_a_launch_chooses_while_it_is_being_freed_stays_whole(store: Store) -> None:

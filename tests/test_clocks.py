@@ -17,12 +17,12 @@ from patience import ended, printed_by, until
 from test_job import LATER
 from tiny import frozen_run
 
-from mmprompt.files import server_time
-from mmprompt.place import ROOT
-from mmprompt.processes import lives, process_here, this_process
-from mmprompt.run import RunFolder, Store
-from sweeps.causes import failures
-from sweeps.state import Queue, states
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.files import server_time
+from mmprompt.runs.processes import lives, process_here, this_process
+from mmprompt.runs.store import RunFolder, Store
+from sweeps.states.causes import failures
+from sweeps.states.state import Queue, states
 
 HOUR, DAY = 3600.0, 86_400.0
 ROUNDED = 0.02  # seconds that are lost where hours are rounded to five places
@@ -64,7 +64,7 @@ def test_where_nothing_can_be_made_it_is_our_own_clocks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nameless", [True, False])
 def test_it_is_the_servers_time_whatever_our_own_clock_says(tmp_path: Path, nameless: bool) -> None:
-    script = "import os, sys, time; from pathlib import Path; from mmprompt.files import server_time\n"
+    script = "import os, sys, time; from pathlib import Path; from mmprompt.runs.files import server_time\n"
     script += "" if nameless else "os.O_TMPFILE = os.O_DIRECTORY\n"
     script += "print(server_time(Path(sys.argv[1])) - time.time())"
     assert float(said_by(script, tmp_path, clock=wrong("-3600"))) == pytest.approx(HOUR, abs=5)
@@ -73,19 +73,24 @@ def test_it_is_the_servers_time_whatever_our_own_clock_says(tmp_path: Path, name
 # Ages
 
 
-CACHE = "import sys; from pathlib import Path; from mmprompt.cache import Cache; Cache(Path(sys.argv[1]), 1).prepare()"
+CACHE = """
+import sys
+from pathlib import Path
+from mmprompt.training.feature_cache import Cache
+Cache(Path(sys.argv[1]), 1).prepare()
+"""
 STAGING = """
 import sys
 from pathlib import Path
-from mmprompt.fingerprint import fingerprint
-from mmprompt.staging import staged
+from mmprompt.runs.fingerprint import fingerprint
+from mmprompt.data.staging import staged
 print(staged(Path(sys.argv[1]), fingerprint(Path(sys.argv[1]))))
 """
 SUBMITTING = """
 import sys
 from pathlib import Path
-from sweeps.batch import Batch
-from sweeps.scheduler import is_submitting
+from sweeps.jobs.batch import Batch
+from sweeps.jobs.slurm import is_submitting
 print(is_submitting(Batch(Path(sys.argv[1]))))
 """
 

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprompt.config import ConfigError
-from mmprompt.identity import freeze, run_id
-from mmprompt.keys import as_text
-from mmprompt.place import ROOT
-from sweeps.compose import Composer, read_by, references_in
-from sweeps.manifest import expand
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.identity import freeze, run_id
+from mmprompt.runs.overrides import as_text
+from sweeps.grid.compose import Composer, read_by, references_in
+from sweeps.grid.manifest import expand
 
 LONG = os.environ.get("MMPROMPT_LONG") == "1"
 

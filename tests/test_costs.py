@@ -27,12 +27,12 @@ from analysis.reading import read_sweep
 from analysis.report import read_report, texts
 from analysis.sources import in_store
 from analysis.terminal import terminal
-from mmprompt.costs import Ready, in_turns, peak_in_a_process_of_its_own, put, quantities
-from mmprompt.failures import from_text
-from mmprompt.run import Store
-from sweeps.manifest import Expanded, expand
-from sweeps.measure import rows_of
-from sweeps.outlook import CONF
+from mmprompt.execution.measurement import Ready, in_turns, peak_in_a_process_of_its_own, put, quantities
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.store import Store
+from sweeps.grid.manifest import Expanded, expand
+from sweeps.planning.launch_plan import CONF
+from sweeps.verbs.measure import rows_of
 
 QUANTITIES = {"seconds_per_100", "seconds_per_update", "peak_memory_mb"}
 TWO = ["prompt.length=10,64", "optim.steps=4", "seed=2,1"]

@@ -19,14 +19,14 @@ import pytest
 from launcher import Launcher
 from patience import printed_by, until
 
-from mmprompt import files
-from mmprompt.failures import from_text
-from mmprompt.files import GoneError
-from mmprompt.processes import this_process
-from mmprompt.run import Attempt, RunFolder, Store
+from mmprompt.runs import files
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.files import GoneError
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import Attempt, RunFolder, Store
 from sweeps.__main__ import main
-from sweeps.batch import batches
-from sweeps.launched import read
+from sweeps.grid.launched import read
+from sweeps.jobs.batch import batches
 
 FACTS = this_process() | {"batch": "1", "scheduler": "local", "job": "7"}
 

@@ -7,7 +7,7 @@ import platform
 import pytest
 import torch
 
-from mmprompt.frozen import described, machine, processor
+from mmprompt.training.frozen_features import described, machine, processor
 
 EPYC = """processor\t: 0
 vendor_id\t: AuthenticAMD

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from mmprompt.config import RunConfig, parse
-from mmprompt.files import StoreError, write_over
-from mmprompt.identity import run_id
-from mmprompt.place import ROOT
-from mmprompt.processes import this_process
-from mmprompt.run import RunFolder, Store
-from sweeps.diff import diff
-from sweeps.manifest import expand
+from mmprompt.runs.config import RunConfig, parse
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.files import StoreError, write_over
+from mmprompt.runs.identity import run_id
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import RunFolder, Store
+from sweeps.grid.manifest import expand
+from sweeps.verbs.diff import diff
 
 JOB = {"batch": "1", "commit": "aaaa", "dirty": False, "code": "c0de", "versions": {"torch": "2.6.0"}}
 JOB |= {"scheduler": "local"}

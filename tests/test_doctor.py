@@ -19,11 +19,12 @@ import torch
 import yaml
 from patience import LAST_RESORT, printed_by, until
 
-from mmprompt.place import ROOT, Cluster
-from sweeps import doctor, probe
-from sweeps.examination import Report, blame
-from sweeps.probe import MARK, MINE, Finding, bad
-from sweeps.site import Site, all_nodes, gpus_of, minutes
+from mmprompt.runs.deployment import ROOT, Cluster
+from sweeps.doctor import probe
+from sweeps.doctor.probe import MARK, MINE, Finding, bad
+from sweeps.doctor.probe_job import Report, blame
+from sweeps.doctor.site import Site, all_nodes, gpus_of, minutes
+from sweeps.verbs import doctor
 
 LINE = re.compile(r"^  (PASS|FAIL|NOTE)  (\S+)", re.MULTILINE)
 SINFO = """\
@@ -216,7 +217,7 @@ def only(found: Iterator[Finding]) -> Finding:
 
 def said(ask: dict[str, Any], *options: str) -> dict[str, dict[str, Any]]:
     """By an interpreter with these options."""
-    command = [sys.executable, *options, "-m", "sweeps.probe", json.dumps(ask)]
+    command = [sys.executable, *options, "-m", "sweeps.doctor.probe", json.dumps(ask)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LAST_RESORT)
     lines = [json.loads(line.removeprefix(MARK)) for line in done.stdout.splitlines() if line.startswith(MARK)]
     assert lines and lines[-1] == {"end": True}, done.stderr
@@ -356,7 +357,7 @@ def test_an_interrupted_doctor_leaves_no_process_and_no_folder(tmp_path: Path) -
     process = subprocess.Popen(command(), cwd=tmp_path, env=variables(tmp_path), preexec_fn=hear_ctrl_c, **OUTPUT)
 
     def probes() -> list[psutil.Process]:
-        return [one for one in psutil.Process(process.pid).children() if "sweeps.probe" in one.cmdline()]
+        return [one for one in psutil.Process(process.pid).children() if "sweeps.doctor.probe" in one.cmdline()]
 
     [probe] = until(probes, "the probe runs", process)
     process.send_signal(signal.SIGINT)

@@ -6,16 +6,16 @@ import pytest
 import torch
 from tiny import settings
 
-from mmprompt.config import ConfigError, RunConfig
-from mmprompt.data import load
-from mmprompt.evaluate import answers, example_scores
-from mmprompt.identity import run_id
-from mmprompt.loaded import backbone_of
-from mmprompt.ofa import EOS, PAD
-from mmprompt.place import backbone_file
-from mmprompt.tasks import preprocess
-from mmprompt.tokens import Tokenizer
-from mmprompt.tuned import Tuned
+from mmprompt.data.examples import load
+from mmprompt.data.tasks import preprocess
+from mmprompt.data.tokenizer import Tokenizer
+from mmprompt.evaluation.answers import answers, example_scores
+from mmprompt.execution.run_context import backbone_of
+from mmprompt.methods.tuned_model import Tuned
+from mmprompt.models.ofa import EOS, PAD
+from mmprompt.runs.config import ConfigError, RunConfig
+from mmprompt.runs.deployment import backbone_file
+from mmprompt.runs.identity import run_id
 
 EXAMPLES = 30
 

@@ -26,19 +26,19 @@ from analysis.reading import assemble
 from analysis.records import read_record
 from analysis.server import on_server
 from analysis.sources import in_store
-from mmprompt.config import PRIMARY_METRIC
-from mmprompt.data import load
-from mmprompt.failures import OLD_PREFIX as INTERRUPTED
-from mmprompt.identity import evaluation_id, read_config
-from mmprompt.job import execute, process_facts, try_once
-from mmprompt.metrics import credits
-from mmprompt.place import ROOT
-from mmprompt.run import RunFolder, Store
-from sweeps.cancel import cancel
-from sweeps.clean import clean
-from sweeps.logs import logs
-from sweeps.status import status
-from sweeps.sync import sync
+from mmprompt.data.examples import load
+from mmprompt.evaluation.metrics import credits
+from mmprompt.execution.execute import execute, process_facts, try_once
+from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.runs.identity import evaluation_id, read_config
+from mmprompt.runs.store import RunFolder, Store
+from sweeps.verbs.cancel import cancel
+from sweeps.verbs.clean import clean
+from sweeps.verbs.logs import logs
+from sweeps.verbs.status import status
+from sweeps.verbs.sync import sync
 
 VAL, TEST = {"split": "val"}, {"split": "test"}
 WEAK, STRONG = ({**TEST, "attack": {"kind": "fgsm", "input": "embeddings", "epsilon": size}} for size in (0.05, 0.5))
@@ -47,8 +47,8 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, str(Path("tests").absolute()))
 from tiny import JOB, job_settings
-from mmprompt.job import execute
-from mmprompt.run import Store
+from mmprompt.execution.execute import execute
+from mmprompt.runs.store import Store
 evaluations = json.loads(sys.argv[3])
 print(json.dumps(execute(Store(Path(sys.argv[1])), [sys.argv[2]], job_settings("offline"), JOB, evaluations=evaluations)))
 """

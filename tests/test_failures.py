@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from whole_store import JOB
 
-from mmprompt.failures import Reason, from_text, silent, told_to_end
-from mmprompt.files import StoreError
-from mmprompt.run import LAST_WORDS, Attempt, Store
+from mmprompt.runs.failures import Reason, from_text, silent, told_to_end
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import LAST_WORDS, Attempt, Store
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\n    f()\n'
 REASONS = st.builds(

@@ -33,12 +33,12 @@ from analysis.reading import read_sweep
 from analysis.scales import BREAK, Scale, limits, ticks
 from analysis.statistics import cells
 from analysis.summaries import averages, trends
-from mmprompt.place import ROOT
-from mmprompt.records import FACTS
-from mmprompt.run import Store
-from sweeps.grid import names as sweep_names
-from sweeps.manifest import expand
-from sweeps.manifest import manifest as frozen
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.records import FACTS
+from mmprompt.runs.store import Store
+from sweeps.grid.manifest import expand
+from sweeps.grid.manifest import manifest as frozen
+from sweeps.grid.sweep_file import names as sweep_names
 
 TASKS = ["micro_grounding", "micro_entailment"]
 WIDTHS = list(style.WIDTHS)

@@ -20,22 +20,23 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tiny import JOB, job_settings
 
-from mmprompt import data, metrics
-from mmprompt.config import ConfigError, RunConfig, Task, parse
-from mmprompt.data import Split, load, locate, tokenizer
-from mmprompt.evaluate import in_pixels
-from mmprompt.examples import clean
-from mmprompt.fingerprint import fingerprint
-from mmprompt.identity import freeze, run_id
-from mmprompt.job import execute
-from mmprompt.keys import check_override
-from mmprompt.ofa import BOS, EOS, OFA, PAD
-from mmprompt.place import ROOT, Caching, Place
-from mmprompt.run import Store
-from mmprompt.tasks import collate, preprocess
-from mmprompt.tokens import UNK
-from mmprompt.tsv import DataError
-from mmprompt.tuned import Tuned
+from mmprompt.data import examples
+from mmprompt.data.examples import Split, load, locate, tokenizer
+from mmprompt.data.ofa_lines import clean
+from mmprompt.data.tasks import collate, preprocess
+from mmprompt.data.tokenizer import UNK
+from mmprompt.data.tsv import DataError
+from mmprompt.evaluation import metrics
+from mmprompt.evaluation.answers import in_pixels
+from mmprompt.execution.execute import execute
+from mmprompt.methods.tuned_model import Tuned
+from mmprompt.models.ofa import BOS, EOS, OFA, PAD
+from mmprompt.runs.config import ConfigError, RunConfig, Task, parse
+from mmprompt.runs.deployment import ROOT, Caching, Place
+from mmprompt.runs.fingerprint import fingerprint
+from mmprompt.runs.identity import freeze, run_id
+from mmprompt.runs.overrides import check_override
+from mmprompt.runs.store import Store
 
 FAMILIES = ["refcoco", "snli_ve", "coco_caption", "vqa"]
 SIDE = 64  # pixels
@@ -185,7 +186,7 @@ def test_a_question_is_answered_by_the_best_scored_answer_whose_score_weighs_the
     assert split.items[1].right == {"no": 0.6, "yes": 0.3}
     batch = collate(split.samples[:4])
     assert batch.weight is not None and batch.weight.tolist() == pytest.approx([1, 0.6, 0.9, 1])
-    assert data.answers(config.task) == ofa_files.ANSWERS
+    assert examples.answers(config.task) == ofa_files.ANSWERS
     _, unweighted = loaded("vqa", tmp_path, "train", "task.data.confidence=false")
     assert collate(unweighted.samples[:4]).weight is None
 
@@ -322,14 +323,14 @@ def test_a_pickle_that_asks_for_code_is_not_run(tmp_path: Path) -> None:
     file.write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
     config = located("vqa", tmp_path)
     with pytest.raises(DataError, match=r"is not a pickled table from answers to numbers: it asks for os.system"):
-        data.answers(config.task)
+        examples.answers(config.task)
     assert not (tmp_path / "ran").exists()
 
 
 def test_answers_may_be_a_text_with_one_on_each_line(tmp_path: Path) -> None:
     (make(tmp_path, "vqa") / "answers.txt").write_text("yes\nno\n\na red bus\ncafé\n", encoding="utf-8")
     config, _ = loaded("vqa", tmp_path, "train", "task.answers=answers.txt")
-    assert data.answers(config.task) == ofa_files.ANSWERS
+    assert examples.answers(config.task) == ofa_files.ANSWERS
 
 
 # --------------------------------------------------------------------------------------------------------- where files lie
@@ -388,11 +389,11 @@ def test_an_index_is_kept_read_again_and_made_again_when_damaged(
     first = load(config.task, config.model, "val")
     [kept] = (tmp_path / "cache").glob("*.lines")
     content, made = kept.read_bytes(), kept.stat().st_mtime_ns
-    data._load.cache_clear()
+    examples._load.cache_clear()
     assert load(config.task, config.model, "val").items[3] == first.items[3]
     assert kept.stat().st_mtime_ns == made
     kept.write_bytes(content[:-1])
-    data._load.cache_clear()
+    examples._load.cache_clear()
     assert load(config.task, config.model, "val").looks() == first.looks()
     assert "is damaged; it is made again" in capsys.readouterr().out and kept.read_bytes() == content
 

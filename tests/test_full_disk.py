@@ -19,11 +19,11 @@ from launcher import TINY
 from tiny import frozen_run
 from victim import Victims
 
-from mmprompt.failures import OLD_PREFIX as INTERRUPTED
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from sweeps.causes import failures
-from sweeps.state import Queue, states
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.runs.store import Store
+from sweeps.states.causes import failures
+from sweeps.states.state import Queue, states
 
 SIZE, FILES = 16, 300  # megabytes, inodes
 MOUNT = f"mount -t tmpfs -o size={SIZE}m,nr_inodes={FILES} none"

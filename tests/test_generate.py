@@ -14,9 +14,9 @@ from mini import mini_ofa, mini_prompts
 from plain import Reforward, beam_search
 from torch import Tensor
 
-from mmprompt.attention import Past, Prefixes
-from mmprompt.generate import Trie, score_candidates, search
-from mmprompt.ofa import BOS, EOS, OFA, PAD, Encoded
+from mmprompt.models.attention import Past, Prefixes
+from mmprompt.models.decoding import Trie, score_candidates, search
+from mmprompt.models.ofa import BOS, EOS, OFA, PAD, Encoded
 
 SOURCE = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 2, 1, 1], [0, 9, 9, 2, 1]])
 START = torch.tensor([[0, 5, 6, 7], [0, 8, 1, 1], [0, 1, 1, 1]])  # prompts of three lengths

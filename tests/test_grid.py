@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from mmprompt.config import ConfigError
-from mmprompt.place import ROOT
-from sweeps.compose import parse
-from sweeps.grid import Sweep, names, read, with_overrides
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.deployment import ROOT
+from sweeps.grid.compose import parse
+from sweeps.grid.sweep_file import Sweep, names, read, with_overrides
 
 SWEEP = """
 claim: A claim.

@@ -20,24 +20,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny import JOB, frozen_run, job_settings, settings
 
-from mmprompt.failures import OLD_PREFIX as INTERRUPTED
-from mmprompt.files import StoreError
-from mmprompt.frozen import processor
-from mmprompt.job import execute
-from mmprompt.loaded import pretrained
-from mmprompt.place import ROOT
-from mmprompt.processes import this_process
-from mmprompt.run import RunFolder, Store
-from mmprompt.train import learning_rate, order
-from sweeps.state import bury
+from mmprompt.execution.execute import execute
+from mmprompt.execution.run_context import pretrained
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import RunFolder, Store
+from mmprompt.training.frozen_features import processor
+from mmprompt.training.train import learning_rate, order
+from sweeps.states.state import bury
 
 LATER = """
 import json, sys
 from pathlib import Path
 sys.path.insert(0, str(Path("tests").absolute()))
 from tiny import JOB, job_settings
-from mmprompt.job import execute
-from mmprompt.run import Store
+from mmprompt.execution.execute import execute
+from mmprompt.runs.store import Store
 print(json.dumps(execute(Store(Path(sys.argv[1])), sys.argv[2:], job_settings(), JOB)))
 """
 
@@ -62,8 +62,8 @@ def at_the_result(source, target, **more):
 os.link = at_the_result
 sys.path.insert(0, "tests")
 from tiny import JOB, job_settings
-from mmprompt.job import execute
-from mmprompt.run import Store
+from mmprompt.execution.execute import execute
+from mmprompt.runs.store import Store
 execute(Store(Path(store)), [run], job_settings(), JOB)
 """
 

@@ -14,13 +14,13 @@ from launcher import Launcher
 from patience import printed_by
 from synthetic_store import JOB
 
-from mmprompt.failures import from_text
-from mmprompt.identity import evaluation_id
-from mmprompt.place import ROOT, Cluster
-from mmprompt.run import TRIES, Store
-from sweeps import snapshot
-from sweeps.batch import batches, pack
-from sweeps.workers import held_back, listed
+from mmprompt.runs.deployment import ROOT, Cluster
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.identity import evaluation_id
+from mmprompt.runs.store import TRIES, Store
+from sweeps.jobs import snapshot
+from sweeps.jobs.batch import batches, pack
+from sweeps.jobs.local import held_back, listed
 
 
 @pytest.fixture(scope="module")

@@ -33,10 +33,10 @@ from analysis.paper_values import published
 from analysis.statistics import cells, facts
 from analysis.summaries import averages, detectable, trends
 from analysis.terminal import terminal
-from mmprompt.config import PRIMARY_METRIC
-from mmprompt.place import ROOT
-from sweeps.grid import Fact
-from sweeps.grid import names as sweep_names
+from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.runs.deployment import ROOT
+from sweeps.grid.sweep_file import Fact
+from sweeps.grid.sweep_file import names as sweep_names
 
 SWEEPS = sweep_names(ROOT / "conf")
 

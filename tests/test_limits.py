@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmprompt.config import ConfigError
-from mmprompt.place import ROOT
-from sweeps import grid
-from sweeps.manifest import expand
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.deployment import ROOT
+from sweeps.grid import sweep_file
+from sweeps.grid.manifest import expand
 from sweeps.search import space
 
 SECONDS = 10.0  # CPU's, of whatever is refused; most take none
@@ -64,7 +64,7 @@ def refused_as_is(conf: Path, kind: str) -> str:
 
 def read(conf: Path, kind: str) -> None:
     if kind == "sweep":
-        grid.read("it", conf, 20_000)
+        sweep_file.read("it", conf, 20_000)
     else:
         space.read("it", {}, conf)
 

@@ -14,12 +14,12 @@ from patience import ended, until
 from test_causes import BEGIN, KILLED, TRACEBACK, answers, attempt, create, store, submit
 from test_status import store_of
 
-from mmprompt.failures import from_text
-from mmprompt.files import StoreError
-from mmprompt.place import ROOT
-from mmprompt.processes import this_process
-from mmprompt.run import Store
-from sweeps.logs import LINES, logs
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import Store
+from sweeps.verbs.logs import LINES, logs
 
 __all__ = ["store"]  # the fixture: without SLURM's programs
 

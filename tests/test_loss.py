@@ -11,11 +11,11 @@ from attempts import error_of
 from tiny import JOB, frozen_run, job_settings
 from torch import Tensor
 
-from mmprompt.generate import Trie
-from mmprompt.job import execute
-from mmprompt.loss import label_smoothed, label_smoothed_over, token_losses
-from mmprompt.ofa import EOS, PAD
-from mmprompt.run import Store
+from mmprompt.execution.execute import execute
+from mmprompt.models.decoding import Trie
+from mmprompt.models.loss import label_smoothed, label_smoothed_over, token_losses
+from mmprompt.models.ofa import EOS, PAD
+from mmprompt.runs.store import Store
 
 SMOOTHING = 0.1
 ANSWERS = [[10, 11], [10, 12], [13], [13, 11, 12]]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import SMALL
 
-from mmprompt.place import ROOT
+from mmprompt.runs.deployment import ROOT
 
 
 def mmprompt(store: Path, *words: str) -> subprocess.CompletedProcess[str]:

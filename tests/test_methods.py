@@ -13,16 +13,16 @@ from mini import official
 from safetensors.torch import load_file
 from tiny import JOB, frozen_run, job_settings, settings
 
-from mmprompt.config import ConfigError, RunConfig
-from mmprompt.identity import run_id
-from mmprompt.job import execute
-from mmprompt.loaded import backbone_of
-from mmprompt.lora import LowRank
-from mmprompt.official import official_name
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from mmprompt.train import averaged, follow
-from mmprompt.tuned import Tuned, outline
+from mmprompt.execution.execute import execute
+from mmprompt.execution.run_context import backbone_of
+from mmprompt.methods.lora import LowRank
+from mmprompt.methods.tuned_model import Tuned, outline
+from mmprompt.models.ofa_checkpoint import official_name
+from mmprompt.runs.config import ConfigError, RunConfig
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.identity import run_id
+from mmprompt.runs.store import Store
+from mmprompt.training.train import averaged, follow
 
 SIZES = ("tiny", "medium", "base", "large", "huge")
 PUBLISHED: dict[tuple[str, str], int] = {  # facts 1.7, and for sizes it does not list the same rules by hand

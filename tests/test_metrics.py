@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmprompt import metrics
+from mmprompt.evaluation import metrics
 
 
 def once_each(answers: list[str]) -> list[dict[str, float]]:

@@ -13,9 +13,9 @@ import whole_store
 
 from analysis import notebook_files
 from analysis.__main__ import main
-from mmprompt.files import StoreError
-from mmprompt.place import ROOT
-from mmprompt.run import Store
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import Store
 
 SOURCES = notebook_files.sources()
 NAMES = ["convergence", "depth", "length", "methods", "paper", "reparameterization", "robustness", "search", "tour"]

@@ -12,12 +12,12 @@ import torch
 from mini import MINI, mini_ofa, official
 from torch import Tensor
 
-from mmprompt.attention import Attention
-from mmprompt.layers import DropPath
-from mmprompt.loss import label_smoothed
-from mmprompt.ofa import OFA, PAD, drop_paths
-from mmprompt.official import CheckpointError, left_out, load_backbone, official_name, read
-from mmprompt.positions import token_buckets
+from mmprompt.models.attention import Attention
+from mmprompt.models.layers import DropPath
+from mmprompt.models.loss import label_smoothed
+from mmprompt.models.ofa import OFA, PAD, drop_paths
+from mmprompt.models.ofa_checkpoint import CheckpointError, left_out, load_backbone, official_name, read
+from mmprompt.models.positions import token_buckets
 
 TOTALS = {"tiny": 33_488_336, "medium": 92_892_000, "base": 182_238_536, "large": 472_977_152, "huge": 929_486_848}
 IMAGES = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(2))

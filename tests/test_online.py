@@ -28,11 +28,11 @@ from tiny import frozen_run
 from wandb_server import KEY, Upload, WandbServer
 
 from analysis.records import RunRecord, read_record
-from mmprompt import tracking
-from mmprompt.place import ROOT, Tracking
-from mmprompt.run import RunFolder, Store
-from mmprompt.tracking import Record
-from sweeps.sync import sync
+from mmprompt.runs import wandb_record
+from mmprompt.runs.deployment import ROOT, Tracking
+from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.wandb_record import Record
+from sweeps.verbs.sync import sync
 
 ONLINE = Tracking(mode="online", project="mmprompt", entity=None)
 STEPS = 12
@@ -45,8 +45,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path("tests").absolute()))
 import wandb
 from tiny import JOB, frozen_run, job_settings
-from mmprompt.job import execute
-from mmprompt.run import Store
+from mmprompt.execution.execute import execute
+from mmprompt.runs.store import Store
 
 def end_with_the_tests():
     while os.read(0, 1):
@@ -115,7 +115,7 @@ def for_a_while(fault: Callable[[WandbServer], object]) -> Callable[[WandbServer
     return become
 
 
-BEGIN = tracking.SETTINGS["init_timeout"]
+BEGIN = wandb_record.SETTINGS["init_timeout"]
 CANNOT, LATE, FATAL = "W&B cannot be reached (", "W&B did not take the end of", "Fatal error while uploading"
 CASES = {  # begun in this order: those that wait longest first
     "dies half way": Case(0, half_way=WandbServer.refuse, warning=LATE),
@@ -245,8 +245,8 @@ def use(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_outage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No server was found to be out of order before, and none will be after."""
-    monkeypatch.setattr(tracking, "_offline_until", 0.0)
-    monkeypatch.setitem(tracking.SETTINGS, "init_timeout", 3)
+    monkeypatch.setattr(wandb_record, "_offline_until", 0.0)
+    monkeypatch.setitem(wandb_record.SETTINGS, "init_timeout", 3)
     yield
 
 
@@ -274,7 +274,7 @@ def test_a_server_that_was_out_of_order_is_asked_again_after_a_while_and_no_othe
             assert is_offline(recorded(tmp_path, 1))
         server.heal()
         assert is_offline(recorded(tmp_path, 2)) and not server.calls
-        monkeypatch.setattr(tracking, "_offline_until", time.monotonic())
+        monkeypatch.setattr(wandb_record, "_offline_until", time.monotonic())
         assert not is_offline(recorded(tmp_path, 3))
         assert is_offline(recorded(tmp_path, 4, OFFLINE))
         assert not is_offline(recorded(tmp_path, 5))

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from mmprompt.failures import OLD_PREFIX as INTERRUPTED
-from mmprompt.failures import from_text
-from mmprompt.files import write_once
-from mmprompt.identity import digest
-from mmprompt.place import ROOT
-from mmprompt.processes import this_process
-from mmprompt.run import Attempt, RunFolder, Store
-from sweeps.scheduler import Job
-from sweeps.state import Held, Queue, State, state, states
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.files import write_once
+from mmprompt.runs.identity import digest
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import Attempt, RunFolder, Store
+from sweeps.jobs.slurm import Job
+from sweeps.states.state import Held, Queue, State, state, states
 
 KINDS = ("never", "waits", "works", "done", "failed", "interrupted", "elsewhere")
 SETTINGS = {digest(text): text for text in (f'"{kind}-{i}"' for i in range(40) for kind in KINDS)}  # by run
@@ -72,8 +72,8 @@ def test_a_run_without_a_folder_costs_no_look_up_and_a_done_one_costs_one(store:
 import sys
 from pathlib import Path
 from typing import Any
-from mmprompt.run import Store
-from sweeps.state import Queue, states
+from mmprompt.runs.store import Store
+from sweeps.states.state import Queue, states
 looked = []
 sys.addaudithook(lambda event, given: looked.append(str(given[0])) if event in ("open", "os.scandir", "os.listdir") else None)
 states(Store(Path({str(store.root)!r})), {of("never", "done")}, Queue({{}}))

@@ -26,9 +26,9 @@ from analysis.page.render import packed, page, write_page
 from analysis.page.svg import compact
 from analysis.report import read_report, texts
 from analysis.sources import in_store
-from mmprompt.failures import from_text
-from mmprompt.place import ROOT
-from mmprompt.run import Store
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.store import Store
 
 HOSTILE = "<script>document.title = 'taken'</script>&amp;\"'</script><img src=x onerror=\"document.title='taken'\">"
 CELL = re.compile(r'<td(?: data-value="([^"]*)")?(?: class="[^"]*")? data-cell="([^"]*)"')
@@ -134,7 +134,7 @@ def hostile(root: Path) -> Store:
     """A sweep in its middle: two runs have not run, one failed, one diverged, one is damaged; and its words are hostile."""
     from whole_store import JOB
 
-    from mmprompt.failures import OLD_DIVERGED as DIVERGED
+    from mmprompt.runs.failures import OLD_DIVERGED as DIVERGED
 
     store = whole_store.filled(root, ("length",), skipped=4)
     file = store.manifest("length")

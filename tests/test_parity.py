@@ -20,15 +20,15 @@ import torch
 from mini import MINI, PROMPT, official
 from torch import Tensor
 
-from mmprompt.config import Model, Prompt
-from mmprompt.generate import search
-from mmprompt.loss import label_smoothed, token_losses
-from mmprompt.methods import add_adapters
-from mmprompt.ofa import BOS, OFA, PAD, Encoded
-from mmprompt.official import load_backbone, official_name, official_prompt_name, official_state
-from mmprompt.positions import image_bucket_count, image_buckets, token_buckets
-from mmprompt.prompts import Prompts
-from mmprompt.tuned import kept
+from mmprompt.methods.install import add_adapters
+from mmprompt.methods.prompts import Prompts
+from mmprompt.methods.tuned_model import kept
+from mmprompt.models.decoding import search
+from mmprompt.models.loss import label_smoothed, token_losses
+from mmprompt.models.ofa import BOS, OFA, PAD, Encoded
+from mmprompt.models.ofa_checkpoint import load_backbone, official_name, official_prompt_name, official_state
+from mmprompt.models.positions import image_bucket_count, image_buckets, token_buckets
+from mmprompt.runs.config import Model, Prompt
 
 REFERENCE = Path(os.environ.get("MMPROMPT_REFERENCE", Path(__file__).parents[1] / "../shared/reference"))
 pytestmark = pytest.mark.skipif(

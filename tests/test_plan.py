@@ -15,17 +15,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmprompt.config import ConfigError, RunConfig
-from mmprompt.identity import evaluation_id
-from mmprompt.place import ROOT, Cluster
-from mmprompt.power import detectable
-from mmprompt.processes import this_process
-from mmprompt.run import RunFolder, Store
-from sweeps.cost import LOOKED_INTO, Cost, cost, volume
-from sweeps.manifest import Expanded, expand, manifest
-from sweeps.plan import plan
-from sweeps.precision import precision
-from sweeps.state import Queue, states
+from mmprompt.runs.config import ConfigError, RunConfig
+from mmprompt.runs.deployment import ROOT, Cluster
+from mmprompt.runs.identity import evaluation_id
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import RunFolder, Store
+from mmprompt.studies.power import detectable
+from sweeps.grid.manifest import Expanded, expand, manifest
+from sweeps.planning.cost import LOOKED_INTO, Cost, cost
+from sweeps.planning.precision import precision
+from sweeps.states.state import Queue, states
+from sweeps.verbs.plan import plan
+from sweeps.wording import volume
 
 FACTS = {"attempt": 1, "metrics": {}, "device": "cpu: a core", "seconds": 50.0, "trainable_parameters": 1000}
 TASKS = ("micro_vqa,micro_caption", "micro_vqa,micro_caption,micro_grounding,micro_entailment")
@@ -209,7 +210,7 @@ from collections import Counter
 work = Counter()
 sys.addaudithook(lambda event, given: event == "open" and str(given[0]).endswith(".yaml") and work.update(["files"]))
 from omegaconf import OmegaConf
-from sweeps import compose
+from sweeps.grid import compose
 def count(module, name):
     does = getattr(module, name)
     setattr(module, name, lambda *given, **more: work.update([name]) or does(*given, **more))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from mmprompt.power import detectable, dunnett, dunnett_quantiles, dunnett_tail, two_sided
+from mmprompt.studies.power import detectable, dunnett, dunnett_quantiles, dunnett_tail, two_sided
 
 PRINTED = {  # Dunnett 1964, two-sided, equal n: by alpha and degrees of freedom, for 1 to 9 rows
     (0.05, 5): [2.57, 3.03, 3.29, 3.48, 3.62, 3.73, 3.82, 3.90, 3.97],

@@ -11,9 +11,9 @@ import torch
 from mini import MINI, PROMPT, mini_ofa, mini_prompts, official
 from torch import Tensor
 
-from mmprompt.attention import Attention, KeyValue
-from mmprompt.ofa import OFA, PAD
-from mmprompt.prompts import Prefix, Prompts
+from mmprompt.methods.prompts import Prefix, Prompts
+from mmprompt.models.attention import Attention, KeyValue
+from mmprompt.models.ofa import OFA, PAD
 
 IMAGES = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(2))
 SOURCE = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 2, 1, 1]])

@@ -16,9 +16,9 @@ from analysis import families, inference
 from analysis.__main__ import main
 from analysis.inference import Sample
 from analysis.publish import publish
-from mmprompt.files import StoreError
-from mmprompt.place import ROOT
-from mmprompt.run import Store
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import Store
 
 DOCUMENT = """# What came out
 

@@ -19,8 +19,8 @@ from synthetic_store import OFFLINE
 from wandb.proto.wandb_internal_pb2 import Record as Message
 
 from analysis.records import RecordError, RunRecord, read_ends, read_record
-from mmprompt.tracking import Record
-from mmprompt.wandb_file import BLOCK, CHUNK, MAGIC, framed, payloads
+from mmprompt.runs.wandb_file import BLOCK, CHUNK, MAGIC, framed, payloads
+from mmprompt.runs.wandb_record import Record
 
 ROWS = 600  # three blocks
 

@@ -13,8 +13,8 @@ from synthetic_store import DISABLED, evaluate, launch, manifest, scores, settin
 from analysis.__main__ import main
 from analysis.reading import read_sweep
 from analysis.references import references
-from mmprompt.identity import evaluation_id
-from mmprompt.run import Store
+from mmprompt.runs.identity import evaluation_id
+from mmprompt.runs.store import Store
 
 GROUNDING, ENTAILMENT = "micro_grounding", "micro_entailment"
 TASKS = [GROUNDING, ENTAILMENT]

@@ -12,11 +12,11 @@ import pytest
 import torch
 from tiny import JOB, frozen_run, job_settings
 
-from mmprompt.failures import from_text
-from mmprompt.identity import evaluation_id
-from mmprompt.job import SUMMARISED, execute
-from mmprompt.resources import device_hours, epochs, forget_peak, near_best, peak_memory_mb, seconds_per_100
-from mmprompt.run import Store, spent
+from mmprompt.execution.execute import SUMMARISED, execute
+from mmprompt.execution.resources import device_hours, epochs, forget_peak, near_best, peak_memory_mb, seconds_per_100
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.identity import evaluation_id
+from mmprompt.runs.store import Store, spent
 
 CPU = torch.device("cpu")
 ROUNDED = 0.02  # seconds that are lost where hours are rounded to five places

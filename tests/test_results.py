@@ -18,11 +18,11 @@ import analysis
 from analysis import diff, load, published, runs, study
 from analysis.reading import read_sweep
 from analysis.statistics import cells
-from mmprompt.files import StoreError
-from mmprompt.identity import read_config
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from sweeps.sync import sync
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.identity import read_config
+from mmprompt.runs.store import Store
+from sweeps.verbs.sync import sync
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +182,7 @@ def test_two_rows_are_compared_example_by_example(store: Store) -> None:
 
 def test_the_questions_are_those_that_runs_are_asked(store: Store) -> None:
     """Through the core's own way from settings to samples."""
-    from mmprompt.data import load as load_split
+    from mmprompt.data.examples import load as load_split
 
     run = load("main", store).at(task="micro_vqa")[0]
     config = read_config(run.folder.config_file)

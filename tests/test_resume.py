@@ -24,8 +24,8 @@ from tiny import frozen_run
 from victim import Victims
 
 from analysis.records import read_record
-from mmprompt.failures import OLD_PREFIX as INTERRUPTED
-from mmprompt.run import RunFolder
+from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.runs.store import RunFolder
 
 LONG = os.environ.get("MMPROMPT_LONG") == "1"
 STEPS = 12

@@ -10,11 +10,11 @@ import pytest
 from patience import until
 from tiny import JOB, frozen_run, settings
 
-from mmprompt.config import ConfigError, RunConfig, parse
-from mmprompt.files import StoreError, write_once
-from mmprompt.identity import completed, digest, evaluation_id, frozen_text, read_config, run_id
-from mmprompt.processes import this_process
-from mmprompt.run import Store
+from mmprompt.runs.config import ConfigError, RunConfig, parse
+from mmprompt.runs.files import StoreError, write_once
+from mmprompt.runs.identity import completed, digest, evaluation_id, frozen_text, read_config, run_id
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import Store
 
 COMMITTED = json.loads((Path(__file__).parent / "data" / "committed_runs.json").read_text())
 

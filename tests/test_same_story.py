@@ -20,9 +20,9 @@ import pytest
 from launcher import TINY, Launcher
 from patience import ended, until
 
-from mmprompt.place import ROOT
-from mmprompt.run import Attempt
-from sweeps.report import QUIET
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.store import Attempt
+from sweeps.display.report import QUIET
 
 SOON = "import sys; from sweeps import screen; screen.QUIET = screen.QUIETEST = 0.2; "  # between two lines of a log
 SOON += "from sweeps.__main__ import main; sys.exit(main(sys.argv[1:]))"

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from patience import LAST_RESORT, Work
 
-from mmprompt.place import ROOT
-from sweeps.screen import NARROW, QUIET, QUIETEST, Screen, aligned, short
+from mmprompt.runs.deployment import ROOT
+from sweeps.display.live_table import NARROW, QUIET, QUIETEST, Screen, aligned, short
 
 TOKEN = re.compile(r"\x1b\[(?P<number>\d*)(?P<code>[A-Za-z])|(?P<plain>[^\x1b])", re.DOTALL)
 
@@ -109,7 +109,7 @@ def on_a_terminal(
 
 LINE = f"[1/21] done   {'a line that is wider than the terminal, ' * 2}the end"
 DRAW = f"""
-from sweeps.screen import Screen, fitted
+from sweeps.display.live_table import Screen, fitted
 HEAD = "  task              length  state      step  val/accuracy  left"
 def rows(step):
     return [f"  micro_entailment  {{i}}       running  {{step}}          61.3   9 s" for i in range(20)]

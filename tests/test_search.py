@@ -22,10 +22,10 @@ import pytest
 from searcher import TINY, Searcher
 
 from analysis.records import read_record
-from mmprompt.confirmation import is_over
-from mmprompt.identity import evaluation_id
-from mmprompt.place import ROOT
-from mmprompt.run import Store
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.identity import evaluation_id
+from mmprompt.runs.store import Store
+from mmprompt.studies.confirmation import is_over
 
 
 @pytest.fixture

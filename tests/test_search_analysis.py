@@ -33,13 +33,13 @@ from analysis.manifest import read_manifest
 from analysis.search import Searched
 from analysis.sources import in_store
 from analysis.style import WIDTHS
-from mmprompt import sampler
-from mmprompt.confirmation import compared, confirmed
-from mmprompt.failures import from_text
-from mmprompt.outcomes import Reader, Told
-from mmprompt.run import Store
-from mmprompt.study import Candidate, Study
-from sweeps.sync import sync
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.store import Store
+from mmprompt.studies import sampler
+from mmprompt.studies.confirmation import compared, confirmed
+from mmprompt.studies.outcomes import Reader, Told
+from mmprompt.studies.study import Candidate, Study
+from sweeps.verbs.sync import sync
 
 DEFAULT = {"optim.lr": 0.3}
 

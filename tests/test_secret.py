@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from mmprompt.config import ConfigError
-from mmprompt.place import ROOT
-from mmprompt.secret import secret
-from sweeps.manifest import expand
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.secret import secret
+from sweeps.grid.manifest import expand
 
 VALUE = "s3cr3tVALUE0123abc"
 JOBS = "in the shell that launches: jobs inherit it"

@@ -24,12 +24,12 @@ from analysis.reading import assemble
 from analysis.samples import SEEDS_ALONE
 from analysis.server import on_server
 from analysis.sources import in_store
-from mmprompt import wandb_online
-from mmprompt.failures import from_text
-from mmprompt.run import Store
-from mmprompt.tracking import Record
-from mmprompt.wandb_online import ServerError
-from sweeps.sync import sync
+from mmprompt.runs import wandb_server
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.store import Store
+from mmprompt.runs.wandb_record import Record
+from mmprompt.runs.wandb_server import ServerError
+from sweeps.verbs.sync import sync
 
 AXES = {"task": ["micro_grounding", "micro_entailment"], "prompt.length": [10, 64, 120], "seed": [1, 2]}
 SWEEP = manifest("length", AXES, "prompt.length", {}, {"prompt.length": 64})
@@ -187,7 +187,7 @@ def test_a_sweep_costs_one_call_for_its_runs_and_three_for_each_curve(store: Sto
 def test_more_runs_than_fit_into_one_answer_are_all_read(
     store: Store, server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wandb_online, "PAGE", 5)
+    monkeypatch.setattr(wandb_server, "PAGE", 5)
     server.calls.clear()
     with on_server(SWEEP, None) as source:
         same(assemble(store, SWEEP, in_store).frame, assemble(store, SWEEP, source).frame)
@@ -321,7 +321,7 @@ def test_without_a_server_it_says_so_in_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(wandb_online, "TIMEOUT", 2)
+    monkeypatch.setattr(wandb_server, "TIMEOUT", 2)
     server.fail(fault)
     assert main(["tables", "length", "--runs", str(store.root), "--from", "server"]) == 2
     said = capsys.readouterr().err

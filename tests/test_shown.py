@@ -53,15 +53,15 @@ from analysis.scales import BREAK
 from analysis.sources import in_store
 from analysis.statistics import cells, edges, facts, learning_curves
 from analysis.trace import again
-from mmprompt.failures import OLD_PREFIX as INTERRUPTED
-from mmprompt.failures import from_text
-from mmprompt.job import SUMMARISED
-from mmprompt.place import ROOT
-from mmprompt.records import FACTS as FACT_NAMES
-from mmprompt.run import Store
-from sweeps.grid import Fact, names
-from sweeps.manifest import expand
-from sweeps.manifest import manifest as frozen
+from mmprompt.execution.execute import SUMMARISED
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.records import FACTS as FACT_NAMES
+from mmprompt.runs.store import Store
+from sweeps.grid.manifest import expand
+from sweeps.grid.manifest import manifest as frozen
+from sweeps.grid.sweep_file import Fact, names
 
 TASKS = ["micro_grounding", "micro_entailment"]
 SEEDS = [1, 2, 3]

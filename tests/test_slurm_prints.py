@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from test_causes import answers, create, submit
 from test_causes import store as store  # a fixture
 
-from mmprompt.files import StoreError
-from mmprompt.processes import who
-from mmprompt.run import Store
-from sweeps import scheduler
-from sweeps.accounts import ended, records
-from sweeps.arrays import numbers
-from sweeps.batch import Batch, batches
-from sweeps.scheduler import is_number, rows
-from sweeps.site import all_nodes, minutes, number
-from sweeps.submission import NoAnswerError, own_settings, sbatch, taken
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.processes import who
+from mmprompt.runs.store import Store
+from sweeps.doctor.site import all_nodes, minutes, number
+from sweeps.jobs import slurm
+from sweeps.jobs.accounting import ended, records
+from sweeps.jobs.arrays import numbers
+from sweeps.jobs.batch import Batch, batches
+from sweeps.jobs.slurm import is_number, rows
+from sweeps.jobs.submission import NoAnswerError, own_settings, sbatch, taken
 
 MOST = 200  # tasks of an array
 NEAR = st.text(st.sampled_from("0123456789-,:%.[]|_ ²٣"))  # text as SLURM might print it
@@ -93,10 +93,10 @@ def test_a_renamed_job_is_known_by_its_script_and_an_id_alone_is_a_strangers(sto
         f"999|RUNNING|gn1|1:00|{who()}|None|mmprompt-1-abc.0|/script",  # ours by its name, whatever id we noted
     ]
     program(tmp_path, "squeue", lines)
-    found = scheduler.jobs([Batch(folder)]).jobs
+    found = slurm.jobs([Batch(folder)]).jobs
     assert {number: job.id for (_, number), job in found.items()} == {0: "999"}
     program(tmp_path, "squeue", lines[:-1])
-    found = scheduler.jobs([Batch(folder)]).jobs
+    found = slurm.jobs([Batch(folder)]).jobs
     assert {number: job.id for (_, number), job in found.items()} == {0: "300_0"}
 
 
@@ -140,7 +140,7 @@ def test_a_store_with_thousands_of_arrays_asks_with_arguments_that_the_kernel_ta
         (folder / str(first)).mkdir()
     for name in ("squeue", "sacct"):
         program(tmp_path, name, [])
-    answer = scheduler.jobs(batches(store))
+    answer = slurm.jobs(batches(store))
     assert answer.jobs == {} and answer.problem == "" and not answer.unknown
     many = {f"{10**9 + identity}_0": Batch(folder) for identity in range(20000)}
     assert ended(many) == {}
@@ -156,7 +156,7 @@ def test_of_a_user_whom_this_machine_does_not_know_squeue_is_asked_all_the_same(
     program(tmp_path, "squeue", ["300|RUNNING|gn1|1:00|gone|None|mmprompt-1-abc.0|/script"])
     for user, filtered in ((who(), f"-u {who()} "), ("gone", "")):
         (folder / "batch.json").write_text(json.dumps(frozen | {"user": user}))
-        assert len(scheduler.jobs([Batch(folder)]).jobs) == 1
+        assert len(slurm.jobs([Batch(folder)]).jobs) == 1
         assert (tmp_path / "squeue.asked").read_text().splitlines()[-1].startswith(f"-h {filtered}-o ")
 
 
@@ -168,7 +168,7 @@ def test_tasks_that_wait_are_one_line_of_squeue_and_each_is_queued(store: Store,
         "squeue",
         [f"300_[0-4:2,6,70%13]|{waits}", f"300_1|{waits}", "300_5|RUNNING|gn1|9|me|None|mmprompt-1-abc.0|"],
     )
-    found = {number: (job.id, job.word) for (_, number), job in scheduler.jobs([Batch(folder)]).jobs.items()}
+    found = {number: (job.id, job.word) for (_, number), job in slurm.jobs([Batch(folder)]).jobs.items()}
     assert found == {**{task: (f"300_{task}", "PENDING") for task in (0, 1, 2, 4, 6)}, 5: ("300_5", "RUNNING")}
 
 

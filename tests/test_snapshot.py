@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mmprompt.files import StoreError
-from mmprompt.run import Store
-from sweeps import snapshot
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import Store
+from sweeps.jobs import snapshot
 
 
 def tree(folder: Path) -> Path:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from mmprompt.config import ConfigError
-from mmprompt.identity import run_id
-from mmprompt.place import ROOT
-from mmprompt.study import Definition
-from sweeps.manifest import expand
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.identity import run_id
+from mmprompt.studies.study import Definition
+from sweeps.grid.manifest import expand
 from sweeps.search.outlook import differences
 from sweeps.search.space import Asked, asked, default, names
 

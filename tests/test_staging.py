@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from patience import LAST_RESORT
 
-from mmprompt.fingerprint import fingerprint
-from mmprompt.place import ROOT
-from mmprompt.staging import staged
+from mmprompt.data.staging import staged
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.fingerprint import fingerprint
 
 CONTENT = bytes(range(256)) * 4096
 
@@ -129,7 +129,7 @@ def test_a_copy_that_cannot_be_completed_leaves_nothing_and_the_file_is_read_whe
 SMALL = """
 import sys
 from pathlib import Path
-from mmprompt.staging import staged
+from mmprompt.data.staging import staged
 print(staged(Path(sys.argv[1]), sys.argv[2]))
 """
 

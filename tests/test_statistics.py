@@ -15,7 +15,7 @@ from synthetic_store import manifest
 
 from analysis.frame import Sweep
 from analysis.statistics import cells
-from mmprompt.intervals import t_interval
+from mmprompt.studies.intervals import t_interval
 
 QUANTILE = {2: 12.7062, 3: 4.30265, 5: 2.77645, 10: 2.26216}  # of t at 97.5 %, from a printed table, by n
 

@@ -25,19 +25,19 @@ from patience import LAST_RESORT, printed_by, until
 from test_causes import BEGIN, KILLED, LOGS, TRACEBACK, attempt, submit
 from test_screen import Terminal, on_a_terminal
 
-from mmprompt.config import ConfigError
-from mmprompt.failures import OLD_DIVERGED as DIVERGED
-from mmprompt.failures import from_text
-from mmprompt.files import StoreError, write_once
-from mmprompt.identity import canonical, evaluation_id
-from mmprompt.place import ROOT
-from mmprompt.processes import this_process
-from mmprompt.run import Store
-from sweeps import launched
-from sweeps.pace import UNKNOWN, Takes
-from sweeps.report import Line, Report, foreseen, in_seconds, time_left
-from sweeps.screen import duration
-from sweeps.status import status
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import OLD_DIVERGED as DIVERGED
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.files import StoreError, write_once
+from mmprompt.runs.identity import canonical, evaluation_id
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import Store
+from sweeps.display.pace import UNKNOWN, Takes
+from sweeps.display.report import Line, Report, foreseen, in_seconds, time_left
+from sweeps.grid import launched
+from sweeps.verbs.status import status
+from sweeps.wording import duration
 
 KEYS = {"run", "values", "state", "slurm", "job", "node", "attempt", "step", "steps", "validation", "elapsed", "left"}
 KEYS |= {"job_left", "heard", "cause", "reason", "damaged", "evaluating"}
@@ -172,7 +172,8 @@ def test_an_unknown_sweep_names_the_nearest_and_a_store_that_is_not_there_is_sai
 
 
 def test_neither_torch_nor_hydra_is_imported(swept: Path) -> None:
-    code = f"import sys; from sweeps.status import status; from pathlib import Path; status([], Path({str(swept)!r}), False, True)"
+    code = "import sys; from sweeps.verbs.status import status; from pathlib import Path; "
+    code += f"status([], Path({str(swept)!r}), False, True)"
     check = "; sys.exit(str([name for name in ('torch', 'hydra', 'submitit', 'pandas') if name in sys.modules]))"
     done = subprocess.run([sys.executable, "-c", code + check], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.strip() == "[]"

@@ -18,12 +18,12 @@ from patience import LAST_RESORT, printed_by
 from tiny import JOB, frozen_run
 from users import ANNA, BORIS, GROUP, User, paths, python
 
-from mmprompt.cache import Cache
-from mmprompt.files import StoreError, drafted, follow_mode, write_over
-from mmprompt.place import ROOT, default_store, store_folder
-from mmprompt.processes import process_here
-from mmprompt.run import Store
-from sweeps import snapshot
+from mmprompt.runs.deployment import ROOT, default_store, store_folder
+from mmprompt.runs.files import StoreError, drafted, follow_mode, write_over
+from mmprompt.runs.processes import process_here
+from mmprompt.runs.store import Store
+from mmprompt.training.feature_cache import Cache
+from sweeps.jobs import snapshot
 
 
 @pytest.fixture
@@ -196,9 +196,7 @@ def test_two_who_launch_the_same_at_once_train_each_run_once_and_both_see_it_don
 
 def test_a_folder_that_does_not_hand_on_its_group_by_itself_is_shared_all_the_same(shared: Path) -> None:
     (shared / "group").chmod(0o770)  # without setgid, new files have the primary group of whoever makes them
-    write = (
-        "import sys; from pathlib import Path; from mmprompt.files import write_once; write_once(Path(sys.argv[1]), '')"
-    )
+    write = "import sys; from pathlib import Path; from mmprompt.runs.files import write_once; write_once(Path(sys.argv[1]), '')"
     code, output = ANNA.run(shared / "anna", "-c", write, str(shared / "group" / "runs" / "sub" / "file"))
     assert code == 0, output
     assert [path.stat().st_gid for path in (shared / "group").rglob("*")] == 3 * [GROUP]
@@ -207,9 +205,9 @@ def test_a_folder_that_does_not_hand_on_its_group_by_itself_is_shared_all_the_sa
 TAKE_OVER = """
 import sys
 from pathlib import Path
-from mmprompt.files import follow_mode
-from mmprompt.processes import this_process
-from mmprompt.run import Attempt, Store
+from mmprompt.runs.files import follow_mode
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import Attempt, Store
 follow_mode(Path(sys.argv[1]))
 JOB = this_process() | {"batch": "1", "scheduler": "local"}
 folder = Store(Path(sys.argv[1])).run("0123456789abcdef")
@@ -259,7 +257,7 @@ def test_a_private_store_is_closed_to_others_and_one_sentence_says_so(shared: Pa
 
 ASK = """
 import json, sys
-from mmprompt.processes import lives
+from mmprompt.runs.processes import lives
 print(lives(json.loads(sys.argv[1])))
 """
 

@@ -16,16 +16,16 @@ import pytest
 from attempts import error_of
 from instant import begun, contents, execute, search_file, search_on
 
-from mmprompt import sampler
-from mmprompt.config import RunConfig
-from mmprompt.confirmation import is_over
-from mmprompt.failures import OLD_PREFIX as INTERRUPTED
-from mmprompt.failures import from_text
-from mmprompt.files import StoreError
-from mmprompt.outcomes import Reader, Told
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from mmprompt.study import Study, runs_of
+from mmprompt.runs.config import RunConfig
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import Store
+from mmprompt.studies import sampler
+from mmprompt.studies.confirmation import is_over
+from mmprompt.studies.outcomes import Reader, Told
+from mmprompt.studies.study import Study, runs_of
 from sweeps.search.advance import Desk, Limits
 from sweeps.search.space import asked
 from sweeps.search.warm import warm_start

@@ -19,8 +19,8 @@ from launcher import Launcher
 from outcome import tables
 from patience import ended, printed_by, until
 
-from mmprompt.run import RunFolder
-from sweeps.batch import batches
+from mmprompt.runs.store import RunFolder
+from sweeps.jobs.batch import batches
 
 LONG = os.environ.get("MMPROMPT_LONG") == "1"
 RUNS, SEEDS = (6, "seed=1,2,3") if LONG else (4, "seed=1,2")

@@ -18,15 +18,15 @@ from test_tracking import files_in
 from wandb_server import KEY, Upload, WandbServer
 
 from analysis.records import read_record
-from mmprompt import wandb_online
-from mmprompt.failures import from_text
-from mmprompt.place import ROOT
-from mmprompt.processes import this_process
-from mmprompt.run import Attempt, Store
-from mmprompt.tracking import Record
-from mmprompt.wandb_file import BLOCK
+from mmprompt.runs import wandb_server
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import Attempt, Store
+from mmprompt.runs.wandb_file import BLOCK
+from mmprompt.runs.wandb_record import Record
 from sweeps.__main__ import main
-from sweeps.sync import sync
+from sweeps.verbs.sync import sync
 
 LENGTHS = manifest("length", {"task": ["micro_vqa"], "prompt.length": [10, 64], "seed": [1]}, "prompt.length", {}, {})
 DEPTHS = manifest("depth", {"task": ["micro_vqa"], "prompt.depth": ["both"], "seed": [1]}, "prompt.depth", {}, {})
@@ -100,7 +100,7 @@ def test_an_unknown_sweep_is_named_with_its_nearest(
 def test_many_records_go_through_few_processes_and_each_arrives(
     server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wandb_online, "TOGETHER", 2)
+    monkeypatch.setattr(wandb_server, "TOGETHER", 2)
     assert sync([], store.root) == 0
     assert all(len(run.rows) == 30 for run in server.runs.values()) and len(server.runs) == 3
 
@@ -155,7 +155,7 @@ def test_without_a_server_it_says_so_in_a_sentence_and_exits_with_1(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(wandb_online, "TIMEOUT", 3)
+    monkeypatch.setattr(wandb_server, "TIMEOUT", 3)
     NO_SERVER[fault](server, monkeypatch)
     assert called(lambda: main(["sync", "--runs", str(store.root)])) == 1
     assert server.asked <= ASKED
@@ -170,8 +170,8 @@ def test_a_server_that_fails_half_way_is_sent_the_rest_the_next_time_and_no_row_
     fault: str, answers: int, server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a record that was refused half way (401, 404) the client says that it was sent, and marks it."""
-    monkeypatch.setattr(wandb_online, "TIMEOUT", 3)
-    monkeypatch.setattr(wandb_online, "STALLED", 2.0)
+    monkeypatch.setattr(wandb_server, "TIMEOUT", 3)
+    monkeypatch.setattr(wandb_server, "STALLED", 2.0)
     server.after(answers, server.refuse if fault == "refused" else lambda: server.fail(int(fault)))
     assert called(lambda: sync([], store.root)) == 1
     whole = [run for run in server.runs.values() if run.state == "finished"]
@@ -185,8 +185,8 @@ def test_a_server_that_fails_half_way_is_sent_the_rest_the_next_time_and_no_row_
 def test_a_server_that_answers_and_takes_nothing_is_given_up(
     server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(wandb_online, "STALLED", 1.0)
-    monkeypatch.setattr(wandb_online, "GIVE_UP", 5.0)
+    monkeypatch.setattr(wandb_server, "STALLED", 1.0)
+    monkeypatch.setattr(wandb_server, "GIVE_UP", 5.0)
     server.deaf = True
     assert sync([], store.root) == 1
     assert "answers, and took no record within 5 s" in capsys.readouterr().out
@@ -197,7 +197,7 @@ def test_a_run_that_the_server_will_not_have_is_named_with_the_reason_and_the_ot
     server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """W&B refuses the id of a run that was deleted there, and the client tries for ever."""
-    monkeypatch.setattr(wandb_online, "GIVE_UP", 5.0)
+    monkeypatch.setattr(wandb_server, "GIVE_UP", 5.0)
     server.deleted.add(f"{RUNS[0]}-1")
     assert sync([], store.root) == 1
     said = capsys.readouterr().out

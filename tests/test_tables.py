@@ -28,11 +28,11 @@ from analysis.paper_values import published, published_values
 from analysis.reading import read_sweep
 from analysis.samples import SEEDS_ALONE
 from analysis.statistics import cells, facts
-from mmprompt.failures import from_text
-from mmprompt.files import StoreError
-from mmprompt.place import ROOT
-from mmprompt.run import RunFolder, Store
-from sweeps.grid import Claim
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import from_text
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import RunFolder, Store
+from sweeps.grid.sweep_file import Claim
 
 TASKS = ["micro_grounding", "micro_entailment"]
 LENGTHS = [10, 64, 120]

@@ -11,18 +11,18 @@ import pytest
 from launcher import Launcher
 from test_plan import finish, store
 
-from mmprompt.config import ConfigError
-from mmprompt.identity import evaluation_id
-from mmprompt.place import ROOT
-from mmprompt.processes import this_process
-from mmprompt.run import Store
-from sweeps.batch import batches, freeze
-from sweeps.cancel import named
-from sweeps.manifest import Joined, join, write
-from sweeps.outlook import Outlook, of
-from sweeps.pace import Pace, Takes
-from sweeps.state import Queue, State, states
-from sweeps.status import status
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.identity import evaluation_id
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import Store
+from sweeps.display.pace import Pace, Takes
+from sweeps.grid.manifest import Joined, join, write
+from sweeps.jobs.batch import batches, freeze
+from sweeps.planning.launch_plan import Outlook, of
+from sweeps.states.state import Queue, State, states
+from sweeps.verbs.cancel import named
+from sweeps.verbs.status import status
 
 __all__ = ["store"]  # the fixture
 ABOUT = {"commit": "aaaa", "dirty": False, "slurm_cluster": None}

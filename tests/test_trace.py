@@ -15,12 +15,12 @@ from analysis.frame import Sweep
 from analysis.reading import read_sweep
 from analysis.run_table import run_table
 from analysis.trace import again, trace
-from mmprompt.files import StoreError
-from mmprompt.identity import freeze, run_id
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from sweeps.compose import Composer, parse
-from sweeps.manifest import expand, manifest
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.identity import freeze, run_id
+from mmprompt.runs.store import Store
+from sweeps.grid.compose import Composer, parse
+from sweeps.grid.manifest import expand, manifest
 
 NAMES = ["length", "methods", "depth", "reparameterization", "convergence", "pixels", "robustness", "learning_rate"]
 

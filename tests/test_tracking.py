@@ -15,16 +15,16 @@ from patience import LAST_RESORT, ended, printed_by
 from synthetic_store import DISABLED, OFFLINE
 
 from analysis.records import RunRecord, read_record
-from mmprompt import tracking
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from mmprompt.tracking import Record, TrackingError, record_files
+from mmprompt.runs import wandb_record
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.store import Store
+from mmprompt.runs.wandb_record import Record, TrackingError, record_files
 
 PROGRAM = """
     import os, sys, time
     from pathlib import Path
-    from mmprompt import ending, tracking
-    from mmprompt.place import Tracking
+    from mmprompt.runs import signals, wandb_record
+    from mmprompt.runs.deployment import Tracking
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True)
     def opened(mode):
@@ -97,13 +97,13 @@ def test_finish_waits_for_an_exit_record_that_comes_late_and_says_so_when_none_c
     record.file.write_bytes(data[:-5])
     late = threading.Timer(0.3, record.file.write_bytes, [data])
     late.start()
-    tracking._wait_for_exit(record.file)
+    wandb_record._wait_for_exit(record.file)
     assert record.file.read_bytes() == data  # it has come
     late.join()
     record.file.write_bytes(data[:-5])
-    monkeypatch.setattr(tracking, "EXIT_DEADLINE", 0.1)
+    monkeypatch.setattr(wandb_record, "EXIT_DEADLINE", 0.1)
     with pytest.raises(TrackingError, match="holds no exit record"):
-        tracking._wait_for_exit(record.file)
+        wandb_record._wait_for_exit(record.file)
 
 
 def test_a_finished_record_is_one_file_and_is_found_relative_to_the_run(tmp_path: Path) -> None:
@@ -124,12 +124,12 @@ def test_a_failed_run_is_recorded_as_failed(tmp_path: Path) -> None:
     assert read_record(record.file, history=False).state == "failed"
 
 
-@pytest.mark.parametrize("setting", tracking.INTERNAL)
+@pytest.mark.parametrize("setting", wandb_record.INTERNAL)
 def test_calls_with_one_step_make_one_row_and_the_last_row_does_not_become_the_summary(
     setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when W&B drops one of its internal settings."""
-    monkeypatch.delitem(tracking.INTERNAL, setting)
+    monkeypatch.delitem(wandb_record.INTERNAL, setting)
     record = Record(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
     for step in (25, 50):
         record.log(step, {"train/loss": 1.0})

@@ -18,16 +18,16 @@ from safetensors.torch import load_file
 from tiny import JOB, frozen_run, job_settings, settings
 from torch import Tensor
 
-from mmprompt.data import Split, load
-from mmprompt.job import execute
-from mmprompt.loaded import backbone_of
-from mmprompt.ofa import PAD
-from mmprompt.optimiser import AdamW
-from mmprompt.place import ROOT
-from mmprompt.run import RunFolder, Store
-from mmprompt.tasks import collate, preprocess
-from mmprompt.train import HASH, State, order
-from mmprompt.tuned import Tuned, kept
+from mmprompt.data.examples import Split, load
+from mmprompt.data.tasks import collate, preprocess
+from mmprompt.execution.execute import execute
+from mmprompt.execution.run_context import backbone_of
+from mmprompt.methods.tuned_model import Tuned, kept
+from mmprompt.models.ofa import PAD
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.store import RunFolder, Store
+from mmprompt.training.optimiser import AdamW
+from mmprompt.training.train import HASH, State, order
 
 
 def trained(store: Path, *overrides: str) -> tuple[RunFolder, State]:
@@ -69,10 +69,10 @@ HEAVY = ("torch._dynamo", "sklearn", "scipy", "pandas", "matplotlib", "hydra")
 ALONE = f"""
 import json, sys
 from pathlib import Path
-from mmprompt.config import parse
-from mmprompt.job import execute
-from mmprompt.place import JobSettings
-from mmprompt.run import Store
+from mmprompt.runs.config import parse
+from mmprompt.execution.execute import execute
+from mmprompt.runs.deployment import JobSettings
+from mmprompt.runs.store import Store
 store, run, settings, job = sys.argv[1:]
 print(execute(Store(Path(store)), [run], parse(JobSettings, json.loads(settings)), json.loads(job)))
 print([name for name in {HEAVY!r} if name in sys.modules])

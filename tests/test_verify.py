@@ -38,14 +38,14 @@ from analysis.reading import assemble, read_sweep
 from analysis.report import read_report, texts
 from analysis.sources import InStore, in_store
 from analysis.statistics import cells, facts
-from mmprompt.evaluations import Made
-from mmprompt.identity import canonical, evaluation_id, frozen_text
-from mmprompt.place import ROOT
-from mmprompt.run import Attempt, RunFolder, Store
-from mmprompt.wandb_file import MAGIC, framed, payloads
-from sweeps.grid import names
-from sweeps.manifest import expand
-from sweeps.manifest import manifest as frozen
+from mmprompt.execution.evaluations import Made
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.identity import canonical, evaluation_id, frozen_text
+from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.runs.wandb_file import MAGIC, framed, payloads
+from sweeps.grid.manifest import expand
+from sweeps.grid.manifest import manifest as frozen
+from sweeps.grid.sweep_file import names
 
 GROUNDING, ENTAILMENT = TASKS = ["micro_grounding", "micro_entailment"]
 ACC = "acc@0.5"

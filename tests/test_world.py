@@ -4,14 +4,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mmprompt import digits, world
-from mmprompt.config import WORLD_VERSION
-from mmprompt.ofa import EOS
-from mmprompt.tasks import collate, encode
-from mmprompt.tokens import UNK, Tokenizer
+from mmprompt.data.tasks import collate, encode
+from mmprompt.data.tokenizer import UNK, Tokenizer
+from mmprompt.models.ofa import EOS
+from mmprompt.runs.config import WORLD_VERSION
+from mmprompt.world import digits, small_world
 
 TOKENIZER = Tokenizer(160, 32)
-MAKERS = {**{name: maker for name, (_, _, maker) in world.PRETRAINING.items()}, **world.DOWNSTREAM}
+MAKERS = {**{name: maker for name, (_, _, maker) in small_world.PRETRAINING.items()}, **small_world.DOWNSTREAM}
 
 # What each downstream task's first 50 examples hash to. If this fails, the world has changed: raise WORLD_VERSION.
 PINNED = {
@@ -24,8 +24,8 @@ PINNED = {
 }
 
 
-def items(name: str, n: int = 300, split: str = "train", seed: int = 0) -> tuple[digits.Scenes, list[world.Item]]:
-    return world.sample_items(np.random.default_rng(seed), n, split, MAKERS[name], "plain")
+def items(name: str, n: int = 300, split: str = "train", seed: int = 0) -> tuple[digits.Scenes, list[small_world.Item]]:
+    return small_world.sample_items(np.random.default_rng(seed), n, split, MAKERS[name], "plain")
 
 
 def fingerprint(name: str) -> str:
@@ -37,7 +37,7 @@ def fingerprint(name: str) -> str:
     return total.hexdigest()[:16]
 
 
-@pytest.mark.parametrize("name", world.DOWNSTREAM)
+@pytest.mark.parametrize("name", small_world.DOWNSTREAM)
 def test_the_scenes_of_this_world_version_never_change(name: str) -> None:
     assert fingerprint(name) == PINNED[WORLD_VERSION][name]
 
@@ -80,7 +80,7 @@ def test_a_referring_phrase_fits_one_object_only() -> None:
     for scene in range(300):
         objects = scenes.objects(scene)
         for target in objects:
-            phrase = world.referring(rng, objects, target)
+            phrase = small_world.referring(rng, objects, target)
             if phrase is None:
                 continue
             found += 1
@@ -129,7 +129,7 @@ def test_every_word_is_in_the_vocabulary(name: str) -> None:
         assert UNK not in TOKENIZER.encode(text), text
 
 
-@pytest.mark.parametrize("name", world.DOWNSTREAM)
+@pytest.mark.parametrize("name", small_world.DOWNSTREAM)
 def test_the_same_seed_gives_the_same_scenes_and_another_seed_others(name: str) -> None:
     (first, a), (second, b), (third, _) = items(name, 40), items(name, 40), items(name, 40, seed=1)
     assert a == b and np.array_equal(first.images, second.images)

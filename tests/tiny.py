@@ -8,10 +8,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from mmprompt.config import RunConfig
-from mmprompt.identity import freeze, run_id
-from mmprompt.place import ROOT, JobSettings, Place
-from mmprompt.run import RunFolder, Store
+from mmprompt.runs.config import RunConfig
+from mmprompt.runs.deployment import ROOT, JobSettings, Place
+from mmprompt.runs.identity import freeze, run_id
+from mmprompt.runs.store import RunFolder, Store
 
 SMALL = [
     *("task.data.train=40", "task.data.val=30", "task.data.test=30"),

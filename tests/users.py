@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from patience import printed_by
 
-from mmprompt.place import ROOT
+from mmprompt.runs.deployment import ROOT
 
 GROUP = 61000  # of both
 

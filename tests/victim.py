@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmprompt.place import ROOT
+from mmprompt.runs.deployment import ROOT
 
 TOUCHES = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "tempfile.mkstemp"}
 
@@ -46,8 +46,8 @@ def attempt(asked: dict[str, Any], settings: Any) -> dict[str, str]:
     """What the forked process does. `asked` says what, and where to die."""
     from tiny import JOB
 
-    from mmprompt.job import execute
-    from mmprompt.run import Store
+    from mmprompt.execution.execute import execute
+    from mmprompt.runs.store import Store
 
     def shell(command: str) -> None:
         subprocess.run(command, shell=True, check=True)
@@ -87,8 +87,8 @@ def end(asked: dict[str, Any], settings: Any) -> None:
 def main() -> None:
     from tiny import JOB, frozen_run, job_settings
 
-    from mmprompt.job import execute
-    from mmprompt.run import Store
+    from mmprompt.execution.execute import execute
+    from mmprompt.runs.store import Store
 
     store = Path(sys.argv[1])
     places = {tracking: job_settings(tracking) for tracking in ("disabled", "offline")}

@@ -14,13 +14,13 @@ import instant
 import numpy as np
 from synthetic_store import JOB, OFFLINE
 
-from mmprompt.config import FURTHER_METRICS, PRIMARY_METRIC, RunConfig
-from mmprompt.files import write_once
-from mmprompt.identity import evaluation_id, run_id
-from mmprompt.place import ROOT
-from mmprompt.run import Attempt, Store
-from mmprompt.tracking import Record
-from sweeps.manifest import expand, write
+from mmprompt.runs.config import FURTHER_METRICS, PRIMARY_METRIC, RunConfig
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.files import write_once
+from mmprompt.runs.identity import evaluation_id, run_id
+from mmprompt.runs.store import Attempt, Store
+from mmprompt.runs.wandb_record import Record
+from sweeps.grid.manifest import expand, write
 
 SWEEPS = ("main", "methods", "depth", "reparameterization", "length", "robustness", "convergence")
 EXAMPLES = 200  # of each split

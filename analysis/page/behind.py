@@ -10,8 +10,8 @@ import pandas as pd
 from analysis.report import Report
 from analysis.run import Run
 from analysis.samples import plain
-from mmprompt.files import StoreError
-from mmprompt.identity import setting
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.identity import setting
 
 
 def run_data(reports: Sequence[Report]) -> dict[str, Any]:

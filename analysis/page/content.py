@@ -24,8 +24,8 @@ from analysis.search_figures import caption as search_caption
 from analysis.search_report import SearchReport
 from analysis.sources import in_store
 from analysis.tables import paper
-from mmprompt.files import StoreError
-from mmprompt.run import Store
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import Store
 
 PICTURES = 50  # examples with a picture, on the whole page
 FEW = 8  # ids, commits or devices that a warning names

@@ -14,7 +14,7 @@ from analysis.frame import Sweep
 from analysis.paired import Paired, paired
 from analysis.report import Report
 from analysis.samples import plain
-from mmprompt.files import StoreError
+from mmprompt.runs.files import StoreError
 
 EXAMPLES = 5  # of one task of a sweep, at most
 

@@ -22,8 +22,8 @@ from analysis.html import said
 from analysis.layout import NOTHING, Cell, Table, Text
 from analysis.page.charts import STEPS
 from analysis.page.content import Content, content
-from mmprompt.files import write_over
-from mmprompt.run import Store
+from mmprompt.runs.files import write_over
+from mmprompt.runs.store import Store
 
 HERE = Path(__file__).parent
 NAME = "report.html"

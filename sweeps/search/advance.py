@@ -14,16 +14,27 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from mmprompt.confirmation import is_over, is_settled
-from mmprompt.failures import silent
-from mmprompt.files import write_over
-from mmprompt.identity import run_id
-from mmprompt.outcomes import Picture, Reader, RunOutcome, next_rung
-from mmprompt.records import DamagedError
-from mmprompt.run import Attempt
-from mmprompt.study import FIRST_FRESH, VERSION, Candidate, Confirmation, Group, Knew, Origin, Settings, Study, Trial
-from sweeps import scheduler
-from sweeps.batch import batches
+from mmprompt.runs.failures import silent
+from mmprompt.runs.files import write_over
+from mmprompt.runs.identity import run_id
+from mmprompt.runs.records import DamagedError
+from mmprompt.runs.store import Attempt
+from mmprompt.studies.confirmation import is_over, is_settled
+from mmprompt.studies.outcomes import Picture, Reader, RunOutcome, next_rung
+from mmprompt.studies.study import (
+    FIRST_FRESH,
+    VERSION,
+    Candidate,
+    Confirmation,
+    Group,
+    Knew,
+    Origin,
+    Settings,
+    Study,
+    Trial,
+)
+from sweeps.jobs import slurm
+from sweeps.jobs.batch import batches
 from sweeps.search import halving
 from sweeps.search.manifest import manifest
 from sweeps.search.settings import Composition
@@ -228,7 +239,7 @@ class Desk:
         busy |= {one.run.id for one in unknown if one not in on_slurm}
         there = {batch.id: batch for batch in batches(self.study.store)}
         held = {one.job["batch"]: there[one.job["batch"]] for one in on_slurm if one.job["batch"] in there}
-        answer = scheduler.jobs(list(held.values()))
+        answer = slurm.jobs(list(held.values()))
         words = {job.id: job.word for job in answer.jobs.values()}
         for one in on_slurm:
             word = words.get(str(one.job.get("job")))
@@ -299,7 +310,7 @@ class Desk:
             origin: Origin = "default"
             settings, knew = default(definition, self.composition, group), Knew.nothing()
         else:
-            from mmprompt import sampler
+            from mmprompt.studies import sampler
 
             knew = Knew.nothing() if sampler.is_blind(definition.sampler) else knew or picture.knew(group)
             tried = [one.trial.settings for one in picture.of(group) if one.trial.number < number]

@@ -13,9 +13,9 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from mmprompt.config import ConfigError, nearest
-from mmprompt.outcomes import Outcome, Picture, Told, next_rung
-from mmprompt.study import VERSION, Decision, Definition, Named
+from mmprompt.runs.config import ConfigError, nearest
+from mmprompt.studies.outcomes import Outcome, Picture, Told, next_rung
+from mmprompt.studies.study import VERSION, Decision, Definition, Named
 
 DEFAULT = "the default, which others are compared with"
 QUARTER = 0.25  # of the trials with their first seeds: these get more
@@ -101,7 +101,7 @@ def steps_ahead(picture: Picture, group: int, steps: int) -> float:
 
 
 def _pruned(picture: Picture, group: int, outcome: Outcome, rung: int) -> Decision:
-    from mmprompt import sampler
+    from mmprompt.studies import sampler
 
     trial = outcome.trial
     if trial.origin == "default":

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
-from mmprompt.comparison import Comparison
-from mmprompt.identity import evaluation_id
-from mmprompt.outcomes import Picture
-from mmprompt.records import as_json
-from mmprompt.study import Study
+from mmprompt.runs.comparison import Comparison
+from mmprompt.runs.identity import evaluation_id
+from mmprompt.runs.records import as_json
+from mmprompt.studies.outcomes import Picture
+from mmprompt.studies.study import Study
 
 SEARCH, CONFIRMATION = "search", "confirmation"  # values of the axis `phase`
 
 
 def manifest(study: Study, picture: Picture) -> str:
-    """STORE/sweeps/search-NAME.json. Like that of a sweep (`sweeps.manifest`), with axes `trial` and `phase`."""
+    """STORE/sweeps/search-NAME.json. Like that of a sweep (`sweeps.grid.manifest`), with axes `trial` and `phase`."""
     definition = picture.definition
     points = list(_points(picture))
     axes: dict[str, list[Any]] = {"trial": [], "phase": []}

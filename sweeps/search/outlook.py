@@ -6,21 +6,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmprompt.identity import dotted, evaluation_id, run_id
-from mmprompt.keys import as_text
-from mmprompt.outcomes import Outcome, Picture, Reader
-from mmprompt.run import TRIES
-from mmprompt.study import FIRST_FRESH, Definition, Knew, Study, Trial
-from sweeps import scheduler
-from sweeps.batch import Kind
-from sweeps.cost import Cost, cost
-from sweeps.screen import duration
+from mmprompt.runs.identity import dotted, evaluation_id, run_id
+from mmprompt.runs.overrides import as_text
+from mmprompt.runs.store import TRIES
+from mmprompt.studies.outcomes import Outcome, Picture, Reader
+from mmprompt.studies.study import FIRST_FRESH, Definition, Knew, Study, Trial
+from sweeps.jobs import slurm
+from sweeps.jobs.batch import Kind
+from sweeps.jobs.local import places
+from sweeps.planning.cost import Cost, cost
 from sweeps.search.advance import Desk
-from sweeps.search.report import StudyReport, plural
+from sweeps.search.report import StudyReport
 from sweeps.search.space import Asked
 from sweeps.search.warm import warm_start
-from sweeps.state import State
-from sweeps.workers import places
+from sweeps.states.state import State
+from sweeps.wording import duration, plural
 
 SAME = (
     "objective",
@@ -144,7 +144,7 @@ def plan_lines(one: Asked, study: Study | None) -> list[str]:
         warm, left_out = warm_start(one) if one.search.warm else ([], [])
         definition = one.definition.model_copy(update={"warm": warm, "left_out": left_out})
     outlook = Outlook.of(one, definition, study)
-    kind, why = scheduler.choose(one.place.cluster.kind)
+    kind, why = slurm.choose(one.place.cluster.kind)
     lines = list(outlook.lines(kind))
     if study is None:
         runs = foreseen(one, definition)
@@ -160,7 +160,7 @@ def plan_lines(one: Asked, study: Study | None) -> list[str]:
 
 def foreseen(one: Asked, definition: Definition) -> list[str]:
     """The runs of a study that is not begun, as far as its trials do not depend on what comes out."""
-    from mmprompt import sampler
+    from mmprompt.studies import sampler
 
     study = Study(one.store, definition.name)
     study.__dict__["definition"] = definition  # that is not on disk

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmprompt.config import ConfigError, Questions, nearest
-from mmprompt.place import Place
-from mmprompt.study import Parameter
-from sweeps import compose
-from sweeps.grid import distinct
+from mmprompt.runs.config import ConfigError, Questions, nearest
+from mmprompt.runs.deployment import Place
+from mmprompt.studies.study import Parameter
+from sweeps.grid import compose
+from sweeps.grid.sweep_file import distinct
 
 KINDS = ("float", "log", "int", "choices")
 OPTIONS = {"float": ("when",), "log": ("when",), "int": ("log", "step", "when"), "choices": ("when",)}

@@ -10,14 +10,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mmprompt.config import ConfigError
-from mmprompt.confirmation import Confirmed, confirmed, is_over
-from mmprompt.files import write_over
-from mmprompt.keys import as_text
-from mmprompt.outcomes import Picture, Reader
-from mmprompt.study import Group, Study
-from sweeps.compose import INNERMOST
-from sweeps.launched import label
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.files import write_over
+from mmprompt.runs.overrides import as_text
+from mmprompt.studies.confirmation import Confirmed, confirmed, is_over
+from mmprompt.studies.outcomes import Picture, Reader
+from mmprompt.studies.study import Group, Study
+from sweeps.grid.compose import INNERMOST
+from sweeps.grid.launched import label
 from sweeps.search.report import said, verdict
 from sweeps.search.settings import at
 from sweeps.search.space import Asked

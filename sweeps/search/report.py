@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from statistics import mean, median
 from typing import Any
 
-from mmprompt.confirmation import confirmed, is_over, is_settled
-from mmprompt.files import StoreError
-from mmprompt.intervals import Interval
-from mmprompt.keys import as_text
-from mmprompt.outcomes import Outcome, Picture, Reader, next_rung
-from mmprompt.run import RunFolder, Store
-from mmprompt.study import Study
-from sweeps.batch import batches
-from sweeps.launched import label
-from sweeps.screen import FEWEST, aligned, duration, fitted, short
-from sweeps.state import Queue, State, queue, states
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.overrides import as_text
+from mmprompt.runs.store import RunFolder, Store
+from mmprompt.studies.confirmation import confirmed, is_over, is_settled
+from mmprompt.studies.intervals import Interval
+from mmprompt.studies.outcomes import Outcome, Picture, Reader, next_rung
+from mmprompt.studies.study import Study
+from sweeps.display.live_table import FEWEST, aligned, fitted, short
+from sweeps.grid.launched import label
+from sweeps.jobs.batch import batches
+from sweeps.states.state import Queue, State, queue, states
+from sweeps.wording import duration
 
 ORDER = ("running", "failed", "lost?", "queued", "to do", "stopped", "diverged", "done")  # of rows
 SQUEUE = 30.0  # seconds between two questions to SLURM
@@ -302,10 +303,6 @@ def best(picture: Picture, group: int) -> str:
 
 def name_of(trial: int | None) -> str:
     return "a warm trial" if trial is None else f"trial {trial}"
-
-
-def plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def settled(picture: Picture) -> Iterator[tuple[str, str]]:

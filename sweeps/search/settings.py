@@ -7,10 +7,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mmprompt.config import RunConfig
-from mmprompt.identity import as_written, on_files
-from mmprompt.study import Base, Definition
-from sweeps.compose import Composed
+from mmprompt.runs.config import RunConfig
+from mmprompt.runs.identity import as_written, on_files
+from mmprompt.studies.study import Base, Definition
+from sweeps.grid.compose import Composed
 
 
 class Composition:

@@ -16,16 +16,27 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 from yaml import YAMLError
 
-from mmprompt.comparison import RECORDED
-from mmprompt.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Section, nearest, parse
-from mmprompt.identity import as_written, checksum_of, data_checksum
-from mmprompt.place import Place, backbone_file, place_of, store_folder
-from mmprompt.run import Store
-from mmprompt.sampler import check_pruner, check_sampler
-from mmprompt.study import DIRECTIONS, SCORE, Base, Budget, Confirm, Definition, Named, Parameter, Seeds, Settings
-from sweeps import compose, yaml_file
-from sweeps.compose import Composer
-from sweeps.limits import check_points, points_allowed
+from mmprompt.runs.comparison import RECORDED
+from mmprompt.runs.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Section, nearest, parse
+from mmprompt.runs.deployment import Place, backbone_file, place_of, store_folder
+from mmprompt.runs.identity import as_written, checksum_of, data_checksum
+from mmprompt.runs.store import Store
+from mmprompt.studies.sampler import check_pruner, check_sampler
+from mmprompt.studies.study import (
+    DIRECTIONS,
+    SCORE,
+    Base,
+    Budget,
+    Confirm,
+    Definition,
+    Named,
+    Parameter,
+    Seeds,
+    Settings,
+)
+from sweeps.grid import compose, yaml_file
+from sweeps.grid.compose import Composer
+from sweeps.grid.limits import check_points, points_allowed
 from sweeps.search.halving import check_halving
 from sweeps.search.parameters import check_conditions, check_key, read_parameter
 from sweeps.search.settings import Composition, at, run_config

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmprompt.config import ConfigError
-from mmprompt.identity import completed, run_id
-from mmprompt.outcomes import objectives
-from mmprompt.records import DamagedError, ResultRecord
-from mmprompt.run import RunFolder, Store
-from mmprompt.study import Definition, Settings, Warm
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.identity import completed, run_id
+from mmprompt.runs.records import DamagedError, ResultRecord
+from mmprompt.runs.store import RunFolder, Store
+from mmprompt.studies.outcomes import objectives
+from mmprompt.studies.study import Definition, Settings, Warm
 from sweeps.search.settings import Composition, at
 from sweeps.search.space import Asked
 

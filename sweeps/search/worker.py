@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmprompt.config import parse
-from mmprompt.files import StoreError
-from mmprompt.place import JobSettings
-from mmprompt.run import Store
-from mmprompt.study import Study
+from mmprompt.runs.config import parse
+from mmprompt.runs.deployment import JobSettings
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.store import Store
+from mmprompt.studies.study import Study
 from sweeps.search.advance import Desk, Limits, Work
 
 POLL = 1.0  # seconds between two looks while others are at what comes before
@@ -38,7 +38,7 @@ def work_on(frozen: Mapping[str, Any], job: Mapping[str, Any], wanted: Callable[
 
 
 def _taken(desk: Desk, work: Work, settings: Sequence[JobSettings], job: Mapping[str, Any]) -> bool:
-    from mmprompt.job import take
+    from mmprompt.execution.execute import take
 
     desk.restore(work)
     return take(desk.study.store, work.run, settings[work.base], job, work.evaluations, work.until)

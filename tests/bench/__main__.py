@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mmprompt.frozen import processor
+from mmprompt.training.frozen_features import processor
 
 SUBJECTS = sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__main__", "measure"))
 

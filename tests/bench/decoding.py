@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from mini import PROMPT
 from plain import Reforward
 
-from mmprompt.attention import Prefixes
-from mmprompt.config import Model, parse
-from mmprompt.generate import Trie, score_candidates, search
-from mmprompt.ofa import BOS, OFA, PAD, Encoded
-from mmprompt.prompts import Prompts
+from mmprompt.methods.prompts import Prompts
+from mmprompt.models.attention import Prefixes
+from mmprompt.models.decoding import Trie, score_candidates, search
+from mmprompt.models.ofa import BOS, OFA, PAD, Encoded
+from mmprompt.runs.config import Model, parse
 
 P = 64
 Question = tuple[OFA, Encoded, Prefixes | None, Tensor]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from measure import Section, interleaved
 
-from mmprompt.files import write_over
+from mmprompt.runs.files import write_over
 
 ROUNDS, WRITES = 15, 20
 SIZES = {  # bytes, about

@@ -16,10 +16,10 @@ from hydra import compose, initialize_config_dir
 from measure import Section, Timing, interleaved
 from omegaconf import OmegaConf
 
-from mmprompt.identity import freeze, run_id
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from sweeps.manifest import expand
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.identity import freeze, run_id
+from mmprompt.runs.store import Store
+from sweeps.grid.manifest import expand
 
 CONF = ROOT / "conf"
 ROUNDS = 5

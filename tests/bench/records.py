@@ -18,11 +18,11 @@ from analysis.manifest import read_manifest
 from analysis.reading import assemble, read_sweep
 from analysis.records import read_ends, read_record
 from analysis.sources import InStore
-from mmprompt.identity import frozen_text
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from mmprompt.wandb_file import framed
-from sweeps.manifest import expand
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.identity import frozen_text
+from mmprompt.runs.store import Store
+from mmprompt.runs.wandb_file import framed
+from sweeps.grid.manifest import expand
 
 ROUNDS = 3
 ROWS = (150, 1500, 9000, 94_200)  # the small world's; three of longer runs; OFA's on captions

@@ -17,12 +17,12 @@ import optuna
 from measure import Section, Timing, in_turns, interleaved, timed
 from sweep import BECOME_PARENT, all_ended
 
-from mmprompt import sampler
-from mmprompt.confirmation import confirmed
-from mmprompt.outcomes import Reader, Told
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from mmprompt.study import Budget, Confirm, Definition, Named, Parameter, Seeds, Study
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.store import Store
+from mmprompt.studies import sampler
+from mmprompt.studies.confirmation import confirmed
+from mmprompt.studies.outcomes import Reader, Told
+from mmprompt.studies.study import Budget, Confirm, Definition, Named, Parameter, Seeds, Study
 
 SIZES = (100, 1_000, 10_000)  # trials there are
 ROUNDS = {100: 9, 1_000: 5, 10_000: 3}

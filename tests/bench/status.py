@@ -13,9 +13,9 @@ from pathlib import Path
 
 from measure import Section, Timing, interleaved
 
-from mmprompt.place import ROOT
-from mmprompt.processes import this_process
-from mmprompt.run import Store
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.processes import this_process
+from mmprompt.runs.store import Store
 
 ROUNDS = 5
 SIZES = (1000, 10000)

@@ -24,20 +24,20 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from mini import official
 from tiny import settings
 
-from mmprompt.attention import Attention, KeyValue
-from mmprompt.cache import Cache
-from mmprompt.config import Prompt, RunConfig
-from mmprompt.data import load
-from mmprompt.frozen import Frozen
-from mmprompt.layers import DecoderLayer, EncoderLayer
-from mmprompt.loaded import backbone_of
-from mmprompt.loss import label_smoothed
-from mmprompt.ofa import IMAGE, OFA, PAD, TEXT
-from mmprompt.place import ROOT
-from mmprompt.positions import image_buckets, token_buckets
-from mmprompt.tasks import Batch, preprocess
-from mmprompt.train import update
-from mmprompt.tuned import Tuned, View
+from mmprompt.data.examples import load
+from mmprompt.data.tasks import Batch, preprocess
+from mmprompt.execution.run_context import backbone_of
+from mmprompt.methods.tuned_model import Tuned, View
+from mmprompt.models.attention import Attention, KeyValue
+from mmprompt.models.layers import DecoderLayer, EncoderLayer
+from mmprompt.models.loss import label_smoothed
+from mmprompt.models.ofa import IMAGE, OFA, PAD, TEXT
+from mmprompt.models.positions import image_buckets, token_buckets
+from mmprompt.runs.config import Prompt, RunConfig
+from mmprompt.runs.deployment import ROOT
+from mmprompt.training.feature_cache import Cache
+from mmprompt.training.frozen_features import Frozen
+from mmprompt.training.train import update
 
 CPU, B, TARGET, SMOOTHING = torch.device("cpu"), 2, 16, 0.1
 TEMPLATE = "' find the thing : the thing : the thing : the thing : the'"  # <s>, 14 words, </s>

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from measure import Section, Skipped, Timing, in_turns, timed
 
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from sweeps.batch import batches
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.store import Store
+from sweeps.jobs.batch import batches
 
 RUNS, ROUNDS, PER_JOB = 200, 3, 25
 CLUSTER = Path(__file__).parents[1] / "slurm" / "cluster.py"

@@ -18,9 +18,9 @@ from pathlib import Path
 from measure import Section, Skipped, Timing, in_turns, interleaved
 from submit import cluster, launched, through
 
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from sweeps.batch import batches
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.store import Store
+from sweeps.jobs.batch import batches
 
 ROUNDS = 1
 RUNS = 48  # on SLURM

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from measure import Section, Timing, interleaved
 
-from mmprompt.place import ROOT
-from mmprompt.run import Store
-from sweeps.batch import batches
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.store import Store
+from sweeps.jobs.batch import batches
 
 ROUNDS, SIZES = 3, (2000, 10000)
 PER_JOB, PER_BATCH = 4, 20  # runs

@@ -45,7 +45,7 @@ from stage import Stage
 from verdict import of_tracebacks, verdict
 from visits import Visits
 
-from mmprompt.run import TRIES
+from mmprompt.runs.store import TRIES
 
 EVERY = 3.5  # seconds between two faults
 PATIENCE = 10.0  # seconds until somebody is there whom a fault could hit

@@ -30,8 +30,8 @@ import patience
 from patience import printed_by
 
 from analysis.records import read_record
-from mmprompt.place import ROOT
-from mmprompt.run import Attempt, RunFolder, Store
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.store import Attempt, RunFolder, Store
 
 STEPS = 60  # a second on one core
 SETTINGS = [

@@ -19,7 +19,7 @@ from scene import record
 from stage import Stage
 from wreck import WAYS, NobodyError, Wreck, short, wrecked
 
-from mmprompt.run import OF_SEARCH
+from mmprompt.runs.store import OF_SEARCH
 
 Cure = Literal["run", "attempt", "file", "launch", "nothing"]  # besides to restore it: what is removed, or done
 UNREADABLE = {"cut in half", "emptied", "{}", "a folder"}  # of a file that has to be there

@@ -11,7 +11,7 @@ from faults import damage, litter, step_daemon
 from scene import record
 from stage import Stage
 
-from mmprompt.run import Attempt
+from mmprompt.runs.store import Attempt
 
 OTHERS = "mmprompt-chaos"  # the name of jobs that preempt ours
 

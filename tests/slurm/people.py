@@ -22,7 +22,7 @@ from pathlib import Path
 from cluster import Cluster
 from patience import printed_by, until
 
-from mmprompt.place import ROOT
+from mmprompt.runs.deployment import ROOT
 
 GROUP, NAMES = "mmprompt-test", ("mmprompt-ada", "mmprompt-bob")
 PARTS = ("mmprompt", "sweeps", "analysis", "conf")  # of the checkout

@@ -20,9 +20,9 @@ from typing import Any
 import psutil
 from cluster import Cluster
 
-from mmprompt.place import ROOT
-from mmprompt.run import OF_SEARCH, Attempt, RunFolder, Store
-from sweeps.report import HELD
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.store import OF_SEARCH, Attempt, RunFolder, Store
+from sweeps.display.report import HELD
 
 # root may read and write what nobody is allowed to, unless it gives that up
 POWERS = "-dac_override,-dac_read_search"

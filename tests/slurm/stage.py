@@ -10,7 +10,7 @@ from calls import Call, Calls
 from debts import Debts
 from scene import Scene, Work
 
-from mmprompt.run import Attempt
+from mmprompt.runs.store import Attempt
 
 AGAIN = 3.0  # seconds after which somebody follows again
 LOOK = 10.0  # seconds after which somebody looks at the cluster again

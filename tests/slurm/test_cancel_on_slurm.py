@@ -16,7 +16,7 @@ from faults import Sweep, release, until
 from lab import Lab, beside
 from patience import ended, printed_by
 
-from mmprompt.identity import evaluation_id
+from mmprompt.runs.identity import evaluation_id
 
 HELD = ["cluster.sbatch={hold: true}"]  # the jobs wait for ever, and cost nothing
 

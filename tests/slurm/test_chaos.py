@@ -80,7 +80,7 @@ def test_the_last_line_of_every_traceback_of_a_log_is_found(tmp_path: Path) -> N
 
 def test_no_fault_of_the_disk_earns_the_traceback_of_a_damaged_file() -> None:
     earned = re.compile("|".join(EARNED.values()))
-    assert earned.search("mmprompt.files.StoreError: /x/y cannot be written: No space left on device")
+    assert earned.search("mmprompt.runs.files.StoreError: /x/y cannot be written: No space left on device")
     assert not earned.search("json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)")
     assert not earned.search("IsADirectoryError: [Errno 21] Is a directory: '/x'")
 

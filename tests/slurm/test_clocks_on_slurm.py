@@ -13,7 +13,7 @@ from faults import Sweep, assert_same, release, until
 from lab import Lab, bare_cluster, beside
 from patience import printed_by
 
-from sweeps.node import BEGINS
+from sweeps.jobs.job_log import BEGINS
 
 AWAY = {"TZ": "Pacific/Auckland"}  # of who launches and looks; the nodes' daemons have the machine's own
 

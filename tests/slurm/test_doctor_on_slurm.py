@@ -26,8 +26,8 @@ from lab import Lab, Together, bare_cluster, beside, looks_at
 from patience import ended, printed_by
 from people import people
 
-from mmprompt.place import ROOT
-from sweeps.probe import MINE
+from mmprompt.runs.deployment import ROOT
+from sweeps.doctor.probe import MINE
 
 CLINIC = f"clinic{os.getpid()}"  # a partition with a time limit in which nobody is preempted; and one that is down
 LATER = "cluster.sbatch={begin: now+1hour}"

@@ -17,7 +17,7 @@ from faults import HELD, LONG, Sweep, assert_same, damage, is_alive, litter, rel
 from lab import Lab, beside
 from patience import printed_by
 
-from mmprompt.ending import warning
+from mmprompt.runs.signals import warning
 
 TOLD = "interrupted: told to end by SIGTERM"
 

@@ -20,8 +20,8 @@ from faults import HELD, Sweep, assert_same, release, until
 from lab import Lab, beside
 from patience import printed_by
 
-from mmprompt.place import ROOT
-from sweeps.batch import batches
+from mmprompt.runs.deployment import ROOT
+from sweeps.jobs.batch import batches
 
 
 def around(sweep: Sweep, name: str, before: str, after: str) -> None:

@@ -22,10 +22,10 @@ from lab import Lab, beside
 from patience import printed_by
 from searcher import TINY
 
-from mmprompt.confirmation import is_over
-from mmprompt.outcomes import Picture, Reader
-from mmprompt.run import Attempt
-from mmprompt.study import Study
+from mmprompt.runs.store import Attempt
+from mmprompt.studies.confirmation import is_over
+from mmprompt.studies.outcomes import Picture, Reader
+from mmprompt.studies.study import Study
 
 STEPS = "optim.steps=60"
 SETTINGS = [text for text in TINY if not text.startswith(("optim.steps", "rungs", "budget", "optim.validate"))]

@@ -7,7 +7,7 @@ from lab import Lab, beside
 from leaks import SECRETS, leaks
 from wandb_server import WandbServer
 
-from sweeps.batch import batches
+from sweeps.jobs.batch import batches
 
 SETTINGS = ("tracking=online", "optim.steps=2", "optim.validate_every=1", "optim.lr=0.1,1e30")  # the second fails
 

@@ -15,8 +15,8 @@ from faults import HELD, Sweep, until
 from lab import Lab, beside
 from patience import ended
 
-from mmprompt.processes import who
-from sweeps.report import QUIET
+from mmprompt.runs.processes import who
+from sweeps.display.report import QUIET
 
 SOON = "import sys; from sweeps import screen; screen.QUIET = screen.QUIETEST = 0.2; "  # between two lines of a log
 SOON += "from sweeps.__main__ import main; sys.exit(main(sys.argv[1:]))"

@@ -12,7 +12,7 @@ from faults import HELD, assert_same
 from lab import Lab, beside
 
 from analysis.records import read_record
-from mmprompt.place import ROOT
+from mmprompt.runs.deployment import ROOT
 
 
 @beside

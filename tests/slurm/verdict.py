@@ -14,8 +14,8 @@ from outcome import same
 from scene import Scene, record
 from stage import Stage
 
-from mmprompt.outcomes import Reader
-from mmprompt.study import Study
+from mmprompt.studies.outcomes import Reader
+from mmprompt.studies.study import Study
 
 EQUAL = (
     "weights",

@@ -1,0 +1,1 @@
+"""Answers, their scores, attacks; evaluations of finished runs."""

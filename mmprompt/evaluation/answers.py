@@ -1,0 +1,150 @@
+"""Answers of a tuned model on a split, and their scores (facts 5.6, 5.7).
+
+n examples, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmprompt.data.examples import Split, load, tokenizer
+from mmprompt.data.tasks import Batch, collate
+from mmprompt.data.text import normalised
+from mmprompt.evaluation import captions, metrics
+from mmprompt.evaluation.attack import ask_under_attack
+from mmprompt.methods.tuned_model import Asked, Tuned, View
+from mmprompt.models.decoding import score_candidates, search
+from mmprompt.models.ofa import Encoded
+from mmprompt.runs.config import PRIMARY_METRIC, REFERENCE_METRICS, Attack, RunConfig, parse
+from mmprompt.runs.identity import as_asked
+
+Answered = Callable[[int], None]
+
+PIXELS = 250 * 96**2  # of a batch's images, about: 250 of the small world's, 10 of 480 pixels a side
+CHUNK = 64  # nodes of the candidates' trie read at once
+BOX_TOKENS = 4  # an answer of the grounding task is exactly four tokens
+
+
+@torch.no_grad()
+def answers(
+    config: RunConfig,
+    tuned: Tuned,
+    split: Split,
+    view: View,
+    examples: int,
+    attack: Attack | None = None,
+    answered: Answered = lambda count: None,
+) -> list[list[int]]:
+    """Token ids answered to the first `examples` examples. An attack changes what `view` shows: features, or pixels.
+
+    `answered` is told how many there are, after each batch.
+    """
+    task, device = config.task, next(tuned.parameters()).device
+    trie = tuned.trie if tuned.closed else None
+    shortest = BOX_TOKENS if task.family == "grounding" else 1
+    longest = task.max_target_tokens if trie is None else trie.longest
+    found: list[list[int]] = []
+    size = config.optim.micro_batch  # of what fits with its gradients; an attack has these as well
+    if attack is None:
+        size = max(size, PIXELS // config.task.image_size**2)
+    for first in range(0, min(examples, len(split)), size):
+        index = np.arange(first, min(first + size, examples, len(split)))
+        text = collate([split.samples[i] for i in index.tolist()]).to(device)
+        with tuned.autocast():
+            asked = ask(tuned, text, view(index), attack)
+            model = tuned.backbone, asked.encoded, asked.prefixes, text.start
+            if trie is not None and task.beam is None:
+                found += [tuned.closed[choice] for choice in score_candidates(*model, trie, CHUNK).argmax(1).tolist()]
+            else:
+                tokens, _ = search(*model, task.beam or 1, shortest, longest, task.no_repeat_ngram, trie)
+                found += tokens.tolist()
+        answered(len(found))
+    return found
+
+
+def ask(tuned: Tuned, text: Batch, seen: Tensor | Encoded, attack: Attack | None) -> Asked:
+    if attack is None:
+        return tuned.ask(text.source, seen)
+    assert isinstance(seen, Tensor)  # an attack goes through the encoder
+    return ask_under_attack(tuned, text, seen, attack)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the answers to a set of questions are worth."""
+
+    examples: np.ndarray  # of each, under the task's metric (PRIMARY_METRIC of its family)
+    metrics: dict[str, float]  # of all of them: the mean of these, first, and what only a whole set of answers has;
+    # then what they are compared with (REFERENCE_METRICS)
+
+
+def evaluate(
+    config: RunConfig, tuned: Tuned, view: View, settings: Mapping[str, Any], answered: Answered = lambda count: None
+) -> Scores:
+    """An evaluation with these settings (`mmprompt.runs.identity.evaluations_of`).
+
+    `view`: of its split, and under an attack of that which it changes.
+    """
+    split = load(config.task, config.model, settings["split"])
+    asked = config.model_copy(update={"task": as_asked(config.task, settings)})
+    found = answers(asked, tuned, split, view, count(config, settings), attack_of(settings), answered)
+    scores = scored(config, split, found)
+    values = {PRIMARY_METRIC[config.task.family]: float(scores.mean())}
+    if config.task.family == "caption":
+        values |= captions.further(*as_captions(config, split, found))
+    if config.task.family in REFERENCE_METRICS:
+        values["constant_answer"] = metrics.constant_answer([item.right for item in split.items[: len(found)]])
+    return Scores(scores, values)
+
+
+def count(config: RunConfig, settings: Mapping[str, Any]) -> int:
+    """How many examples it asks."""
+    there = len(load(config.task, config.model, settings["split"]))
+    return min(there, settings["examples"]) if "examples" in settings else there
+
+
+def attack_of(settings: Mapping[str, Any]) -> Attack | None:
+    return parse(Attack, {"steps": 1} | settings["attack"]) if "attack" in settings else None  # fgsm has one step
+
+
+def example_scores(
+    config: RunConfig,
+    tuned: Tuned,
+    split: Split,
+    view: View,
+    examples: int,
+    attack: Attack | None = None,
+    answered: Answered = lambda count: None,
+) -> np.ndarray:
+    """Score of each of the first `examples` examples under the task's metric (PRIMARY_METRIC of its family)."""
+    return scored(config, split, answers(config, tuned, split, view, examples, attack, answered))
+
+
+def scored(config: RunConfig, split: Split, found: Sequence[Sequence[int]]) -> np.ndarray:
+    """Score of each of these answers, token ids, to the split's first examples."""
+    words, items = tokenizer(config.task, config.model), split.items[: len(found)]
+    if config.task.family == "grounding":
+        boxes = [in_pixels(words.coordinates(ids, 1.0), item.extent) for ids, item in zip(found, items, strict=True)]
+        return metrics.hits(boxes, [item.box for item in items if item.box is not None])
+    if config.task.family == "caption":
+        return metrics.cider_d(*as_captions(config, split, found))
+    return metrics.credits([words.decode(ids) for ids in found], [item.right for item in items])
+
+
+def as_captions(
+    config: RunConfig, split: Split, found: Sequence[Sequence[int]]
+) -> tuple[list[str], list[Mapping[str, float]]]:
+    """These answers as captions are compared, and what people said of the same images."""
+    words = tokenizer(config.task, config.model)
+    return [normalised(words.decode(ids)) for ids in found], [item.right for item in split.items[: len(found)]]
+
+
+def in_pixels(box: Sequence[float] | None, extent: tuple[float, float]) -> list[float] | None:
+    """A box in shares of what location tokens span, in pixels of the image as it came."""
+    return None if box is None else [share * pixels for share, pixels in zip(box, extent * 2, strict=True)]

@@ -1,0 +1,1 @@
+"""Runs executed one after another in one process, and what they take."""

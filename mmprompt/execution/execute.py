@@ -1,0 +1,371 @@
+"""A job: a list of runs, executed one after another in one process that loads torch and the backbone once.
+
+Each run is claimed, trained, evaluated and published, or it fails on its own and says why; the next one starts from the same state
+whatever ran before it. A run that has its result is never trained again: what evaluations it lacks are made from its weights, each
+is put in place once, and the last of them when the W&B record of the attempt is complete.
+Several processes may be given the same list: each run is executed by one of them.
+
+What is wrong with the place ends the process, and the runs that it has not begun have lost nothing: a disk that is full or cannot
+be written (then the run at hand is to blame neither), a GPU that is not there or in error, memory that is used up.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from mmprompt.data.examples import load
+from mmprompt.execution.evaluations import Settings, evaluate_only, evaluated, is_clean, results
+from mmprompt.execution.progress import Report, reporter, still_alive
+from mmprompt.execution.resources import device_hours, epochs, near_best, peak_memory_mb
+from mmprompt.execution.run_context import Loaded, NoGPUError, loaded
+from mmprompt.runs.comparison import RECORDED
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.deployment import JobSettings
+from mmprompt.runs.failures import MEMORY, Cause, Reason, told_to_end
+from mmprompt.runs.files import GoneError, StoreError
+from mmprompt.runs.identity import clean, evaluation_id
+from mmprompt.runs.processes import this_process, who
+from mmprompt.runs.records import DamagedError
+from mmprompt.runs.signals import TOLD_TO_END, end_when_told, time_is_up
+from mmprompt.runs.store import TRIES, Attempt, RunFolder, Store, spent
+from mmprompt.training.train import Checkpoints, Paused, State, TrainingError, train
+
+NEAR_LIMIT = Reason("time limit", "the time limit of its job was near", interrupted=True)
+LIMIT_REACHED = Reason(
+    "time limit",
+    f"{TRIES} attempts came near the time limit of their jobs, and none got further than the one before; "
+    "a larger cluster.time_min is the cure",
+)
+# Of the result's facts, those that a W&B record has in its summary.
+SUMMARISED = ("best_step", *RECORDED)
+
+
+def execute(
+    store: Store,
+    runs: Sequence[str],
+    settings: JobSettings,
+    job: Mapping[str, Any],
+    watch: Report | None = None,
+    wanted: Callable[[], bool] = lambda: True,
+    evaluations: Sequence[Settings] | None = None,
+) -> dict[str, str]:
+    """Executes the runs that are not done, that nobody else is at, and that this batch has not seen fail.
+
+    `evaluations`: the settings of those that each of them shall have; None: those of the task's splits, by who trains it.
+    Asks before each whether it is still `wanted`. Returns "done", "failed", "damaged" or, of one that somebody else is at or
+    that was not begun, "open" for each. Raises SystemExit, with a sentence, when the process has to end.
+    """
+    end_when_told()
+    asked = {run: [evaluation_id(run, one) for one in evaluations or ()] for run in runs}
+    for run in runs:
+        folder = store.run(run)
+        try:
+            number = folder.next_number  # before looking: whoever claims in between has it
+            if not is_free(folder, job["batch"], asked[run]):
+                if folder.result() is not None:
+                    folder.tidy(None)  # whoever published may have been killed before it did
+                elif folder.path.exists():
+                    folder.settings()  # DamagedError
+                continue
+        except DamagedError as error:
+            print(error, file=sys.stderr, flush=True)
+            continue
+        if not wanted():
+            print("this process ends here; what it has not begun waits for another", flush=True)
+            break
+        begin(folder, number, settings, job, watch, evaluations)
+    return {run: outcome(store.run(run), job["batch"], asked[run]) for run in runs}
+
+
+def take(
+    store: Store,
+    run: str,
+    settings: JobSettings,
+    job: Mapping[str, Any],
+    evaluations: Sequence[Settings],
+    until: int | None = None,
+) -> bool:
+    """Executes one run of a search, or pauses it after update `until`. False if some process is at it, or it needs nothing.
+
+    A failure is on record in its attempt, and whether to try again is for the caller to decide.
+    Raises SystemExit, with a sentence, when the process has to end.
+    """
+    end_when_told()
+    folder = store.run(run)
+    try:
+        number = folder.next_number  # taken before looking, so that a claim made in between wins
+        if is_live(folder) or folder.is_done([evaluation_id(run, one) for one in evaluations]):
+            return False
+    except DamagedError as error:
+        print(error, file=sys.stderr, flush=True)
+        return False
+    return begin(folder, number, settings, job, None, evaluations, until)
+
+
+def begin(
+    folder: RunFolder,
+    number: int,
+    settings: JobSettings,
+    job: Mapping[str, Any],
+    watch: Report | None,
+    evaluations: Sequence[Settings] | None,
+    until: int | None = None,
+) -> bool:
+    """Claims attempt `number` and makes it. False if another process has claimed that number, or the run was removed."""
+    if not folder.config_file.exists():
+        print(f"{folder.path} was removed after launch; the next launch trains that run", file=sys.stderr, flush=True)
+        return False
+    try:
+        work = "train" if folder.result() is None else "evaluate"
+        attempt = folder.claim(number, dict(job) | {"work": work, "gpus": settings.gpus} | process_facts())
+        if attempt is not None:
+            try_once(folder, attempt, settings, watch, evaluations, until)
+    except StoreError as error:
+        raise SystemExit(f"this process ends: {error}") from error
+    return attempt is not None
+
+
+def try_once(
+    folder: RunFolder,
+    attempt: Attempt,
+    settings: JobSettings,
+    watch: Report | None,
+    evaluations: Sequence[Settings] | None,
+    until: int | None = None,
+) -> None:
+    """One attempt, and what is said of it when it fails. Raises what must end the process: SystemExit, and StoreError where that
+    cannot be written down."""
+    asked = [evaluation_id(folder.id, one) for one in evaluations or ()]
+
+    def record(reason: Reason) -> bool:
+        """Writes down why the attempt ended. False if another attempt was first, or this one was removed."""
+        try:
+            if folder.is_done(asked if attempt.evaluates else ()):
+                return False
+            attempt.fail(reason)
+        except GoneError as error:
+            give_up(attempt, error)
+            return False
+        except StoreError:
+            print(reason.text, file=sys.stderr, flush=True)
+            raise
+        return True
+
+    try:
+        perform(folder, attempt, settings, watch, evaluations, until)
+    except Paused as pause:
+        record(Reason("paused", str(pause), interrupted=True))
+    except GoneError as error:
+        give_up(attempt, error)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        told = [*TOLD_TO_END, *([signal.SIGINT] if isinstance(error, KeyboardInterrupt) else [])]
+        if told:  # whatever was raised: compiled code can turn the handler's exit into some other exception
+            record(NEAR_LIMIT if time_is_up() else told_to_end(signal.Signals(told[0]).name))
+            if time_is_up() and folder.tries() >= TRIES:
+                record(LIMIT_REACHED)
+            raise SystemExit(128 + told[0]) from None
+        if isinstance(error, StoreError) or takes_no_more(error):
+            if record(replace(reason_of(error), interrupted=True)):
+                raise SystemExit(f"this process ends: {error}") from error
+        else:
+            record(reason_of(error))
+        if is_of_the_place(error):
+            raise SystemExit(f"the run failed, and this process ends with it: {error}") from error
+
+
+def reason_of(error: BaseException) -> Reason:
+    """Why an attempt failed. With a traceback only where a sentence does not say all: a wrong setting or a full disk is not in
+    the code."""
+    first = (str(error).splitlines() or [""])[0]
+    message = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    if isinstance(error, StoreError | ConfigError):
+        return Reason(kind_of(error), message)
+    return Reason(kind_of(error), message, traceback.format_exc())
+
+
+def kind_of(error: BaseException) -> Cause:
+    if isinstance(error, TrainingError):
+        return "diverged"
+    if takes_no_more(error):
+        return "disk full"
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or MEMORY.search(str(error)):
+        return "out of memory"
+    return "error"
+
+
+def give_up(attempt: Attempt, error: GoneError) -> None:
+    """Ends an attempt whose folder was removed, and leaves nothing of it behind."""
+    print(f"this attempt ends: {error}; the next launch trains that run", file=sys.stderr, flush=True)
+    attempt.leave()
+
+
+def is_of_the_place(error: BaseException) -> bool:
+    """Whether it is the machine's or the process's as much as the run's. After an error CUDA does nothing any more."""
+    words = ("CUDA error", "cuDNN error", "can't allocate memory")  # RuntimeErrors, and told by their text alone
+    kinds = (NoGPUError, MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or any(word in str(error) for word in words)
+
+
+def takes_no_more(error: BaseException) -> bool:
+    """Whether a full disk, a full quota or a read-only file system caused it, on whatever disk."""
+    kinds = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    of_torch = ("PytorchStreamWriter failed writing", "basic_ios::clear: iostream error")
+    words = (*map(os.strerror, kinds), *of_torch)  # compiled code tells by its text alone
+    return any(
+        (isinstance(one, OSError) and one.errno in kinds) or any(word in str(one) for word in words)
+        for one in origins(error)
+    )
+
+
+def origins(error: BaseException) -> Iterator[BaseException]:
+    """An exception, and those that it was raised from or amid."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__ or one.__context__
+
+
+def is_free(folder: RunFolder, batch: str, asked: Collection[str]) -> bool:
+    """In this order: whoever is gone now has published what it has."""
+    return not is_live(folder) and outcome(folder, batch, asked) == "open"
+
+
+def outcome(folder: RunFolder, batch: str, asked: Collection[str]) -> str:
+    """`asked`: the evaluations that the run shall have."""
+    try:
+        result = folder.result()
+        if result is not None and not folder.missing(asked, result):
+            return "done"
+        if folder.path.exists():
+            folder.settings()
+        ours = (attempt for attempt in folder.attempts_at_hand(result) if attempt.job["batch"] == batch)
+        return "failed" if any(attempt.has_failed for attempt in ours) else "open"
+    except DamagedError:
+        return "damaged"
+
+
+def process_facts() -> dict[str, Any]:
+    """Who executes an attempt: enough to tell later whether it still lives, and on what its numbers were made."""
+    return {
+        **this_process(),
+        "user": who(),
+        "scheduler_job": os.environ.get("SLURM_JOB_ID"),
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def is_live(folder: RunFolder) -> bool:
+    """Is some process at this run? Of one on another host it is only known that nobody has said it ended.
+
+    Except that SLURM has started this very job again: then whoever had it before is gone.
+    """
+    attempts = folder.attempts_at_hand(folder.result())
+    if not attempts or attempts[-1].reason is not None:
+        return False
+    lives, before = attempts[-1].lives(), attempts[-1].job.get("scheduler_job")
+    if lives is None:
+        return before is None or before != os.environ.get("SLURM_JOB_ID")
+    return lives
+
+
+def perform(
+    folder: RunFolder,
+    attempt: Attempt,
+    settings: JobSettings,
+    watch: Report | None,
+    evaluations: Sequence[Settings] | None,
+    until: int | None,
+) -> None:
+    """One attempt, from the frozen configuration to the published result, or to the evaluations that it lacks."""
+    run = loaded(folder, attempt, settings)  # first: its time counts from here
+    for other in folder.sound_attempts():
+        if other != attempt and other.lives() is False:
+            other.sweep()
+    if attempt.evaluates:
+        evaluate_only(run, evaluations or ())
+    else:
+        asked = clean(run.config) if evaluations is None else evaluations
+        train_and_evaluate(run, settings, watch, asked, until)
+
+
+def train_and_evaluate(
+    run: Loaded, settings: JobSettings, watch: Report | None, evaluations: Sequence[Settings], until: int | None
+) -> None:
+    """Trains, makes these evaluations, and publishes. Raises Paused after update `until`."""
+    config, attempt, tuned = run.config, run.attempt, run.tuned
+    views = {split: run.view(split) for split in ("train", *config.task.splits)}
+    record = run.record()
+    # After the last that may have drawn numbers: loading a backbone does, the first time in a process.
+    torch.manual_seed(config.seed)
+    checkpoints = Checkpoints(attempt, settings.checkpoint_every)
+    try:
+        report = reporter(config, attempt, watch, until)
+        state = train(config, tuned, views, checkpoints, record.log, report, until)
+        result = facts(run, state)
+        made = [evaluated(run, one, still_alive(attempt)) for one in filter(is_clean, evaluations)]
+        result |= taken(run, state, checkpoints.seconds_before, settings.gpus)  # and no more than every run is asked
+        made += [evaluated(run, one, still_alive(attempt)) for one in evaluations if not is_clean(one)]
+        for one in made:
+            one.put(attempt, attempt.evaluations)
+        result |= results(made) | {"device_hours_spent": device_hours(spent_on(run), settings.gpus or config.threads)}
+        result |= {"resumed_from": checkpoints.resumed_from, "damaged_checkpoints": checkpoints.damaged}
+        summary = result["metrics"] | {key: result[key] for key in SUMMARISED}
+        summary |= {f"{split}/evaluation": evaluation for split, evaluation in result["evaluations"].items()}
+        summary |= {key: value for one in made if not one.is_clean for key, value in one.values.items()}
+    except BaseException:
+        record.finish({}, exit_code=1)
+        raise
+    record.finish(summary, exit_code=0)  # on disk before the result says that the run is done
+    weights = save(tuned.published_state())
+    attempt.put(attempt.weights_file, weights)
+    result |= {"weights": sha256(weights).hexdigest(), "wandb": attempt.wandb}
+    run.folder.publish(attempt, result)
+
+
+def facts(run: Loaded, state: State) -> dict[str, Any]:
+    """What the result says besides its metrics."""
+    return {
+        "run": run.folder.id,
+        **run.origin,
+        "best_step": state.best_step,
+        "steps": state.step,
+        "trainable_parameters": sum(parameter.numel() for parameter in run.tuned.trained.values()),
+        "seconds": round(state.seconds, 2),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def taken(run: Loaded, state: State, before: float, gpus: int) -> dict[str, Any]:
+    """Time, memory and epochs of a run, up to the end of the evaluations that every run has.
+
+    `before`: seconds of training in earlier attempts that this one went on from.
+    """
+    config, here = run.config, time.monotonic() - run.began
+    train = len(load(config.task, config.model, "train"))
+    return {
+        "device_hours": device_hours(before + here, gpus or config.threads),
+        "peak_memory_mb": peak_memory_mb(run.device),
+        "epochs": epochs(state.step, config.optim.batch_size, train),
+        "epochs_to_99": epochs(near_best(state.validation), config.optim.batch_size, train),
+    }
+
+
+def spent_on(run: Loaded) -> float:
+    """Seconds that were spent on a run until now: by attempts that came to nothing, and on all that was asked of it besides."""
+    others = [attempt for attempt in run.folder.attempts() if attempt.number != run.attempt.number]
+    return spent(others) + time.monotonic() - run.began

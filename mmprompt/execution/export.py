@@ -1,0 +1,48 @@
+"""A finished run's weights for the published code: `python -m mmprompt.execution.export RUN FILE`.
+
+The file is like an official checkpoint, `{"model": {NAME: TENSOR}}`, and holds what the run's method trained, under official
+names: the prompts (as a plain table, whatever computed them), the adapters, the biases, or all weights. The frozen backbone is
+not in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mmprompt.execution.evaluations import published_weights
+from mmprompt.models.ofa_checkpoint import official_state
+from mmprompt.runs.config import ConfigError, RunConfig
+from mmprompt.runs.files import StoreError
+from mmprompt.runs.identity import read_config
+from mmprompt.runs.store import Store
+
+
+def export(store: Store, run: str, file: Path) -> int:
+    """Writes the weights of the run whose id begins with `run`. Returns the number of tensors.
+
+    Raises StoreError if there is no such run, it is not finished, or its weights are damaged; ConfigError if the published
+    code has no such tensors.
+    """
+    folder = store.find(run)
+    result = folder.result()
+    if result is None:
+        raise StoreError(f"run {folder.id} is not finished; `mmprompt launch` goes on with it")
+    check(read_config(folder.config_file))
+    state = official_state(published_weights(folder, result))
+    torch.save({"model": state}, file)
+    return len(state)
+
+
+def check(config: RunConfig) -> None:
+    """Raises ConfigError if the published code has no such tensors."""
+    if config.method == "lora":
+        raise ConfigError("method=lora: the published code has no low-rank updates, so they have no official names")
+    if config.prompt is not None and config.prompt.layers is not None:
+        layers = max(config.model.encoder_layers, config.model.decoder_layers)
+        if len(config.prompt.layers) < layers:
+            raise ConfigError(
+                f"prompt.layers={config.prompt.layers} prompts {len(config.prompt.layers)} of {layers} layers; the official "
+                "format has a prompt in every layer"
+            )

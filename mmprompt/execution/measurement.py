@@ -1,0 +1,234 @@
+"""What the rows of a sweep take, measured side by side: seconds per 100 answers, seconds per update, peak memory.
+
+A row is one finished run. All rows of a task are loaded into one process, on one device, and measured in turns, round by round,
+in an order that rotates: what else the machine does meets all of them alike. A first round does not count. Ratios to the
+baseline are taken within each round; reported are median, lowest and highest over rounds. Peak memory is that of a process of
+its own for each row, `python -m mmprompt.execution.measurement`. Runs stay as they are; only what was measured is written.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmprompt.data.examples import load
+from mmprompt.evaluation.answers import answers
+from mmprompt.execution.evaluations import published_weights
+from mmprompt.execution.resources import finish, forget_peak, peak_memory_mb, seconds_per_100
+from mmprompt.execution.run_context import loaded
+from mmprompt.runs.config import parse
+from mmprompt.runs.deployment import JobSettings
+from mmprompt.runs.files import write_once
+from mmprompt.runs.processes import at_work, this_process
+from mmprompt.runs.records import as_json
+from mmprompt.runs.signals import end_when_told
+from mmprompt.runs.store import Store
+from mmprompt.training.frozen_features import live
+from mmprompt.training.train import follow, optimiser_of, update
+
+Asked = Mapping[
+    str, Any
+]  # a row: task, values of the axes, run, settings of its job, and the place of its baseline among the rows
+
+
+def measure(store: Store, asked: Mapping[str, Any], job: Mapping[str, Any], wanted: Callable[[], bool]) -> Path:
+    """Measures what a batch asks for (`sweeps.verbs.measure`), and puts it into the store under the next number.
+
+    Raises SystemExit when the process has to end, or the measurement is no longer wanted: then nothing was written.
+    """
+    end_when_told()
+    before = machine(store, job)
+    print(f"measures {len(asked['rows'])} rows; {said_of(before)}", file=sys.stderr, flush=True)
+    rows: list[Asked] = asked["rows"]
+    memory = [peak_in_a_process_of_its_own(store, row, asked) for row in rows if go_on(wanted)]
+    taken: dict[int, dict[str, list[float]]] = {}
+    parameters: dict[int, int] = {}
+    device = threads = None
+    for _, group in itertools.groupby(range(len(rows)), key=lambda place: rows[place]["task"]):
+        places = list(group)
+        ready = [Ready(store, rows[place], asked) for place in places if go_on(wanted)]
+        taken |= dict(zip(places, in_turns(ready, asked["rounds"], asked["updates"], wanted), strict=True))
+        device, threads = ready[0].run.origin["device"], ready[0].run.config.threads
+        parameters |= {place: one.parameters for place, one in zip(places, ready, strict=True)}
+        for place in places:
+            taken[place]["peak_memory_mb"] = [memory[place]]
+            print(f"{rows[place]['task']} {rows[place]['values']}: measured", file=sys.stderr, flush=True)
+        del ready
+    content = {
+        "sweep": asked["name"],
+        **{key: job[key] for key in ("batch", "commit", "dirty", "code")},
+        "when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "host": this_process()["host"],
+        "device": device,
+        "threads": threads,
+        "torch": torch.__version__,
+        "cores": before["cores"],
+        "load": {"before": before["load"], "after": machine(store, job)["load"]},
+        "others": before["others"],
+        **{key: asked[key] for key in ("rounds", "updates", "baseline", "missing")},
+        "rows": [
+            {key: row[key] for key in ("task", "values", "run", "steps", "devices")}
+            | {"baseline": row["baseline"] == place, "against": row["baseline"], "parameters": parameters[place]}
+            | {"quantities": quantities(taken[place], taken.get(row["baseline"], {}))}
+            for place, row in enumerate(rows)
+        ],
+    }
+    return put(store, content)
+
+
+class Ready:
+    """A finished run in memory, which answers and is updated again and again from its own weights."""
+
+    def __init__(self, store: Store, row: Asked, asked: Mapping[str, Any]) -> None:
+        folder = store.run(row["run"])
+        result = folder.result()
+        if result is None:
+            raise RuntimeError(f"run {folder.id} has no result any more; the same command measures another")
+        self.run = loaded(folder, folder.published, parse(JobSettings, asked["settings"][row["settings"]]))
+        config, tuned = self.run.config, self.run.tuned
+        training = tuned.prompts  # with the MLP, where there is one
+        tuned.load_published_state(published_weights(folder, result))
+        tuned.eval()
+        self.device, self._answering = self.run.device, tuned.prompts
+        self.parameters = sum(one.numel() for one in self.run.backbone.parameters())  # without what a method adds
+        self.is_trained = bool(tuned.trained)  # not of a prompt of length 0
+        last = config.task.splits[-1]
+        seen = live(config, tuned, last, self.device)
+        self._answer = partial(answers, config, tuned, load(config.task, config.model, last), seen)
+        if self.is_trained:
+            self._train, self._view = load(config.task, config.model, "train"), self.run.view("train")
+            tuned.prompts = self._training = training
+            self._weights = tuned.tuned_state()
+            self._optimiser, self._ema = optimiser_of(tuned, config.optim), dict[str, Tensor]()
+            tuned.prompts = self._answering
+
+    def once(self, updates: int) -> dict[str, float]:
+        """Seconds of 100 answers, and of an update of training where something is trained."""
+        torch.set_num_threads(self.run.config.threads)
+        took = {"seconds_per_100": seconds_per_100(self._answer, self.device)}
+        return took | ({"seconds_per_update": self.seconds_per_update(updates)} if self.is_trained else {})
+
+    def seconds_per_update(self, count: int) -> float:
+        """The mean over so many updates, as from the middle of the run; afterwards the weights are what they were."""
+        config, tuned, optim = self.run.config, self.run.tuned, self.run.config.optim
+        tuned.prompts = self._training
+        tuned.train()
+        finish(self.device)
+        began = time.perf_counter()
+        for step in range(optim.steps // 2, optim.steps // 2 + count):
+            update(tuned, self._optimiser, config, self._train, self._view, step % optim.steps)
+            if optim.ema_decay is not None:
+                follow(self._ema, tuned.trained, optim.ema_decay)
+        finish(self.device)
+        seconds = (time.perf_counter() - began) / count
+        tuned.load_tuned_state(self._weights)
+        tuned.prompts = self._answering
+        tuned.eval()
+        return seconds
+
+    def peak(self, updates: int) -> float:
+        """MB in use at once while it is updated and answers."""
+        forget_peak(self.device)
+        self.once(updates)
+        return peak_memory_mb(self.device)
+
+
+def in_turns(
+    ready: Sequence[Ready], rounds: int, updates: int, wanted: Callable[[], bool]
+) -> list[dict[str, list[float]]]:
+    """Of each row, by quantity, what it took in each round."""
+    taken: list[dict[str, list[float]]] = [defaultdict(list) for _ in ready]
+    for number in range(rounds + 1):
+        for turn in range(len(ready)):
+            go_on(wanted)
+            place = (turn + number) % len(ready)
+            for quantity, value in ready[place].once(updates).items():
+                if number > 0:  # before, caches are filled
+                    taken[place][quantity].append(value)
+    return taken
+
+
+def quantities(taken: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Median, lowest and highest of each quantity, and of its ratios to the baseline's in the same rounds; none without one."""
+    found = {}
+    for quantity, values in taken.items():
+        ratios = [value / base for value, base in zip(values, baseline.get(quantity, ()), strict=False)]
+        found[quantity] = {
+            **summary(values, ""),
+            **(summary(ratios, "ratio") if len(ratios) == len(values) else dict.fromkeys(RATIOS)),
+            "rounds": len(values),
+            "values": list(values),
+        }
+    return found
+
+
+RATIOS = ("ratio", "ratio_lowest", "ratio_highest")
+
+
+def summary(values: Sequence[float], name: str) -> dict[str, float]:
+    prefix = f"{name}_" if name else ""
+    return {name or "median": median(values), f"{prefix}lowest": min(values), f"{prefix}highest": max(values)}
+
+
+def peak_in_a_process_of_its_own(store: Store, row: Asked, asked: Mapping[str, Any]) -> float:
+    """In MB. Raises CalledProcessError if the process fails; it says why on the log."""
+    told = json.dumps(
+        {"store": str(store.root), "row": row, "asked": {key: asked[key] for key in ("settings", "updates")}}
+    )
+    command = [sys.executable, "-m", "mmprompt.execution.measurement"]
+    done = subprocess.run(command, input=told, stdout=subprocess.PIPE, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1])["peak_memory_mb"])
+
+
+def machine(store: Store, job: Mapping[str, Any]) -> dict[str, Any]:
+    """What else this machine does: load (processes that want a core, over the last minute), cores that we may use, and jobs of
+    this store besides ours."""
+    own = (store.jobs / str(job["batch"])).resolve()
+    others = at_work(store.jobs.resolve(), but=own)
+    return {"load": round(os.getloadavg()[0], 2), "cores": len(os.sched_getaffinity(0)), "others": others}
+
+
+def said_of(machine: Mapping[str, Any]) -> str:
+    return (
+        f"load {machine['load']} of {machine['cores']} cores, {machine['others']} other jobs of this store at work here"
+    )
+
+
+def go_on(wanted: Callable[[], bool]) -> bool:
+    if not wanted():
+        raise SystemExit("the measurement ends here, and nothing of it is kept: its launch is gone, or its time is up")
+    return True
+
+
+def put(store: Store, content: Mapping[str, Any]) -> Path:
+    """Under the next number: of two that end at once each gets its own."""
+    folder, taken = store.costs(content["sweep"]), store.measurements(content["sweep"])
+    for number in itertools.count(max(taken, default=0) + 1):
+        if write_once(folder / f"{number}.json", as_json(content)):
+            return folder / f"{number}.json"
+    raise AssertionError
+
+
+def main() -> None:
+    """Peak memory of one row, for the process that measures; it says on stdin which."""
+    told = json.loads(sys.stdin.read())
+    ready = Ready(Store(Path(told["store"])), told["row"], told["asked"])
+    print(json.dumps({"peak_memory_mb": ready.peak(told["asked"]["updates"])}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What an attempt says while it is at work: its progress.json, every few seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mmprompt.evaluation.answers import Answered
+from mmprompt.runs.config import RunConfig
+from mmprompt.runs.store import Attempt
+from mmprompt.training.train import State
+
+REPORT_EVERY = 2.0  # seconds between two progress reports
+Report = Callable[[State], None]
+
+
+def reporter(config: RunConfig, attempt: Attempt, watch: Report | None, until: int | None = None) -> Report:
+    """Writes progress.json every few seconds and at the last step, `until` if that comes earlier; `watch` is told each step."""
+    last = 0.0
+
+    def report(state: State) -> None:
+        nonlocal last
+        if watch is not None:
+            watch(state)
+        if time.monotonic() - last > REPORT_EVERY or state.step in (config.optim.steps, until):
+            last = time.monotonic()
+            loss = state.history[-1][1]["train/loss"]
+            attempt.report(
+                {
+                    "step": state.step,
+                    "steps": config.optim.steps,
+                    "loss": loss,
+                    "validation": state.validation,
+                    "seconds": state.seconds,  # that its steps took, of earlier attempts too
+                    "time": time.time(),
+                }
+            )
+
+    return report
+
+
+def still_alive(attempt: Attempt) -> Answered:
+    """Says every few seconds that an attempt which has trained is at work; how far it is was said before."""
+    last = time.monotonic()
+
+    def answered(count: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > REPORT_EVERY and (before := attempt.progress):
+            last = time.monotonic()
+            attempt.report(before | {"time": time.time()})
+
+    return answered
+
+
+@dataclass
+class Progress:
+    """The progress.json of an attempt that evaluates, with the keys of one that trains: its steps are examples."""
+
+    attempt: Attempt
+    examples: int  # of all its evaluations
+    _done: int = 0  # examples of evaluations before the one at hand
+    _here: int = 0
+    _made: int = 0
+    _began: float = field(default_factory=time.monotonic)
+    _last: float = 0.0
+
+    def answered(self, count: int) -> None:
+        self._here = count
+        if time.monotonic() - self._last > REPORT_EVERY:
+            self._report()
+
+    def report(self, made: int) -> None:
+        """So many evaluations are in place."""
+        self._made, self._done, self._here = made, self._done + self._here, 0
+        self._report()
+
+    def _report(self) -> None:
+        self._last = time.monotonic()
+        step = {"step": self._done + self._here, "steps": self.examples, "evaluated": self._made, "validation": []}
+        self.attempt.report(step | {"seconds": time.monotonic() - self._began, "time": time.time()})

@@ -1,0 +1,154 @@
+"""A run in memory, as an attempt begins with it: its device, the backbone as it came, and what the method tunes of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmprompt.data.examples import locate
+from mmprompt.data.staging import staged
+from mmprompt.execution.resources import forget_peak
+from mmprompt.methods.tuned_model import Tuned, View
+from mmprompt.models.ofa import OFA
+from mmprompt.models.ofa_checkpoint import load_backbone, read
+from mmprompt.runs.config import Model, RunConfig
+from mmprompt.runs.deployment import JobSettings, Tracking
+from mmprompt.runs.fingerprint import fingerprint
+from mmprompt.runs.identity import read_config
+from mmprompt.runs.store import Attempt, RunFolder
+from mmprompt.runs.wandb_record import Record
+from mmprompt.training.feature_cache import Cache
+from mmprompt.training.frozen_features import Want, kept, processor, view
+
+FAKE_GPUS = "MMPROMPT_FAKE_GPUS"
+
+
+class NoGPUError(RuntimeError):
+    """A GPU was asked for and none is seen. The message says what is there."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run in memory, as an attempt begins with it."""
+
+    attempt: Attempt
+    began: float  # by the monotonic clock: no other tells how long something took
+    config: RunConfig
+    device: torch.device
+    backbone: OFA  # as it came
+    tuned: Tuned
+    cache: Cache | None
+    tracking: Tracking
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.attempt.run
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Whose numbers they are, and made with what; the W&B record says it too, so that it can be read without the store."""
+        job = self.attempt.job
+        made_with = {"commit": job.get("commit"), "dirty": job.get("dirty", False), "code": job.get("code")}
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"cpu: {processor()}"
+        if self.device.type == "cpu" and os.environ.get(FAKE_GPUS) == "1" and os.environ.get("CUDA_VISIBLE_DEVICES"):
+            name += " (in place of a fake GPU)"
+        return {"attempt": self.attempt.number, **made_with, "device": name}
+
+    def view(self, split: str, want: Want = "encoded") -> View:
+        return view(self.config, self.tuned, self.backbone, split, self.cache, want)
+
+    def record(self) -> Record:
+        """Opens the W&B record of the attempt."""
+        config = self.config
+        return Record(
+            folder=self.attempt.path,
+            id=f"{self.folder.id}-{self.attempt.number}",
+            name=describe(config) + (" evaluated" if self.attempt.evaluates else ""),
+            group=f"{config.model.name}/{config.task.name}/{config.method}",
+            config=config.model_dump(mode="json")
+            | {"run_id": self.folder.id, "work": self.attempt.job.get("work", "train")}
+            | self.origin,
+            tracking=self.tracking,
+        )
+
+
+def loaded(folder: RunFolder, attempt: Attempt, settings: JobSettings) -> Loaded:
+    began = time.monotonic()
+    config = read_config(folder.config_file)
+    cache = folder.store.cache
+    locate(config.task, settings.data, settings.stage, cache if settings.cache.max_gb > 0 else None)
+    device = the_device(settings.gpus)
+    forget_peak(device)
+    torch.set_num_threads(config.threads)
+    backbone = backbone_of(config, Path(settings.backbone), settings.stage)
+    generator = torch.Generator().manual_seed(config.seed)
+    tuned = Tuned(config, backbone, generator).to(device)
+    features = kept(settings.cache, cache, device)
+    return Loaded(attempt, began, config, device, backbone, tuned, features, settings.tracking)
+
+
+def backbone_of(config: RunConfig, file: Path, stage: bool = False) -> OFA:
+    return pretrained(file, config.backbone.checksum, config.model.model_dump_json(), stage)
+
+
+@lru_cache(maxsize=1)
+def pretrained(file: Path, checksum: str, model_json: str, stage: bool) -> OFA:
+    """The backbone as it came, read once per process; never trained, only copied. Raises RuntimeError if it is another file."""
+    if stage:
+        file = staged(file, checksum)
+    found = fingerprint(file)
+    if found != checksum:
+        raise RuntimeError(
+            f"{file} has changed since launch: its checksum is {found}, the run was launched with {checksum}"
+        )
+    model = OFA(Model.model_validate_json(model_json)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    load_backbone(model, read(file))
+    return model.eval().requires_grad_(False)
+
+
+def the_device(gpus: int) -> torch.device:
+    """Raises NoGPUError if more GPUs were asked for than are seen: never a silent CPU.
+
+    Those of the test cluster (tests/slurm) are fake, and said to be so: then it is the CPU, and the record says it.
+    """
+    if not gpus:
+        return torch.device("cpu")
+    seen = torch.cuda.device_count()
+    if seen < gpus:
+        if os.environ.get(FAKE_GPUS) == "1":
+            return torch.device("cpu")
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        raise NoGPUError(
+            f"cluster.gpus={gpus} was asked for, and torch {torch.__version__} (built for CUDA {torch.version.cuda}) sees "
+            f"{seen}: {nvidia_driver()}, CUDA_VISIBLE_DEVICES {'is not set' if visible is None else f'is {visible!r}'}"
+        )
+    return torch.device("cuda")
+
+
+def nvidia_driver() -> str:
+    """The driver in the kernel, in words."""
+    try:
+        first = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
+    except OSError:
+        return "no NVIDIA driver is loaded"
+    return f"NVIDIA's driver is {first.removeprefix('NVRM version:').strip()}"
+
+
+def describe(config: RunConfig) -> str:
+    """A name for the eye."""
+    how = ""
+    if config.prompt is not None:
+        how = f" P={config.prompt.length} {config.prompt.depth} {config.prompt.reparameterization}"
+    elif config.bitfit is not None:
+        how = f" {config.bitfit.rule}"
+    elif config.adapter is not None:
+        how = f" r={config.adapter.dim}"
+    elif config.lora is not None:
+        how = f" r={config.lora.rank}"
+    return f"{config.task.name} {config.method}{how} seed={config.seed}"

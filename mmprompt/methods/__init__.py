@@ -1,0 +1,1 @@
+"""What each method of tuning adds to the backbone, and what it trains."""

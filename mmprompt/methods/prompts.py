@@ -1,0 +1,106 @@
+"""Deep prefix prompts: the vectors that prompt tuning learns (paper 3.2; facts 1.2, 1.3).
+
+B batch, P prompt length, L prompted layers of a stack, H heads, Dh head width, d = H Dh width.
+
+A stack's prompt is one table, P x (2 L d). A row holds, for each prompted layer in order, a key and then a value, each
+H x Dh. Self-attention sees them before its own keys and values; they pass through no projection.
+With reparameterization `mlp` a small network computes that table from one of P x d while it trains; a finished run keeps the
+table alone (paper 3.2).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmprompt.models.attention import KeyValue, Prefixes
+from mmprompt.runs.config import Model, Prompt
+
+
+class Prefix(nn.Module):
+    """The prompt of one stack."""
+
+    def __init__(self, model: Model, prompt: Prompt, length: int, layers: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.dropout = model.heads, model.dim // model.heads, prompt.dropout
+        self.prompted = [layer for layer in range(layers) if prompt.layers is None or layer in prompt.layers]
+        self.layers = layers
+        width = 2 * len(self.prompted) * model.dim
+        self.mlp: nn.Sequential | None = None
+        if prompt.reparameterization == "mlp":
+            hidden = prompt.mlp_dim or 2 * model.dim
+            self.mlp = nn.Sequential(nn.Linear(model.dim, hidden), nn.ReLU(), nn.Linear(hidden, width))
+            width = model.dim
+        self.table = nn.Parameter(torch.empty(length, width))
+        self.initialise(prompt.init_std, model.init_std, generator)
+
+    def initialise(self, table_std: float, mlp_std: float, generator: torch.Generator) -> None:
+        """The MLP starts as every Linear of the model does: that is what the published code amounts to."""
+        nn.init.normal_(self.table, std=table_std, generator=generator)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=mlp_std, generator=generator)
+                nn.init.zeros_(module.bias)
+
+    def values(self) -> Tensor:
+        """The table, computed if need be."""
+        values: Tensor = self.table if self.mlp is None else self.mlp(self.table)
+        return values  # P 2Ld
+
+    def forward(self, batch: int) -> Prefixes:
+        """Key and value of each layer, for each of `batch` examples; dropout draws anew per example (global stream)."""
+        table = self.values().view(len(self.table), 2 * len(self.prompted), self.heads, self.head_dim)  # P 2L H Dh
+        # Taken apart at once and before it is repeated: what flows back is then summed over the batch part by part.
+        parts = [
+            F.dropout(part.expand(batch, -1, -1, -1), self.dropout, self.training)  # B H P Dh
+            for part in table.permute(1, 2, 0, 3).unbind(0)
+        ]
+        prefixes: list[KeyValue | None] = [None] * self.layers
+        for layer, key, value in zip(self.prompted, parts[::2], parts[1::2], strict=True):
+            prefixes[layer] = (key, value)
+        return prefixes
+
+    @torch.no_grad()
+    def collapse(self) -> None:
+        """Replaces the MLP by the table it computes, in float32. The model's answers keep their bits."""
+        self.table = nn.Parameter(self.values().float())
+        self.mlp = None
+
+
+class Prompts(nn.Module):
+    """Everything prompt tuning trains. A stack without prompt (by depth, or P = 0) is None; by another method both are."""
+
+    def __init__(self, model: Model, prompt: Prompt | None, generator: torch.Generator) -> None:
+        super().__init__()
+        self.encoder: Prefix | None = None
+        self.decoder: Prefix | None = None
+        if prompt is None:
+            return
+        length = {"encoder": prompt.length, "decoder": prompt.length}
+        if prompt.decoder_length is not None:
+            length["decoder"] = prompt.decoder_length
+        layers = {"encoder": model.encoder_layers, "decoder": model.decoder_layers}
+        stacks: dict[str, Prefix | None] = {
+            stack: Prefix(model, prompt, length[stack], layers[stack], generator)
+            if length[stack] > 0 and prompt.depth in (stack, "both")
+            else None
+            for stack in layers
+        }
+        self.encoder, self.decoder = stacks["encoder"], stacks["decoder"]
+
+    def forward(self, batch: int) -> tuple[Prefixes | None, Prefixes | None]:
+        """The prefixes of encoder and decoder, for `model.encode` and `model.decode`."""
+        encoder = None if self.encoder is None else self.encoder(batch)
+        decoder = None if self.decoder is None else self.decoder(batch)
+        return encoder, decoder
+
+    def collapsed(self) -> Prompts:
+        """A copy with plain tables, without the MLPs that computed them."""
+        plain = copy.deepcopy(self)
+        for prefix in (plain.encoder, plain.decoder):
+            if prefix is not None:
+                prefix.collapse()
+        return plain

@@ -1,0 +1,1 @@
+"""OFA and its parts, decoding, the loss, official checkpoints."""

@@ -1,0 +1,114 @@
+"""One encoder layer and one decoder layer: pre-norm residual branches with OFA's extra norms (facts 4.7).
+
+B batch, T sequence, R tokens read before, U encoder sequence, P prompt length, A wanted places, H heads, Dh head width,
+d width.
+Each branch: norm, sublayer, norm (inside the feed-forward for the last), dropout, adapter if there is one (feed-forward
+only), drop-path, add.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmprompt.models.attention import Attention, KeyValue, Past
+from mmprompt.runs.config import Model
+
+
+def pick(x: Tensor, places: Tensor) -> Tensor:
+    """x B T d at places B A: B A d."""
+    return x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
+
+
+class DropPath(nn.Module):
+    """While training, leaves out a whole branch for some examples. Draws from the global stream, like nn.Dropout."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:  # B T d
+        if not self.training or self.rate == 0:
+            return branch
+        keep = torch.empty(len(branch), 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(1 - self.rate)
+        return branch * keep / (1 - self.rate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.up = nn.Linear(model.dim, model.ffn_dim)
+        self.norm = nn.LayerNorm(model.ffn_dim)
+        self.down = nn.Linear(model.ffn_dim, model.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(self.norm(F.gelu(self.up(x))))
+        return y  # B T d
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, model: Model, drop_path: float) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(model.dim)
+        self.self_attention = Attention(model.dim, model.heads)
+        self.self_out_norm = nn.LayerNorm(model.dim)
+        self.ffn_norm = nn.LayerNorm(model.dim)
+        self.ffn = FeedForward(model)
+        self.adapter: nn.Module = nn.Identity()  # `mmprompt.methods.install` may put one there
+        self.dropout = nn.Dropout(model.dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
+        """x B T d; mask (B or 1) H T P+T; prefix B H P Dh."""
+        y: Tensor = self.self_norm(x)
+        y = self.self_out_norm(self.self_attention(y, y, mask, prefix))
+        x = x + self.drop_path(self.dropout(y))
+        y = self.ffn(self.ffn_norm(x))
+        x = x + self.drop_path(self.adapter(self.dropout(y)))
+        return x
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, model: Model, drop_path: float) -> None:
+        super().__init__()
+        self.self_norm = nn.LayerNorm(model.dim)
+        self.self_attention = Attention(model.dim, model.heads)
+        self.self_out_norm = nn.LayerNorm(model.dim)
+        self.cross_norm = nn.LayerNorm(model.dim)
+        self.cross_attention = Attention(model.dim, model.heads)
+        self.cross_out_norm = nn.LayerNorm(model.dim)
+        self.ffn_norm = nn.LayerNorm(model.dim)
+        self.ffn = FeedForward(model)
+        self.adapter: nn.Module = nn.Identity()  # `mmprompt.methods.install` may put one there
+        self.dropout = nn.Dropout(model.dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        past: Past | None,
+        memory: KeyValue,
+        memory_mask: Tensor,
+        wanted: Tensor | None,
+    ) -> tuple[Tensor, Past]:
+        """x B T d; past: the prompt and what was read before, P+R; memory B H U Dh.
+
+        With `wanted` (B A) only these places of x go through the layer; all are there to be looked at. mask B or 1, H A R+T,
+        memory_mask B or 1, H A U. Returns B A d, and the past with x.
+        """
+        y: Tensor = self.self_norm(x)
+        new = self.self_attention.key_value(y)
+        past = Past(new, x.shape[1]) if past is None else past.append(new)
+        mask = F.pad(mask, (past.length - mask.shape[3], 0))  # bias 0 on the prompt
+        if wanted is not None:
+            x, y = pick(x, wanted), pick(y, wanted)
+        y = self.self_out_norm(self.self_attention.attend(y, past.key_value, mask))
+        x = x + self.drop_path(self.dropout(y))
+        y = self.cross_norm(x)
+        y = self.cross_out_norm(self.cross_attention.attend(y, memory, memory_mask))
+        x = x + self.drop_path(self.dropout(y))
+        y = self.ffn(self.ffn_norm(x))
+        x = x + self.drop_path(self.adapter(self.dropout(y)))
+        return x, past

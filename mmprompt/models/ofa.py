@@ -1,0 +1,317 @@
+"""OFA: images and text in, text out. One code for every size (facts 4; the sizes are conf/model/).
+
+B batch, S source tokens, h x w grid of N = h w patches, U = N + S encoder sequence (patches first), T decoder sequence,
+P prompt length, H heads, Dh head width, d width, C = 16 x resnet_width feature channels, V vocabulary.
+
+    features = model.features(images)                                      # B C h w
+    encoded = model.encode(tokens, features, image_mask, encoder_prefixes)
+    logits = model.decode(targets, encoded, decoder_prefixes)              # B T V
+
+Generation of images is left out: no code tokens in the decoder (`ofa_checkpoint` names the tensors that belong to it).
+Initialisation, dropout and drop-path draw from torch's global stream, which is seeded in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmprompt.models.attention import KeyValue, Past, Prefixes
+from mmprompt.models.layers import DecoderLayer, EncoderLayer, pick
+from mmprompt.models.positions import (
+    AbsoluteBias,
+    ImagePositions,
+    ImageRelativeBias,
+    Remembered,
+    TokenPositions,
+    TokenRelativeBias,
+)
+from mmprompt.models.resnet import ResNet
+from mmprompt.runs.config import Model
+
+BOS, PAD, EOS = 0, 1, 2  # the same ids in every size (facts 4.2)
+TEXT, IMAGE = 0, 1  # rows of the type embedding
+STEP = 16  # text lengths that share their masks
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the decoder reads."""
+
+    states: Tensor  # B U d, after the final norm
+    padding: Tensor | None  # B U, True where there is nothing; None: no padding in the batch
+    positions: Tensor  # U d, normalised position embeddings: the key side of cross-attention's bias
+
+
+@dataclass(frozen=True)
+class KeyValueCache:
+    """What the decoder has read of each example, and all that reading on needs. R tokens; they may be branches of a tree."""
+
+    past: Sequence[Past | None]  # of each layer's self-attention: the prompt, then the tokens, P+R
+    memory: Sequence[KeyValue]  # cross-attention's keys and values of each layer, B H U Dh
+    memory_padding: Tensor | None  # B U
+    places: Tensor  # (B or 1) R, the tokens' positions
+    biases: Sequence[Tensor]  # position bias of each layer's self-attention, H L L, for sequences of up to L tokens
+    memory_bias: Tensor  # position bias of cross-attention, H L U
+
+    def with_room(self, more: int) -> KeyValueCache:
+        """For so many tokens of each example, branches included. Room makes reading on cheaper, and only that."""
+        memory = [(key.contiguous(), value.contiguous()) for key, value in self.memory]
+        return replace(self, past=[past and past.with_room(more) for past in self.past], memory=memory)
+
+    def memory_mask(self, places: Tensor) -> Tensor:
+        """For queries at places (B or 1) n: (B or 1) H n U."""
+        mask = self.memory_bias[:, places].transpose(0, 1)
+        if self.memory_padding is not None:
+            mask = mask.masked_fill(self.memory_padding[:, None, None, :], float("-inf"))
+        return mask
+
+
+def mask_at(bias: Tensor, queries: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
+    """The bias H L L at queries b n and keys b m, -inf where a key is not visible (b n m): b H n m."""
+    mask = bias[:, queries[:, :, None], keys[:, None, :]].transpose(0, 1)
+    return mask.masked_fill(~visible[:, None], float("-inf"))
+
+
+def only_if_any(padding: Tensor) -> Tensor | None:
+    """A batch without padding needs no mask per example; its biases then stay one per batch."""
+    return padding if bool(padding.any()) else None
+
+
+def drop_paths(rate: float, layers: int) -> list[float]:
+    """From 0 in the first layer linearly to `rate` in the last."""
+    return [rate * layer / max(layers - 1, 1) for layer in range(layers)]
+
+
+class Encoder(nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.resnet = ResNet(model.resnet_width, model.resnet_blocks)
+        self.image_proj = nn.Linear(self.resnet.channels, model.dim)
+        self.types = nn.Embedding(2, model.dim)
+        self.image_norm = nn.LayerNorm(model.dim)
+        self.token_norm = nn.LayerNorm(model.dim)
+        self.dropout = nn.Dropout(model.dropout)
+        self.token_positions = TokenPositions(model.max_positions, model.dim)
+        self.image_positions = ImagePositions(model.image_buckets, model.interpolate_from, model.dim)
+        self.position_bias = AbsoluteBias(model.dim, model.heads)
+        rates = drop_paths(model.encoder_drop_path, model.encoder_layers)
+        self.token_biases = nn.ModuleList(TokenRelativeBias(model.token_buckets, model.heads) for _ in rates)
+        self.image_biases = nn.ModuleList(ImageRelativeBias(model.image_buckets, model.heads) for _ in rates)
+        self.layers = nn.ModuleList(EncoderLayer(model, rate) for rate in rates)
+        self.norm = nn.LayerNorm(model.dim)
+        self.remembered = Remembered()
+
+    def embed_text(self, embedded: Tensor) -> Tensor:
+        text: Tensor = self.dropout(self.token_norm(embedded + self.types.weight[TEXT]))
+        return text  # B S d
+
+    def patches(self, features: Tensor) -> Tensor:  # B C h w
+        patches: Tensor = self.image_proj(features.flatten(2).transpose(1, 2))
+        return patches  # B N d, row by row
+
+    def embed_image(self, patches: Tensor) -> Tensor:
+        image: Tensor = self.dropout(self.image_norm(patches + self.types.weight[IMAGE]))
+        return image  # B N d
+
+    def positions(self, grid: tuple[int, int] | None, length: int) -> Tensor:
+        text = self.token_positions(length)
+        return text if grid is None else torch.cat([self.image_positions(*grid), text])  # U d
+
+    def biases(self, grid: tuple[int, int] | None, length: int, positions: Tensor) -> list[Tensor]:
+        """Position bias of each layer, H U U. Depends on the grid and the text length, not on the examples."""
+        absolute = self.position_bias(positions, positions)  # H U U
+        patches = 0 if grid is None else grid[0] * grid[1]
+        biases = []
+        for token_bias, image_bias in zip(self.token_biases, self.image_biases, strict=True):
+            bias = absolute.clone()
+            bias[:, patches:, patches:] += token_bias(length)
+            if grid is not None:
+                bias[:, :patches, :patches] += image_bias(*grid)
+            biases.append(bias)
+        return biases
+
+    def masks(self, grid: tuple[int, int] | None, length: int, prompts: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Position embeddings U d, and what each layer adds to its scores, 1 H U P+U: 0 for its prompt, then its bias.
+
+        While nothing in them trains they are made once for all texts of about this length, and cut.
+        """
+        table = self.token_positions.table.weight
+        longest = max(length, min(-(-length // STEP) * STEP, len(table)))
+        device = table.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
+
+        def make() -> tuple[Tensor, list[Tensor]]:
+            with torch.autocast(device, enabled=False):
+                positions = self.positions(grid, longest)
+                biases = self.biases(grid, longest, positions)
+                return positions, [F.pad(b, (p, 0))[None].to(dtype) for b, p in zip(biases, prompts, strict=True)]
+
+        parts = (self.token_positions, self.image_positions, self.position_bias, self.token_biases, self.image_biases)
+        tensors = (parameter for part in parts for parameter in part.parameters())
+        positions, masks = self.remembered((grid, longest, *prompts, dtype), tensors, make)
+        end = len(positions) - longest + length
+        return positions[:end], [mask[:, :, :end, : prompt + end] for mask, prompt in zip(masks, prompts, strict=True)]
+
+    def forward(
+        self,
+        embedded: Tensor,
+        padding: Tensor,
+        patches: Tensor | None,
+        grid: tuple[int, int] | None,
+        image_mask: Tensor | None,
+        prefixes: Prefixes | None,
+    ) -> Encoded:
+        """embedded B S d; padding B S; patches B N d of this grid; image_mask B, False where an example has no image."""
+        x = self.embed_text(embedded)
+        if patches is not None:
+            x = torch.cat([self.embed_image(patches), x], dim=1)  # B U d
+            absent = torch.zeros_like(padding[:, 0]) if image_mask is None else ~image_mask
+            padding = torch.cat([absent[:, None].expand(-1, patches.shape[1]), padding], dim=1)  # B U
+        prefixes = prefixes or [None] * len(self.layers)
+        prompts = [0 if prefix is None else prefix[0].shape[2] for prefix in prefixes]
+        positions, masks = self.masks(grid, embedded.shape[1], prompts)
+        padded = only_if_any(padding)
+        if padded is not None:
+            x = x.masked_fill(padded[:, :, None], 0)
+            hidden = masks[0].new_zeros(padded.shape).masked_fill(padded, float("-inf"))[:, None, None]  # B 1 1 U
+            masks = [mask + F.pad(hidden, (length, 0)) for mask, length in zip(masks, prompts, strict=True)]
+        for layer, mask, prefix in zip(self.layers, masks, prefixes, strict=True):
+            x = layer(x, mask, prefix)
+        return Encoded(self.norm(x), padded, positions)
+
+
+class Decoder(nn.Module):
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.token_norm = nn.LayerNorm(model.dim)
+        self.dropout = nn.Dropout(model.dropout)
+        self.token_positions = TokenPositions(model.max_positions, model.dim)
+        self.self_bias = AbsoluteBias(model.dim, model.heads)
+        self.cross_bias = AbsoluteBias(model.dim, model.heads)
+        rates = drop_paths(model.decoder_drop_path, model.decoder_layers)
+        self.token_biases = nn.ModuleList(TokenRelativeBias(model.token_buckets, model.heads) for _ in rates)
+        self.layers = nn.ModuleList(DecoderLayer(model, rate) for rate in rates)
+        self.norm = nn.LayerNorm(model.dim)
+
+    def cache(self, encoded: Encoded, prefixes: Prefixes | None, length: int) -> KeyValueCache:
+        """Before the first of at most `length` tokens."""
+        positions = self.token_positions(length)
+        absolute = self.self_bias(positions, positions)
+        return KeyValueCache(
+            past=[prefix and Past(prefix, prefix[0].shape[2]) for prefix in prefixes or [None] * len(self.layers)],
+            memory=[cast(DecoderLayer, layer).cross_attention.key_value(encoded.states) for layer in self.layers],
+            memory_padding=encoded.padding,
+            places=torch.zeros(1, 0, dtype=torch.long, device=positions.device),
+            biases=[absolute + token_bias(length) for token_bias in self.token_biases],
+            memory_bias=self.cross_bias(positions, encoded.positions),
+        )
+
+    def forward(
+        self, embedded: Tensor, places: Tensor, visible: Tensor, cache: KeyValueCache, wanted: Tensor | None
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Reads n more tokens of each example.
+
+        embedded B n d; places (B or 1) n, their positions; visible (B or 1) n R+n, which tokens each looks at, of those read
+        before and these; wanted B A, the only places of `embedded` whose states are asked for (None: all, A = n).
+        Returns the states B A d, and the cache with these tokens.
+        """
+        batch = max(len(places), len(cache.places))
+        keys = torch.cat([cache.places.expand(batch, -1), places.expand(batch, -1)], dim=1)  # B R+n
+        x, pasts = self.dropout(self.token_norm(embedded)), []
+        memory_mask = cache.memory_mask(places)
+        for i, (layer, past, memory) in enumerate(zip(self.layers, cache.past, cache.memory, strict=True)):
+            last = None
+            if i == len(self.layers) - 1 and wanted is not None:
+                last, places = wanted, places.expand(len(wanted), -1).gather(1, wanted)
+                visible = pick(visible.expand(len(wanted), -1, -1), wanted)
+                memory_mask = cache.memory_mask(places)
+            mask = mask_at(cache.biases[i], places, keys, visible)
+            x, read = layer(x, mask, past, memory, memory_mask, last)
+            pasts.append(read)
+        states: Tensor = self.norm(x)
+        return states, replace(cache, past=pasts, places=keys)  # B A d
+
+
+class OFA(nn.Module):
+    """The token embedding serves encoder, decoder and output."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(model.vocab_size, model.dim, padding_idx=PAD)
+        self.encoder = Encoder(model)
+        self.decoder = Decoder(model)
+        self.initialise(model.init_std)
+
+    @torch.no_grad()
+    def initialise(self, std: float) -> None:
+        """As before pretraining (facts 4.7). Norms and head scales already stand at 1."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.embed.weight[PAD] = 0
+
+    def features(self, images: Tensor) -> Tensor:  # B 3 16h 16w
+        features: Tensor = self.encoder.resnet(images)
+        return features  # B C h w
+
+    def encode(
+        self, tokens: Tensor, features: Tensor | None, image_mask: Tensor | None, prefixes: Prefixes | None
+    ) -> Encoded:
+        """tokens B S, padded on the right; features None: no images; image_mask None: every example has one."""
+        patches, grid = None, None
+        if features is not None:
+            patches, grid = self.encoder.patches(features), (features.shape[2], features.shape[3])
+        encoded: Encoded = self.encoder(self.embed(tokens), tokens == PAD, patches, grid, image_mask, prefixes)
+        return encoded
+
+    def decode_states(
+        self, tokens: Tensor, encoded: Encoded, prefixes: Prefixes | None, wanted: Tensor | None = None
+    ) -> Tensor:
+        """tokens B T, padded on the right; what stands at padding means nothing.
+
+        With `wanted` (B T) only where it is True, row by row: n d. The last layer then leaves out what nobody reads.
+        """
+        cache = self.decoder.cache(encoded, prefixes, tokens.shape[1])
+        if wanted is None:
+            return self.read(tokens, cache, None)[0]  # B T d
+        most = int(wanted.sum(1).max())
+        columns = wanted.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # B A
+        return self.read(tokens, cache, columns)[0][wanted.gather(1, columns)]
+
+    def read(self, tokens: Tensor, cache: KeyValueCache, wanted: Tensor | None) -> tuple[Tensor, KeyValueCache]:
+        """Each token after the other, from the first position on. tokens B T, wanted B A."""
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        states, cache = self.decoder(self.embed(tokens), places[None], (places[:, None] >= places)[None], cache, wanted)
+        return states, cache
+
+    def prefill(
+        self, start: Tensor, encoded: Encoded, prefixes: Prefixes | None, more: int
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Reads `start` (B S, padded on the right). Returns the state after each row's last token (B 1 d), and a cache with
+        room for `more` tokens after it; the padding in it is not to be looked at."""
+        cache = self.decoder.cache(encoded, prefixes, start.shape[1] + more)
+        return self.read(start, cache, (start != PAD).sum(1, keepdim=True) - 1)
+
+    def extend(
+        self, tokens: Tensor, places: Tensor, visible: Tensor, cache: KeyValueCache
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Reads on: tokens B n at places B n, looking at what is visible (B n R+n)."""
+        states, cache = self.decoder(self.embed(tokens), places, visible, cache, None)
+        return states, cache
+
+    def logits(self, states: Tensor) -> Tensor:
+        return F.linear(states, self.embed.weight)  # ... V
+
+    def decode(self, tokens: Tensor, encoded: Encoded, prefixes: Prefixes | None) -> Tensor:
+        """The logits of each position's next token. States first and `logits` on some of them costs less."""
+        return self.logits(self.decode_states(tokens, encoded, prefixes))  # B T V

@@ -1,0 +1,228 @@
+"""What a run and an evaluation are called: from composed settings to what is frozen, and to its hash.
+
+A run's id is the sha256 of the canonical JSON of everything that decides its numbers, its config.json; an evaluation's that of the
+run's id and of what was asked. So asking twice is asking for the same. Light: no torch, no Hydra.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmprompt.runs.config import WORLD_VERSION, ConfigError, Questions, RunConfig, Task, nearest, parse
+from mmprompt.runs.fingerprint import fingerprint, fingerprints
+from mmprompt.runs.deployment import ROOT, Place, backbone_file, place_of
+
+TRAINING_VERSION = 2  # raise when the same settings begin to mean other numbers: every run then gets a new id
+EVALUATION_VERSION = 1
+# key added later -> the value that stands for the time before it; left out of the hash
+NEUTRAL: dict[str, Any] = {
+    "task.beam": None,
+    "task.no_repeat_ngram": None,
+    "precision": "float32",
+    "prompt": None,  # of a run by another method
+    "finetune": None,
+    "bitfit": None,
+    "adapter": None,
+    "lora": None,
+    "optim.smoothing_over": "vocabulary",
+    "optim.drop_worst": 0.0,
+    "optim.drop_worst_after": 0,
+    "optim.ema_decay": None,
+}
+DECODING = ("beam", "no_repeat_ngram")  # those that stand in for the task's
+ABSENT = "(no such key)"  # in place of a value
+ID_LENGTH = 16  # hex digits: 64 bits
+
+
+def canonical(values: Mapping[str, Any]) -> str:
+    """The one JSON text of these values: sorted keys, no spaces, no NaN."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+
+def frozen_text(config: RunConfig, neutral: Mapping[str, Any] | None = None) -> str:
+    """What is hashed, and what `config.json` holds: all settings except those that stand at their neutral value."""
+    values = config.model_dump(mode="json")
+    for key, value in (NEUTRAL if neutral is None else neutral).items():
+        *path, last = key.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        if section[last] == value:
+            del section[last]
+    return canonical(values)
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they were frozen, with the neutral value of each key that was added later."""
+    for key, value in NEUTRAL.items():
+        *path, last = key.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        section.setdefault(last, value)
+    return values
+
+
+def run_id(config: RunConfig) -> str:
+    return digest(frozen_text(config))
+
+
+def evaluation_id(run: str, settings: Mapping[str, Any]) -> str:
+    """An evaluation is one run's chosen checkpoint on one split under one decoding and attack setting."""
+    return digest(canonical({"run": run, "settings": settings, "evaluation_version": EVALUATION_VERSION}))
+
+
+def freeze(composed: Mapping[str, Any]) -> tuple[RunConfig, Place]:
+    """A composed configuration (plain containers, interpolations resolved) as what is computed, and where.
+
+    Raises ConfigError for a wrong key, type or value, and for a backbone file that is not there.
+    """
+    place = place_of(composed)
+    return config_of(composed, checksum_of(place)), place
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting under its dotted key: `prompt.length`."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def setting(settings: Mapping[str, Any], key: str) -> Any:
+    """Of settings by dotted key. One that was added later and is left out stands at its neutral value."""
+    return settings[key] if key in settings else NEUTRAL.get(key, ABSENT)
+
+
+def differing(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """The dotted keys whose values differ."""
+    keys = dict.fromkeys([*settings, *others])
+    return [key for key in keys if setting(settings, key) != setting(others, key)]
+
+
+def as_written(composed: Mapping[str, Any], checksum: str) -> RunConfig:
+    """A run's settings, but for what the task's files decide. Raises ConfigError.
+
+    `tuned`, the rates that optim.lr refers to, is no part of it, nor is what finished weights are asked.
+    """
+    others = {"tuned", *Questions.model_fields, *Place.model_fields}
+    values = {key: value for key, value in composed.items() if key not in others}
+    values["backbone"] = dict(values["backbone"]) | {"checksum": checksum}
+    data = dict(values["task"]["data"]) | {"fingerprint": f"digits-{WORLD_VERSION}"}
+    values["task"] = dict(values["task"]) | {"data": data}
+    return parse(RunConfig, values | {"training_version": TRAINING_VERSION})
+
+
+def config_of(composed: Mapping[str, Any], checksum: str) -> RunConfig:
+    """A run's settings. Raises ConfigError, also for a file of its task that is not there."""
+    config = as_written(composed, checksum)
+    if config.task.files:
+        config = on_files(config, data_checksum(config.task, composed["paths"]["data"]))
+    if composed["cache"]["frozen"] == "on" and config.backbone.mode == "train":
+        raise ConfigError(
+            "cache.frozen=on does not go with backbone.mode=train, where BatchNorm follows the batches and nothing stays as it "
+            "was computed; leave cache.frozen at auto, or freeze the backbone with backbone.mode=eval"
+        )
+    return config
+
+
+def on_files(config: RunConfig, fingerprint: str) -> RunConfig:
+    """The same settings with this fingerprint of the task's files."""
+    data = config.task.data.model_copy(update={"fingerprint": fingerprint})
+    return config.model_copy(update={"task": config.task.model_copy(update={"data": data})})
+
+
+def checksum_of(place: Place) -> str:
+    """Of the backbone's file."""
+    file = backbone_file(place)
+    if not file.is_file():
+        raise ConfigError(
+            f"paths.backbone={place.paths.backbone} is not a file; give the pretrained checkpoint of this model, "
+            "for instance paths.backbone=/data/ofa_base.pt"
+        )
+    return fingerprint(file)
+
+
+def data_checksum(task: Task, folder: str | None) -> str:
+    """Of the task's files. Raises ConfigError if one is not there."""
+    if folder is None:
+        raise ConfigError(
+            f"task={task.name} reads files, and paths.data=null; give the folder that holds {task.files[0]} and the others, "
+            "for instance paths.data=/data/ofa"
+        )
+    for name in task.files:
+        if not (ROOT / folder / name).is_file():
+            raise ConfigError(f"paths.data={folder} holds no file {name}, which task={task.name} reads")
+    return fingerprints([ROOT / folder / name for name in task.files])
+
+
+def read_config(file: Path) -> RunConfig:
+    """The frozen settings of a run. Raises ConfigError when they are not what the folder's name promises."""
+    text = file.read_text(encoding="utf-8")
+    if digest(text) != file.parent.name:
+        raise ConfigError(
+            f"{file} was changed after launch: its hash is {digest(text)}, its folder says {file.parent.name}"
+        )
+    return parse(RunConfig, completed(json.loads(text)))
+
+
+def is_of_evaluations(key: str) -> bool:
+    """Is it a setting of what finished weights are asked? Its values make more evaluations, and no more runs."""
+    return key.split(".")[0] in Questions.model_fields
+
+
+def evaluations_of(composed: Mapping[str, Any], config: RunConfig) -> dict[str, dict[str, Any]]:
+    """By split, the settings of the evaluations that a composed configuration asks for.
+
+    {"split": ...}, and what makes it another than that of the whole split, without attack, as the task decodes: so what is the
+    same has one spelling. Raises ConfigError for what cannot be meant.
+    """
+    asked = parse(Questions, {key: composed[key] for key in Questions.model_fields})
+    evaluation, attack = asked.evaluation, asked.attack
+    more: dict[str, Any] = {} if evaluation.examples is None else {"examples": evaluation.examples}
+    decoding = {key: value for key in DECODING if (value := getattr(evaluation, key)) is not None}
+    task = as_asked(config.task, decoding)
+    more |= {key: value for key, value in decoding.items() if getattr(task, key) != getattr(config.task, key)}
+    if attack.epsilon > 0:
+        more["attack"] = attack.model_dump(exclude=set() if attack.kind == "pgd" else {"steps"})
+    known = ("train", *config.task.splits)
+    for split in evaluation.splits or ():
+        if split not in known:
+            of = f"task.name={config.task.name} has {', '.join(known)}"
+            raise ConfigError(f"evaluation.splits={split} is not a split of the task{nearest(split, known)}; {of}")
+    return {split: {"split": split} | more for split in evaluation.splits or config.task.splits}
+
+
+def clean(config: RunConfig) -> list[dict[str, Any]]:
+    """The settings of the evaluations that a run has by default."""
+    return [{"split": split} for split in config.task.splits]
+
+
+def as_asked(task: Task, settings: Mapping[str, Any]) -> Task:
+    """The task with the decoding of an evaluation with these settings."""
+    changes = {key: settings[key] for key in DECODING if key in settings}
+    return parse(Task, task.model_dump() | changes) if changes else task
+
+
+def provenance() -> dict[str, Any]:
+    """{"commit": sha or None, "dirty": whether packages or conf differ from it}. None where git has no commit to name."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=30)
+        except (FileNotFoundError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changes = git("status", "--porcelain", "--", "mmprompt", "sweeps", "conf")
+    return {"commit": git("rev-parse", "--verify", "HEAD"), "dirty": bool(changes)}

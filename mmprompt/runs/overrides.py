@@ -1,0 +1,39 @@
+"""What a person may type: every key that there is, and one sentence for whoever mistypes one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmprompt.runs.config import TABLES, ConfigError, Questions, RunConfig, dotted_keys, nearest
+from mmprompt.runs.deployment import Place
+
+
+def known_keys() -> list[str]:
+    """Every key a user can set, dotted: `prompt.length`, `cluster.time_min`, ..."""
+    derived = {"training_version", "backbone.checksum", "task.data.fingerprint"}  # computed, never set
+    return [key for schema in (RunConfig, Questions, Place) for key in dotted_keys(schema) if key not in derived]
+
+
+def check_override(key: str, value: str | None, conf: Path) -> None:
+    """Raises ConfigError if `key=value` names no key and no config group, or no file of its group."""
+    groups = {path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in conf.iterdir() if path.is_dir()}
+    if key in groups:
+        options = groups[key]
+        if value is not None and value not in options:
+            raise ConfigError(f"{key}={value} does not exist{nearest(value, options)}; allowed: {', '.join(options)}")
+    elif key not in known_keys() and not key.startswith(("hydra", *(f"{table}." for table in TABLES))):
+        raise ConfigError(f"there is no key {key}{nearest(key, [*known_keys(), *groups])}")
+
+
+def as_text(value: Any) -> str:
+    """A value in Hydra's grammar; two that differ have different texts."""
+    is_plain = isinstance(value, str) and value not in ("null", "true", "false") and is_word(value)
+    return str(value) if is_plain else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def is_word(text: str) -> bool:
+    """Does it need no quotes?"""
+    first, rest = text[:1], text[1:]
+    return (first.isascii() and (first.isalpha() or first == "_")) and all(c.isalnum() or c in "_./-" for c in rest)

@@ -1,0 +1,295 @@
+"""The W&B server, when there is one: what it has of our records, and how those on disk get there.
+
+`wandb sync` does the sending, and what it does by itself (0.31) is mended here:
+- it asks a server that is not there for ever: the server is asked first, and again when nothing moves;
+- its exit code is 0 and its own mark of a record is set even if the server refused half of it: what arrived is what the
+  server says that it has, and only that is marked;
+- a file without a record in it stops it before it has sent anything, and a damaged one is sent up to the damage, as a
+  failed run: the former is left out, of the latter all that can be read is sent, from a copy;
+- it sends a record again that was sent while its run was training: the server is asked before.
+
+Links and copies lie in a temporary folder: nothing but the mark, W&B's own, is left in the store.
+Part of the light half of the package: wandb is imported when the server is asked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mmprompt.runs.wandb_record import SETTINGS, client, first_line, forget_client
+from mmprompt.runs.wandb_file import MAGIC, framed, payloads
+
+TIMEOUT = 20  # seconds for one answer
+PAGE = 500  # runs in an answer
+AT_ONCE = 8  # records sent side by side
+TOGETHER = 100  # records per process: to start one takes as long as to send some
+STALLED = 30.0  # seconds in which no record is sent, until the server is asked whether it is there
+GIVE_UP = 120.0  # and until what is left is left, whatever it says
+SETTLED = 20.0  # seconds after which the server has counted what it was sent
+LOG = "said.txt"  # by `wandb sync`
+
+
+class ServerError(RuntimeError):
+    """The W&B server cannot be had. The message says why."""
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """A record file whose run is over."""
+
+    file: Path
+    id: str
+    project: str
+    entity: str  # empty: the account's own
+    rows: int
+    exit_code: int | None  # None: it was killed
+    is_damaged: bool
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """What the server calls a run that ended so."""
+        if self.exit_code is None:
+            return ("failed", "crashed", "killed")
+        return ("failed",) if self.exit_code else ("finished",)
+
+
+def look(file: Path) -> OnDisk | None:
+    """What is in a record file; None: nothing that could be sent."""
+    run, exit_code, rows, is_damaged = None, None, 0, False
+    for message in _messages(file):
+        match message and message.WhichOneof("record_type"):
+            case None:
+                is_damaged = True
+            case "run":
+                run = message.run
+            case "history":
+                rows += 1
+            case "exit":
+                exit_code = message.exit.exit_code
+    if run is None:
+        return None
+    return OnDisk(file, run.run_id, run.project, run.entity, rows, exit_code, is_damaged)
+
+
+def _messages(file: Path) -> Iterator[Any]:
+    """Each message of a record file, None for what cannot be read."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from wandb.proto.wandb_internal_pb2 import Record as Message  # type: ignore[attr-defined]
+
+    try:
+        data = file.read_bytes()
+    except OSError:  # removed at this moment, or a link to nothing
+        return
+    if not data.startswith(MAGIC):
+        return
+    for payload in payloads(data, len(MAGIC)):
+        try:
+            yield Message.FromString(payload) if isinstance(payload, bytes) else None
+        except DecodeError:
+            yield None
+
+
+def _mark(file: Path) -> Path:
+    """W&B's own mark of a record that was sent."""
+    return file.with_name(f"{file.name}.synced")
+
+
+def is_marked(file: Path) -> bool:
+    return _mark(file).exists()
+
+
+def mark(file: Path) -> None:
+    with contextlib.suppress(OSError):  # in a store of somebody else's; then the server is asked again
+        _mark(file).touch()
+
+
+@contextlib.contextmanager
+def server() -> Iterator[Any]:
+    """W&B's public Api. Raises ServerError with the reason when the server cannot be had, now or later in the block."""
+    with client("online") as wandb:
+        from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+        try:
+            yield wandb.Api(timeout=TIMEOUT)
+        except (wandb.errors.Error, WandbApiFailedError, ValidationError) as error:  # the last: of a setting
+            raise ServerError(f"the W&B server cannot be had: {first_line(error)}") from error
+        except TimeoutError as error:
+            forget_client()  # whoever still waits for an answer gets an error
+            raise ServerError("the W&B server stopped answering") from error
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a W&B run of an analysis shows; files and frames by the name that they get there."""
+
+    pages: Mapping[str, str]  # HTML
+    images: Mapping[str, Path]
+    files: Sequence[Path]  # kept as they are
+    folder: Path  # that their names are relative to
+
+
+def publish(shown: Shown, name: str, config: Mapping[str, Any], project: str, entity: str) -> str:
+    """Sends it as one W&B run of job type `analysis`; returns its address. Raises ServerError when the server cannot be had."""
+    with client("online") as wandb, tempfile.TemporaryDirectory(prefix="mmprompt-wandb-") as scratch:
+        settings = wandb.Settings(**SETTINGS)
+        try:
+            run = wandb.init(
+                mode="online",
+                dir=scratch,
+                settings=settings,
+                project=project,
+                entity=entity or None,
+                job_type="analysis",
+                name=name,
+                config=dict(config),
+            )
+            values: dict[str, Any] = {key: wandb.Html(text, inject=False) for key, text in shown.pages.items()}
+            values |= {key: wandb.Image(str(file)) for key, file in shown.images.items()}
+            run.log(values)
+            for file in shown.files:
+                run.save(str(file), base_path=str(shown.folder), policy="now")
+            run.finish()
+        except (wandb.errors.Error, TimeoutError, ValidationError) as error:
+            forget_client()
+            raise ServerError(f"the W&B server cannot be had: {first_line(error)}") from error
+    return str(run.url)
+
+
+def find(api: Any, project: str, entity: str, key: str, values: Sequence[str], lazy: bool) -> Iterator[Any]:
+    """The project's runs of which `key` is one of the values, whole unless lazy, in one call per PAGE of them."""
+    path = f"{entity or api.default_entity}/{project}"
+    api.flush()  # else what it was told before is its answer
+    for first in range(0, len(values), PAGE):
+        filters = {key: {"$in": list(values[first : first + PAGE])}}
+        try:
+            yield from api.runs(path, filters=filters, per_page=PAGE, lazy=lazy)
+        except ValueError as error:
+            if "Could not find project" not in str(error):
+                raise
+            return  # nothing was ever sent there
+
+
+def known(api: Any, records: Iterable[OnDisk]) -> list[OnDisk]:
+    """The records that the server has whole: every row, and how the run ended."""
+    places: dict[tuple[str, str], list[OnDisk]] = {}
+    for record in records:
+        places.setdefault((record.project, record.entity), []).append(record)
+    found: list[OnDisk] = []
+    for place, there in places.items():
+        runs = {run.id: run for run in find(api, *place, "name", [record.id for record in there], lazy=True)}
+        found += [record for record in there if record.id in runs and _is_whole(record, runs[record.id])]
+    return found
+
+
+def _is_whole(record: OnDisk, run: Any) -> bool:
+    return run.state in record.states and run.historyLineCount >= record.rows
+
+
+def send(api: Any, records: Sequence[OnDisk]) -> Iterator[tuple[OnDisk, str | None]]:
+    """Sends records, and yields each when it has arrived and is marked, or with the reason why it has not.
+
+    Raises ServerError when the server is gone; what it has by then is known to it the next time.
+    """
+    for first in range(0, len(records), TOGETHER):
+        some = records[first : first + TOGETHER]
+        refused = _wandb_sync(some)
+        arrived = _arrived(api, [record for record in some if record not in refused])
+        for record in some:
+            if record in arrived:
+                mark(record.file)
+            yield record, None if record in arrived else refused.get(record, "the server has not all that was sent")
+
+
+def _arrived(api: Any, records: Sequence[OnDisk]) -> list[OnDisk]:
+    """Those that the server has, once it has counted what it was sent."""
+    deadline = time.monotonic() + SETTLED
+    while True:
+        found = known(api, records)
+        if len(found) == len(records) or time.monotonic() > deadline:
+            return found
+        time.sleep(1)
+
+
+def _wandb_sync(records: Iterable[OnDisk]) -> dict[OnDisk, str]:
+    """Runs `wandb sync`. Returns what it says that it did not send, and why. Raises ServerError when the server is gone."""
+    with tempfile.TemporaryDirectory(prefix="mmprompt-sync-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        staged = {record: _staged(record, folder) for record in records}
+        process = _started(list(staged.values()), folder)
+        try:
+            _wait(process, list(staged.values()))
+        finally:
+            process.kill()  # its background process sees it, and ends too
+            process.wait()
+        waiting = {record: file for record, file in staged.items() if not is_marked(file)}
+        return {record: _reason(folder, file) for record, file in waiting.items()}
+
+
+def _wait(process: subprocess.Popen[bytes], files: Sequence[Path]) -> None:
+    """For its end, as long as files are sent and the server answers; it tries for ever to send what a server refuses."""
+    done, moved = 0, time.monotonic()
+    asked = moved
+    while process.poll() is None:
+        now, sent = time.monotonic(), sum(map(is_marked, files))
+        if sent > done:
+            done, moved = sent, now
+        if now - moved > GIVE_UP:
+            if not done:
+                raise ServerError(f"the W&B server answers, and took no record within {GIVE_UP:.0f} s")
+            return
+        if now - max(moved, asked) > STALLED:
+            with server():
+                asked = now
+        time.sleep(0.1)
+
+
+def _reason(folder: Path, file: Path) -> str:
+    """Why W&B did not send a file: the error that it printed for it, or the last one in its log."""
+    printed = (folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line.partition("ERROR ")[2] for line in printed if "ERROR " in line and file.parent.name in line]
+    for log in folder.glob("wandb/logs/debug-sync*.log"):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        told = [json.loads(line) for line in lines if file.parent.name in line and line.endswith("}")]
+        errors += [str(line[key]) for line in reversed(told) for key in ("body", "error") if key in line]
+    return (errors or ["W&B does not say why"])[0]
+
+
+def _staged(record: OnDisk, folder: Path) -> Path:
+    """A link to the record, or a copy of what can be read of it, where the client may write."""
+    name = record.file.parent.name.removeprefix("offline-")
+    file = folder / f"offline-{name}" / record.file.name  # it leaves out what was recorded online unless named so
+    file.parent.mkdir()
+    if record.is_damaged:
+        sound = [message.SerializeToString() for message in _messages(record.file) if message is not None]
+        file.write_bytes(framed(sound))
+    else:
+        file.symlink_to(record.file.absolute())
+    return file
+
+
+def _started(files: Iterable[Path], folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "wandb", "sync", "-n", str(AT_ONCE), *map(str, files)]
+    with client("online"):
+        environment: Mapping[str, str] = os.environ | {"TMPDIR": str(folder), "WANDB_DIR": str(folder)}
+        with (folder / LOG).open("wb") as log:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,  # not a terminal: it asks nobody for a key
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C comes to us alone
+            )

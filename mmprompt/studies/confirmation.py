@@ -1,0 +1,104 @@
+"""What fresh seeds say of the best of a search and of the default, beside each other.
+
+Part of the light half of the package: no torch, no Hydra, no Optuna.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mmprompt.runs.identity import evaluation_id
+from mmprompt.runs.records import DamagedError
+from mmprompt.runs.store import RunFolder
+from mmprompt.studies.intervals import Interval, paired, t_interval
+from mmprompt.studies.outcomes import Picture
+from mmprompt.studies.study import Candidate, Group
+
+
+def is_over(picture: Picture) -> bool:
+    """Whether nothing is left to do: every run of the confirmation is done, or will never be."""
+    return picture.confirmation is not None and all(
+        is_settled(picture, group.group, candidate, run)
+        for group in picture.confirmation.groups
+        for candidate in group.candidates
+        for run in candidate.runs.values()
+    )
+
+
+def is_settled(picture: Picture, group: int, candidate: Candidate, run: str) -> bool:
+    """Whether a run of the confirmation has all its scores, or will never have them."""
+    definition = picture.definition
+    task = definition.task_of(candidate.settings, group)
+    folder = picture.reader.study.store.run(run)
+    try:
+        if folder.is_done([evaluation_id(run, {"split": split}) for split in definition.splits[task]]):
+            return True
+    except DamagedError:
+        return True
+    return picture.reader.run(run, task).state in ("diverged", "failed")
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A candidate on fresh seeds."""
+
+    candidate: Candidate
+    scores: Mapping[str, Mapping[int, float]]  # by split and seed
+    intervals: Mapping[str, Interval]  # by split
+    differences: Mapping[
+        str, Interval
+    ]  # from the default, paired by seed, by split; they hold together for all candidates
+
+
+def confirmed(picture: Picture, group: Group) -> list[Confirmed]:
+    """What the fresh seeds say, as the store has it: `compared` of the scores of a group's candidates."""
+    definition, store = picture.definition, picture.reader.study.store
+    scores = []
+    for candidate in group.candidates:
+        task = definition.task_of(candidate.settings, group.group)
+        metric = definition.tasks[task]["metric"]
+        by_split: dict[str, dict[int, float]] = {split: {} for split in definition.splits[task]}
+        for seed, run in candidate.runs.items():
+            for split, values in by_split.items():
+                value = evaluated(store.run(run), split, metric)
+                if value is not None:
+                    values[int(seed)] = value
+        scores.append(by_split)
+    return compared(group.candidates, scores)
+
+
+def compared(candidates: Sequence[Candidate], scores: Sequence[Mapping[str, Mapping[int, float]]]) -> list[Confirmed]:
+    """The default first, then by the mean on validation, where the choice is made.
+
+    `scores`: of each candidate by split, validation first, and by seed. The best is chosen among several by the runs that
+    are reported; so the intervals of their differences from the default hold for all of them at once (Bonferroni), and with
+    that for the one that is chosen.
+    """
+    default, others = scores[0], max(1, len(candidates) - 1)
+    found = []
+    for number, (candidate, by_split) in enumerate(zip(candidates, scores, strict=True)):
+        intervals = {split: t_interval(values.values()) for split, values in by_split.items()}
+        differences = {split: paired(values, default[split], of=others) for split, values in by_split.items() if number}
+        found.append(Confirmed(candidate, by_split, intervals, differences))
+    return [found[0], *sorted(found[1:], key=_by_validation)]
+
+
+def _by_validation(one: Confirmed) -> float:
+    value = next(iter(one.intervals.values())).value
+    return math.inf if math.isnan(value) else -value
+
+
+def evaluated(folder: RunFolder, split: str, metric: str) -> float | None:
+    """The score of a done run on a whole split, as it is without attack; None if it was not asked, or its file is damaged."""
+    try:
+        result = folder.result()
+        if result is None:
+            return None
+        if (value := result["metrics"].get(f"{split}/{metric}")) is not None:
+            return value
+        found = folder.evaluation(evaluation_id(folder.id, {"split": split}))
+    except DamagedError:
+        return None
+    return None if found is None else found["metrics"].get(metric)

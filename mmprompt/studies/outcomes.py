@@ -1,0 +1,275 @@
+"""What the runs of a study came to: of each trial its state and values, and what a sampler is told of it.
+
+Read from the runs at each look; nothing of it is written down (`mmprompt.studies.study` says what is).
+Part of the light half of the package: no torch, no Hydra, no Optuna.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Literal
+
+from mmprompt.runs.records import DamagedError, ResultRecord
+from mmprompt.runs.store import TRIES, RunFolder, spent
+from mmprompt.studies.study import SCORE, Confirmation, Decision, Definition, Knew, Settings, Study, Trial
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    state: Literal[
+        "done", "diverged", "failed", "open"
+    ]  # failed: too often, for reasons that do not lie in its settings
+    values: Mapping[str, float]  # of a done run, by objective
+    scores: Mapping[int, float]  # on validation while training, by update
+    device_hours: float
+    spans: Sequence[
+        tuple[float, float]
+    ]  # begin and last sign of its attempts, seconds since 1970 by the file server's clock
+    damage: str = ""  # the file that cannot be used, and what to do; it counts as failed until that is done
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in ("done", "diverged")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial came to, over the seeds that it is to have."""
+
+    trial: Trial
+    state: Literal["done", "stopped", "diverged", "failed", "open"]
+    seeds: Sequence[int]  # that it is to have
+    runs: Mapping[int, RunOutcome]  # of these
+    values: Sequence[float] | None  # of a done trial, of each objective the mean over seeds
+    rungs: Mapping[int, float]  # the mean score at each rung that all seeds have reached
+    device_hours: float
+
+    @property
+    def done(self) -> int:
+        """How many of its seeds are done, of those before the first that is not."""
+        states = [run.state == "done" for run in self.runs.values()]
+        return states.index(False) if False in states else len(states)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a sampler is told of a trial."""
+
+    settings: Settings
+    state: Literal["done", "stopped", "diverged", "failed", "running"]
+    values: Sequence[float] | None = None
+    rungs: Mapping[int, float] = field(default_factory=dict)
+    number: int | None = None  # None: a warm one
+
+
+class Reader:
+    """Reads what the runs of a study came to; what cannot change any more is read once."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._final: dict[str, RunOutcome] = {}
+        self._trials: dict[str, Trial] = {}
+        self._decisions: dict[str, Decision] = {}
+
+    def run(self, run: str, task: str) -> RunOutcome:
+        if run not in self._final:
+            outcome = run_outcome(self.study.store.run(run), self.study.definition, task)
+            if not outcome.is_final:
+                return outcome
+            self._final[run] = outcome
+        return self._final[run]
+
+    def look(self) -> Picture:
+        """Raises StoreError for a damaged or a foreign file in the study's folder."""
+        definition = self.study.definition
+        self._trials, self._decisions = self.study.trials(self._trials), self.study.decisions(self._decisions)
+        trials = sorted(self._trials.values(), key=lambda trial: trial.number)
+        decisions = {(one.trial, one.step): one for one in self._decisions.values()}
+        outcomes = [self._outcome(definition, trial, decisions) for trial in trials]
+        return Picture(self, definition, outcomes, decisions, self.study.confirmation())
+
+    def _outcome(
+        self, definition: Definition, trial: Trial, decisions: Mapping[tuple[int, int | None], Decision]
+    ) -> Outcome:
+        seeds = definition.seed_values[: definition.seeds.first]
+        if (more := decisions.get((trial.number, None))) and more.goes_on:
+            seeds = definition.seed_values
+        task = definition.task_of(trial.settings, trial.group)
+        runs = {seed: self.run(trial.runs[str(seed)], task) for seed in seeds}
+        return trial_outcome(definition, trial, runs, decisions)
+
+
+def run_outcome(folder: RunFolder, definition: Definition, task: str) -> RunOutcome:
+    try:
+        return _run_outcome(folder, definition, task)
+    except DamagedError as error:
+        return RunOutcome("failed", {}, {}, 0.0, [], str(error))
+
+
+def _run_outcome(folder: RunFolder, definition: Definition, task: str) -> RunOutcome:
+    attempts, result = folder.attempts(), folder.result()
+    spans = [(attempt.claimed, attempt.last_sign) for attempt in attempts]
+    if result is not None and (values := objectives(result, definition, task)) is not None:
+        return RunOutcome("done", values, folder.validation, result.get("device_hours") or 0.0, spans)
+    devices = max([attempt.job.get("gpus") or definition.threads for attempt in attempts], default=1)
+    hours = spent(attempts) * devices / 3600
+    state: Literal["diverged", "failed", "open"] = "open"
+    if attempts and attempts[-1].diverged:
+        state = "diverged"
+    elif attempts and attempts[-1].has_failed and folder.tries() >= TRIES:
+        state = "failed"
+    return RunOutcome(state, {}, folder.validation, hours, spans)
+
+
+def objectives(result: ResultRecord, definition: Definition, task: str) -> dict[str, float] | None:
+    """The objectives' values; None if the run was not asked for its score on validation yet."""
+    found = {}
+    for objective in definition.objective:
+        if objective == SCORE:
+            about = definition.tasks[task]
+            value = result["metrics"].get(f"{about['validation']}/{about['metric']}")
+        else:
+            value = result.get(objective)  # type: ignore[assignment]
+        if value is None:
+            return None
+        found[objective] = float(value)
+    return found
+
+
+def trial_outcome(
+    definition: Definition,
+    trial: Trial,
+    runs: Mapping[int, RunOutcome],
+    decisions: Mapping[tuple[int, int | None], Decision],
+) -> Outcome:
+    first = list(runs.values())[: definition.seeds.first]  # more seeds are trained to their end, and compared there
+    rungs = {
+        rung: mean(run.scores[rung] for run in first)
+        for rung in definition.rungs
+        if all(rung in run.scores for run in first)
+    }
+    states = {run.state for run in runs.values()}
+    state: Literal["done", "stopped", "diverged", "failed", "open"] = "open"
+    values = None
+    if "diverged" in states:
+        state = "diverged"
+    elif states == {"done"}:
+        state = "done"
+        values = [mean(run.values[one] for run in runs.values()) for one in definition.objective]
+    elif "failed" in states:
+        state = "failed"
+    elif (last := next_rung(definition, trial, decisions)) is not None and last in rungs:
+        state = "stopped"
+    hours = sum(run.device_hours for run in runs.values())
+    return Outcome(trial, state, list(runs), runs, values, rungs, hours)
+
+
+def next_rung(definition: Definition, trial: Trial, decisions: Mapping[tuple[int, int | None], Decision]) -> int | None:
+    """The first rung without a decision that the trial goes on; None: it goes to its end."""
+    for rung in definition.rungs:
+        decision = decisions.get((trial.number, rung))
+        if decision is None or not decision.goes_on:
+            return rung
+    return None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A study at one moment."""
+
+    reader: Reader
+    definition: Definition
+    outcomes: Sequence[Outcome]  # by number
+    decisions: Mapping[tuple[int, int | None], Decision]
+    confirmation: Confirmation | None
+
+    def of(self, group: int) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.trial.group == group]
+
+    def knew(self, group: int) -> Knew:
+        """Of the trials of a group as they are."""
+        first = self.definition.seeds.first
+        done = {one.trial.number: one.done for one in self.of(group) if one.state != "diverged" and one.done >= first}
+        there = [one for one in self.of(group) if one.trial.number not in done]
+        return Knew(
+            running=[one.trial.number for one in there if one.state == "open"],
+            failed=[one.trial.number for one in there if one.state == "failed"],
+            stopped={str(one.trial.number): max(one.rungs) for one in there if one.state == "stopped"},
+            seeds={str(number): count for number, count in done.items() if count > first},
+        )
+
+    def told(self, group: int, before: int, knew: Knew) -> list[Told]:
+        """What a sampler is told who is asked for trial number `before`, and knew this: warm trials first, then by number.
+
+        Of the default only if it lies in the space.
+        """
+        warm = [Told(one.settings, "done", one.values) for one in self.definition.warm if one.group == group]
+        there = [one for one in self.of(group) if one.trial.number < before]
+        inside = [one for one in there if self.definition.contains(one.trial.settings, group)]
+        return [*warm, *(self._told(one, knew) for one in inside)]
+
+    def _told(self, outcome: Outcome, knew: Knew) -> Told:
+        trial, number = outcome.trial, str(outcome.trial.number)
+        if trial.number in knew.running:
+            return Told(trial.settings, "running", number=trial.number)
+        if trial.number in knew.failed:
+            return Told(trial.settings, "failed", number=trial.number)
+        if number in knew.stopped:
+            rungs = {rung: score for rung, score in outcome.rungs.items() if rung <= knew.stopped[number]}
+            return Told(trial.settings, "stopped", rungs=rungs, number=trial.number)
+        count = knew.seeds.get(number, self.definition.seeds.first)
+        runs = {seed: outcome.runs[seed] for seed in list(outcome.runs)[:count]}
+        then = trial_outcome(self.definition, trial, runs, self.decisions)
+        state: Literal["done", "diverged"] = "diverged" if then.state == "diverged" else "done"
+        return Told(trial.settings, state, then.values, then.rungs, trial.number)
+
+    def best(self, group: int) -> list[Found]:
+        """What was found, the best first: done trials and warm ones, each setting once.
+
+        With several objectives those that no other is better than in all of them, the first objective's best first.
+        """
+        found = [
+            Found(one.trial.number, one.trial.settings, tuple(one.values), len(one.seeds), one.trial.runs)
+            for one in self.of(group)
+            if one.values is not None
+        ]
+        known = [one.settings for one in found]
+        found += [
+            Found(None, one.settings, tuple(one.values), len(one.runs), one.runs)
+            for one in self.definition.warm
+            if one.group == group and one.settings not in known
+        ]
+        signs = [1 if direction == "maximize" else -1 for direction in self.definition.directions]
+        if len(signs) > 1:
+            found = front(found, signs)
+        most = self.definition.seeds.most
+        if self.definition.seeds.first < most and any(one.count >= most for one in found):
+            found = [one for one in found if one.count >= most]  # of one seed the best is a lucky one
+        order = {id(one): at for at, one in enumerate(found)}
+        return sorted(found, key=lambda one: (-signs[0] * one.values[0], order[id(one)]))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A setting with its values in the search."""
+
+    trial: int | None  # None: a warm one
+    settings: Settings
+    values: Sequence[float]
+    count: int  # seeds
+    runs: Mapping[str, str]
+
+
+def front(found: Iterable[Found], signs: Sequence[int]) -> list[Found]:
+    """Those that no other is at least as good as in all objectives and better than in one."""
+    points = [(one, [sign * value for sign, value in zip(signs, one.values, strict=True)]) for one in found]
+
+    def is_beaten(mine: Sequence[float]) -> bool:
+        return any(
+            all(other >= own for other, own in zip(theirs, mine, strict=True)) and list(theirs) != list(mine)
+            for _, theirs in points
+        )
+
+    return [one for one, values in points if not is_beaten(values)]

@@ -1,0 +1,429 @@
+"""A study on disk: what a search looks for, its trials, and the decisions about them.
+
+    STORE/searches/NAME/study.json         the definition, frozen when the search is first asked for
+    STORE/searches/NAME/trials/N.json      trial N: its settings, its runs by seed, and what the sampler knew
+    STORE/searches/NAME/decisions/N.S.json whether trial N goes on after update S; N.seeds.json: whether it gets more seeds
+    STORE/searches/NAME/confirmed.json     what is confirmed, on seeds that the search never used
+
+Each file is written once and whole, by the first process that gets there, and never changed. A trial's state and values are
+not in them: they are read from its runs (`mmprompt.studies.outcomes`). So nothing has to be kept in step, and there is no lock.
+Part of the light half of the package: no torch, no Hydra, no Optuna.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import TypeAdapter, model_validator
+
+from mmprompt.runs import records
+from mmprompt.runs.config import NotNegative, Positive, PositiveFloat, Section, nearest
+from mmprompt.runs.files import StoreError, write_once
+from mmprompt.runs.store import OF_SEARCH, Store
+
+VERSION: Literal[1] = 1  # of the files
+SCORE = "score"  # the objective that is the task's validation metric
+TRIALS = "trials", r"(\d+)\.json"  # folder, and the names of its files
+DECISIONS = "decisions", r"\d+\.(\d+|seeds)\.json"
+SEEDS = "seeds"  # in the name of a decision on more seeds
+FIRST_FRESH = 101  # the least seed that confirmation uses
+DIRECTIONS = ("maximize", "minimize")
+
+Direction = Literal["maximize", "minimize"]
+Origin = Literal["default", "sampler"]  # of a trial
+Settings = records.Settings  # of a trial: the searched keys that apply to it, and their values
+Runs = dict[str, records.Name]  # ids by seed
+
+
+# ----------------------------------------------------------------------------------------------------------- what is on disk
+
+
+class Parameter(Section):
+    """A searched key and its values."""
+
+    key: str
+    kind: Literal["float", "int", "choice"]
+    low: float | int | None  # of a number
+    high: float | int | None
+    log: bool
+    step: int | None  # of an int
+    choices: list[Any] | None
+    when: dict[str, list[Any]]  # it applies where each of these keys has one of these values
+
+    def applies(self, settings: Mapping[str, Any]) -> bool:
+        return all(key in settings and settings[key] in values for key, values in self.when.items())
+
+    def contains(self, value: Any) -> bool:
+        if self.kind == "choice":
+            return value in (self.choices or [])
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        assert self.low is not None and self.high is not None
+        if self.kind == "int" and (value != int(value) or (self.step and (value - self.low) % self.step)):
+            return False
+        return self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        if self.kind == "choice":
+            return f"[{', '.join(as_yaml(choice) for choice in self.choices or [])}]"
+        step = f" in steps of {self.step}" if self.step and self.step > 1 else ""
+        return f"{self.low:g} to {self.high:g}{' (log)' if self.log else ''}{step}"
+
+
+def as_yaml(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+class Named(Section):
+    """A class and its arguments."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class Seeds(Section):
+    first: Positive  # of every trial
+    most: Positive  # of those whose first seeds are in the top quarter
+
+
+class Budget(Section):
+    """Of each group. What is reached first ends the search for new trials; null: no limit."""
+
+    trials: Positive | None
+    device_hours: PositiveFloat | None  # with room for the confirmation
+    hours: PositiveFloat | None  # during which somebody was at work on it, with room for the confirmation
+
+
+class Confirm(Section):
+    top: Positive  # trials
+    seeds: Positive
+
+
+class Base(Section):
+    """A composed configuration under one choice of config groups, interpolations unresolved: nodes have no `conf/`."""
+
+    choices: dict[str, str]
+    settings: dict[str, Any]
+    checksum: str  # of the backbone
+    fingerprint: str | None  # of the task's files
+
+
+class Warm(Section):
+    """Finished runs of the store that lie in the space, when the study was made: all seeds of one setting."""
+
+    group: NotNegative
+    settings: Settings
+    runs: Runs
+    values: list[float]  # of each objective, mean over seeds
+
+
+class Definition(Section):
+    """study.json."""
+
+    version: Literal[1]
+    name: str
+    claim: str
+    command: str  # for people: make, the target and the overrides
+    target: str | None = None  # of make; None of a study from before it was kept
+    overrides: list[str] | None = None
+    objective: dict[str, Direction]
+    fixed: dict[str, Any]
+    space: list[Parameter]
+    each: list[str]  # keys: a study of its own for each combination of their values
+    groups: list[dict[str, Any]]  # these combinations; one empty one without `each`
+    sampler: Named
+    stop: Named | None
+    rungs: list[Positive]  # updates at which trials are compared
+    steps: Positive  # updates of a whole run, as configured
+    seeds: Seeds
+    seed_values: list[NotNegative]  # of the trials, `most` of them
+    budget: Budget
+    confirm: Confirm
+    study_seed: NotNegative
+    tasks: dict[str, dict[str, str]]  # by name: family, metric, validation
+    splits: dict[str, list[str]]  # of each task, validation first
+    bases: list[Base]
+    warm: list[Warm]
+    left_out: list[str]  # of finished runs that are near, why they do not count
+    threads: Positive
+    training_version: Positive
+    header: dict[str, Any]  # what all runs have in common, for captions
+    tracking: dict[str, str | None]
+    commit: str | None
+    dirty: bool
+    created: str
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Self:
+        if not self.seeds.first <= self.seeds.most <= len(self.seed_values):
+            raise ValueError(
+                f"it has {len(self.seed_values)} seeds for trials of {self.seeds.first} to {self.seeds.most}"
+            )
+        for task, about in self.tasks.items():
+            if missing := {"family", "metric", "validation"} - about.keys():
+                raise ValueError(f"task {task} has no {sorted(missing)[0]}")
+            if not self.splits.get(task):
+                raise ValueError(f"task {task} has no splits")
+        if any(one.group >= len(self.groups) for one in self.warm):
+            raise ValueError("a finished run that it knows is of no group")
+        return self
+
+    @property
+    def directions(self) -> list[Direction]:
+        return list(self.objective.values())
+
+    def task_of(self, settings: Mapping[str, Any], group: int) -> str:
+        known = {**self.fixed, **self.groups[group], **settings}
+        return str(known["task"]) if "task" in known else next(iter(self.tasks))
+
+    def has(self, one: Trial | Candidate, group: int, seeds: Sequence[int]) -> bool:
+        """Whether it can be of this study: its group, base and task are there, and its runs are on these seeds."""
+        return (
+            group < len(self.groups)
+            and one.base < len(self.bases)
+            and self.task_of(one.settings, group) in self.tasks
+            and {str(seed) for seed in seeds} <= one.runs.keys()
+        )
+
+    def label(self, group: int) -> str:
+        """`method=prompt`; nothing where there is one group."""
+        return " ".join(f"{key}={value}" for key, value in self.groups[group].items())
+
+    def parameters(self, settings: Mapping[str, Any]) -> Settings:
+        """Of these values those that the space asks for, given the others."""
+        found: Settings = {}
+        for parameter in self.space:
+            if parameter.key in settings and parameter.applies({**self.fixed, **settings, **found}):
+                found[parameter.key] = settings[parameter.key]
+        return found
+
+    def contains(self, settings: Mapping[str, Any], group: int) -> bool:
+        """Whether a sampler could have proposed them."""
+        known = {**self.fixed, **self.groups[group]}
+        for parameter in self.space:
+            if parameter.applies(known):
+                if parameter.key not in settings or not parameter.contains(settings[parameter.key]):
+                    return False
+                known[parameter.key] = settings[parameter.key]
+        return True
+
+
+class Knew(Section):
+    """What the sampler was told when it was asked: of the trials before this one in its group those that were not done, with
+    the first seeds alone, nor diverged. With the results of their runs, which never change, it can be asked the same again."""
+
+    running: list[int]
+    failed: list[int]
+    stopped: dict[str, int]  # at which update
+    seeds: dict[str, int]  # of done trials, how many where they had more than the first
+
+    @classmethod
+    def nothing(cls) -> Self:
+        """Of a trial that nothing had to be known for."""
+        return cls(running=[], failed=[], stopped={}, seeds={})
+
+
+class Trial(Section):
+    """trials/N.json."""
+
+    version: Literal[1]
+    number: NotNegative
+    group: NotNegative
+    origin: Origin
+    settings: Settings
+    base: NotNegative
+    runs: Runs  # `most` of them
+    knew: Knew
+
+
+class Decision(Section):
+    """decisions/N.S.json, or N.seeds.json."""
+
+    version: Literal[1]
+    trial: NotNegative
+    step: Positive | None  # null: on more seeds
+    goes_on: bool
+    score: float
+    why: str
+
+
+class Candidate(Section):
+    trial: int | None  # null: a warm one
+    origin: Literal["default", "best", "warm"]
+    settings: Settings
+    base: NotNegative
+    found: list[float] | None  # its values in the search; null of one that did not come to its end there
+    runs: Runs  # seeds that the search never used
+
+
+class Group(Section):
+    """What is confirmed of a group: the default, first, and the best of the search, the best one first."""
+
+    group: NotNegative
+    candidates: list[Candidate]
+
+
+class Confirmation(Section):
+    """confirmed.json."""
+
+    version: Literal[1]
+    seeds: list[NotNegative]
+    groups: list[Group]
+
+
+Record = TypeVar("Record", bound=Section)
+
+
+# ------------------------------------------------------------------------------------------------------------ reading and writing
+
+
+@dataclass(frozen=True)
+class Study:
+    store: Store
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.store.searches / self.name
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "study.json"
+
+    @property
+    def manifest(self) -> str:
+        """The name under which sweeps and tables know it."""
+        return f"{OF_SEARCH}{self.name}"
+
+    @cached_property
+    def definition(self) -> Definition:
+        """Raises StoreError if there is no such study, or its file is damaged."""
+        found = read(self.file, Definition)
+        if found is None:
+            names = self.store.studies()
+            known = nearest(self.name, names) or f"; there are {', '.join(names) or 'none'}"
+            raise StoreError(f"no search {self.name} was begun in {self.store.root}{known}")
+        if found.name != self.name:
+            raise StoreError(f"{self.file} is of search {found.name}, not of {self.name}; it belongs elsewhere")
+        return found
+
+    def trials(self, known: Mapping[str, Trial] = MappingProxyType({})) -> dict[str, Trial]:
+        """By the name of their files. Those that are `known` are not read again: they never change.
+
+        Raises StoreError, naming the file, for one that is damaged or does not belong there.
+        """
+        return {file.name: known.get(file.name) or self._trial(file) for file in self._files(*TRIALS)}
+
+    def _trial(self, file: Path) -> Trial:
+        trial, seeds = read(file, Trial), self.definition.seed_values[: self.definition.seeds.most]
+        if trial is None or str(trial.number) != file.stem or not self.definition.has(trial, trial.group, seeds):
+            raise StoreError(f"{file} is not trial {file.stem} of search {self.name}; remove it")
+        return trial
+
+    def decisions(self, known: Mapping[str, Decision] = MappingProxyType({})) -> dict[str, Decision]:
+        """As `trials`."""
+        return {file.name: known.get(file.name) or self._decision(file) for file in self._files(*DECISIONS)}
+
+    def _decision(self, file: Path) -> Decision:
+        one = read(file, Decision)
+        if one is None or file.name != f"{one.trial}.{one.step or SEEDS}.json":
+            raise StoreError(f"{file} is not a decision of search {self.name}; remove it")
+        return one
+
+    def confirmation(self) -> Confirmation | None:
+        """Raises as `trials`."""
+        file = self.folder / "confirmed.json"
+        found = read(file, Confirmation)
+        candidates = [(one, group.group) for group in found.groups for one in group.candidates] if found else []
+        if found and not all(self.definition.has(one, group, found.seeds) for one, group in candidates):
+            raise StoreError(f"{file} is not of search {self.name}; remove it if nothing can restore it")
+        return found
+
+    def _files(self, folder: str, name: str) -> list[Path]:
+        try:
+            files = [file for file in (self.folder / folder).iterdir() if not file.name.startswith(".")]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"{self.folder / folder} cannot be read: {error.strerror}") from None
+        return sorted(file for file in files if re.fullmatch(name, file.name, re.ASCII))  # others are somebody else's
+
+    def damage(self) -> list[StoreError]:
+        """Of all its files those that cannot be used, and why."""
+        found: list[StoreError] = []
+
+        def look(check: Callable[[], object]) -> None:
+            try:
+                check()
+            except StoreError as error:
+                found.append(error)
+
+        look(lambda: self.definition)
+        if found:
+            return found
+        checks: list[tuple[tuple[str, str], Callable[[Path], object]]]
+        checks = [(TRIALS, self._trial), (DECISIONS, self._decision)]
+        for files, check in checks:
+            look(partial(self._files, *files))
+            with contextlib.suppress(StoreError):
+                for file in self._files(*files):
+                    look(partial(check, file))
+        look(self.confirmation)
+        return found
+
+    def define(self, definition: Definition) -> bool:
+        """False if the study was there before."""
+        return write_once(self.file, definition.model_dump_json(indent=1))
+
+    def add(self, trial: Trial) -> bool:
+        """False if another process made this trial first."""
+        return write_once(self.folder / "trials" / f"{trial.number}.json", trial.model_dump_json())
+
+    def decide(self, decision: Decision) -> bool:
+        name = f"{decision.trial}.{decision.step or SEEDS}.json"
+        return write_once(self.folder / "decisions" / name, decision.model_dump_json())
+
+    def confirm(self, confirmation: Confirmation) -> bool:
+        return write_once(self.folder / "confirmed.json", confirmation.model_dump_json(indent=1))
+
+
+@cache
+def adapter(schema: type[Record]) -> TypeAdapter[Record]:
+    return TypeAdapter(schema)
+
+
+def read(file: Path, schema: type[Record]) -> Record | None:
+    """None if it is not there. Raises DamagedError for a file that is cut off, or of another shape."""
+    return records.read(file, adapter(schema), "remove it if nothing can restore it")
+
+
+def runs_of(store: Store, name: str) -> list[str]:
+    """The runs of a study's trials and of its confirmation."""
+    return list(evaluations_of(store, name))
+
+
+def evaluations_of(store: Store, name: str) -> dict[str, list[dict[str, Any]]]:
+    """By run of a study, the settings of the evaluations that it shall have; empty of a study that cannot be read."""
+    study, found = Study(store, name), dict[str, list[dict[str, Any]]]()
+    try:
+        definition, confirmation = study.definition, study.confirmation()
+        for trial in study.trials().values():
+            task = definition.task_of(trial.settings, trial.group)
+            asked = [{"split": definition.tasks[task]["validation"]}]
+            found |= dict.fromkeys(trial.runs.values(), asked)
+        for group in confirmation.groups if confirmation else []:
+            for candidate in group.candidates:
+                splits = definition.splits[definition.task_of(candidate.settings, group.group)]
+                asked = [{"split": split} for split in splits]
+                found |= dict.fromkeys(candidate.runs.values(), asked)
+    except StoreError:
+        return {}
+    return found

@@ -1,0 +1,1 @@
+"""The training loop, what a frozen backbone computes once, pretraining."""

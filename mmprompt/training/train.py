@@ -1,0 +1,293 @@
+"""The training loop: what a method tunes of a backbone, chosen on validation (facts 3.2, 3.4).
+
+B micro-batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmprompt.data.examples import Split, load
+from mmprompt.data.tasks import collate
+from mmprompt.evaluation.answers import example_scores
+from mmprompt.methods.tuned_model import Tuned, View, kept
+from mmprompt.runs.config import Optim, RunConfig
+from mmprompt.runs.files import remove
+from mmprompt.runs.signals import leave, time_is_up
+from mmprompt.runs.store import Attempt
+from mmprompt.training.optimiser import AdamW
+
+HASH = hashlib.sha256().digest_size
+KEPT = 2  # checkpoints of an attempt
+PARTS = {"state", "tuned", "optimiser", "random", "random_cuda"}  # of a checkpoint
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on. The message says at which step and why."""
+
+
+@dataclass
+class State:
+    """Everything a run is made of between two steps, besides the model's frozen part."""
+
+    step: int = 0
+    ema: dict[str, Tensor] = field(default_factory=dict)  # moving average of the trained weights, if there shall be one
+    best_step: int = 0
+    best_score: float = float("-inf")
+    best: dict[str, Tensor] = field(default_factory=dict)  # tuned weights at best_step
+    history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Paused(Exception):
+    """A run has reached the update at which its attempt is to end; its state is in a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"paused at step {step}")
+        self.step = step
+
+
+class DamagedError(RuntimeError):
+    """A checkpoint cannot be gone on from. The message says why."""
+
+
+@dataclass
+class Checkpoints:
+    """Where a run's state goes every so often, and where it may be found.
+
+    A file is the sha256 of its content and the content: everything that has a state between two steps. An attempt keeps
+    its newest two, so that one that is damaged costs little; once it has two, those of attempts before it go.
+    """
+
+    attempt: Attempt  # the one that saves here
+    every: int  # updates
+    resumed_from: dict[str, int] | None = None  # attempt and step; None: from the beginning
+    seconds_before: float = 0.0  # of training, until there
+    damaged: list[str] = field(default_factory=list)  # what was passed over, and why
+
+    def __post_init__(self) -> None:
+        self._older = self.attempt.run.checkpoints()
+
+    def save(self, state: State, tuned: Tuned, optimiser: torch.optim.Optimizer) -> None:
+        """Raises StoreError if it cannot be written; what was there before stays. GoneError if the attempt was removed."""
+        on_gpu = next(tuned.parameters()).is_cuda
+        content: dict[str, Any] = {
+            "state": vars(state),
+            "tuned": tuned.tuned_state(),
+            "optimiser": optimiser.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state() if on_gpu else None,
+        }
+        buffer = io.BytesIO()
+        buffer.write(bytes(HASH))  # room for it
+        torch.save(content, buffer)
+        data = buffer.getbuffer()
+        data[:HASH] = hashlib.sha256(data[HASH:]).digest()
+        self.attempt.put(self.attempt.checkpoint_file(state.step), data)
+        own = [(step, self.attempt) for step in self.attempt.checkpoint_steps]
+        for step, attempt in [*own[:-KEPT], *(self._older if len(own) >= KEPT else [])]:
+            remove(attempt.checkpoint_file(step))
+
+    def resume(self, tuned: Tuned, optimiser: torch.optim.Optimizer) -> State:
+        """The state to go on from, put into `tuned` and `optimiser`: the furthest that is intact, or a fresh one.
+
+        Of which attempt it is makes no difference: on the same kind of machine all attempts go through the same states.
+        """
+        for step, attempt in self._older:
+            file = attempt.checkpoint_file(step)
+            try:
+                content = read_checkpoint(file, tuned)
+            except DamagedError as error:
+                self.damaged.append(f"{file.relative_to(attempt.run.path)}: {error}")
+                print(f"{file} is passed over: {error}", flush=True)
+                continue
+            tuned.load_tuned_state(content["tuned"])
+            optimiser.load_state_dict(content["optimiser"])
+            torch.set_rng_state(content["random"])
+            if content["random_cuda"] is not None and next(tuned.parameters()).is_cuda:
+                torch.cuda.set_rng_state(content["random_cuda"])
+            self.resumed_from = {"attempt": attempt.number, "step": step}
+            print(f"goes on from step {step} of attempt {attempt.number}", flush=True)
+            self.seconds_before = content["state"]["seconds"]
+            state = State(**content["state"])
+            device = next(tuned.parameters()).device
+            state.ema = {name: value.to(device) for name, value in state.ema.items()}  # with which it goes on
+            return state
+        return State()
+
+
+def read_checkpoint(file: Path, tuned: Tuned) -> dict[str, Any]:
+    """A checkpoint's content, of which every part is there and fits. Raises DamagedError."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DamagedError(f"it cannot be read: {error.strerror}") from error
+    if hashlib.sha256(memoryview(data)[HASH:]).digest() != data[:HASH]:
+        raise DamagedError(f"its {len(data)} bytes do not have the checksum they begin with")
+    try:
+        content = torch.load(io.BytesIO(data[HASH:]), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise DamagedError(f"torch {torch.__version__} cannot read it: {error}") from error
+    parts = content.keys() == PARTS and content["state"].keys() == vars(State()).keys()
+    if not parts or content["tuned"].keys() != tuned.tuned_state().keys():
+        raise DamagedError("it is of another version of the code")
+    return content
+
+
+def optimiser_of(tuned: Tuned, optim: Optim) -> AdamW:
+    return AdamW(
+        tuned.trained.values(),
+        lr=optim.lr,
+        betas=(optim.betas[0], optim.betas[1]),
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+    )
+
+
+def learning_rate(optim: Optim, update: int) -> float:
+    """Of the update-th update, counted from 1: linear warm-up, then polynomial decay to 0."""
+    warmup = int(optim.steps * optim.warmup_ratio)
+    if update <= warmup:
+        return optim.lr * update / warmup
+    return optim.lr * (1 - (update - warmup - 1) / (optim.steps - warmup)) ** optim.decay_power
+
+
+def order(seed: int, examples: int, first: int, count: int) -> np.ndarray:
+    """Indices of the `count` examples after the first `first`, of a data stream that is shuffled anew each epoch.
+
+    A function of its arguments alone, so that the data position is a number.
+    """
+    picked: list[np.ndarray] = []
+    while count > 0:
+        epoch, offset = divmod(first, examples)
+        shuffled = np.random.default_rng((seed, epoch)).permutation(examples)[offset : offset + count]
+        picked.append(shuffled)
+        first, count = first + len(shuffled), count - len(shuffled)
+    return np.concatenate(picked)
+
+
+def update(
+    tuned: Tuned, optimiser: torch.optim.Optimizer, config: RunConfig, split: Split, view: View, step: int
+) -> float:
+    """One optimiser update over `batch_size` examples; returns the mean loss per token. Raises TrainingError on NaN."""
+    optim = config.optim
+    index = order(config.seed, len(split), step * optim.batch_size, optim.batch_size)
+    parts = np.split(index, optim.batch_size // optim.micro_batch)
+    device = next(tuned.parameters()).device
+    texts = [collate([split.samples[i] for i in part]).to(device) for part in parts]
+    dropped = optim.drop_worst if step >= optim.drop_worst_after else 0.0
+    tokens = sum(kept(text.answer_tokens, dropped) for text in texts)
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(optim, step + 1)
+    optimiser.zero_grad()
+    total = 0.0
+    for text, part in zip(texts, parts, strict=True):
+        loss = tuned.loss(text, view(part), optim, dropped)
+        (loss / tokens).backward()
+        total += loss.item() / tokens
+    if not np.isfinite(total):
+        raise TrainingError(
+            f"the loss is {total} at step {step + 1} of {optim.steps} (optim.lr={optim.lr:g}, "
+            f"learning rate {learning_rate(optim, step + 1):.3g}); a smaller optim.lr is the usual cure"
+        )
+    norm = nn.utils.clip_grad_norm_(tuned.trained.values(), optim.clip_norm)
+    if not torch.isfinite(norm):
+        raise TrainingError(
+            f"the gradient is {norm.item()} at step {step + 1} of {optim.steps} (optim.lr={optim.lr:g})"
+        )
+    optimiser.step()
+    return total
+
+
+@torch.no_grad()
+def follow(ema: dict[str, Tensor], trained: Mapping[str, Tensor], decay: float) -> None:
+    """The moving average after one more update; it begins at the weights after the first."""
+    for name, now in trained.items():
+        if name in ema:
+            ema[name].lerp_(now, 1 - decay)
+        else:
+            ema[name] = now.detach().clone()
+
+
+@contextmanager
+def averaged(tuned: Tuned, ema: Mapping[str, Tensor]) -> Iterator[None]:
+    """With the average in place of the weights, if there is one."""
+    weights, trained = tuned.tuned_state() if ema else {}, tuned.trained
+    with torch.no_grad():
+        for name, value in ema.items():
+            trained[name].copy_(value)
+    yield
+    if ema:
+        tuned.load_tuned_state(weights)
+
+
+def train(
+    config: RunConfig,
+    tuned: Tuned,
+    views: Mapping[str, View],
+    checkpoints: Checkpoints,
+    log: Callable[[int, dict[str, float]], None],
+    report: Callable[[State], None],
+    until: int | None = None,
+) -> State:
+    """Trains to the last step and leaves the best weights, by validation, in `tuned`.
+
+    `views`: what is seen of each split. `log` gets each step's values once, those of a resumed
+    history first. `until`: the update after which the attempt ends, with Paused; the next one goes on from there.
+    Raises TrainingError, and SystemExit, its state kept, when a time limit is near.
+    """
+    if not tuned.trained:
+        return State()  # a prompt of length 0: the backbone as it is
+    optim = config.optim
+    chosen_on = config.task.validation
+    splits = {name: load(config.task, config.model, name) for name in ("train", chosen_on)}
+    optimiser = optimiser_of(tuned, optim)
+    state = checkpoints.resume(tuned, optimiser)
+    for step, values in state.history:
+        log(step, values)
+    began = time.monotonic() - state.seconds
+    last = optim.steps if until is None else min(until, optim.steps)
+    while state.step < last:
+        tuned.train()
+        values = {"train/lr": learning_rate(optim, state.step + 1)}
+        values["train/loss"] = update(tuned, optimiser, config, splits["train"], views["train"], state.step)
+        state.step += 1
+        if optim.ema_decay is not None:
+            follow(state.ema, tuned.trained, optim.ema_decay)
+        if state.step % optim.validate_every == 0 or state.step == optim.steps:
+            tuned.eval()
+            with averaged(tuned, state.ema):
+                scores = example_scores(config, tuned, splits[chosen_on], views[chosen_on], optim.validate_examples)
+                score = float(scores.mean())
+                values["val/while_training"] = score
+                state.validation.append((state.step, score))
+                if score > state.best_score:
+                    state.best_score, state.best_step, state.best = score, state.step, tuned.tuned_state()
+        state.history.append((state.step, values))
+        state.seconds = time.monotonic() - began
+        log(state.step, values)
+        report(state)
+        # After the last step as well: to evaluate may take long, and be interrupted.
+        if state.step % checkpoints.every == 0 or state.step in (last, optim.steps) or time_is_up():
+            checkpoints.save(state, tuned, optimiser)
+        if time_is_up():
+            leave()
+    if last < optim.steps and state.step < optim.steps:
+        report(state)
+        raise Paused(state.step)
+    tuned.load_tuned_state(state.best)
+    tuned.eval()
+    return state

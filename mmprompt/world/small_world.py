@@ -1,0 +1,272 @@
+"""What can be said about a scene: the backbone's pretraining tasks and the four downstream tasks of the small world.
+
+`PRETRAINING` and `DOWNSTREAM` share words and pixels and differ in phrasing, relations, labels and style: the shift that
+tuning has to bridge. Everything is a function of a `numpy.random.Generator`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+from numpy.random import Generator, default_rng
+
+from mmprompt.runs.config import Digits
+from mmprompt.world.digits import COLOURS, DIGITS, SIZES, Object, S, Scenes, sample_scenes
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to say about one scene: the words for a template, and the answer: text, or a box in pixels."""
+
+    scene: int
+    fields: dict[str, str]
+    answer: str
+    box: tuple[float, float, float, float] | None = None  # x0 y0 x1 y1
+    extent = (float(S), float(S))  # pixels that location tokens span
+    weight = 1.0  # of its loss
+
+    @property
+    def right(self) -> dict[str, float]:
+        return {self.answer: 1.0}
+
+
+# --------------------------------------------------------------------------------------------------------------- phrases
+
+ATTRIBUTES = ("c", "d", "cd", "sc", "sd", "scd")
+EXTREMES: dict[str, Callable[[Object], float]] = {
+    "leftmost": lambda o: o.x,
+    "rightmost": lambda o: -o.x,
+    "topmost": lambda o: o.y,
+    "bottommost": lambda o: -o.y,
+}
+MARGIN = 3.0  # pixels by which an extreme or a relation must be clear
+
+
+def pick(rng: Generator, options: Sequence[T]) -> T:
+    return options[int(rng.integers(len(options)))]
+
+
+def referring(rng: Generator, objects: list[Object], target: Object, hidden: str = "") -> str | None:
+    """A phrase that fits the target alone, without the attributes in `hidden`; None if there is none."""
+    fits = [a for a in ATTRIBUTES if not set(a) & set(hidden) and sum(target.like(o, a) for o in objects) == 1]
+    return target.words(pick(rng, fits)) if fits else None
+
+
+def superlative(rng: Generator, objects: list[Object], target: Object) -> str | None:
+    """ "leftmost digit", if the target is that by a clear margin."""
+    others = [o for o in objects if o is not target]
+    fits = [word for word, key in EXTREMES.items() if others and all(key(target) + MARGIN < key(o) for o in others)]
+    return f"{pick(rng, fits)} digit" if fits else None
+
+
+def relation(rng: Generator, objects: list[Object], target: Object) -> str | None:
+    """ "digit left of the red three", if it is true of the target alone."""
+    words: dict[str, Callable[[Object, Object], bool]] = {
+        "left of": lambda a, b: a.x + MARGIN < b.x,
+        "right of": lambda a, b: a.x > b.x + MARGIN,
+        "above": lambda a, b: a.y + MARGIN < b.y,
+        "below": lambda a, b: a.y > b.y + MARGIN,
+    }
+    fits = []
+    for anchor in objects:
+        name = referring(rng, objects, anchor) if anchor is not target else None
+        for word, holds in words.items():
+            others = [o for o in objects if o is not anchor]
+            if name and holds(target, anchor) and sum(holds(o, anchor) for o in others) == 1:
+                fits.append(f"digit {word} the {name}")
+    return pick(rng, fits) if fits else None
+
+
+def absent(rng: Generator, objects: list[Object], attributes: str) -> Object:
+    """An object that is not in the scene: one of the scene's with one or two attributes changed, or any other."""
+    while True:
+        other = pick(rng, objects)
+        change = pick(rng, [*attributes, attributes])
+        candidate = Object(
+            int(rng.integers(len(DIGITS))) if "d" in change else other.digit,
+            int(rng.integers(len(COLOURS))) if "c" in change else other.colour,
+            int(rng.integers(len(SIZES))) if "s" in change else other.size,
+            other.box,
+        )
+        if not any(candidate.like(o, attributes) for o in objects):
+            return candidate
+
+
+# ----------------------------------------------------------------------------------------------------------- pretraining
+# Each maker gives the fields of its template and the answer, or None if this scene does not allow it.
+
+Said = tuple[dict[str, str], str, "Object | None"]  # fields, answer, the object whose box is meant
+Maker = Callable[[Generator, list[Object]], "Said | None"]
+
+
+def ground(rng: Generator, objects: list[Object]) -> Said | None:
+    target = pick(rng, objects)
+    phrase = referring(rng, objects, target)
+    return ({"phrase": phrase}, "", target) if phrase else None
+
+
+def match(rng: Generator, objects: list[Object]) -> Said | None:
+    """One or two objects; the wrong ones differ from what is there by as little as one attribute."""
+    attributes = pick(rng, ["cd", "cd", "scd"])
+    truth = bool(rng.integers(2))
+    pair = len(objects) > 1 and rng.random() < 0.5
+    chosen = [objects[i] for i in rng.permutation(len(objects))[: 1 + pair]]
+    if not truth:
+        for i in [int(rng.integers(len(chosen)))] if rng.random() < 0.7 else range(len(chosen)):
+            chosen[i] = absent(rng, objects, attributes)
+    return {"phrase": " and ".join(o.words(attributes) for o in chosen)}, "yes" if truth else "no", None
+
+
+def ask(rng: Generator, objects: list[Object]) -> Said | None:
+    target = pick(rng, objects)
+
+    def name(hidden: str) -> str | None:
+        if rng.random() < 0.3:
+            return superlative(rng, objects, target)
+        return referring(rng, objects, target, hidden)
+
+    match pick(rng, ["count", "count_one", "colour", "colour", "digit", "digit", "size", "side", "height"]):
+        case "count":
+            return {"question": "how many digits are there"}, DIGITS[len(objects)], None
+        case "count_one":
+            word, key = pick(
+                rng, [(COLOURS[target.colour], "c"), (SIZES[target.size], "s"), (pick(rng, list(COLOURS)), "c")]
+            )
+            words = COLOURS if key == "c" else SIZES
+            n = sum((o.colour if key == "c" else o.size) == words.index(word) for o in objects)
+            return {"question": f"how many {word} digits are there"}, DIGITS[n], None
+        case "colour":
+            phrase, answer, question = name("c"), COLOURS[target.colour], "what color is the"
+        case "digit":
+            phrase, answer, question = name("d"), DIGITS[target.digit], "what number is the"
+        case "size":
+            phrase, answer, question = name("s"), SIZES[target.size], "what size is the"
+        case "side":
+            if abs(target.x - S / 2) < MARGIN:
+                return None
+            phrase, answer, question = name(""), "left" if target.x < S / 2 else "right", "which side is the"
+        case _:
+            if abs(target.y - S / 2) < MARGIN:
+                return None
+            phrase, answer, question = name(""), "top" if target.y < S / 2 else "bottom", "how high is the"
+    return ({"question": f"{question} {phrase}"}, answer, None) if phrase else None
+
+
+def caption(rng: Generator, objects: list[Object]) -> Said | None:
+    return {}, " and ".join(o.words("scd") for o in sorted(objects, key=lambda o: o.x)), None
+
+
+def name_region(rng: Generator, objects: list[Object]) -> Said | None:
+    """Grounding the other way: {region} stands for the target's location tokens."""
+    target = pick(rng, objects)
+    return {"region": ""}, target.words("scd"), target
+
+
+PRETRAINING: dict[str, tuple[str, float, Maker]] = {  # name: template (facts 5.3 and OFA's own), share, maker
+    "grounding": (' which region does the text " {phrase} " describe?', 0.26, ground),
+    "matching": (' does the image describe " {phrase} "?', 0.32, match),
+    "vqa": (" {question}?", 0.26, ask),
+    "caption": (" what does the image describe?", 0.10, caption),
+    "region": (" what does the region describe? region: {region}", 0.06, name_region),
+}
+
+
+# ------------------------------------------------------------------------------------------------------------ downstream
+
+
+def find(rng: Generator, objects: list[Object]) -> Said | None:
+    """Grounding. Shift: another instruction (in conf/task), three in ten phrases say where and not what."""
+    target = pick(rng, objects)
+    phrase = superlative(rng, objects, target) if rng.random() < 0.3 else referring(rng, objects, target)
+    return ({"phrase": phrase}, "", target) if phrase else None
+
+
+def entail(rng: Generator, objects: list[Object]) -> Said | None:
+    """Entailment. Shift: two objects always, and a third label: maybe, when one of them is there and the other is not."""
+    if len(objects) < 2:
+        return None
+    label = pick(rng, ["yes", "no", "maybe"])
+    here = [objects[i] for i in rng.permutation(len(objects))[:2]]
+    wrong = {"yes": [], "no": [0, 1], "maybe": [int(rng.integers(2))]}[label]
+    for i in wrong:
+        here[i] = absent(rng, objects, "cd")
+    return {"hypothesis": " and ".join(o.words("cd") for o in here)}, label, None
+
+
+def question(rng: Generator, objects: list[Object]) -> Said | None:
+    """VQA. Shift: relations between two objects, comparisons, counting by exclusion, in imperative form."""
+    if len(objects) < 2:
+        return None
+    match pick(rng, ["relation", "relation", "compare", "count"]):
+        case "relation":
+            target = pick(rng, objects)
+            phrase = relation(rng, objects, target)
+            kind, answer = pick(rng, [("color", COLOURS[target.colour]), ("number", DIGITS[target.digit])])
+            return ({"question": f"tell the {kind} of the {phrase}"}, answer, None) if phrase else None
+        case "compare":
+            a, b = (objects[i] for i in rng.permutation(len(objects))[:2])
+            names = referring(rng, objects, a, "s"), referring(rng, objects, b, "s")
+            if a.size == b.size or a.colour == b.colour or None in names:
+                return None
+            larger = a if a.size else b
+            return (
+                {"question": f"tell the color of the larger of the {names[0]} and the {names[1]}"},
+                COLOURS[larger.colour],
+                None,
+            )
+        case _:
+            colour = pick(rng, objects).colour
+            n = sum(o.colour != colour for o in objects)
+            return {"question": f"tell how many digits are not {COLOURS[colour]}"}, DIGITS[n], None
+
+
+def describe(rng: Generator, objects: list[Object]) -> Said | None:
+    """Captioning. Shift: another style and order: top to bottom, value first, colour behind it, size only of the large."""
+    parts = [
+        f"a {'large ' * o.size}{DIGITS[o.digit]} in {COLOURS[o.colour]}" for o in sorted(objects, key=lambda o: o.y)
+    ]
+    return {}, " above ".join(parts), None
+
+
+DOWNSTREAM: dict[str, Maker] = {"grounding": find, "entailment": entail, "vqa": question, "caption": describe}
+
+
+def say(rng: Generator, scenes: Scenes, scene: int, maker: Maker) -> Item | None:
+    """What this maker says of this scene, or None if the scene does not allow it."""
+    made = maker(rng, scenes.objects(scene))
+    if not made:
+        return None
+    fields, answer, target = made
+    return Item(scene, fields, answer, target.box if target else None)
+
+
+def split_of(data: Digits, family: str, split: str) -> tuple[Scenes, list[Item]]:
+    """The examples of a split of a downstream task, always the same. The splits share neither scenes nor handwriting."""
+    rng = default_rng((data.seed, data.splits.index(split)))
+    return sample_items(rng, getattr(data, split), split, DOWNSTREAM[family], data.pixels)
+
+
+def sample_items(
+    rng: Generator, n: int, split: str, maker: Maker, pixels: Literal["plain", "texture"]
+) -> tuple[Scenes, list[Item]]:
+    """n items, each of a scene of its own (scenes that do not allow one are drawn again)."""
+    scenes = sample_scenes(rng, n, split, pixels)
+    items: dict[int, Item] = {}
+    for scene in range(n):
+        for _ in range(4):  # another phrase may succeed where one failed
+            item = say(rng, scenes, scene, maker)
+            if item is not None:
+                items[scene] = item
+                break
+    missing = [scene for scene in range(n) if scene not in items]
+    if missing:
+        more, found = sample_items(rng, len(missing), split, maker, pixels)
+        for array, extra in zip(vars(scenes).values(), vars(more).values(), strict=True):
+            array[missing] = extra
+        for scene, item in zip(missing, found, strict=True):
+            items[scene] = replace(item, scene=scene)
+    return scenes, [items[scene] for scene in range(n)]

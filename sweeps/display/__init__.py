@@ -1,0 +1,1 @@
+"""How sweeps stand, as lines and tables for a person."""

@@ -1,0 +1,1 @@
+"""A sweep's points: composed, expanded, frozen at launch."""

@@ -1,0 +1,248 @@
+"""Composed settings: Hydra's Compose API and override grammar, once per choice of groups.
+
+A choice of groups (`task=micro_vqa`) decides which files of `conf/` are read; that is the expensive part. A leaf
+(`prompt.length=10`) is set on the composed configuration before its interpolations are resolved, as Hydra itself does.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override, OverrideType, RangeSweep
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mmprompt.runs.config import ConfigError, nearest
+from mmprompt.runs.overrides import check_override
+from sweeps.grid import yaml_file
+from sweeps.grid.limits import check_range
+
+TABLES = ("cluster.sbatch",)  # keys whose value is a table of the user's own keys
+MINE = "mine"  # the name of a file that every user writes for himself: conf/cluster/mine.yaml
+NOT_SETTINGS = ("sweep", "search")  # folders of conf/ that name what to do, not how
+INNERMOST = re.compile(r"\$\{([^${}]*)\}")  # an interpolation that holds no other
+ABSOLUTE = re.compile(r"\w+(\.\w+)*")
+
+
+def groups(conf: Path) -> dict[str, list[str]]:
+    """The config groups of `conf/` and their options."""
+    folders = [path for path in conf.iterdir() if path.is_dir() and path.name not in NOT_SETTINGS]
+    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+
+
+def check_files(conf: Path, options: Mapping[str, Sequence[str]]) -> None:
+    """Raises ConfigError, naming the file, for what Hydra would choke on, or take long to read."""
+    files = [conf / group / f"{name}.yaml" for group, names in options.items() for name in names]
+    for file in [conf / "config.yaml", *files]:
+        try:
+            if file.stem == MINE and not isinstance(yaml_file.read(file), dict):
+                raise ConfigError("it is a list; wanted: KEY: VALUE lines")
+            if file.stem != MINE:  # ours: to read them all takes long
+                yaml_file.check(yaml_file.text_of(file))
+        except ConfigError as error:
+            raise ConfigError(f"{file.relative_to(conf.parent)}: {error}") from None
+
+
+def parse(text: str, conf: Path, most: int) -> tuple[str, list[Any]]:
+    """`key=value` or `key=a,b` (also `range(...)`, `glob(...)`, quoted) as the key and its values, in Hydra's grammar.
+
+    Raises ConfigError for what Hydra cannot read, for an unknown key or group option, and for a range of more than `most` values.
+    """
+    try:
+        override = OverridesParser.create().parse_override(text)
+        values = _values(override, text, groups(conf), most)
+    except ConfigError:
+        raise
+    except (HydraException, ValueError, RecursionError) as error:  # numbers of 5,000 digits, lists 500 deep
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigError(
+            f"{text!r} cannot be read ({reason}); write KEY=VALUE or KEY=A,B, and quote a value with special characters"
+        ) from None
+    check(override.key_or_group, values, conf)
+    return override.key_or_group, values
+
+
+def _values(override: Override, text: str, options: Mapping[str, list[str]], most: int) -> list[Any]:
+    key = override.key_or_group
+    if override.type is not OverrideType.CHANGE or override.package is not None:
+        raise ConfigError(f"{text!r} is not KEY=VALUE; values of conf/ can be replaced, not added or deleted")
+    if not override.is_sweep_override():
+        return [override.value()]
+    if override.is_interval_sweep():
+        raise ConfigError(f"{text!r}: an interval has no list of values; write range(start, stop, step) or KEY=A,B")
+    glob: object = override.value()
+    if isinstance(glob, RangeSweep):
+        check_range(repr(text), glob, most)
+    if isinstance(glob, Glob):
+        if key not in options:
+            raise ConfigError(f"{text!r}: glob chooses among the files of a group; groups are {', '.join(options)}")
+        chosen: list[Any] = glob.filter(options[key])
+        if not chosen:
+            raise ConfigError(f"{text!r} matches nothing; allowed: {', '.join(options[key])}")
+        return chosen
+    return [Override._convert_value(value) for value in override.sweep_iterator()]
+
+
+def check(key: str, values: Sequence[Any], conf: Path) -> None:
+    """Raises ConfigError if no configuration has this key, or its group no such file."""
+    if key in NOT_SETTINGS:
+        raise ConfigError(f"there is no key {key}")
+    options = dict.fromkeys(map(str, values))
+    for value in options if (conf / key).is_dir() else list(options)[:1]:  # of a leaf nothing is known here but its key
+        check_override(key, value, conf)
+
+
+class Composed:
+    """One choice of groups under leaves of the same keys, of which those that are interpolations always read the same.
+
+    OmegaConf resolves an interpolation once for all points that give the same values to the leaves it can read.
+    """
+
+    def __init__(self, config: DictConfig, leaves: Mapping[str, Any]) -> None:
+        self.config = config  # each point overwrites all that the last one set
+        flat = _flat(cast(dict[str, Any], OmegaConf.to_container(config, resolve=False)))
+        for key in leaves:
+            if key not in flat:
+                raise ConfigError(f"there is no key {key}{nearest(key, flat)}")
+        self.unresolved = _nested(flat)
+        texts = _interpolated(flat | dict(leaves))
+        self.reads = {key: read_by(key, texts, leaves) for key in texts}
+        self._resolved: dict[tuple[str, ...], Any] = {}
+
+    def with_leaves(self, leaves: Mapping[str, Any]) -> dict[str, Any]:
+        """Plain, resolved containers, to be read only: points share what does not differ between them."""
+        names = {key: (key, *(repr(leaves[leaf]) for leaf in read)) for key, read in self.reads.items()}
+        missing = [key for key, name in names.items() if name not in self._resolved]
+        if missing:
+            for key, value in leaves.items():
+                OmegaConf.update(self.config, key, value, merge=False)
+            self._resolved |= {names[key]: _resolved(OmegaConf.select(self.config, key)) for key in missing}
+        resolved = {key: self._resolved[name] for key, name in names.items()}
+        return _replaced(self.unresolved, dict(leaves) | resolved)
+
+
+class Composer:
+    """Composes points of a sweep. Hydra works once per choice of groups, OmegaConf once per interpolation that differs."""
+
+    def __init__(self, conf: Path) -> None:
+        self.conf = conf
+        self.options = groups(conf)
+        check_files(conf, self.options)
+        self._choices: dict[tuple[Any, ...], DictConfig] = {}
+        self._composed: dict[tuple[Any, ...], Composed] = {}
+
+    def compose(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """The whole configuration under these overrides as plain containers, interpolations resolved. To be read only.
+
+        Raises ConfigError for unknown keys and options, and for what Hydra and OmegaConf refuse.
+        """
+        choices = {key: value for key, value in overrides.items() if key in self.options}
+        leaves = _flat({key: value for key, value in overrides.items() if key not in self.options})
+        name = (*sorted(choices.items()), frozenset(leaves), frozenset(_interpolated(leaves).items()))
+        try:
+            if name not in self._composed:
+                self._composed[name] = Composed(copy.deepcopy(self._choice(choices)), leaves)
+            return self._composed[name].with_leaves(leaves)
+        except (HydraException, OmegaConfBaseException) as error:
+            given = " ".join(f"{key}={value}" for key, value in overrides.items())
+            raise ConfigError(f"{given}: {str(error).strip().splitlines()[0]}") from None
+        except YAMLError as error:  # it names the file
+            raise ConfigError(yaml_file.one_line(error)) from None
+
+    def unresolved(self, choices: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration under this choice of groups, interpolations as they are written."""
+        return cast(dict[str, Any], OmegaConf.to_container(self._choice(choices), resolve=False))
+
+    def _choice(self, choices: Mapping[str, Any]) -> DictConfig:
+        name = tuple(sorted(choices.items()))
+        if name not in self._choices:
+            with initialize_config_dir(str(self.conf), version_base="1.3"):
+                self._choices[name] = compose("config", [f"{key}={value}" for key, value in choices.items()])
+        return self._choices[name]
+
+
+def read_by(key: str, texts: Mapping[str, str], leaves: Iterable[str]) -> list[str]:
+    """Which of these leaves the interpolation at `key` can read, itself or through others. `texts` are all there are."""
+    read, seen = set(), {key}
+    ahead = [key]
+    while ahead:
+        references = references_in(texts[ahead.pop()])
+        if references is None:
+            return list(leaves)
+        touched = {one for one in (*texts, *leaves) if any(_touches(one, reference) for reference in references)}
+        read |= touched.intersection(leaves)
+        ahead += (touched & texts.keys()) - seen
+        seen |= touched
+    return sorted(read)
+
+
+def references_in(text: str) -> set[str] | None:
+    """The keys and sections that the interpolations in this text can read; None: any, as far as one can tell.
+
+    `${tuned.${prompt.reparameterization}}` reads that key, and something in the section `tuned`. Only absolute keys and
+    `oc.env`, which reads none, are understood; relative keys, brackets and other resolvers are not.
+    """
+    found = set()
+    while match := INNERMOST.search(text):
+        if not match[1].startswith("oc.env:"):
+            known = match[1] if "*" not in match[1] else match[1].partition("*")[0].rpartition(".")[0]
+            if not ABSOLUTE.fullmatch(known):
+                return None
+            found.add(known)
+        text = f"{text[: match.start()]}*{text[match.end() :]}"  # its value, whatever that is
+    return None if "${" in text else found
+
+
+def _touches(key: str, reference: str) -> bool:
+    return f"{key}.".startswith(f"{reference}.") or f"{reference}.".startswith(f"{key}.")
+
+
+def _interpolated(flat: Mapping[str, Any]) -> dict[str, str]:
+    return {key: repr(value) for key, value in flat.items() if "${" in str(value)}
+
+
+def _resolved(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}. Lists are values, and so are `TABLES`; an empty section stays one."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        is_section = isinstance(value, Mapping) and value and name not in TABLES
+        flat |= _flat(value, f"{name}.") if is_section else {name: value}
+    return flat
+
+
+def _replaced(nested: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`nested` with these values at these dotted keys. Sections that hold none of them are not copied."""
+    sections = {"": dict(nested)}
+    for key, value in flat.items():
+        section, path = sections[""], key.split(".")
+        for depth, part in enumerate(path[:-1], start=1):
+            name = ".".join(path[:depth])
+            if name not in sections:
+                section[part] = sections[name] = dict(section[part])
+            section = sections[name]
+        section[path[-1]] = value
+    return sections[""]
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        section = nested
+        for part in path:
+            section = section.setdefault(part, {})
+        section[last] = value
+    return nested

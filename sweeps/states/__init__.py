@@ -1,0 +1,1 @@
+"""The state of runs, why they ended, and what to type next."""

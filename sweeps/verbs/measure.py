@@ -1,0 +1,269 @@
+"""`python -m sweeps measure NAME`: what the rows of a sweep take, in a measurement of their own (`mmprompt.execution.measurement`).
+
+Of every task and row, whatever the seed, one finished run is taken: that of the smallest seed. The measurement is one job, here
+or SLURM's, with a batch of its own, and trains nothing; its result is STORE/costs/NAME/N.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmprompt.runs.config import ConfigError
+from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.failures import conclusion
+from mmprompt.runs.files import StoreError, follow_mode
+from mmprompt.runs.identity import is_of_evaluations, provenance
+from mmprompt.runs.overrides import as_text
+from mmprompt.runs.records import COSTS, CostsRecord, DamagedError, QuantityRecord, read
+from mmprompt.runs.store import Store
+from sweeps.display.live_table import agreed, aligned
+from sweeps.grid.manifest import Expanded, expand
+from sweeps.jobs import slurm, snapshot
+from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put
+from sweeps.jobs.local import Workers, at_work, places
+from sweeps.planning.launch_plan import CONF
+from sweeps.verbs.launch import hand_over
+
+UPDATES = 5  # of training, in a round
+POLL = 0.5  # seconds between two looks
+SQUEUE = 30.0  # seconds between two questions to SLURM
+NEWS = 60.0  # seconds until what another host has written is surely seen here (NFS)
+WIDTH = 120  # columns of what is printed
+COLUMNS = {
+    "seconds_per_100": "s per 100 answers",
+    "seconds_per_update": "s per update",
+    "peak_memory_mb": "peak MB",
+}
+
+Row = dict[str, Any]
+
+
+def measure(names: Sequence[str], overrides: Sequence[str], rounds: int, wait: bool) -> int:
+    """Measures here and prints the result, or submits a job that does; with `wait` that one is followed.
+
+    Returns 0 if all is well, 1 if a row has no finished run, or the measurement failed, 130 if interrupted.
+    Raises ConfigError for what is wrong with the sweep, an override or the cluster's settings.
+    """
+    if len(names) > 1:
+        raise ConfigError(f"one sweep at a time is measured; {' '.join(names)} came")
+    expanded = expand(names[0], overrides, CONF)
+    name, store, cluster = expanded.sweep.name, expanded.store, expanded.place.cluster
+    follow_mode(store.root)
+    rows, missing = rows_of(expanded)
+    if not rows:
+        print(f"{name}: nothing to measure, as none of its runs is finished; `make costs-{name}` measures them then")
+        return 1
+    for row in missing:
+        print(f"not measured: {row['task']} {label(row['values'])} has no finished run")
+    # Before anything is written: it may refuse.
+    kind, why = slurm.choose(cluster.kind)
+    tasks = len({row["task"] for row in rows})
+    print(
+        f"{name}: {len(rows)} row{'s' * (len(rows) > 1)} of {tasks} task{'s' * (tasks > 1)}, {rounds} rounds ({why})",
+        flush=True,
+    )
+    about = provenance() | {"slurm_cluster": None}
+    if kind == "local":
+        places(cluster, max(row["threads"] for row in rows))
+        batch = freeze(expanded, rows, missing, rounds, kind, about)
+        code = here(batch, store)
+    else:
+        about["slurm_cluster"] = (slurm.config() or {}).get("ClusterName")
+        if not agreed("submit 1 job?"):
+            print("nothing was submitted")
+            return 1
+        batch = freeze(expanded, rows, missing, rounds, kind, about)
+        hand_over(batch, print)
+        if not wait:
+            job = " ".join(batch.job_ids.values())
+            print(f"it writes {store.costs(name)}/N.json, which `make tables` reads; `scancel {job}` stops it")
+            return 1 if missing else 0
+        code = followed(batch)
+    return code or (1 if missing else 0)
+
+
+def rows_of(expanded: Expanded) -> tuple[list[Row], list[Row]]:
+    """What can be measured, tasks together and each with the place of its baseline among them; and rows without a finished run.
+
+    A row is a value of each axis but the seed and what finished weights are asked.
+    """
+    store, found = expanded.store, dict[str, tuple[Row, dict[Any, str]]]()
+    for run, point in expanded.points:
+        values = {
+            axis: value
+            for axis, value in point.values.items()
+            if axis not in ("task", "seed") and not is_of_evaluations(axis)
+        }
+        row = {"task": point.values["task"], "values": values}
+        found.setdefault(json.dumps(row, sort_keys=True), (row, {}))[1].setdefault(point.values["seed"], run)
+    tasks = list(dict.fromkeys(row["task"] for row, _ in found.values()))
+    rows, missing = list[Row](), list[Row]()
+    for row, seeds in sorted(found.values(), key=lambda one: tasks.index(one[0]["task"])):
+        done = [seeds[seed] for seed in sorted(seeds) if store.run(seeds[seed]).sound_result() is not None]
+        if not done:
+            missing.append(row)
+            continue
+        config = expanded.configs[done[0]]
+        devices = expanded.place.cluster.gpus or config.threads
+        rows.append(row | {"run": done[0], "steps": config.optim.steps, "threads": config.threads, "devices": devices})
+    baseline = {key: value for key, value in (expanded.sweep.baseline or {}).items() if key in expanded.axes}
+    baseline = {key: value for key, value in baseline.items() if not is_of_evaluations(key)}
+    for row in rows:
+        row["baseline"] = baseline_of(expanded, row, rows, baseline) if baseline else None
+    return rows, missing
+
+
+def baseline_of(expanded: Expanded, row: Row, rows: Sequence[Row], baseline: Mapping[str, Any]) -> int | None:
+    """The place of what this row is measured against: of the same task, with the baseline's values, and the same on all axes
+    that do not name a row together with one of the baseline's. None where it is not there, or not clear."""
+    named = set(baseline)
+    for together in (expanded.sweep.compared, expanded.sweep.each):
+        named |= set(together) if named.intersection(together) else set()
+
+    def others(one: Row) -> dict[str, Any]:
+        return {axis: value for axis, value in one["values"].items() if axis not in named}
+
+    found = [
+        place
+        for place, one in enumerate(rows)
+        if one["task"] == row["task"]
+        and all(one["values"].get(axis) == value for axis, value in baseline.items())
+        and others(one) == others(row)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def freeze(
+    expanded: Expanded,
+    rows: Sequence[Row],
+    missing: Sequence[Row],
+    rounds: int,
+    kind: Kind,
+    about: Mapping[str, Any],
+) -> Batch:
+    """The batch, in place. Raises StoreError."""
+    store, place = expanded.store, expanded.place
+    copy = snapshot.take(ROOT, store)
+    backbones = list(dict.fromkeys(expanded.backbones[row["run"]] for row in rows))
+    own = {
+        "measure": {
+            "name": expanded.sweep.name,
+            "rounds": rounds,
+            "updates": UPDATES,
+            "baseline": expanded.sweep.baseline,
+            "missing": list(missing),
+            "settings": [job_settings(place, backbone, copy) for backbone in backbones],
+            "rows": [row | {"settings": backbones.index(expanded.backbones[row["run"]])} for row in rows],
+        },
+        "sweeps": {},
+        "overrides": list(expanded.overrides),
+        "threads": max(row["threads"] for row in rows),
+        "jobs": [[]],
+    }
+    while True:  # until no other launch was faster
+        batch = put(store, place, copy, kind, about, batches(store), own)
+        if batch is not None:
+            return batch
+
+
+def here(batch: Batch, store: Store) -> int:
+    """In a local process that lives as long as this one."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(ending, signal.default_int_handler)  # as Ctrl-C
+    there = at_work(store)
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    others = f"{len(there)} process{'es' if len(there) != 1 else ''} of this store"
+    print(
+        f"this machine: load {load:.2f} of {cores} cores, {others} at work beside it; log in {batch.folder}", flush=True
+    )
+    workers = Workers(batch, len(there) + 1)
+    try:
+        if not workers.start(1, there):
+            raise ConfigError("all GPUs of this machine are given to processes of this store; measure when one is free")
+        while workers.alive():
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ending, signal.SIG_IGN)  # once is enough
+        workers.stop()
+        print("interrupted: nothing of this measurement is kept")
+        return 130
+    return ended(batch, workers.last_words())
+
+
+def followed(batch: Batch) -> int:
+    """A job of SLURM's, until it has measured or is gone."""
+    asked, gone = -SQUEUE, None
+    try:
+        while result_of(batch) is None and (gone is None or time.monotonic() - gone < NEWS):
+            if time.monotonic() - asked >= SQUEUE and gone is None:
+                answer, asked = slurm.jobs([batch]), time.monotonic()
+                gone = None if answer.jobs or answer.unknown else time.monotonic()
+            time.sleep(POLL)
+    except KeyboardInterrupt:
+        print("interrupted: the SLURM job goes on")
+        return 130
+    log = batch.log(0)
+    return ended(
+        batch, f"{log} ends with\n  {conclusion(log.read_text(errors='replace'))}" if log else "it wrote no log"
+    )
+
+
+def ended(batch: Batch, last_words: str) -> int:
+    file = result_of(batch)
+    if file is None:
+        print(f"nothing was measured; {last_words}")
+        return 1
+    content = read(file, COSTS)
+    if content is None:
+        raise StoreError(f"{file} was removed")
+    print("\n".join([*lines(content), f"written to {file}"]))
+    return 0
+
+
+def result_of(batch: Batch) -> Path | None:
+    """What this batch has measured, once it has."""
+    for file in batch.store.measurements(str(batch.measured)).values():
+        with contextlib.suppress(DamagedError):
+            content = read(file, COSTS)
+            if content is not None and content["batch"] == batch.id:
+                return file
+    return None
+
+
+def lines(content: CostsRecord) -> Iterator[str]:
+    """The result, a table for each task."""
+    for task in dict.fromkeys(row["task"] for row in content["rows"]):
+        rows = [row for row in content["rows"] if row["task"] == task]
+        cells = [[task, *COLUMNS.values()]]
+        for row in rows:
+            name = label(row["values"]) + (" (baseline)" if row["baseline"] else "")
+            cells.append([name, *(text(row["quantities"].get(quantity)) for quantity in COLUMNS)])
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        yield from aligned(cells, widths, WIDTH, range(1, len(widths)))
+    load = content["load"]
+    yield (
+        f"median (lowest to highest) of {content['rounds']} rounds, x the ratio to the baseline in the same round; "
+        f"{content['device']}, load {load['before']} before and {load['after']} after, of {content['cores']} cores"
+    )
+
+
+def text(quantity: QuantityRecord | None) -> str:
+    if quantity is None:
+        return "-"
+    numbers = quantity["median"], quantity["lowest"], quantity["highest"]
+    value, lowest, highest = (f"{number:,.0f}" if numbers[0] >= 100 else f"{number:.3g}" for number in numbers)
+    spread = f" ({lowest} to {highest})" if quantity["rounds"] > 1 else ""
+    return f"{value}{spread}" + (f" x {quantity['ratio']:.2f}" if quantity["ratio"] is not None else "")
+
+
+def label(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{axis}={as_text(value)}" for axis, value in values.items())
