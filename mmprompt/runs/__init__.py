@@ -1,0 +1,1 @@
+"""What a run is: its settings, its id, its folder, the records it leaves. No torch, no Hydra."""
