@@ -21,7 +21,7 @@ from analysis.manifest import axis_value
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import is_of_evaluations
 from mmprompt.runs.records import COSTS, CostRow, CostsRecord, DamagedError, read
-from mmprompt.runs.store import RunFolder, Store, spent
+from mmprompt.runs.store import RunFolder, Store, seconds_at_work
 
 # What a sweep may ask for (`facts:`) that depends on what else a machine does -> the quantities that are shown for it.
 SHOWN: dict[str, tuple[str, ...]] = {
@@ -143,8 +143,10 @@ def spent_in_all(store: Store, sweep: Sweep) -> str | None:
     for run, published, hours in runs[["run", "attempt", "device_hours_spent"]].itertuples(index=False, name=None):
         folder = store.run(run)
         try:  # its own record counts all until it was published
-            rest = [attempt for attempt in folder.sound_attempts() if pd.isna(published) or attempt.number > published]
-            seconds = [spent([attempt]) * (attempt.job.get("gpus") or _threads(folder)) for attempt in rest]
+            rest = [
+                attempt for attempt in folder.readable_attempts() if pd.isna(published) or attempt.number > published
+            ]
+            seconds = [seconds_at_work([attempt]) * (attempt.job.get("gpus") or _threads(folder)) for attempt in rest]
         except StoreError:
             seconds = []
         total += sum(seconds) / 3600 + (0.0 if pd.isna(hours) else float(hours))

@@ -14,7 +14,7 @@ from analysis.stored import Unreadable, read, unfinished
 from mmprompt.runs.comparison import FACTS
 from mmprompt.runs.deployment import store_folder
 from mmprompt.runs.files import StoreError
-from mmprompt.runs.identity import NEUTRAL, differing, dotted, setting
+from mmprompt.runs.identity import NEUTRAL, differing_keys, dotted, setting
 from mmprompt.runs.records import RESULT
 from mmprompt.runs.store import RunFolder, Store
 
@@ -87,7 +87,7 @@ def diff(run: str, other: str, store: Store | Path | str | None = None) -> pd.Da
     place = store_at(store)
     folders = [place.find(run), place.find(other)]
     ours, theirs = map(settings_of, folders)
-    keys = differing(ours, theirs)
+    keys = differing_keys(ours, theirs)
     columns = {
         folder.id: [setting(one, key) for key in keys] for folder, one in zip(folders, (ours, theirs), strict=True)
     }

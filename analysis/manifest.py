@@ -1,4 +1,4 @@
-"""The manifest of a sweep, STORE/sweeps/NAME.json, as `sweeps.grid.manifest` wrote it at launch; all that analysis knows of a sweep."""
+"""The manifest of a sweep, STORE/sweeps/NAME.json, as `sweeps.grid.manifest` wrote it; all that analysis knows of a sweep."""
 
 from __future__ import annotations
 

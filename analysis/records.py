@@ -34,7 +34,7 @@ class RecordError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class WandbRecord:
     path: Path
     run: str | None  # W&B's run id; None: the record ends before it
     name: str
@@ -52,7 +52,7 @@ class RunRecord:
         return "failed" if self.exit_code else "finished"
 
 
-def read_record(path: Path, history: bool) -> RunRecord:
+def read_record(path: Path, history: bool) -> WandbRecord:
     """Play a record file back, all of it. Raises RecordError if it cannot be opened or is no W&B file."""
     data = _contents(path)
     played = _Played()
@@ -64,7 +64,7 @@ def read_record(path: Path, history: bool) -> RunRecord:
     return played.record(path)
 
 
-def read_ends(path: Path) -> RunRecord:
+def read_ends(path: Path) -> WandbRecord:
     """The same without history, from the two ends of the file: in a time that does not grow with the steps that were logged.
 
     Where the ends are not sound, or do not hold what they should, the whole file is read. Else what lies between them is not
@@ -92,7 +92,7 @@ def read_ends(path: Path) -> RunRecord:
     return read_record(path, history=False)
 
 
-def _put_together(path: Path, head: Iterable[bytes], tail: Iterable[bytes]) -> RunRecord | None:
+def _put_together(path: Path, head: Iterable[bytes], tail: Iterable[bytes]) -> WandbRecord | None:
     """What these messages say; None if they are not sound, or lack the run, its final values or its end."""
     played = _Played()
     for message in head:
@@ -207,9 +207,9 @@ class _Played:
         self.number = number
         return True
 
-    def record(self, path: Path) -> RunRecord:
+    def record(self, path: Path) -> WandbRecord:
         run, damage = self.run, self.damage
-        return RunRecord(
+        return WandbRecord(
             path=path,
             run=run.run_id if run else None,
             name=run.display_name if run else "",

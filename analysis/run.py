@@ -85,7 +85,7 @@ class Run:
     def attempts(self) -> pd.DataFrame:
         """A row per attempt, oldest first: number, work (train or evaluate), host, began, published (whether its files are the
         run's), resumed_from (the step), error (one line)."""
-        rows = [self._attempt(attempt) for attempt in self.folder.sound_attempts()]
+        rows = [self._attempt(attempt) for attempt in self.folder.readable_attempts()]
         return pd.DataFrame(rows, columns=["number", "work", "host", "began", "published", "resumed_from", "error"])
 
     def _attempt(self, attempt: Attempt) -> dict[str, Any]:

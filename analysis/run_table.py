@@ -42,7 +42,7 @@ def _words(scores: pd.DataFrame, of: Callable[[str], str | None]) -> pd.Series:
 
 def _result(store: Store, run: str) -> Mapping[str, Any]:
     """Empty where there is none, or a damaged one: that stands in `conflict`."""
-    return store.run(run).sound_result() or {}
+    return store.run(run).result_if_readable() or {}
 
 
 def _record(store: Store, run: str, result: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ from analysis.samples import Group, groups, plain
 from analysis.statistics import mean_columns
 from analysis.stored import evaluation_files
 from mmprompt.runs.config import nearest
-from mmprompt.runs.deployment import Place
+from mmprompt.runs.deployment import Deployment
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.overrides import as_text
 from mmprompt.runs.store import Store
@@ -108,7 +108,7 @@ def _value(row: pd.Series) -> str:
 
 def _decides_numbers(key: str) -> bool:
     """Not where it ran, and how visibly."""
-    return key.split(".")[0] not in Place.model_fields or key in ("paths.backbone", "paths.data")
+    return key.split(".")[0] not in Deployment.model_fields or key in ("paths.backbone", "paths.data")
 
 
 def again(point: Mapping[str, Any], commit: str | None) -> str:

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmprompt.runs.config import ConfigError, Model, parse
 from mmprompt.runs.deployment import ROOT, JobSettings, store_folder
 from mmprompt.runs.files import StoreError, follow_mode
-from mmprompt.runs.identity import as_written, evaluation_id, evaluations_of, freeze, provenance, run_id
+from mmprompt.runs.identity import config_as_written, evaluation_id, evaluations_of, freeze, provenance, run_id
 from mmprompt.runs.overrides import check_override
 from mmprompt.runs.store import Store
 
@@ -54,7 +54,7 @@ def parameters(composed: DictConfig) -> None:
 
     values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
     try:
-        config = as_written(values, checksum="none")
+        config = config_as_written(values, checksum="none")
     except ConfigError as error:
         sys.exit(f"mmprompt: {error}")
     tuned = outline(config)
@@ -90,8 +90,8 @@ def pretrain(values: dict[str, Any]) -> None:
 
 
 def one_run(values: dict[str, Any]) -> None:
-    config, place = freeze(values)
-    store = Store(store_folder(place.paths.runs))
+    config, deployment = freeze(values)
+    store = Store(store_folder(deployment.paths.runs))
     follow_mode(store.root)
     folder = store.run(run_id(config))
     folder.create(config)
@@ -118,7 +118,7 @@ def one_run(values: dict[str, Any]) -> None:
             outcome = execute(
                 store,
                 [folder.id],
-                JobSettings.of(place),
+                JobSettings.of(deployment),
                 by_hand(),
                 watch,
                 evaluations=list(asked.values()),

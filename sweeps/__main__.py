@@ -254,8 +254,7 @@ def function(verb: str) -> Callable[..., int]:
     """Each verb is a function of its own module; what another verb needs is not imported."""
     from importlib import import_module
 
-    module = "sweeps.verbs.search" if verb == "search" else f"sweeps.{verb}"
-    verbs: Callable[..., int] = getattr(import_module(module), verb)
+    verbs: Callable[..., int] = getattr(import_module(f"sweeps.verbs.{verb}"), verb)
     return verbs
 
 

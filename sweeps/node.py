@@ -16,7 +16,7 @@ from typing import Any
 from mmprompt.runs.config import parse
 from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.files import follow_mode
-from mmprompt.runs.processes import lives
+from mmprompt.runs.processes import is_running
 from mmprompt.runs.records import DamagedError
 from mmprompt.runs.signals import TOLD_TO_END, end_when_told, time_is_up, warning
 from mmprompt.runs.store import TRIES, Store
@@ -41,7 +41,7 @@ def work(batch: str, index: int) -> None:
     about = about_job(frozen, job.job_id, job.paths.stderr)
 
     def wanted() -> bool:
-        return lives(launcher) is True
+        return is_running(launcher) is True
 
     if "measure" in frozen:
         measure(frozen, about, wanted)
@@ -93,7 +93,7 @@ def main(batch: Path, first: int) -> None:
 def frozen_in(batch: Path) -> dict[str, Any]:
     """What was frozen at launch. Raises SystemExit, with a sentence, if the file is damaged."""
     try:
-        return dict(Batch(batch).frozen)
+        return dict(Batch(batch).record)
     except DamagedError as error:
         raise SystemExit(f"this process ends: {error}") from None
 
@@ -146,7 +146,7 @@ def has_begun(frozen: dict[str, Any], index: int) -> bool:
         runs = [store.run(run) for run in runs_of(store, frozen["search"]["name"])]
     else:
         runs = [store.run(run) for part in frozen["jobs"][index] for run in part["runs"]]
-    return any(attempt.job["pid"] == os.getpid() for run in runs for attempt in [*run.sound_attempts()][-1:])
+    return any(attempt.job["pid"] == os.getpid() for run in runs for attempt in [*run.readable_attempts()][-1:])
 
 
 def failures(outcome: Mapping[str, str]) -> str | None:

@@ -55,7 +55,7 @@ def verbs(store: Path, number: int) -> Iterator[tuple[str, Callable[[], int]]]:
     yield "diff to the nearest", lambda: sweeps(["diff", run, *where])
     yield "cancel", lambda: sweeps(["cancel", "length", *where])
     yield "cancel of a state", lambda: sweeps(["cancel", "--state", "queued", *where])
-    yield "outlook", lambda: launch_plan(store)
+    yield "launch plan", lambda: launch_plan(store)
     yield "job", lambda: job(store)
     yield "search", lambda: advance(store)
     yield "analysis verify", lambda: analysis(["verify", *where])
@@ -92,8 +92,8 @@ def launch_plan(store: Path) -> int:
 
     if not EXPANDED:
         EXPANDED.append(join(["length"], [f"paths.runs={store}", *LENGTH], ROOT / "conf"))
-    place = EXPANDED[0].place.model_copy(
-        update={"paths": EXPANDED[0].place.paths.model_copy(update={"runs": str(store)})}
+    place = EXPANDED[0].deployment.model_copy(
+        update={"paths": EXPANDED[0].deployment.paths.model_copy(update={"runs": str(store)})}
     )
     expanded = dataclasses.replace(
         EXPANDED[0], sweeps=[dataclasses.replace(one, place=place) for one in EXPANDED[0].sweeps]
@@ -152,7 +152,7 @@ def api(store: Path) -> int:
 def sync(store: Path) -> int:
     """Which records there are, up to the question to the server."""
     from mmprompt.runs.files import StoreError
-    from mmprompt.runs.wandb_server import is_marked, look
+    from mmprompt.runs.wandb_server import is_marked, read_local
     from sweeps.states.state import queue
     from sweeps.verbs import sync
 
@@ -163,7 +163,7 @@ def sync(store: Path) -> int:
         for folder in folders:
             for file, _ in sync._records(folder, queued):
                 if not is_marked(file):
-                    look(file)
+                    read_local(file)
     return 0
 
 

@@ -19,7 +19,7 @@ from mmprompt.runs.deployment import Tracking
 from mmprompt.runs.files import write_once
 from mmprompt.runs.identity import canonical, digest, evaluation_id
 from mmprompt.runs.store import Attempt, RunFolder, Store
-from mmprompt.runs.wandb_record import Record
+from mmprompt.runs.wandb_record import RecordWriter
 
 OFFLINE = Tracking(mode="offline", project="mmprompt", entity=None)
 DISABLED = Tracking(mode="disabled", project="mmprompt", entity=None)
@@ -55,7 +55,7 @@ def train(
     attempt, metric = claim(store, point), PRIMARY_METRIC[FAMILY[point["task"]]]
     folder = attempt.run
     config = {**config_of(point), "run_id": folder.id, "work": "train", **made_by(attempt)}
-    record = Record(attempt.path, f"{folder.id}-{attempt.number}", str(point), "micro", config, tracking)
+    record = RecordWriter(attempt.path, f"{folder.id}-{attempt.number}", str(point), "micro", config, tracking)
     for step in range(1, STEPS + 1):
         record.log(step, {"train/loss": 2.0 / step})
         if step % 10 == 0:
@@ -94,7 +94,7 @@ def evaluate(store: Store, points: Sequence[Mapping[str, Any]], values: Sequence
     attempt = claim(store, points[0], JOB | {"work": "evaluate"})
     folder = attempt.run
     config = {**config_of(points[0]), "run_id": folder.id, "work": "evaluate", **made_by(attempt)}
-    record = Record(attempt.path, f"{folder.id}-{attempt.number}", "name", "micro", config, tracking)
+    record = RecordWriter(attempt.path, f"{folder.id}-{attempt.number}", "name", "micro", config, tracking)
     made = {}
     for point, value in zip(points, values, strict=True):
         ((_, settings),) = settings_by_split(point).items()

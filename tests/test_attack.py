@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from mmprompt.data.examples import load
 from mmprompt.data.tasks import Batch, collate, preprocess
-from mmprompt.evaluation.attack import answer_losses, ask, ask_under_attack
+from mmprompt.evaluation.attack import answer_losses, encode, encode_under_attack
 from mmprompt.execution.run_context import backbone_of
-from mmprompt.methods.tuned_model import Asked, Tuned
+from mmprompt.methods.tuned_model import EncodedBatch, Tuned
 from mmprompt.models.ofa import PAD
 from mmprompt.runs.config import METHODS, Attack
 from mmprompt.runs.deployment import backbone_file
@@ -42,14 +42,14 @@ class Asking:
     def seen(self, input: str) -> Tensor:
         return self.pixels if input == "pixels" else self.features
 
-    def plainly(self) -> Asked:
+    def plainly(self) -> EncodedBatch:
         with torch.no_grad(), self.tuned.autocast():
-            return self.tuned.ask(self.text.source, self.features)
+            return self.tuned.encode(self.text.source, self.features)
 
-    def under(self, attack: Attack) -> Asked:
-        return ask_under_attack(self.tuned, self.text, self.seen(attack.input), attack)
+    def under(self, attack: Attack) -> EncodedBatch:
+        return encode_under_attack(self.tuned, self.text, self.seen(attack.input), attack)
 
-    def losses(self, asked: Asked) -> Tensor:
+    def losses(self, asked: EncodedBatch) -> Tensor:
         with torch.no_grad(), self.tuned.autocast():
             return answer_losses(self.tuned, self.text, asked)
 
@@ -230,7 +230,7 @@ def test_a_step_in_a_random_direction_hurts_less() -> None:
     grid = of.features.shape[2], of.features.shape[3]
     plain, random, worst = (
         of.losses(asked).mean()
-        for asked in (of.plainly(), ask(of.tuned, of.text, grid, anywhere), of.under(attack(epsilon)))
+        for asked in (of.plainly(), encode(of.tuned, of.text, grid, anywhere), of.under(attack(epsilon)))
     )
     assert worst - plain > 5 * (random - plain).abs()
 

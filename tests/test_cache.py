@@ -28,7 +28,7 @@ from mmprompt.runs.deployment import ROOT, Caching
 from mmprompt.runs.identity import run_id
 from mmprompt.runs.store import RunFolder, Store
 from mmprompt.training.feature_cache import Cache, Cached
-from mmprompt.training.frozen_features import Frozen, kept, view
+from mmprompt.training.frozen_features import FrozenFeatures, open_cache, view
 
 COUNT, SHAPE = 40, (3, 5)
 DECODER = ("task=micro_vqa", "prompt.depth=decoder")
@@ -178,10 +178,12 @@ def test_processes_that_fill_at_once_share_the_work(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ what it holds
 
 
-def of(*overrides: str, cache: Cache | None = None, backbone: OFA | None = None, split: str = "train") -> Frozen:
-    config, place = settings(*overrides)
+def of(
+    *overrides: str, cache: Cache | None = None, backbone: OFA | None = None, split: str = "train"
+) -> FrozenFeatures:
+    config, deployment = settings(*overrides)
     known = config.model_dump_json(include={"training_version", "threads", "precision", "model", "backbone", "task"})
-    return Frozen(backbone or backbone_of(config, ROOT / place.paths.backbone), known, split, cache)
+    return FrozenFeatures(backbone or backbone_of(config, ROOT / deployment.paths.backbone), known, split, cache)
 
 
 @pytest.fixture
@@ -192,7 +194,7 @@ def threads(request: pytest.FixtureRequest) -> object:
     torch.set_num_threads(before)
 
 
-def company_matters(seen: Frozen, index: np.ndarray) -> bool:
+def company_matters(seen: FrozenFeatures, index: np.ndarray) -> bool:
     """Whether features or outputs of the first three differ when each is asked for alone."""
     features, outputs = seen.features(index), seen.output_rows(index)
     return not all(
@@ -257,8 +259,8 @@ def test_a_run_has_the_same_bits_with_a_cache_and_without(overrides: tuple[str, 
 
 @pytest.mark.parametrize(("depth", "kind"), [("decoder", Encoded), ("encoder", Tensor), ("both", Tensor)])
 def test_the_encoder_has_spoken_where_no_prompt_reaches_it(depth: str, kind: type) -> None:
-    config, place = settings(f"prompt.depth={depth}")
-    backbone = backbone_of(config, ROOT / place.paths.backbone)
+    config, deployment = settings(f"prompt.depth={depth}")
+    backbone = backbone_of(config, ROOT / deployment.paths.backbone)
     tuned = Tuned(config, backbone, torch.Generator())
     assert isinstance(view(config, tuned, backbone, "train", None)(np.arange(3)), kind)
 
@@ -274,7 +276,7 @@ def test_runs_that_differ_in_their_prompts_share_what_is_frozen(tmp_path: Path) 
 def test_everything_that_decides_the_bits_is_in_the_name(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 1.0)
 
-    def names(seen: Frozen) -> tuple[set[Path], set[Path]]:
+    def names(seen: FrozenFeatures) -> tuple[set[Path], set[Path]]:
         assert isinstance(seen.feature_rows, Cached) and isinstance(seen.output_rows, Cached)
         return set(seen.feature_rows.files), set(seen.output_rows.files)
 
@@ -293,10 +295,10 @@ def test_everything_that_decides_the_bits_is_in_the_name(tmp_path: Path) -> None
         names(of(f"task.template=' find the {word} : {{phrase}} .'", cache=cache)) for word in ("thing", "digit")
     )
     assert thing[0] == digit[0] and not thing[1] & digit[1]
-    config, place = settings("task=micro_vqa")
+    config, deployment = settings("task=micro_vqa")
     other = config.model_copy(update={"backbone": config.backbone.model_copy(update={"checksum": "0"})})
     known = other.model_dump_json(include={"training_version", "threads", "precision", "model", "backbone", "task"})
-    others = names(Frozen(backbone_of(config, ROOT / place.paths.backbone), known, "train", cache))
+    others = names(FrozenFeatures(backbone_of(config, ROOT / deployment.paths.backbone), known, "train", cache))
     assert not (features | outputs) & (others[0] | others[1])
 
 
@@ -311,10 +313,10 @@ def test_a_live_backbone_keeps_nothing_and_refuses_to(tmp_path: Path) -> None:
 
 def test_on_a_gpu_nothing_is_kept_unless_asked(tmp_path: Path) -> None:
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert kept(Caching(frozen="auto", max_gb=20), tmp_path, gpu) is None
-    assert kept(Caching(frozen="on", max_gb=20), tmp_path, gpu) == Cache(tmp_path, 20)
-    assert kept(Caching(frozen="auto", max_gb=20), tmp_path, cpu) == Cache(tmp_path, 20)
-    assert kept(Caching(frozen="on", max_gb=0), tmp_path, cpu) is None
+    assert open_cache(Caching(frozen="auto", max_gb=20), tmp_path, gpu) is None
+    assert open_cache(Caching(frozen="on", max_gb=20), tmp_path, gpu) == Cache(tmp_path, 20)
+    assert open_cache(Caching(frozen="auto", max_gb=20), tmp_path, cpu) == Cache(tmp_path, 20)
+    assert open_cache(Caching(frozen="on", max_gb=0), tmp_path, cpu) is None
 
 
 def test_where_things_are_kept_is_in_no_id_and_precision_is() -> None:
@@ -323,8 +325,8 @@ def test_where_things_are_kept_is_in_no_id_and_precision_is() -> None:
 
 
 def test_half_precision_is_that_of_the_forward_alone() -> None:
-    config, place = settings("precision=bfloat16", "prompt.dropout=0.2")
-    backbone = backbone_of(config, ROOT / place.paths.backbone)
+    config, deployment = settings("precision=bfloat16", "prompt.dropout=0.2")
+    backbone = backbone_of(config, ROOT / deployment.paths.backbone)
     tuned, seen = Tuned(config, backbone, torch.Generator().manual_seed(1)).train(), of("precision=bfloat16")
     linear = [
         module

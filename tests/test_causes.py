@@ -19,7 +19,7 @@ from mmprompt.runs.identity import canonical
 from mmprompt.runs.processes import who
 from mmprompt.runs.store import Store
 from sweeps.jobs.job_log import BEGINS
-from sweeps.states.causes import Failure, failures
+from sweeps.states.causes import RunFailure, failures
 from sweeps.states.state import Queue, states
 
 BEGAN = time.mktime((2026, 11, 24, 12, 0, 0, 0, 0, -1))  # when the process of an attempt started
@@ -105,7 +105,7 @@ def answers(folder: Path, name: str, states: Mapping[str, str]) -> None:
     program.chmod(0o755)
 
 
-def found(store: Store, *runs: str) -> dict[str, Failure]:
+def found(store: Store, *runs: str) -> dict[str, RunFailure]:
     return failures(store, runs, states(store, runs, Queue({})))
 
 

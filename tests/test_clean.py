@@ -17,9 +17,9 @@ from mmprompt.runs.failures import from_text
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Attempt, RunFolder, Store
-from sweeps.grid.manifest import Joined, join
+from sweeps.grid.manifest import Launch, join
 from sweeps.jobs import snapshot
-from sweeps.jobs.batch import Batch, Kind, batches, freeze
+from sweeps.jobs.batch import Batch, Kind, batches, freeze_batch
 from sweeps.verbs.clean import CODE, Waste, clean, free
 
 DAYS = 30
@@ -34,16 +34,16 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store(tmp_path / "runs")
 
 
-def sweep(seeds: str) -> Joined:
+def sweep(seeds: str) -> Launch:
     return join(["length"], [*LENGTH, f"seed={seeds}"], ROOT / "conf")
 
 
-def submit(store: Store, expanded: Joined, kind: Kind = "local", **about: Any) -> Batch:
+def submit(store: Store, expanded: Launch, kind: Kind = "local", **about: Any) -> Batch:
     """A launch that has ended, with what its workers left in the folder; the runs are created, and not begun."""
     for run, config in expanded.configs.items():
         store.run(run).create(config)
     about = {"commit": "aaaa", "dirty": False, "slurm_cluster": None} | about
-    batch = freeze(expanded, [list(expanded.configs)], kind, about, batches(store))
+    batch = freeze_batch(expanded, [list(expanded.configs)], kind, about, batches(store))
     assert batch is not None
     text = batch.file.read_text()
     batch.file.write_text(text.replace(f'"pid": {os.getpid()}', '"pid": 1'))  # the launch has ended
@@ -184,7 +184,7 @@ def test_without_information_about_jobs_of_slurm_all_that_they_could_use_stays(
 def test_code_goes_unless_an_open_batch_needs_it_or_no_commit_has_it(store: Store) -> None:
     folder = store.run(next(iter(sweep("1").configs)))
     batch = submit(store, sweep("1"))
-    copy = Path(batch.frozen["snapshot"])
+    copy = Path(batch.record["snapshot"])
     age(store)
     assert cleaned(store) == set()  # the run is to do
     finish(folder)

@@ -19,7 +19,7 @@ from tiny import frozen_run
 
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import server_time
-from mmprompt.runs.processes import lives, process_here, this_process
+from mmprompt.runs.processes import is_running, process_here, this_process
 from mmprompt.runs.store import RunFolder, Store
 from sweeps.states.causes import failures
 from sweeps.states.state import Queue, states
@@ -158,30 +158,30 @@ def test_a_launch_elsewhere_is_believed_to_submit_for_ten_minutes_of_the_store(
 def test_a_process_lives_though_the_clock_was_set_since_it_started() -> None:
     """Its start as a time of day is counted from when the machine was started, and that moves with the clock."""
     here = this_process()
-    assert lives(here | {"started": here["started"] - HOUR}) is True
-    assert lives(here | {"started": here["started"] + HOUR}) is True
+    assert is_running(here | {"started": here["started"] - HOUR}) is True
+    assert is_running(here | {"started": here["started"] + HOUR}) is True
 
 
 def test_a_process_of_before_the_machine_was_started_again_is_dead_and_so_is_a_stranger_with_its_pid() -> None:
     here = this_process()
-    assert lives(here | {"boot": "00000000-0000-0000-0000-000000000000"}) is False
-    assert lives(here | {"ticks": here["ticks"] + 1}) is False  # though it started in the same second
-    assert lives(process_here(os.getppid())) is True
-    assert lives(process_here(os.getppid()) | {"pid": os.getpid()}) is False
+    assert is_running(here | {"boot": "00000000-0000-0000-0000-000000000000"}) is False
+    assert is_running(here | {"ticks": here["ticks"] + 1}) is False  # though it started in the same second
+    assert is_running(process_here(os.getppid())) is True
+    assert is_running(process_here(os.getppid()) | {"pid": os.getpid()}) is False
 
 
 def test_of_a_process_that_was_written_down_long_ago_its_start_tells() -> None:
     old = {key: value for key, value in this_process().items() if key not in ("boot", "ticks")}
-    assert lives(old) is True and lives(old | {"started": old["started"] - HOUR}) is False
+    assert is_running(old) is True and is_running(old | {"started": old["started"] - HOUR}) is False
 
 
 def test_a_process_that_has_ended_is_dead_before_anybody_has_asked_for_its_exit_code() -> None:
     child = subprocess.Popen(["true"])
     facts = process_here(child.pid)
     until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE, "it has ended")
-    assert lives(facts) is False
+    assert is_running(facts) is False
     child.wait()
-    assert lives(facts) is False
+    assert is_running(facts) is False
 
 
 # A run, killed once, then done

@@ -27,10 +27,10 @@ from analysis.reading import read_sweep
 from analysis.report import read_report, texts
 from analysis.sources import in_store
 from analysis.terminal import terminal
-from mmprompt.execution.measurement import Ready, in_turns, peak_in_a_process_of_its_own, put, quantities
+from mmprompt.execution.measurement import LoadedRow, in_turns, peak_in_a_process_of_its_own, put, quantities
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.store import Store
-from sweeps.grid.manifest import Expanded, expand
+from sweeps.grid.manifest import ExpandedSweep, expand
 from sweeps.planning.launch_plan import CONF
 from sweeps.verbs.measure import rows_of
 
@@ -119,7 +119,7 @@ class Drifting:
 def test_rows_take_turns_in_an_order_that_rotates_the_first_round_does_not_count_and_ratios_are_within_rounds() -> None:
     turns: list[float] = []
     ready = [Drifting(3.0, turns), Drifting(2.0, turns)]
-    taken = in_turns(cast(Sequence[Ready], ready), rounds=3, updates=1, wanted=lambda: True)
+    taken = in_turns(cast(Sequence[LoadedRow], ready), rounds=3, updates=1, wanted=lambda: True)
     assert turns == [3.0, 2.0, 2.0, 3.0, 3.0, 2.0, 2.0, 3.0]
     found = quantities(taken[0], taken[1])["seconds_per_100"]
     assert found["values"] == [6, 9, 12]  # not 3, of the first round
@@ -134,7 +134,7 @@ def test_ratios_are_of_the_same_round_and_not_of_medians() -> None:
 
 
 def test_updates_that_are_timed_leave_the_weights_as_they_were(launched: Launcher, measured: dict[str, Any]) -> None:
-    ready = Ready(launched.store, asked_of(launched)["rows"][0], asked_of(launched))
+    ready = LoadedRow(launched.store, asked_of(launched)["rows"][0], asked_of(launched))
     before = {name: value.clone() for name, value in ready.run.tuned.state_dict().items()}
     changes: list[bool] = []
 
@@ -261,7 +261,7 @@ def launched_verb(launched: Launcher, verb: str, *arguments: str) -> tuple[int, 
 # ------------------------------------------------------------------------------------------------- which rows, and baselines
 
 
-def finished(name: str, store: Path, *overrides: str) -> Expanded:
+def finished(name: str, store: Path, *overrides: str) -> ExpandedSweep:
     """A sweep all of whose runs have a result."""
     expanded = expand(name, [f"paths.runs={store}", *overrides], CONF)
     for run in expanded.configs:

@@ -149,9 +149,9 @@ def test_after_what_status_advises_nothing_is_damaged(
     cut(file)
     if what in ("result", "job of an attempt"):
         shutil.rmtree(file.parent)
-        mangled.outlook(store.root)  # as a launch looks
+        mangled.launch_plan(store.root)  # as a launch looks
     elif what == "settings":
-        mangled.outlook(store.root)  # which writes it again
+        mangled.launch_plan(store.root)  # which writes it again
     elif what == "batch":
         for entry in list(file.parent.iterdir()):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

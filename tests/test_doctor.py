@@ -22,7 +22,7 @@ from patience import LAST_RESORT, printed_by, until
 from mmprompt.runs.deployment import ROOT, Cluster
 from sweeps.doctor import probe
 from sweeps.doctor.probe import MARK, MINE, Finding, bad
-from sweeps.doctor.probe_job import Report, blame
+from sweeps.doctor.probe_job import Findings, blame
 from sweeps.doctor.site import Site, all_nodes, gpus_of, minutes
 from sweeps.verbs import doctor
 
@@ -202,8 +202,8 @@ def ask(tmp_path: Path) -> dict[str, Any]:
         **{"folder": str(tmp_path), "store": str(tmp_path), "code": str(ROOT), "nonce": "abc", "slurm": True},
         **{"python": sys.executable, "host": "login", "offset": 0.0, "packages": probe.versions(), "stage": False},
         "data": None,
-        "cluster": settings.place.cluster.model_dump(),
-        "tracking": settings.place.tracking.model_dump(),
+        "cluster": settings.deployment.cluster.model_dump(),
+        "tracking": settings.deployment.tracking.model_dump(),
         "backbone": str(ROOT / "mmprompt/backbones/micro.safetensors"),
         "checksum": settings.checksum,
         "config": settings.config.model_dump(mode="json"),
@@ -303,7 +303,7 @@ def test_a_server_that_cannot_be_reached_is_a_note_with_the_way_out(monkeypatch:
 def test_a_finding_fits_into_80_columns_and_what_is_to_be_copied_stays_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    Report().say(bad("partition", "there are " + ", ".join(f"partition{i}" for i in range(30)), "word " * 40))
+    Findings().say(bad("partition", "there are " + ", ".join(f"partition{i}" for i in range(30)), "word " * 40))
     *text, advice = capsys.readouterr().out.splitlines()
     assert len(text) > 3 and max(map(len, text)) <= 80 and advice.count("word") == 40
 
@@ -374,7 +374,7 @@ def hear_ctrl_c() -> None:
 def test_a_backbone_that_is_not_there_is_a_finding_and_the_rest_is_looked_at(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    settings, report = doctor.compose(["cluster=local", "paths.backbone=/no/backbone.pt"]), Report()
+    settings, report = doctor.compose(["cluster=local", "paths.backbone=/no/backbone.pt"]), Findings()
     doctor.ask_home(settings, report)
     output = capsys.readouterr().out
     assert failed(output) == ["backbone"] and "-> paths.backbone=" in output

@@ -22,7 +22,7 @@ from tiny import JOB, job_settings
 
 from mmprompt.data import examples
 from mmprompt.data.examples import Split, load, locate, tokenizer
-from mmprompt.data.ofa_lines import clean
+from mmprompt.data.ofa_lines import normalise_text
 from mmprompt.data.tasks import collate, preprocess
 from mmprompt.data.tokenizer import UNK
 from mmprompt.data.tsv import DataError
@@ -32,7 +32,7 @@ from mmprompt.execution.execute import execute
 from mmprompt.methods.tuned_model import Tuned
 from mmprompt.models.ofa import BOS, EOS, OFA, PAD
 from mmprompt.runs.config import ConfigError, RunConfig, Task, parse
-from mmprompt.runs.deployment import ROOT, Caching, Place
+from mmprompt.runs.deployment import ROOT, Caching, Deployment
 from mmprompt.runs.fingerprint import fingerprint
 from mmprompt.runs.identity import freeze, run_id
 from mmprompt.runs.overrides import check_override
@@ -42,7 +42,7 @@ FAMILIES = ["refcoco", "snli_ve", "coco_caption", "vqa"]
 SIDE = 64  # pixels
 
 
-def settings(task: str, *overrides: str) -> tuple[RunConfig, Place]:
+def settings(task: str, *overrides: str) -> tuple[RunConfig, Deployment]:
     given = [f"task={task}", f"task.image_size={SIDE}", *MODEL, *FEW, *overrides]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         composed: Any = OmegaConf.to_container(compose("config", given), resolve=True)
@@ -228,7 +228,7 @@ def test_a_template_without_objects_needs_no_column_of_them(tmp_path: Path) -> N
     ],
 )
 def test_texts_are_cleaned_as_published(text: str, words: int, cleaned: str) -> None:
-    assert clean(text, words) == cleaned
+    assert normalise_text(text, words) == cleaned
 
 
 # ------------------------------------------------------------------------------------------------------------------- images
@@ -250,7 +250,7 @@ def test_images_look_different_unless_they_are_the_same(tmp_path: Path) -> None:
     lines = rows("refcoco", 4)
     lines[3][4] = lines[0][4]
     write(make(tmp_path, "refcoco") / "dataset/refcoco_data/refcoco_val.tsv", lines)
-    looks = loaded("refcoco", tmp_path, "val")[1].looks()
+    looks = loaded("refcoco", tmp_path, "val")[1].digests()
     assert looks[3] == looks[0] and len(set(looks)) == 3
 
 
@@ -394,7 +394,7 @@ def test_an_index_is_kept_read_again_and_made_again_when_damaged(
     assert kept.stat().st_mtime_ns == made
     kept.write_bytes(content[:-1])
     examples._load.cache_clear()
-    assert load(config.task, config.model, "val").looks() == first.looks()
+    assert load(config.task, config.model, "val").digests() == first.digests()
     assert "is damaged; it is made again" in capsys.readouterr().out and kept.read_bytes() == content
 
 

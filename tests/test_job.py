@@ -28,8 +28,8 @@ from mmprompt.runs.files import StoreError
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import RunFolder, Store
 from mmprompt.training.frozen_features import processor
-from mmprompt.training.train import learning_rate, order
-from sweeps.states.state import bury
+from mmprompt.training.train import data_order, learning_rate
+from sweeps.states.state import mark_dead
 
 LATER = """
 import json, sys
@@ -74,7 +74,7 @@ def test_a_run_killed_at_the_moment_at_which_it_publishes_is_published_once(tmp_
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a"), moment, folder.id], cwd=ROOT)
     assert killed.returncode == -signal.SIGKILL and folder.result_file.exists() == (moment == "after")
     if moment == "before":  # as a launch does that finds the process gone
-        bury(folder.attempts()[0])
+        mark_dead(folder.attempts()[0])
     for store, one in ((tmp_path / "a", folder), (tmp_path / "b", whole)):
         assert execute(Store(store), [one.id], job_settings(), JOB | {"batch": "another"}) == {one.id: "done"}
     assert done(folder)["attempt"] == (1 if moment == "after" else 2)
@@ -408,7 +408,7 @@ def test_the_learning_rate_warms_up_and_ends_just_above_zero() -> None:
 
 
 def test_every_epoch_of_the_data_stream_is_another_permutation() -> None:
-    stream = [order(1, 10, first, 4) for first in range(0, 40, 4)]
+    stream = [data_order(1, 10, first, 4) for first in range(0, 40, 4)]
     epochs = np.concatenate(stream).reshape(4, 10)
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4

@@ -20,7 +20,7 @@ from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.store import TRIES, Store
 from sweeps.jobs import snapshot
 from sweeps.jobs.batch import batches, pack
-from sweeps.jobs.local import held_back, listed
+from sweeps.jobs.local import listed, signals_held_back
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,9 @@ def test_the_manifest_says_what_the_tables_need(launched: tuple[Launcher, int, s
 def test_workers_import_the_snapshot_and_read_its_backbone(launched: tuple[Launcher, int, str]) -> None:
     launcher, _, _ = launched
     [batch] = batches(launcher.store)
-    copy = launcher.store.code / batch.frozen["job"]["code"]
+    copy = launcher.store.code / batch.record["job"]["code"]
     assert {jobs[0]["code"] for jobs in launcher.attempts().values()} == {copy.name}
-    assert batch.frozen["jobs"][0][0]["settings"]["backbone"].startswith(str(copy))
+    assert batch.record["jobs"][0][0]["settings"]["backbone"].startswith(str(copy))
     for file in snapshot.files(ROOT):
         assert (copy / file).exists()
     assert f"{copy}/sweeps/node.py" in "".join(log.read_text() for log in batch.folder.glob("*_log.err"))
@@ -180,7 +180,7 @@ def test_what_would_end_a_launch_waits_until_the_worker_that_it_is_starting_is_t
     before = signal.signal(ending, signal.default_int_handler)
     started = ""
     try:
-        with pytest.raises(KeyboardInterrupt), held_back():
+        with pytest.raises(KeyboardInterrupt), signals_held_back():
             os.kill(os.getpid(), ending)
             started = subprocess.run(["grep", "SigBlk", "/proc/self/status"], capture_output=True, text=True).stdout
     finally:

@@ -22,7 +22,7 @@ from mmprompt.runs.config import ConfigError, RunConfig
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import run_id
 from mmprompt.runs.store import Store
-from mmprompt.training.train import averaged, follow
+from mmprompt.training.train import update_ema, with_ema_weights
 
 SIZES = ("tiny", "medium", "base", "large", "huge")
 PUBLISHED: dict[tuple[str, str], int] = {  # facts 1.7, and for sizes it does not list the same rules by hand
@@ -177,7 +177,7 @@ def test_the_moving_average_is_the_one_of_its_definition() -> None:
     expected = values[0]
     for value in values:
         weights["w"].data.fill_(value)
-        follow(ema, weights, 0.9)
+        update_ema(ema, weights, 0.9)
         expected = 0.9 * expected + 0.1 * value
     assert float(ema["w"]) == pytest.approx(expected)
 
@@ -187,7 +187,7 @@ def test_with_a_moving_average_it_is_validated_and_published_and_the_weights_go_
     tuned = Tuned(config, backbone_of(config, Path(job_settings().backbone)), torch.Generator().manual_seed(1))
     weights = tuned.tuned_state()
     ema = {name: value + 1 for name, value in weights.items()}
-    with averaged(tuned, ema):
+    with with_ema_weights(tuned, ema):
         assert all(torch.equal(value, ema[name]) for name, value in tuned.tuned_state().items())
     assert all(torch.equal(value, weights[name]) for name, value in tuned.tuned_state().items())
 

@@ -27,11 +27,11 @@ from synthetic_store import OFFLINE
 from tiny import frozen_run
 from wandb_server import KEY, Upload, WandbServer
 
-from analysis.records import RunRecord, read_record
+from analysis.records import WandbRecord, read_record
 from mmprompt.runs import wandb_record
 from mmprompt.runs.deployment import ROOT, Tracking
 from mmprompt.runs.store import RunFolder, Store
-from mmprompt.runs.wandb_record import Record
+from mmprompt.runs.wandb_record import RecordWriter
 from sweeps.verbs.sync import sync
 
 ONLINE = Tracking(mode="online", project="mmprompt", entity=None)
@@ -151,7 +151,7 @@ class Met:
         ends = json.loads((store / "ends.json").read_text())
         return Met(server, Store(store), runs, ends, (store / "said.txt").read_text(), whole)
 
-    def record(self, run: str) -> RunRecord:
+    def record(self, run: str) -> WandbRecord:
         return record_of(self.store.run(run))
 
     def sync(self, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -159,7 +159,7 @@ class Met:
         return sync([], self.store.root)
 
 
-def record_of(folder: RunFolder) -> RunRecord:
+def record_of(folder: RunFolder) -> WandbRecord:
     result = folder.result()
     assert result is not None
     return read_record(folder.path / result["wandb"], history=True)
@@ -250,15 +250,15 @@ def no_outage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def recorded(folder: Path, number: int, place: Tracking = ONLINE) -> RunRecord:
-    record = Record(folder / str(number), f"r{number}-1", "name", "group", {"seed": number}, place)
+def recorded(folder: Path, number: int, place: Tracking = ONLINE) -> WandbRecord:
+    record = RecordWriter(folder / str(number), f"r{number}-1", "name", "group", {"seed": number}, place)
     record.log(1, {"train/loss": 1.0})
     record.finish({"test/accuracy": 50.0}, 0)
     assert record.file is not None
     return read_record(record.file, history=True)
 
 
-def is_offline(record: RunRecord) -> bool:
+def is_offline(record: WandbRecord) -> bool:
     return record.path.parent.name.startswith("offline-")
 
 

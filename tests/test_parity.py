@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mmprompt.methods.install import add_adapters
 from mmprompt.methods.prompts import Prompts
-from mmprompt.methods.tuned_model import kept
+from mmprompt.methods.tuned_model import tokens_in_loss
 from mmprompt.models.decoding import search
 from mmprompt.models.loss import label_smoothed, token_losses
 from mmprompt.models.ofa import BOS, OFA, PAD, Encoded
@@ -163,7 +163,7 @@ def test_the_losses_agree_with_the_official_ones(case: str) -> None:
     )
     each = token_losses(states, embedding, right, 0.1)
     assert float(each.sum()) == pytest.approx(recorded["label_smoothed_sum_eps0.1"], rel=LOSS_RTOL)
-    most = kept(len(right), 0.2)
+    most = tokens_in_loss(len(right), 0.2)
     least = each.topk(most, largest=False)
     nll = token_losses(states[least.indices], embedding, right[least.indices], 0.0)
     assert [float(least.values.sum()), float(nll.sum()), most] == pytest.approx(

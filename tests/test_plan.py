@@ -21,7 +21,7 @@ from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import RunFolder, Store
 from mmprompt.studies.power import detectable
-from sweeps.grid.manifest import Expanded, expand, manifest
+from sweeps.grid.manifest import ExpandedSweep, expand, manifest
 from sweeps.planning.cost import LOOKED_INTO, Cost, cost
 from sweeps.planning.precision import precision
 from sweeps.states.state import Queue, states
@@ -34,7 +34,7 @@ LENGTH = ["task=micro_vqa", "prompt.length=10", "cluster=local", "seed=1,2,3", "
 
 
 @pytest.fixture(scope="module")
-def expanded() -> Expanded:
+def expanded() -> ExpandedSweep:
     """Three runs of one kind."""
     return expand("length", LENGTH, ROOT / "conf")
 
@@ -60,26 +60,26 @@ def finish(folder: RunFolder, config: RunConfig, **facts: Any) -> None:
     os.utime(folder.result_file, (began + result["seconds"], began + result["seconds"]))
 
 
-def cost_of(store: Store, expanded: Expanded, **settings: Any) -> Cost:
+def cost_of(store: Store, expanded: ExpandedSweep, **settings: Any) -> Cost:
     seen = states(store, list(expanded.configs), Queue({}), expanded.wanted)
     to_do = [run for run, state in seen.items() if state.name != "done"]
-    cluster: Cluster = expanded.place.cluster.model_copy(update=settings)
+    cluster: Cluster = expanded.deployment.cluster.model_copy(update=settings)
     return cost(store, expanded.configs, expanded.wanted, seen, to_do, cluster)
 
 
-def finish_first(store: Store, expanded: Expanded, **facts: Any) -> None:
+def finish_first(store: Store, expanded: ExpandedSweep, **facts: Any) -> None:
     run, config = next(iter(expanded.configs.items()))
     finish(store.run(run), config, **facts)
 
 
-def test_a_prompt_of_length_0_tells_nothing_of_what_training_takes(store: Store, expanded: Expanded) -> None:
+def test_a_prompt_of_length_0_tells_nothing_of_what_training_takes(store: Store, expanded: ExpandedSweep) -> None:
     finish_first(store, expand("length", [*LENGTH, "prompt.length=0"], ROOT / "conf"), seconds=0.0)
     assert cost_of(store, expanded).finished == 0
     more = expand("length", [*LENGTH, "prompt.length=0", "optim.batch_size=64"], ROOT / "conf")
     assert cost_of(store, more).finished == 1 and set(cost_of(store, more).seconds.values()) == {0.0}
 
 
-def test_a_run_takes_what_finished_ones_took_per_step(store: Store, expanded: Expanded) -> None:
+def test_a_run_takes_what_finished_ones_took_per_step(store: Store, expanded: ExpandedSweep) -> None:
     finish_first(store, expanded)  # 50 s for 100 steps
     longer = expand("length", [*LENGTH, "optim.steps=300"], ROOT / "conf")
     told = cost_of(store, longer, cpus=4)
@@ -88,7 +88,7 @@ def test_a_run_takes_what_finished_ones_took_per_step(store: Store, expanded: Ex
     assert str(told) == "about 0.5 CPU-core-hours, as 1 finished run of their kind took"
 
 
-def test_what_a_run_takes_besides_its_steps_does_not_grow_with_them(store: Store, expanded: Expanded) -> None:
+def test_what_a_run_takes_besides_its_steps_does_not_grow_with_them(store: Store, expanded: ExpandedSweep) -> None:
     finish_first(store, expanded)
     folder = store.run(next(iter(expanded.configs)))
     ended = folder.result_file.stat().st_mtime + 7.0  # loading before, scoring after
@@ -98,7 +98,7 @@ def test_what_a_run_takes_besides_its_steps_does_not_grow_with_them(store: Store
 
 
 @pytest.mark.parametrize("other", ["task=micro_caption", "model=ofa_tiny"])
-def test_runs_of_another_kind_tell_nothing(store: Store, expanded: Expanded, other: str, tmp_path: Path) -> None:
+def test_runs_of_another_kind_tell_nothing(store: Store, expanded: ExpandedSweep, other: str, tmp_path: Path) -> None:
     (tmp_path / "backbone").write_bytes(b"")
     overrides = [*LENGTH, other, f"paths.backbone={tmp_path / 'backbone'}"]
     for run, config in expand("length", overrides, ROOT / "conf").configs.items():
@@ -108,7 +108,7 @@ def test_runs_of_another_kind_tell_nothing(store: Store, expanded: Expanded, oth
     assert str(told) == "CPU-core-hours unknown, no run of their kind is finished; try `launch --limit 1`"
 
 
-def test_a_kind_that_nothing_is_known_of_is_named_beside_what_is(store: Store, expanded: Expanded) -> None:
+def test_a_kind_that_nothing_is_known_of_is_named_beside_what_is(store: Store, expanded: ExpandedSweep) -> None:
     finish_first(store, expanded)
     both = expand("length", [*LENGTH, "task=micro_vqa,micro_caption"], ROOT / "conf")
     told = cost_of(store, both)
@@ -117,7 +117,7 @@ def test_a_kind_that_nothing_is_known_of_is_named_beside_what_is(store: Store, e
 
 
 def test_a_run_on_a_cpu_tells_nothing_of_one_on_a_gpu_except_where_gpus_are_fake(
-    store: Store, expanded: Expanded, monkeypatch: pytest.MonkeyPatch
+    store: Store, expanded: ExpandedSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish_first(store, expanded)
     assert str(cost_of(store, expanded, gpus=2)).startswith("GPU-hours unknown")
@@ -126,7 +126,7 @@ def test_a_run_on_a_cpu_tells_nothing_of_one_on_a_gpu_except_where_gpus_are_fake
 
 
 def test_other_finished_runs_of_the_store_tell_and_those_of_the_sweep_tell_more(
-    store: Store, expanded: Expanded
+    store: Store, expanded: ExpandedSweep
 ) -> None:
     for run, config in expand("length", [*LENGTH, "seed=4,5"], ROOT / "conf").configs.items():
         finish(store.run(run), config, seconds=80.0)
@@ -135,7 +135,7 @@ def test_other_finished_runs_of_the_store_tell_and_those_of_the_sweep_tell_more(
     assert list(cost_of(store, expanded).seconds.values()) == [50.0] * 2
 
 
-def test_of_a_big_store_only_a_part_is_looked_into(store: Store, expanded: Expanded) -> None:
+def test_of_a_big_store_only_a_part_is_looked_into(store: Store, expanded: ExpandedSweep) -> None:
     for number in range(2 * LOOKED_INTO + 10):
         (store.run(f"{number:016x}").path).mkdir(parents=True)
     looked: set[str] = set()
@@ -146,7 +146,7 @@ def test_of_a_big_store_only_a_part_is_looked_into(store: Store, expanded: Expan
 
 
 def test_the_disk_that_runs_need_is_what_finished_ones_hold_and_checkpoints_of_those_at_work(
-    store: Store, expanded: Expanded
+    store: Store, expanded: ExpandedSweep
 ) -> None:
     finish_first(store, expanded)
     folder = store.run(next(iter(expanded.configs)))
@@ -178,7 +178,7 @@ def said(capsys: pytest.CaptureFixture[str], *overrides: str, limit: int | None 
 
 
 def test_a_plan_counts_by_state_and_by_value_and_leaves_no_trace(
-    store: Store, expanded: Expanded, capsys: pytest.CaptureFixture[str]
+    store: Store, expanded: ExpandedSweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = said(capsys)
     assert "3 runs: 3 to do" in output and "disk: what they need is unknown" in output
@@ -192,7 +192,9 @@ def test_a_plan_counts_by_state_and_by_value_and_leaves_no_trace(
     assert "1 more to do than --limit allows" in said(capsys, limit=1)
 
 
-def test_a_disk_that_is_too_small_is_said(store: Store, expanded: Expanded, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_disk_that_is_too_small_is_said(
+    store: Store, expanded: ExpandedSweep, capsys: pytest.CaptureFixture[str]
+) -> None:
     finish_first(store, expanded)
     assert "NOT ENOUGH" not in said(capsys)
     folder = store.run(next(iter(expanded.configs)))
@@ -282,11 +284,11 @@ def test_on_slurm_it_says_arrays_settings_and_what_of_the_environment_is_not_use
 # Axes of evaluations
 
 
-def asked(*overrides: str) -> Expanded:
+def asked(*overrides: str) -> ExpandedSweep:
     return expand("length", [*LENGTH, *overrides], ROOT / "conf")
 
 
-def test_axes_of_attacks_and_of_evaluations_make_more_points_of_the_same_runs(expanded: Expanded) -> None:
+def test_axes_of_attacks_and_of_evaluations_make_more_points_of_the_same_runs(expanded: ExpandedSweep) -> None:
     both = asked("attack.epsilon=0,0.1,0.2", "evaluation.beam=null,5")
     assert list(both.configs) == list(expanded.configs) and len(both.points) == 3 * 3 * 2
     assert {len(wanted) for wanted in both.wanted.values()} == {3 * 2 * 2}  # two splits
@@ -295,7 +297,7 @@ def test_axes_of_attacks_and_of_evaluations_make_more_points_of_the_same_runs(ex
     assert both.labels == expanded.labels  # a run is not called by what it is asked
 
 
-def test_what_means_the_same_is_one_evaluation(expanded: Expanded) -> None:
+def test_what_means_the_same_is_one_evaluation(expanded: ExpandedSweep) -> None:
     for overrides in (["attack.kind=pgd"], ["attack.epsilon=0.0"], ["attack.steps=3"], ["attack.input=pixels"]):
         assert asked(*overrides).wanted == expanded.wanted
     assert asked("attack.epsilon=1").wanted == asked("attack.epsilon=1.0", "attack.steps=7").wanted
@@ -332,7 +334,7 @@ def test_an_evaluation_that_cannot_be_meant_gets_one_sentence(override: str, sai
 
 
 def test_evaluations_cost_what_those_of_their_kind_took_and_nothing_is_guessed(
-    store: Store, expanded: Expanded
+    store: Store, expanded: ExpandedSweep
 ) -> None:
     finish_first(store, expanded)
     run = next(iter(expanded.configs))

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from synthetic_store import OFFLINE
-from wandb.proto.wandb_internal_pb2 import Record as Message
+from wandb.proto.wandb_internal_pb2 import RecordWriter as Message
 
-from analysis.records import RecordError, RunRecord, read_ends, read_record
+from analysis.records import RecordError, WandbRecord, read_ends, read_record
 from mmprompt.runs.wandb_file import BLOCK, CHUNK, MAGIC, framed, payloads
-from mmprompt.runs.wandb_record import Record
+from mmprompt.runs.wandb_record import RecordWriter
 
 ROWS = 600  # three blocks
 
@@ -28,7 +28,7 @@ ROWS = 600  # three blocks
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("attempt")
-    record = Record(folder, "r-1", "a name", "a group", {"prompt": {"length": 64}, "layers": None}, OFFLINE)
+    record = RecordWriter(folder, "r-1", "a name", "a group", {"prompt": {"length": 64}, "layers": None}, OFFLINE)
     for step in range(1, ROWS + 1):
         record.log(step, {"train/loss": 1 / step})
         if step % 25 == 0:
@@ -38,13 +38,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record.file
 
 
-def damaged(data: bytes, folder: Path) -> RunRecord:
+def damaged(data: bytes, folder: Path) -> WandbRecord:
     file = folder / "damaged.wandb"
     file.write_bytes(data)
     return read_record(file, history=True)
 
 
-def assert_true_rows(found: RunRecord, whole: RunRecord) -> None:
+def assert_true_rows(found: WandbRecord, whole: WandbRecord) -> None:
     """Every row that is there is a row that was written."""
     true = whole.history.set_index("_step")["train/loss"]
     if len(found.history):
@@ -143,14 +143,14 @@ def test_a_zeroed_stretch_is_damage_and_the_next_block_is_read(written: Path, tm
 # The two ends
 
 
-def ends(data: bytes, folder: Path) -> tuple[RunRecord, RunRecord]:
+def ends(data: bytes, folder: Path) -> tuple[WandbRecord, WandbRecord]:
     """The short reading and the whole one."""
     file = folder / "ends.wandb"
     file.write_bytes(data)
     return read_ends(file), read_record(file, history=False)
 
 
-def said(record: RunRecord) -> tuple[Any, ...]:
+def said(record: WandbRecord) -> tuple[Any, ...]:
     return record.run, record.name, record.group, record.config, record.summary, record.exit_code
 
 

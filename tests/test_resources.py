@@ -16,7 +16,7 @@ from mmprompt.execution.execute import SUMMARISED, execute
 from mmprompt.execution.resources import device_hours, epochs, forget_peak, near_best, peak_memory_mb, seconds_per_100
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.identity import evaluation_id
-from mmprompt.runs.store import Store, spent
+from mmprompt.runs.store import Store, seconds_at_work
 
 CPU = torch.device("cpu")
 ROUNDED = 0.02  # seconds that are lost where hours are rounded to five places
@@ -71,7 +71,7 @@ def test_an_attempt_was_at_work_from_its_claim_to_its_last_sign_of_life(tmp_path
         os.utime(file, (at, at))
     first.fail(from_text("somebody else wrote this long after it was gone"))
     os.utime(second.path / "job.json", (5000, 5000))  # it never said anything
-    assert spent([first, second]) == 100
+    assert seconds_at_work([first, second]) == 100
 
 
 def hours(number: float) -> float:

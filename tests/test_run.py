@@ -110,14 +110,14 @@ def test_an_attempt_lives_as_long_as_its_process_and_no_stranger_with_its_pid_ke
     stranger = folder.claim(folder.next_number, JOB | facts | {"started": facts["started"] - 100})
     elsewhere = folder.claim(folder.next_number, JOB | facts | {"host": "another"})
     assert attempt and stranger and elsewhere
-    assert attempt.lives() is True and stranger.lives() is False and elsewhere.lives() is None
+    assert attempt.is_running() is True and stranger.is_running() is False and elsewhere.is_running() is None
     process.kill()
     until(
         lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE, "it is dead, and nobody has waited for it"
     )
-    assert attempt.lives() is False
+    assert attempt.is_running() is False
     process.wait()
-    assert attempt.lives() is False
+    assert attempt.is_running() is False
 
 
 def test_the_first_result_stays(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from patience import LAST_RESORT, Work
 
 from mmprompt.runs.deployment import ROOT
-from sweeps.display.live_table import NARROW, QUIET, QUIETEST, Screen, aligned, short
+from sweeps.display.live_table import NARROW, QUIET, QUIETEST, LiveTable, aligned, short
 
 TOKEN = re.compile(r"\x1b\[(?P<number>\d*)(?P<code>[A-Za-z])|(?P<plain>[^\x1b])", re.DOTALL)
 
@@ -172,7 +172,7 @@ def test_a_log_says_each_minute_how_things_stand_and_ever_less_often_while_nothi
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     spoken = []
-    with Screen() as screen:
+    with LiveTable() as screen:
         for second in range(int(60 * QUIET)):
             now = float(second)
             screen.show(lambda width, height: [], "1 running")

@@ -70,7 +70,7 @@ def assert_whole(searcher: Searcher, trials: int) -> None:
                 assert result is None
     for run in searcher.study.store.runs():
         folder = searcher.study.store.run(run)
-        assert all(attempt.lives() is False for attempt in folder.attempts())
+        assert all(attempt.is_running() is False for attempt in folder.attempts())
     assert not [path for path in searcher.study.folder.rglob("*") if path.name.startswith(".")]
 
 

@@ -37,7 +37,7 @@ from mmprompt.runs.failures import from_text
 from mmprompt.runs.store import Store
 from mmprompt.studies import sampler
 from mmprompt.studies.confirmation import compared, confirmed
-from mmprompt.studies.outcomes import Reader, Told
+from mmprompt.studies.outcomes import Observation, Reader
 from mmprompt.studies.study import Candidate, Study
 from sweeps.verbs.sync import sync
 
@@ -258,9 +258,10 @@ def test_captions_say_what_was_searched_how_once_and_that_its_scores_are_optimis
 # Importances
 
 
-def told(space: Sequence[str], values: Sequence[Sequence[float]], scores: Sequence[float]) -> list[Told]:
+def told(space: Sequence[str], values: Sequence[Sequence[float]], scores: Sequence[float]) -> list[Observation]:
     return [
-        Told(dict(zip(space, row, strict=True)), "done", [score]) for row, score in zip(values, scores, strict=True)
+        Observation(dict(zip(space, row, strict=True)), "done", [score])
+        for row, score in zip(values, scores, strict=True)
     ]
 
 
@@ -304,7 +305,7 @@ def test_a_key_that_not_all_trials_have_has_no_importance_but_words(several: Stu
 def test_nine_done_trials_have_no_importances_and_ten_have(tmp_path: Path) -> None:
     study = made.define(Store(tmp_path), [{"key": "optim.lr", "kind": "float", "low": 0.0, "high": 1.0}])
     rows = told(["optim.lr"], [[number / 10] for number in range(10)], list(range(10)))
-    others = [Told({"optim.lr": 0.5}, state) for state in ("stopped", "diverged", "running", "failed")]
+    others = [Observation({"optim.lr": 0.5}, state) for state in ("stopped", "diverged", "running", "failed")]
     assert sampler.importances(study.definition, 0, rows[:9] + others) == {}  # type: ignore[operator]
     assert sampler.importances(study.definition, 0, rows + others) == {"score": {"optim.lr": 1.0}}  # type: ignore[operator]
 

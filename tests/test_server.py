@@ -27,7 +27,7 @@ from analysis.sources import in_store
 from mmprompt.runs import wandb_server
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.store import Store
-from mmprompt.runs.wandb_record import Record
+from mmprompt.runs.wandb_record import RecordWriter
 from mmprompt.runs.wandb_server import ServerError
 from sweeps.verbs.sync import sync
 
@@ -39,7 +39,7 @@ FAILED, NEVER, RETRIED = (SWEEP["points"][number] for number in (3, 5, 7))
 def failed_attempt(store: Store, point: dict[str, object]) -> None:
     attempt = claim(store, point["values"])  # type: ignore[arg-type]
     config = {"run_id": attempt.run.id, "attempt": attempt.number}
-    record = Record(attempt.path, f"{attempt.run.id}-{attempt.number}", "name", "group", config, OFFLINE)
+    record = RecordWriter(attempt.path, f"{attempt.run.id}-{attempt.number}", "name", "group", config, OFFLINE)
     record.log(1, {"train/loss": 3.0})
     record.finish({}, 1)
     attempt.fail(from_text("RuntimeError: it failed"))

@@ -14,7 +14,7 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import run_id
 from mmprompt.studies.study import Definition
 from sweeps.grid.manifest import expand
-from sweeps.search.outlook import differences
+from sweeps.search.plan import differences
 from sweeps.search.space import Asked, asked, default, names
 
 ABOUT = {"commit": None, "dirty": False}
@@ -252,6 +252,6 @@ def test_the_place_makes_no_other_study_and_everything_else_does(conf: Path) -> 
 @pytest.mark.parametrize("name", names(ROOT / "conf"))
 def test_every_search_that_is_shipped_is_sound_and_opens_with_claim_cost_and_command(name: str) -> None:
     one = asked(name, name, ["cluster=local"], ROOT / "conf", ABOUT)
-    head = [line for line in (ROOT / f"conf/search/{name}.yaml").read_text().splitlines() if line.startswith("#")]
-    assert [line.split(":")[0] for line in head[:3]] == ["# Claim", "# Cost", "# Command"]
-    assert head[2] == f"# Command: make search-{name}" == f"# Command: {one.search.command}"
+    opening, _, _ = (ROOT / f"conf/search/{name}.yaml").read_text().partition("\nobjective:")
+    assert opening.startswith("claim: ") and "\n# Cost: " in opening
+    assert one.search.command == f"make search-{name}"

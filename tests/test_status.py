@@ -34,7 +34,7 @@ from mmprompt.runs.identity import canonical, evaluation_id
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Store
 from sweeps.display.pace import UNKNOWN, Takes
-from sweeps.display.report import Line, Report, foreseen, in_seconds, time_left
+from sweeps.display.report import Report, RunLine, in_seconds, time_left, with_time_left
 from sweeps.grid import launched
 from sweeps.verbs.status import status
 from sweeps.wording import duration
@@ -398,7 +398,7 @@ def test_reasons_that_differ_in_numbers_alone_are_one_and_of_many_runs_some_are_
 
 # Words and numbers
 
-LINE = Line("0" * 16, {}, "running", None, "7", None, 1, 100, 300, 61.3, 200.0, 400.0, None, 50_000.0, None, None)
+LINE = RunLine("0" * 16, {}, "running", None, "7", None, 1, 100, 300, 61.3, 200.0, 400.0, None, 50_000.0, None, None)
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ LINE = Line("0" * 16, {}, "running", None, "7", None, 1, 100, 300, 61.3, 200.0, 
 def test_a_state_in_words(changes: Mapping[str, Any], word: str) -> None:
     since = changes.get("silent", 0)
     line = replace(LINE, **{key: value for key, value in changes.items() if key != "silent"})
-    assert foreseen(line, UNKNOWN, False, 50_000.0 + since).word == word
+    assert with_time_left(line, UNKNOWN, False, 50_000.0 + since).word == word
 
 
 def test_the_job_s_own_time_is_said_where_it_ends_before_the_run() -> None:
@@ -431,7 +431,7 @@ def test_the_job_s_own_time_is_said_where_it_ends_before_the_run() -> None:
     assert replace(LINE, job_left=6000.0).cells[-1] == "7 min"
 
 
-def left_of(*lines: Line) -> str:
+def left_of(*lines: RunLine) -> str:
     return str(time_left(lines))
 
 
@@ -460,31 +460,34 @@ def test_a_job_of_several_runs_is_one_place() -> None:
 
 def test_what_comes_after_the_last_step_is_part_of_the_time_left_or_said_to_be_unknown() -> None:
     scoring = replace(LINE, step=300, left=None)
-    known, unknown = foreseen(LINE, Takes(700.0, 90.0), False, 0.0), foreseen(LINE, UNKNOWN, False, 0.0)
+    known, unknown = with_time_left(LINE, Takes(700.0, 90.0), False, 0.0), with_time_left(LINE, UNKNOWN, False, 0.0)
     assert (known.left, known.cells[-1], known.done) == (490.0, "8 min", 200 / 690)
     assert (unknown.left, unknown.cells[-1], unknown.done) == (400.0, "> 7 min", 1 / 3)
     assert left_of(known) == "about 8 min left" and left_of(unknown) == "more than 7 min left"
-    known, unknown = foreseen(scoring, Takes(700.0, 90.0), False, 0.0), foreseen(scoring, UNKNOWN, False, 0.0)
+    known, unknown = (
+        with_time_left(scoring, Takes(700.0, 90.0), False, 0.0),
+        with_time_left(scoring, UNKNOWN, False, 0.0),
+    )
     assert (known.word, known.cells[-1], unknown.word, unknown.cells[-1]) == ("scoring", "2 min", "scoring", "")
     assert left_of(known) == "about 2 min left" and left_of(unknown) == "time left not known yet"
     assert known.done < unknown.done < 1  # it is not done
-    brief = foreseen(scoring, Takes(700.0, 0.01), False, 0.0)
+    brief = with_time_left(scoring, Takes(700.0, 0.01), False, 0.0)
     assert brief.cells[-1] == "1 s" and left_of(brief) == "about 1 s left"
 
 
 def test_the_percentage_is_below_100_as_long_as_a_run_is_at_work() -> None:
-    lines = [replace(LINE, state="done")] * 999 + [foreseen(replace(LINE, step=300), UNKNOWN, False, 0.0)]
+    lines = [replace(LINE, state="done")] * 999 + [with_time_left(replace(LINE, step=300), UNKNOWN, False, 0.0)]
     said = "length: 1000 runs: 999 done, 1 running (1 scoring); 99 % done, time left not known yet"
     assert str(Report(ABOUT, lines, {})) == said
     assert str(Report(ABOUT, lines[:-1], {})) == "length: 999 runs: 999 done; 100 % done"
 
 
-ABOUT = launched.Launched(Store(Path("/nowhere")), "length", {})
+ABOUT = launched.LaunchedSweep(Store(Path("/nowhere")), "length", {})
 SECONDS = st.one_of(st.none(), st.floats(0.01, 1e6))
 
 
 @st.composite
-def at_this_moment(draw: st.DrawFn, seconds: st.SearchStrategy[float | None] = SECONDS) -> list[Line]:
+def at_this_moment(draw: st.DrawFn, seconds: st.SearchStrategy[float | None] = SECONDS) -> list[RunLine]:
     """Lines as looks make them: who is at work is at a step, starting or scoring; others wait, or are done."""
     lines = []
     for number in range(draw(st.integers(1, 8))):
@@ -495,12 +498,12 @@ def at_this_moment(draw: st.DrawFn, seconds: st.SearchStrategy[float | None] = S
         values = {"run": f"{number:016}", "job": str(number) if state == "running" else None, "heard": None}
         line = replace(LINE, state=state, step=step, elapsed=elapsed, left=None, **values)
         line = replace(line, evaluating=state == "to evaluate" or (state == "running" and draw(st.booleans())))
-        lines.append(foreseen(line, takes, draw(st.booleans()), 0.0))
+        lines.append(with_time_left(line, takes, draw(st.booleans()), 0.0))
     return lines
 
 
 @given(at_this_moment())
-def test_the_time_left_is_never_negative_and_unknown_only_where_nothing_is_known(lines: list[Line]) -> None:
+def test_the_time_left_is_never_negative_and_unknown_only_where_nothing_is_known(lines: list[RunLine]) -> None:
     left = time_left(lines)
     at_work = [line for line in lines if line.state == "running"]
     assert (left is None) == (not at_work)
@@ -516,7 +519,7 @@ def test_the_time_left_is_never_negative_and_unknown_only_where_nothing_is_known
 
 @given(at_this_moment(st.floats(0.01, 1e6)), st.data())
 def test_the_time_left_never_rises_when_a_run_is_done_and_another_takes_its_place(
-    lines: list[Line], data: st.DataObject
+    lines: list[RunLine], data: st.DataObject
 ) -> None:
     while at_work := [line for line in lines if line.state == "running"]:
         before = time_left(lines)

@@ -257,8 +257,8 @@ def test_a_private_store_is_closed_to_others_and_one_sentence_says_so(shared: Pa
 
 ASK = """
 import json, sys
-from mmprompt.runs.processes import lives
-print(lives(json.loads(sys.argv[1])))
+from mmprompt.runs.processes import is_running
+print(is_running(json.loads(sys.argv[1])))
 """
 
 

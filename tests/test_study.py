@@ -24,7 +24,7 @@ from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
 from mmprompt.studies import sampler
 from mmprompt.studies.confirmation import is_over
-from mmprompt.studies.outcomes import Reader, Told
+from mmprompt.studies.outcomes import Observation, Reader
 from mmprompt.studies.study import Study, runs_of
 from sweeps.search.advance import Desk, Limits
 from sweeps.search.space import asked
@@ -239,7 +239,7 @@ def test_a_diverged_trial_is_a_bad_answer_and_the_sampler_stays_away(
     real = sampler._frozen
 
     def as_failed(definition: Any, told: Any, worst: Any, readable: bool) -> Any:
-        told = told if told.state != "diverged" else Told(told.settings, "failed", number=told.number)
+        told = told if told.state != "diverged" else Observation(told.settings, "failed", number=told.number)
         return real(definition, told, worst, readable)
 
     monkeypatch.setattr(sampler, "_frozen", as_failed)  # the planted fault

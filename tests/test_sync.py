@@ -24,7 +24,7 @@ from mmprompt.runs.failures import from_text
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Attempt, Store
 from mmprompt.runs.wandb_file import BLOCK
-from mmprompt.runs.wandb_record import Record
+from mmprompt.runs.wandb_record import RecordWriter
 from sweeps.__main__ import main
 from sweeps.verbs.sync import sync
 
@@ -61,7 +61,7 @@ def upload(server: WandbServer, id: str) -> Upload:
 def another(store: Store, seed: int, exit_code: int) -> tuple[Attempt, Path]:
     """One more attempt, by this process, with its record."""
     attempt = claim(store, {"task": "micro_vqa", "seed": seed}, JOB | this_process() | {"scheduler": "local"})
-    record = Record(attempt.path, f"{attempt.run.id}-1", "name", "group", {"seed": seed}, OFFLINE)
+    record = RecordWriter(attempt.path, f"{attempt.run.id}-1", "name", "group", {"seed": seed}, OFFLINE)
     for step in range(1, ROWS + 1):
         record.log(step, {"train/loss": 1 / step, "train/gradient": float(step)})
     record.finish({"test/accuracy": 50.0}, exit_code)

@@ -17,9 +17,9 @@ from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Store
 from sweeps.display.pace import Pace, Takes
-from sweeps.grid.manifest import Joined, join, write
-from sweeps.jobs.batch import batches, freeze
-from sweeps.planning.launch_plan import Outlook, of
+from sweeps.grid.manifest import Launch, join, write
+from sweeps.jobs.batch import batches, freeze_batch
+from sweeps.planning.launch_plan import LaunchPlan, of
 from sweeps.states.state import Queue, State, states
 from sweeps.verbs.cancel import named
 from sweeps.verbs.status import status
@@ -29,7 +29,7 @@ ABOUT = {"commit": "aaaa", "dirty": False, "slurm_cluster": None}
 ATTACK = {"split": "test", "attack": {"kind": "fgsm", "input": "embeddings", "epsilon": 0.7}}
 
 
-def joined(*words: str) -> Joined:
+def joined(*words: str) -> Launch:
     overrides = [word for word in words if "=" in word]
     fixed = ["task=micro_grounding", "cluster=local", "seed=1"]
     return join([word for word in words if "=" not in word], [*fixed, *overrides], ROOT / "conf")
@@ -80,7 +80,7 @@ def test_what_is_launched_together_runs_in_one_place_and_has_a_name(launcher: La
 def test_cancel_of_one_of_the_sweeps_means_no_run_of_the_others(store: Store) -> None:
     both = joined("length", "pixels", "prompt.length=4")
     assert len(both.configs) == 2
-    freeze(both, [list(both.configs)], "local", ABOUT, batches(both.store))
+    freeze_batch(both, [list(both.configs)], "local", ABOUT, batches(both.store))
     for sweep in joined("length", "pixels", "prompt.length=8").sweeps:  # launched again since, with other settings
         write(sweep, ABOUT)
     [length, pixels] = [set(named(store, [name], None)) for name in ("length", "pixels")]
@@ -91,11 +91,11 @@ def test_cancel_of_one_of_the_sweeps_means_no_run_of_the_others(store: Store) ->
 # How long it takes
 
 
-def outlook(expanded: Joined) -> Outlook:
+def outlook(expanded: Launch) -> LaunchPlan:
     return of(expanded, None, None)
 
 
-def seen(expanded: Joined) -> Mapping[str, State]:
+def seen(expanded: Launch) -> Mapping[str, State]:
     return states(expanded.store, list(expanded.configs), Queue({}), expanded.wanted)
 
 
@@ -105,11 +105,11 @@ def evaluated(store: Store, run: str, seconds: float) -> None:
     (store.run(run).evaluations / f"{evaluation_id(run, ATTACK)}.json").write_text(json.dumps(content))
 
 
-def takes(expanded: Joined) -> dict[str, Takes]:
+def takes(expanded: Launch) -> dict[str, Takes]:
     """As a launch of it knows."""
     for run, config in expanded.configs.items():
         expanded.store.run(run).create(config)
-    freeze(expanded, [list(expanded.configs)], "local", ABOUT, batches(expanded.store))
+    freeze_batch(expanded, [list(expanded.configs)], "local", ABOUT, batches(expanded.store))
     return dict(Pace(expanded.store).of(outlook(expanded).states, batches(expanded.store)))
 
 
@@ -133,7 +133,7 @@ def test_a_run_to_train_and_one_to_evaluate_take_what_finished_ones_took(store: 
 def test_what_finishes_in_this_launch_tells_of_the_rest_of_it(store: Store) -> None:
     expanded = joined("length", "prompt.length=4", "optim.steps=100,300")
     short, long = expanded.configs
-    freeze(expanded, [[short, long]], "local", ABOUT, batches(expanded.store))
+    freeze_batch(expanded, [[short, long]], "local", ABOUT, batches(expanded.store))
     pace, there = Pace(store), batches(store)
     for run in (short, long):
         store.run(run).create(expanded.configs[run])
@@ -169,9 +169,9 @@ def test_the_time_left_of_evaluations_beside_trainings_is_not_that_of_so_many_tr
         finish(store.run(run), expanded.configs[run])
     evaluated(store, trained[0], 2.0)
     store.run(last).create(expanded.configs[last])
-    batch = freeze(expanded, [list(expanded.configs)], "local", ABOUT, batches(expanded.store))
+    batch = freeze_batch(expanded, [list(expanded.configs)], "local", ABOUT, batches(expanded.store))
     assert batch is not None
-    attempt = store.run(last).claim(1, this_process() | batch.frozen["job"] | {"job": "1"})
+    attempt = store.run(last).claim(1, this_process() | batch.record["job"] | {"job": "1"})
     assert attempt is not None
     attempt.report({"step": 50, "steps": 100, "seconds": 26.0, "validation": [], "time": time.time()})
     [sweep] = expanded.sweeps
@@ -189,9 +189,9 @@ def test_several_sweeps_also_say_when_all_of_them_will_be_done(
     run, other = expanded.configs
     for one in expanded.configs:
         store.run(one).create(expanded.configs[one])
-    batch = freeze(expanded, [[run, other]], "local", ABOUT, batches(expanded.store))
+    batch = freeze_batch(expanded, [[run, other]], "local", ABOUT, batches(expanded.store))
     assert batch is not None
-    attempt = store.run(other).claim(1, this_process() | batch.frozen["job"] | {"job": "1"})
+    attempt = store.run(other).claim(1, this_process() | batch.record["job"] | {"job": "1"})
     assert attempt is not None
     attempt.report({"step": 50, "steps": 100, "seconds": 20.0, "validation": [], "time": time.time()})
     for sweep in expanded.sweeps:

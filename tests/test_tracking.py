@@ -14,11 +14,11 @@ import pytest
 from patience import LAST_RESORT, ended, printed_by
 from synthetic_store import DISABLED, OFFLINE
 
-from analysis.records import RunRecord, read_record
+from analysis.records import WandbRecord, read_record
 from mmprompt.runs import wandb_record
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Store
-from mmprompt.runs.wandb_record import Record, TrackingError, record_files
+from mmprompt.runs.wandb_record import RecordWriter, TrackingError, record_files
 
 PROGRAM = """
     import os, sys, time
@@ -28,7 +28,7 @@ PROGRAM = """
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True)
     def opened(mode):
-        return tracking.Record(folder, "r-1", "n", "g", {"seed": 1}, Tracking(mode=mode, project="p", entity=None))
+        return wandb_record.RecordWriter(folder, "r-1", "n", "g", {"seed": 1}, Tracking(mode=mode, project="p", entity=None))
 """
 
 
@@ -60,7 +60,7 @@ def wait_until_ready(process: subprocess.Popen[str]) -> None:
     assert line == "ready\n", process.stderr.read()
 
 
-def record_in(root: Path) -> RunRecord:
+def record_in(root: Path) -> WandbRecord:
     return read_record(record_files(root / "attempts" / "1")[-1], history=True)
 
 
@@ -71,7 +71,7 @@ def files_in(folder: Path) -> list[Path]:
 def test_the_exit_record_is_on_disk_when_finish_returns_twelve_times_in_a_row(tmp_path: Path) -> None:
     for number in range(12):
         folder = attempt_folder(tmp_path / str(number))
-        record = Record(folder, f"r{number}-1", "name", "group", {"seed": number}, OFFLINE)
+        record = RecordWriter(folder, f"r{number}-1", "name", "group", {"seed": number}, OFFLINE)
         for step in range(1, 21 * number):  # some records end in the middle of a block, some are longer than one
             record.log(step, {"train/loss": 1 / step, "train/lr": 0.1})
         record.finish({"test/accuracy": 50.0 + number}, 0)
@@ -88,7 +88,7 @@ def test_finish_waits_for_an_exit_record_that_comes_late_and_says_so_when_none_c
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """W&B is late now and then only; so the file is cut before its exit record, which comes 0.3 s later."""
-    record = Record(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
+    record = RecordWriter(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
     for step in range(500):
         record.log(step, {"train/loss": 1.0})
     record.finish({}, 0)
@@ -108,7 +108,7 @@ def test_finish_waits_for_an_exit_record_that_comes_late_and_says_so_when_none_c
 
 def test_a_finished_record_is_one_file_and_is_found_relative_to_the_run(tmp_path: Path) -> None:
     folder = attempt_folder(tmp_path)
-    record = Record(folder, "r-1", "name", "group", {}, OFFLINE)
+    record = RecordWriter(folder, "r-1", "name", "group", {}, OFFLINE)
     record.log(1, {"train/loss": 1.0})
     record.finish({}, 0)
     assert files_in(folder) == [record.file]
@@ -118,7 +118,7 @@ def test_a_finished_record_is_one_file_and_is_found_relative_to_the_run(tmp_path
 
 
 def test_a_failed_run_is_recorded_as_failed(tmp_path: Path) -> None:
-    record = Record(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
+    record = RecordWriter(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
     record.finish({}, 1)
     assert record.file is not None
     assert read_record(record.file, history=False).state == "failed"
@@ -130,7 +130,7 @@ def test_calls_with_one_step_make_one_row_and_the_last_row_does_not_become_the_s
 ) -> None:
     """Also when W&B drops one of its internal settings."""
     monkeypatch.delitem(wandb_record.INTERNAL, setting)
-    record = Record(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
+    record = RecordWriter(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
     for step in (25, 50):
         record.log(step, {"train/loss": 1.0})
         record.log(step, {"val/accuracy": 60.0 + step / 100})
@@ -144,7 +144,7 @@ def test_calls_with_one_step_make_one_row_and_the_last_row_does_not_become_the_s
 
 
 def test_a_step_that_goes_back_is_refused_instead_of_dropped(tmp_path: Path) -> None:
-    record = Record(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
+    record = RecordWriter(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
     record.log(10, {"train/loss": 1.0})
     with pytest.raises(TrackingError, match="step 5 was logged after step 10"):
         record.log(5, {"train/loss": 1.0})
@@ -153,7 +153,7 @@ def test_a_step_that_goes_back_is_refused_instead_of_dropped(tmp_path: Path) -> 
 
 def test_disabled_tracking_writes_nothing(tmp_path: Path) -> None:
     folder = attempt_folder(tmp_path)
-    record = Record(folder, "r-1", "name", "group", {}, DISABLED)
+    record = RecordWriter(folder, "r-1", "name", "group", {}, DISABLED)
     record.log(1, {"train/loss": 1.0})
     record.finish({"test/accuracy": 50.0}, 0)
     assert list(folder.iterdir()) == []
@@ -162,7 +162,7 @@ def test_disabled_tracking_writes_nothing(tmp_path: Path) -> None:
 
 def test_sigterm_keeps_every_row_logged_before_it(tmp_path: Path) -> None:
     body = """
-        ending.end_when_told()
+        signals.end_when_told()
         record = opened("offline")
         for step in range(20):
             record.log(step, {"train/loss": 1.0})
@@ -182,7 +182,7 @@ def test_sigterm_to_every_process_as_slurm_sends_it_still_ends_the_job_and_loses
     tmp_path: Path,
 ) -> None:
     body = """
-        ending.end_when_told()
+        signals.end_when_told()
         try:
             record = opened("offline")
             try:
@@ -210,7 +210,7 @@ def test_sigterm_to_every_process_as_slurm_sends_it_still_ends_the_job_and_loses
 def test_when_the_background_process_dies_the_run_fails_with_the_reason_and_the_next_record_is_complete(
     tmp_path: Path,
 ) -> None:
-    record = Record(attempt_folder(tmp_path / "1"), "r-1", "name", "group", {}, OFFLINE)
+    record = RecordWriter(attempt_folder(tmp_path / "1"), "r-1", "name", "group", {}, OFFLINE)
     record.log(1, {"train/loss": 1.0})
     (background,) = [child for child in psutil.Process().children() if "wandb-core" in child.name()]
     background.kill()
@@ -219,7 +219,7 @@ def test_when_the_background_process_dies_the_run_fails_with_the_reason_and_the_
         for step in range(2, 100):
             record.log(step, {"train/loss": 1.0})
     record.finish({}, 1)
-    record = Record(attempt_folder(tmp_path / "2"), "r-2", "name", "group", {}, OFFLINE)
+    record = RecordWriter(attempt_folder(tmp_path / "2"), "r-2", "name", "group", {}, OFFLINE)
     record.log(1, {"train/loss": 1.0})
     record.finish({"test/accuracy": 50.0}, 0)
     assert record.file is not None

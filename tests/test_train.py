@@ -22,12 +22,12 @@ from mmprompt.data.examples import Split, load
 from mmprompt.data.tasks import collate, preprocess
 from mmprompt.execution.execute import execute
 from mmprompt.execution.run_context import backbone_of
-from mmprompt.methods.tuned_model import Tuned, kept
+from mmprompt.methods.tuned_model import Tuned, tokens_in_loss
 from mmprompt.models.ofa import PAD
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import RunFolder, Store
 from mmprompt.training.optimiser import AdamW
-from mmprompt.training.train import HASH, State, order
+from mmprompt.training.train import HASH, State, data_order
 
 
 def trained(store: Path, *overrides: str) -> tuple[RunFolder, State]:
@@ -154,7 +154,7 @@ def test_the_loss_is_the_mean_over_the_tokens_that_are_left(over: str, tmp_path:
     backbone = backbone_of(config, Path(job_settings().backbone))
     tuned = Tuned(config, backbone, torch.Generator().manual_seed(config.seed))
     split = load(config.task, config.model, "train")
-    picked = order(config.seed, len(split), 0, config.optim.batch_size)
+    picked = data_order(config.seed, len(split), 0, config.optim.batch_size)
     left: list[Tensor] = []
     for part in picked.reshape(-1, 4):
         each = torch.cat([token_losses_of(tuned, split, int(i), over) for i in part])
@@ -178,7 +178,8 @@ def test_of_weighted_examples_the_worst_are_those_of_the_largest_weighted_losses
 
 
 def test_of_the_worst_tokens_one_is_left_however_few_there_are() -> None:
-    assert [kept(tokens, 0.2) for tokens in (1, 2, 5, 10)] == [1, 1, 4, 8] and kept(7, 0.0) == 7 and kept(3, 1.0) == 1
+    assert [tokens_in_loss(tokens, 0.2) for tokens in (1, 2, 5, 10)] == [1, 1, 4, 8]
+    assert tokens_in_loss(7, 0.0) == 7 and tokens_in_loss(3, 1.0) == 1
 
 
 @torch.no_grad()
@@ -187,7 +188,7 @@ def token_losses_of(tuned: Tuned, split: Split, index: int, over: str) -> Tensor
     text = collate([split.samples[index]])
     task, smoothing = tuned.config.task, tuned.config.optim.label_smoothing
     images = split.images[torch.tensor([index])]
-    asked = tuned.ask(text.source, tuned.backbone.features(preprocess(images, task.image_size)))
+    asked = tuned.encode(text.source, tuned.backbone.features(preprocess(images, task.image_size)))
     logits = tuned.backbone.decode(text.decoder, asked.encoded, asked.prefixes)[0]  # T V
     allowed = tuned.trie.allowed(text.target)[0][0]  # T W
     found = []

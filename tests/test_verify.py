@@ -38,7 +38,7 @@ from analysis.reading import assemble, read_sweep
 from analysis.report import read_report, texts
 from analysis.sources import InStore, in_store
 from analysis.statistics import cells, facts
-from mmprompt.execution.evaluations import Made
+from mmprompt.execution.evaluations import NewEvaluation
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import canonical, evaluation_id, frozen_text
 from mmprompt.runs.store import Attempt, RunFolder, Store
@@ -824,7 +824,7 @@ def test_made_up_evaluations_are_files_as_real_ones(whole: Store, tmp_path: Path
     file = evaluation(whole, "test")
     attempt = Store(tmp_path).run("run").claim(1, {})
     assert attempt is not None
-    made = Made(json.loads(file.read_text()), np.load(file.with_suffix(".npy")).astype(np.float64))
+    made = NewEvaluation(json.loads(file.read_text()), np.load(file.with_suffix(".npy")).astype(np.float64))
     made.put(attempt, attempt.evaluations)
     for suffix in (".json", ".npy"):
         assert (attempt.evaluations / file.with_suffix(suffix).name).read_bytes() == file.with_suffix(

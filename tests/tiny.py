@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from mmprompt.runs.config import RunConfig
-from mmprompt.runs.deployment import ROOT, JobSettings, Place
+from mmprompt.runs.deployment import ROOT, Deployment, JobSettings
 from mmprompt.runs.identity import freeze, run_id
 from mmprompt.runs.store import RunFolder, Store
 
@@ -25,7 +25,7 @@ SMALL = [
 ]
 
 
-def settings(*overrides: str) -> tuple[RunConfig, Place]:
+def settings(*overrides: str) -> tuple[RunConfig, Deployment]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         composed: Any = OmegaConf.to_container(compose("config", [*SMALL, *overrides]), resolve=True)
     return freeze(composed)
@@ -40,8 +40,8 @@ def frozen_run(store: Path, *overrides: str) -> RunFolder:
 
 
 def job_settings(tracking: str = "disabled", **changes: Any) -> JobSettings:
-    _, place = settings(f"tracking={tracking}")
-    return JobSettings.of(place).model_copy(update={"gpus": 0, "checkpoint_every": 2, **changes})
+    _, deployment = settings(f"tracking={tracking}")
+    return JobSettings.of(deployment).model_copy(update={"gpus": 0, "checkpoint_every": 2, **changes})
 
 
 JOB = {"batch": "test", "scheduler": "local", "job": "0", "log": "jobs/test/0_log.err"}

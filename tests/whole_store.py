@@ -19,7 +19,7 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import write_once
 from mmprompt.runs.identity import evaluation_id, run_id
 from mmprompt.runs.store import Attempt, Store
-from mmprompt.runs.wandb_record import Record
+from mmprompt.runs.wandb_record import RecordWriter
 from sweeps.grid.manifest import expand, write
 
 SWEEPS = ("main", "methods", "depth", "reparameterization", "length", "robustness", "convergence")
@@ -95,10 +95,10 @@ def train(store: Store, config: RunConfig, wanted: Mapping[str, Mapping[str, Any
             put(attempt, folder.evaluations, config, wanted[one], one)
 
 
-def recorded(attempt: Attempt, config: RunConfig, wanted: Mapping[str, Mapping[str, Any]]) -> Record:
+def recorded(attempt: Attempt, config: RunConfig, wanted: Mapping[str, Mapping[str, Any]]) -> RecordWriter:
     """The record, with its history, and the files of these evaluations."""
     about = config.model_dump(mode="json") | {"run_id": attempt.run.id, "work": "train", "attempt": 1} | ORIGIN
-    record = Record(attempt.path, f"{attempt.run.id}-1", "name", "group", about, OFFLINE)
+    record = RecordWriter(attempt.path, f"{attempt.run.id}-1", "name", "group", about, OFFLINE)
     final = level(config)
     for step in range(config.optim.validate_every, config.optim.steps + 1, config.optim.validate_every):
         score = final * (1 - 0.4 ** (step / config.optim.steps * 4))

@@ -48,7 +48,7 @@ class Split:
     images: Images
     items: Sequence[Item]
     samples: Sequence[Sample]
-    looks: Callable[[], list[bytes]]  # of each image, what no image with other pixels has
+    digests: Callable[[], list[bytes]]  # of each image, what no image with other pixels has
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -195,7 +195,7 @@ def lines(task: Task, data: Files, words: Vocabulary, split: str) -> Split:
 
     count = len(all_lines)
     return Split(
-        Photographs(all_lines, task.image_size), OnDemand(count, item), OnDemand(count, sample), all_lines.looks
+        Photographs(all_lines, task.image_size), OnDemand(count, item), OnDemand(count, sample), all_lines.digests
     )
 
 
@@ -212,10 +212,10 @@ class Lines:
         which = int(np.searchsorted(self.ends, index, side="right"))
         return self.tables[which], index - int(self.ends[which]) + len(self.tables[which])
 
-    def looks(self) -> list[bytes]:
+    def digests(self) -> list[bytes]:
         """The file's bytes say what is seen, and Pillow, which decodes and resizes them."""
         made_by = f"Pillow {PIL.__version__} ".encode()
-        return [made_by + look.tobytes() for table in self.tables for look in table.index.looks]
+        return [made_by + look.tobytes() for table in self.tables for look in table.index.digests]
 
 
 class Photographs:

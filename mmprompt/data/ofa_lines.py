@@ -33,7 +33,7 @@ class Example:
     weight: float
 
 
-def clean(text: str, words: int) -> str:
+def normalise_text(text: str, words: int) -> str:
     """Lower case, no punctuation in front, "-" and "/" as spaces, a person as such; the first so many words."""
     text = text.lower().lstrip(",.!?*#:;~").replace("-", " ").replace("/", " ").replace("<person>", "person")
     return " ".join(text.split()[:words])
@@ -50,14 +50,16 @@ def grounding(texts: Texts, size: Size, task: Task, data: Files, trained: bool) 
         raise DataError(f"the box {texts['box']!r} came; wanted: its top left corner, then its bottom right one")
     assert data.max_image_size is not None
     extent = (data.max_image_size * size[0] / task.image_size, data.max_image_size * size[1] / task.image_size)
-    return Example({"phrase": clean(texts["phrase"], data.max_source_words)}, "", (x0, y0, x1, y1), extent, {}, 1.0)
+    return Example(
+        {"phrase": normalise_text(texts["phrase"], data.max_source_words)}, "", (x0, y0, x1, y1), extent, {}, 1.0
+    )
 
 
 def entailment(texts: Texts, size: Size, task: Task, data: Files, trained: bool) -> Example:
     if texts["label"] not in LABELS:
         raise DataError(f"the label {texts['label']!r} came; wanted: one of {', '.join(LABELS)}")
-    fields = {name: clean(text, data.max_source_words) for name, text in texts.items() if name != "label"}
-    return said(fields, LABELS[texts["label"]], {LABELS[texts["label"]]: 1.0}, 1.0)
+    fields = {name: normalise_text(text, data.max_source_words) for name, text in texts.items() if name != "label"}
+    return example_of(fields, LABELS[texts["label"]], {LABELS[texts["label"]]: 1.0}, 1.0)
 
 
 def vqa(texts: Texts, size: Size, task: Task, data: Files, trained: bool) -> Example:
@@ -73,10 +75,10 @@ def vqa(texts: Texts, size: Size, task: Task, data: Files, trained: bool) -> Exa
             raise DataError(f"the answer {part!r} came; wanted: a score from 0 to 1, then {SCORED} and the answer")
         right[answer.strip()] = max(value, right.get(answer.strip(), 0.0))
     best = max(right, key=right.__getitem__)
-    fields = {"question": clean(texts["question"], data.max_source_words).removesuffix("?")}
+    fields = {"question": normalise_text(texts["question"], data.max_source_words).removesuffix("?")}
     if "objects" in texts:
         fields["objects"] = " ".join(texts["objects"].strip().split(AND)[:OBJECTS])
-    return said(fields, best, right, right[best] if data.confidence else 1.0)
+    return example_of(fields, best, right, right[best] if data.confidence else 1.0)
 
 
 def caption(texts: Texts, size: Size, task: Task, data: Files, trained: bool) -> Example:
@@ -88,7 +90,7 @@ def caption(texts: Texts, size: Size, task: Task, data: Files, trained: bool) ->
     if not any(bare):
         raise DataError(f"the caption {texts['captions']!r} came; wanted: words")
     answer = next(text for text in bare if text)
-    return said(
+    return example_of(
         {}, " ".join(answer.split()[: data.max_target_words]), Counter(normalised(text) for text in bare if text), 1.0
     )
 
@@ -101,6 +103,6 @@ READERS: dict[str, Callable[[Texts, Size, Task, Files, bool], Example]] = {
 }
 
 
-def said(fields: Mapping[str, str], answer: str, right: Mapping[str, float], weight: float) -> Example:
+def example_of(fields: Mapping[str, str], answer: str, right: Mapping[str, float], weight: float) -> Example:
     """One that has no box."""
     return Example(fields, answer, None, (1.0, 1.0), right, weight)

@@ -39,7 +39,7 @@ class DataError(RuntimeError):
 class Index:
     spans: np.ndarray  # n k 2, first and last byte of each column, counted from the file's beginning
     sizes: np.ndarray  # n 2, width and height in pixels
-    looks: np.ndarray  # n 32, sha256 of the image's text
+    digests: np.ndarray  # n 32, sha256 of the image's text
 
     def __len__(self) -> int:
         return len(self.spans)

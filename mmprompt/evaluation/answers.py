@@ -17,8 +17,8 @@ from mmprompt.data.examples import Split, load, tokenizer
 from mmprompt.data.tasks import Batch, collate
 from mmprompt.data.text import normalised
 from mmprompt.evaluation import captions, metrics
-from mmprompt.evaluation.attack import ask_under_attack
-from mmprompt.methods.tuned_model import Asked, Tuned, View
+from mmprompt.evaluation.attack import encode_under_attack
+from mmprompt.methods.tuned_model import EncodedBatch, Tuned, View
 from mmprompt.models.decoding import score_candidates, search
 from mmprompt.models.ofa import Encoded
 from mmprompt.runs.config import PRIMARY_METRIC, REFERENCE_METRICS, Attack, RunConfig, parse
@@ -57,7 +57,7 @@ def answers(
         index = np.arange(first, min(first + size, examples, len(split)))
         text = collate([split.samples[i] for i in index.tolist()]).to(device)
         with tuned.autocast():
-            asked = ask(tuned, text, view(index), attack)
+            asked = encode(tuned, text, view(index), attack)
             model = tuned.backbone, asked.encoded, asked.prefixes, text.start
             if trie is not None and task.beam is None:
                 found += [tuned.closed[choice] for choice in score_candidates(*model, trie, CHUNK).argmax(1).tolist()]
@@ -68,11 +68,11 @@ def answers(
     return found
 
 
-def ask(tuned: Tuned, text: Batch, seen: Tensor | Encoded, attack: Attack | None) -> Asked:
+def encode(tuned: Tuned, text: Batch, seen: Tensor | Encoded, attack: Attack | None) -> EncodedBatch:
     if attack is None:
-        return tuned.ask(text.source, seen)
+        return tuned.encode(text.source, seen)
     assert isinstance(seen, Tensor)  # an attack goes through the encoder
-    return ask_under_attack(tuned, text, seen, attack)
+    return encode_under_attack(tuned, text, seen, attack)
 
 
 @dataclass(frozen=True)

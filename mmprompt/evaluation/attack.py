@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmprompt.data.tasks import Batch
-from mmprompt.methods.tuned_model import Asked, Tuned
+from mmprompt.methods.tuned_model import EncodedBatch, Tuned
 from mmprompt.models.ofa import PAD, Encoded
 from mmprompt.runs.config import Attack
 
@@ -44,8 +44,8 @@ STRIDE = 2.5  # the steps of pgd together, in epsilons (Madry et al. 2018)
 
 
 @torch.no_grad()
-def ask_under_attack(tuned: Tuned, text: Batch, seen: Tensor, attack: Attack) -> Asked:
-    """As `tuned.ask`, but of inputs changed so that the right answers of `text` become unlikely. Changes nothing else.
+def encode_under_attack(tuned: Tuned, text: Batch, seen: Tensor, attack: Attack) -> EncodedBatch:
+    """As `tuned.encode`, but of inputs changed so that the right answers of `text` become unlikely. Changes nothing else.
 
     seen: image features B C h w; with attack.input=pixels the pixels B 3 16h 16w.
     """
@@ -56,24 +56,24 @@ def ask_under_attack(tuned: Tuned, text: Batch, seen: Tensor, attack: Attack) ->
         # In float32: a bfloat16 is too coarse to be changed by little.
         clean = [seen] if pixels else [tuned.backbone.embed(text.source), tuned.backbone.encoder.patches(seen).float()]
         grid = None if pixels else (seen.shape[2], seen.shape[3])
-        return ask(tuned, text, grid, attacked(partial(losses, tuned, text, grid), clean, attack))
+        return encode(tuned, text, grid, attacked(partial(losses, tuned, text, grid), clean, attack))
 
 
-def ask(tuned: Tuned, text: Batch, grid: tuple[int, int] | None, point: Point) -> Asked:
+def encode(tuned: Tuned, text: Batch, grid: tuple[int, int] | None, point: Point) -> EncodedBatch:
     """With the embeddings and the patches of this grid, or with pixels."""
     if grid is None:
-        return tuned.ask(text.source, tuned.backbone.features(*point))
+        return tuned.encode(text.source, tuned.backbone.features(*point))
     embedded, patches = point
     encoder, decoder = tuned.prompts(len(embedded))
     encoded: Encoded = tuned.backbone.encoder(embedded, text.source == PAD, patches, grid, None, encoder)
-    return Asked(encoded, decoder)
+    return EncodedBatch(encoded, decoder)
 
 
 def losses(tuned: Tuned, text: Batch, grid: tuple[int, int] | None, point: Point) -> Tensor:
-    return answer_losses(tuned, text, ask(tuned, text, grid, point))  # B
+    return answer_losses(tuned, text, encode(tuned, text, grid, point))  # B
 
 
-def answer_losses(tuned: Tuned, text: Batch, asked: Asked) -> Tensor:
+def answer_losses(tuned: Tuned, text: Batch, asked: EncodedBatch) -> Tensor:
     """-log p of each example's right answer, B."""
     answering = text.target != PAD
     targets = text.target[answering]  # n

@@ -22,8 +22,8 @@ from safetensors.torch import load as load_weights
 from torch import Tensor
 
 from mmprompt.evaluation.answers import Answered, attack_of, count, evaluate
-from mmprompt.execution.progress import Progress
-from mmprompt.execution.run_context import Loaded
+from mmprompt.execution.progress import EvaluationProgress
+from mmprompt.execution.run_context import RunContext
 from mmprompt.runs.config import PRIMARY_METRIC
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.records import EVALUATION, DamagedError, ResultRecord, as_json, read
@@ -32,7 +32,7 @@ from mmprompt.runs.store import Attempt, RunFolder
 from mmprompt.training.frozen_features import Want
 
 Settings = Mapping[str, Any]  # of an evaluation (`mmprompt.runs.identity.evaluations_of`)
-WANTED: dict[str, Want] = {"embeddings": "features", "pixels": "pixels"}  # what an attack starts from
+ATTACK_INPUT: dict[str, Want] = {"embeddings": "features", "pixels": "pixels"}  # what an attack starts from
 
 
 class WeightsError(RuntimeError):
@@ -40,7 +40,7 @@ class WeightsError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Made:
+class NewEvaluation:
     """An evaluation that was made: what its files hold."""
 
     content: dict[str, Any]
@@ -55,8 +55,8 @@ class Made:
         return recorded(self.content)
 
     @property
-    def is_clean(self) -> bool:
-        return is_clean(self.content["settings"])
+    def is_default(self) -> bool:
+        return is_default(self.content["settings"])
 
     def put(self, attempt: Attempt, folder: Path) -> None:
         """Into a folder of the run or of the attempt that made it. What is there already stays: the first wins."""
@@ -66,15 +66,15 @@ class Made:
         attempt.put(folder / f"{self.id}.json", as_json(self.content), once=True)
 
 
-def is_clean(settings: Settings) -> bool:
+def is_default(settings: Settings) -> bool:
     """Of a whole split, without attack, as the task decodes?"""
     return settings.keys() == {"split"}
 
 
-def evaluated(run: Loaded, settings: Settings, answered: Answered) -> Made:
+def make_evaluation(run: RunContext, settings: Settings, answered: Answered) -> NewEvaluation:
     """One evaluation of the weights that are loaded. It has the same bits whatever was done before it."""
     config, attack, began = run.config, attack_of(settings), time.monotonic()
-    seen = run.view(settings["split"], WANTED[attack.input] if attack else "encoded")
+    seen = run.view(settings["split"], ATTACK_INPUT[attack.input] if attack else "encoded")
     torch.manual_seed(config.seed)
     scores = evaluate(config, run.tuned, seen, settings, answered)
     content = {
@@ -87,10 +87,10 @@ def evaluated(run: Loaded, settings: Settings, answered: Answered) -> Made:
         "seconds": round(time.monotonic() - began, 2),
         "wandb": run.attempt.wandb,
     }
-    return Made(content, scores.examples)
+    return NewEvaluation(content, scores.examples)
 
 
-def evaluate_only(run: Loaded, evaluations: Sequence[Settings]) -> None:
+def evaluate_finished_run(run: RunContext, evaluations: Sequence[Settings]) -> None:
     """Makes those of these evaluations that a run with a result lacks, from its weights. Trains nothing.
 
     Raises WeightsError, and RuntimeError where there is no result.
@@ -106,8 +106,8 @@ def evaluate_only(run: Loaded, evaluations: Sequence[Settings]) -> None:
     run.tuned.load_published_state(published_weights(folder, result))
     run.tuned.eval()
     began, record = time.monotonic(), run.record()
-    made: list[Made] = []
-    progress = Progress(attempt, sum(count(run.config, settings) for settings in asked))
+    made: list[NewEvaluation] = []
+    progress = EvaluationProgress(attempt, sum(count(run.config, settings) for settings in asked))
     try:
         for settings in asked:
             if made:
@@ -115,10 +115,10 @@ def evaluate_only(run: Loaded, evaluations: Sequence[Settings]) -> None:
                 progress.report(len(made))
             if time_is_up():
                 leave()
-            made.append(evaluated(run, settings, progress.answered))
+            made.append(make_evaluation(run, settings, progress.answered))
             record.log(len(made), made[-1].values)
         # The values of all that were made of this run since it was published: whoever reads the newest record has them.
-        there = [*sound(folder.evaluation_files(None)), *(one.content for one in made)]
+        there = [*readable(folder.evaluation_files(None)), *(one.content for one in made)]
         summary = {key: value for content in there for key, value in recorded(content).items()}
     except BaseException:
         record.finish({}, exit_code=1)
@@ -134,7 +134,7 @@ def evaluate_only(run: Loaded, evaluations: Sequence[Settings]) -> None:
     folder.tidy(attempt)
 
 
-def sound(files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
+def readable(files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
     """The evaluations whose files can be read."""
     for file in files:
         with contextlib.suppress(DamagedError):
@@ -167,9 +167,9 @@ def recorded(content: Mapping[str, Any]) -> dict[str, float]:
     return {f"evaluation/{content['evaluation']}{end}": content["metrics"][name] for name, end in named.items()}
 
 
-def results(made: Sequence[Made]) -> dict[str, Any]:
+def results(made: Sequence[NewEvaluation]) -> dict[str, Any]:
     """What the result says of its evaluations: of the clean ones by split their values, of all that they are there."""
-    clean = {one.content["settings"]["split"]: one for one in made if one.is_clean}
+    clean = {one.content["settings"]["split"]: one for one in made if one.is_default}
     values = {
         f"{split}/{metric}": value for split, one in clean.items() for metric, value in one.content["metrics"].items()
     }

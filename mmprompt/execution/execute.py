@@ -28,20 +28,20 @@ import torch
 from safetensors.torch import save
 
 from mmprompt.data.examples import load
-from mmprompt.execution.evaluations import Settings, evaluate_only, evaluated, is_clean, results
-from mmprompt.execution.progress import Report, reporter, still_alive
+from mmprompt.execution.evaluations import Settings, evaluate_finished_run, is_default, make_evaluation, results
+from mmprompt.execution.progress import OnStep, heartbeat, progress_reporter
 from mmprompt.execution.resources import device_hours, epochs, near_best, peak_memory_mb
-from mmprompt.execution.run_context import Loaded, NoGPUError, loaded
+from mmprompt.execution.run_context import NoGPUError, RunContext, load_run
 from mmprompt.runs.comparison import RECORDED
 from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.failures import MEMORY, Cause, Reason, told_to_end
 from mmprompt.runs.files import GoneError, StoreError
-from mmprompt.runs.identity import clean, evaluation_id
+from mmprompt.runs.identity import default_evaluations, evaluation_id
 from mmprompt.runs.processes import this_process, who
 from mmprompt.runs.records import DamagedError
 from mmprompt.runs.signals import TOLD_TO_END, end_when_told, time_is_up
-from mmprompt.runs.store import TRIES, Attempt, RunFolder, Store, spent
+from mmprompt.runs.store import TRIES, Attempt, RunFolder, Store, seconds_at_work
 from mmprompt.training.train import Checkpoints, Paused, State, TrainingError, train
 
 NEAR_LIMIT = Reason("time limit", "the time limit of its job was near", interrupted=True)
@@ -59,7 +59,7 @@ def execute(
     runs: Sequence[str],
     settings: JobSettings,
     job: Mapping[str, Any],
-    watch: Report | None = None,
+    watch: OnStep | None = None,
     wanted: Callable[[], bool] = lambda: True,
     evaluations: Sequence[Settings] | None = None,
 ) -> dict[str, str]:
@@ -87,11 +87,11 @@ def execute(
         if not wanted():
             print("this process ends here; what it has not begun waits for another", flush=True)
             break
-        begin(folder, number, settings, job, watch, evaluations)
+        claim_and_try(folder, number, settings, job, watch, evaluations)
     return {run: outcome(store.run(run), job["batch"], asked[run]) for run in runs}
 
 
-def take(
+def execute_for_search(
     store: Store,
     run: str,
     settings: JobSettings,
@@ -113,15 +113,15 @@ def take(
     except DamagedError as error:
         print(error, file=sys.stderr, flush=True)
         return False
-    return begin(folder, number, settings, job, None, evaluations, until)
+    return claim_and_try(folder, number, settings, job, None, evaluations, until)
 
 
-def begin(
+def claim_and_try(
     folder: RunFolder,
     number: int,
     settings: JobSettings,
     job: Mapping[str, Any],
-    watch: Report | None,
+    watch: OnStep | None,
     evaluations: Sequence[Settings] | None,
     until: int | None = None,
 ) -> bool:
@@ -143,7 +143,7 @@ def try_once(
     folder: RunFolder,
     attempt: Attempt,
     settings: JobSettings,
-    watch: Report | None,
+    watch: OnStep | None,
     evaluations: Sequence[Settings] | None,
     until: int | None = None,
 ) -> None:
@@ -158,7 +158,7 @@ def try_once(
                 return False
             attempt.fail(reason)
         except GoneError as error:
-            give_up(attempt, error)
+            leave_removed_attempt(attempt, error)
             return False
         except StoreError:
             print(reason.text, file=sys.stderr, flush=True)
@@ -170,7 +170,7 @@ def try_once(
     except Paused as pause:
         record(Reason("paused", str(pause), interrupted=True))
     except GoneError as error:
-        give_up(attempt, error)
+        leave_removed_attempt(attempt, error)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         told = [*TOLD_TO_END, *([signal.SIGINT] if isinstance(error, KeyboardInterrupt) else [])]
         if told:  # whatever was raised: compiled code can turn the handler's exit into some other exception
@@ -178,12 +178,12 @@ def try_once(
             if time_is_up() and folder.tries() >= TRIES:
                 record(LIMIT_REACHED)
             raise SystemExit(128 + told[0]) from None
-        if isinstance(error, StoreError) or takes_no_more(error):
+        if isinstance(error, StoreError) or is_disk_full(error):
             if record(replace(reason_of(error), interrupted=True)):
                 raise SystemExit(f"this process ends: {error}") from error
         else:
             record(reason_of(error))
-        if is_of_the_place(error):
+        if is_machine_failure(error):
             raise SystemExit(f"the run failed, and this process ends with it: {error}") from error
 
 
@@ -200,38 +200,38 @@ def reason_of(error: BaseException) -> Reason:
 def kind_of(error: BaseException) -> Cause:
     if isinstance(error, TrainingError):
         return "diverged"
-    if takes_no_more(error):
+    if is_disk_full(error):
         return "disk full"
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or MEMORY.search(str(error)):
         return "out of memory"
     return "error"
 
 
-def give_up(attempt: Attempt, error: GoneError) -> None:
+def leave_removed_attempt(attempt: Attempt, error: GoneError) -> None:
     """Ends an attempt whose folder was removed, and leaves nothing of it behind."""
     print(f"this attempt ends: {error}; the next launch trains that run", file=sys.stderr, flush=True)
     attempt.leave()
 
 
-def is_of_the_place(error: BaseException) -> bool:
+def is_machine_failure(error: BaseException) -> bool:
     """Whether it is the machine's or the process's as much as the run's. After an error CUDA does nothing any more."""
     words = ("CUDA error", "cuDNN error", "can't allocate memory")  # RuntimeErrors, and told by their text alone
     kinds = (NoGPUError, MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or any(word in str(error) for word in words)
 
 
-def takes_no_more(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether a full disk, a full quota or a read-only file system caused it, on whatever disk."""
     kinds = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
     of_torch = ("PytorchStreamWriter failed writing", "basic_ios::clear: iostream error")
     words = (*map(os.strerror, kinds), *of_torch)  # compiled code tells by its text alone
     return any(
         (isinstance(one, OSError) and one.errno in kinds) or any(word in str(one) for word in words)
-        for one in origins(error)
+        for one in chain_of(error)
     )
 
 
-def origins(error: BaseException) -> Iterator[BaseException]:
+def chain_of(error: BaseException) -> Iterator[BaseException]:
     """An exception, and those that it was raised from or amid."""
     one: BaseException | None = error
     while one is not None:
@@ -252,7 +252,7 @@ def outcome(folder: RunFolder, batch: str, asked: Collection[str]) -> str:
             return "done"
         if folder.path.exists():
             folder.settings()
-        ours = (attempt for attempt in folder.attempts_at_hand(result) if attempt.job["batch"] == batch)
+        ours = (attempt for attempt in folder.current_attempts(result) if attempt.job["batch"] == batch)
         return "failed" if any(attempt.has_failed for attempt in ours) else "open"
     except DamagedError:
         return "damaged"
@@ -274,37 +274,37 @@ def is_live(folder: RunFolder) -> bool:
 
     Except that SLURM has started this very job again: then whoever had it before is gone.
     """
-    attempts = folder.attempts_at_hand(folder.result())
+    attempts = folder.current_attempts(folder.result())
     if not attempts or attempts[-1].reason is not None:
         return False
-    lives, before = attempts[-1].lives(), attempts[-1].job.get("scheduler_job")
-    if lives is None:
+    running, before = attempts[-1].is_running(), attempts[-1].job.get("scheduler_job")
+    if running is None:
         return before is None or before != os.environ.get("SLURM_JOB_ID")
-    return lives
+    return running
 
 
 def perform(
     folder: RunFolder,
     attempt: Attempt,
     settings: JobSettings,
-    watch: Report | None,
+    watch: OnStep | None,
     evaluations: Sequence[Settings] | None,
     until: int | None,
 ) -> None:
     """One attempt, from the frozen configuration to the published result, or to the evaluations that it lacks."""
-    run = loaded(folder, attempt, settings)  # first: its time counts from here
-    for other in folder.sound_attempts():
-        if other != attempt and other.lives() is False:
+    run = load_run(folder, attempt, settings)  # first: its time counts from here
+    for other in folder.readable_attempts():
+        if other != attempt and other.is_running() is False:
             other.sweep()
     if attempt.evaluates:
-        evaluate_only(run, evaluations or ())
+        evaluate_finished_run(run, evaluations or ())
     else:
-        asked = clean(run.config) if evaluations is None else evaluations
+        asked = default_evaluations(run.config) if evaluations is None else evaluations
         train_and_evaluate(run, settings, watch, asked, until)
 
 
 def train_and_evaluate(
-    run: Loaded, settings: JobSettings, watch: Report | None, evaluations: Sequence[Settings], until: int | None
+    run: RunContext, settings: JobSettings, watch: OnStep | None, evaluations: Sequence[Settings], until: int | None
 ) -> None:
     """Trains, makes these evaluations, and publishes. Raises Paused after update `until`."""
     config, attempt, tuned = run.config, run.attempt, run.tuned
@@ -314,19 +314,23 @@ def train_and_evaluate(
     torch.manual_seed(config.seed)
     checkpoints = Checkpoints(attempt, settings.checkpoint_every)
     try:
-        report = reporter(config, attempt, watch, until)
+        report = progress_reporter(config, attempt, watch, until)
         state = train(config, tuned, views, checkpoints, record.log, report, until)
         result = facts(run, state)
-        made = [evaluated(run, one, still_alive(attempt)) for one in filter(is_clean, evaluations)]
-        result |= taken(run, state, checkpoints.seconds_before, settings.gpus)  # and no more than every run is asked
-        made += [evaluated(run, one, still_alive(attempt)) for one in evaluations if not is_clean(one)]
+        made = [make_evaluation(run, one, heartbeat(attempt)) for one in filter(is_default, evaluations)]
+        result |= resources_taken(
+            run, state, checkpoints.seconds_before, settings.gpus
+        )  # and no more than every run is asked
+        made += [make_evaluation(run, one, heartbeat(attempt)) for one in evaluations if not is_default(one)]
         for one in made:
             one.put(attempt, attempt.evaluations)
-        result |= results(made) | {"device_hours_spent": device_hours(spent_on(run), settings.gpus or config.threads)}
+        result |= results(made) | {
+            "device_hours_spent": device_hours(seconds_spent(run), settings.gpus or config.threads)
+        }
         result |= {"resumed_from": checkpoints.resumed_from, "damaged_checkpoints": checkpoints.damaged}
         summary = result["metrics"] | {key: result[key] for key in SUMMARISED}
         summary |= {f"{split}/evaluation": evaluation for split, evaluation in result["evaluations"].items()}
-        summary |= {key: value for one in made if not one.is_clean for key, value in one.values.items()}
+        summary |= {key: value for one in made if not one.is_default for key, value in one.values.items()}
     except BaseException:
         record.finish({}, exit_code=1)
         raise
@@ -337,7 +341,7 @@ def train_and_evaluate(
     run.folder.publish(attempt, result)
 
 
-def facts(run: Loaded, state: State) -> dict[str, Any]:
+def facts(run: RunContext, state: State) -> dict[str, Any]:
     """What the result says besides its metrics."""
     return {
         "run": run.folder.id,
@@ -350,7 +354,7 @@ def facts(run: Loaded, state: State) -> dict[str, Any]:
     }
 
 
-def taken(run: Loaded, state: State, before: float, gpus: int) -> dict[str, Any]:
+def resources_taken(run: RunContext, state: State, before: float, gpus: int) -> dict[str, Any]:
     """Time, memory and epochs of a run, up to the end of the evaluations that every run has.
 
     `before`: seconds of training in earlier attempts that this one went on from.
@@ -365,7 +369,7 @@ def taken(run: Loaded, state: State, before: float, gpus: int) -> dict[str, Any]
     }
 
 
-def spent_on(run: Loaded) -> float:
+def seconds_spent(run: RunContext) -> float:
     """Seconds that were spent on a run until now: by attempts that came to nothing, and on all that was asked of it besides."""
     others = [attempt for attempt in run.folder.attempts() if attempt.number != run.attempt.number]
-    return spent(others) + time.monotonic() - run.began
+    return seconds_at_work(others) + time.monotonic() - run.began

@@ -29,7 +29,7 @@ from mmprompt.data.examples import load
 from mmprompt.evaluation.answers import answers
 from mmprompt.execution.evaluations import published_weights
 from mmprompt.execution.resources import finish, forget_peak, peak_memory_mb, seconds_per_100
-from mmprompt.execution.run_context import loaded
+from mmprompt.execution.run_context import load_run
 from mmprompt.runs.config import parse
 from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.files import write_once
@@ -37,10 +37,10 @@ from mmprompt.runs.processes import at_work, this_process
 from mmprompt.runs.records import as_json
 from mmprompt.runs.signals import end_when_told
 from mmprompt.runs.store import Store
-from mmprompt.training.frozen_features import live
-from mmprompt.training.train import follow, optimiser_of, update
+from mmprompt.training.frozen_features import live_features
+from mmprompt.training.train import optimiser_of, update, update_ema
 
-Asked = Mapping[
+Request = Mapping[
     str, Any
 ]  # a row: task, values of the axes, run, settings of its job, and the place of its baseline among the rows
 
@@ -52,15 +52,15 @@ def measure(store: Store, asked: Mapping[str, Any], job: Mapping[str, Any], want
     """
     end_when_told()
     before = machine(store, job)
-    print(f"measures {len(asked['rows'])} rows; {said_of(before)}", file=sys.stderr, flush=True)
-    rows: list[Asked] = asked["rows"]
-    memory = [peak_in_a_process_of_its_own(store, row, asked) for row in rows if go_on(wanted)]
+    print(f"measures {len(asked['rows'])} rows; {describe_machine(before)}", file=sys.stderr, flush=True)
+    rows: list[Request] = asked["rows"]
+    memory = [peak_in_a_process_of_its_own(store, row, asked) for row in rows if end_unless_wanted(wanted)]
     taken: dict[int, dict[str, list[float]]] = {}
     parameters: dict[int, int] = {}
     device = threads = None
     for _, group in itertools.groupby(range(len(rows)), key=lambda place: rows[place]["task"]):
         places = list(group)
-        ready = [Ready(store, rows[place], asked) for place in places if go_on(wanted)]
+        ready = [LoadedRow(store, rows[place], asked) for place in places if end_unless_wanted(wanted)]
         taken |= dict(zip(places, in_turns(ready, asked["rounds"], asked["updates"], wanted), strict=True))
         device, threads = ready[0].run.origin["device"], ready[0].run.config.threads
         parameters |= {place: one.parameters for place, one in zip(places, ready, strict=True)}
@@ -90,15 +90,15 @@ def measure(store: Store, asked: Mapping[str, Any], job: Mapping[str, Any], want
     return put(store, content)
 
 
-class Ready:
+class LoadedRow:
     """A finished run in memory, which answers and is updated again and again from its own weights."""
 
-    def __init__(self, store: Store, row: Asked, asked: Mapping[str, Any]) -> None:
+    def __init__(self, store: Store, row: Request, asked: Mapping[str, Any]) -> None:
         folder = store.run(row["run"])
         result = folder.result()
         if result is None:
             raise RuntimeError(f"run {folder.id} has no result any more; the same command measures another")
-        self.run = loaded(folder, folder.published, parse(JobSettings, asked["settings"][row["settings"]]))
+        self.run = load_run(folder, folder.published, parse(JobSettings, asked["settings"][row["settings"]]))
         config, tuned = self.run.config, self.run.tuned
         training = tuned.prompts  # with the MLP, where there is one
         tuned.load_published_state(published_weights(folder, result))
@@ -107,7 +107,7 @@ class Ready:
         self.parameters = sum(one.numel() for one in self.run.backbone.parameters())  # without what a method adds
         self.is_trained = bool(tuned.trained)  # not of a prompt of length 0
         last = config.task.splits[-1]
-        seen = live(config, tuned, last, self.device)
+        seen = live_features(config, tuned, last, self.device)
         self._answer = partial(answers, config, tuned, load(config.task, config.model, last), seen)
         if self.is_trained:
             self._train, self._view = load(config.task, config.model, "train"), self.run.view("train")
@@ -132,7 +132,7 @@ class Ready:
         for step in range(optim.steps // 2, optim.steps // 2 + count):
             update(tuned, self._optimiser, config, self._train, self._view, step % optim.steps)
             if optim.ema_decay is not None:
-                follow(self._ema, tuned.trained, optim.ema_decay)
+                update_ema(self._ema, tuned.trained, optim.ema_decay)
         finish(self.device)
         seconds = (time.perf_counter() - began) / count
         tuned.load_tuned_state(self._weights)
@@ -148,13 +148,13 @@ class Ready:
 
 
 def in_turns(
-    ready: Sequence[Ready], rounds: int, updates: int, wanted: Callable[[], bool]
+    ready: Sequence[LoadedRow], rounds: int, updates: int, wanted: Callable[[], bool]
 ) -> list[dict[str, list[float]]]:
     """Of each row, by quantity, what it took in each round."""
     taken: list[dict[str, list[float]]] = [defaultdict(list) for _ in ready]
     for number in range(rounds + 1):
         for turn in range(len(ready)):
-            go_on(wanted)
+            end_unless_wanted(wanted)
             place = (turn + number) % len(ready)
             for quantity, value in ready[place].once(updates).items():
                 if number > 0:  # before, caches are filled
@@ -184,7 +184,7 @@ def summary(values: Sequence[float], name: str) -> dict[str, float]:
     return {name or "median": median(values), f"{prefix}lowest": min(values), f"{prefix}highest": max(values)}
 
 
-def peak_in_a_process_of_its_own(store: Store, row: Asked, asked: Mapping[str, Any]) -> float:
+def peak_in_a_process_of_its_own(store: Store, row: Request, asked: Mapping[str, Any]) -> float:
     """In MB. Raises CalledProcessError if the process fails; it says why on the log."""
     told = json.dumps(
         {"store": str(store.root), "row": row, "asked": {key: asked[key] for key in ("settings", "updates")}}
@@ -202,13 +202,13 @@ def machine(store: Store, job: Mapping[str, Any]) -> dict[str, Any]:
     return {"load": round(os.getloadavg()[0], 2), "cores": len(os.sched_getaffinity(0)), "others": others}
 
 
-def said_of(machine: Mapping[str, Any]) -> str:
+def describe_machine(machine: Mapping[str, Any]) -> str:
     return (
         f"load {machine['load']} of {machine['cores']} cores, {machine['others']} other jobs of this store at work here"
     )
 
 
-def go_on(wanted: Callable[[], bool]) -> bool:
+def end_unless_wanted(wanted: Callable[[], bool]) -> bool:
     if not wanted():
         raise SystemExit("the measurement ends here, and nothing of it is kept: its launch is gone, or its time is up")
     return True
@@ -226,7 +226,7 @@ def put(store: Store, content: Mapping[str, Any]) -> Path:
 def main() -> None:
     """Peak memory of one row, for the process that measures; it says on stdin which."""
     told = json.loads(sys.stdin.read())
-    ready = Ready(Store(Path(told["store"])), told["row"], told["asked"])
+    ready = LoadedRow(Store(Path(told["store"])), told["row"], told["asked"])
     print(json.dumps({"peak_memory_mb": ready.peak(told["asked"]["updates"])}))
 
 

@@ -12,10 +12,10 @@ from mmprompt.runs.store import Attempt
 from mmprompt.training.train import State
 
 REPORT_EVERY = 2.0  # seconds between two progress reports
-Report = Callable[[State], None]
+OnStep = Callable[[State], None]
 
 
-def reporter(config: RunConfig, attempt: Attempt, watch: Report | None, until: int | None = None) -> Report:
+def progress_reporter(config: RunConfig, attempt: Attempt, watch: OnStep | None, until: int | None = None) -> OnStep:
     """Writes progress.json every few seconds and at the last step, `until` if that comes earlier; `watch` is told each step."""
     last = 0.0
 
@@ -40,7 +40,7 @@ def reporter(config: RunConfig, attempt: Attempt, watch: Report | None, until: i
     return report
 
 
-def still_alive(attempt: Attempt) -> Answered:
+def heartbeat(attempt: Attempt) -> Answered:
     """Says every few seconds that an attempt which has trained is at work; how far it is was said before."""
     last = time.monotonic()
 
@@ -54,7 +54,7 @@ def still_alive(attempt: Attempt) -> Answered:
 
 
 @dataclass
-class Progress:
+class EvaluationProgress:
     """The progress.json of an attempt that evaluates, with the keys of one that trains: its steps are examples."""
 
     attempt: Attempt

@@ -22,9 +22,9 @@ from mmprompt.runs.deployment import JobSettings, Tracking
 from mmprompt.runs.fingerprint import fingerprint
 from mmprompt.runs.identity import read_config
 from mmprompt.runs.store import Attempt, RunFolder
-from mmprompt.runs.wandb_record import Record
+from mmprompt.runs.wandb_record import RecordWriter
 from mmprompt.training.feature_cache import Cache
-from mmprompt.training.frozen_features import Want, kept, processor, view
+from mmprompt.training.frozen_features import Want, open_cache, processor, view
 
 FAKE_GPUS = "MMPROMPT_FAKE_GPUS"
 
@@ -34,7 +34,7 @@ class NoGPUError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Loaded:
+class RunContext:
     """A run in memory, as an attempt begins with it."""
 
     attempt: Attempt
@@ -63,10 +63,10 @@ class Loaded:
     def view(self, split: str, want: Want = "encoded") -> View:
         return view(self.config, self.tuned, self.backbone, split, self.cache, want)
 
-    def record(self) -> Record:
+    def record(self) -> RecordWriter:
         """Opens the W&B record of the attempt."""
         config = self.config
-        return Record(
+        return RecordWriter(
             folder=self.attempt.path,
             id=f"{self.folder.id}-{self.attempt.number}",
             name=describe(config) + (" evaluated" if self.attempt.evaluates else ""),
@@ -78,19 +78,19 @@ class Loaded:
         )
 
 
-def loaded(folder: RunFolder, attempt: Attempt, settings: JobSettings) -> Loaded:
+def load_run(folder: RunFolder, attempt: Attempt, settings: JobSettings) -> RunContext:
     began = time.monotonic()
     config = read_config(folder.config_file)
     cache = folder.store.cache
     locate(config.task, settings.data, settings.stage, cache if settings.cache.max_gb > 0 else None)
-    device = the_device(settings.gpus)
+    device = device_for(settings.gpus)
     forget_peak(device)
     torch.set_num_threads(config.threads)
     backbone = backbone_of(config, Path(settings.backbone), settings.stage)
     generator = torch.Generator().manual_seed(config.seed)
     tuned = Tuned(config, backbone, generator).to(device)
-    features = kept(settings.cache, cache, device)
-    return Loaded(attempt, began, config, device, backbone, tuned, features, settings.tracking)
+    features = open_cache(settings.cache, cache, device)
+    return RunContext(attempt, began, config, device, backbone, tuned, features, settings.tracking)
 
 
 def backbone_of(config: RunConfig, file: Path, stage: bool = False) -> OFA:
@@ -112,7 +112,7 @@ def pretrained(file: Path, checksum: str, model_json: str, stage: bool) -> OFA:
     return model.eval().requires_grad_(False)
 
 
-def the_device(gpus: int) -> torch.device:
+def device_for(gpus: int) -> torch.device:
     """Raises NoGPUError if more GPUs were asked for than are seen: never a silent CPU.
 
     Those of the test cluster (tests/slurm) are fake, and said to be so: then it is the CPU, and the record says it.

@@ -40,14 +40,14 @@ class AnswerError(ValueError):
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedBatch:
     """A batch of questions, encoded: what decoding starts from."""
 
     encoded: Encoded
     prefixes: Prefixes | None  # the decoder's
 
 
-def kept(tokens: int, dropped: float) -> int:
+def tokens_in_loss(tokens: int, dropped: float) -> int:
     """How many of so many tokens the loss is taken over, as published (facts 3.4), but one at least."""
     return max(1, int(tokens * (1 - dropped)))
 
@@ -111,12 +111,12 @@ class Tuned(nn.Module):
     def autocast(self) -> torch.autocast:
         return autocast(self.backbone.embed.weight.device, self.config.precision)
 
-    def ask(self, source: Tensor, seen: Tensor | Encoded) -> Asked:
+    def encode(self, source: Tensor, seen: Tensor | Encoded) -> EncodedBatch:
         """source B S; seen: image features B C h w, or what the encoder has said of source and image already."""
         encoder, decoder = self.prompts(len(source))
         if isinstance(seen, Encoded):
-            return Asked(seen, decoder)
-        return Asked(self.backbone.encode(source, seen, None, encoder), decoder)
+            return EncodedBatch(seen, decoder)
+        return EncodedBatch(self.backbone.encode(source, seen, None, encoder), decoder)
 
     def loss(self, text: Batch, seen: Tensor | Encoded, optim: Optim, dropped: float) -> Tensor:
         """The loss summed over the answers' tokens, less the share `dropped` that has the largest. States and logits are made
@@ -124,9 +124,9 @@ class Tuned(nn.Module):
         answering = text.target != PAD
         targets, embedding = text.target[answering], self.backbone.embed.weight
         weights = None if text.weight is None else text.weight[:, None].expand_as(text.target)[answering]
-        most = kept(len(targets), dropped)
+        most = tokens_in_loss(len(targets), dropped)
         with self.autocast():
-            asked = self.ask(text.source, seen)
+            asked = self.encode(text.source, seen)
             states = self.backbone.decode_states(text.decoder, asked.encoded, asked.prefixes, answering)
             if optim.smoothing_over == "allowed":
                 allowed, known = self.trie.allowed(text.target)

@@ -19,7 +19,7 @@ KeyValue = tuple[Tensor, Tensor]  # B H P Dh each
 Prefixes = Sequence[KeyValue | None]  # one per layer of a stack; None: that layer has no prompt
 
 
-def joined(first: KeyValue | None, second: KeyValue) -> KeyValue:
+def concatenated(first: KeyValue | None, second: KeyValue) -> KeyValue:
     """Keys and values one after the other."""
     if first is None:
         return second
@@ -42,7 +42,7 @@ class Past:
     def append(self, new: KeyValue) -> Past:
         length = self.length + new[0].shape[2]
         if length > self.memory[0].shape[2]:
-            return Past(joined(self.key_value, new), length)
+            return Past(concatenated(self.key_value, new), length)
         for old, more in zip(self.memory, new, strict=True):
             old[:, :, self.length : length] = more
         return Past(self.memory, length)
@@ -79,4 +79,4 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
         """`x` (B T d) looks at `memory` (B U d) under `mask` (B or 1, H T P+U)."""
-        return self.attend(x, joined(prefix, self.key_value(memory)), mask)
+        return self.attend(x, concatenated(prefix, self.key_value(memory)), mask)

@@ -19,7 +19,7 @@ from mmprompt.models.attention import Prefixes
 from mmprompt.models.layers import pick
 from mmprompt.models.ofa import EOS, OFA, PAD, Encoded
 
-NEVER = float("-inf")
+MINUS_INFINITY = float("-inf")
 
 
 @dataclass(frozen=True)
@@ -90,17 +90,17 @@ def lengths(tokens: Tensor) -> Tensor:
     return (tokens != PAD).sum(1)  # B
 
 
-class Kept:
+class BestHypotheses:
     """The best whole answer of each row so far."""
 
     def __init__(self, start: Tensor, longest: int) -> None:
         self.tokens = start.new_full((len(start), longest), PAD)
-        self.mean = torch.full((len(start),), NEVER, device=start.device)  # B, log-probability of its tokens
+        self.mean = torch.full((len(start),), MINUS_INFINITY, device=start.device)  # B, log-probability of its tokens
         self.count = start.new_zeros(len(start))  # B, whole answers there were
 
     def add(self, tokens: Tensor, scores: Tensor, whole: Tensor, most: int) -> None:
         """tokens B K t, scores B K, whole B K; of each row until there are `most`."""
-        mean, which = (scores / tokens.shape[2]).masked_fill(~whole, NEVER).max(1)
+        mean, which = (scores / tokens.shape[2]).masked_fill(~whole, MINUS_INFINITY).max(1)
         better = (mean > self.mean) & (self.count < most)
         best = tokens[torch.arange(len(which), device=which.device), which]
         best = F.pad(best, (0, self.tokens.shape[1] - best.shape[1]), value=PAD)
@@ -139,13 +139,13 @@ def search(
     written = start.new_zeros(len(start), 1, 0)  # B K t, as places in `words`
     total = torch.zeros(len(start), 1, device=start.device)  # B K, log-probability
     nodes = start.new_zeros(len(start), 1)  # B K, of the trie
-    kept = Kept(start, steps)
+    kept = BestHypotheses(start, steps)
     for step in range(steps):
         logits = F.linear(states, embed).float()  # B K W
         following = None if trie is None else trie.following(nodes)
         if following is not None:
-            logits = logits.masked_fill(following == 0, NEVER)
-        log_probs = logits.log_softmax(-1).masked_fill(forbidden(words, step, min_len, max_len), NEVER)
+            logits = logits.masked_fill(following == 0, MINUS_INFINITY)
+        log_probs = logits.log_softmax(-1).masked_fill(forbidden(words, step, min_len, max_len), MINUS_INFINITY)
         if no_repeat_ngram is not None:
             ban_repeats(log_probs, written, no_repeat_ngram)
 
@@ -154,16 +154,16 @@ def search(
         parent, word = choice // len(words), choice % len(words)
         written = torch.cat([pick(written, parent), word[..., None]], dim=2)
         ends, last = words[word] == EOS, step == steps - 1
-        whole = (ends | last) & (scores > NEVER)
+        whole = (ends | last) & (scores > MINUS_INFINITY)
         kept.add(words[written[:, :beam]], scores[:, :beam], whole[:, :beam], beam)
 
         on = ends.int().argsort(dim=1, stable=True)[:, :beam]  # B K, the likeliest that do not end
-        total = scores.masked_fill(ends, NEVER).gather(1, on)
-        if last or not ((kept.count < beam) & (total > NEVER).any(1)).any():
+        total = scores.masked_fill(ends, MINUS_INFINITY).gather(1, on)
+        if last or not ((kept.count < beam) & (total > MINUS_INFINITY).any(1)).any():
             break
         written, parent = pick(written, on), parent.gather(1, on)
         if following is not None:
-            nodes = following.flatten(1).gather(1, choice.gather(1, on)).masked_fill(total == NEVER, 0)
+            nodes = following.flatten(1).gather(1, choice.gather(1, on)).masked_fill(total == MINUS_INFINITY, 0)
         itself = torch.eye(on.shape[1], dtype=torch.bool, device=on.device).expand(len(on), -1, -1)
         visible = torch.cat([pick(visible, parent), itself], dim=2)
         tokens = words[written[..., -1]]
@@ -186,7 +186,7 @@ def ban_repeats(log_probs: Tensor, written: Tensor, n: int) -> None:
     grams = written.unfold(2, n, 1)  # B K t-n+1 n
     last = written[:, :, written.shape[2] - n + 1 :]  # B K n-1
     row, hypothesis, place = (grams[..., :-1] == last[:, :, None]).all(-1).nonzero(as_tuple=True)
-    log_probs[row, hypothesis, grams[row, hypothesis, place, -1]] = NEVER
+    log_probs[row, hypothesis, grams[row, hypothesis, place, -1]] = MINUS_INFINITY
 
 
 @torch.no_grad()
@@ -208,7 +208,7 @@ def score_candidates(
     def choose(states: Tensor, nodes: Tensor) -> None:  # B n d, n
         children = trie.children(nodes)  # n c
         embed = model.embed.weight[trie.words[trie.word[children]]]  # n c d
-        logits = torch.einsum("bnd,ncd->bnc", states, embed).float().masked_fill(children == 0, NEVER)
+        logits = torch.einsum("bnd,ncd->bnc", states, embed).float().masked_fill(children == 0, MINUS_INFINITY)
         log_probs[:, children[children > 0]] = logits.log_softmax(-1)[:, children > 0]
 
     choose(states, trie.ends.new_zeros(1))

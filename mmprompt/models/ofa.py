@@ -27,7 +27,7 @@ from mmprompt.models.positions import (
     AbsoluteBias,
     ImagePositions,
     ImageRelativeBias,
-    Remembered,
+    LastResult,
     TokenPositions,
     TokenRelativeBias,
 )
@@ -105,7 +105,7 @@ class Encoder(nn.Module):
         self.image_biases = nn.ModuleList(ImageRelativeBias(model.image_buckets, model.heads) for _ in rates)
         self.layers = nn.ModuleList(EncoderLayer(model, rate) for rate in rates)
         self.norm = nn.LayerNorm(model.dim)
-        self.remembered = Remembered()
+        self.remembered = LastResult()
 
     def embed_text(self, embedded: Tensor) -> Tensor:
         text: Tensor = self.dropout(self.token_norm(embedded + self.types.weight[TEXT]))

@@ -123,7 +123,7 @@ class ImageRelativeBias(nn.Module):
         return bias.permute(2, 0, 1)  # H N N
 
 
-class Remembered:
+class LastResult:
     """Results of frozen tensors, made anew when one of these is written to, moved or replaced (through `.data` nobody sees it).
 
     While one of them trains nothing is remembered. A copy of the module that holds this begins with nothing.
@@ -132,8 +132,8 @@ class Remembered:
     def __init__(self) -> None:
         self.results: dict[Hashable, Any] = {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Remembered:
-        return Remembered()
+    def __deepcopy__(self, memo: dict[int, Any]) -> LastResult:
+        return LastResult()
 
     def __call__(self, key: Hashable, tensors: Iterable[Tensor], make: Callable[[], Any]) -> Any:
         """make(), which depends on `key` and `tensors` alone."""

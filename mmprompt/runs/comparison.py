@@ -1,7 +1,7 @@
 """How a sweep's runs are compared and shown: the part of a sweep's file that its manifest keeps and `analysis` reads.
 
-`conf/sweep/NAME.yaml` says it (`sweeps.grid.sweep_file.Sweep` has these fields), the manifest carries it, tables and figures go by it. What is
-not said is neutral: manifests from before a field existed mean its default.
+`sweeps.grid.sweep_file.Sweep` has these fields; the manifest carries them; tables and figures follow them. A manifest that was
+written before a field existed means its default.
 Part of the light half of the package: no torch, no Hydra.
 """
 

@@ -1,7 +1,7 @@
-"""What a run is: the schema of its configuration, and one-sentence errors for whoever mistypes it.
+"""The schema of a run's configuration, and one-sentence errors for mistyped settings.
 
-`RunConfig` is *what* is computed; it is hashed and frozen (`mmprompt.runs.identity`). Where that is done is `mmprompt.runs.deployment`, what a
-person may type `mmprompt.runs.overrides`. No field has a default: every default lives in `conf/`.
+`RunConfig` says *what* is computed; it is hashed and stored at launch (`runs.identity`). Where it is computed is in
+`runs.deployment`, which overrides are accepted in `runs.overrides`. No field has a default: every default lives in `conf/`.
 Part of the light half of the package: no torch, no Hydra.
 """
 
@@ -86,7 +86,7 @@ class Backbone(Section):
     checksum: str
 
 
-# Of mmprompt.world.digits and mmprompt.world.small_world: raise when the same settings begin to give other scenes. Every run gets a new id.
+# Of `mmprompt.world`: raise it when the same settings begin to give other scenes. Every run gets a new id.
 WORLD_VERSION = 1
 
 

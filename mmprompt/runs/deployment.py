@@ -102,7 +102,7 @@ class Limits(Section):
     points: Positive  # of a sweep, or runs of a search
 
 
-class Place(Section):
+class Deployment(Section):
     cluster: Cluster
     tracking: Tracking
     cache: Caching
@@ -123,16 +123,16 @@ class JobSettings(Section):
     tracking: Tracking
 
     @classmethod
-    def of(cls, place: Place, backbone: Path | None = None) -> Self:
+    def of(cls, deployment: Deployment, backbone: Path | None = None) -> Self:
         """`backbone`: the file that nodes read, if it is another than here."""
         return cls(
-            backbone=str(backbone or backbone_file(place)),
-            data=data_folder(place),
-            stage=place.data.stage,
-            gpus=place.cluster.gpus,
-            checkpoint_every=place.cluster.checkpoint_every,
-            cache=place.cache,
-            tracking=place.tracking,
+            backbone=str(backbone or backbone_file(deployment)),
+            data=data_folder(deployment),
+            stage=deployment.data.stage,
+            gpus=deployment.cluster.gpus,
+            checkpoint_every=deployment.cluster.checkpoint_every,
+            cache=deployment.cache,
+            tracking=deployment.tracking,
         )
 
 
@@ -146,14 +146,14 @@ def default_store() -> Path:
     return store_folder(os.environ.get("MMPROMPT_RUNS") or ROOT / "runs")
 
 
-def place_of(composed: Mapping[str, Any]) -> Place:
-    return parse(Place, {key: composed.get(key, {}) for key in Place.model_fields})
+def deployment_of(composed: Mapping[str, Any]) -> Deployment:
+    return parse(Deployment, {key: composed.get(key, {}) for key in Deployment.model_fields})
 
 
-def data_folder(place: Place) -> str | None:
+def data_folder(deployment: Deployment) -> str | None:
     """An absolute path stays itself."""
-    return None if place.paths.data is None else str(ROOT / place.paths.data)
+    return None if deployment.paths.data is None else str(ROOT / deployment.paths.data)
 
 
-def backbone_file(place: Place) -> Path:
-    return ROOT / place.paths.backbone  # an absolute path stays itself
+def backbone_file(deployment: Deployment) -> Path:
+    return ROOT / deployment.paths.backbone  # an absolute path stays itself

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.runs.config import WORLD_VERSION, ConfigError, Questions, RunConfig, Task, nearest, parse
+from mmprompt.runs.deployment import ROOT, Deployment, backbone_file, deployment_of
 from mmprompt.runs.fingerprint import fingerprint, fingerprints
-from mmprompt.runs.deployment import ROOT, Place, backbone_file, place_of
 
 TRAINING_VERSION = 2  # raise when the same settings begin to mean other numbers: every run then gets a new id
 EVALUATION_VERSION = 1
@@ -81,13 +81,13 @@ def evaluation_id(run: str, settings: Mapping[str, Any]) -> str:
     return digest(canonical({"run": run, "settings": settings, "evaluation_version": EVALUATION_VERSION}))
 
 
-def freeze(composed: Mapping[str, Any]) -> tuple[RunConfig, Place]:
+def freeze(composed: Mapping[str, Any]) -> tuple[RunConfig, Deployment]:
     """A composed configuration (plain containers, interpolations resolved) as what is computed, and where.
 
     Raises ConfigError for a wrong key, type or value, and for a backbone file that is not there.
     """
-    place = place_of(composed)
-    return config_of(composed, checksum_of(place)), place
+    deployment = deployment_of(composed)
+    return config_of(composed, checksum_of(deployment)), deployment
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -104,18 +104,18 @@ def setting(settings: Mapping[str, Any], key: str) -> Any:
     return settings[key] if key in settings else NEUTRAL.get(key, ABSENT)
 
 
-def differing(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+def differing_keys(settings: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
     """The dotted keys whose values differ."""
     keys = dict.fromkeys([*settings, *others])
     return [key for key in keys if setting(settings, key) != setting(others, key)]
 
 
-def as_written(composed: Mapping[str, Any], checksum: str) -> RunConfig:
+def config_as_written(composed: Mapping[str, Any], checksum: str) -> RunConfig:
     """A run's settings, but for what the task's files decide. Raises ConfigError.
 
     `tuned`, the rates that optim.lr refers to, is no part of it, nor is what finished weights are asked.
     """
-    others = {"tuned", *Questions.model_fields, *Place.model_fields}
+    others = {"tuned", *Questions.model_fields, *Deployment.model_fields}
     values = {key: value for key, value in composed.items() if key not in others}
     values["backbone"] = dict(values["backbone"]) | {"checksum": checksum}
     data = dict(values["task"]["data"]) | {"fingerprint": f"digits-{WORLD_VERSION}"}
@@ -125,7 +125,7 @@ def as_written(composed: Mapping[str, Any], checksum: str) -> RunConfig:
 
 def config_of(composed: Mapping[str, Any], checksum: str) -> RunConfig:
     """A run's settings. Raises ConfigError, also for a file of its task that is not there."""
-    config = as_written(composed, checksum)
+    config = config_as_written(composed, checksum)
     if config.task.files:
         config = on_files(config, data_checksum(config.task, composed["paths"]["data"]))
     if composed["cache"]["frozen"] == "on" and config.backbone.mode == "train":
@@ -142,12 +142,12 @@ def on_files(config: RunConfig, fingerprint: str) -> RunConfig:
     return config.model_copy(update={"task": config.task.model_copy(update={"data": data})})
 
 
-def checksum_of(place: Place) -> str:
+def checksum_of(deployment: Deployment) -> str:
     """Of the backbone's file."""
-    file = backbone_file(place)
+    file = backbone_file(deployment)
     if not file.is_file():
         raise ConfigError(
-            f"paths.backbone={place.paths.backbone} is not a file; give the pretrained checkpoint of this model, "
+            f"paths.backbone={deployment.paths.backbone} is not a file; give the pretrained checkpoint of this model, "
             "for instance paths.backbone=/data/ofa_base.pt"
         )
     return fingerprint(file)
@@ -203,7 +203,7 @@ def evaluations_of(composed: Mapping[str, Any], config: RunConfig) -> dict[str, 
     return {split: {"split": split} | more for split in evaluation.splits or config.task.splits}
 
 
-def clean(config: RunConfig) -> list[dict[str, Any]]:
+def default_evaluations(config: RunConfig) -> list[dict[str, Any]]:
     """The settings of the evaluations that a run has by default."""
     return [{"split": split} for split in config.task.splits]
 

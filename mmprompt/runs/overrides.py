@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.runs.config import TABLES, ConfigError, Questions, RunConfig, dotted_keys, nearest
-from mmprompt.runs.deployment import Place
+from mmprompt.runs.deployment import Deployment
 
 
 def known_keys() -> list[str]:
     """Every key a user can set, dotted: `prompt.length`, `cluster.time_min`, ..."""
     derived = {"training_version", "backbone.checksum", "task.data.fingerprint"}  # computed, never set
-    return [key for schema in (RunConfig, Questions, Place) for key in dotted_keys(schema) if key not in derived]
+    return [key for schema in (RunConfig, Questions, Deployment) for key in dotted_keys(schema) if key not in derived]
 
 
 def check_override(key: str, value: str | None, conf: Path) -> None:

@@ -38,7 +38,7 @@ def process_here(pid: int) -> dict[str, Any]:
     return known if boot is None or ticks is None else known | {"boot": boot, "ticks": ticks}
 
 
-def lives(process: Mapping[str, Any]) -> bool | None:
+def is_running(process: Mapping[str, Any]) -> bool | None:
     """Is a process still there, by its host, pid and start?
 
     None: nobody here can tell. It is another host's, or another user's where /proc hides those (hidepid).

@@ -6,8 +6,8 @@
     STORE/run/ID/attempts/N/     one try, and all that it makes: checkpoints, weights.safetensors, evaluations/, wandb/
     STORE/run/ID/result.json     the result; it names the attempt whose files are the run's
     STORE/run/ID/evaluations/    what later attempts found when they evaluated it; ID.json, each written once
-    STORE/costs/NAME/N.json      what the rows of a sweep take, as measured for the N-th time (`mmprompt.execution.measurement`)
-    STORE/cache/                 what frozen backbones made of examples (`mmprompt.training.feature_cache`); may be deleted at any time
+    STORE/costs/NAME/N.json      what the rows of a sweep take, N-th measurement (`execution.measurement`)
+    STORE/cache/                 features from frozen backbones (`training.feature_cache`); may be deleted at any time
 
 There are no locks. An attempt is claimed by renaming a prepared folder into place, which only one process can do; a result is
 published by link(2), which never replaces what is there, and nothing else is moved. Two copies of one run are therefore
@@ -47,7 +47,7 @@ from mmprompt.runs.files import (
     write_over,
 )
 from mmprompt.runs.identity import digest, frozen_text
-from mmprompt.runs.processes import lives
+from mmprompt.runs.processes import is_running
 from mmprompt.runs.records import (
     ERROR,
     EVALUATION,
@@ -285,7 +285,7 @@ class RunFolder:
         """The published result, or None while there is none. Raises DamagedError."""
         return read(self.result_file, RESULT, self._restore)
 
-    def sound_result(self) -> ResultRecord | None:
+    def result_if_readable(self) -> ResultRecord | None:
         """The same; of a damaged one None too."""
         with contextlib.suppress(DamagedError):
             return self.result()
@@ -301,14 +301,14 @@ class RunFolder:
             raise DamagedError(self.path / "attempts", f"cannot be read: {error.strerror}", self._restore) from None
         return [Attempt(self, number) for number in sorted(int(name) for name in names if is_number(name))]
 
-    def sound_attempts(self) -> Iterator[Attempt]:
+    def readable_attempts(self) -> Iterator[Attempt]:
         """Those whose records can be read, oldest first."""
         for attempt in self.attempts():
             with contextlib.suppress(DamagedError):
                 attempt.job, attempt.reason  # noqa: B018
                 yield attempt
 
-    def attempts_at_hand(self, result: ResultRecord | None) -> list[Attempt]:
+    def current_attempts(self, result: ResultRecord | None) -> list[Attempt]:
         """Those at what is left to do. Of a run that has its `result`: those that evaluate, since one of them came to its end.
 
         Raises DamagedError.
@@ -346,8 +346,8 @@ class RunFolder:
 
         To get further is to leave a further checkpoint, where the next attempt would go on, or to have made an evaluation.
         """
-        count, furthest, is_trained = 0, 0, self.sound_result() is not None
-        for attempt in self.sound_attempts():
+        count, furthest, is_trained = 0, 0, self.result_if_readable() is not None
+        for attempt in self.readable_attempts():
             if is_trained and not attempt.evaluates:
                 continue
             step, reason = max(attempt.checkpoint_steps, default=0), attempt.reason
@@ -359,7 +359,7 @@ class RunFolder:
     @property
     def validation(self) -> dict[int, float]:
         """The scores on validation while training, by update, as the attempt that got furthest has reported them."""
-        reports = [attempt.progress for attempt in self.sound_attempts() if not attempt.evaluates]
+        reports = [attempt.progress for attempt in self.readable_attempts() if not attempt.evaluates]
         scores = [dict(report["validation"]) for report in reports if report]
         return max(scores, key=lambda one: max(one, default=0), default={})
 
@@ -381,9 +381,9 @@ class RunFolder:
         tell, those that evaluate: they do not end because the run has its result.
         """
         published = self.published
-        for attempt in self.sound_attempts():
-            lives = attempt.lives()
-            if attempt == mine or lives is False or (lives is None and not attempt.evaluates):
+        for attempt in self.readable_attempts():
+            running = attempt.is_running()
+            if attempt == mine or running is False or (running is None and not attempt.evaluates):
                 attempt.sweep()
                 for step in attempt.checkpoint_steps:
                     remove(attempt.checkpoint_file(step))
@@ -468,9 +468,9 @@ class Attempt:
         """Does it evaluate a run that had its result before, and train nothing?"""
         return self.job.get("work") == "evaluate"  # attempts of long ago do not say that they train
 
-    def lives(self) -> bool | None:
+    def is_running(self) -> bool | None:
         """Is its process still there? None: nobody here can tell."""
-        return lives(self.job)
+        return is_running(self.job)
 
     @property
     def end_file(self) -> Path:
@@ -643,6 +643,6 @@ def make_in(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-def spent(attempts: Iterable[Attempt]) -> float:
+def seconds_at_work(attempts: Iterable[Attempt]) -> float:
     """Seconds that these attempts, which are over, were at work: from their claim to their last sign of life."""
     return sum(max(0.0, attempt.last_sign - attempt.claimed) for attempt in attempts)

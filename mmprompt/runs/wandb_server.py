@@ -28,8 +28,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mmprompt.runs.wandb_record import SETTINGS, client, first_line, forget_client
 from mmprompt.runs.wandb_file import MAGIC, framed, payloads
+from mmprompt.runs.wandb_record import SETTINGS, client, first_line, forget_client
 
 TIMEOUT = 20  # seconds for one answer
 PAGE = 500  # runs in an answer
@@ -46,7 +46,7 @@ class ServerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class OnDisk:
+class LocalRecord:
     """A record file whose run is over."""
 
     file: Path
@@ -65,7 +65,7 @@ class OnDisk:
         return ("failed",) if self.exit_code else ("finished",)
 
 
-def look(file: Path) -> OnDisk | None:
+def read_local(file: Path) -> LocalRecord | None:
     """What is in a record file; None: nothing that could be sent."""
     run, exit_code, rows, is_damaged = None, None, 0, False
     for message in _messages(file):
@@ -80,7 +80,7 @@ def look(file: Path) -> OnDisk | None:
                 exit_code = message.exit.exit_code
     if run is None:
         return None
-    return OnDisk(file, run.run_id, run.project, run.entity, rows, exit_code, is_damaged)
+    return LocalRecord(file, run.run_id, run.project, run.entity, rows, exit_code, is_damaged)
 
 
 def _messages(file: Path) -> Iterator[Any]:
@@ -181,23 +181,23 @@ def find(api: Any, project: str, entity: str, key: str, values: Sequence[str], l
             return  # nothing was ever sent there
 
 
-def known(api: Any, records: Iterable[OnDisk]) -> list[OnDisk]:
+def known(api: Any, records: Iterable[LocalRecord]) -> list[LocalRecord]:
     """The records that the server has whole: every row, and how the run ended."""
-    places: dict[tuple[str, str], list[OnDisk]] = {}
+    places: dict[tuple[str, str], list[LocalRecord]] = {}
     for record in records:
         places.setdefault((record.project, record.entity), []).append(record)
-    found: list[OnDisk] = []
+    found: list[LocalRecord] = []
     for place, there in places.items():
         runs = {run.id: run for run in find(api, *place, "name", [record.id for record in there], lazy=True)}
         found += [record for record in there if record.id in runs and _is_whole(record, runs[record.id])]
     return found
 
 
-def _is_whole(record: OnDisk, run: Any) -> bool:
+def _is_whole(record: LocalRecord, run: Any) -> bool:
     return run.state in record.states and run.historyLineCount >= record.rows
 
 
-def send(api: Any, records: Sequence[OnDisk]) -> Iterator[tuple[OnDisk, str | None]]:
+def send(api: Any, records: Sequence[LocalRecord]) -> Iterator[tuple[LocalRecord, str | None]]:
     """Sends records, and yields each when it has arrived and is marked, or with the reason why it has not.
 
     Raises ServerError when the server is gone; what it has by then is known to it the next time.
@@ -212,7 +212,7 @@ def send(api: Any, records: Sequence[OnDisk]) -> Iterator[tuple[OnDisk, str | No
             yield record, None if record in arrived else refused.get(record, "the server has not all that was sent")
 
 
-def _arrived(api: Any, records: Sequence[OnDisk]) -> list[OnDisk]:
+def _arrived(api: Any, records: Sequence[LocalRecord]) -> list[LocalRecord]:
     """Those that the server has, once it has counted what it was sent."""
     deadline = time.monotonic() + SETTLED
     while True:
@@ -222,7 +222,7 @@ def _arrived(api: Any, records: Sequence[OnDisk]) -> list[OnDisk]:
         time.sleep(1)
 
 
-def _wandb_sync(records: Iterable[OnDisk]) -> dict[OnDisk, str]:
+def _wandb_sync(records: Iterable[LocalRecord]) -> dict[LocalRecord, str]:
     """Runs `wandb sync`. Returns what it says that it did not send, and why. Raises ServerError when the server is gone."""
     with tempfile.TemporaryDirectory(prefix="mmprompt-sync-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -266,7 +266,7 @@ def _reason(folder: Path, file: Path) -> str:
     return (errors or ["W&B does not say why"])[0]
 
 
-def _staged(record: OnDisk, folder: Path) -> Path:
+def _staged(record: LocalRecord, folder: Path) -> Path:
     """A link to the record, or a copy of what can be read of it, where the client may write."""
     name = record.file.parent.name.removeprefix("offline-")
     file = folder / f"offline-{name}" / record.file.name  # it leaves out what was recorded online unless named so

@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Literal
 
 from mmprompt.runs.records import DamagedError, ResultRecord
-from mmprompt.runs.store import TRIES, RunFolder, spent
+from mmprompt.runs.store import TRIES, RunFolder, seconds_at_work
 from mmprompt.studies.study import SCORE, Confirmation, Decision, Definition, Knew, Settings, Study, Trial
 
 
@@ -54,7 +54,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Told:
+class Observation:
     """What a sampler is told of a trial."""
 
     settings: Settings
@@ -114,7 +114,7 @@ def _run_outcome(folder: RunFolder, definition: Definition, task: str) -> RunOut
     if result is not None and (values := objectives(result, definition, task)) is not None:
         return RunOutcome("done", values, folder.validation, result.get("device_hours") or 0.0, spans)
     devices = max([attempt.job.get("gpus") or definition.threads for attempt in attempts], default=1)
-    hours = spent(attempts) * devices / 3600
+    hours = seconds_at_work(attempts) * devices / 3600
     state: Literal["diverged", "failed", "open"] = "open"
     if attempts and attempts[-1].diverged:
         state = "diverged"
@@ -200,44 +200,44 @@ class Picture:
             seeds={str(number): count for number, count in done.items() if count > first},
         )
 
-    def told(self, group: int, before: int, knew: Knew) -> list[Told]:
+    def told(self, group: int, before: int, knew: Knew) -> list[Observation]:
         """What a sampler is told who is asked for trial number `before`, and knew this: warm trials first, then by number.
 
         Of the default only if it lies in the space.
         """
-        warm = [Told(one.settings, "done", one.values) for one in self.definition.warm if one.group == group]
+        warm = [Observation(one.settings, "done", one.values) for one in self.definition.warm if one.group == group]
         there = [one for one in self.of(group) if one.trial.number < before]
         inside = [one for one in there if self.definition.contains(one.trial.settings, group)]
         return [*warm, *(self._told(one, knew) for one in inside)]
 
-    def _told(self, outcome: Outcome, knew: Knew) -> Told:
+    def _told(self, outcome: Outcome, knew: Knew) -> Observation:
         trial, number = outcome.trial, str(outcome.trial.number)
         if trial.number in knew.running:
-            return Told(trial.settings, "running", number=trial.number)
+            return Observation(trial.settings, "running", number=trial.number)
         if trial.number in knew.failed:
-            return Told(trial.settings, "failed", number=trial.number)
+            return Observation(trial.settings, "failed", number=trial.number)
         if number in knew.stopped:
             rungs = {rung: score for rung, score in outcome.rungs.items() if rung <= knew.stopped[number]}
-            return Told(trial.settings, "stopped", rungs=rungs, number=trial.number)
+            return Observation(trial.settings, "stopped", rungs=rungs, number=trial.number)
         count = knew.seeds.get(number, self.definition.seeds.first)
         runs = {seed: outcome.runs[seed] for seed in list(outcome.runs)[:count]}
         then = trial_outcome(self.definition, trial, runs, self.decisions)
         state: Literal["done", "diverged"] = "diverged" if then.state == "diverged" else "done"
-        return Told(trial.settings, state, then.values, then.rungs, trial.number)
+        return Observation(trial.settings, state, then.values, then.rungs, trial.number)
 
-    def best(self, group: int) -> list[Found]:
+    def best(self, group: int) -> list[BestTrial]:
         """What was found, the best first: done trials and warm ones, each setting once.
 
         With several objectives those that no other is better than in all of them, the first objective's best first.
         """
         found = [
-            Found(one.trial.number, one.trial.settings, tuple(one.values), len(one.seeds), one.trial.runs)
+            BestTrial(one.trial.number, one.trial.settings, tuple(one.values), len(one.seeds), one.trial.runs)
             for one in self.of(group)
             if one.values is not None
         ]
         known = [one.settings for one in found]
         found += [
-            Found(None, one.settings, tuple(one.values), len(one.runs), one.runs)
+            BestTrial(None, one.settings, tuple(one.values), len(one.runs), one.runs)
             for one in self.definition.warm
             if one.group == group and one.settings not in known
         ]
@@ -252,7 +252,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Found:
+class BestTrial:
     """A setting with its values in the search."""
 
     trial: int | None  # None: a warm one
@@ -262,7 +262,7 @@ class Found:
     runs: Mapping[str, str]
 
 
-def front(found: Iterable[Found], signs: Sequence[int]) -> list[Found]:
+def front(found: Iterable[BestTrial], signs: Sequence[int]) -> list[BestTrial]:
     """Those that no other is at least as good as in all objectives and better than in one."""
     points = [(one, [sign * value for sign, value in zip(signs, one.values, strict=True)]) for one in found]
 

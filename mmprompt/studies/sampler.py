@@ -20,7 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mmprompt.runs.config import ConfigError, nearest
-from mmprompt.studies.outcomes import Told
+from mmprompt.studies.outcomes import Observation
 from mmprompt.studies.study import Definition, Named, Parameter, Settings
 
 DIGITS = 3  # of a float: readable, typed by hand, and equal to a grid's points where they meet
@@ -111,7 +111,9 @@ def _check_arguments(what: str, cls: type, named: Named, ours: set[str]) -> None
 # Proposals
 
 
-def ask(definition: Definition, group: int, number: int, told: Sequence[Told], tried: Sequence[Settings]) -> Settings:
+def ask(
+    definition: Definition, group: int, number: int, told: Sequence[Observation], tried: Sequence[Settings]
+) -> Settings:
     """The settings of trial `number`; others than those `tried`, if the sampler has any within a few proposals."""
     fixed = {**definition.fixed, **definition.groups[group]}
     settings: Settings = {}
@@ -198,7 +200,9 @@ def _optunas(
     return found
 
 
-def _replayed(definition: Definition, told: Sequence[Told], sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+def _replayed(
+    definition: Definition, told: Sequence[Observation], sampler: optuna.samplers.BaseSampler
+) -> optuna.Study:
     """A study in which this sampler was asked for each trial, and the trial was made as it was."""
     study = optuna.create_study(directions=definition.directions, sampler=sampler)
     worst = _worst(definition, told)
@@ -238,7 +242,7 @@ def distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=parameter.log)
 
 
-def as_optuna(definition: Definition, group: int, told: Sequence[Told], readable: bool = False) -> optuna.Study:
+def as_optuna(definition: Definition, group: int, told: Sequence[Observation], readable: bool = False) -> optuna.Study:
     """The trials of a group as a study of Optuna's. `readable`: with the values of choices, not their numbers."""
     study = optuna.create_study(
         study_name=" ".join([definition.name, definition.label(group)]).strip(), directions=definition.directions
@@ -248,7 +252,7 @@ def as_optuna(definition: Definition, group: int, told: Sequence[Told], readable
     return study
 
 
-def _frozen(definition: Definition, told: Told, worst: list[float] | None, readable: bool) -> FrozenTrial:
+def _frozen(definition: Definition, told: Observation, worst: list[float] | None, readable: bool) -> FrozenTrial:
     space = {parameter.key: parameter for parameter in definition.space if parameter.key in told.settings}
     params, distributions = {}, {}
     for key, parameter in space.items():
@@ -279,7 +283,7 @@ def _frozen(definition: Definition, told: Told, worst: list[float] | None, reada
             return create_trial(state=TrialState.FAIL, **about)
 
 
-def _worst(definition: Definition, told: Sequence[Told]) -> list[float] | None:
+def _worst(definition: Definition, told: Sequence[Observation]) -> list[float] | None:
     """The worst value of each objective so far."""
     known = [one.values for one in told if one.values is not None]
     if not known:
@@ -291,18 +295,18 @@ def _worst(definition: Definition, told: Sequence[Told]) -> list[float] | None:
     ]
 
 
-def prunes(definition: Definition, group: int, told: Sequence[Told], trial: Told) -> bool:
+def prunes(definition: Definition, group: int, told: Sequence[Observation], trial: Observation) -> bool:
     """Whether Optuna's pruner, `definition.stop`, would end this trial at the last of its rungs."""
     assert definition.stop is not None
     study = as_optuna(definition, group, told)
-    running = _frozen(definition, Told(trial.settings, "running", number=trial.number), None, False)
+    running = _frozen(definition, Observation(trial.settings, "running", number=trial.number), None, False)
     running.intermediate_values = dict(trial.rungs)
     study.add_trial(running)
     pruner = getattr(optuna.pruners, definition.stop.name)(**definition.stop.arguments)
     return bool(pruner.prune(study, study.get_trials(deepcopy=False)[-1]))
 
 
-def importances(definition: Definition, group: int, told: Sequence[Told]) -> dict[str, dict[str, float | None]]:
+def importances(definition: Definition, group: int, told: Sequence[Observation]) -> dict[str, dict[str, float | None]]:
     """By objective and searched key, how much of what sets the best trials apart lies in the key: PED-ANOVA's shares of 1.
 
     Of done trials alone, warm ones among them. None for a key that not all of them have, and whose share is no answer to the
@@ -330,7 +334,7 @@ def importances(definition: Definition, group: int, told: Sequence[Told]) -> dic
     return found
 
 
-def export(definition: Definition, group: int, told: Sequence[Told], storage: str) -> int:
+def export(definition: Definition, group: int, told: Sequence[Observation], storage: str) -> int:
     """Copies a group's trials into Optuna's storage: a journal file, or any URL that Optuna knows. How many. Nothing is read
     back from there.
 

@@ -37,7 +37,7 @@ NUMBERS |= {"CPU implementer": "implementer", "CPU part": "part", "CPU variant":
 PIXELS = 2**19  # of all images of a batch, at most: 32 images of 96 pixels a side, 2 of 384
 
 
-class Frozen:
+class FrozenFeatures:
     """A split in the eyes of a backbone that no longer changes."""
 
     def __init__(self, backbone: OFA, known: str, split: str, cache: Cache | None) -> None:
@@ -55,23 +55,25 @@ class Frozen:
         return pad([sample.source for sample in self.examples.samples])
 
     @cached_property
-    def looks(self) -> list[bytes]:
-        return self.examples.looks()
+    def digests(self) -> list[bytes]:
+        return self.examples.digests()
 
     @cached_property
     def feature_rows(self) -> Make:
         made, shape = self.in_batches(self.make_features), (*self.grid, self.backbone.encoder.resnet.channels)
-        return made if self.cache is None else self.kept(made, "features", shape, self.looks, self.cache)
+        return made if self.cache is None else self.through_cache(made, "features", shape, self.digests, self.cache)
 
     @cached_property
     def output_rows(self) -> Make:
         made = self.in_batches(self.make_outputs)
         if self.cache is None:
             return made
-        asked = [look + text.tobytes() for look, text in zip(self.looks, self.source.numpy(), strict=True)]
-        return self.kept(made, "encoder outputs", (self.patches + self.source.shape[1], self.dim), asked, self.cache)
+        asked = [look + text.tobytes() for look, text in zip(self.digests, self.source.numpy(), strict=True)]
+        return self.through_cache(
+            made, "encoder outputs", (self.patches + self.source.shape[1], self.dim), asked, self.cache
+        )
 
-    def kept(self, made: Make, what: str, shape: tuple[int, ...], of: list[bytes], cache: Cache) -> Cached:
+    def through_cache(self, made: Make, what: str, shape: tuple[int, ...], of: list[bytes], cache: Cache) -> Cached:
         """Rows of this shape, computed once for each of what they are computed `of`."""
         return Cached(made, batch_size(self.task.image_size), f"{what} of {self.name}", shape, self.facts, of, cache)
 
@@ -118,8 +120,8 @@ class Frozen:
 
 
 @lru_cache(maxsize=KEPT)  # the runs of a job mostly share their task
-def frozen(backbone: OFA, known: str, split: str, cache: Cache | None) -> Frozen:
-    return Frozen(backbone, known, split, cache)
+def frozen(backbone: OFA, known: str, split: str, cache: Cache | None) -> FrozenFeatures:
+    return FrozenFeatures(backbone, known, split, cache)
 
 
 @lru_cache(maxsize=1)
@@ -144,7 +146,7 @@ def view(
     if want == "pixels":
         return pixels(config, split, device)
     if not tuned.resnet_is_fixed:
-        return live(config, tuned, split, device)
+        return live_features(config, tuned, split, device)
     known = config.model_dump_json(include={"training_version", "threads", "precision", "model", "backbone", "task"})
     seen = frozen(on(backbone, device), known, split, cache)
     encoded = want == "encoded" and tuned.encoder_is_fixed
@@ -152,7 +154,7 @@ def view(
     return seen.outputs if encoded else seen.features
 
 
-def live(config: RunConfig, tuned: Tuned, split: str, device: torch.device) -> View:
+def live_features(config: RunConfig, tuned: Tuned, split: str, device: torch.device) -> View:
     """Features of a ResNet that trains, or whose BatchNorm follows the batches: each batch is computed as it is."""
     looks = pixels(config, split, device)
 
@@ -174,7 +176,7 @@ def batch_size(image_size: int) -> int:
     return 1 << max(0, (PIXELS // image_size**2).bit_length() - 1)
 
 
-def kept(settings: Caching, folder: Path, device: torch.device) -> Cache | None:
+def open_cache(settings: Caching, folder: Path, device: torch.device) -> Cache | None:
     """The cache in this folder; None if these settings want none."""
     wanted = settings.max_gb > 0 and (settings.frozen == "on" or device.type == "cpu")
     return Cache(folder, settings.max_gb) if wanted else None

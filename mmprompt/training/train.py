@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mmprompt.data.examples import Split, load
 from mmprompt.data.tasks import collate
 from mmprompt.evaluation.answers import example_scores
-from mmprompt.methods.tuned_model import Tuned, View, kept
+from mmprompt.methods.tuned_model import Tuned, View, tokens_in_loss
 from mmprompt.runs.config import Optim, RunConfig
 from mmprompt.runs.files import remove
 from mmprompt.runs.signals import leave, time_is_up
@@ -30,7 +30,7 @@ from mmprompt.runs.store import Attempt
 from mmprompt.training.optimiser import AdamW
 
 HASH = hashlib.sha256().digest_size
-KEPT = 2  # checkpoints of an attempt
+CHECKPOINTS_KEPT = 2  # checkpoints of an attempt
 PARTS = {"state", "tuned", "optimiser", "random", "random_cuda"}  # of a checkpoint
 
 
@@ -60,7 +60,7 @@ class Paused(Exception):
         self.step = step
 
 
-class DamagedError(RuntimeError):
+class DamagedCheckpointError(RuntimeError):
     """A checkpoint cannot be gone on from. The message says why."""
 
 
@@ -98,7 +98,7 @@ class Checkpoints:
         data[:HASH] = hashlib.sha256(data[HASH:]).digest()
         self.attempt.put(self.attempt.checkpoint_file(state.step), data)
         own = [(step, self.attempt) for step in self.attempt.checkpoint_steps]
-        for step, attempt in [*own[:-KEPT], *(self._older if len(own) >= KEPT else [])]:
+        for step, attempt in [*own[:-CHECKPOINTS_KEPT], *(self._older if len(own) >= CHECKPOINTS_KEPT else [])]:
             remove(attempt.checkpoint_file(step))
 
     def resume(self, tuned: Tuned, optimiser: torch.optim.Optimizer) -> State:
@@ -110,7 +110,7 @@ class Checkpoints:
             file = attempt.checkpoint_file(step)
             try:
                 content = read_checkpoint(file, tuned)
-            except DamagedError as error:
+            except DamagedCheckpointError as error:
                 self.damaged.append(f"{file.relative_to(attempt.run.path)}: {error}")
                 print(f"{file} is passed over: {error}", flush=True)
                 continue
@@ -134,16 +134,16 @@ def read_checkpoint(file: Path, tuned: Tuned) -> dict[str, Any]:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise DamagedError(f"it cannot be read: {error.strerror}") from error
+        raise DamagedCheckpointError(f"it cannot be read: {error.strerror}") from error
     if hashlib.sha256(memoryview(data)[HASH:]).digest() != data[:HASH]:
-        raise DamagedError(f"its {len(data)} bytes do not have the checksum they begin with")
+        raise DamagedCheckpointError(f"its {len(data)} bytes do not have the checksum they begin with")
     try:
         content = torch.load(io.BytesIO(data[HASH:]), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
-        raise DamagedError(f"torch {torch.__version__} cannot read it: {error}") from error
+        raise DamagedCheckpointError(f"torch {torch.__version__} cannot read it: {error}") from error
     parts = content.keys() == PARTS and content["state"].keys() == vars(State()).keys()
     if not parts or content["tuned"].keys() != tuned.tuned_state().keys():
-        raise DamagedError("it is of another version of the code")
+        raise DamagedCheckpointError("it is of another version of the code")
     return content
 
 
@@ -165,7 +165,7 @@ def learning_rate(optim: Optim, update: int) -> float:
     return optim.lr * (1 - (update - warmup - 1) / (optim.steps - warmup)) ** optim.decay_power
 
 
-def order(seed: int, examples: int, first: int, count: int) -> np.ndarray:
+def data_order(seed: int, examples: int, first: int, count: int) -> np.ndarray:
     """Indices of the `count` examples after the first `first`, of a data stream that is shuffled anew each epoch.
 
     A function of its arguments alone, so that the data position is a number.
@@ -184,12 +184,12 @@ def update(
 ) -> float:
     """One optimiser update over `batch_size` examples; returns the mean loss per token. Raises TrainingError on NaN."""
     optim = config.optim
-    index = order(config.seed, len(split), step * optim.batch_size, optim.batch_size)
+    index = data_order(config.seed, len(split), step * optim.batch_size, optim.batch_size)
     parts = np.split(index, optim.batch_size // optim.micro_batch)
     device = next(tuned.parameters()).device
     texts = [collate([split.samples[i] for i in part]).to(device) for part in parts]
     dropped = optim.drop_worst if step >= optim.drop_worst_after else 0.0
-    tokens = sum(kept(text.answer_tokens, dropped) for text in texts)
+    tokens = sum(tokens_in_loss(text.answer_tokens, dropped) for text in texts)
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(optim, step + 1)
     optimiser.zero_grad()
@@ -213,7 +213,7 @@ def update(
 
 
 @torch.no_grad()
-def follow(ema: dict[str, Tensor], trained: Mapping[str, Tensor], decay: float) -> None:
+def update_ema(ema: dict[str, Tensor], trained: Mapping[str, Tensor], decay: float) -> None:
     """The moving average after one more update; it begins at the weights after the first."""
     for name, now in trained.items():
         if name in ema:
@@ -223,7 +223,7 @@ def follow(ema: dict[str, Tensor], trained: Mapping[str, Tensor], decay: float) 
 
 
 @contextmanager
-def averaged(tuned: Tuned, ema: Mapping[str, Tensor]) -> Iterator[None]:
+def with_ema_weights(tuned: Tuned, ema: Mapping[str, Tensor]) -> Iterator[None]:
     """With the average in place of the weights, if there is one."""
     weights, trained = tuned.tuned_state() if ema else {}, tuned.trained
     with torch.no_grad():
@@ -266,10 +266,10 @@ def train(
         values["train/loss"] = update(tuned, optimiser, config, splits["train"], views["train"], state.step)
         state.step += 1
         if optim.ema_decay is not None:
-            follow(state.ema, tuned.trained, optim.ema_decay)
+            update_ema(state.ema, tuned.trained, optim.ema_decay)
         if state.step % optim.validate_every == 0 or state.step == optim.steps:
             tuned.eval()
-            with averaged(tuned, state.ema):
+            with with_ema_weights(tuned, state.ema):
                 scores = example_scores(config, tuned, splits[chosen_on], views[chosen_on], optim.validate_examples)
                 score = float(scores.mean())
                 values["val/while_training"] = score

@@ -19,7 +19,7 @@ UP, CLEAR_LINE, CLEAR_BELOW = "\x1b[A", "\x1b[K", "\x1b[J"  # to the end of the 
 NARROW = 4  # columns that a cell keeps when the terminal is too narrow for all
 
 
-def agreed(question: str) -> bool:
+def confirmed(question: str) -> bool:
     """Asks once, on a terminal. Where nobody can answer, and with YES=1, it is agreed."""
     if os.environ.get("YES") == "1" or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return True
@@ -29,7 +29,7 @@ def agreed(question: str) -> bool:
         return False
 
 
-class Screen:
+class LiveTable:
     """On a terminal that can move its cursor, each picture is written over the last one, in one piece: nothing flickers."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Screen:
         self._drawn: list[str] = []  # the lines of the table as it stands there
         self._spoken, self._quiet = time.monotonic(), QUIET
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> LiveTable:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from mmprompt.runs.files import server_time
-from mmprompt.runs.processes import lives
+from mmprompt.runs.processes import is_running
 from mmprompt.runs.records import DamagedError
 from mmprompt.runs.store import Store
 from sweeps.display.pace import UNKNOWN, Pace
-from sweeps.display.report import Line, Report, foreseen, line_of, validation
-from sweeps.grid.launched import Launched
+from sweeps.display.report import Report, RunLine, line_of, validation, with_time_left
+from sweeps.grid.launched import LaunchedSweep
 from sweeps.jobs.batch import Batch, Batches, batches
-from sweeps.states.causes import Failure, failures
+from sweeps.states.causes import RunFailure, failures
 from sweeps.states.state import AT_ONCE, Queue, State, queue, states
 
 SQUEUE = 30.0  # seconds between two questions to SLURM's controller
@@ -23,7 +23,7 @@ SQUEUE = 30.0  # seconds between two questions to SLURM's controller
 Wanted = tuple[str, frozenset[str]]  # a run, and the evaluations that a sweep wants of it
 
 
-class SweepLooks:
+class SweepReader:
     """`states` is what was last seen of each run, with what any of the sweeps wants of it."""
 
     def __init__(self, store: Store) -> None:
@@ -33,15 +33,15 @@ class SweepLooks:
         self.queue = Queue({})
         self.states: dict[str, State] = {}
         self._asked = -SQUEUE
-        self._done: dict[Wanted, Line] = {}  # what is done stays so, and is not read again
-        self._failures: tuple[object, dict[str, Failure]] = None, {}
+        self._done: dict[Wanted, RunLine] = {}  # what is done stays so, and is not read again
+        self._failures: tuple[object, dict[str, RunFailure]] = None, {}
         self._paces: dict[str, Pace] = {}  # by sweep
 
     def forget_queue(self) -> None:
         """SLURM is asked at the next look: jobs were submitted."""
         self._asked = -SQUEUE
 
-    def again(self, sweeps: Sequence[Launched]) -> list[Report]:
+    def again(self, sweeps: Sequence[LaunchedSweep]) -> list[Report]:
         """Reads the store; asks SLURM if that was not done in the last half minute."""
         wanted: dict[str, frozenset[str]] = {}
         for sweep in sweeps:
@@ -72,14 +72,14 @@ class SweepLooks:
         if is_due or key != self._failures[0]:
             self._failures = key, failures(self.store, stopped, seen, self.batches)
 
-    def _report(self, sweep: Launched) -> Report:
+    def _report(self, sweep: LaunchedSweep) -> Report:
         values = {point["run"]: point["values"] for point in reversed(sweep.manifest["points"])}
         metrics = {task: validation(about) for task, about in sweep.manifest["tasks"].items()}
         first = next(iter(metrics), "")  # the task of points that name none
         seen = self._seen(sweep)
         failures = {run: one for run, one in self._failures[1].items() if run in seen and seen[run].name != "done"}
 
-        def line(run: str) -> Line:
+        def line(run: str) -> RunLine:
             wanted = run, sweep.wanted[run]
             if wanted not in self._done:
                 made = line_of(run, values[run], seen[run], failures.get(run), metrics[values[run].get("task", first)])
@@ -94,7 +94,7 @@ class SweepLooks:
 
     def _foreseen(self, reports: Sequence[Report], waiting: Collection[str]) -> list[Report]:
         """With what is to be expected of runs that are not done, where anybody is at work."""
-        if not any(line.state == "running" or line.has_place for one in reports for line in one.lines):
+        if not any(line.state == "running" or line.has_slot for one in reports for line in one.lines):
             return list(reports)
         now = server_time(self.store.root)
         return [one if one.is_done else self._expected(one, waiting, now) for one in reports]
@@ -103,15 +103,15 @@ class SweepLooks:
         """As the sweep's own runs tell, so that it is the same whatever other sweeps are looked at."""
         pace = self._paces.setdefault(report.launched.name, Pace(self.store))
         takes = pace.of(self._seen(report.launched), self.batches)
-        lines = [foreseen(line, takes.get(line.run, UNKNOWN), line.run in waiting, now) for line in report.lines]
+        lines = [with_time_left(line, takes.get(line.run, UNKNOWN), line.run in waiting, now) for line in report.lines]
         return replace(report, lines=lines)
 
-    def _seen(self, sweep: Launched) -> dict[str, State]:
+    def _seen(self, sweep: LaunchedSweep) -> dict[str, State]:
         """Its runs, with the evaluations that it wants of them."""
         return {run: self.states[run].to(self.store.run(run), wanted) for run, wanted in sweep.wanted.items()}
 
 
 def at_hand(batches: Iterable[Batch]) -> set[str]:
     """The runs that launches on local processes, which are at work, have or will come to."""
-    alive = [batch for batch in batches if not batch.is_slurm and lives(batch.frozen["launcher"])]
+    alive = [batch for batch in batches if not batch.is_slurm and is_running(batch.record["launcher"])]
     return {run for batch in alive for job in batch.jobs for run in job}

@@ -13,7 +13,7 @@ from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.records import DamagedError
 from mmprompt.runs.store import Store
 from sweeps.jobs.batch import Batch
-from sweeps.planning.cost import Cost, Told, Work, cost_of
+from sweeps.planning.cost import Cost, FinishedRuns, Work, cost_of
 from sweeps.states.state import AT_ONCE, State
 
 
@@ -72,7 +72,7 @@ def takes(run: str, told: Cost, missing: Sequence[Mapping[str, Any] | None]) -> 
     return Takes(told.seconds[run], after(one, known))
 
 
-def after(told: Told, missing: Sequence[Mapping[str, Any]]) -> float | None:
+def after(told: FinishedRuns, missing: Sequence[Mapping[str, Any]]) -> float | None:
     """Long ago evaluations did not say what they took; then what there was besides training says it."""
     evaluating = told.evaluating(missing)
     return evaluating if evaluating is None else evaluating or told.rest or None
@@ -83,9 +83,9 @@ def asked_of(batches: Sequence[Batch], runs: Sequence[str]) -> tuple[dict[str, d
     asked: dict[str, dict[str, Mapping[str, Any]]] = {run: {} for run in runs}
     cluster = Cluster.model_construct(gpus=0, cpus=1)
     for batch in batches:
-        for part in [] if batch.search else [part for parts in batch.frozen["jobs"] for part in parts]:
+        for part in [] if batch.search else [part for parts in batch.record["jobs"] for part in parts]:
             for run in asked.keys() & part["runs"]:
                 asked[run] |= {evaluation_id(run, settings): settings for settings in part.get("evaluations", [])}
-                known: dict[str, Any] = {"gpus": 0, "cpus": 1, **batch.frozen["cluster"]}
+                known: dict[str, Any] = {"gpus": 0, "cpus": 1, **batch.record["cluster"]}
                 cluster = Cluster.model_construct(**known)
     return asked, cluster

@@ -13,7 +13,7 @@ NUMBERS = 5  # columns at the end
 SHORTEST = 4  # characters of a run's id
 
 
-def picture(store: Store, reports: Sequence[Report], width: int, height: int) -> list[str]:
+def drawn_page(store: Store, reports: Sequence[Report], width: int, height: int) -> list[str]:
     """Below lines that stay, on a terminal of so many columns and rows: low, so that these are seen. Of several sweeps those
     have a table at which somebody is."""
     names = short_names(store, reports)

@@ -14,9 +14,9 @@ from typing import Any
 
 from mmprompt.runs.records import DamagedError, TaskRecord
 from sweeps.display.pace import UNKNOWN, Takes
-from sweeps.grid.launched import Launched
+from sweeps.grid.launched import LaunchedSweep
 from sweeps.jobs.arrays import ranges
-from sweeps.states.causes import Failure
+from sweeps.states.causes import RunFailure
 from sweeps.states.state import COUNTED, Name, State
 from sweeps.wording import duration, time_to_come
 
@@ -41,7 +41,7 @@ QUIET = 600.0  # seconds without a word, after which a run at work is suspicious
 
 
 @dataclass(frozen=True)
-class Line:
+class RunLine:
     """A run: the keys of the JSON, and below them what goes into the estimate of the whole sweep."""
 
     run: str
@@ -77,12 +77,12 @@ class Line:
         return self.state == "running" and self.slurm != "SUSPENDED"
 
     @property
-    def has_place(self) -> bool:
+    def has_slot(self) -> bool:
         """Is somebody at it, or a job that will be at it when others are done?"""
         return self.is_at_work or (self.state == "queued" and self.slurm == "RUNNING")
 
     @property
-    def place(self) -> str:
+    def slot(self) -> str:
         """Of a run that has one: of all runs of a job it is the same, for it is at one after another."""
         return self.job or self.run
 
@@ -163,7 +163,7 @@ class Left:
         return f"{'about' if self.is_whole else 'more than'} {time_to_come(self.seconds)} left"
 
 
-def time_left(lines: Iterable[Line]) -> Left | None:
+def time_left(lines: Iterable[RunLine]) -> Left | None:
     """Of what is at work and what waits for it; None where nobody is at work.
 
     Whoever is at work, and nobody more, takes what waits, one run after another, in this order. A run that no finished one tells
@@ -171,19 +171,19 @@ def time_left(lines: Iterable[Line]) -> Left | None:
     """
     lines = list(lines)
     at_work = [line for line in lines if line.is_at_work]
-    free = {line.place: 0.0 for line in lines if line.has_place}  # when
+    free = {line.slot: 0.0 for line in lines if line.has_slot}  # when
     if not free:
         return None
     usual = {kind: _usual([line for line in at_work if line.evaluating == kind]) for kind in (False, True)}
 
-    def whole(line: Line) -> float | None:
+    def whole(line: RunLine) -> float | None:
         return usual[line.evaluating] if line.takes.whole is None else line.takes.whole
 
     lefts = [(line, whole(line) if line.doing == "starting" else line.left) for line in at_work]
     waiting = [whole(line) for line in lines if line.is_ahead]
     seconds = [*(left for _, left in lefts), *waiting]
     for line, left in lefts:
-        free[line.place] += left or 0.0
+        free[line.slot] += left or 0.0
     ends = sorted(free.values())  # a heap
     for one in waiting:
         heapq.heapreplace(ends, ends[0] + (one or 0.0))
@@ -192,7 +192,7 @@ def time_left(lines: Iterable[Line]) -> Left | None:
     return Left(max(ends) if is_known else None, is_whole)
 
 
-def _usual(at_work: Sequence[Line]) -> float | None:
+def _usual(at_work: Sequence[RunLine]) -> float | None:
     """Seconds that such a run takes from its start to its end; at least, if what comes after its steps is not known."""
     took = [line.elapsed + (line.left or 0.0) for line in at_work if line.elapsed and line.step]
     return mean(took) if took else None
@@ -202,9 +202,9 @@ def _usual(at_work: Sequence[Line]) -> float | None:
 class Report:
     """A sweep at this moment."""
 
-    launched: Launched
-    lines: Sequence[Line]  # in the order of the manifest
-    failures: Mapping[str, Failure]
+    launched: LaunchedSweep
+    lines: Sequence[RunLine]  # in the order of the manifest
+    failures: Mapping[str, RunFailure]
 
     @property
     def counts(self) -> dict[Name, int]:
@@ -229,8 +229,8 @@ class Report:
         `names`: what to call each run on the command line."""
         silent = [line for line in self.lines if line.silent > QUIET]
         if silent:
-            jobs = {line.place for line in silent}
-            held = [names[line.run] for line in self.lines if line.has_place and line.place in jobs]
+            jobs = {line.slot for line in silent}
+            held = [names[line.run] for line in self.lines if line.has_slot and line.slot in jobs]
             longest = duration(max(line.silent for line in silent))
             yield f"no word for {longest} from {', '.join(names[line.run] for line in silent)}:"
             yield f"  `python -m sweeps logs {names[silent[0].run]}` shows its last; next, if it hangs, and then launch again:"
@@ -289,12 +289,12 @@ def validation(task: TaskRecord) -> str:
     return f"{task.get('validation', 'val')}/{task['metric']}"
 
 
-def line_of(run: str, values: Mapping[str, Any], seen: State, failure: Failure | None, metric: str) -> Line:
+def line_of(run: str, values: Mapping[str, Any], seen: State, failure: RunFailure | None, metric: str) -> RunLine:
     """A run's line: what its newest attempt had reached, of a done run its result. `metric`: the key of its validation score."""
     attempt, job = seen.attempt, seen.job
     facts = attempt.job if attempt else None
     progress = attempt.progress if attempt and seen.name != "done" else None
-    line = Line(
+    line = RunLine(
         run=run,
         values=values,
         state=seen.name,
@@ -325,7 +325,7 @@ def line_of(run: str, values: Mapping[str, Any], seen: State, failure: Failure |
     return line
 
 
-def foreseen(line: Line, takes: Takes, waits: bool, now: float) -> Line:
+def with_time_left(line: RunLine, takes: Takes, waits: bool, now: float) -> RunLine:
     """The line of a run that is not done, with what is to be expected of it. `now`: the time of the file server."""
     silent = max(0.0, now - line.heard) if line.heard and line.is_at_work else 0.0
     line = replace(line, takes=takes, waits=waits, silent=silent)

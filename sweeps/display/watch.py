@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from mmprompt.runs.config import PRIMARY_METRIC
 from mmprompt.runs.failures import silent
 from mmprompt.runs.store import TRIES, Attempt
-from sweeps.display.live_table import Screen
-from sweeps.display.looks import SweepLooks
-from sweeps.display.page import picture
+from sweeps.display.live_table import LiveTable
+from sweeps.display.looks import SweepReader
+from sweeps.display.page import drawn_page
 from sweeps.display.report import Report, together
-from sweeps.grid.launched import Launched
+from sweeps.grid.launched import LaunchedSweep
 from sweeps.jobs.local import Workers, at_work, folder_of
 from sweeps.states import causes
 from sweeps.states.state import ENDED, OPEN, State, state
@@ -39,7 +39,7 @@ class Watch:
 
     def __init__(
         self,
-        sweeps: Sequence[Launched],
+        sweeps: Sequence[LaunchedSweep],
         labels: Mapping[str, str],
         runs: Iterable[str],
         workers: Workers | None,
@@ -56,7 +56,7 @@ class Watch:
         self.states: dict[str, State] = {}
         self.reports: list[Report] = []
         self._labels = labels
-        self._looks = SweepLooks(self.store)
+        self._looks = SweepReader(self.store)
         self._lacked: dict[str, int] = {}  # by run that had its result: how many evaluations it lacked
         self._submit = submit
         self._submitted: Counter[tuple[str, int]] = Counter()  # how often again, by run and furthest step
@@ -65,7 +65,7 @@ class Watch:
         self._dead_since: dict[str, float] = {}
         self._waits = False  # for workers of other launches
 
-    def follow(self, screen: Screen) -> None:
+    def follow(self, screen: LiveTable) -> None:
         """Returns when nothing is left to wait for; then nobody is at the runs that are still `open`."""
         while True:
             began = time.monotonic()
@@ -79,13 +79,13 @@ class Watch:
             self.show(screen)
             time.sleep(max(POLL, 5 * (time.monotonic() - began)))  # a big sweep is looked at less often
 
-    def show(self, screen: Screen) -> None:
+    def show(self, screen: LiveTable) -> None:
         """What `status` says at this moment of the sweeps that are not done."""
         open = [one for one in self.reports if not one.is_done] or self.reports
         said = [*map(str, open), *together(open)]
-        screen.show(lambda width, height: picture(self.store, open, width, height), "; ".join(said))
+        screen.show(lambda width, height: drawn_page(self.store, open, width, height), "; ".join(said))
 
-    def look(self, screen: Screen) -> None:
+    def look(self, screen: LiveTable) -> None:
         """Reads the state of every open run, and settles those that are done or failed."""
         self.reports = self._looks.again(self.sweeps)
         for run in list(self.open):
@@ -102,7 +102,7 @@ class Watch:
     def _is_final(self, run: str) -> bool:
         return self._submit is None or self.states[run].name == "diverged" or self.store.run(run).tries() >= TRIES
 
-    def _reconcile(self, screen: Screen) -> None:
+    def _reconcile(self, screen: LiveTable) -> None:
         """Submits again what was killed or failed, three times at most without getting further; what was cancelled is left."""
         if self._submit is None or time.monotonic() - self._reconciled < RECONCILE:
             return
@@ -136,7 +136,7 @@ class Watch:
         seen.attempt.fail(silent(False, "killed, cancelled, or out of memory"))
         return state(folder, self._looks.queue, seen.missing)
 
-    def _settle(self, run: str, settled: list[str], screen: Screen, reason: str = "") -> None:
+    def _settle(self, run: str, settled: list[str], screen: LiveTable, reason: str = "") -> None:
         self.open.remove(run)
         settled.append(run)
         seen, total = self.states[run], len(self.done) + len(self.failed) + len(self.left) + len(self.open)
@@ -147,7 +147,7 @@ class Watch:
             what = f"{lacked} evaluation{'s' if lacked > 1 else ''} made" if lacked else metrics(seen)
         screen.line(f"[{total - len(self.open)}/{total}] {seen.name:<6} {self._labels[run]}  {what}")
 
-    def _start_missing(self, alive: int, waiting: int, screen: Screen) -> bool:
+    def _start_missing(self, alive: int, waiting: int, screen: LiveTable) -> bool:
         """Starts the workers that are missing and have a place. False: none was started, nor will one that lives make room.
 
         One for each run at most, and one more for each that was settled: some die before they work.

@@ -355,7 +355,7 @@ def driver_cuda() -> tuple[int, int] | None:
 def wandb(ask: Mapping[str, Any]) -> Iterator[Finding]:
     """An offline record, in a folder that goes away."""
     from mmprompt.runs.deployment import Tracking
-    from mmprompt.runs.wandb_record import Record, TrackingError
+    from mmprompt.runs.wandb_record import RecordWriter, TrackingError
 
     tracking, setup, began = ask["tracking"], ask["cluster"]["setup"], time.monotonic()
     if tracking["mode"] == "disabled":
@@ -364,7 +364,7 @@ def wandb(ask: Mapping[str, Any]) -> Iterator[Finding]:
     try:
         with tempfile.TemporaryDirectory(prefix="mmprompt-doctor-", ignore_cleanup_errors=True) as folder:
             offline = Tracking(**(tracking | {"mode": "offline"}))
-            record = Record(Path(folder), "doctor", "doctor", "doctor", config={}, tracking=offline)
+            record = RecordWriter(Path(folder), "doctor", "doctor", "doctor", config={}, tracking=offline)
             record.log(1, {"probe": 1.0})
             record.finish({}, exit_code=0)
     except TrackingError as error:

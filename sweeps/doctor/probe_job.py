@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.runs.config import ConfigError, RunConfig
-from mmprompt.runs.deployment import ROOT, Cluster, Place, backbone_file, data_folder
+from mmprompt.runs.deployment import ROOT, Cluster, Deployment, backbone_file, data_folder
 from mmprompt.runs.store import Store
 from sweeps.doctor import probe
 from sweeps.doctor.probe import MARK, Finding, bad, good, mine, note
@@ -74,7 +74,7 @@ TRAPS = (
 
 
 @dataclass
-class Report:
+class Findings:
     """What has been said so far."""
 
     grades: dict[str, str] = field(default_factory=dict)  # by name; FAIL if it failed once
@@ -102,25 +102,25 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Settings:
+class LaunchSettings:
     """What a launch would go by."""
 
-    place: Place
+    deployment: Deployment
     store: Store
     config: RunConfig
     checksum: str | None  # of the backbone; None: it cannot be had
     problem: str  # with it
 
 
-class Examination(ABC):
+class ProbeJob(ABC):
     """Its log is read while it grows."""
 
     is_slurm: bool
     where: str
 
-    def __init__(self, settings: Settings, folder: Path, report: Report) -> None:
+    def __init__(self, settings: LaunchSettings, folder: Path, report: Findings) -> None:
         self.settings, self.folder, self.report = settings, folder, report
-        self.cluster: Cluster = settings.place.cluster
+        self.cluster: Cluster = settings.deployment.cluster
         self.begun = ""  # the check that the probe is at
         self.ended = False
         self.script_end: tuple[int, int] | None = None  # line of the script that it ended at, and its exit code
@@ -144,7 +144,7 @@ class Examination(ABC):
 
     def asked(self) -> dict[str, Any]:
         """What the probe needs to know."""
-        place, config = self.settings.place, self.settings.config
+        deployment, config = self.settings.deployment, self.settings.config
         return {
             "folder": str(self.folder),
             "store": str(self.settings.store.root),
@@ -155,11 +155,11 @@ class Examination(ABC):
             "slurm": self.is_slurm,
             "offset": probe.offset(self.folder),
             "packages": probe.versions(),
-            "cluster": place.cluster.model_dump(),
-            "tracking": place.tracking.model_dump(),
-            "data": data_folder(place),
-            "stage": place.data.stage,
-            "backbone": str(snapshot.inside(backbone_file(place), ROOT, self.code)),
+            "cluster": deployment.cluster.model_dump(),
+            "tracking": deployment.tracking.model_dump(),
+            "data": data_folder(deployment),
+            "stage": deployment.data.stage,
+            "backbone": str(snapshot.inside(backbone_file(deployment), ROOT, self.code)),
             "checksum": self.settings.checksum,
             "config": config.model_dump(mode="json"),
         }
@@ -223,7 +223,7 @@ class Examination(ABC):
         self.report.say(bad("back", found, SHARED))
 
 
-class Here(Examination):
+class LocalProbe(ProbeJob):
     """In a local process."""
 
     is_slurm = False
@@ -263,7 +263,7 @@ class Here(Examination):
         pass  # it is here, as the heading said
 
 
-class Slurm(Examination):
+class SlurmProbe(ProbeJob):
     """As a job with the user's settings, but for the time limit."""
 
     is_slurm = True

@@ -19,7 +19,7 @@ from mmprompt.runs.store import LISTED, NoSweepError, RunFolder, SeveralRunsErro
 
 
 @dataclass(frozen=True)
-class Launched:
+class LaunchedSweep:
     store: Store
     name: str
     manifest: ManifestRecord
@@ -75,16 +75,16 @@ def label(differences: Mapping[str, str]) -> str:
     return " ".join(f"{key}={text}" for key, text in differences.items())
 
 
-def read(store: Store, name: str) -> Launched:
+def read(store: Store, name: str) -> LaunchedSweep:
     """Raises StoreError, with the nearest names, for a sweep that was not launched into this store; DamagedError."""
     file = store.manifest(name)
     found = records.read(file, records.MANIFEST, f"remove it, and launch sweep {name} again: no run is lost")
     if found is None:
         raise NoSweepError(store, name)
-    return Launched(store, name, found)
+    return LaunchedSweep(store, name, found)
 
 
-def readable(store: Store) -> Iterator[Launched]:
+def readable(store: Store) -> Iterator[LaunchedSweep]:
     """The sweeps whose manifests can be read, the last launched first."""
     for name in store.sweeps():
         with contextlib.suppress(StoreError):

@@ -16,7 +16,7 @@ from typing import Any
 
 from mmprompt.runs.comparison import Comparison
 from mmprompt.runs.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Task
-from mmprompt.runs.deployment import Place, backbone_file, place_of, store_folder
+from mmprompt.runs.deployment import Deployment, backbone_file, deployment_of, store_folder
 from mmprompt.runs.files import write_over
 from mmprompt.runs.identity import checksum_of, config_of, evaluation_id, evaluations_of, run_id
 from mmprompt.runs.records import as_json
@@ -32,7 +32,7 @@ Settings = Mapping[str, Any]  # of an evaluation
 
 
 @dataclass(frozen=True)
-class Expanded:
+class ExpandedSweep:
     """A sweep as runs. Several points may be one run: settings that mean the same have the same id, and axes of `attack` and
     `evaluation` make more evaluations of the same runs."""
 
@@ -42,12 +42,12 @@ class Expanded:
     asked: list[Mapping[str, Settings]]  # of each point, by split, the evaluations that it wants
     configs: dict[str, RunConfig]  # by run, in the order of the points
     backbones: dict[str, Path]  # by run
-    place: Place
+    deployment: Deployment
     tuned_seeds: list[int]  # those whose scores on validation chose the learning rates that it uses
 
     @property
     def store(self) -> Store:
-        return Store(store_folder(self.place.paths.runs))
+        return Store(store_folder(self.deployment.paths.runs))
 
     @cached_property
     def axes(self) -> dict[str, list[Any]]:
@@ -76,7 +76,7 @@ class Expanded:
         return {run: label(one) for run, one in self.differences.items()}
 
 
-def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
+def expand(name: str, overrides: Sequence[str], conf: Path) -> ExpandedSweep:
     """Composes every point of a sweep. Raises ConfigError with one sentence for whatever is wrong with it."""
     most = points_allowed(overrides, conf)
     changes = dict(parse(text, conf, most) for text in overrides)
@@ -86,7 +86,7 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
     asked: list[Mapping[str, Settings]] = []
     configs: dict[str, RunConfig] = {}
     backbones: dict[str, Path] = {}
-    places: dict[str, tuple[Place, str]] = {}  # by what the settings say of it; with its backbone's checksum
+    places: dict[str, tuple[Deployment, str]] = {}  # by what the settings say of it; with its backbone's checksum
     tuned_seeds: set[int] = set()
     known: dict[str, tuple[str, Mapping[str, Settings]]] = {}  # a point's values -> its run and its evaluations
     trained: dict[str, tuple[RunConfig, str]] = {}  # all settings but those of evaluations -> their run
@@ -94,12 +94,12 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
         composed = composer.compose(point.overrides)
         if "optim.lr" not in point.overrides:
             tuned_seeds |= {*composed.get("tuned", {}).get("seeds", ())}
-        where = repr([composed.get(key) for key in Place.model_fields])
+        where = repr([composed.get(key) for key in Deployment.model_fields])
         if where not in places:
-            place = place_of(composed)
-            places[where] = place, checksum_of(place)
-            _check_place(name, next(iter(places.values()))[0], place)
-        place, checksum = places[where]
+            deployment = deployment_of(composed)
+            places[where] = deployment, checksum_of(deployment)
+            _check_place(name, next(iter(places.values()))[0], deployment)
+        deployment, checksum = places[where]
         rest = repr([checksum, *(value for key, value in composed.items() if key not in Questions.model_fields)])
         if rest not in trained:
             config = config_of(composed, checksum)
@@ -117,24 +117,24 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> Expanded:
         known[values] = run, wants
         points.append((run, point))
         asked.append(wants)
-        configs[run], backbones[run] = config, backbone_file(place)
+        configs[run], backbones[run] = config, backbone_file(deployment)
     first, _ = next(iter(places.values()))
-    return Expanded(sweep, overrides, points, asked, configs, backbones, first, sorted(tuned_seeds))
+    return ExpandedSweep(sweep, overrides, points, asked, configs, backbones, first, sorted(tuned_seeds))
 
 
 @dataclass(frozen=True)
-class Joined:
+class Launch:
     """Sweeps that are launched as one, or a single one: a run that several have is one run, with what any of them wants of it."""
 
-    sweeps: Sequence[Expanded]
+    sweeps: Sequence[ExpandedSweep]
 
     @property
     def names(self) -> list[str]:
         return [one.sweep.name for one in self.sweeps]
 
     @property
-    def place(self) -> Place:
-        return self.sweeps[0].place
+    def deployment(self) -> Deployment:
+        return self.sweeps[0].deployment
 
     @property
     def store(self) -> Store:
@@ -174,15 +174,15 @@ class Joined:
         return {run: f"{name}: {label}" for name, labels in named for run, label in labels.items()}
 
 
-def join(names: Iterable[str], overrides: Sequence[str], conf: Path) -> Joined:
+def join(names: Iterable[str], overrides: Sequence[str], conf: Path) -> Launch:
     """These sweeps, each with the overrides. Raises ConfigError, also if they are not to run in one place."""
     found = [expand(name, overrides, conf) for name in dict.fromkeys(names)]
     for one in found[1:]:
-        _check_place(f"{found[0].sweep.name} and {one.sweep.name}", found[0].place, one.place)
-    return Joined(found)
+        _check_place(f"{found[0].sweep.name} and {one.sweep.name}", found[0].deployment, one.deployment)
+    return Launch(found)
 
 
-def _check_place(name: str, first: Place, other: Place) -> None:
+def _check_place(name: str, first: Deployment, other: Deployment) -> None:
     here, there = first.model_dump(), other.model_dump()
     for section, values in there.items():
         for key, value in values.items():
@@ -191,10 +191,10 @@ def _check_place(name: str, first: Place, other: Place) -> None:
                 raise ConfigError(f"sweep {name}: {both}; what is launched together runs in one place")
 
 
-def manifest(expanded: Expanded, code: Mapping[str, Any]) -> dict[str, Any]:
+def manifest(expanded: ExpandedSweep, code: Mapping[str, Any]) -> dict[str, Any]:
     """What is written to STORE/sweeps/NAME.json; `code` says commit and dirty."""
     sweep, configs = expanded.sweep, expanded.configs.values()
-    asked = [text for text in expanded.overrides if text.split("=")[0].split(".")[0] not in Place.model_fields]
+    asked = [text for text in expanded.overrides if text.split("=")[0].split(".")[0] not in Deployment.model_fields]
     tasks = {point.values["task"]: expanded.configs[run].task for run, point in expanded.points}
     header: dict[str, Any] = {}
     for key in HEADER:
@@ -216,7 +216,7 @@ def manifest(expanded: Expanded, code: Mapping[str, Any]) -> dict[str, Any]:
         "tuned_seeds": expanded.tuned_seeds,
         "tasks": {name: _task(task) for name, task in tasks.items()},
         "header": header,
-        "tracking": {"project": expanded.place.tracking.project, "entity": expanded.place.tracking.entity},
+        "tracking": {"project": expanded.deployment.tracking.project, "entity": expanded.deployment.tracking.entity},
         "points": [
             {
                 "values": point.values,
@@ -245,7 +245,7 @@ def _task(task: Task) -> dict[str, str]:
     return {"family": task.family, "metric": PRIMARY_METRIC[task.family], "validation": task.validation}
 
 
-def write(expanded: Expanded, code: Mapping[str, Any]) -> Path:
+def write(expanded: ExpandedSweep, code: Mapping[str, Any]) -> Path:
     file = expanded.store.manifest(expanded.sweep.name)
     write_over(file, as_json(manifest(expanded, code)))
     return file

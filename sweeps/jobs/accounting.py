@@ -63,10 +63,10 @@ def records(lines: Iterable[str], arrays: Mapping[str, Batch]) -> Iterator[tuple
     for fields in (line.split("|", 4) for line in lines):
         batch = arrays.get(array_of(fields[0]))
         if batch and len(fields) == 5 and is_of(batch, fields[4]):
-            for job, _ in each(fields[0], len(batch.frozen["jobs"])):
+            for job, _ in each(fields[0], len(batch.record["jobs"])):
                 yield job, Ended(*fields[1:4])
 
 
 def is_of(batch: Batch, named: str) -> bool:
     """Whether a job is of this batch, by its name; by its script, should somebody have renamed it."""
-    return named.startswith(f"{batch.job_name}.") or f"{batch.frozen['store']}/jobs/{batch.id}/" in named
+    return named.startswith(f"{batch.job_name}.") or f"{batch.record['store']}/jobs/{batch.id}/" in named

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import TypeAdapter
 
-from mmprompt.runs.deployment import ROOT, Cluster, JobSettings, Place
+from mmprompt.runs.deployment import ROOT, Cluster, Deployment, JobSettings
 from mmprompt.runs.files import StoreError, drafted, put_folder, write_once
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.processes import this_process, who
@@ -34,7 +34,7 @@ from mmprompt.runs.store import Attempt, Store, is_number
 from sweeps.jobs import snapshot
 
 if TYPE_CHECKING:  # it brings Hydra, which the verbs after a launch do without
-    from sweeps.grid.manifest import Joined, Settings
+    from sweeps.grid.manifest import Launch, Settings
 
 Kind = Literal["local", "slurm"]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # variables
@@ -52,7 +52,7 @@ class Batch:
         return self.folder / "batch.json"
 
     @cached_property
-    def frozen(self) -> BatchRecord:
+    def record(self) -> BatchRecord:
         """Raises DamagedError, also if there is none."""
         cure = (
             f"restore it; if you cannot, cancel the jobs of that launch (`squeue --me` shows them as mmprompt-{self.id}-*) "
@@ -82,29 +82,29 @@ class Batch:
     @property
     def job_name(self) -> str:
         """How the names of its SLURM jobs begin: they can be found by it even if the launcher died while submitting."""
-        return self.frozen["job_name"]
+        return self.record["job_name"]
 
     def runs_of(self, sweep: str) -> list[str]:
         """Those of its runs that this sweep asked for."""
-        if "search" in self.frozen:
-            return self.jobs[0] if self.jobs and sweep == self.frozen["search"]["manifest"] else []
-        if "sweep" in self.frozen:  # long ago a batch was of one sweep
-            return [run for job in self.jobs for run in job] if self.frozen["sweep"] == sweep else []
-        return self.frozen.get("sweeps", {}).get(sweep, [])
+        if "search" in self.record:
+            return self.jobs[0] if self.jobs and sweep == self.record["search"]["manifest"] else []
+        if "sweep" in self.record:  # long ago a batch was of one sweep
+            return [run for job in self.jobs for run in job] if self.record["sweep"] == sweep else []
+        return self.record.get("sweeps", {}).get(sweep, [])
 
     @property
     def is_slurm(self) -> bool:
-        return self.frozen["job"]["scheduler"] == "slurm"
+        return self.record["job"]["scheduler"] == "slurm"
 
     @property
     def search(self) -> str | None:
         """The name of the study whose workers its jobs are: each of them takes whatever run of it is next."""
-        return self.frozen["search"]["name"] if "search" in self.frozen else None
+        return self.record["search"]["name"] if "search" in self.record else None
 
     @property
     def measured(self) -> str | None:
         """The sweep whose costs its one job measures (`sweeps.verbs.measure`): it is at no run."""
-        return self.frozen["measure"]["name"] if "measure" in self.frozen else None
+        return self.record["measure"]["name"] if "measure" in self.record else None
 
     @cached_property
     def jobs(self) -> list[list[str]]:
@@ -112,8 +112,8 @@ class Batch:
         if self.search is not None:
             from mmprompt.studies.study import runs_of
 
-            return [runs_of(self.store, self.search)] * len(self.frozen["jobs"])
-        return [[run for part in parts for run in part["runs"]] for parts in self.frozen["jobs"]]
+            return [runs_of(self.store, self.search)] * len(self.record["jobs"])
+        return [[run for part in parts for run in part["runs"]] for parts in self.record["jobs"]]
 
     @cached_property
     def _asked(self) -> dict[str, list[dict[str, Any]]]:
@@ -122,7 +122,7 @@ class Batch:
             from mmprompt.studies.study import evaluations_of
 
             return evaluations_of(self.store, self.search)
-        parts = [part for parts in self.frozen["jobs"] for part in parts]
+        parts = [part for parts in self.record["jobs"] for part in parts]
         return {run: part.get("evaluations", []) for part in parts for run in part["runs"]}
 
     def wanted(self, run: str) -> frozenset[str]:
@@ -185,7 +185,7 @@ class Batch:
     @property
     def environment(self) -> dict[str, str]:
         """What must be set before a job's python starts: numpy reads it once."""
-        return dict.fromkeys(THREADS, str(self.frozen["threads"]))
+        return dict.fromkeys(THREADS, str(self.record["threads"]))
 
 
 def _sound(file: Path, schema: TypeAdapter[Record]) -> Record | None:
@@ -218,7 +218,7 @@ class Batches(list[Batch]):
         for number in numbers:
             batch = Batch(store.jobs / str(number))
             try:
-                batch.frozen  # noqa: B018
+                batch.record  # noqa: B018
                 self.append(batch)
             except DamagedError as error:
                 if not _is_empty(batch.folder):  # that is a number that was taken
@@ -277,15 +277,15 @@ def _evenly(runs: Sequence[str], most: int) -> list[list[str]]:
     return [list(runs[i * len(runs) // jobs : (i + 1) * len(runs) // jobs]) for i in range(jobs)]
 
 
-def freeze(
-    expanded: Joined, jobs: Sequence[Sequence[str]], kind: Kind, about: Mapping[str, Any], after: Batches
+def freeze_batch(
+    expanded: Launch, jobs: Sequence[Sequence[str]], kind: Kind, about: Mapping[str, Any], after: Batches
 ) -> Batch | None:
     """Snapshot and batch.json, on disk; nothing is submitted yet. None: another launch has put one in place `after` those that
     this one has looked at. `about` says commit, dirty, and SLURM's name of the cluster.
 
     Raises StoreError if it cannot be written.
     """
-    store, place = expanded.store, expanded.place
+    store, deployment = expanded.store, expanded.deployment
     copy = snapshot.take(ROOT, store)
 
     def parts(runs: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -293,7 +293,11 @@ def freeze(
             return expanded.backbones[run], list(expanded.wanted[run].values())
 
         for (backbone, evaluations), group in itertools.groupby(runs, key=alike):
-            yield {"settings": job_settings(place, backbone, copy), "runs": list(group), "evaluations": evaluations}
+            yield {
+                "settings": job_settings(deployment, backbone, copy),
+                "runs": list(group),
+                "evaluations": evaluations,
+            }
 
     own = {
         "sweeps": {
@@ -303,17 +307,17 @@ def freeze(
         "threads": max(expanded.configs[run].threads for runs in jobs for run in runs),
         "jobs": [list(parts(runs)) for runs in jobs],
     }
-    return put(store, place, copy, kind, about, after, own)
+    return put_batch(store, deployment, copy, kind, about, after, own)
 
 
-def job_settings(place: Place, backbone: Path, copy: Path) -> dict[str, Any]:
+def job_settings(deployment: Deployment, backbone: Path, copy: Path) -> dict[str, Any]:
     """As a batch keeps them. `copy`: the snapshot, which has the backbones of the repository in it."""
-    return JobSettings.of(place, snapshot.inside(backbone, ROOT, copy)).model_dump(mode="json")
+    return JobSettings.of(deployment, snapshot.inside(backbone, ROOT, copy)).model_dump(mode="json")
 
 
-def put(
+def put_batch(
     store: Store,
-    place: Place,
+    deployment: Deployment,
     copy: Path,
     kind: Kind,
     about: Mapping[str, Any],
@@ -333,7 +337,7 @@ def put(
         "launcher": this_process(),  # without it local workers end; SLURM's jobs need nobody once they are submitted
         "user": who(),
         "slurm_cluster": about["slurm_cluster"],
-        "cluster": place.cluster.model_dump(),
+        "cluster": deployment.cluster.model_dump(),
     }
     try:
         with drafted(batch.folder) as draft:

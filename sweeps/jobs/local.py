@@ -31,7 +31,7 @@ AGAIN = 8.0  # seconds after which it is told again: compiled code can swallow t
 SUBMITIT = ("submitit.local._local", "submitit.core._submit")  # a worker's two processes: `python -m ... FOLDER`
 
 
-def places(cluster: Cluster, threads: int) -> int:
+def capacity(cluster: Cluster, threads: int) -> int:
     """How many workers this machine carries at once. Raises ConfigError if it lacks the GPUs that one needs."""
     most = len(os.sched_getaffinity(0)) // threads
     if cluster.gpus:
@@ -83,7 +83,7 @@ def gpus_of(worker: psutil.Process) -> list[str]:
 class Workers:
     def __init__(self, batch: Batch, most: int) -> None:
         self.batch = batch
-        self.store = Store(Path(batch.frozen["store"]))
+        self.store = Store(Path(batch.record["store"]))
         self.most = most  # on this machine at once, those of other launches included
         self.jobs: list[Any] = []  # submitit's, of all that were started
 
@@ -94,7 +94,7 @@ class Workers:
         """Starts `wanted` workers, or as many as have a place beside those that are `there`. How many. Raises StoreError."""
         taken = [gpu for worker in there for gpu in gpus_of(worker)]
         free = [gpu for gpu in gpus() if gpu not in taken]
-        each = self.batch.frozen["cluster"]["gpus"]
+        each = self.batch.record["cluster"]["gpus"]
         count = max(0, min(wanted, self.most - len(there), len(free) // each if each else wanted))
         for number in range(count):
             self._start(free[number * each : (number + 1) * each])
@@ -109,8 +109,8 @@ class Workers:
         environment = self.batch.environment | {GPUS: ",".join(gpus)}
         try:
             with (
-                held_back(),
-                contextlib.chdir(self.batch.frozen["snapshot"]),
+                signals_held_back(),
+                contextlib.chdir(self.batch.record["snapshot"]),
                 environment_variables(**environment),
             ):
                 self.jobs.append(executor.submit(work, str(self.batch.folder), 0))
@@ -144,7 +144,7 @@ class Workers:
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
+def signals_held_back() -> Iterator[None]:
     """What would end us waits until the worker that is being started is one that `stop` finds.
 
     And the worker inherits that SIGINT is blocked: Ctrl-C in a terminal goes to all its processes, but workers shall hear of

@@ -25,7 +25,7 @@ import psutil
 
 from mmprompt.runs.config import ConfigError
 from mmprompt.runs.files import StoreError, server_time, write_once
-from mmprompt.runs.processes import lives, who
+from mmprompt.runs.processes import is_running, who
 from mmprompt.runs.records import as_json
 from mmprompt.runs.store import is_number
 from sweeps.jobs.arrays import commands, each
@@ -134,7 +134,7 @@ def submit(batch: Batch) -> None:
 
 def _submit(batch: Batch, ids: list[str]) -> None:
     """`ids` gets the id of each array that SLURM takes."""
-    cluster, total = batch.frozen["cluster"], len(batch.jobs)
+    cluster, total = batch.record["cluster"], len(batch.jobs)
     size, first, reason = min(max_array(), total), 0, ""
     while first < total and size:
         count = min(size, total - first)
@@ -153,8 +153,8 @@ def _submit(batch: Batch, ids: list[str]) -> None:
 
 
 def _submit_array(batch: Batch, first: int, count: int, after: str | None) -> str:
-    cluster = batch.frozen["cluster"]
-    folder, code = batch.array(first), Path(batch.frozen["snapshot"])
+    cluster = batch.record["cluster"]
+    folder, code = batch.array(first), Path(batch.record["snapshot"])
     made = executor(folder, batch.array_name(first), cluster, batch.environment, code)
     command = f"sweeps.node {shlex.quote(str(batch.folder))} {first}"
     try:
@@ -227,7 +227,7 @@ def owner(batches: Sequence[Batch]) -> Callable[[Row], Iterator[tuple[str, Place
     arrays = [(batch, first, name) for batch in batches for first, name in batch.arrays.items()]
     names = {name: (batch, first) for batch, first, name in arrays}
     scripts = {
-        f"{batch.frozen.get('store', batch.store.root)}/jobs/{batch.id}/{first}": (batch, first)
+        f"{batch.record.get('store', batch.store.root)}/jobs/{batch.id}/{first}": (batch, first)
         for batch, first, _ in arrays
     }
     noted = cache(lambda batch: batch.job_ids)  # read only if a job was renamed
@@ -240,9 +240,9 @@ def owner(batches: Sequence[Batch]) -> Callable[[Row], Iterator[tuple[str, Place
             return
         batch, first = array
         is_renamed = name not in names
-        if is_renamed and row.user != batch.frozen["user"]:
+        if is_renamed and row.user != batch.record["user"]:
             return
-        for identity, task in each(row.id, len(batch.frozen["jobs"]) - first):
+        for identity, task in each(row.id, len(batch.record["jobs"]) - first):
             if not is_renamed or noted(batch).get(first + task) == identity:
                 yield identity, (batch, first + task)
 
@@ -251,9 +251,9 @@ def owner(batches: Sequence[Batch]) -> Callable[[Row], Iterator[tuple[str, Place
 
 def _of_users(batches: Iterable[Batch]) -> list[str]:
     """For squeue: who launched them. If this machine does not know one, whom squeue would leave out, it shows everybody's jobs."""
-    users = {batch.frozen["user"] for batch in batches}
+    users = {batch.record["user"] for batch in batches}
     # root may submit in another's name
-    users |= {str(batch.frozen["cluster"].get("sbatch", {}).get("uid", batch.frozen["user"])) for batch in batches}
+    users |= {str(batch.record["cluster"].get("sbatch", {}).get("uid", batch.record["user"])) for batch in batches}
     try:
         for user in users:
             pwd.getpwnam(user)
@@ -266,7 +266,7 @@ def _elsewhere(batches: Iterable[Batch]) -> tuple[frozenset[Batch], str]:
     """Those of which squeue on this machine would know nothing though they may be there, and why."""
     found, problem = set(), ""
     for batch in batches:
-        here, mine = batch.frozen["slurm_cluster"], batch.frozen["user"] == who()
+        here, mine = batch.record["slurm_cluster"], batch.record["user"] == who()
         settings = config() if here is not None or not mine else {}
         if settings is None:
             found.add(batch)
@@ -276,7 +276,7 @@ def _elsewhere(batches: Iterable[Batch]) -> tuple[frozenset[Batch], str]:
             problem = f"jobs were submitted to cluster {here}, and this is {settings.get('ClusterName')}"
         elif not mine and "jobs" in settings.get("PrivateData", ""):
             found.add(batch)
-            problem = f"this cluster hides the jobs of {batch.frozen['user']} (PrivateData)"
+            problem = f"this cluster hides the jobs of {batch.record['user']} (PrivateData)"
     return frozenset(found), problem
 
 
@@ -284,7 +284,7 @@ def is_submitting(batch: Batch) -> bool:
     """Whether its launch may still hand over jobs. One that died may have left its sbatch, which goes on alone."""
     if batch.end is not None:
         return False
-    alive = lives(batch.frozen["launcher"])
+    alive = is_running(batch.record["launcher"])
     if alive is None:
         return server_time(batch.folder) - batch.file.stat().st_mtime < SUBMITS
     return alive or any(
@@ -317,7 +317,7 @@ def plain() -> dict[str, str]:
     return left | {"SLURM_BITSTR_LEN": "0", "SQUEUE_FEDERATION": "1", "SACCT_FEDERATION": "1"}
 
 
-class Said(NamedTuple):
+class Output(NamedTuple):
     """What came of calling one of SLURM's programs."""
 
     output: str | None
@@ -325,18 +325,18 @@ class Said(NamedTuple):
     is_silent: bool = False  # because the controller does not answer
 
 
-def call(program: str, *arguments: str) -> Said:
+def call(program: str, *arguments: str) -> Output:
     if shutil.which(program) is None:
-        return Said(None, f"there is no {program} here")
+        return Output(None, f"there is no {program} here")
     try:
         done = subprocess.run([program, *arguments], capture_output=True, timeout=PATIENCE, env=plain())
     except subprocess.TimeoutExpired:
-        return Said(None, f"{program} did not answer within {PATIENCE:g} s", True)
+        return Output(None, f"{program} did not answer within {PATIENCE:g} s", True)
     if done.returncode != 0:
         reason = (done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
         problem = f"{program} fails ({reason.split(': ', 2)[-1]})"  # without its "sinfo: error: "
-        return Said(None, problem, any(word in reason for word in SILENCE))
-    return Said(os.fsdecode(done.stdout))  # paths and names of jobs may be any bytes
+        return Output(None, problem, any(word in reason for word in SILENCE))
+    return Output(os.fsdecode(done.stdout))  # paths and names of jobs may be any bytes
 
 
 def ask(program: str, *arguments: str) -> tuple[str | None, str]:

@@ -60,7 +60,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """A finished run that can tell what others of its kind will take."""
 
     folder: RunFolder
@@ -69,7 +69,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Told:
+class FinishedRuns:
     """What finished runs tell of a kind."""
 
     seconds: float  # of training, per example
@@ -85,7 +85,7 @@ class Told:
         known = [one for one in took if one is not None]
         return sum(known) if len(known) == len(took) else None
 
-    def evaluated(self, count: int) -> Told:
+    def evaluated(self, count: int) -> FinishedRuns:
         """What is told of a trained run that lacks so many evaluations."""
         bytes, files = PASS
         return replace(self, bytes=bytes * (count + 1), files=files + 2 * count, checkpoints=0.0)
@@ -96,7 +96,7 @@ class Cost:
     """By run that is to do: its seconds, and what is told of its kind; None where nothing is."""
 
     seconds: dict[str, float | None]
-    told: dict[str, Told | None]
+    told: dict[str, FinishedRuns | None]
     finished: int  # runs that told it
     devices: int  # that a job asks for: GPUs, or CPU cores where it asks for no GPU
     unit: str
@@ -160,14 +160,14 @@ def cost_of(
 ) -> Cost:
     """The same of runs of which only that is known which decides it."""
     on_gpu = cluster.gpus > 0 and os.environ.get("MMPROMPT_FAKE_GPUS") != "1"  # there a CPU stands in for it
-    found: dict[Kind, list[Finished]] = {works[run].kind: [] for run in to_do}
+    found: dict[Kind, list[FinishedRun]] = {works[run].kind: [] for run in to_do}
     for run, work in works.items():
         result = states[run].result
         if result and work.kind in found and is_on_gpu(result) == on_gpu:
-            found[work.kind].append(Finished(store.run(run), work.examples, result))
+            found[work.kind].append(FinishedRun(store.run(run), work.examples, result))
     _look_elsewhere(store, {kind: there for kind, there in found.items() if not there}, on_gpu)
     told = {kind: tell(there) if there else None for kind, there in found.items()}
-    by_run: dict[str, Told | None] = {}
+    by_run: dict[str, FinishedRuns | None] = {}
     seconds: dict[str, float | None] = {}
     for run in to_do:
         one, work, seen = told[works[run].kind], works[run], states[run]
@@ -196,7 +196,7 @@ def is_on_gpu(result: ResultRecord) -> bool:
     return not result.get("device", "cpu").startswith("cpu")
 
 
-def _look_elsewhere(store: Store, missing: Mapping[Kind, list[Finished]], on_gpu: bool) -> None:
+def _look_elsewhere(store: Store, missing: Mapping[Kind, list[FinishedRun]], on_gpu: bool) -> None:
     """Fills in finished runs of these kinds. A big store is sampled: ids are hashes, so any part of them is a fair one."""
     runs = sorted(store.runs())
     runs = runs[:: max(1, len(runs) // LOOKED_INTO)] if missing else []
@@ -209,16 +209,16 @@ def _look_elsewhere(store: Store, missing: Mapping[Kind, list[Finished]], on_gpu
                 return
 
 
-def _finished(folder: RunFolder) -> tuple[Kind, Finished] | None:
+def _finished(folder: RunFolder) -> tuple[Kind, FinishedRun] | None:
     with contextlib.suppress(DamagedError):
         result = folder.result()
         if result is not None:
             work = Work.frozen(folder)
-            return work.kind, Finished(folder, work.examples, result)
+            return work.kind, FinishedRun(folder, work.examples, result)
     return None
 
 
-def tell(there: Sequence[Finished]) -> Told:
+def tell(there: Sequence[FinishedRun]) -> FinishedRuns:
     some = there[:: max(1, len(there) // ENOUGH)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         asked = list(pool.map(lambda one: list(_evaluations(one)), some))
@@ -228,7 +228,7 @@ def tell(there: Sequence[Finished]) -> Told:
     took: dict[str, list[float]] = {}
     for evaluation in itertools.chain(*asked):
         took.setdefault(like(evaluation["settings"]), []).append(evaluation["seconds"])
-    return Told(
+    return FinishedRuns(
         sum(one.result.get("seconds", 0.0) for one in there) / sum(one.examples for one in there),
         median(rests) if rests else 0.0,
         {kind: median(seconds) for kind, seconds in took.items()},
@@ -238,7 +238,7 @@ def tell(there: Sequence[Finished]) -> Told:
     )
 
 
-def _evaluations(one: Finished) -> Iterator[EvaluationRecord]:
+def _evaluations(one: FinishedRun) -> Iterator[EvaluationRecord]:
     """Those that were made of it, as far as they say what they took: those of long ago do not."""
     for file in one.folder.evaluation_files(one.result["attempt"]):
         with contextlib.suppress(DamagedError):
@@ -247,7 +247,7 @@ def _evaluations(one: Finished) -> Iterator[EvaluationRecord]:
                 yield evaluation
 
 
-def _rest(one: Finished, evaluations: Iterable[Mapping[str, Any]]) -> float | None:
+def _rest(one: FinishedRun, evaluations: Iterable[Mapping[str, Any]]) -> float | None:
     """Seconds from the claim to the result that were neither training nor, as far as that is known, evaluation.
 
     None of a run that took several attempts.

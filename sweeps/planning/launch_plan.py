@@ -11,9 +11,9 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import RETRIED
 from mmprompt.runs.files import follow_mode
 from mmprompt.runs.store import TRIES
-from sweeps.grid.manifest import Expanded, Joined, join
+from sweeps.grid.manifest import ExpandedSweep, Launch, join
 from sweeps.jobs.batch import Batches, Kind, batches, pack
-from sweeps.jobs.local import places
+from sweeps.jobs.local import capacity
 from sweeps.planning.cost import Cost, cost
 from sweeps.states import causes
 from sweeps.states.state import COUNTED, ENDED, OPEN, Name, State, queue, states
@@ -23,8 +23,8 @@ CONF = ROOT / "conf"
 
 
 @dataclass(frozen=True)
-class Outlook:
-    expanded: Joined
+class LaunchPlan:
+    launch: Launch
     batches: Batches  # all there were when the store was looked at
     states: dict[str, State]  # by run
     to_do: list[str]  # never tried, interrupted, to evaluate, or failed and worth another try
@@ -38,19 +38,21 @@ class Outlook:
 
     @cached_property
     def cost(self) -> Cost:
-        expanded = self.expanded
-        return cost(expanded.store, expanded.configs, expanded.wanted, self.states, self.to_do, expanded.place.cluster)
+        expanded = self.launch
+        return cost(
+            expanded.store, expanded.configs, expanded.wanted, self.states, self.to_do, expanded.deployment.cluster
+        )
 
     @cached_property
     def jobs(self) -> list[list[str]]:
         """Of SLURM, what is to do shared out to them."""
-        return pack(self.to_do, self.cost.seconds, self.expanded.place.cluster)
+        return pack(self.to_do, self.cost.seconds, self.launch.deployment.cluster)
 
     @property
     def places(self) -> int:
         """Local processes at once."""
-        threads = max(config.threads for config in self.expanded.configs.values())
-        return min(places(self.expanded.place.cluster, threads), len(self.states))
+        threads = max(config.threads for config in self.launch.configs.values())
+        return min(capacity(self.launch.deployment.cluster, threads), len(self.states))
 
     def what(self, kind: Kind) -> str:
         """What would be submitted, in words."""
@@ -61,7 +63,7 @@ class Outlook:
             return f"{runs}, {min(self.places, len(self.to_do))} at a time in local processes"
         return f"{runs} in {len(self.jobs)} SLURM jobs of up to {max(map(len, self.jobs))}"
 
-    def states_of(self, sweep: Expanded) -> dict[str, State]:
+    def states_of(self, sweep: ExpandedSweep) -> dict[str, State]:
         """What one of the sweeps has of its runs; others may want more of the same."""
         store = sweep.store
         return {run: self.states[run].to(store.run(run), wanted) for run, wanted in sweep.wanted.items()}
@@ -75,7 +77,7 @@ def counted(states: Mapping[str, State]) -> str:
     return f"{count(states)}: " + ", ".join(f"{counts[name]} {name}" for name in COUNTED if counts[name])
 
 
-def look(names: Iterable[str], overrides: Sequence[str], retry: str | None, limit: int | None) -> Outlook:
+def look(names: Iterable[str], overrides: Sequence[str], retry: str | None, limit: int | None) -> LaunchPlan:
     """Expands the sweeps and asks store and scheduler. Raises ConfigError.
 
     `retry`: "all", nothing is left alone; a word of a cause (`mmprompt.runs.failures`): of the failed ones those, and no others.
@@ -83,7 +85,7 @@ def look(names: Iterable[str], overrides: Sequence[str], retry: str | None, limi
     return of(join(names, overrides, CONF), retry, limit)
 
 
-def of(expanded: Joined, retry: str | None, limit: int | None) -> Outlook:
+def of(expanded: Launch, retry: str | None, limit: int | None) -> LaunchPlan:
     """The same of sweeps that are expanded already."""
     store, runs = expanded.store, list(expanded.configs)
     follow_mode(store.root)
@@ -103,4 +105,4 @@ def of(expanded: Joined, retry: str | None, limit: int | None) -> Outlook:
     to_do = [run for run in runs if seen[run].name in wanted and run not in alone]
     first = to_do[:limit] if limit else to_do
     outcomes = [run for run in diverged if run in alone]
-    return Outlook(expanded, there, seen, first, left_alone, outcomes, len(to_do) - len(first), queued.problem)
+    return LaunchPlan(expanded, there, seen, first, left_alone, outcomes, len(to_do) - len(first), queued.problem)

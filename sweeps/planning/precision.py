@@ -12,13 +12,13 @@ from collections.abc import Hashable, Iterator, Mapping
 
 from mmprompt.runs.config import PRIMARY_METRIC
 from mmprompt.studies.power import detectable, share_of
-from sweeps.grid.manifest import Expanded
+from sweeps.grid.manifest import ExpandedSweep
 from sweeps.states.state import State
 
 MORE = 5  # seeds, to which a plan compares
 
 
-def precision(one: Expanded, states: Mapping[str, State]) -> Iterator[str]:
+def precision(one: ExpandedSweep, states: Mapping[str, State]) -> Iterator[str]:
     """Lines for `plan`; none without a baseline, or where each row has one value alone."""
     rows = _rows(one)
     tasks = {task for task, _ in rows}
@@ -44,7 +44,7 @@ def precision(one: Expanded, states: Mapping[str, State]) -> Iterator[str]:
         yield f"that is {said}, by the runs that are done"
 
 
-def _rows(one: Expanded) -> dict[tuple[str, Hashable], dict[int, str]]:
+def _rows(one: ExpandedSweep) -> dict[tuple[str, Hashable], dict[int, str]]:
     """By task and row: the run of each seed."""
     apart = ("seed", "task", one.sweep.over)
     found: defaultdict[tuple[str, Hashable], dict[int, str]] = defaultdict(dict)
@@ -55,7 +55,7 @@ def _rows(one: Expanded) -> dict[tuple[str, Hashable], dict[int, str]]:
 
 
 def _spread(
-    one: Expanded, rows: Mapping[tuple[str, Hashable], Mapping[int, str]], states: Mapping[str, State]
+    one: ExpandedSweep, rows: Mapping[tuple[str, Hashable], Mapping[int, str]], states: Mapping[str, State]
 ) -> dict[str, float]:
     """By task: the standard deviation over seeds, pooled over rows of which two seeds are done."""
     squares: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)

@@ -211,10 +211,10 @@ class Desk:
         elsewhere: list[Attempt] = []
         for run in runs:
             folder = self.study.store.run(run)
-            attempts = folder.attempts_at_hand(folder.result())
+            attempts = folder.current_attempts(folder.result())
             if not attempts or attempts[-1].reason is not None:
                 continue
-            lives, own = attempts[-1].lives(), os.environ.get("SLURM_JOB_ID")
+            lives, own = attempts[-1].is_running(), os.environ.get("SLURM_JOB_ID")
             if lives:
                 busy.add(run)
             elif (

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from mmprompt.runs.config import ConfigError, nearest
-from mmprompt.studies.outcomes import Outcome, Picture, Told, next_rung
+from mmprompt.studies.outcomes import Observation, Outcome, Picture, next_rung
 from mmprompt.studies.study import VERSION, Decision, Definition, Named
 
 DEFAULT = "the default, which others are compared with"
@@ -110,7 +110,7 @@ def _pruned(picture: Picture, group: int, outcome: Outcome, rung: int) -> Decisi
     others = [one for one in picture.told(group, after, picture.knew(group)) if one.number != trial.number]
     scores = {step: score for step, score in outcome.rungs.items() if step <= rung}
     ends = sampler.prunes(
-        picture.definition, group, others, Told(trial.settings, "running", rungs=scores, number=trial.number)
+        picture.definition, group, others, Observation(trial.settings, "running", rungs=scores, number=trial.number)
     )
     assert picture.definition.stop is not None
     return _decision(outcome, rung, not ends, picture.definition.stop.name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.runs.config import ConfigError, Questions, nearest
-from mmprompt.runs.deployment import Place
+from mmprompt.runs.deployment import Deployment
 from mmprompt.studies.study import Parameter
 from sweeps.grid import compose
 from sweeps.grid.sweep_file import distinct
@@ -121,7 +121,7 @@ def check_conditions(space: Sequence[Parameter], fixed: Mapping[str, Any], each:
 
 def check_key(what: str, key: str, values: Sequence[Any], conf: Path) -> None:
     top = key.split(".")[0]
-    if top in Place.model_fields and key != "data":
+    if top in Deployment.model_fields and key != "data":
         raise ConfigError(f"{what}: {key} says where runs are made, and changes no score; give it on the command line")
     if top in Questions.model_fields:
         raise ConfigError(f"{what}: {key} is asked of finished runs; a search looks at validation as the task says")

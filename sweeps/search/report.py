@@ -204,7 +204,7 @@ class StudyReport:
         }
 
 
-class StudyLooks:
+class StudyReader:
     """Reports of studies, again and again; SLURM is asked now and then, about runs that are open."""
 
     def __init__(self, store: Store) -> None:
@@ -287,7 +287,9 @@ def line_of(picture: Picture, outcome: Outcome, states: Mapping[str, State]) -> 
 def is_here(folder: RunFolder) -> bool:
     """Whether a process of this machine is at a run."""
     attempts = folder.attempts()
-    return bool(attempts) and attempts[-1].reason is None and folder.result() is None and attempts[-1].lives() is True
+    return (
+        bool(attempts) and attempts[-1].reason is None and folder.result() is None and attempts[-1].is_running() is True
+    )
 
 
 def best(picture: Picture, group: int) -> str:

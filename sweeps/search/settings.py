@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mmprompt.runs.config import RunConfig
-from mmprompt.runs.identity import as_written, on_files
+from mmprompt.runs.identity import config_as_written, on_files
 from mmprompt.studies.study import Base, Definition
 from sweeps.grid.compose import Composed
 
@@ -43,7 +43,7 @@ class Composition:
 
 
 def run_config(base: Base, composed: Mapping[str, Any]) -> RunConfig:
-    config = as_written(composed, base.checksum)
+    config = config_as_written(composed, base.checksum)
     return config if base.fingerprint is None else on_files(config, base.fingerprint)
 
 

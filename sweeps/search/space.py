@@ -18,8 +18,8 @@ from yaml import YAMLError
 
 from mmprompt.runs.comparison import RECORDED
 from mmprompt.runs.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Section, nearest, parse
-from mmprompt.runs.deployment import Place, backbone_file, place_of, store_folder
-from mmprompt.runs.identity import as_written, checksum_of, data_checksum
+from mmprompt.runs.deployment import Deployment, backbone_file, deployment_of, store_folder
+from mmprompt.runs.identity import checksum_of, config_as_written, data_checksum
 from mmprompt.runs.store import Store
 from mmprompt.studies.sampler import check_pruner, check_sampler
 from mmprompt.studies.study import (
@@ -72,14 +72,14 @@ class Asked:
 
     search: Search
     definition: Definition  # without warm trials
-    place: Place
+    deployment: Deployment
     backbones: list[Path]  # of each base
     composition: Composition
     overrides: Sequence[str]
 
     @property
     def store(self) -> Store:
-        return Store(store_folder(self.place.paths.runs))
+        return Store(store_folder(self.deployment.paths.runs))
 
 
 def names(conf: Path) -> list[str]:
@@ -151,7 +151,7 @@ def asked(name: str, called: str, overrides: Sequence[str], conf: Path, about: M
         key, values = compose.parse(text, conf, most)
         if len(values) != 1:
             raise ConfigError(f"{text!r} has several values; a search has one for what it does not search")
-        if key.split(".")[0] in Place.model_fields:
+        if key.split(".")[0] in Deployment.model_fields:
             place_keys[key] = values[0]
         elif key in search.space or key in search.each:
             raise ConfigError(f"{text!r}: search {name} looks for {key}; a search of your own in conf/search/ need not")
@@ -247,12 +247,14 @@ def _asked(
     )
     composition = Composition(definition)
     _check_values(definition, composition)
-    return Asked(search, definition, places[0], [backbone_file(place) for place in places], composition, overrides)
+    return Asked(
+        search, definition, places[0], [backbone_file(deployment) for deployment in places], composition, overrides
+    )
 
 
 def _arguments(search: Search, called: str, overrides: Sequence[str]) -> list[str]:
     """What a person types behind the target to have this study."""
-    own = [text for text in overrides if text.split("=")[0].split(".")[0] not in Place.model_fields]
+    own = [text for text in overrides if text.split("=")[0].split(".")[0] not in Deployment.model_fields]
     return [*own, *(["--as", called] if called != search.name else [])]
 
 
@@ -331,7 +333,7 @@ def _bases(
     groups: Sequence[Mapping[str, Any]],
     place_keys: Mapping[str, Any],
     composer: Composer,
-) -> tuple[list[Base], list[Place]]:
+) -> tuple[list[Base], list[Deployment]]:
     """The composed configuration of every choice of config groups; the one that conf/ has as its default comes first."""
     searched = {one.key: one.choices or [] for one in space if one.key in composer.options}
     for parameter in space:
@@ -345,7 +347,7 @@ def _bases(
         if now in values:
             searched[key] = [now, *(value for value in values if value != now)]
     bases: list[Base] = []
-    places: list[Place] = []
+    places: list[Deployment] = []
     known: list[dict[str, str]] = []
     for group in groups:
         for combination in itertools.product(*searched.values()):
@@ -357,20 +359,20 @@ def _bases(
             composed = composer.compose(
                 {**choices, **place_keys, **{k: v for k, v in search.fixed.items() if k not in choices}}
             )
-            place = place_of(composed)
-            if places and place.model_copy(update={"paths": places[0].paths}) != places[0]:
+            deployment = deployment_of(composed)
+            if places and deployment.model_copy(update={"paths": places[0].paths}) != places[0]:
                 raise ConfigError(f"{choices} and {known[0]} are not to run in one place; a search does")
-            checksum = checksum_of(place)
-            task = as_written(composed, checksum).task
+            checksum = checksum_of(deployment)
+            task = config_as_written(composed, checksum).task
             fingerprint = data_checksum(task, composed["paths"]["data"]) if task.files else None
             settings = composer.unresolved(choices)
             kept = {
                 key: value
                 for key, value in settings.items()
-                if key not in {*Place.model_fields, *Questions.model_fields}
+                if key not in {*Deployment.model_fields, *Questions.model_fields}
             }
             bases.append(Base(choices=choices, settings=kept, checksum=checksum, fingerprint=fingerprint))
-            places.append(place)
+            places.append(deployment)
     return bases, places
 
 

@@ -38,10 +38,10 @@ def work_on(frozen: Mapping[str, Any], job: Mapping[str, Any], wanted: Callable[
 
 
 def _taken(desk: Desk, work: Work, settings: Sequence[JobSettings], job: Mapping[str, Any]) -> bool:
-    from mmprompt.execution.execute import take
+    from mmprompt.execution.execute import execute_for_search
 
     desk.restore(work)
-    return take(desk.study.store, work.run, settings[work.base], job, work.evaluations, work.until)
+    return execute_for_search(desk.study.store, work.run, settings[work.base], job, work.evaluations, work.until)
 
 
 def _work(desk: Desk, settings: Sequence[JobSettings], job: Mapping[str, Any], wanted: Callable[[], bool]) -> bool:

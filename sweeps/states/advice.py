@@ -8,11 +8,11 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mmprompt.runs.deployment import Place, default_store
+from mmprompt.runs.deployment import Deployment, default_store
 from mmprompt.runs.failures import RETRIED
 from mmprompt.runs.store import TRIES, Attempt
-from sweeps.grid.launched import Launched
-from sweeps.states.causes import Failure
+from sweeps.grid.launched import LaunchedSweep
+from sweeps.states.causes import RunFailure
 from sweeps.wording import volume
 
 REASONS, RUNS = 4, 3  # that are shown: reasons of one cause, runs of one reason
@@ -21,7 +21,7 @@ OF_A_GPU = re.compile(r"CUDA|OutOfMemoryError")
 ALIKE = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")  # reasons that differ in numbers alone are one
 
 
-def advice(launched: Launched, failures: Mapping[str, Failure], names: Mapping[str, str]) -> list[str]:
+def advice(launched: LaunchedSweep, failures: Mapping[str, RunFailure], names: Mapping[str, str]) -> list[str]:
     """Lines for a person. `names`: what to call each run on the command line."""
     lines: list[str] = []
     commands: list[str] = []
@@ -37,8 +37,8 @@ def advice(launched: Launched, failures: Mapping[str, Failure], names: Mapping[s
     return lines
 
 
-def _reasons(launched: Launched, group: Sequence[Failure], names: Mapping[str, str]) -> Iterable[str]:
-    alike: dict[str, list[Failure]] = {}
+def _reasons(launched: LaunchedSweep, group: Sequence[RunFailure], names: Mapping[str, str]) -> Iterable[str]:
+    alike: dict[str, list[RunFailure]] = {}
     for failure in group:
         alike.setdefault(ALIKE.sub("#", failure.reason), []).append(failure)
     for failures in sorted(alike.values(), key=len, reverse=True)[:REASONS]:
@@ -62,10 +62,10 @@ def _frame(attempt: Attempt) -> Iterable[str]:
         yield f"  at {'/'.join(file.split('/')[-2:])}:{line}, in {function}: {code.strip()}"
 
 
-def _next(word: str, group: Sequence[Failure], names: Mapping[str, str], store: Path) -> tuple[str, list[str]]:
+def _next(word: str, group: Sequence[RunFailure], names: Mapping[str, str], store: Path) -> tuple[str, list[str]]:
     """What is to be done, and what a launch has to be told beyond what it was told before."""
     logs = f"`python -m sweeps logs {names[group[0].run]}`"
-    asked = [failure.batch.frozen["cluster"] for failure in group if failure.batch and failure.batch.is_slurm]
+    asked = [failure.batch.record["cluster"] for failure in group if failure.batch and failure.batch.is_slurm]
     match word:
         case "oom" if any(OF_A_GPU.search(failure.reason) for failure in group):
             return "next, on a GPU with more memory, named as your cluster names it", [
@@ -104,12 +104,12 @@ def _room(store: Path) -> str:
     )
 
 
-def _launch(launched: Launched, group: Sequence[Failure], *more: str) -> str:
+def _launch(launched: LaunchedSweep, group: Sequence[RunFailure], *more: str) -> str:
     """The launch again: the sweep as it is now, in the place where these runs were, with what is to be other."""
     target, asked = launched.told
     newest = max((failure.batch for failure in group if failure.batch), key=lambda batch: int(batch.id), default=None)
     place = (
-        [text for text in newest.frozen["overrides"] if _key(text).split(".")[0] in Place.model_fields]
+        [text for text in newest.record["overrides"] if _key(text).split(".")[0] in Deployment.model_fields]
         if newest
         else []
     )

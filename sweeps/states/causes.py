@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmprompt.runs.failures import DISK, SILENT, Cause, from_text, silent
-from mmprompt.runs.processes import lives
+from mmprompt.runs.processes import is_running
 from mmprompt.runs.store import Attempt, Store
 from sweeps.jobs.accounting import Ended, ended
 from sweeps.jobs.batch import Batch, batches, log_of
@@ -49,7 +49,7 @@ APART = 60.0  # seconds between two stamps in a log that are not of one end; at 
 
 
 @dataclass(frozen=True)
-class Failure:
+class RunFailure:
     run: str
     cause: Cause
     reason: str  # one line: the last of the traceback or of the log, or SLURM's word
@@ -62,20 +62,20 @@ class Failure:
 class End:
     """The end of a run's last job, as far as the store tells."""
 
-    failure: Failure
+    failure: RunFailure
     is_known: bool  # why it ended
     job: str | None  # SLURM's id; None of a local process
 
 
 def failures(
     store: Store, runs: Sequence[str], states: Mapping[str, State], known: Sequence[Batch] | None = None
-) -> dict[str, Failure]:
+) -> dict[str, RunFailure]:
     """Why these runs stopped: those that failed, and those to do whose attempt or job has ended. The others are not in it.
 
     `known`: the batches there are.
     """
     stopped = [run for run in runs if states[run].name in OPEN]
-    handed = Handed(store, stopped, known if known is not None else batches(store) if stopped else ())
+    handed = HandedOver(store, stopped, known if known is not None else batches(store) if stopped else ())
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = dict(zip(stopped, pool.map(lambda run: handed.ends(run, states[run].attempt), stopped), strict=True))
     silent = [end for ends in found.values() for end in ends if not end.is_known]
@@ -90,7 +90,7 @@ def failures(
     return causes
 
 
-class Handed:
+class HandedOver:
     """What was handed over of these runs, and how it ended as far as the store tells."""
 
     def __init__(self, store: Store, runs: Sequence[str], known: Sequence[Batch]) -> None:
@@ -120,7 +120,7 @@ class Handed:
             # A signal is Ctrl-C; but SLURM sends it for many reasons.
             cause = "cancelled" if reason.signal and not is_slurm else reason.kind
             message = reason.message if is_known or reason.signal else SILENT
-            failure = Failure(run, cause, message, attempt, log_of(attempt), self._batches.get(facts["batch"]))
+            failure = RunFailure(run, cause, message, attempt, log_of(attempt), self._batches.get(facts["batch"]))
             ends.append(End(failure, is_known, facts.get("job") if is_slurm else None))
         return ends
 
@@ -131,18 +131,18 @@ class Handed:
             if job is None:  # it did not fit under a submit limit, or its launch was killed
                 return []
             log = batch.array(max(first for first in batch.arrays if first <= number)) / f"{job}_0_log.err"
-            return [End(Failure(run, "not begun", SILENT, None, log, batch), False, job)]
+            return [End(RunFailure(run, "not begun", SILENT, None, log, batch), False, job)]
         logs = batch.worker_logs
-        is_alive = lives(batch.frozen["launcher"]) is not False
+        is_alive = is_running(batch.record["launcher"]) is not False
         if is_alive or not logs or not says_why(tail(logs[-1]).splitlines()):
             return []  # the launch goes on, or somebody ended it
-        return [End(Failure(run, "not begun", SILENT, None, logs[-1], batch), False, None)]
+        return [End(RunFailure(run, "not begun", SILENT, None, logs[-1], batch), False, None)]
 
     def _is_begun(self, batch: Batch, number: int) -> bool:
         """Did this job claim any of its runs?"""
         key = batch, number
         if key not in self._begun:
-            attempts = (attempt for run in batch.jobs[number] for attempt in self.store.run(run).sound_attempts())
+            attempts = (attempt for run in batch.jobs[number] for attempt in self.store.run(run).readable_attempts())
             self._begun[key] = any(attempt.job["batch"] == batch.id for attempt in attempts)
         return self._begun[key]
 
@@ -170,7 +170,7 @@ class Logs:
         return lines[max([first, *old]) + 1 :]
 
 
-def why(end: End, accounted: Ended | None, logs: Logs) -> Failure | None:
+def why(end: End, accounted: Ended | None, logs: Logs) -> RunFailure | None:
     """The failure, with what SLURM's accounting and the log know of it. None: this job ended well."""
     if end.is_known:
         return end.failure
@@ -195,7 +195,7 @@ def marked(lines: Sequence[str]) -> tuple[Cause | None, str]:
     return next(marks, (None, ""))
 
 
-def without_mark(failure: Failure, lines: Sequence[str], accounted: Ended | None) -> Failure | None:
+def without_mark(failure: RunFailure, lines: Sequence[str], accounted: Ended | None) -> RunFailure | None:
     """Then the last words of the process tell, if it had any and was not killed."""
     own = [line for line in lines if line.strip() and not OF_SLURM.match(line)]
     has_exited = any(EXITED.match(line) for line in lines)
@@ -208,7 +208,9 @@ def without_mark(failure: Failure, lines: Sequence[str], accounted: Ended | None
     return failure
 
 
-def not_begun(failure: Failure, lines: Sequence[str], own: Sequence[str], accounted: Ended | None) -> Failure | None:
+def not_begun(
+    failure: RunFailure, lines: Sequence[str], own: Sequence[str], accounted: Ended | None
+) -> RunFailure | None:
     """Of a job that claimed no run."""
     if any(exited and int(exited[1]) == OUT_OF_TIME for exited in map(EXITED.match, lines)):
         return replace(failure, cause="time limit", reason=(own or ["no reason given"])[-1].strip())

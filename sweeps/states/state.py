@@ -85,7 +85,7 @@ def queue(store: Store, runs: Iterable[str], known: Sequence[Batch] | None = Non
     for batch, number, some in held:
         job = answer.jobs.get((batch, number))
         if job is None and batch in submitting:
-            job = Job("", "SUBMITTING", "", "a launch hands it over", "", batch.frozen["user"])
+            job = Job("", "SUBMITTING", "", "a launch hands it over", "", batch.record["user"])
         if job is not None or batch in answer.unknown:
             for run in some:
                 jobs.setdefault(run, []).append(Held(batch.id, number, job, batch.wanted(run)))
@@ -136,7 +136,7 @@ def _state(folder: RunFolder, queue: Queue, wanted: Collection[str]) -> State:
     missing = folder.missing(wanted, result)
     if result is not None and not missing:
         return State("done", Attempt(folder, result["attempt"]), result, None)
-    attempts = folder.attempts_at_hand(result)
+    attempts = folder.current_attempts(result)
     attempt = attempts[-1] if attempts else None
     reason = attempt.reason if attempt else None
     failed = reason is not None and not reason.interrupted
@@ -163,7 +163,7 @@ def _state(folder: RunFolder, queue: Queue, wanted: Collection[str]) -> State:
 
 def is_alive(attempt: Attempt, held: Sequence[Held]) -> bool | None:
     """Whether some process is still at this attempt; None without information."""
-    here, job = attempt.lives(), attempt.job
+    here, job = attempt.is_running(), attempt.job
     if here is not None:
         return here
     if job["scheduler"] != "slurm":
@@ -173,6 +173,6 @@ def is_alive(attempt: Attempt, held: Sequence[Held]) -> bool | None:
     return None if any(one.batch == job["batch"] and one.job is None for one in held) else False
 
 
-def bury(attempt: Attempt) -> None:
+def mark_dead(attempt: Attempt) -> None:
     """Writes down that an attempt is over whose process is gone: on another host nobody could tell."""
     attempt.fail(silent(interrupted=attempt.job["scheduler"] != "slurm"))

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from mmprompt.runs.config import nearest
 from mmprompt.runs.files import StoreError
-from mmprompt.runs.processes import lives, who
+from mmprompt.runs.processes import is_running, who
 from mmprompt.runs.store import OF_SEARCH, NoRunError, Store
-from sweeps.display.live_table import agreed
+from sweeps.display.live_table import confirmed
 from sweeps.grid.launched import find_run, read, store_at
 from sweeps.jobs import slurm
 from sweeps.jobs.arrays import ranges
@@ -82,7 +82,7 @@ def cancel(what: Sequence[str], runs: Path, state: str | None) -> int:
         print(f"SLURM jobs to cancel: {' '.join(ranges(found.jobs))}")
     for batch in found.launches:
         print(f"launch to end, with its processes: that of {batch.folder}")
-    if not agreed(f"cancel {count(found.runs)}?"):
+    if not confirmed(f"cancel {count(found.runs)}?"):
         return 1
     now = look(store, asked, state)  # the answer may have taken a while: what was pending may have begun
     refused = slurm.cancel(ranges([job for job in found.jobs if job in now.jobs]))
@@ -179,9 +179,9 @@ def _launches(store: Store, known: Iterable[Batch], asked: set[str]) -> Iterator
     local = [batch for batch in known if not batch.is_slurm and asked.intersection(batch.jobs[0])]
     workers = {folder_of(worker).resolve() for worker in at_work(store)} if local else set()
     for batch in local:
-        launcher, user = batch.frozen["launcher"], batch.frozen["user"]
-        hidden = lives(launcher) is None and launcher["host"] == socket.gethostname()
-        if lives(launcher) or hidden or batch.folder.resolve() in workers:
+        launcher, user = batch.record["launcher"], batch.record["user"]
+        hidden = is_running(launcher) is None and launcher["host"] == socket.gethostname()
+        if is_running(launcher) or hidden or batch.folder.resolve() in workers:
             name = f"the launch of batch {batch.id}"
             yield Holder(name, batch, batch.jobs[0], "", f"{name} is {user}'s" if user != who() else "")
 
@@ -203,11 +203,11 @@ def _wait_for_launches(store: Store, asked: Iterable[str]) -> None:
 
 def stop(batch: Batch) -> None:
     """Ends a launch as Ctrl-C does, and its processes, be it alive or not."""
-    launcher = batch.frozen["launcher"]
-    if lives(launcher):
+    launcher = batch.record["launcher"]
+    if is_running(launcher):
         os.kill(launcher["pid"], signal.SIGTERM)
         deadline = time.monotonic() + LAST_WORDS
-        while lives(launcher) and time.monotonic() < deadline:
+        while is_running(launcher) and time.monotonic() < deadline:
             time.sleep(LOOK)
     Workers(batch, 0).stop()
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmprompt.runs.files import StoreError, draft_of, remove, server_time
-from mmprompt.runs.processes import lives
+from mmprompt.runs.processes import is_running
 from mmprompt.runs.store import OF_SEARCH, Attempt, RunFolder, Store
-from sweeps.display.live_table import agreed
+from sweeps.display.live_table import confirmed
 from sweeps.grid.launched import readable, store_at
 from sweeps.jobs import slurm
 from sweeps.jobs.batch import Batch, Batches, batches, wanted
@@ -70,7 +70,7 @@ def clean(runs: Path, days: int, cache: bool) -> int:
     for damage in [*known.damaged, *(one.damage for one in seen.values() if one.damage is not None)]:
         print(f"damaged, and all that is theirs stays: {damage}")
     _print_unknown(queued)
-    if not waste or not agreed(f"free {volume(sum(one.size for one in waste))}?"):
+    if not waste or not confirmed(f"free {volume(sum(one.size for one in waste))}?"):
         return 0
     stayed = [one for one in waste if not free(one, days)]
     print(f"freed {volume(sum(one.size for one in waste) - sum(one.size for one in stayed))}")
@@ -92,7 +92,7 @@ def of_runs(store: Store, seen: dict[str, State], queued: Queue, now: float) -> 
 
 def of_run(folder: RunFolder, seen: State, now: float) -> Iterator[Found]:
     yield from drafts(now, folder.path, folder.path / "attempts", folder.evaluations)
-    for attempt in folder.sound_attempts():
+    for attempt in folder.readable_attempts():
         is_published = seen.result is not None and seen.result["attempt"] == attempt.number
         if is_published or is_over(attempt):
             if not is_published:
@@ -122,7 +122,7 @@ def of_searches(store: Store, seen: dict[str, State], queued: Queue) -> Iterator
     stopped = [one.trial for picture in pictures for one in picture.outcomes if one.state == "stopped"]
     for run in dict.fromkeys(run for trial in stopped for run in trial.runs.values()):
         if run not in asked and run not in queued.jobs and (run not in seen or seen[run].result is None):
-            for attempt in filter(is_over, store.run(run).sound_attempts()):
+            for attempt in filter(is_over, store.run(run).readable_attempts()):
                 yield from ((STOPPED, attempt.checkpoint_file(step)) for step in attempt.checkpoint_steps)
 
 
@@ -130,7 +130,7 @@ def is_over(attempt: Attempt) -> bool:
     """Of a run that no job of SLURM holds. Whether a process lives on another host, nobody here can tell."""
     if attempt.reason is not None or attempt.has_ended:
         return True
-    lives = attempt.lives()
+    lives = attempt.is_running()
     return lives is False or (lives is None and attempt.job["scheduler"] == "slurm")
 
 
@@ -138,12 +138,12 @@ def is_open(batch: Batch, seen: dict[str, State], queued: Queue) -> bool:
     """May some job of it still do something?"""
     if batch.measured is not None:  # it holds no run: SLURM is asked for the job itself
         answer = slurm.jobs([batch] if batch.is_slurm else [])
-        return lives(batch.frozen["launcher"]) is True or bool(answer.jobs or answer.unknown)
+        return is_running(batch.record["launcher"]) is True or bool(answer.jobs or answer.unknown)
     runs = [run for job in batch.jobs for run in job]
     is_held = any(held.batch == batch.id for run in runs if run in queued.jobs for held in queued.jobs[run])
-    if batch.search is not None and not is_held and lives(batch.frozen["launcher"]) is not True:
+    if batch.search is not None and not is_held and is_running(batch.record["launcher"]) is not True:
         return not search_is_over(batch)
-    return is_held or lives(batch.frozen["launcher"]) is True or any(seen[run].name != "done" for run in runs)
+    return is_held or is_running(batch.record["launcher"]) is True or any(seen[run].name != "done" for run in runs)
 
 
 def search_is_over(batch: Batch) -> bool:
@@ -175,7 +175,7 @@ def of_batches(store: Store, known: Iterable[Batch], open_batches: set[str], day
 
 def of_code(store: Store, known: Batches, open_batches: set[str], days: int, now: float) -> Iterator[Found]:
     """Code that is in no commit stays, because it made results. While a batch cannot be read, all code stays."""
-    kept = (batch.frozen for batch in known if batch.id in open_batches or batch.frozen["job"].get("dirty", True))
+    kept = (batch.record for batch in known if batch.id in open_batches or batch.record["job"].get("dirty", True))
     used = {Path(frozen["snapshot"]).name for frozen in kept if "snapshot" in frozen}
     yield from drafts(now, store.code)
     if known.damaged:

@@ -126,7 +126,7 @@ def nearest_finished(store: Store, mine: Known) -> tuple[Known | None, int]:
 
 def differing(old: Known, new: Known) -> list[str]:
     """The keys whose values differ; where not all are known, of those that are known of both."""
-    keys = identity.differing(old.settings, new.settings)
+    keys = identity.differing_keys(old.settings, new.settings)
     if old.is_whole and new.is_whole:
         return keys
     return [key for key in keys if all(key in one.settings or (one.is_whole and key in NEUTRAL) for one in (old, new))]
@@ -134,7 +134,7 @@ def differing(old: Known, new: Known) -> list[str]:
 
 def recorded(folder: RunFolder) -> dict[str, Any]:
     """How a run was made: of its result, else of its newest attempt; nothing if there is neither."""
-    result, attempts = folder.sound_result(), list(folder.sound_attempts())
+    result, attempts = folder.result_if_readable(), list(folder.readable_attempts())
     jobs = [attempt.job for attempt in attempts if result is None or attempt.number == result["attempt"]][-1:]
     said: dict[str, Any] = {**(jobs[0] if jobs else {}), **(result or {})}
     return {key: said[key] for key in RECORDED if key in said} | (jobs[0].get("versions", {}) if jobs else {})

@@ -17,13 +17,13 @@ from netrc import NetrcParseError, netrc
 from pathlib import Path
 
 from mmprompt.runs.config import ConfigError
-from mmprompt.runs.deployment import ROOT, Place, backbone_file, place_of, store_folder
+from mmprompt.runs.deployment import ROOT, Deployment, backbone_file, deployment_of, store_folder
 from mmprompt.runs.files import StoreError, follow_mode, make_folder
 from mmprompt.runs.identity import checksum_of, config_of
 from mmprompt.runs.store import Store
 from sweeps.doctor import probe
 from sweeps.doctor.probe import MINE, Finding, bad, good, note
-from sweeps.doctor.probe_job import SHARED, Here, Report, Settings, Slurm
+from sweeps.doctor.probe_job import SHARED, Findings, LaunchSettings, LocalProbe, SlurmProbe
 from sweeps.doctor.site import SINFO, Site, all_nodes, commands, unanswered
 from sweeps.grid.compose import Composer, parse
 from sweeps.grid.limits import points_allowed
@@ -38,7 +38,7 @@ UNKNOWN = "0" * 64  # stands for the checksum of a backbone that is not there
 
 def doctor(overrides: Sequence[str]) -> int:
     """Returns 0 if nothing failed, 1 if something did, 130 if interrupted. Raises ConfigError for what cannot be composed."""
-    settings, report = compose(overrides), Report()
+    settings, report = compose(overrides), Findings()
     print(f"doctor: what a launch would meet here ({' '.join(overrides) or 'no overrides'})")
     report.heading(f"On this machine, {socket.gethostname()}")
     kind = ask_scheduler(settings, report)
@@ -49,13 +49,13 @@ def doctor(overrides: Sequence[str]) -> int:
     try:
         with folder_in(settings.store, report, kind) as folder:
             if folder is not None and kind is not None:
-                (Slurm if kind == "slurm" else Here)(settings, folder, report).examine()
+                (SlurmProbe if kind == "slurm" else LocalProbe)(settings, folder, report).examine()
     except KeyboardInterrupt:
         return 130
     return end(report)
 
 
-def end(report: Report) -> int:
+def end(report: Findings) -> int:
     failed, total = report.failed, len(report.grades)
     if not failed:
         print(f"\nAll is well, {total} checks. Next: python -m sweeps plan length")
@@ -65,7 +65,7 @@ def end(report: Report) -> int:
     return 1
 
 
-def compose(overrides: Sequence[str]) -> Settings:
+def compose(overrides: Sequence[str]) -> LaunchSettings:
     """What a launch with these overrides would go by. A backbone that is not there is no error yet."""
     given, most = {}, points_allowed(overrides, CONF)
     for text in overrides:
@@ -74,25 +74,25 @@ def compose(overrides: Sequence[str]) -> Settings:
             raise ConfigError(f"{text!r} gives {len(values)} values, and a probe is one job; give one")
         given[key] = values[0]
     composed = Composer(CONF).compose(given)
-    place = place_of(composed)
-    checksum, problem = checksum_in(place)
-    store = Store(store_folder(place.paths.runs))
-    return Settings(place, store, config_of(composed, checksum or UNKNOWN), checksum, problem)
+    deployment = deployment_of(composed)
+    checksum, problem = checksum_in(deployment)
+    store = Store(store_folder(deployment.paths.runs))
+    return LaunchSettings(deployment, store, config_of(composed, checksum or UNKNOWN), checksum, problem)
 
 
-def checksum_in(place: Place) -> tuple[str | None, str]:
+def checksum_in(deployment: Deployment) -> tuple[str | None, str]:
     """Of the backbone, or None and what is wrong with it."""
     try:
-        return checksum_of(place), ""
+        return checksum_of(deployment), ""
     except ConfigError as error:
         return None, str(error)
     except OSError as error:
-        return None, f"{backbone_file(place)} cannot be read: {error.strerror}"
+        return None, f"{backbone_file(deployment)} cannot be read: {error.strerror}"
 
 
-def ask_scheduler(settings: Settings, report: Report) -> str | None:
+def ask_scheduler(settings: LaunchSettings, report: Findings) -> str | None:
     """Who takes the jobs? None: it should be SLURM, and it does not answer."""
-    cluster = settings.place.cluster
+    cluster = settings.deployment.cluster
     try:
         kind, why = slurm.choose(cluster.kind)
     except slurm.NoSlurmError as error:
@@ -112,22 +112,22 @@ def ask_scheduler(settings: Settings, report: Report) -> str | None:
     return kind
 
 
-def silence(report: Report, problem: str) -> None:
+def silence(report: Findings, problem: str) -> None:
     report.say(unanswered("sinfo", problem))
     report.say(note("node", "not asked, for want of SLURM; cluster=local looks at this machine"))
 
 
-def ask_home(settings: Settings, report: Report) -> None:
+def ask_home(settings: LaunchSettings, report: Findings) -> None:
     """What has nothing to do with SLURM: the key of W&B, the backbone."""
     host, has = probe.wandb_host(), has_key()
-    if settings.place.tracking.mode == "online" and not has:
+    if settings.deployment.tracking.mode == "online" and not has:
         found = f"tracking=online, and there is no key for {host}: records would stay offline"
         report.say(note("key", found, "wandb login"))
-    elif settings.place.tracking.mode == "online":
+    elif settings.deployment.tracking.mode == "online":
         report.say(good("key", f"there is one for {host}; jobs inherit it, and no file of ours holds it"))
     else:
         there = "there is one" if has else "there is none"
-        report.say(good("key", f"tracking={settings.place.tracking.mode} needs none ({there} for {host})"))
+        report.say(good("key", f"tracking={settings.deployment.tracking.mode} needs none ({there} for {host})"))
     if settings.checksum is None:
         report.say(bad("backbone", settings.problem, "paths.backbone=/path/of/the/checkpoint"))
 
@@ -140,7 +140,7 @@ def has_key() -> bool:
 
 
 @contextlib.contextmanager
-def folder_in(store: Store, report: Report, kind: str | None) -> Iterator[Path | None]:
+def folder_in(store: Store, report: Findings, kind: str | None) -> Iterator[Path | None]:
     """A folder in the store for the probe. None, and a finding: there can be none."""
     was = next(folder for folder in (store.root, *store.root.parents) if folder.is_dir())
     folder = store.probes / secrets.token_hex(4)
@@ -200,7 +200,7 @@ def mount_of(folder: Path) -> tuple[str, str]:
     found, path = ("unknown", "/"), folder.resolve()
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         words = line.split()
-        place = words[4].replace("\\040", " ")
-        if path.is_relative_to(place) and len(place) >= len(found[1]):
-            found = words[words.index("-") + 1], place
+        deployment = words[4].replace("\\040", " ")
+        if path.is_relative_to(deployment) and len(deployment) >= len(found[1]):
+            found = words[words.index("-") + 1], deployment
     return found

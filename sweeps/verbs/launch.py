@@ -15,17 +15,17 @@ from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import provenance
 from mmprompt.runs.records import DamagedError, ManifestRecord
 from mmprompt.runs.store import TRIES, Attempt
-from sweeps.display.live_table import Screen, agreed
+from sweeps.display.live_table import LiveTable, confirmed
 from sweeps.display.watch import Submit, Watch
 from sweeps.grid import manifest
-from sweeps.grid.launched import Launched
+from sweeps.grid.launched import LaunchedSweep
 from sweeps.jobs import slurm
-from sweeps.jobs.batch import Batch, freeze, log_of, wanted
+from sweeps.jobs.batch import Batch, freeze_batch, log_of, wanted
 from sweeps.jobs.local import Workers
 from sweeps.jobs.submission import NoAnswerError
 from sweeps.planning import launch_plan
-from sweeps.planning.launch_plan import Outlook, look
-from sweeps.states.state import bury
+from sweeps.planning.launch_plan import LaunchPlan, look
+from sweeps.states.state import mark_dead
 from sweeps.wording import count
 
 UNSAID = ("kind", "checkpoint_every", "runs_per_job", "setup", "sbatch", "python")  # of what is asked of SLURM
@@ -43,16 +43,16 @@ def launch(names: Sequence[str], overrides: Sequence[str], wait: bool, retry: st
         print(f"damaged: {damage}")
     busy = seen.to_do or seen.named("running", "queued")
     # Before anything is written: it may refuse.
-    kind, why = slurm.choose(seen.expanded.place.cluster.kind) if busy else ("local", "")
+    kind, why = slurm.choose(seen.launch.deployment.cluster.kind) if busy else ("local", "")
     about = provenance() | {"slurm_cluster": None}
-    print(f"{', '.join(seen.expanded.names)}: {seen}")
+    print(f"{', '.join(seen.launch.names)}: {seen}")
     if kind == "slurm" and seen.to_do:
         about["slurm_cluster"] = (slurm.config() or {}).get("ClusterName")
         print(f"{seen.what('slurm')} ({why}): {terms(seen)}\n{seen.cost}", flush=True)
-        if not agreed(f"submit {len(seen.jobs)} jobs?"):
+        if not confirmed(f"submit {len(seen.jobs)} jobs?"):
             print("nothing was submitted")
             return 1
-    for sweep in seen.expanded.sweeps:
+    for sweep in seen.launch.sweeps:
         manifest.write(sweep, about)
     if not busy:
         return _report(seen, [], [])
@@ -61,40 +61,42 @@ def launch(names: Sequence[str], overrides: Sequence[str], wait: bool, retry: st
     return _launch_on_slurm(seen, about, wait, retry, limit)
 
 
-def mended(seen: Outlook, retry: str | None, limit: int | None) -> Outlook:
+def mended(seen: LaunchPlan, retry: str | None, limit: int | None) -> LaunchPlan:
     """The settings of runs are known here: where their file was damaged it is written anew."""
-    configs, store = seen.expanded.configs, seen.expanded.store
+    configs, store = seen.launch.configs, seen.launch.store
     damaged = [(run, one.damage) for run, one in seen.states.items() if one.damage is not None]
     mendable = [(run, damage) for run, damage in damaged if damage.file == store.run(run).config_file]
     for run, damage in mendable:
         store.run(run).mend(configs[run])
         print(f"{damage.file} {damage.why}; it is written again")
-    return launch_plan.of(seen.expanded, retry, limit) if mendable else seen
+    return launch_plan.of(seen.launch, retry, limit) if mendable else seen
 
 
-def terms(seen: Outlook) -> str:
+def terms(seen: LaunchPlan) -> str:
     """What is asked of SLURM, on whose account."""
-    cluster = seen.expanded.place.cluster.model_dump(exclude_none=True)
+    cluster = seen.launch.deployment.cluster.model_dump(exclude_none=True)
     asked = {key: value for key, value in cluster.items() if key not in UNSAID and value not in (0, [], {})}
     return " ".join(f"{key}={value}" for key, value in asked.items())
 
 
-def _launch_here(seen: Outlook, about: Mapping[str, Any], why: str, retry: str | None, limit: int | None) -> int:
+def _launch_here(seen: LaunchPlan, about: Mapping[str, Any], why: str, retry: str | None, limit: int | None) -> int:
     batch = None
     while batch is None:
         runs = [*seen.to_do, *seen.named("running")]  # what another launch is at may be left to this one
         if not runs:
             return _report(seen, [], [])
         _prepare(seen)
-        batch = freeze(seen.expanded, [runs], "local", about, seen.batches)
+        batch = freeze_batch(seen.launch, [runs], "local", about, seen.batches)
         if batch is None:  # another launch was faster
-            seen = launch_plan.of(seen.expanded, retry, limit)
+            seen = launch_plan.of(seen.launch, retry, limit)
     workers = Workers(batch, seen.places)
     print(f"{seen.what('local')} ({why}); logs in {batch.folder}", flush=True)
     return _follow(_watch(seen, about, runs, workers), seen)
 
 
-def _launch_on_slurm(seen: Outlook, about: Mapping[str, Any], wait: bool, retry: str | None, limit: int | None) -> int:
+def _launch_on_slurm(
+    seen: LaunchPlan, about: Mapping[str, Any], wait: bool, retry: str | None, limit: int | None
+) -> int:
     runs = [*seen.to_do, *seen.named("running", "queued", "lost?")]
     seen, _ = _submit(seen, about, retry, limit, _say)
     if wait:
@@ -117,13 +119,13 @@ def _say(text: str) -> None:
 class Again:
     """Submits runs of a launch that waits again."""
 
-    def __init__(self, seen: Outlook, about: Mapping[str, Any]) -> None:
-        self.expanded, self.about = seen.expanded, about
+    def __init__(self, seen: LaunchPlan, about: Mapping[str, Any]) -> None:
+        self.launch, self.about = seen.launch, about
         self._full = jobs_of(seen) if seen.to_do else None  # jobs of ours in the queue when SLURM took no more
 
     def submit(self, runs: Sequence[str], say: Callable[[str], None]) -> list[str]:
         """Those that were handed over: under a submit limit as many jobs as have ended since."""
-        now = launch_plan.of(self.expanded, None, None)
+        now = launch_plan.of(self.launch, None, None)
         now = replace(now, to_do=[run for run in now.to_do if run in runs])
         there = jobs_of(now)
         if self._full is not None and there:
@@ -138,23 +140,23 @@ class Again:
         return handed
 
 
-def jobs_of(seen: Outlook) -> int:
+def jobs_of(seen: LaunchPlan) -> int:
     """How many SLURM has of this sweep."""
     return len({one.job.id for one in seen.states.values() if one.job})
 
 
 def _submit(
-    seen: Outlook, about: Mapping[str, Any], retry: str | None, limit: int | None, say: Callable[[str], None]
-) -> tuple[Outlook, list[str]]:
+    seen: LaunchPlan, about: Mapping[str, Any], retry: str | None, limit: int | None, say: Callable[[str], None]
+) -> tuple[LaunchPlan, list[str]]:
     """Hands over what is to do. The sweep as it is afterwards, and the runs that SLURM took. Raises ConfigError if it refuses."""
     while seen.to_do:
         _prepare(seen)
-        batch = freeze(seen.expanded, seen.jobs, "slurm", about, seen.batches)
+        batch = freeze_batch(seen.launch, seen.jobs, "slurm", about, seen.batches)
         if batch is not None:
             handed = hand_over(batch, say)
-            return launch_plan.of(seen.expanded, None, None), handed
+            return launch_plan.of(seen.launch, None, None), handed
         wanted = set(seen.to_do)  # another launch was faster
-        seen = launch_plan.of(seen.expanded, retry, limit)
+        seen = launch_plan.of(seen.launch, retry, limit)
         seen = replace(seen, to_do=[run for run in seen.to_do if run in wanted])
     return seen, []
 
@@ -189,33 +191,37 @@ def named(ids: Sequence[str]) -> str:
     return f"jobs {', '.join(ids)}" if len(ids) > 1 else f"job {ids[0]}"
 
 
-def _prepare(seen: Outlook) -> None:
+def _prepare(seen: LaunchPlan) -> None:
     """The folders of runs to do, and a word on attempts that ended without one."""
     for run in seen.to_do:
-        seen.expanded.store.run(run).create(seen.expanded.configs[run])
+        seen.launch.store.run(run).create(seen.launch.configs[run])
         attempt = seen.states[run].attempt
         if attempt is not None and attempt.reason is None:
-            bury(attempt)
+            mark_dead(attempt)
 
 
 def _watch(
-    seen: Outlook, about: Mapping[str, Any], runs: Sequence[str], workers: Workers | None, submit: Submit | None = None
+    seen: LaunchPlan,
+    about: Mapping[str, Any],
+    runs: Sequence[str],
+    workers: Workers | None,
+    submit: Submit | None = None,
 ) -> Watch:
     """Of the sweeps as this launch has frozen them, whatever others make of them meanwhile."""
-    expanded = seen.expanded
+    expanded = seen.launch
     sweeps = [
-        Launched(one.store, one.sweep.name, cast(ManifestRecord, manifest.manifest(one, about)))
+        LaunchedSweep(one.store, one.sweep.name, cast(ManifestRecord, manifest.manifest(one, about)))
         for one in expanded.sweeps
     ]
     return Watch(sweeps, expanded.labels, runs, workers, submit)
 
 
-def _follow(watch: Watch, seen: Outlook) -> int:
+def _follow(watch: Watch, seen: LaunchPlan) -> int:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(ending, signal.default_int_handler)  # as Ctrl-C
     try:
-        with Screen() as screen:
+        with LiveTable() as screen:
             watch.follow(screen)
     except KeyboardInterrupt:
         return _interrupted(watch, seen)
@@ -229,7 +235,7 @@ def _follow(watch: Watch, seen: Outlook) -> int:
     return _report(seen, failed, [*watch.open, *watch.left])
 
 
-def _interrupted(watch: Watch, seen: Outlook) -> int:
+def _interrupted(watch: Watch, seen: LaunchPlan) -> int:
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.SIG_IGN)  # once is enough
     if watch.workers:
@@ -241,10 +247,10 @@ def _interrupted(watch: Watch, seen: Outlook) -> int:
     return 130
 
 
-def _report(seen: Outlook, failed: Sequence[str], not_done: Sequence[str]) -> int:
+def _report(seen: LaunchPlan, failed: Sequence[str], not_done: Sequence[str]) -> int:
     """Says how the launch ended, failures grouped by their reason. Returns the exit code; to diverge is no failure, but what a
     search for a learning rate finds out."""
-    diverged = [*seen.diverged, *(run for run in failed if seen.expanded.store.run(run).attempts()[-1].diverged)]
+    diverged = [*seen.diverged, *(run for run in failed if seen.launch.store.run(run).attempts()[-1].diverged)]
     failed = [run for run in failed if run not in diverged]
     left_alone = [run for run in seen.left_alone if run not in diverged]
     if diverged:
@@ -273,27 +279,27 @@ def _report(seen: Outlook, failed: Sequence[str], not_done: Sequence[str]) -> in
     return 1 if failed or left_alone or not_done or lost or damaged else 0
 
 
-def _say_why(seen: Outlook, runs: Sequence[str]) -> None:
+def _say_why(seen: LaunchPlan, runs: Sequence[str]) -> None:
     grouped: dict[str, list[Attempt]] = {}
     for run in runs:
-        for attempt in seen.expanded.store.run(run).attempts()[-1:]:
+        for attempt in seen.launch.store.run(run).attempts()[-1:]:
             if (why := attempt.reason) is not None:
                 grouped.setdefault(why.message, []).append(attempt)
     for reason, attempts in grouped.items():
         print(f"  {reason}")
         for attempt in attempts[:SHOWN]:
-            print(f"    {seen.expanded.labels[attempt.run.id]}")
+            print(f"    {seen.launch.labels[attempt.run.id]}")
             print(f"      {attempt.error_text}\n      {log_of(attempt) or 'started by hand'}")
         if len(attempts) > SHOWN:
             print(f"    and {len(attempts) - SHOWN} more")
 
 
-def _done(seen: Outlook) -> int:
+def _done(seen: LaunchPlan) -> int:
     return sum(_is_done(seen, run) for run in seen.states)
 
 
-def _is_done(seen: Outlook, run: str) -> bool:
+def _is_done(seen: LaunchPlan, run: str) -> bool:
     try:
-        return seen.expanded.store.run(run).is_done(seen.expanded.wanted[run])
+        return seen.launch.store.run(run).is_done(seen.launch.wanted[run])
     except DamagedError:
         return False

@@ -17,7 +17,7 @@ from sweeps.grid.launched import find_run, label_of, store_at
 from sweeps.jobs.batch import batches, log_of, wanted
 from sweeps.jobs.job_log import BEGINS, tail, written
 from sweeps.jobs.slurm import Job
-from sweeps.states.causes import CLOCKS, Failure, failures
+from sweeps.states.causes import CLOCKS, RunFailure, failures
 from sweeps.states.state import OPEN, queue, state
 
 LINES = 40  # of the end of a log
@@ -33,7 +33,7 @@ def logs(run: str, runs: Path, follow: bool, attempt: int | None) -> int:
     attempt, that is not there.
     """
     store = store_at(runs)
-    seen = Seen(store, find_run(store, run))
+    seen = LoggedRun(store, find_run(store, run))
     chosen = seen.state.attempt if attempt is None else the_attempt(seen, attempt, follow)
     print(f"{seen.folder.id}  {label_of(store, seen.folder.id)}".rstrip())
     failure = seen.failure
@@ -51,7 +51,7 @@ def logs(run: str, runs: Path, follow: bool, attempt: int | None) -> int:
     return 0
 
 
-class Seen:
+class LoggedRun:
     """What one sees of a run; SLURM is asked now and then."""
 
     def __init__(self, store: Store, folder: RunFolder) -> None:
@@ -72,12 +72,12 @@ class Seen:
             self.ask()
 
     @property
-    def failure(self) -> Failure | None:
+    def failure(self) -> RunFailure | None:
         run = self.folder.id
         return failures(self.store, [run], {run: self.state}, self.batches).get(run)
 
 
-def the_attempt(seen: Seen, number: int, follow: bool) -> Attempt:
+def the_attempt(seen: LoggedRun, number: int, follow: bool) -> Attempt:
     attempts = {attempt.number: attempt for attempt in seen.folder.attempts()}
     if number not in attempts:
         there = f"there are {', '.join(map(str, attempts))}" if attempts else "it was never begun"
@@ -89,7 +89,7 @@ def the_attempt(seen: Seen, number: int, follow: bool) -> Attempt:
     return attempts[number]
 
 
-def about(attempt: Attempt, seen: Seen, failure: Failure | None) -> list[str]:
+def about(attempt: Attempt, seen: LoggedRun, failure: RunFailure | None) -> list[str]:
     """Which attempt, where, and how it is or ended."""
     facts, newest = attempt.job, attempt == seen.state.attempt
     kind = "SLURM job" if facts["scheduler"] == "slurm" else "process"
@@ -106,7 +106,7 @@ def about(attempt: Attempt, seen: Seen, failure: Failure | None) -> list[str]:
     return lines
 
 
-def how_it_is(seen: Seen, failure: Failure | None) -> str:
+def how_it_is(seen: LoggedRun, failure: RunFailure | None) -> str:
     now = seen.state
     if now.damage is not None:
         return f"damaged: {now.damage}"
@@ -127,7 +127,7 @@ def how_it_is(seen: Seen, failure: Failure | None) -> str:
     )
 
 
-def how_it_ended(failure: Failure) -> str:
+def how_it_ended(failure: RunFailure) -> str:
     return f"{failure.cause}: {failure.reason}"
 
 
@@ -138,7 +138,7 @@ def waits(job: Job) -> str:
     return f"queued: {named} is {job.word.lower()}{f' on {job.node}' if job.node else ''}"
 
 
-def not_begun(seen: Seen, failure: Failure | None) -> str:
+def not_begun(seen: LoggedRun, failure: RunFailure | None) -> str:
     """About a run that no job was ever at."""
     if seen.state.damage is not None:
         return f"damaged: {seen.state.damage}"
@@ -203,7 +203,7 @@ class Printed:
         print(text, flush=True)
 
 
-def go_on(seen: Seen, chosen: Attempt | None, printed: Printed) -> None:
+def go_on(seen: LoggedRun, chosen: Attempt | None, printed: Printed) -> None:
     """Follows the run until nobody is at it, and none of SLURM's jobs will be."""
     said = ""
     while True:

@@ -23,11 +23,11 @@ from mmprompt.runs.identity import is_of_evaluations, provenance
 from mmprompt.runs.overrides import as_text
 from mmprompt.runs.records import COSTS, CostsRecord, DamagedError, QuantityRecord, read
 from mmprompt.runs.store import Store
-from sweeps.display.live_table import agreed, aligned
-from sweeps.grid.manifest import Expanded, expand
+from sweeps.display.live_table import aligned, confirmed
+from sweeps.grid.manifest import ExpandedSweep, expand
 from sweeps.jobs import slurm, snapshot
-from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put
-from sweeps.jobs.local import Workers, at_work, places
+from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put_batch
+from sweeps.jobs.local import Workers, at_work, capacity
 from sweeps.planning.launch_plan import CONF
 from sweeps.verbs.launch import hand_over
 
@@ -54,7 +54,7 @@ def measure(names: Sequence[str], overrides: Sequence[str], rounds: int, wait: b
     if len(names) > 1:
         raise ConfigError(f"one sweep at a time is measured; {' '.join(names)} came")
     expanded = expand(names[0], overrides, CONF)
-    name, store, cluster = expanded.sweep.name, expanded.store, expanded.place.cluster
+    name, store, cluster = expanded.sweep.name, expanded.store, expanded.deployment.cluster
     follow_mode(store.root)
     rows, missing = rows_of(expanded)
     if not rows:
@@ -71,12 +71,12 @@ def measure(names: Sequence[str], overrides: Sequence[str], rounds: int, wait: b
     )
     about = provenance() | {"slurm_cluster": None}
     if kind == "local":
-        places(cluster, max(row["threads"] for row in rows))
+        capacity(cluster, max(row["threads"] for row in rows))
         batch = freeze(expanded, rows, missing, rounds, kind, about)
         code = here(batch, store)
     else:
         about["slurm_cluster"] = (slurm.config() or {}).get("ClusterName")
-        if not agreed("submit 1 job?"):
+        if not confirmed("submit 1 job?"):
             print("nothing was submitted")
             return 1
         batch = freeze(expanded, rows, missing, rounds, kind, about)
@@ -89,7 +89,7 @@ def measure(names: Sequence[str], overrides: Sequence[str], rounds: int, wait: b
     return code or (1 if missing else 0)
 
 
-def rows_of(expanded: Expanded) -> tuple[list[Row], list[Row]]:
+def rows_of(expanded: ExpandedSweep) -> tuple[list[Row], list[Row]]:
     """What can be measured, tasks together and each with the place of its baseline among them; and rows without a finished run.
 
     A row is a value of each axis but the seed and what finished weights are asked.
@@ -106,12 +106,12 @@ def rows_of(expanded: Expanded) -> tuple[list[Row], list[Row]]:
     tasks = list(dict.fromkeys(row["task"] for row, _ in found.values()))
     rows, missing = list[Row](), list[Row]()
     for row, seeds in sorted(found.values(), key=lambda one: tasks.index(one[0]["task"])):
-        done = [seeds[seed] for seed in sorted(seeds) if store.run(seeds[seed]).sound_result() is not None]
+        done = [seeds[seed] for seed in sorted(seeds) if store.run(seeds[seed]).result_if_readable() is not None]
         if not done:
             missing.append(row)
             continue
         config = expanded.configs[done[0]]
-        devices = expanded.place.cluster.gpus or config.threads
+        devices = expanded.deployment.cluster.gpus or config.threads
         rows.append(row | {"run": done[0], "steps": config.optim.steps, "threads": config.threads, "devices": devices})
     baseline = {key: value for key, value in (expanded.sweep.baseline or {}).items() if key in expanded.axes}
     baseline = {key: value for key, value in baseline.items() if not is_of_evaluations(key)}
@@ -120,7 +120,7 @@ def rows_of(expanded: Expanded) -> tuple[list[Row], list[Row]]:
     return rows, missing
 
 
-def baseline_of(expanded: Expanded, row: Row, rows: Sequence[Row], baseline: Mapping[str, Any]) -> int | None:
+def baseline_of(expanded: ExpandedSweep, row: Row, rows: Sequence[Row], baseline: Mapping[str, Any]) -> int | None:
     """The place of what this row is measured against: of the same task, with the baseline's values, and the same on all axes
     that do not name a row together with one of the baseline's. None where it is not there, or not clear."""
     named = set(baseline)
@@ -141,7 +141,7 @@ def baseline_of(expanded: Expanded, row: Row, rows: Sequence[Row], baseline: Map
 
 
 def freeze(
-    expanded: Expanded,
+    expanded: ExpandedSweep,
     rows: Sequence[Row],
     missing: Sequence[Row],
     rounds: int,
@@ -149,7 +149,7 @@ def freeze(
     about: Mapping[str, Any],
 ) -> Batch:
     """The batch, in place. Raises StoreError."""
-    store, place = expanded.store, expanded.place
+    store, place = expanded.store, expanded.deployment
     copy = snapshot.take(ROOT, store)
     backbones = list(dict.fromkeys(expanded.backbones[row["run"]] for row in rows))
     own = {
@@ -168,7 +168,7 @@ def freeze(
         "jobs": [[]],
     }
     while True:  # until no other launch was faster
-        batch = put(store, place, copy, kind, about, batches(store), own)
+        batch = put_batch(store, place, copy, kind, about, batches(store), own)
         if batch is not None:
             return batch
 

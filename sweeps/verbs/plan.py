@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from mmprompt.runs.deployment import Cluster
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.store import TRIES
-from sweeps.grid.manifest import Expanded
+from sweeps.grid.manifest import ExpandedSweep
 from sweeps.jobs import slurm
-from sweeps.planning.launch_plan import Outlook, counted, look
+from sweeps.planning.launch_plan import LaunchPlan, counted, look
 from sweeps.planning.precision import precision
 from sweeps.states.state import State
 from sweeps.wording import count, duration, volume
@@ -24,22 +24,22 @@ OURS = ("kind", "checkpoint_every", "runs_per_job", "max_parallel", "setup", "sb
 def plan(names: Sequence[str], overrides: Sequence[str], retry: str | None, limit: int | None) -> int:
     """Prints it. Raises ConfigError for what is wrong with a sweep, an override or the cluster's settings."""
     seen = look(names, overrides, retry, limit)
-    for one in seen.expanded.sweeps:
+    for one in seen.launch.sweeps:
         states = seen.states_of(one)
         print(f"{one.sweep.name}: {one.sweep.claim}\n  {counted(states)}")
         for line in (*_axes(one, states), *precision(one, states)):
             print(f"  {line}")
-    if len(seen.expanded.sweeps) > 1:
+    if len(seen.launch.sweeps) > 1:
         print(f"as one launch\n  {seen}")
     for line in (*_left_out(seen, retry), *(_work(seen) if seen.to_do else [])):
         print(f"  {line}")
     for damage in [*seen.batches.damaged, *(one.damage for one in seen.states.values() if one.damage is not None)]:
         print(f"  damaged: {damage}")
-    print(f"  store: {seen.expanded.store.root}")
+    print(f"  store: {seen.launch.store.root}")
     return 0
 
 
-def _axes(expanded: Expanded, states: Mapping[str, State]) -> Iterator[str]:
+def _axes(expanded: ExpandedSweep, states: Mapping[str, State]) -> Iterator[str]:
     """Of each value how many of its runs are done, with the evaluations that are asked of them there."""
     runs: dict[str, dict[str, dict[str, bool]]] = {key: defaultdict(dict) for key in expanded.axes}
     for (run, point), asked in zip(expanded.points, expanded.asked, strict=True):
@@ -57,7 +57,7 @@ def _axes(expanded: Expanded, states: Mapping[str, State]) -> Iterator[str]:
         yield f"{key}: " + ", ".join(shown) + (f", and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
 
 
-def _left_out(seen: Outlook, retry: str | None) -> Iterator[str]:
+def _left_out(seen: LaunchPlan, retry: str | None) -> Iterator[str]:
     diverged = set(seen.diverged)
     failed = [run for run in seen.left_alone if run not in diverged]
     if seen.diverged and retry is None:
@@ -72,11 +72,11 @@ def _left_out(seen: Outlook, retry: str | None) -> Iterator[str]:
         yield f"no information from SLURM: {seen.problem}"
 
 
-def _work(seen: Outlook) -> Iterator[str]:
+def _work(seen: LaunchPlan) -> Iterator[str]:
     """What would be submitted, and what that costs."""
-    kind, why = slurm.choose(seen.expanded.place.cluster.kind)
+    kind, why = slurm.choose(seen.launch.deployment.cluster.kind)
     yield f"{seen.what(kind)} ({why})"
-    cluster = seen.expanded.place.cluster
+    cluster = seen.launch.deployment.cluster
     jobs = seen.jobs if kind == "slurm" else [[run] for run in seen.to_do]
     at_once = min((cluster.max_parallel or len(jobs)) if kind == "slurm" else seen.places, len(jobs))
     if kind == "slurm":
@@ -98,8 +98,8 @@ def _arrays(jobs: int, cluster: Cluster) -> str:
     return f"{arrays} arrays of up to {most} jobs ({said}){order}{together}"
 
 
-def _disk(seen: Outlook, at_once: int) -> str:
-    root = seen.expanded.store.root
+def _disk(seen: LaunchPlan, at_once: int) -> str:
+    root = seen.launch.store.root
     there = os.statvfs(next(folder for folder in (root, *root.parents) if folder.is_dir()))
     free, files = there.f_bavail * there.f_frsize, there.f_favail if there.f_files else math.inf
     free_text = volume(free) + (f" and {files:,} files" if files < math.inf else "")

@@ -21,14 +21,14 @@ from mmprompt.runs.store import TRIES
 from mmprompt.studies.confirmation import is_over
 from mmprompt.studies.outcomes import Picture, Reader
 from mmprompt.studies.study import Definition, Study
-from sweeps.display.live_table import Screen, agreed
+from sweeps.display.live_table import LiveTable, confirmed
 from sweeps.jobs import slurm, snapshot
-from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put
-from sweeps.jobs.local import Workers, at_work, places
+from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put_batch
+from sweeps.jobs.local import Workers, at_work, capacity
 from sweeps.search.advance import Desk, Limits
-from sweeps.search.outlook import Outlook, differences, plan_lines
+from sweeps.search.plan import SearchPlan, differences, plan_lines
 from sweeps.search.promote import promote
-from sweeps.search.report import StudyLooks, StudyReport, conclusion, settled
+from sweeps.search.report import StudyReader, StudyReport, conclusion, settled
 from sweeps.search.space import Asked, asked
 from sweeps.search.warm import warm_start
 from sweeps.states import causes
@@ -106,7 +106,7 @@ def run(
         definition = one.definition.model_copy(update={"warm": warm, "left_out": left_out})
     else:
         definition = study.definition
-    outlook = Outlook.of(one, definition, study if is_there else None)
+    outlook = SearchPlan.of(one, definition, study if is_there else None)
     if outlook.picture is not None:
         Desk(study).restore_all(outlook.picture)
     if outlook.picture is not None and is_over(outlook.picture) and retry is None:
@@ -114,9 +114,9 @@ def run(
         Desk(study).record(outlook.picture)  # the manifest, if it was lost
         return ended(study, outlook.picture)
     # Before anything is written: it may refuse.
-    kind, why = slurm.choose(one.place.cluster.kind)
+    kind, why = slurm.choose(one.deployment.cluster.kind)
     facts: dict[str, Any] = {**about, "slurm_cluster": None}
-    workers = one.place.cluster.max_parallel or one.search.workers
+    workers = one.deployment.cluster.max_parallel or one.search.workers
     if kind == "slurm":
         facts["slurm_cluster"] = (slurm.config() or {}).get("ClusterName")
     print("\n".join(outlook.lines(kind)), flush=True)
@@ -134,8 +134,8 @@ def run(
         "threads": definition.threads,
     }
     if kind == "local":
-        places(one.place.cluster, definition.threads)  # it may refuse
-    elif not agreed(f"submit {workers} workers?"):
+        capacity(one.deployment.cluster, definition.threads)  # it may refuse
+    elif not confirmed(f"submit {workers} workers?"):
         print("nothing was submitted")
         return 1
     if not is_there:
@@ -152,10 +152,10 @@ def freeze(
 ) -> Batch:
     """The batch of so many workers, in place. Raises StoreError."""
     copy = snapshot.take(ROOT, study.store)
-    at = [job_settings(one.place, backbone, copy) for backbone in one.backbones]
+    at = [job_settings(one.deployment, backbone, copy) for backbone in one.backbones]
     own = {**frozen, "search": {**frozen["search"], "settings": at}, "jobs": [[] for _ in range(workers)]}
     while True:  # until no other launch was faster
-        batch = put(study.store, one.place, copy, kind, facts, batches(study.store), own)
+        batch = put_batch(study.store, one.deployment, copy, kind, facts, batches(study.store), own)
         if batch is not None:
             return batch
 
@@ -179,7 +179,7 @@ def failed_runs(study: Study, retry: str) -> list[str]:
 
 def here(one: Asked, study: Study, frozen: Mapping[str, Any], facts: Mapping[str, Any], why: str) -> int:
     """With local processes that live as long as the search."""
-    most = places(one.place.cluster, study.definition.threads)
+    most = capacity(one.deployment.cluster, study.definition.threads)
     batch = freeze(one, study, frozen, facts, "local", 1)
     workers = Workers(batch, most)
     print(f"{most} worker{'s' if most > 1 else ''} here ({why}); logs in {batch.folder}", flush=True)
@@ -196,7 +196,7 @@ def on_slurm(
         if answer.unknown:
             say(f"no information from SLURM: {answer.problem}; no worker is submitted")
             return
-        submitting = sum(len(batch.frozen["jobs"]) for batch in known if slurm.is_submitting(batch))
+        submitting = sum(len(batch.record["jobs"]) for batch in known if slurm.is_submitting(batch))
         missing = workers - len(answer.jobs) - submitting
         if missing <= 0:
             if not again:
@@ -217,7 +217,7 @@ def followed(study: Study, workers: Workers | None, submit: Submit | None) -> in
         if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(ending, signal.default_int_handler)  # as Ctrl-C
     try:
-        with Screen() as screen:
+        with LiveTable() as screen:
             picture = follow(study, workers, submit, screen)
     except KeyboardInterrupt:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -237,9 +237,9 @@ def followed(study: Study, workers: Workers | None, submit: Submit | None) -> in
     return ended(study, picture, workers)
 
 
-def follow(study: Study, workers: Workers | None, submit: Submit | None, screen: Screen) -> Picture:
+def follow(study: Study, workers: Workers | None, submit: Submit | None, screen: LiveTable) -> Picture:
     """Until the study is over, or no worker is left. What it shows is what `status` does."""
-    looks = StudyLooks(study.store)
+    looks = StudyReader(study.store)
     said = {key for key, _ in settled(looks.at(study).picture)}
     began = len(said)
     reconciled = time.monotonic()

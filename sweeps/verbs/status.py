@@ -18,12 +18,12 @@ from mmprompt.runs.config import ConfigError
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.records import DamagedError
 from mmprompt.runs.store import OF_SEARCH, Store
-from sweeps.display.live_table import WIDE, Screen, fitted
-from sweeps.display.looks import SweepLooks
+from sweeps.display.live_table import WIDE, LiveTable, fitted
+from sweeps.display.looks import SweepReader
 from sweeps.display.page import rows_of, short_names, table
 from sweeps.display.report import Report, together
 from sweeps.grid import launched
-from sweeps.search.report import StudyLooks, StudyReport
+from sweeps.search.report import StudyReader, StudyReport
 from sweeps.states.advice import advice
 
 POLL = 2.0  # seconds between two looks at the store
@@ -37,7 +37,7 @@ def status(names: Sequence[str], runs: Path, watch: bool, json: bool) -> int:
     if watch and json:
         raise ConfigError("--watch and --json do not go together: --json is one document")
     store = launched.store_at(runs)
-    look = Look(store, *told_apart(store, names))
+    look = StatusView(store, *told_apart(store, names))
     if json:
         print(as_json(look))
     elif watch:
@@ -59,7 +59,7 @@ def told_apart(store: Store, names: Sequence[str]) -> tuple[list[str], list[str]
     return sweeps, [name for name in dict.fromkeys(meant) if name in searches]
 
 
-class Look:
+class StatusView:
     """What one sees of some sweeps and searches of a store: of those with these names, or of all of them."""
 
     def __init__(self, store: Store, names: Sequence[str], searches: Sequence[str]) -> None:
@@ -69,7 +69,7 @@ class Look:
         self.is_all = not names and not searches
         self.reports: list[Report] = []
         self.studies: list[StudyReport] = []
-        self._sweeps, self._studies = SweepLooks(store), StudyLooks(store)
+        self._sweeps, self._studies = SweepReader(store), StudyReader(store)
         self._manifests: list[DamagedError] = []  # that cannot be used
 
     def again(self) -> None:
@@ -129,9 +129,9 @@ class Look:
 # For a person
 
 
-def follow(look: Look) -> None:
+def follow(look: StatusView) -> None:
     """Shows it again and again, until all is done or Ctrl-C: on a terminal in place, in a log a line now and then."""
-    with Screen() as screen:
+    with LiveTable() as screen:
         while True:
             began = time.monotonic()
             look.again()
@@ -142,7 +142,7 @@ def follow(look: Look) -> None:
             time.sleep(max(POLL, 5 * (time.monotonic() - began)))  # a big sweep is looked at less often
 
 
-def print_page(look: Look) -> None:
+def print_page(look: StatusView) -> None:
     """On a terminal runs that are done, wait, or have nobody at them are counted where the rows would not fit."""
     size = shutil.get_terminal_size()
     is_terminal = sys.stdout.isatty()
@@ -151,7 +151,7 @@ def print_page(look: Look) -> None:
     )
 
 
-def page(look: Look, width: int, height: int | None, is_whole: bool = False) -> list[str]:
+def page(look: StatusView, width: int, height: int | None, is_whole: bool = False) -> list[str]:
     """Lines of at most `width`, and `height` of them; `is_whole`: as many as it takes to show what matters."""
     names = short_names(look.store, look.reports) if look.reports else {}
     problem = [f"no information from SLURM ({look.problem})"] if look.problem else []
@@ -172,7 +172,7 @@ def page(look: Look, width: int, height: int | None, is_whole: bool = False) -> 
     return lines if is_whole else fitted(lines, width, height)
 
 
-def as_json(look: Look) -> str:
+def as_json(look: StatusView) -> str:
     look.again()
     about: dict[str, Any] = {"store": str(look.store.root), "scheduler": look.scheduler}
     about |= {"damaged": look.damaged}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmprompt.runs.store import Attempt, RunFolder, Store
-from mmprompt.runs.wandb_server import OnDisk, ServerError, is_marked, known, look, mark, send, server
+from mmprompt.runs.wandb_server import LocalRecord, ServerError, is_marked, known, mark, read_local, send, server
 from sweeps.grid.launched import read
 from sweeps.states.state import Queue, is_alive, queue
 
@@ -27,7 +27,7 @@ def sync(names: Sequence[str], runs: Path) -> int:
     found = [one for folder in folders for one in _records(folder, queued)]
     over = [file for file, is_over in found if is_over]
     unmarked = [file for file in over if not is_marked(file)]
-    records = [record for file in unmarked if (record := look(file))]
+    records = [record for file in unmarked if (record := read_local(file))]
     parts = {
         "are on the server": len(over) - len(unmarked),
         "to check": len(records),
@@ -53,8 +53,8 @@ def _runs(store: Store, names: Sequence[str]) -> list[str]:
 
 def _records(folder: RunFolder, queued: Queue) -> Iterator[tuple[Path, bool]]:
     """The record of each attempt, and whether the attempt is over."""
-    result = folder.sound_result()
-    for attempt in folder.sound_attempts():
+    result = folder.result_if_readable()
+    for attempt in folder.readable_attempts():
         file = attempt.wandb
         if file is not None:
             published = result is not None and result["attempt"] == attempt.number
@@ -69,7 +69,7 @@ def _is_over(attempt: Attempt, queued: Queue) -> bool:
     )
 
 
-def _send(records: Sequence[OnDisk]) -> int:
+def _send(records: Sequence[LocalRecord]) -> int:
     with server() as api:
         there = known(api, records)
         for record in there:

@@ -21,7 +21,7 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Store
 from mmprompt.studies import sampler
 from mmprompt.studies.confirmation import confirmed
-from mmprompt.studies.outcomes import Reader, Told
+from mmprompt.studies.outcomes import Observation, Reader
 from mmprompt.studies.study import Budget, Confirm, Definition, Named, Parameter, Seeds, Study
 
 SIZES = (100, 1_000, 10_000)  # trials there are
@@ -96,7 +96,7 @@ def definition(name: str) -> Definition:
     )
 
 
-def history(of: Definition, size: int) -> list[Told]:
+def history(of: Definition, size: int) -> list[Observation]:
     """Random trials, two thirds of them stopped at some rung."""
     blind, random = of.model_copy(update={"sampler": Named(name="random", arguments={})}), np.random.default_rng(0)
     told = []
@@ -107,7 +107,7 @@ def history(of: Definition, size: int) -> list[Told]:
         curve = {rung: score * rung / 150 for rung in (of.rungs if is_done else rungs)}
         state: Any = "running" if number >= size - RUNNING else "done" if is_done else "stopped"
         values = [score] if state == "done" else None
-        told.append(Told(settings, state, values, curve if state != "running" else {}, number))
+        told.append(Observation(settings, state, values, curve if state != "running" else {}, number))
     return told
 
 

@@ -36,7 +36,7 @@ from mmprompt.models.positions import image_buckets, token_buckets
 from mmprompt.runs.config import Prompt, RunConfig
 from mmprompt.runs.deployment import ROOT
 from mmprompt.training.feature_cache import Cache
-from mmprompt.training.frozen_features import Frozen
+from mmprompt.training.frozen_features import FrozenFeatures
 from mmprompt.training.train import update
 
 CPU, B, TARGET, SMOOTHING = torch.device("cpu"), 2, 16, 0.1
@@ -132,9 +132,9 @@ def tuned_with(config: RunConfig, backbone: OFA, **prompt: object) -> Tuned:
     return Tuned(config.model_copy(update={"prompt": changed}), backbone, torch.Generator().manual_seed(1)).train()
 
 
-def frozen(config: RunConfig, backbone: OFA, folder: Path | None) -> Frozen:
+def frozen(config: RunConfig, backbone: OFA, folder: Path | None) -> FrozenFeatures:
     known = config.model_dump_json(include={"training_version", "threads", "precision", "model", "backbone", "task"})
-    seen = Frozen(backbone, known, "train", None if folder is None else Cache(folder, 20))
+    seen = FrozenFeatures(backbone, known, "train", None if folder is None else Cache(folder, 20))
     seen.fill(seen.output_rows)
     return seen
 
@@ -251,8 +251,8 @@ def micro(folder: Path) -> dict[str, Callable[[], None]]:
         "optim.micro_batch=32",
         "task.data.train=320",
     )
-    config, place = settings(*over, "optim.steps=1000")
-    backbone, split = backbone_of(config, ROOT / place.paths.backbone), load(config.task, config.model, "train")
+    config, deployment = settings(*over, "optim.steps=1000")
+    backbone, split = backbone_of(config, ROOT / deployment.paths.backbone), load(config.task, config.model, "train")
     anew, kept = frozen(config, backbone, None), frozen(config, backbone, folder)
 
     def updates(tuned: Tuned, view: View) -> Callable[[], None]:

@@ -70,7 +70,7 @@ class Site:
     def spread(self) -> None:
         """The jobs of its one batch, shared out to many, as many launches would have left them."""
         [whole] = batches(Store(self.store))
-        frozen, jobs, of_each = whole.frozen, whole.frozen["jobs"], PER_BATCH // PER_JOB
+        frozen, jobs, of_each = whole.record, whole.record["jobs"], PER_BATCH // PER_JOB
         shutil.rmtree(whole.folder)
         lines = []
         for number in range(1, len(jobs) // of_each + 1):

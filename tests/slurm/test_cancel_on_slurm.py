@@ -81,7 +81,7 @@ def test_many_jobs_are_cancelled_by_one_command_and_those_that_slurm_refuses_are
     wrapper.chmod(0o755)
 
     def cancelled(*ids: str) -> str:
-        code = f"from sweeps import scheduler; print(scheduler.cancel({ids}))"
+        code = f"from sweeps.jobs import slurm; print(slurm.cancel({ids}))"
         env = sweep.env | {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
         return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
 
@@ -133,7 +133,7 @@ def test_what_is_queued_goes_first_and_what_was_at_work_goes_on_from_its_checkpo
     attempt = sweep.hold(1)
     code, output = sweep.run("cancel", "length", "--state", "queued")
     assert code == 0 and "1 of 1 run cancelled" in output, output
-    assert waiting(sweep) == [1] and attempt.lives()
+    assert waiting(sweep) == [1] and attempt.is_running()
     code, output = sweep.run("cancel", "--state", "running")
     release(attempt)
     assert code == 0 and "1 of 1 run cancelled" in output, output

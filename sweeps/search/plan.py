@@ -13,7 +13,7 @@ from mmprompt.studies.outcomes import Outcome, Picture, Reader
 from mmprompt.studies.study import FIRST_FRESH, Definition, Knew, Study, Trial
 from sweeps.jobs import slurm
 from sweeps.jobs.batch import Kind
-from sweeps.jobs.local import places
+from sweeps.jobs.local import capacity
 from sweeps.planning.cost import Cost, cost
 from sweeps.search.advance import Desk
 from sweeps.search.report import StudyReport
@@ -41,13 +41,13 @@ SAME = (
 
 
 @dataclass(frozen=True)
-class Outlook:
+class SearchPlan:
     asked: Asked
     definition: Definition
     picture: Picture | None  # None: not begun
 
     @classmethod
-    def of(cls, one: Asked, definition: Definition, study: Study | None) -> Outlook:
+    def of(cls, one: Asked, definition: Definition, study: Study | None) -> SearchPlan:
         return cls(one, definition, Reader(study).look() if study is not None else None)
 
     def lines(self, kind: Kind) -> Iterator[str]:
@@ -86,14 +86,14 @@ class Outlook:
             yield f"{what}: {told.unit} unknown, no run of their kind is finished; --limit 1 first tells"
             return
         total = (runs + confirming) * sum(seconds) / len(seconds)
-        at_once = places(self.asked.place.cluster, definition.threads) if kind == "local" else self.workers
+        at_once = capacity(self.asked.deployment.cluster, definition.threads) if kind == "local" else self.workers
         hours = f"{'at most' if definition.rungs else 'about'} {told.devices * total / 3600:.2g} {told.unit}"
         finished = f"as {plural(told.finished, 'finished run')} of their kind took"
         yield f"{what}: {hours}, {finished}; {duration(total / at_once)} with {at_once} at once"
 
     @property
     def workers(self) -> int:
-        return self.asked.place.cluster.max_parallel or self.asked.search.workers
+        return self.asked.deployment.cluster.max_parallel or self.asked.search.workers
 
     def cost(self, kind: Kind) -> Cost:
         """Of a whole run with the default settings of each group."""
@@ -109,7 +109,7 @@ class Outlook:
             for run, config in configs.items()
         }
         states = {run: State("to do", None, None, None, frozenset(wanted[run])) for run in configs}
-        return cost(self.asked.store, configs, wanted, states, list(configs), self.asked.place.cluster)
+        return cost(self.asked.store, configs, wanted, states, list(configs), self.asked.deployment.cluster)
 
 
 def space(definition: Definition) -> Iterator[str]:
@@ -143,12 +143,12 @@ def plan_lines(one: Asked, study: Study | None) -> list[str]:
     else:
         warm, left_out = warm_start(one) if one.search.warm else ([], [])
         definition = one.definition.model_copy(update={"warm": warm, "left_out": left_out})
-    outlook = Outlook.of(one, definition, study)
-    kind, why = slurm.choose(one.place.cluster.kind)
+    outlook = SearchPlan.of(one, definition, study)
+    kind, why = slurm.choose(one.deployment.cluster.kind)
     lines = list(outlook.lines(kind))
     if study is None:
         runs = foreseen(one, definition)
-        done = sum(one.store.run(run).sound_result() is not None for run in runs)
+        done = sum(one.store.run(run).result_if_readable() is not None for run in runs)
         what = (
             "all of them" if len(runs) > len(definition.groups) else "the defaults; the others depend on what comes out"
         )
