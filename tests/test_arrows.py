@@ -20,7 +20,7 @@ LIGHT = (
 # The packages of the core and of the login node, lowest first: a module imports of its own package and of those before it.
 FLOORS = {
     "mmprompt": ("runs", "world", "studies", "models", "data", "methods", "evaluation", "training", "execution"),
-    "sweeps": ("grid", "jobs", "states", "planning", "display", "search", "doctor", "verbs"),
+    "sweeps": ("grid", "jobs", "states", "planning", "display", "search", "doctor", "verbs", "commands"),
 }
 OURS = {"mmprompt", "sweeps", "analysis"}
 

@@ -33,8 +33,8 @@ from analysis.reading import read_sweep
 from analysis.scales import BREAK, Scale, limits, ticks
 from analysis.statistics import cells
 from analysis.summaries import averages, trends
+from mmprompt.runs.comparison import FACTS
 from mmprompt.runs.deployment import ROOT
-from mmprompt.runs.records import FACTS
 from mmprompt.runs.store import Store
 from sweeps.grid.manifest import expand
 from sweeps.grid.manifest import manifest as frozen

@@ -217,7 +217,7 @@ def test_a_launch_that_cannot_be_meant_ends_with_one_sentence(
 
 def test_a_wrong_verb_names_the_nearest(launcher: Launcher) -> None:
     code, output = launcher.run("lanch")
-    assert code == 2 and "there is no verb lanch; did you mean launch" in output
+    assert code == 2 and "there is no command lanch; did you mean launch" in output
 
 
 def test_a_snapshot_is_made_once_whole_and_anew_when_a_file_changes(tmp_path: Path) -> None:

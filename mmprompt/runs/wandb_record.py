@@ -258,7 +258,7 @@ def _wait_for_exit(file: Path) -> None:
 
 def _holds_exit(file: Path) -> bool:
     """Whether the last record is the exit record, which W&B writes last; reads the last two blocks."""
-    from wandb.proto.wandb_internal_pb2 import RecordWriter as Message  # type: ignore[attr-defined]
+    from wandb.proto.wandb_internal_pb2 import Record as Message  # type: ignore[attr-defined]
 
     with file.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)

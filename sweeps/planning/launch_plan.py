@@ -10,6 +10,7 @@ from functools import cached_property
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import RETRIED
 from mmprompt.runs.files import follow_mode
+from mmprompt.runs.records import DamagedError
 from mmprompt.runs.store import TRIES
 from sweeps.grid.manifest import ExpandedSweep, Launch, join
 from sweeps.jobs.batch import Batches, Kind, batches, pack
@@ -32,6 +33,12 @@ class LaunchPlan:
     diverged: list[str]  # of these, those that would fail again in the same way: an outcome, and nothing to mend
     later: int  # runs to do beyond what `--limit` allows
     problem: str  # why SLURM gives no information about some
+
+    @property
+    def damage(self) -> list[DamagedError]:
+        """Batches and runs whose files cannot be used."""
+        runs = [state.damage for state in self.states.values() if state.damage is not None]
+        return [*self.batches.damaged, *runs]
 
     def named(self, *names: Name) -> list[str]:
         return [run for run, seen in self.states.items() if seen.name in names]

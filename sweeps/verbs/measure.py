@@ -45,16 +45,14 @@ COLUMNS = {
 Row = dict[str, Any]
 
 
-def measure(names: Sequence[str], overrides: Sequence[str], rounds: int, wait: bool) -> int:
+def measure(name: str, overrides: Sequence[str], rounds: int, wait: bool) -> int:
     """Measures here and prints the result, or submits a job that does; with `wait` that one is followed.
 
     Returns 0 if all is well, 1 if a row has no finished run, or the measurement failed, 130 if interrupted.
     Raises ConfigError for what is wrong with the sweep, an override or the cluster's settings.
     """
-    if len(names) > 1:
-        raise ConfigError(f"one sweep at a time is measured; {' '.join(names)} came")
-    expanded = expand(names[0], overrides, CONF)
-    name, store, cluster = expanded.sweep.name, expanded.store, expanded.deployment.cluster
+    expanded = expand(name, overrides, CONF)
+    store, cluster = expanded.store, expanded.deployment.cluster
     follow_mode(store.root)
     rows, missing = rows_of(expanded)
     if not rows:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from json import dumps
 
 from mmprompt.runs.deployment import Cluster
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.store import TRIES
 from sweeps.grid.manifest import ExpandedSweep
 from sweeps.jobs import slurm
+from sweeps.jobs.batch import Kind
 from sweeps.planning.launch_plan import LaunchPlan, counted, look
 from sweeps.planning.precision import precision
 from sweeps.states.state import State
@@ -21,22 +23,63 @@ SHOWN = 12  # values of an axis
 OURS = ("kind", "checkpoint_every", "runs_per_job", "max_parallel", "setup", "sbatch")  # settings that are not sbatch's
 
 
-def plan(names: Sequence[str], overrides: Sequence[str], retry: str | None, limit: int | None) -> int:
-    """Prints it. Raises ConfigError for what is wrong with a sweep, an override or the cluster's settings."""
-    seen = look(names, overrides, retry, limit)
-    for one in seen.launch.sweeps:
-        states = seen.states_of(one)
-        print(f"{one.sweep.name}: {one.sweep.claim}\n  {counted(states)}")
-        for line in (*_axes(one, states), *precision(one, states)):
-            print(f"  {line}")
-    if len(seen.launch.sweeps) > 1:
-        print(f"as one launch\n  {seen}")
-    for line in (*_left_out(seen, retry), *(_work(seen) if seen.to_do else [])):
-        print(f"  {line}")
-    for damage in [*seen.batches.damaged, *(one.damage for one in seen.states.values() if one.damage is not None)]:
-        print(f"  damaged: {damage}")
-    print(f"  store: {seen.launch.store.root}")
+def plan(names: Sequence[str], overrides: Sequence[str], retry: str | None, limit: int | None, json: bool) -> int:
+    """Prints it, as text or as JSON. Raises ConfigError for what is wrong with a sweep, an override or the cluster's settings."""
+    planned = look(names, overrides, retry, limit)
+    print(as_json(planned) if json else "\n".join(lines(planned, retry)))
     return 0
+
+
+def lines(planned: LaunchPlan, retry: str | None) -> Iterator[str]:
+    for one in planned.launch.sweeps:
+        states = planned.states_of(one)
+        yield f"{one.sweep.name}: {one.sweep.claim}"
+        yield f"  {counted(states)}"
+        yield from (f"  {line}" for line in (*_axes(one, states), *precision(one, states)))
+    if len(planned.launch.sweeps) > 1:
+        yield f"as one launch\n  {planned}"
+    yield from (f"  {line}" for line in (*_left_out(planned, retry), *(_work(planned) if planned.to_do else [])))
+    yield from (f"  damaged: {damage}" for damage in planned.damage)
+    yield f"  store: {planned.launch.store.root}"
+
+
+def as_json(planned: LaunchPlan) -> str:
+    """The same for programs. Seconds, bytes and hours are null where no finished run tells what runs take."""
+    kind, why = slurm.choose(planned.launch.deployment.cluster.kind) if planned.to_do else (None, "nothing is to do")
+    at_once = _at_once(planned, kind) if kind else 0
+    jobs = _jobs(planned, kind) if kind else []
+    disk = planned.cost.disk(at_once) if jobs else (0.0, 0.0)
+    sweeps = [
+        {
+            "sweep": one.sweep.name,
+            "claim": one.sweep.claim,
+            "axes": one.axes,
+            "counts": dict(Counter(state.name for state in planned.states_of(one).values())),
+            "runs": [{"run": run, "state": state.name} for run, state in planned.states_of(one).items()],
+        }
+        for one in planned.launch.sweeps
+    ]
+    return dumps(
+        {
+            "store": str(planned.launch.store.root),
+            "sweeps": sweeps,
+            "scheduler": kind,
+            "why": why,
+            "to_do": planned.to_do,
+            "left_alone": planned.left_alone,
+            "later": planned.later,
+            "jobs": jobs if kind == "slurm" else None,
+            "at_once": at_once,
+            "seconds": planned.cost.wall(jobs, at_once) if jobs else 0.0,
+            "device_hours": planned.cost.hours if jobs else 0.0,
+            "device": planned.cost.unit,
+            "bytes": disk and disk[0],
+            "files": disk and disk[1],
+            "damaged": [str(damage) for damage in planned.damage],
+            "problem": planned.problem or None,
+        },
+        indent=1,
+    )
 
 
 def _axes(expanded: ExpandedSweep, states: Mapping[str, State]) -> Iterator[str]:
@@ -57,34 +100,41 @@ def _axes(expanded: ExpandedSweep, states: Mapping[str, State]) -> Iterator[str]
         yield f"{key}: " + ", ".join(shown) + (f", and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
 
 
-def _left_out(seen: LaunchPlan, retry: str | None) -> Iterator[str]:
-    diverged = set(seen.diverged)
-    failed = [run for run in seen.left_alone if run not in diverged]
-    if seen.diverged and retry is None:
-        yield f"{count(seen.diverged)} diverged, and would again; only --retry diverged includes them"
+def _left_out(planned: LaunchPlan, retry: str | None) -> Iterator[str]:
+    diverged = set(planned.diverged)
+    failed = [run for run in planned.left_alone if run not in diverged]
+    if planned.diverged and retry is None:
+        yield f"{count(planned.diverged)} diverged, and would again; only --retry diverged includes them"
     if failed and retry is None:
         yield f"{count(failed)} failed {TRIES} times without getting further; only --retry includes them"
-    elif seen.left_alone and retry is not None:
-        yield f"{count(seen.left_alone)} ended for another cause than {retry}"
-    if seen.later:
-        yield f"{seen.later} more to do than --limit allows"
-    if seen.problem:
-        yield f"no information from SLURM: {seen.problem}"
+    elif planned.left_alone and retry is not None:
+        yield f"{count(planned.left_alone)} ended for another cause than {retry}"
+    if planned.later:
+        yield f"{planned.later} more to do than --limit allows"
+    if planned.problem:
+        yield f"no information from SLURM: {planned.problem}"
 
 
-def _work(seen: LaunchPlan) -> Iterator[str]:
+def _work(planned: LaunchPlan) -> Iterator[str]:
     """What would be submitted, and what that costs."""
-    kind, why = slurm.choose(seen.launch.deployment.cluster.kind)
-    yield f"{seen.what(kind)} ({why})"
-    cluster = seen.launch.deployment.cluster
-    jobs = seen.jobs if kind == "slurm" else [[run] for run in seen.to_do]
-    at_once = min((cluster.max_parallel or len(jobs)) if kind == "slurm" else seen.places, len(jobs))
+    kind, why = slurm.choose(planned.launch.deployment.cluster.kind)
+    yield f"{planned.what(kind)} ({why})"
+    cluster, jobs, at_once = planned.launch.deployment.cluster, _jobs(planned, kind), _at_once(planned, kind)
     if kind == "slurm":
         yield _arrays(len(jobs), cluster)
-    wall = seen.cost.wall(jobs, at_once)
-    yield str(seen.cost) + (f"; {duration(wall)} with {at_once} at once" if wall is not None else "")
-    yield _disk(seen, at_once)
+    wall = planned.cost.wall(jobs, at_once)
+    yield str(planned.cost) + (f"; {duration(wall)} with {at_once} at once" if wall is not None else "")
+    yield _disk(planned, at_once)
     yield from _sbatch(cluster) if kind == "slurm" else []
+
+
+def _jobs(planned: LaunchPlan, kind: Kind) -> list[list[str]]:
+    return planned.jobs if kind == "slurm" else [[run] for run in planned.to_do]
+
+
+def _at_once(planned: LaunchPlan, kind: Kind) -> int:
+    jobs = len(_jobs(planned, kind))
+    return min((planned.launch.deployment.cluster.max_parallel or jobs) if kind == "slurm" else planned.places, jobs)
 
 
 def _arrays(jobs: int, cluster: Cluster) -> str:
@@ -98,12 +148,12 @@ def _arrays(jobs: int, cluster: Cluster) -> str:
     return f"{arrays} arrays of up to {most} jobs ({said}){order}{together}"
 
 
-def _disk(seen: LaunchPlan, at_once: int) -> str:
-    root = seen.launch.store.root
+def _disk(planned: LaunchPlan, at_once: int) -> str:
+    root = planned.launch.store.root
     there = os.statvfs(next(folder for folder in (root, *root.parents) if folder.is_dir()))
     free, files = there.f_bavail * there.f_frsize, there.f_favail if there.f_files else math.inf
     free_text = volume(free) + (f" and {files:,} files" if files < math.inf else "")
-    needed = seen.cost.disk(at_once)
+    needed = planned.cost.disk(at_once)
     if needed is None:
         return f"disk: what they need is unknown; {free_text} free"
     enough = needed[0] < free and needed[1] < files

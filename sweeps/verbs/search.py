@@ -37,15 +37,16 @@ from sweeps.verbs.launch import hand_over
 from sweeps.wording import plural
 
 CONF = ROOT / "conf"
-SUBVERBS = ("plan", "promote")
 POLL = 1.0  # seconds between two looks
 Submit = Callable[[Callable[[str], None], bool], None]  # missing workers: where to say so; whether it was asked before
 RECONCILE = 60.0  # seconds between two looks whether jobs are missing
 
 
 def search(
-    names: Sequence[str],
+    name: str,
     overrides: Sequence[str],
+    action: str | None,
+    *,
     called: str | None,
     wait: bool,
     limit: int | None,
@@ -54,9 +55,10 @@ def search(
     journal: str | None,
     force: bool,
 ) -> int:
-    """Returns 0 if all is well, 1 if runs failed or something is not done, 130 if interrupted. Raises ConfigError, StoreError."""
-    what = [word for word in names if word in SUBVERBS and len(names) > 1]
-    [name] = [word for word in names if word not in what]
+    """Begins a search or goes on with it; with an `action` plans it, or promotes its outcome.
+
+    Returns 0 if all is well, 1 if runs failed or something is not done, 130 if interrupted. Raises ConfigError, StoreError.
+    """
     about = provenance()
     one = asked(name, called or name, overrides, CONF, about)
     follow_mode(one.store.root)
@@ -64,10 +66,10 @@ def search(
     is_there = study.file.exists()
     if is_there:
         check_same(study, one)
-    if what == ["plan"]:
+    if action == "plan":
         print("\n".join(plan_lines(one, study if is_there else None)))
         return 0
-    if what == ["promote"]:
+    if action == "promote":
         return promote(began(study, is_there), one, force, CONF)
     if verify:
         return verified(began(study, is_there))

@@ -1,0 +1,35 @@
+"""Runs what sweeps ask for and what is not done yet. Asking twice runs nothing twice; changing a value runs
+only what changed; an interrupted sweep goes on where it was. Several sweeps are one launch, and what they
+share is done once. Settings and code are frozen: what is edited while jobs queue is not in them. On local
+processes it waits, and Ctrl-C stops them; on SLURM it asks once (YES=1: not at all), submits and returns, and
+with --wait it follows, and submits again what was killed. The exit code is 1 if a run failed otherwise than by
+diverging: that is an outcome, and happens again."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmprompt.runs.failures import RETRIED
+from sweeps.commands.arguments import add_json, add_limit, add_retry, add_words, cause, names_in, overrides_in, sweeps
+
+SUMMARY = "run what is not done yet"
+WORDS = "sweeps, files of conf/sweep/, as one launch; and changes to all of them, see below"
+RETRY = f"runs too that diverged, failed too often or may be lost; with one of {', '.join(RETRIED)}: of those that ended only these"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_words(parser, WORDS)
+    add_retry(parser, RETRY)
+    add_limit(parser, "of the runs to do, the first N")
+    parser.add_argument(
+        "--wait", action="store_true", help="on SLURM: follow the jobs to their end, start killed ones again"
+    )
+    add_json(parser, "for programs: at the end one JSON document, as `status --json`; all else goes to stderr")
+
+
+def run(given: argparse.Namespace) -> int:
+    names, overrides = names_in(given.words, "sweep", sweeps()), overrides_in(given.words, given.retry)
+    retry = cause(given.retry)
+    from sweeps.verbs.launch import launch
+
+    return launch(names, overrides, given.wait, retry, given.limit, given.json)

@@ -1,0 +1,22 @@
+"""What the job of a run printed, and why its attempt ended. A run is named by the beginning of its id."""
+
+from __future__ import annotations
+
+import argparse
+
+from sweeps.commands.arguments import add_store, positive
+
+SUMMARY = "what a run's job printed"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="the beginning of its id")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on while it is at work")
+    parser.add_argument("--attempt", metavar="N", type=positive, help="not the newest, but this one")
+    add_store(parser)
+
+
+def run(given: argparse.Namespace) -> int:
+    from sweeps.verbs.logs import logs
+
+    return logs(given.run, given.runs, given.follow, given.attempt)
