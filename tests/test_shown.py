@@ -54,10 +54,10 @@ from analysis.sources import in_store
 from analysis.statistics import cells, edges, facts, learning_curves
 from analysis.trace import again
 from mmprompt.execution.execute import SUMMARISED
+from mmprompt.runs.comparison import FACTS as FACT_NAMES
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.runs.failures import from_text
-from mmprompt.runs.records import FACTS as FACT_NAMES
 from mmprompt.runs.store import Store
 from sweeps.grid.manifest import expand
 from sweeps.grid.manifest import manifest as frozen
