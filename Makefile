@@ -113,7 +113,7 @@ publish: $(INSTALLED) ## docs/ and README.md say what the records say: claims, t
 	@$(PY) -m analysis publish README.md docs/results-micro.md
 
 pretrain-micro: $(INSTALLED) ## make the small backbone again (about an hour; its result is committed)
-	@$(PY) -m mmprompt --config-name pretrain $(ARGS)
+	@$(PY) -m mmprompt.pretrain $(ARGS)
 
 test: $(INSTALLED) ## all tests; those of SLURM skip, and say so, where its daemons are not installed
 	@$(PY) -m pytest $(PROCESSES) $(PYTEST_ARGS)

@@ -17,6 +17,7 @@ read.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ from mmprompt.runs.store import Store
 
 if TYPE_CHECKING:
     from analysis.frame import Sweep
+    from analysis.report import SweepReport
+    from analysis.search_report import SearchReport
     from analysis.sources import Source
 
 CHECKED = (
@@ -77,16 +80,19 @@ def main(arguments: Sequence[str]) -> int:
         names = given.names or sorted(store.sweeps())
         if not names:
             raise StoreError(f"no sweep was launched in {store.root}; give the store with --runs or MMPROMPT_RUNS")
+        documents = []
         for name in names:
             try:
                 manifest = read_manifest(store, name)
                 with source_of(given, manifest) as source:
                     text, is_sound = VERBS[given.verb]((store, manifest, source), given)
-                print(text)
+                documents.append(text) if is_json(given) else print(text)
                 status = max(status, 0 if is_sound else 1)
             except StoreError as error:  # of one sweep; the others can be read all the same
                 print(f"analysis: {error}", file=sys.stderr)
                 status = 2
+        if is_json(given):
+            print("[" + ",\n".join(documents) + "]")
     except (StoreError, ServerError) as error:
         print(f"analysis: {error}", file=sys.stderr)
         return 2
@@ -127,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     widths = "of figures, as they are printed: text (5.5 in, NAME.pdf) or column (3.25 in, NAME_column.pdf)"
     tables.add_argument("--width", choices=["text", "column"], default="text", help=widths)
     kinds = "of figures, with commas between: pdf, png, svg; default: pdf,png"
+    tables.add_argument("--json", action="store_true", help="for programs: one JSON document, a list of sweeps")
     tables.add_argument("--format", type=_kinds, default=("pdf", "png"), help=kinds)
     for one in (tables, of_all("curves", "every logged step of their runs, as CSV")):
         one.add_argument("--out", type=Path, help="where the files are made; default: in the store")
@@ -170,23 +177,34 @@ def is_deep(given: argparse.Namespace) -> bool:
     return given.verb == "verify" or getattr(given, "verify", False)
 
 
+def is_json(given: argparse.Namespace) -> bool:
+    return getattr(given, "json", False)
+
+
 def tables(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Writes the files of a sweep or a search."""
-    store, manifest, source = read
+    (store, manifest, source), out = read, given.out or read[0].root
+
+    def as_text(one: SweepReport | SearchReport, text: str) -> str:
+        from analysis.document import document
+
+        return json.dumps(document(one, out), indent=1) if given.json else text
+
     if manifest["search"] is not None:
         from analysis.search_report import SearchReport, report_search
 
         found = SearchReport(store, manifest, source, is_deep(given))
-        text = report_search(found, given.out or store.root, given.width, given.format)
-        return text, not found.searched.sweep.conflicts
+        text = report_search(found, out, given.width, given.format)
+        return as_text(found, text), not found.searched.sweep.conflicts
     from analysis.report import printed, read_report, write
 
     one = read_report(store, manifest, source, is_deep(given))
     if not one.is_begun:
         why = "no run can be read" if one.sweep.conflicts else "none of its runs is done yet"
-        return "\n".join([f"{one.name}: {why}, so there is no table", *one.sweep.notes]), not one.sweep.conflicts
-    places = write(one, given.out or store.root, given.width, given.format)
-    return printed(one, places), not one.sweep.conflicts
+        text = "\n".join([f"{one.name}: {why}, so there is no table", *one.sweep.notes])
+        return as_text(one, text), not one.sweep.conflicts
+    places = write(one, out, given.width, given.format)
+    return as_text(one, printed(one, places)), not one.sweep.conflicts
 
 
 def verify(read: Read, given: argparse.Namespace) -> tuple[str, bool]:

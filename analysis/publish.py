@@ -29,7 +29,7 @@ from analysis.frame import Sweep
 from analysis.layout import Table
 from analysis.manifest import read_manifest
 from analysis.markdown import markdown
-from analysis.report import Report, draw, read_report, texts
+from analysis.report import SweepReport, draw, read_report, texts
 from analysis.sources import in_store
 from analysis.table_notes import commits
 from mmprompt.runs.config import nearest
@@ -80,12 +80,12 @@ def blocks(text: str, file: Path) -> list[list[str]]:
     return found
 
 
-def filled(text: str, reports: Mapping[str, Report]) -> str:
+def filled(text: str, reports: Mapping[str, SweepReport]) -> str:
     """The document with every block written anew."""
     return BLOCK.sub(lambda match: f"{match[1]}\n{_made(match[2].split(), reports).strip()}\n\n{match[3]}", text)
 
 
-def _made(words: Sequence[str], reports: Mapping[str, Report]) -> str:
+def _made(words: Sequence[str], reports: Mapping[str, SweepReport]) -> str:
     kind, *rest = words
     if kind == "table":
         name, which = rest[0], " ".join(rest[1:]) or "scores"
@@ -97,7 +97,7 @@ def _made(words: Sequence[str], reports: Mapping[str, Report]) -> str:
     return markdown([claim_table(found) if kind == "claims" else result_table(found)])
 
 
-def _table(one: Report, which: str) -> Table:
+def _table(one: SweepReport, which: str) -> Table:
     there = {table.name or "scores": table for table in one.tables}
     if which not in there:
         raise StoreError(f"sweep {one.name} has no table {which}{nearest(which, there)}; it has {', '.join(there)}")
@@ -116,7 +116,7 @@ def made(sweep: Sweep) -> str:
     )
 
 
-def _report(store: Store, name: str) -> Report:
+def _report(store: Store, name: str) -> SweepReport:
     one = read_report(store, read_manifest(store, name), in_store)
     if not one.is_begun:
         raise StoreError(f"sweep {name}: none of its runs is done, so there is nothing to publish")
@@ -125,7 +125,7 @@ def _report(store: Store, name: str) -> Report:
     return one
 
 
-def _published(one: Report) -> pd.DataFrame:
+def _published(one: SweepReport) -> pd.DataFrame:
     """The evaluations that a sweep's tables show."""
     scores = one.sweep.scores
     shown = [pair in one.sweep.shown for pair in zip(scores["task"], scores["split"], strict=True)]
@@ -139,7 +139,7 @@ def configs(store: Store, runs: Sequence[str]) -> str:
     return "".join(f"{json.dumps(line)}\n" for line in lines)
 
 
-def examples(reports: Sequence[Report]) -> bytes:
+def examples(reports: Sequence[SweepReport]) -> bytes:
     """An npz with an array per evaluation, the score of each example as float32."""
     found: dict[str, np.ndarray] = {}
     for one in reports:

@@ -33,15 +33,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Report:
+class SweepReport:
     """What tables, figures, documents, notebooks and the page of a sweep are made of."""
 
     def __init__(self, store: Store, sweep: Sweep, source: Source) -> None:
         self.store, self.sweep, self.source = store, sweep, source
 
-    def of(self, **manifest: Any) -> Report:
+    def of(self, **manifest: Any) -> SweepReport:
         """The same runs under a manifest that differs in this."""
-        return Report(self.store, replace(self.sweep, manifest={**self.sweep.manifest, **manifest}), self.source)
+        return SweepReport(self.store, replace(self.sweep, manifest={**self.sweep.manifest, **manifest}), self.source)
 
     @property
     def name(self) -> str:
@@ -149,12 +149,12 @@ class Report:
         return {"averages": self.averages, "trends": self.trends, "references": self.references}
 
 
-def read_report(store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> Report:
+def read_report(store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> SweepReport:
     """`deep`: every byte of the sweep is checked (`analysis.verify.deeply`)."""
-    return Report(store, assemble(store, manifest, source, deep), source)
+    return SweepReport(store, assemble(store, manifest, source, deep), source)
 
 
-def texts(one: Report) -> dict[str, str]:
+def texts(one: SweepReport) -> dict[str, str]:
     """What goes into files beside each other, by the ending of their name."""
     theirs = tables.paper(one.papers)
     made = {
@@ -168,13 +168,13 @@ def texts(one: Report) -> dict[str, str]:
     return made | ({"_paper.tex": latex(theirs, one.name)} if theirs else {})
 
 
-def write(one: Report, out: Path, width: str, formats: Sequence[str]) -> list[str]:
+def write(one: SweepReport, out: Path, width: str, formats: Sequence[str]) -> list[str]:
     """Puts every file in place; returns a line on each kind."""
     drawn = draw(one, out / "figures", width, formats)
     return put(out, one.name, texts(one), drawn, one.store, one.source)
 
 
-def draw(one: Report, folder: Path, width: str, formats: Sequence[str]) -> list[Path]:
+def draw(one: SweepReport, folder: Path, width: str, formats: Sequence[str]) -> list[Path]:
     """The figure's files, ours first."""
     from analysis import figure_files
 
@@ -215,6 +215,6 @@ def _ending(place: Path, first: Path) -> str:
     return place.name.removeprefix(first.stem)
 
 
-def printed(one: Report, places: Sequence[str]) -> str:
+def printed(one: SweepReport, places: Sequence[str]) -> str:
     """What its user should read."""
     return "\n".join([terminal(one.tables, one.notes), *places])

@@ -20,7 +20,7 @@ from analysis.claim_tables import claim_table
 from analysis.frame import Sweep
 from analysis.inventory import store_at
 from analysis.manifest import axis_value, read_manifest
-from analysis.report import Report, read_report
+from analysis.report import SweepReport, read_report
 from analysis.run import Run
 from analysis.samples import groups, plain
 from analysis.search_report import SearchReport
@@ -130,7 +130,7 @@ def _source(source: Place, manifest: Mapping[str, Any], project: str | None, dee
 class Results:
     """A sweep's results."""
 
-    def __init__(self, report: Report, connection: ExitStack) -> None:
+    def __init__(self, report: SweepReport, connection: ExitStack) -> None:
         """`connection`: what is open as long as this object is used."""
         self.report, self._connection = report, connection
 
@@ -293,7 +293,7 @@ class Results:
     # on a screen
 
     @property
-    def _begun(self) -> Report:
+    def _begun(self) -> SweepReport:
         """Raises StoreError while there is nothing to compute."""
         if not self.report.is_begun:
             raise StoreError(self._nothing)

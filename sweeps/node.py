@@ -1,6 +1,6 @@
-"""What runs on the node: one job of a batch. It reads what was frozen at launch and imports the snapshot's packages.
+"""What runs on the node: one job of a batch, `python -m sweeps.node BATCH NUMBER`, on SLURM as well as in local processes.
 
-SLURM's jobs are `python -m sweeps.node BATCH FIRST`, submitit's local processes call `work`.
+It reads what was frozen at launch, and imports the packages of the snapshot.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,68 +27,68 @@ from sweeps.jobs.job_log import OUT_OF_TIME, first_line
 ASKS = 60.0  # seconds that SLURM's controller has for an answer
 
 
-def work(batch: str, index: int) -> None:
-    """A local worker: executes the runs of job `index` of the batch in this folder, as long as the launch lives.
+@dataclass(frozen=True)
+class Job:
+    """The job that this process executes."""
 
-    Raises RuntimeError at the end if one failed.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; while torch loads nothing needs an orderly end
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # submitit would raise, and blame the run
-    frozen = frozen_in(Path(batch))
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[GPUS]  # before anything could look
-    from submitit import JobEnvironment
-
-    job, launcher = JobEnvironment(), frozen["launcher"]
-    about = about_job(frozen, job.job_id, job.paths.stderr)
-
-    def wanted() -> bool:
-        return is_running(launcher) is True
-
-    if "measure" in frozen:
-        measure(frozen, about, wanted)
-        return
-    if "search" in frozen:
-        search(frozen, about, wanted)
-        return
-    outcome = execute(frozen, index, about, wanted)
-    if reason := failures(outcome):
-        raise RuntimeError(reason)
+    id: str
+    log: Path  # what it prints as errors
+    index: int  # of its list of runs, in the batch
+    is_slurm: bool
+    goes_on: Callable[[], bool]  # whether it may begin another run
 
 
-def main(batch: Path, first: int) -> None:
-    """A job of SLURM's, of the array whose first job is number `first`. Exits with 1 if a run failed.
+def main(batch: Path, number: int) -> None:
+    """A local worker, number `number` of its batch; or a job of SLURM's, of the array whose first job has that number.
 
-    It is told some time before its time limit: then it keeps its state and has itself started again.
+    A worker goes on as long as its launch lives. SLURM tells a job some time before its time limit: then it keeps its state and
+    has itself started again. Exits with 1 if a run failed.
     """
     frozen = frozen_in(batch)
-    end_when_told(patience=warning(frozen["cluster"]["time_min"]) / 3)
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
-    execution = first_line(job)
+    job = (
+        slurm_job(batch, frozen, number) if frozen["job"]["scheduler"] == "slurm" else local_job(batch, frozen, number)
+    )
+    execution = first_line(job.id)
     print(execution, file=sys.stderr, flush=True)
-    about = about_job(frozen, job, batch / str(first) / f"{job}_0_log.err") | {"execution": execution}
-    index = first + int(task or 0)
+    about = about_job(frozen, job.id, job.log) | {"execution": execution}
     if "measure" in frozen:  # one that is told to end has nothing to keep, and would begin anew
-        measure(frozen, about, lambda: not time_is_up())
+        measure(frozen, about, job.goes_on)
         return
     try:
-        if "search" in frozen:
-            outcome = search(frozen, about, lambda: not time_is_up())
-        else:
-            outcome = execute(frozen, index, about, lambda: not time_is_up())
+        is_search = "search" in frozen
+        outcome = search(frozen, about, job.goes_on) if is_search else execute(frozen, job.index, about, job.goes_on)
     except SystemExit:
-        if time_is_up() and not has_begun(frozen, index) and int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= TRIES:
-            print(
-                "the time limit is near and no run has begun, again; a larger cluster.time_min is the cure",
-                file=sys.stderr,
-            )
-            sys.exit(OUT_OF_TIME)
-        if time_is_up() or is_preempted():
-            start_again()
+        if job.is_slurm:
+            start_again_if_told(frozen, job.index)
         raise
     if "open" in outcome.values() and time_is_up():
         start_again()
     sys.exit(failures(outcome))
+
+
+def local_job(batch: Path, frozen: Mapping[str, Any], number: int) -> Job:
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[GPUS]  # before anything could look
+    launcher = frozen["launcher"]
+    return Job(str(os.getpid()), Batch(batch).worker_log(number), 0, False, lambda: is_running(launcher) is True)
+
+
+def slurm_job(batch: Path, frozen: Mapping[str, Any], first: int) -> Job:
+    end_when_told(patience=warning(frozen["cluster"]["time_min"]) / 3)
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    log = Batch(batch).array(first) / f"{job}_0_log.err"
+    return Job(job, log, first + int(task or 0), True, lambda: not time_is_up())
+
+
+def start_again_if_told(frozen: dict[str, Any], index: int) -> None:
+    """Of a job that was told to end: because its time limit is near, or for another's sake."""
+    if time_is_up() and not has_begun(frozen, index) and int(os.environ.get("SLURM_RESTART_COUNT", "0")) >= TRIES:
+        print(
+            "the time limit is near and no run has begun, again; a larger cluster.time_min is the cure", file=sys.stderr
+        )
+        sys.exit(OUT_OF_TIME)
+    if time_is_up() or is_preempted():
+        start_again()
 
 
 def frozen_in(batch: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def submit(store: Store, expanded: Launch, kind: Kind = "local", **about: Any) -
     assert batch is not None
     text = batch.file.read_text()
     batch.file.write_text(text.replace(f'"pid": {os.getpid()}', '"pid": 1'))  # the launch has ended
-    for name in ("1_submitted.pkl", "1_0_log.err"):
+    for name in ("1_0_log.out", "1_0_log.err"):
         (batch.folder / name).write_text("printed")
     return Batch(batch.folder)
 
@@ -113,7 +113,7 @@ def test_of_an_old_store_exactly_what_nobody_needs_goes(store: Store, capsys: py
     age(store)
     expected = {f"run/{done.id}/attempts/1/{name}" for name in ("weights.safetensors", "evaluations/abc.json")}
     expected |= {f"run/{done.id}/attempts/{n}/checkpoint.{step}.pt" for n in (1, 2) for step in (10, 20)}
-    expected |= {"jobs/1/1_submitted.pkl", "jobs/1/1_0_log.err"}
+    expected |= {"jobs/1/1_0_log.out", "jobs/1/1_0_log.err"}
     places = (f"run/{done.id}", f"run/{done.id}/attempts", f"run/{failed.id}/attempts/1", "code", "jobs")
     expected |= {f"{place}/{name}" for place in places for name in (".7.0badc0de/file", ".file.json.0badc0de")}
     assert cleaned(store) == expected

@@ -185,13 +185,9 @@ def at_work(launched: Launcher, process: Any) -> int:
 
     def found() -> int | None:
         logs = sorted(launched.store.jobs.glob("*/*_log.err"), key=lambda log: log.stat().st_mtime)
-        if (
-            not logs
-            or "measures" not in logs[-1].read_text()
-            or "completed" in logs[-1].with_suffix(".out").read_text()
-        ):
+        if not logs or "measures" not in logs[-1].read_text():
             return None
-        ours = [p for p in launched.processes() if "submitit.core._submit" in " ".join(p.info["cmdline"])]
+        ours = [p for p in launched.processes() if "sweeps.node" in p.info["cmdline"]]
         return ours[0].pid if ours else None
 
     return int(until(found, "it measures", process))

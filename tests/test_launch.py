@@ -77,7 +77,9 @@ def test_workers_import_the_snapshot_and_read_its_backbone(launched: tuple[Launc
     assert batch.record["jobs"][0][0]["settings"]["backbone"].startswith(str(copy))
     for file in snapshot.files(ROOT):
         assert (copy / file).exists()
-    assert f"{copy}/sweeps/node.py" in "".join(log.read_text() for log in batch.folder.glob("*_log.err"))
+    runs = [launcher.store.run(point["run"]) for point in launcher.manifest()["points"]]
+    [failed] = [attempt.reason for run in runs for attempt in run.attempts() if attempt.reason is not None]
+    assert f'File "{copy}/mmprompt/training/train.py"' in failed.traceback
 
 
 def test_a_second_launch_runs_only_what_is_not_done_and_leaves_alone_what_diverged_or_failed_too_often(
@@ -192,7 +194,9 @@ def test_what_would_end_a_launch_waits_until_the_worker_that_it_is_starting_is_t
 def test_workers_that_die_before_they_work_end_the_launch_with_their_last_words(launcher: Launcher) -> None:
     for package in ("conf", "mmprompt", "sweeps"):
         shutil.copytree(ROOT / package, launcher.folder / "copy" / package)
-    (launcher.folder / "copy" / "mmprompt" / "job.py").write_text("raise ImportError('libsomething is missing')")
+    (launcher.folder / "copy" / "mmprompt/execution/execute.py").write_text(
+        "raise ImportError('libsomething is missing')"
+    )
     code, output = Launcher(launcher.folder, launcher.folder / "copy").run("launch", "seed=1,2", "optim.steps=2")
     assert code == 1
     assert "the workers ended before they were at every run" in output and "libsomething is missing" in output
@@ -228,7 +232,7 @@ def test_a_snapshot_is_made_once_whole_and_anew_when_a_file_changes(tmp_path: Pa
         copies = list(pool.map(lambda _: snapshot.take(tmp_path / "tree", store), range(16)))
     assert len(set(copies)) == 1 and [copies[0]] == list(store.code.iterdir())
     assert snapshot.files(copies[0]) == snapshot.files(tmp_path / "tree")
-    (tmp_path / "tree" / "mmprompt" / "job.py").write_text("changed")
+    (tmp_path / "tree" / "mmprompt/execution/execute.py").write_text("changed")
     assert snapshot.take(tmp_path / "tree", store) != copies[0]
 
 

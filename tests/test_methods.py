@@ -193,7 +193,7 @@ def test_with_a_moving_average_it_is_validated_and_published_and_the_weights_go_
 
 
 def test_params_shows_every_tensor_that_trains_and_needs_no_weights() -> None:
-    command = [sys.executable, "-m", "mmprompt", "method=bitfit", "model=ofa_base", "--params"]
+    command = [sys.executable, "-m", "mmprompt.parameters", "method=bitfit", "model=ofa_base"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "backbone.decoder.layers.5.cross_norm.bias" in done.stdout and "3,072" in done.stdout
     assert "trains 70,656 numbers in 56 tensors" in done.stdout.replace("\n", " ")

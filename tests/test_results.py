@@ -203,8 +203,8 @@ def test_a_search_is_a_study_of_optunas(store: Store) -> None:
     assert set(found.importances["key"]) == {"optim.lr"}
 
 
-def test_the_lines_in_the_readme_run_as_they_stand(store: Store) -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_lines_in_the_documentation_run_as_they_stand(store: Store) -> None:
+    text = (ROOT / "docs/notebooks.md").read_text()
     (lines,) = re.findall(r"```python\n(from analysis import .*?)```", text, re.DOTALL)
     assert len([line for line in lines.splitlines() if line]) == 6
     environment = os.environ | {"MMPROMPT_RUNS": str(store.root), "PYTHONPATH": str(ROOT)}

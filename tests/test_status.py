@@ -34,7 +34,7 @@ from mmprompt.runs.identity import canonical, evaluation_id
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Store
 from sweeps.display.pace import UNKNOWN, Takes
-from sweeps.display.report import Report, RunLine, in_seconds, time_left, with_time_left
+from sweeps.display.report import RunLine, SweepStatus, in_seconds, time_left, with_time_left
 from sweeps.grid import launched
 from sweeps.verbs.status import status
 from sweeps.wording import duration
@@ -478,8 +478,8 @@ def test_what_comes_after_the_last_step_is_part_of_the_time_left_or_said_to_be_u
 def test_the_percentage_is_below_100_as_long_as_a_run_is_at_work() -> None:
     lines = [replace(LINE, state="done")] * 999 + [with_time_left(replace(LINE, step=300), UNKNOWN, False, 0.0)]
     said = "length: 1000 runs: 999 done, 1 running (1 scoring); 99 % done, time left not known yet"
-    assert str(Report(ABOUT, lines, {})) == said
-    assert str(Report(ABOUT, lines[:-1], {})) == "length: 999 runs: 999 done; 100 % done"
+    assert str(SweepStatus(ABOUT, lines, {})) == said
+    assert str(SweepStatus(ABOUT, lines[:-1], {})) == "length: 999 runs: 999 done; 100 % done"
 
 
 ABOUT = launched.LaunchedSweep(Store(Path("/nowhere")), "length", {})
@@ -514,7 +514,7 @@ def test_the_time_left_is_never_negative_and_unknown_only_where_nothing_is_known
         assert left.seconds is None or left.seconds >= 0
         assert is_known or left.seconds is None
         assert left.seconds is not None or not any(line.left is not None for line in at_work)
-        assert not re.search(r"\b0 s\b|-", str(left)) and 0 <= Report(ABOUT, lines, {}).done < 1
+        assert not re.search(r"\b0 s\b|-", str(left)) and 0 <= SweepStatus(ABOUT, lines, {}).done < 1
 
 
 @given(at_this_moment(st.floats(0.01, 1e6)), st.data())

@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.report import Report
+from analysis.report import SweepReport
 from analysis.run import Run
 from analysis.samples import plain
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import setting
 
 
-def run_data(reports: Sequence[Report]) -> dict[str, Any]:
+def run_data(reports: Sequence[SweepReport]) -> dict[str, Any]:
     """`common`: the settings that all runs of the page share. `runs`: by id, the rest, and how each was made."""
-    points: dict[str, tuple[Report, Mapping[str, Any]]] = {}
+    points: dict[str, tuple[SweepReport, Mapping[str, Any]]] = {}
     for report in reports:
         for point in report.sweep.manifest["points"]:
             points.setdefault(point["run"], (report, point))

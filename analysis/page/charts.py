@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis import names, style
 from analysis.frame import Sweep
-from analysis.report import Report
+from analysis.report import SweepReport
 from analysis.samples import groups, plain
 from analysis.statistics import WHILE_TRAINING
 
@@ -31,7 +31,7 @@ def cell_data(sweep: Sweep) -> dict[str, list[list[Any]]]:
     return found
 
 
-def curve_data(report: Report) -> dict[str, Any] | None:
+def curve_data(report: SweepReport) -> dict[str, Any] | None:
     """The score on validation while training, of each run; None where no run has one, and of a sweep that trains nothing."""
     if report.sweep.over is not None:
         return None
@@ -81,7 +81,7 @@ def _per_step(whole: Any, steps: int) -> float | None:
     return None if pd.isna(whole) or not steps else float(whole) / steps
 
 
-def cost_data(report: Report) -> list[dict[str, Any]]:
+def cost_data(report: SweepReport) -> list[dict[str, Any]]:
     """Of each row and task its score, and what it takes: what runs record, and what was measured."""
     sweep = report.sweep
     if sweep.over is not None:

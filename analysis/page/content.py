@@ -19,7 +19,7 @@ from analysis.page.behind import run_data
 from analysis.page.charts import cell_data, cost_data, curve_data
 from analysis.page.examples import Examples, examples
 from analysis.page.svg import image
-from analysis.report import Report, read_report
+from analysis.report import SweepReport, read_report
 from analysis.search_figures import caption as search_caption
 from analysis.search_report import SearchReport
 from analysis.sources import in_store
@@ -50,7 +50,7 @@ class View:
 class Section:
     """A sweep of the page."""
 
-    report: Report
+    report: SweepReport
     views: list[View]
     missing: pd.DataFrame
     figure: str  # SVG
@@ -84,7 +84,7 @@ def content(store: Store) -> Content:
     """Reads all sweeps and searches of the store. One that cannot be read is a warning; the others are shown."""
     warnings: list[str] = []
     found = list(read(store, warnings))
-    reports = [one for one in found if isinstance(one, Report) and one.is_begun]
+    reports = [one for one in found if isinstance(one, SweepReport) and one.is_begun]
     searches = [one for one in found if isinstance(one, SearchReport) and one.is_begun]
     inventory = all_runs(store)
     claims = [pd.DataFrame(columns=COLUMNS), *(report.claims for report in reports)]
@@ -102,7 +102,7 @@ def content(store: Store) -> Content:
     )
 
 
-def read(store: Store, warnings: list[str]) -> Iterator[Report | SearchReport]:
+def read(store: Store, warnings: list[str]) -> Iterator[SweepReport | SearchReport]:
     """Every sweep and search that can be read."""
     for name in sorted(store.sweeps()):
         try:
@@ -113,14 +113,14 @@ def read(store: Store, warnings: list[str]) -> Iterator[Report | SearchReport]:
             warnings.append(str(error))
 
 
-def nothing(one: Report | SearchReport) -> tuple[str, str]:
+def nothing(one: SweepReport | SearchReport) -> tuple[str, str]:
     """Name of a sweep or a search without a result, and what to type."""
     if isinstance(one, SearchReport):
         return one.name, "none of its trials has come to anything yet"
     return one.name, f"none of its runs is done yet; `{one.sweep.manifest['command']}`"
 
 
-def sections(reports: Sequence[Report]) -> Iterator[Section]:
+def sections(reports: Sequence[SweepReport]) -> Iterator[Section]:
     """Pictures of examples are shared out evenly."""
     left = PICTURES
     for at, report in enumerate(reports):
@@ -132,7 +132,7 @@ def sections(reports: Sequence[Report]) -> Iterator[Section]:
 # The store
 
 
-def store_facts(reports: Sequence[Report], inventory: pd.DataFrame) -> Iterator[tuple[str, str]]:
+def store_facts(reports: Sequence[SweepReport], inventory: pd.DataFrame) -> Iterator[tuple[str, str]]:
     counts = Counter(inventory["state"])
     yield "runs", ", ".join(f"{count:,} {state}" for state, count in counts.most_common()) or "none"
     planned = {
@@ -167,7 +167,7 @@ def mixed(inventory: pd.DataFrame) -> Iterator[str]:
 # A sweep
 
 
-def section(report: Report, pictures: int) -> Section:
+def section(report: SweepReport, pictures: int) -> Section:
     sweep = report.sweep
     return Section(
         report=report,
@@ -181,7 +181,7 @@ def section(report: Report, pictures: int) -> Section:
     )
 
 
-def views(report: Report) -> Iterator[View]:
+def views(report: SweepReport) -> Iterator[View]:
     """What tables show, and the splits on which choices are made."""
     yield View("reported splits", report.tables)
     sweep = report.sweep

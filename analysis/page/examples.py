@@ -12,7 +12,7 @@ from PIL import Image
 
 from analysis.frame import Sweep
 from analysis.paired import Paired, paired
-from analysis.report import Report
+from analysis.report import SweepReport
 from analysis.samples import plain
 from mmprompt.runs.files import StoreError
 
@@ -27,7 +27,7 @@ class Examples:
     shown: list[dict[str, Any]]  # number, picture, question, answer, box, scores
 
 
-def examples(report: Report, pictures: int) -> Iterator[Examples]:
+def examples(report: SweepReport, pictures: int) -> Iterator[Examples]:
     """The examples on which two rows differ most: those of the sweep's first claim, else the baseline and the last row."""
     sweep = report.sweep
     pair = _pair(sweep)

@@ -85,7 +85,7 @@ class JobRecord(Process, Versioned):
 
     batch: Name
     scheduler: Literal["local", "slurm", "by hand"]
-    job: NotRequired[Text | None]  # SLURM's id, or submitit's; none of a run by hand
+    job: NotRequired[Text | None]  # SLURM's id, or a local worker's process id; none of a run by hand
     log: NotRequired[Text | None]  # relative to the store
     execution: NotRequired[Text]  # the line with which the job's execution begins in the log
     code: NotRequired[Text | None]  # the copy of our packages

@@ -151,7 +151,7 @@ class Store:
 
     @property
     def jobs(self) -> Path:
-        """One folder per launch: what was submitted, submitit's files and logs."""
+        """One folder per launch: what was submitted, scripts and logs."""
         return self.root / "jobs"
 
     @property

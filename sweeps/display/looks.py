@@ -12,7 +12,7 @@ from mmprompt.runs.processes import is_running
 from mmprompt.runs.records import DamagedError
 from mmprompt.runs.store import Store
 from sweeps.display.pace import UNKNOWN, Pace
-from sweeps.display.report import Report, RunLine, line_of, validation, with_time_left
+from sweeps.display.report import RunLine, SweepStatus, line_of, validation, with_time_left
 from sweeps.grid.launched import LaunchedSweep
 from sweeps.jobs.batch import Batch, Batches, batches
 from sweeps.states.causes import RunFailure, failures
@@ -41,7 +41,7 @@ class SweepReader:
         """SLURM is asked at the next look: jobs were submitted."""
         self._asked = -SQUEUE
 
-    def again(self, sweeps: Sequence[LaunchedSweep]) -> list[Report]:
+    def again(self, sweeps: Sequence[LaunchedSweep]) -> list[SweepStatus]:
         """Reads the store; asks SLURM if that was not done in the last half minute."""
         wanted: dict[str, frozenset[str]] = {}
         for sweep in sweeps:
@@ -72,7 +72,7 @@ class SweepReader:
         if is_due or key != self._failures[0]:
             self._failures = key, failures(self.store, stopped, seen, self.batches)
 
-    def _report(self, sweep: LaunchedSweep) -> Report:
+    def _report(self, sweep: LaunchedSweep) -> SweepStatus:
         values = {point["run"]: point["values"] for point in reversed(sweep.manifest["points"])}
         metrics = {task: validation(about) for task, about in sweep.manifest["tasks"].items()}
         first = next(iter(metrics), "")  # the task of points that name none
@@ -90,16 +90,16 @@ class SweepReader:
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             lines = list(pool.map(line, sweep.runs))
-        return Report(sweep, lines, failures)
+        return SweepStatus(sweep, lines, failures)
 
-    def _foreseen(self, reports: Sequence[Report], waiting: Collection[str]) -> list[Report]:
+    def _foreseen(self, reports: Sequence[SweepStatus], waiting: Collection[str]) -> list[SweepStatus]:
         """With what is to be expected of runs that are not done, where anybody is at work."""
         if not any(line.state == "running" or line.has_slot for one in reports for line in one.lines):
             return list(reports)
         now = server_time(self.store.root)
         return [one if one.is_done else self._expected(one, waiting, now) for one in reports]
 
-    def _expected(self, report: Report, waiting: Collection[str], now: float) -> Report:
+    def _expected(self, report: SweepStatus, waiting: Collection[str], now: float) -> SweepStatus:
         """As the sweep's own runs tell, so that it is the same whatever other sweeps are looked at."""
         pace = self._paces.setdefault(report.launched.name, Pace(self.store))
         takes = pace.of(self._seen(report.launched), self.batches)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from mmprompt.runs.store import Store
 from sweeps.display.live_table import FEWEST, WIDE, aligned, fitted, short
-from sweeps.display.report import ORDER, Report, together
+from sweeps.display.report import ORDER, SweepStatus, together
 
 NUMBERS = 5  # columns at the end
 SHORTEST = 4  # characters of a run's id
 
 
-def drawn_page(store: Store, reports: Sequence[Report], width: int, height: int) -> list[str]:
+def drawn_page(store: Store, reports: Sequence[SweepStatus], width: int, height: int) -> list[str]:
     """Below lines that stay, on a terminal of so many columns and rows: low, so that these are seen. Of several sweeps those
     have a table at which somebody is."""
     names = short_names(store, reports)
@@ -28,7 +28,7 @@ def rows_of(height: int | None, tables: int, more: int) -> int:
     return WIDE if height is None else max(FEWEST, (height - more) // max(1, tables) - 3)
 
 
-def table(report: Report, names: Mapping[str, str], rows: int, width: int, is_whole: bool) -> list[str]:
+def table(report: SweepStatus, names: Mapping[str, str], rows: int, width: int, is_whole: bool) -> list[str]:
     """A head and a row for each run, those at work first; those that have no place are counted."""
     lines = sorted(report.lines, key=lambda line: line.rank)
     if len(lines) > rows:
@@ -48,7 +48,7 @@ def table(report: Report, names: Mapping[str, str], rows: int, width: int, is_wh
     return [*aligned(cells, widths, width - 1, numbers), *([f"  and {more}"] if more else [])]
 
 
-def short_names(store: Store, reports: Sequence[Report]) -> dict[str, str]:
+def short_names(store: Store, reports: Sequence[SweepStatus]) -> dict[str, str]:
     """What to call each run on the command line: as much of its id as no other run of the store has."""
     ids = store.runs() | {line.run for one in reports for line in one.lines}
     length = next(n for n in range(SHORTEST, 65) if len({run[:n] for run in ids}) == len(ids))

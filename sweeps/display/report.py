@@ -199,7 +199,7 @@ def _usual(at_work: Sequence[RunLine]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Report:
+class SweepStatus:
     """A sweep at this moment."""
 
     launched: LaunchedSweep
@@ -278,7 +278,7 @@ class Report:
         return about | {"runs": [line.json() for line in self.lines]}
 
 
-def together(reports: Sequence[Report]) -> list[str]:
+def together(reports: Sequence[SweepStatus]) -> list[str]:
     """When several sweeps will be done: what they share is done once."""
     left = time_left({line.run: line for one in reports for line in one.lines}.values())
     return [f"together {left}"] if left and len(reports) > 1 else []

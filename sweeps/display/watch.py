@@ -1,6 +1,6 @@
-"""A watch over the runs of a launch, until each is done or failed, or nobody is left who is at it.
+"""Follows the runs of a launch until each is done or failed, or no process works on any of them.
 
-It looks at the store, never at what submitit believes; whoever executes a run, here or elsewhere, is seen alike.
+It reads the store, so runs that other launches execute, here or elsewhere, are seen alike.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmprompt.runs.store import TRIES, Attempt
 from sweeps.display.live_table import LiveTable
 from sweeps.display.looks import SweepReader
 from sweeps.display.page import drawn_page
-from sweeps.display.report import Report, together
+from sweeps.display.report import SweepStatus, together
 from sweeps.grid.launched import LaunchedSweep
 from sweeps.jobs.local import Workers, at_work, folder_of
 from sweeps.states import causes
@@ -54,7 +54,7 @@ class Watch:
         self.failed: list[str] = []
         self.left: list[str] = []  # cancelled: neither done nor failed, and not to be submitted again
         self.states: dict[str, State] = {}
-        self.reports: list[Report] = []
+        self.reports: list[SweepStatus] = []
         self._labels = labels
         self._looks = SweepReader(self.store)
         self._lacked: dict[str, int] = {}  # by run that had its result: how many evaluations it lacked
@@ -155,7 +155,7 @@ class Watch:
         if not self.workers:
             return False
         settled = len(self.done) + len(self.failed)
-        left = min(self.workers.most, settled + len(self.open)) + settled - len(self.workers.jobs)
+        left = min(self.workers.most, settled + len(self.open)) + settled - self.workers.started
         missing = min(self.workers.most, waiting, alive + left) - alive
         if missing <= 0:
             return False

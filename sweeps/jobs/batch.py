@@ -164,6 +164,10 @@ class Batch:
         logs = [(LOG.fullmatch(file.name), file) for file in self.array(first).glob("*_log.err")]
         return next((file for name, file in logs if name and int(name["task"] or 0) == number - first), None)
 
+    def worker_log(self, number: int) -> Path:
+        """What local worker `number` prints as errors."""
+        return self.folder / f"{number}_0_log.err"
+
     @property
     def worker_logs(self) -> list[Path]:
         """What local workers printed as errors, the log that was written to last at the end."""

@@ -1,4 +1,4 @@
-"""Workers: local processes that take runs from a batch's list; started through submitit, stopped by the launcher.
+"""Local workers: processes that take runs from a batch's list; a launch starts and stops them.
 
 All launches of a store on one machine share its cores and GPUs: whoever starts a worker counts those of the others, be their
 launch alive or not. They are found by their command line, which holds the folder of their batch.
@@ -11,10 +11,12 @@ import itertools
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import psutil
 
@@ -24,11 +26,10 @@ from mmprompt.runs.failures import conclusion
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
 from sweeps.jobs.batch import GPUS, Batch
-from sweeps.node import work
 
 LAST_WORDS = 20.0  # seconds that a worker has after SIGTERM to close its records
 AGAIN = 8.0  # seconds after which it is told again: compiled code can swallow the exception that a signal raises
-SUBMITIT = ("submitit.local._local", "submitit.core._submit")  # a worker's two processes: `python -m ... FOLDER`
+NODE = "sweeps.node"  # the module that a worker executes
 
 
 def capacity(cluster: Cluster, threads: int) -> int:
@@ -54,23 +55,20 @@ def listed(visible: str) -> list[str]:
 
 
 def at_work(store: Store) -> list[psutil.Process]:
-    """The local workers of this store that live on this machine, whoever started them.
-
-    Of each its outermost process: submitit's controller, or the task under it where that is gone.
-    """
-    jobs, found = store.jobs.resolve(), {}
-    for process in psutil.process_iter(["ppid", "cmdline"]):
+    """The local workers of this store that live on this machine, whoever started them."""
+    jobs, found = store.jobs.resolve(), []
+    for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if words[-3:-2] == ["-m"] and words[-2] in SUBMITIT:
-            batch = Batch(Path(words[-1]))
-            if batch.folder.resolve().parent == jobs and batch.file.exists() and not batch.is_slurm:
-                found[process.pid] = process
-    return [process for process in found.values() if process.info["ppid"] not in found]
+        if words[-4:-2] == ["-m", NODE] and Path(words[-2]).resolve().parent == jobs:
+            batch = Batch(Path(words[-2]))
+            if batch.file.exists() and not batch.is_slurm:
+                found.append(process)
+    return found
 
 
 def folder_of(worker: psutil.Process) -> Path:
     """Of its batch."""
-    return Path(worker.info["cmdline"][-1])
+    return Path(worker.info["cmdline"][-2])
 
 
 def gpus_of(worker: psutil.Process) -> list[str]:
@@ -80,15 +78,28 @@ def gpus_of(worker: psutil.Process) -> list[str]:
     return []
 
 
+def log_of_output(log: str) -> Path:
+    """What a worker prints as output, beside what it prints as errors."""
+    return Path(log).with_suffix(".out")
+
+
 class Workers:
     def __init__(self, batch: Batch, most: int) -> None:
         self.batch = batch
         self.store = Store(Path(batch.record["store"]))
         self.most = most  # on this machine at once, those of other launches included
-        self.jobs: list[Any] = []  # submitit's, of all that were started
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def started(self) -> int:
+        return len(self._started)
+
+    @property
+    def any_ended_well(self) -> bool:
+        return any(process.poll() == 0 for process in self._started)
 
     def alive(self) -> int:
-        return sum(not job.done() for job in self.jobs)
+        return sum(process.poll() is None for process in self._started)
 
     def start(self, wanted: int, there: Sequence[psutil.Process]) -> int:
         """Starts `wanted` workers, or as many as have a place beside those that are `there`. How many. Raises StoreError."""
@@ -101,21 +112,28 @@ class Workers:
         return count
 
     def _start(self, gpus: list[str]) -> None:
-        from submitit import LocalExecutor
-        from submitit.core.utils import environment_variables
-
-        executor = LocalExecutor(self.batch.folder)
-        executor.update_parameters(timeout_min=60 * 24 * 365)  # a local process has no time limit
-        environment = self.batch.environment | {GPUS: ",".join(gpus)}
+        """Raises StoreError."""
+        code = self.batch.record["snapshot"]
+        paths = os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")]))
+        environment = os.environ | self.batch.environment | {GPUS: ",".join(gpus), "PYTHONPATH": paths}
         try:
-            with (
-                signals_held_back(),
-                contextlib.chdir(self.batch.record["snapshot"]),
-                environment_variables(**environment),
-            ):
-                self.jobs.append(executor.submit(work, str(self.batch.folder), 0))
+            number, log = self._new_log()
+            with signals_held_back(), log, log_of_output(log.name).open("wb") as output:
+                command = [sys.executable, "-u", "-m", NODE, str(self.batch.folder), str(number)]
+                self._started.append(
+                    subprocess.Popen(
+                        command, cwd=code, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=log
+                    )
+                )
         except OSError as error:
             raise StoreError(f"no worker can be started from {self.batch.folder}: {error.strerror}") from error
+
+    def _new_log(self) -> tuple[int, BinaryIO]:
+        """The number of the next worker, and its log. Raises OSError."""
+        for number in itertools.count(len(self._started) + 1):
+            with contextlib.suppress(FileExistsError):
+                return number, self.batch.worker_log(number).open("xb")
+        raise AssertionError
 
     def last_words(self) -> str:
         """The end of the log that was written to last."""
@@ -132,7 +150,7 @@ class Workers:
         while (workers := self._ours()) and time.monotonic() - began < LAST_WORDS:
             for worker in workers:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    worker.terminate()  # submitit's process passes it on
+                    worker.terminate()
             psutil.wait_procs(workers, timeout=AGAIN)
         for worker in self._ours():
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -16,7 +16,7 @@ from sweeps.jobs.batch import Kind
 from sweeps.jobs.local import capacity
 from sweeps.planning.cost import Cost, cost
 from sweeps.search.advance import Desk
-from sweeps.search.report import StudyReport
+from sweeps.search.report import StudyStatus
 from sweeps.search.space import Asked
 from sweeps.search.warm import warm_start
 from sweeps.states.state import State
@@ -64,7 +64,7 @@ class SearchPlan:
             yield "  not begun"
         else:
             study = self.picture.reader.study
-            yield f"  {StudyReport.of(study, self.picture)}"
+            yield f"  {StudyStatus.of(study, self.picture)}"
         yield from (f"  {line}" for line in self._work(kind))
 
     def _work(self, kind: Kind) -> Iterator[str]:

@@ -59,7 +59,7 @@ class TrialLine:
 
 
 @dataclass(frozen=True)
-class StudyReport:
+class StudyStatus:
     """A study at this moment."""
 
     study: Study
@@ -67,7 +67,7 @@ class StudyReport:
     lines: Sequence[TrialLine] = field(default_factory=tuple)
 
     @classmethod
-    def of(cls, study: Study, picture: Picture, states: Mapping[str, State] | None = None) -> StudyReport:
+    def of(cls, study: Study, picture: Picture, states: Mapping[str, State] | None = None) -> StudyStatus:
         """`states`: of the runs that are open; None: as far as the store alone tells."""
         return cls(study, picture, [line_of(picture, one, states or {}) for one in picture.outcomes])
 
@@ -213,7 +213,7 @@ class StudyReader:
         self.damaged: list[str] = []  # why some cannot be read
         self._queue, self._asked = Queue({}), -SQUEUE
 
-    def again(self, names: Sequence[str]) -> list[StudyReport]:
+    def again(self, names: Sequence[str]) -> list[StudyStatus]:
         """Of those that can be read; why others cannot is in `damaged`."""
         pictures, self.damaged = [], []
         for name in names:
@@ -226,9 +226,9 @@ class StudyReader:
         if runs and time.monotonic() - self._asked >= SQUEUE:
             self._queue, self._asked = queue(self._store, list(runs), batches(self._store)), time.monotonic()
         seen = states(self._store, list(runs), self._queue)
-        return [StudyReport.of(picture.reader.study, picture, seen) for picture in pictures]
+        return [StudyStatus.of(picture.reader.study, picture, seen) for picture in pictures]
 
-    def at(self, study: Study) -> StudyReport:
+    def at(self, study: Study) -> StudyStatus:
         """Of this one. Raises StoreError if it cannot be read."""
         reports = self.again([study.name])
         if self.damaged:
@@ -309,7 +309,7 @@ def name_of(trial: int | None) -> str:
 
 def settled(picture: Picture) -> Iterator[tuple[str, str]]:
     """A line for each thing that has happened, with a key by which it is known: trials that ended, runs that confirm."""
-    report = StudyReport.of(picture.reader.study, picture)
+    report = StudyStatus.of(picture.reader.study, picture)
     of = f"/{report.asked}" if report.asked is not None else ""
     for one, line in zip(picture.outcomes, report.lines, strict=True):
         if one.state in ("done", "diverged", "failed"):

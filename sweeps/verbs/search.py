@@ -28,7 +28,7 @@ from sweeps.jobs.local import Workers, at_work, capacity
 from sweeps.search.advance import Desk, Limits
 from sweeps.search.plan import SearchPlan, differences, plan_lines
 from sweeps.search.promote import promote
-from sweeps.search.report import StudyReader, StudyReport, conclusion, settled
+from sweeps.search.report import StudyReader, StudyStatus, conclusion, settled
 from sweeps.search.space import Asked, asked
 from sweeps.search.warm import warm_start
 from sweeps.states import causes
@@ -230,7 +230,7 @@ def followed(study: Study, workers: Workers | None, submit: Submit | None) -> in
         )
         if workers:
             workers.stop()
-        print(f"{StudyReport.of(study, Reader(study).look())}; the same command goes on from here")
+        print(f"{StudyStatus.of(study, Reader(study).look())}; the same command goes on from here")
         return 130
     except StoreError:
         if workers:
@@ -269,9 +269,9 @@ def start_missing(study: Study, workers: Workers, alive: int, happened: int) -> 
 
     One more than there are places for each thing that has `happened`, and a few: some die before they work.
     """
-    if any(has_ended_well(job) for job in workers.jobs):  # it found nothing more to do, nor would another
+    if workers.any_ended_well:  # it found nothing more to do, nor would another
         return alive > 0
-    left = workers.most + happened + TRIES - len(workers.jobs)
+    left = workers.most + happened + TRIES - workers.started
     missing = min(workers.most - alive, left)
     if missing <= 0:
         return alive > 0
@@ -279,13 +279,9 @@ def start_missing(study: Study, workers: Workers, alive: int, happened: int) -> 
     return bool(workers.start(missing, there) or there or alive)
 
 
-def has_ended_well(job: Any) -> bool:
-    return bool(job.done() and job.paths.result_pickle.exists() and job.exception() is None)
-
-
 def ended(study: Study, picture: Picture, workers: Workers | None = None) -> int:
     """Says how it stands, and what was confirmed. Returns the exit code."""
-    print(StudyReport.of(study, picture))
+    print(StudyStatus.of(study, picture))
     print("\n".join(conclusion(picture)), end="\n" if is_over(picture) else "")
     failed = [one for one in picture.outcomes if one.state == "failed"]
     if failed:
@@ -293,7 +289,7 @@ def ended(study: Study, picture: Picture, workers: Workers | None = None) -> int
             f"{plural(len(failed), 'trial')} failed for reasons that do not lie in their settings; --retry tries again"
         )
     if not is_over(picture):
-        if workers is not None and workers.jobs and not any(map(has_ended_well, workers.jobs)):
+        if workers is not None and workers.started and not workers.any_ended_well:
             print(f"the workers ended before the search was over; {workers.last_words()}")
         print("the same command goes on from here")
     return 0 if is_over(picture) and not failed else 1

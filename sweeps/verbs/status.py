@@ -21,9 +21,9 @@ from mmprompt.runs.store import OF_SEARCH, Store
 from sweeps.display.live_table import WIDE, LiveTable, fitted
 from sweeps.display.looks import SweepReader
 from sweeps.display.page import rows_of, short_names, table
-from sweeps.display.report import Report, together
+from sweeps.display.report import SweepStatus, together
 from sweeps.grid import launched
-from sweeps.search.report import StudyReader, StudyReport
+from sweeps.search.report import StudyReader, StudyStatus
 from sweeps.states.advice import advice
 
 POLL = 2.0  # seconds between two looks at the store
@@ -67,8 +67,8 @@ class StatusView:
         self.names = list(dict.fromkeys(names))
         self.searches = searches
         self.is_all = not names and not searches
-        self.reports: list[Report] = []
-        self.studies: list[StudyReport] = []
+        self.reports: list[SweepStatus] = []
+        self.studies: list[StudyStatus] = []
         self._sweeps, self._studies = SweepReader(store), StudyReader(store)
         self._manifests: list[DamagedError] = []  # that cannot be used
 
@@ -110,7 +110,7 @@ class StatusView:
         return self._sweeps.queue.problem
 
     @property
-    def shown(self) -> list[Report]:
+    def shown(self) -> list[SweepStatus]:
         """Those whose rows are shown."""
         if not self.is_all:
             return self.reports

@@ -1,4 +1,4 @@
-"""A finished run's weights for the published code: `python -m mmprompt.execution.export RUN FILE`.
+"""A finished run's weights for the published code: `python -m mmprompt.export RUN FILE`.
 
 The file is like an official checkpoint, `{"model": {NAME: TENSOR}}`, and holds what the run's method trained, under official
 names: the prompts (as a plain table, whatever computed them), the adapters, the biases, or all weights. The frozen backbone is
@@ -7,13 +7,16 @@ not in it.
 
 from __future__ import annotations
 
+import argparse
+import sys
 from pathlib import Path
 
 import torch
 
-from mmprompt.execution.evaluations import published_weights
+from mmprompt.execution.evaluations import WeightsError, published_weights
 from mmprompt.models.ofa_checkpoint import official_state
 from mmprompt.runs.config import ConfigError, RunConfig
+from mmprompt.runs.deployment import default_store, store_folder
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import read_config
 from mmprompt.runs.store import Store
@@ -28,7 +31,7 @@ def export(store: Store, run: str, file: Path) -> int:
     folder = store.find(run)
     result = folder.result()
     if result is None:
-        raise StoreError(f"run {folder.id} is not finished; `mmprompt launch` goes on with it")
+        raise StoreError(f"run {folder.id} is not finished; `python -m sweeps launch` goes on with it")
     check(read_config(folder.config_file))
     state = official_state(published_weights(folder, result))
     torch.save({"model": state}, file)
@@ -46,3 +49,21 @@ def check(config: RunConfig) -> None:
                 f"prompt.layers={config.prompt.layers} prompts {len(config.prompt.layers)} of {layers} layers; the official "
                 "format has a prompt in every layer"
             )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m mmprompt.export", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="the beginning of its id")
+    parser.add_argument("file", metavar="FILE", type=Path, help="a .pt file, which is written")
+    store = "the store; default: MMPROMPT_RUNS, or runs/ in the clone"
+    parser.add_argument("--runs", type=store_folder, default=default_store(), help=store)
+    given = parser.parse_args()
+    try:
+        count = export(Store(given.runs), given.run, given.file)
+    except (ConfigError, StoreError, WeightsError) as error:
+        sys.exit(f"mmprompt: {error}")
+    print(f"{count} tensors under official names in {given.file}")
+
+
+if __name__ == "__main__":
+    main()
