@@ -122,7 +122,7 @@ test-all: $(INSTALLED) ## the same and the long ones (an hour)
 	@MMPROMPT_LONG=1 $(PY) -m pytest $(PROCESSES) $(PYTEST_ARGS)
 
 chaos: $(INSTALLED) ## sweeps and a search under sixty random faults on the test cluster must give the tables of undisturbed ones
-	@$(PY) tests/slurm/chaos.py $(ARGS)
+	@$(PY) tests/chaos/run.py $(ARGS)
 
 bench: $(INSTALLED) ## every benchmark, as Markdown; ARGS="planning sweep" chooses
 	@$(PY) tests/bench $(ARGS)

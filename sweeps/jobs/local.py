@@ -144,6 +144,15 @@ class Workers:
             else "they wrote no log"
         )
 
+    def finish(self) -> None:
+        """Waits for the workers, which have nothing left to do; stops those that do not end by themselves."""
+        deadline = time.monotonic() + LAST_WORDS
+        for process in self._started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+        if self.alive():
+            self.stop()
+
     def stop(self) -> None:
         """Ends every worker: SIGTERM, on which it closes its records, and SIGKILL for those that do not end."""
         began = time.monotonic()

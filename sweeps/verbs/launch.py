@@ -238,6 +238,8 @@ def _follow(watch: Watch, planned: LaunchPlan) -> int:
     try:
         with LiveTable() as screen:
             watch.follow(screen)
+        if watch.workers:
+            watch.workers.finish()
     except KeyboardInterrupt:
         return _interrupted(watch, planned)
     except StoreError:

@@ -221,6 +221,8 @@ def followed(study: Study, workers: Workers | None, submit: Submit | None) -> in
     try:
         with LiveTable() as screen:
             picture = follow(study, workers, submit, screen)
+        if workers:
+            workers.finish()
     except KeyboardInterrupt:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(ending, signal.SIG_IGN)  # once is enough

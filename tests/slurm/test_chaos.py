@@ -9,15 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from calls import Calls, raised
-from cluster import Cluster
-from debts import Debts
-from faults import LONG
-from scene import OBEDIENT, Scene, python_on_nodes
-from verdict import EARNED, drafts
-from wreck import WAYS, NobodyError, wrecked
 
-CHAOS = Path(__file__).with_name("chaos.py")
+sys.path.insert(0, str(Path(__file__).parents[1] / "chaos"))
+from calls import Calls, raised
+from checks import EARNED, drafts
+from cluster import Cluster
+from damage import WAYS, NotPossibleError, damaged
+from faults import LONG
+from repairs import Repairs
+from subject import OBEDIENT, Subject, python_on_nodes
+
+CHAOS = Path(__file__).parents[1] / "chaos/run.py"
 QUIET = [
     "json",
     "error.txt",
@@ -43,10 +45,10 @@ def test_a_file_that_was_damaged_comes_back_as_it_was_with_its_times(tmp_path: P
         (tmp_path / run / "result.json").write_text(f'{{"run": "{run}"}}')
     before = files(tmp_path)
     file, other = tmp_path / "a" / "result.json", tmp_path / "b" / "result.json"
-    wreck = wrecked(file, way, tmp_path / "kept" / "1", [other])
-    assert wreck.is_there and (not file.is_file() or files(tmp_path)["a"] != before["a"])
-    assert wreck.restore() and files(tmp_path) == before
-    assert not wreck.restore()
+    damage = damaged(file, way, tmp_path / "kept" / "1", [other])
+    assert damage.is_there and (not file.is_file() or files(tmp_path)["a"] != before["a"])
+    assert damage.restore() and files(tmp_path) == before
+    assert not damage.restore()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -54,16 +56,16 @@ def test_what_somebody_has_put_in_the_place_of_a_damaged_file_stays(tmp_path: Pa
     (tmp_path / "b").mkdir()
     file, other = tmp_path / "result.json", tmp_path / "b" / "result.json"
     file.write_text("1"), other.write_text("2")
-    wreck = wrecked(file, way, tmp_path / "kept" / "1", [other])
+    damage = damaged(file, way, tmp_path / "kept" / "1", [other])
     file.rmdir() if file.is_dir() else file.unlink(missing_ok=True)
     file.write_text("3")
-    assert not wreck.restore() and file.read_text() == "3"
+    assert not damage.restore() and file.read_text() == "3"
 
 
 def test_a_file_that_is_not_there_is_nobody(tmp_path: Path) -> None:
     for way in WAYS:
-        with pytest.raises(NobodyError):
-            wrecked(tmp_path / "result.json", way, tmp_path / "kept", [])
+        with pytest.raises(NotPossibleError):
+            damaged(tmp_path / "result.json", way, tmp_path / "kept", [])
 
 
 def test_the_last_line_of_every_traceback_of_a_log_is_found(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_no_fault_of_the_disk_earns_the_traceback_of_a_damaged_file() -> None:
 
 
 def test_a_command_that_prints_a_traceback_or_ends_with_another_code_is_wrong(tmp_path: Path) -> None:
-    calls = Calls(Scene(tmp_path, Cluster(tmp_path / "cluster"), [], ()), tmp_path / "said")
+    calls = Calls(Subject(tmp_path, Cluster(tmp_path / "cluster"), [], ()), tmp_path / "said")
     calls.start(["this"])  # of the standard library; it prints a poem
     calls.end(60)
     assert calls.wrong == []
@@ -97,19 +99,19 @@ def test_a_command_that_prints_a_traceback_or_ends_with_another_code_is_wrong(tm
 
 
 def test_what_cannot_be_given_back_now_is_given_back_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("debts.AGAIN", 0.0)
+    monkeypatch.setattr("repairs.AGAIN", 0.0)
     said: list[str] = []
-    debts, tries = Debts(said.append), iter([OSError(30, "Read-only file system"), None])
+    repairs, tries = Repairs(said.append), iter([OSError(30, "Read-only file system"), None])
 
     def give() -> None:
         if error := next(tries):
             raise error
 
-    debts.owe(0, "it is back", give)
-    debts.pay()
-    assert debts.owes("back") and "not yet: it is back (Read-only file system)" in said
-    debts.pay()
-    assert not debts.open and said[-1] == "it is back"
+    repairs.add(0, "it is back", give)
+    repairs.carry_out()
+    assert repairs.expects("back") and "not yet: it is back (Read-only file system)" in said
+    repairs.carry_out()
+    assert not repairs.open and said[-1] == "it is back"
 
 
 def test_a_draft_is_found_wherever_it_lies_and_what_lies_in_it_is_not_counted(tmp_path: Path) -> None:

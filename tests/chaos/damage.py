@@ -13,12 +13,12 @@ from pathlib import Path
 WAYS = ("cut in half", "emptied", "{}", "swapped", "a folder", "removed")
 
 
-class NobodyError(Exception):
+class NotPossibleError(Exception):
     """It cannot be done to this file now."""
 
 
 @dataclass
-class Wreck:
+class Damage:
     """`kept`: where the file lies meanwhile, on the same file system: it comes back as it was, its times included."""
 
     file: Path
@@ -53,32 +53,32 @@ class Wreck:
         return f"{short(self.file)} {self.way}{other}"
 
 
-def wrecked(file: Path, way: str, kept: Path, others: Sequence[Path]) -> Wreck:
-    """Damages a file. `others`: those that it may be swapped with. Raises NobodyError."""
+def damaged(file: Path, way: str, kept: Path, others: Sequence[Path]) -> Damage:
+    """Damages a file. `others`: those that it may be swapped with. Raises NotPossibleError."""
     try:
         if way == "swapped":
             other = next((one for one in others if one != file and one.is_file()), None)
             if other is None or not file.is_file():
-                raise NobodyError
+                raise NotPossibleError
             swap(file, other, kept)
-            wreck = Wreck(file, way, kept, other)
+            damage = Damage(file, way, kept, other)
         else:
             content = file.read_bytes()
             kept.parent.mkdir(exist_ok=True)
             file.rename(kept)
-            wreck = Wreck(file, way, kept)
-            put(wreck, content)
+            damage = Damage(file, way, kept)
+            put(damage, content)
     except OSError:
-        raise NobodyError from None
-    wreck.marks = wreck.look()
-    return wreck
+        raise NotPossibleError from None
+    damage.marks = damage.look()
+    return damage
 
 
-def put(wreck: Wreck, content: bytes) -> None:
+def put(damage: Damage, content: bytes) -> None:
     """What lies in the place of the file. Where that cannot be made, the file is back."""
-    file = wreck.file
+    file = damage.file
     try:
-        match wreck.way:
+        match damage.way:
             case "cut in half":
                 file.write_bytes(content[: len(content) // 2])
             case "emptied":
@@ -88,7 +88,7 @@ def put(wreck: Wreck, content: bytes) -> None:
             case "a folder":
                 file.mkdir()
     except OSError:
-        wreck.kept.replace(file)
+        damage.kept.replace(file)
         raise
 
 

@@ -12,8 +12,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from stage import Stage
-from wreck import NobodyError
+from damage import NotPossibleError
+from fault_context import FaultContext
 
 SIZE = "size=1g,nr_inodes=20k,mode=0755"
 SPARE = 64 << 10  # bytes that stay free of a full disk
@@ -40,8 +40,8 @@ class Disk:
 
 
 class DiskFaults:
-    def __init__(self, stage: Stage, disk: Disk | None) -> None:
-        self.stage, self.disk, self.store = stage, disk, stage.scene.store.root
+    def __init__(self, context: FaultContext, disk: Disk | None) -> None:
+        self.context, self.disk, self.store = context, disk, context.subject.store.root
         self.filler = self.store.parent / "filler"
         self.kinds: dict[str, Callable[[], str | None]] = {"permissions are taken": self.forbid}
         if disk:
@@ -82,14 +82,14 @@ class DiskFaults:
             subprocess.run(["mount", "-o", "remount,bind,ro", self.store], check=True, stderr=subprocess.DEVNULL)
         except subprocess.CalledProcessError:  # somebody has just opened a file there to write it
             self.writable()
-            raise NobodyError from None
+            raise NotPossibleError from None
 
     def writable(self) -> None:
         subprocess.run(["umount", "--lazy", self.store], check=True)
 
     def forbid(self) -> str | None:
         mode = self.store.stat().st_mode & 0o7777
-        wanted = self.stage.chance.choice([0o000, 0o500])
+        wanted = self.context.chance.choice([0o000, 0o500])
         restored = lambda: self.store.chmod(mode)  # noqa: E731
         return self.hurt(
             lambda: self.store.chmod(wanted), restored, "the store's permissions are back", f"{wanted:03o}"
@@ -97,12 +97,12 @@ class DiskFaults:
 
     def hurt(self, how: Callable[[], None], back: Callable[[], None], what: str, detail: str = "") -> str | None:
         """Nothing if the disk is hurt already."""
-        if self.stage.debts.owes("disk: "):
+        if self.context.repairs.expects("disk: "):
             return None
         try:
             how()
-        except NobodyError:
+        except NotPossibleError:
             return None
-        seconds = self.stage.chance.uniform(2, 8)
-        self.stage.debts.owe(seconds, f"disk: {what}", back)
+        seconds = self.context.chance.uniform(2, 8)
+        self.context.repairs.add(seconds, f"disk: {what}", back)
         return f"for {seconds:.0f} s {detail}".rstrip()

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from calls import Call
-from scene import record
-from stage import Stage
-from wreck import WAYS, NobodyError, Wreck, short, wrecked
+from damage import WAYS, Damage, NotPossibleError, damaged, short
+from fault_context import FaultContext
+from subject import record
 
 from mmprompt.runs.store import OF_SEARCH
 
@@ -41,6 +41,7 @@ KINDS = {
     "config.json": Kind(("run/*/config.json",), ("launch",)),
     "job.json": Kind(("run/*/attempts/*/job.json",), ("attempt",), frozenset(UNREADABLE)),
     "progress.json": Kind(("run/*/attempts/*/progress.json",), ("nothing", "file")),
+    "error.json": Kind(("run/*/attempts/*/error.json",), ("attempt",), frozenset(UNREADABLE)),
     "error.txt": Kind(("run/*/attempts/*/error.txt",), ("nothing", "file")),
     "checkpoint": Kind(("run/*/attempts/*/checkpoint.*.pt",), ("nothing", "file")),
     "batch.json": Kind(("jobs/*/batch.json",), (), frozenset(UNREADABLE)),
@@ -52,13 +53,21 @@ KINDS = {
     "trial": Kind(("searches/*/trials/*.json",), ("file",), frozenset(UNREADABLE | {"swapped"})),
     "decision": Kind(("searches/*/decisions/*.json",), ("file",), frozenset(UNREADABLE | {"swapped"})),
 }
-ALIKE = ("progress.json", "error.txt", "result.json", "config.json", "job.json", "checkpoint")  # names that runs share
+ALIKE = (
+    "progress.json",
+    "error.json",
+    "error.txt",
+    "result.json",
+    "config.json",
+    "job.json",
+    "checkpoint",
+)
 
 
 class FileFaults:
-    def __init__(self, stage: Stage, kept: Path) -> None:
-        self.stage, self.scene, self.kept = stage, stage.scene, kept
-        self.wrecks: list[Wreck] = []
+    def __init__(self, context: FaultContext, kept: Path) -> None:
+        self.context, self.subject, self.kept = context, context.subject, kept
+        self.damages: list[Damage] = []
         self.wrong: list[str] = []
         self._count = 0
         self._ways: dict[str, list[str]] = {}
@@ -71,7 +80,7 @@ class FileFaults:
     # The faults
 
     def damage(self, name: str, kind: Kind) -> str | None:
-        ways = self._ways.get(name) or self.stage.chance.sample(kind.ways, len(kind.ways))
+        ways = self._ways.get(name) or self.context.chance.sample(kind.ways, len(kind.ways))
         file, others = self.choose(kind)
         if file is None:
             return None
@@ -79,129 +88,131 @@ class FileFaults:
         others = [one for one in others if one.name == file.name] if name in ALIKE else others
         for way in ways:
             try:
-                wreck = wrecked(file, way, self.kept / str(self._count), others)
-            except NobodyError:
+                damage = damaged(file, way, self.kept / str(self._count), others)
+            except NotPossibleError:
                 continue
             self._ways[name] = [one for one in ways if one != way]
-            self.begin(name, wreck)
-            return str(wreck)
+            self.begin(name, damage)
+            return str(damage)
         return None
 
     def choose(self, kind: Kind) -> tuple[Path | None, list[Path]]:
         """A file of a run at work, of one that waits or of one that is done, each as likely; and the others of its kind."""
-        store, busy = self.scene.store.root, {wreck.file for wreck in self.wrecks}
+        store, busy = self.subject.store.root, {damage.file for damage in self.damages}
         files = sorted(file for place in kind.places for file in store.glob(place) if self.is_ours(file))
-        free = [file for file in files if file not in busy and not any(wreck.other == file for wreck in self.wrecks)]
-        at_work = {attempt.run.id for attempt in self.scene.at_work()}
+        free = [file for file in files if file not in busy and not any(damage.other == file for damage in self.damages)]
+        at_work = {attempt.run.id for attempt in self.subject.at_work()}
         groups: dict[str, list[Path]] = {}
         for file in free:
             groups.setdefault(self.state(self.run_of(file), at_work), []).append(file)
         if not groups:
             return None, []
-        file = self.stage.chance.choice(groups[self.stage.chance.choice(sorted(groups))])
-        return file, self.stage.chance.sample(free, len(free))
+        file = self.context.chance.choice(groups[self.context.chance.choice(sorted(groups))])
+        return file, self.context.chance.sample(free, len(free))
 
     def state(self, run: str | None, at_work: set[str]) -> str:
         if run is None:
             return "no run's"
-        return "at work" if run in at_work else "waits" if self.scene.result(run) is None else "done"
+        return "at work" if run in at_work else "waits" if self.subject.result(run) is None else "done"
 
     def is_ours(self, file: Path) -> bool:
         run = self.run_of(file)
         is_of_batch = file.parts[-2].isdecimal() and file.parts[-2].isascii()
         return (
-            run in self.scene.runs
+            run in self.subject.runs
             if run
             else not file.name.startswith(".") and ("jobs" not in file.parts or is_of_batch)
         )
 
     def run_of(self, file: Path) -> str | None:
-        parts = file.relative_to(self.scene.store.root).parts
+        parts = file.relative_to(self.subject.store.root).parts
         return parts[1] if parts[0] == "run" else None
 
-    def begin(self, name: str, wreck: Wreck) -> None:
-        self.wrecks.append(wreck)
-        if name == "result.json" and wreck.way == "removed":
-            self.stage.is_away(str(self.run_of(wreck.file)), wreck.at)
-        seconds = self.stage.chance.uniform(4, 15)
-        mind = self.stage.chance.random()
-        self.stage.debts.owe(seconds, f"somebody looks at {short(wreck.file)}", lambda: self.look(name, wreck, mind))
+    def begin(self, name: str, damage: Damage) -> None:
+        self.damages.append(damage)
+        if name == "result.json" and damage.way == "removed":
+            self.context.is_away(str(self.run_of(damage.file)), damage.at)
+        seconds = self.context.chance.uniform(4, 15)
+        mind = self.context.chance.random()
+        self.context.repairs.add(
+            seconds, f"somebody looks at {short(damage.file)}", lambda: self.look(name, damage, mind)
+        )
 
     # The person
 
-    def look(self, name: str, wreck: Wreck, mind: float) -> None:
+    def look(self, name: str, damage: Damage, mind: float) -> None:
         """Asks `status`, of every sweep and search by name, so that all rows are shown."""
-        was_there = wreck.is_there
-        names = [work.name for work in self.scene.works]
+        was_there = damage.is_there
+        names = [work.name for work in self.subject.works]
 
         def then(call: Call) -> None:
-            if was_there and wreck.is_there and wreck.way in KINDS[name].seen and self.is_looked_at(name, wreck):
-                self.judge(call, wreck)
-            self.stage.debts.owe(0, f"{short(wreck.file)} is mended", lambda: self.mend(name, wreck, mind))
+            if was_there and damage.is_there and damage.way in KINDS[name].seen and self.is_looked_at(name, damage):
+                self.judge(call, damage)
+            self.context.repairs.add(0, f"{short(damage.file)} is mended", lambda: self.mend(name, damage, mind))
 
-        self.stage.calls.start(["sweeps", "status", *names], then=then)
+        self.context.calls.start(["sweeps", "status", *names], then=then)
 
-    def is_looked_at(self, name: str, wreck: Wreck) -> bool:
+    def is_looked_at(self, name: str, damage: Damage) -> bool:
         """Of what a search may not need only if it is a sweep's: results, records of the newest attempt of a run that is not done,
         manifests."""
         if name == "result.json":
-            return self.run_of(wreck.file) in self.scene.of_sweeps
-        if name != "job.json":
-            return not wreck.file.name.startswith(OF_SEARCH)
-        folder = self.scene.run(str(self.run_of(wreck.file)))
+            return self.run_of(damage.file) in self.subject.of_sweeps
+        if name not in ("job.json", "error.json"):
+            return not damage.file.name.startswith(OF_SEARCH)
+        folder = self.subject.run(str(self.run_of(damage.file)))
         newest = max((int(one.name) for one in folder.path.glob("attempts/[0-9]*")), default=0)
-        is_of_sweep = folder.id in self.scene.of_sweeps
-        return is_of_sweep and self.scene.result(folder.id) is None and wreck.file.parent.name == str(newest)
+        is_of_sweep = folder.id in self.subject.of_sweeps
+        return is_of_sweep and self.subject.result(folder.id) is None and damage.file.parent.name == str(newest)
 
-    def judge(self, call: Call, wreck: Wreck) -> None:
-        is_shut = f"the store {self.scene.store.root} cannot be read" in call.printed
+    def judge(self, call: Call, damage: Damage) -> None:
+        is_shut = f"the store {self.subject.store.root} cannot be read" in call.printed
         is_refused = call.code == 2 and (
-            is_shut or any(is_named(one, call) for one in self.wrecks)
+            is_shut or any(is_named(one, call) for one in self.damages)
         )  # it has named another
-        if call.code in (0, 1, 2) and not is_named(wreck, call) and not is_refused:
-            self.wrong.append(f"{call} does not name {wreck}; see {call.out}")
+        if call.code in (0, 1, 2) and not is_named(damage, call) and not is_refused:
+            self.wrong.append(f"{call} does not name {damage}; see {call.out}")
 
-    def mend(self, name: str, wreck: Wreck, mind: float) -> None:
-        cures = ["restore", *self.cures(name, wreck)]
+    def mend(self, name: str, damage: Damage, mind: float) -> None:
+        cures = ["restore", *self.cures(name, damage)]
         cure = cures[int(mind * len(cures))] if len(cures) > 1 else "restore"
-        done = self.cure(cure, wreck)  # OSError: the disk cannot be written; later
-        if wreck in self.wrecks:
-            self.wrecks.remove(wreck)
+        done = self.cure(cure, damage)  # OSError: the disk cannot be written; later
+        if damage in self.damages:
+            self.damages.remove(damage)
         if name == "result.json":
-            self.stage.is_back(str(self.run_of(wreck.file)))
-        self.stage.say(f"         {short(wreck.file)}: {done}")
+            self.context.is_back(str(self.run_of(damage.file)))
+        self.context.say(f"         {short(damage.file)}: {done}")
         if cure != "restore":
-            self.stage.relaunch(self.stage.chance.uniform(0, 5))
+            self.context.relaunch(self.context.chance.uniform(0, 5))
 
-    def cures(self, name: str, wreck: Wreck) -> Sequence[str]:
+    def cures(self, name: str, damage: Damage) -> Sequence[str]:
         """What else than to restore it helps here."""
-        if wreck.way == "swapped":
+        if damage.way == "swapped":
             return ()  # the other one is damaged as well
         cures = KINDS[name].cures
         if name in ("evaluation", "evaluation's scores"):
-            return ("run",) if "attempts" in wreck.file.parts else ("file",)
-        run = self.run_of(wreck.file)
-        published = record(self.scene.run(run).result_file).get("attempt") if run else None
-        if cures == ("attempt",) and wreck.file.parent.name == str(published):
+            return ("run",) if "attempts" in damage.file.parts else ("file",)
+        run = self.run_of(damage.file)
+        published = record(self.subject.run(run).result_file).get("attempt") if run else None
+        if cures == ("attempt",) and damage.file.parent.name == str(published):
             return ("run",)  # whose files are the run's
         return cures
 
-    def cure(self, cure: str, wreck: Wreck) -> str:
+    def cure(self, cure: str, damage: Damage) -> str:
         if cure == "restore":
-            return "restored" if wreck.restore() else "is something else by now"
-        if not wreck.is_there:
+            return "restored" if damage.restore() else "is something else by now"
+        if not damage.is_there:
             return "is something else by now"
         match cure:
             case "run":
-                self.remove(self.scene.run(str(self.run_of(wreck.file))).path)
+                self.remove(self.subject.run(str(self.run_of(damage.file))).path)
                 return "the run's folder is removed"
             case "attempt":
-                self.remove(wreck.file.parent)
+                self.remove(damage.file.parent)
                 return "the attempt's folder is removed"
             case "file":
                 self.remove(
-                    *wreck.file.parent.glob(
-                        f"{wreck.file.stem}.*" if "evaluations" in wreck.file.parts else wreck.file.name
+                    *damage.file.parent.glob(
+                        f"{damage.file.stem}.*" if "evaluations" in damage.file.parts else damage.file.name
                     )
                 )
                 return "removed"
@@ -220,25 +231,25 @@ class FileFaults:
 
     def forget(self, gone: Iterable[Path]) -> None:
         """What lay there cannot be restored any more."""
-        self.wrecks = [one for one in self.wrecks if not any(one.file.is_relative_to(path) for path in gone)]
+        self.damages = [one for one in self.damages if not any(one.file.is_relative_to(path) for path in gone)]
 
     # Other faults
 
     def remove_run(self) -> str | None:
-        attempt = self.stage.victim()
-        if attempt is None or any(wreck.file.is_relative_to(attempt.run.path) for wreck in self.wrecks):
+        attempt = self.context.victim()
+        if attempt is None or any(damage.file.is_relative_to(attempt.run.path) for damage in self.damages):
             return None
         try:
             self.remove(attempt.run.path)
         except OSError:  # not all of it, for now
             rest = f"the rest of {short(attempt.run.path)} is removed"
-            self.stage.debts.owe(0, rest, lambda: self.remove(attempt.run.path))
-        self.stage.relaunch(self.stage.chance.uniform(5, 15))
+            self.context.repairs.add(0, rest, lambda: self.remove(attempt.run.path))
+        self.context.relaunch(self.context.chance.uniform(5, 15))
         return f"{attempt.run.id[:6]}, while attempt {attempt.number} is at work"
 
     def strangers(self) -> str | None:
         """What does not belong there; what `status` may complain of is gone after a while."""
-        store, chance = self.scene.store, self.stage.chance
+        store, chance = self.subject.store, self.context.chance
         numbers = [int(path.name) for path in store.jobs.glob("*") if path.name.isdecimal() and path.name.isascii()]
         number = 9 if 9 not in numbers else max(numbers) + chance.randint(2, 9)
         stays = [store.root / "run" / "README.txt", store.jobs / "²"]
@@ -250,7 +261,7 @@ class FileFaults:
                 folder.mkdir(exist_ok=True)
         except OSError:
             return None
-        self.stage.debts.owe(
+        self.context.repairs.add(
             chance.uniform(10, 20), "strangers' folders are gone", lambda: [removed(one) for one in goes]
         )
         return ", ".join(short(path) for path in [*stays, *goes])
@@ -263,9 +274,9 @@ def removed(folder: Path) -> None:
             folder.rmdir()
 
 
-def is_named(wreck: Wreck, call: Call) -> bool:
+def is_named(damage: Damage, call: Call) -> bool:
     """By the end of its path, from the run, the batch or the sweep on."""
-    return any(end_of(file) in call.printed for file in (wreck.file, wreck.other) if file)
+    return any(end_of(file) in call.printed for file in (damage.file, damage.other) if file)
 
 
 def end_of(file: Path) -> str:

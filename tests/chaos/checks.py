@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from calls import Calls, raised
+from fault_context import FaultContext
 from outcome import same
-from scene import Scene, record
-from stage import Stage
+from subject import Subject, record
 
 from mmprompt.studies.outcomes import Reader
 from mmprompt.studies.study import Study
@@ -40,34 +40,34 @@ EARNED = {
 OF_WANDB = r"ConnectionResetError: Connection lost"
 
 
-def verdict(stage: Stage, undisturbed: Scene, happened: Mapping[str, int], out: Path) -> list[str]:
+def checked(context: FaultContext, undisturbed: Subject, happened: Mapping[str, int], out: Path) -> list[str]:
     """What is not as it should be. Everything that was asked for is done, and nobody is at work on purpose."""
-    scene, ended = stage.scene, time.time()
-    wrong = [*left_at_work(scene), *of_drafts(stage, ended), *of_tables(scene, undisturbed, out)]
-    for run in sorted(scene.runs):
-        wrong += [f"run {run}: {what}" for what in of_run(stage, undisturbed, run)]
-    wrong += of_searches(scene, undisturbed)
-    folders = [folder for folder in (scene.store.root / "run").iterdir() if folder.is_dir()]
+    subject, ended = context.subject, time.time()
+    wrong = [*left_at_work(subject), *of_drafts(context, ended), *of_tables(subject, undisturbed, out)]
+    for run in sorted(subject.runs):
+        wrong += [f"run {run}: {what}" for what in of_run(context, undisturbed, run)]
+    wrong += of_searches(subject, undisturbed)
+    folders = [folder for folder in (subject.store.root / "run").iterdir() if folder.is_dir()]
     wrong += [f"{folder} has no config.json" for folder in folders if not (folder / "config.json").is_file()]
-    return [*wrong, *of_tracebacks(scene, happened)]
+    return [*wrong, *of_tracebacks(subject, happened)]
 
 
-def left_at_work(scene: Scene) -> Iterator[str]:
+def left_at_work(subject: Subject) -> Iterator[str]:
     """Jobs that find nothing left to do have a minute."""
     deadline = time.monotonic() + 60
-    while (jobs := scene.jobs()) and time.monotonic() < deadline:
+    while (jobs := subject.jobs()) and time.monotonic() < deadline:
         time.sleep(1)
     yield from (f"SLURM still has job {job}, {word}" for job, word in jobs.items())
-    yield from (f"process {one.pid} still works: {' '.join(one.info['cmdline'])}" for one in scene.processes())
+    yield from (f"process {one.pid} still works: {' '.join(one.info['cmdline'])}" for one in subject.processes())
 
 
-def of_drafts(stage: Stage, ended: float) -> Iterator[str]:
+def of_drafts(context: FaultContext, ended: float) -> Iterator[str]:
     """What `clean` leaves of what was half written, two days later."""
-    store = stage.scene.store.root
+    store = context.subject.store.root
     for file in drafts(store):
         os.utime(file, (ended - 2 * DAY, ended - 2 * DAY), follow_symlinks=False)
-    call = stage.calls.start(["sweeps", "clean", "--days", "1"])
-    stage.calls.end(120)
+    call = context.calls.start(["sweeps", "clean", "--days", "1"])
+    context.calls.end(120)
     if call.code != 0:
         yield f"{call} ended with {call.code}; see {call.out}"
     yield from (f"{file} was half written, and `clean` leaves it" for file in drafts(store))
@@ -82,11 +82,11 @@ def drafts(store: Path) -> list[Path]:
     return found
 
 
-def tables(scene: Scene, calls: Calls, out: Path) -> tuple[dict[str, str], list[str]]:
+def tables(subject: Subject, calls: Calls, out: Path) -> tuple[dict[str, str], list[str]]:
     """By name what `tables` writes, and what went wrong with that."""
     wrong = []
-    for work in scene.works:
-        words = ["analysis", "tables", work.manifest, "--runs", str(scene.store.root), "--out", str(out)]
+    for work in subject.works:
+        words = ["analysis", "tables", work.manifest, "--runs", str(subject.store.root), "--out", str(out)]
         call = calls.start(words)
         calls.end(300)
         if call.code != 0:
@@ -95,9 +95,9 @@ def tables(scene: Scene, calls: Calls, out: Path) -> tuple[dict[str, str], list[
     return {file.name: same(file) for file in made}, wrong
 
 
-def of_tables(scene: Scene, undisturbed: Scene, out: Path) -> list[str]:
+def of_tables(subject: Subject, undisturbed: Subject, out: Path) -> list[str]:
     found = [
-        tables(one, Calls(one, out / name / "said"), out / name) for name, one in (("a", scene), ("b", undisturbed))
+        tables(one, Calls(one, out / name / "said"), out / name) for name, one in (("a", subject), ("b", undisturbed))
     ]
     (ours, wrong), (theirs, more) = found
     wrong += more
@@ -106,27 +106,29 @@ def of_tables(scene: Scene, undisturbed: Scene, out: Path) -> list[str]:
     return wrong + [f"table {name} differs; see {out}" for name in ours if ours[name] != theirs[name]]
 
 
-def of_run(stage: Stage, undisturbed: Scene, run: str) -> Iterator[str]:
-    scene = stage.scene
-    result, wanted = scene.result(run), undisturbed.result(run)
+def of_run(context: FaultContext, undisturbed: Subject, run: str) -> Iterator[str]:
+    subject = context.subject
+    result, wanted = subject.result(run), undisturbed.result(run)
     if result is None or wanted is None:
         yield "it has no result"
         return
     if different := [key for key in EQUAL if result[key] != wanted[key]]:
         yield f"{', '.join(different)}: {[result[key] for key in different]}, wanted {[wanted[key] for key in different]}"
-    yield from of_evaluations(scene, undisturbed, run)
-    weights = [file.parent.name for file in scene.run(run).path.rglob("weights.safetensors")]
+    yield from of_evaluations(subject, undisturbed, run)
+    weights = [file.parent.name for file in subject.run(run).path.rglob("weights.safetensors")]
     if weights != [str(result["attempt"])]:
         yield f"published by attempt {result['attempt']}, weights are there of {weights}"
     hours = result["device_hours"]
     if not 0 <= hours < 1:
         yield f"it took {hours} device hours, it says"
-    yield from trained_again(stage, run)
+    yield from trained_again(context, run)
 
 
-def of_evaluations(scene: Scene, undisturbed: Scene, run: str) -> Iterator[str]:
+def of_evaluations(subject: Subject, undisturbed: Subject, run: str) -> Iterator[str]:
     for evaluation in sorted(undisturbed.evaluations(run)):
-        ours, theirs = (list(one.run(run).path.rglob(f"evaluations/{evaluation}.json")) for one in (scene, undisturbed))
+        ours, theirs = (
+            list(one.run(run).path.rglob(f"evaluations/{evaluation}.json")) for one in (subject, undisturbed)
+        )
         if len(ours) != 1:
             yield f"evaluation {evaluation} is there {len(ours)} times"
         elif record(ours[0]).get("metrics") != record(theirs[0]).get("metrics"):
@@ -135,28 +137,28 @@ def of_evaluations(scene: Scene, undisturbed: Scene, run: str) -> Iterator[str]:
             yield f"the single scores of evaluation {evaluation} differ"
 
 
-def trained_again(stage: Stage, run: str) -> Iterator[str]:
+def trained_again(context: FaultContext, run: str) -> Iterator[str]:
     """No attempt that trains has begun after the run had its result, unless the result was taken then."""
-    published = stage.scene.run(run).result_file.stat().st_mtime
-    for attempt in stage.scene.attempts(run):
+    published = context.subject.run(run).result_file.stat().st_mtime
+    for attempt in context.subject.attempts(run):
         is_excused = any(
-            since <= attempt.claimed <= (till or time.time()) + LOOSE for since, till in stage.lost.get(run, [])
+            since <= attempt.claimed <= (till or time.time()) + LOOSE for since, till in context.lost.get(run, [])
         )
         if not attempt.evaluates and attempt.claimed > published + LOOSE and not is_excused:
             yield f"attempt {attempt.number} began to train {attempt.claimed - published:.0f} s after the result was there"
 
 
-def of_searches(scene: Scene, undisturbed: Scene) -> Iterator[str]:
+def of_searches(subject: Subject, undisturbed: Subject) -> Iterator[str]:
     """Its sampler proposes the same however many workers ask: then trials, their states, values and rungs are the same."""
-    for work in scene.works:
+    for work in subject.works:
         if work.verb == "search":
-            ours, theirs = (told(one, work.name) for one in (scene, undisturbed))
+            ours, theirs = (told(one, work.name) for one in (subject, undisturbed))
             yield from (f"search {work.name} has {one}" for one in sorted(ours - theirs))
             yield from (f"search {work.name} lacks {one}" for one in sorted(theirs - ours))
 
 
-def told(scene: Scene, name: str) -> set[str]:
-    picture = Reader(Study(scene.store, name)).look()
+def told(subject: Subject, name: str) -> set[str]:
+    picture = Reader(Study(subject.store, name)).look()
     found = {
         json.dumps([one.trial.number, one.trial.settings, one.state, one.values, sorted(one.rungs.items())])
         for one in picture.outcomes
@@ -169,11 +171,11 @@ def told(scene: Scene, name: str) -> set[str]:
     }
 
 
-def of_tracebacks(scene: Scene, happened: Mapping[str, int]) -> Iterator[str]:
+def of_tracebacks(subject: Subject, happened: Mapping[str, int]) -> Iterator[str]:
     """In logs of jobs and in error.txt there are those alone that a fault has earned."""
     earned = [pattern for kind, pattern in EARNED.items() if happened.get(kind)]
-    logs = [*scene.store.jobs.rglob("*.err"), *scene.store.jobs.rglob("*.out")]
-    errors = scene.store.root.glob("run/*/attempts/*/error.txt")
+    logs = [*subject.store.jobs.rglob("*.err"), *subject.store.jobs.rglob("*.out")]
+    errors = subject.store.root.glob("run/*/attempts/*/error.txt")
     for file, patterns in [*((log, [*earned, OF_WANDB]) for log in logs), *((error, earned) for error in errors)]:
         for last in raised(file):
             if not any(re.search(pattern, last) for pattern in patterns):

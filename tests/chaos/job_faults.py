@@ -7,9 +7,9 @@ import signal
 import time
 from collections.abc import Callable
 
+from fault_context import FaultContext
 from faults import damage, litter, step_daemon
-from scene import record
-from stage import Stage
+from subject import record
 
 from mmprompt.runs.store import Attempt
 
@@ -17,8 +17,8 @@ OTHERS = "mmprompt-chaos"  # the name of jobs that preempt ours
 
 
 class JobFaults:
-    def __init__(self, stage: Stage) -> None:
-        self.stage, self.scene, self.cluster = stage, stage.scene, stage.scene.cluster
+    def __init__(self, context: FaultContext) -> None:
+        self.context, self.subject, self.cluster = context, context.subject, context.subject.cluster
         self.kinds: dict[str, Callable[[], str | None]] = {
             "requeue": self.requeue,
             "scancel": self.scancel,
@@ -39,67 +39,67 @@ class JobFaults:
         }
 
     def requeue(self) -> str | None:
-        attempt = self.stage.victim()
+        attempt = self.context.victim()
         job = job_of(attempt) if attempt else ""
-        return name(attempt) if attempt and job and self.scene.control("scontrol", "requeue", job) else None
+        return name(attempt) if attempt and job and self.subject.control("scontrol", "requeue", job) else None
 
     def scancel(self) -> str | None:
-        attempt = self.stage.victim()
-        if attempt is None or not job_of(attempt) or not self.scene.control("scancel", job_of(attempt)):
+        attempt = self.context.victim()
+        if attempt is None or not job_of(attempt) or not self.subject.control("scancel", job_of(attempt)):
             return None
-        self.stage.relaunch(self.stage.chance.uniform(5, 15))
+        self.context.relaunch(self.context.chance.uniform(5, 15))
         return name(attempt)
 
     def scancel_waiting(self) -> str | None:
-        waiting = sorted(job for job, word in self.scene.jobs().items() if word == "PENDING")
-        job = self.stage.chance.choice(waiting) if waiting else None
-        if job is None or not self.scene.control("scancel", job):
+        waiting = sorted(job for job, word in self.subject.jobs().items() if word == "PENDING")
+        job = self.context.chance.choice(waiting) if waiting else None
+        if job is None or not self.subject.control("scancel", job):
             return None
-        self.stage.relaunch(self.stage.chance.uniform(5, 15))
+        self.context.relaunch(self.context.chance.uniform(5, 15))
         return f"job {job}"
 
     def kill_process(self) -> str | None:
-        attempt = self.stage.victim()
+        attempt = self.context.victim()
         return name(attempt) if attempt and kill(attempt) else None
 
     def kill_step_daemon(self) -> str | None:
-        attempt = self.stage.victim()
+        attempt = self.context.victim()
         daemon = step_daemon(attempt) if attempt else None
         if attempt is None or daemon is None or not (job := job_of(attempt)):
             return None
         daemon.kill()  # SLURM does not notice: somebody cancels the job
-        seconds = self.stage.chance.uniform(5, 20)
-        self.stage.debts.owe(seconds, f"{job} is cancelled", lambda: self.scene.control("scancel", job))
-        self.stage.relaunch(25)
+        seconds = self.context.chance.uniform(5, 20)
+        self.context.repairs.add(seconds, f"{job} is cancelled", lambda: self.subject.control("scancel", job))
+        self.context.relaunch(25)
         return name(attempt)
 
     def preempt(self) -> str | None:
-        attempt = self.stage.victim()
+        attempt = self.context.victim()
         node = self.node_of(attempt) if attempt else ""
         wanted = ["-p", "high", "-w", node, "-N", "1", "-n", "4", f"--job-name={OTHERS}", "--output=/dev/null"]
-        is_done = node and self.scene.control("sbatch", *wanted, "--chdir=/", "--wrap=sleep 3")
+        is_done = node and self.subject.control("sbatch", *wanted, "--chdir=/", "--wrap=sleep 3")
         return f"{name(attempt)} on {node}" if attempt and is_done else None
 
     def suspend(self) -> str | None:
-        attempt = self.stage.victim()
-        if attempt is None or not (job := job_of(attempt)) or not self.scene.control("scontrol", "suspend", job):
+        attempt = self.context.victim()
+        if attempt is None or not (job := job_of(attempt)) or not self.subject.control("scontrol", "suspend", job):
             return None
-        seconds = self.stage.chance.uniform(3, 15)
-        self.stage.debts.owe(seconds, f"{job} is resumed", lambda: self.scene.control("scontrol", "resume", job))
+        seconds = self.context.chance.uniform(3, 15)
+        self.context.repairs.add(seconds, f"{job} is resumed", lambda: self.subject.control("scontrol", "resume", job))
         return name(attempt)
 
     def time_limit(self) -> str | None:
-        attempt = self.stage.victim()
+        attempt = self.context.victim()
         if attempt is None or not (job := job_of(attempt)):
             return None
         limit = ["scontrol", "update", f"JobId={job}"]
-        if not self.scene.control(*limit, "TimeLimit=1"):
+        if not self.subject.control(*limit, "TimeLimit=1"):
             return None
-        self.stage.debts.owe(45, f"{job} has an hour again", lambda: self.scene.control(*limit, "TimeLimit=60"))
+        self.context.repairs.add(45, f"{job} has an hour again", lambda: self.subject.control(*limit, "TimeLimit=60"))
         return f"{name(attempt)}: a minute from its start"
 
     def slurmd(self) -> str | None:
-        node = self.stage.chance.choice(self.cluster.nodes)
+        node = self.context.chance.choice(self.cluster.nodes)
         if f"slurmd.{node}" not in self.cluster.running():
             return None
         self.cluster.kill(f"slurmd.{node}")
@@ -107,39 +107,39 @@ class JobFaults:
         return node
 
     def lose_node(self) -> str | None:
-        attempt = None if self.stage.debts.owes("slurmd") else self.stage.victim()  # one at a time
+        attempt = None if self.context.repairs.expects("slurmd") else self.context.victim()  # one at a time
         node = self.node_of(attempt) if attempt else ""
         if attempt is None or f"slurmd.{node}" not in self.cluster.running():
             return None
         self.cluster.kill(f"slurmd.{node}")
-        seconds = self.stage.chance.uniform(30, 60)
-        self.stage.debts.owe(
+        seconds = self.context.chance.uniform(30, 60)
+        self.context.repairs.add(
             seconds, f"slurmd.{node} is back", lambda: self.cluster.start("slurmctld", f"slurmd.{node}")
         )
         return f"{node}, with {name(attempt)}"
 
     def node_of(self, attempt: Attempt) -> str:
-        return " ".join(self.scene.ask("squeue", "-h", "-j", job_of(attempt), "-o", "%N"))
+        return " ".join(self.subject.ask("squeue", "-h", "-j", job_of(attempt), "-o", "%N"))
 
     def slurmctld(self) -> str:
-        seconds = self.stage.chance.uniform(1, 5)
+        seconds = self.context.chance.uniform(1, 5)
         self.cluster.kill("slurmctld")
         time.sleep(seconds)  # without it no other fault can be made
         self.cluster.start("slurmctld")
         return f"for {seconds:.0f} s"
 
     def slurmdbd(self) -> str:
-        seconds = self.stage.chance.uniform(1, 20)
+        seconds = self.context.chance.uniform(1, 20)
         self.cluster.kill("slurmdbd")
-        self.stage.debts.owe(seconds, "slurmdbd is back", lambda: self.cluster.start("slurmdbd"))
+        self.context.repairs.add(seconds, "slurmdbd is back", lambda: self.cluster.start("slurmdbd"))
         return f"for {seconds:.0f} s"
 
     def kill_launch(self) -> str:
         """The one that follows, and one that is at its work for a moment."""
-        work = self.stage.chance.choice(self.scene.works)
-        if (call := self.stage.following.get(work)) and call.code is None:
+        work = self.context.chance.choice(self.subject.works)
+        if (call := self.context.following.get(work)) and call.code is None:
             call.kill()
-        moment, other = self.stage.chance.uniform(0.2, 2.5), self.stage.launch(work)
+        moment, other = self.context.chance.uniform(0.2, 2.5), self.context.launch(work)
         time.sleep(moment)
         ended = other.code is not None
         if not ended:
@@ -147,12 +147,12 @@ class JobFaults:
         return f"who waits for {work.name}, and another after {moment:.1f} s{' (it had ended)' if ended else ''}"
 
     def two_launches(self) -> str:
-        work = self.stage.chance.choice(self.scene.works)
-        self.stage.launch(work), self.stage.launch(work)
+        work = self.context.chance.choice(self.subject.works)
+        self.context.launch(work), self.context.launch(work)
         return work.name
 
     def damage(self) -> str | None:
-        attempt = self.stage.victim(with_checkpoint=True)
+        attempt = self.context.victim(with_checkpoint=True)
         if attempt is None or not kill(attempt):
             return None
         try:
@@ -162,10 +162,10 @@ class JobFaults:
 
     def litter(self) -> str | None:
         try:
-            found = litter(self.scene.store.jobs, self.stage.chance)
-            for folder in sorted(self.scene.store.jobs.glob("[0-9]*/[0-9]*"))[-1:]:
+            found = litter(self.subject.store.jobs, self.context.chance)
+            for folder in sorted(self.subject.store.jobs.glob("[0-9]*/[0-9]*"))[-1:]:
                 for job in range(1, 4):
-                    (folder / f"{self.stage.chance.randint(1, 99)}_{job}_0_result.pkl.save_tmp").write_bytes(
+                    (folder / f"{self.context.chance.randint(1, 99)}_{job}_0_result.pkl.save_tmp").write_bytes(
                         b"\x80\x04"
                     )
         except OSError:

@@ -1,4 +1,4 @@
-"""Who is on the scene: people who launch, follow, and owe what a fault took."""
+"""Who is on the subject: people who launch, follow, and owe what a fault took."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from calls import Call, Calls
-from debts import Debts
-from scene import Scene, Work
+from repairs import Repairs
+from subject import Subject, Work
 
 from mmprompt.runs.store import Attempt
 
@@ -16,10 +16,10 @@ AGAIN = 3.0  # seconds after which somebody follows again
 LOOK = 10.0  # seconds after which somebody looks at the cluster again
 
 
-class Stage:
-    def __init__(self, scene: Scene, calls: Calls, say: Callable[[str], None]) -> None:
-        self.scene, self.calls, self.say = scene, calls, say
-        self.debts = Debts(say)
+class FaultContext:
+    def __init__(self, subject: Subject, calls: Calls, say: Callable[[str], None]) -> None:
+        self.subject, self.calls, self.say = subject, calls, say
+        self.repairs = Repairs(say)
         self.chance = random.Random(0)  # of the fault that is next
         self.following: dict[Work, Call] = {}
         self._looked = 0.0
@@ -30,20 +30,20 @@ class Stage:
 
     def launch(self, work: Work, *arguments: str, waits: bool = False) -> Call:
         far_away = self.chance.random() < 0.3
-        return self.calls.start(self.scene.asked(work, work.verb, *arguments), far_away, waits=waits)
+        return self.calls.start(self.subject.asked(work, work.verb, *arguments), far_away, waits=waits)
 
     def launch_all(self) -> None:
-        for work in self.scene.works:
+        for work in self.subject.works:
             self.launch(work)
 
     def relaunch(self, seconds: float) -> None:
         """Who waits does not submit what was cancelled; whoever cancelled it launches later."""
-        if not self.debts.owes("launched again"):
-            self.debts.owe(seconds, "launched again", self.launch_all)
+        if not self.repairs.expects("launched again"):
+            self.repairs.add(seconds, "launched again", self.launch_all)
 
     def follow(self) -> None:
         """Everything that is asked for is followed; who had to end comes again."""
-        for work in self.scene.works:
+        for work in self.subject.works:
             call = self.following.get(work)
             is_late = time.monotonic() - self._followed.get(work, -AGAIN) > AGAIN
             if is_late and (call is None or call.code is not None):
@@ -55,7 +55,7 @@ class Stage:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.keep_up()
-            self.debts.pay()
+            self.repairs.carry_out()
             self.calls.attend()
             if follow:
                 self.follow()
@@ -64,25 +64,38 @@ class Stage:
     def keep_up(self) -> None:
         """Who runs the cluster starts a daemon again that has ended, and that no fault keeps down, and takes back a node that
         SLURM has drained; whose jobs SLURM holds releases them, as `status` advises."""
-        running = self.scene.cluster.running()
-        for daemon in (one.name for stage in self.scene.cluster.stages for one in stage):
-            if daemon not in running and not self.debts.owes(f"{daemon} is back"):
+        running = self.subject.cluster.running()
+        for daemon in (one.name for stage in self.subject.cluster.stages for one in stage):
+            if daemon not in running and not self.repairs.expects(f"{daemon} is back"):
                 self.say(f"{daemon} has ended by itself, and is started again")
-                self.scene.cluster.start(daemon)
+                self.subject.cluster.start(daemon)
         if time.monotonic() - self._looked < LOOK:
             return
         self._looked = time.monotonic()
-        for node in self.scene.drained():
+        for node in self.subject.drained():
             self.say(f"SLURM has drained {node}, and it is resumed")
-            self.scene.control("scontrol", "update", f"NodeName={node}", "State=RESUME")
-        if held := self.scene.held():
+            self.subject.control("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        if held := self.subject.held():
             self.say(f"SLURM holds {' '.join(held)}, and they are released")
-            self.scene.control("scontrol", "release", *held)
+            self.subject.control("scontrol", "release", *held)
+
+    def ask_and_obey(self) -> None:
+        """Somebody asks for the status of everything, and types what it says about runs that may hang."""
+
+        def obey(call: Call) -> None:
+            for line in call.printed.splitlines():
+                words = line.split()
+                if words[:4] == ["python", "-m", "sweeps", "cancel"]:
+                    self.say(f"no word from some runs: {' '.join(words[2:])}")
+                    self.calls.start(words[2:])
+                    self.relaunch(5.0)
+
+        self.calls.start(["sweeps", "status", *(work.name for work in self.subject.works)], then=obey)
 
     # Whom a fault can hit
 
     def victim(self, with_checkpoint: bool = False) -> Attempt | None:
-        there = [one for one in self.scene.at_work() if one.checkpoint_steps or not with_checkpoint]
+        there = [one for one in self.subject.at_work() if one.checkpoint_steps or not with_checkpoint]
         return self.chance.choice(there) if there else None
 
     def is_away(self, run: str, since: float) -> None:

@@ -1,15 +1,15 @@
 """`make chaos`: sweeps and a search on the real test cluster, under random faults, end in the tables of undisturbed ones.
 
-    python tests/slurm/chaos.py --faults 60 --seed 0
-    python tests/slurm/chaos.py --only job.json "disk is full"     # kinds of faults whose names hold one of these
-    python tests/slurm/chaos.py --list                             # all kinds
+    python tests/chaos/run.py --faults 60 --seed 0
+    python tests/chaos/run.py --only job.json "disk is full"     # kinds of faults whose names hold one of these
+    python tests/chaos/run.py --list                             # all kinds
 
 The harness launches the same work into two stores: a sweep, a sweep of attacks that shares runs with it, and a search. The
 first store is left undisturbed. On the second, one `--wait` follows each piece of work while faults hit jobs, daemons,
 launches, files and the disk; after each fault some verb is called. A file that was damaged is later mended as `status` advises.
 When the faults are over, everything is launched until it is done. Then the tables (md, tex, csv) of both stores must be equal
 byte for byte, each run must be published once, no job may be left, and no command may have printed a traceback or ended with
-another code than 0, 1, 2 or 130 (`verdict` lists all checks). The exit code is 1 if a check fails; both stores and all output
+another code than 0, 1, 2 or 130 (`checks` lists all checks). The exit code is 1 if a check fails; both stores and all output
 are then kept. The seed decides the order of the faults, and which of the runs at work each of them hits. As root, the store
 lies on a file system in memory, which can be filled.
 """
@@ -33,17 +33,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "slurm"))
 
 import psutil
 from calls import Calls
+from checks import checked, of_tracebacks
 from cluster import DEFAULT_FOLDER, Cluster, ClusterError
-from diskfaults import Disk, DiskFaults
-from filefaults import FileFaults
-from jobfaults import OTHERS, JobFaults
-from scene import Scene, Work, python_on_nodes, record
-from stage import Stage
-from verdict import of_tracebacks, verdict
-from visits import Visits
+from disk_faults import Disk, DiskFaults
+from fault_context import FaultContext
+from file_faults import FileFaults
+from job_faults import OTHERS, JobFaults
+from observers import Observers
+from subject import Subject, Work, python_on_nodes, record
 
 from mmprompt.runs.store import TRIES
 
@@ -51,18 +52,19 @@ EVERY = 3.5  # seconds between two faults
 PATIENCE = 10.0  # seconds until somebody is there whom a fault could hit
 RETRY = 15.0  # seconds that what is tried again has before anyone says so again
 HARMLESS = "stale files"  # the fault that takes the place of one that finds no target
-LATE = 600.0  # seconds; what has not ended so long after the last fault hangs
+LATE = 1200.0  # seconds; what has not ended so long after the last fault hangs
+ASKS = 60.0  # seconds between two questions for everything, then
 
 
 class Chaos:
-    def __init__(self, scene: Scene, undisturbed: Scene, seed: int, disk: Disk | None, folder: Path) -> None:
-        self.scene, self.undisturbed, self.seed = scene, undisturbed, seed
+    def __init__(self, subject: Subject, undisturbed: Subject, seed: int, disk: Disk | None, folder: Path) -> None:
+        self.subject, self.undisturbed, self.seed = subject, undisturbed, seed
         self.began = time.monotonic()
-        self.calls = Calls(scene, folder / "said")
-        self.stage = Stage(scene, self.calls, self.say)
-        self.files = FileFaults(self.stage, scene.folder / "kept")
-        self.visits = Visits(self.stage, self.files, folder / "out")
-        self.faults = JobFaults(self.stage).kinds | self.files.kinds | DiskFaults(self.stage, disk).kinds
+        self.calls = Calls(subject, folder / "said")
+        self.context = FaultContext(subject, self.calls, self.say)
+        self.files = FileFaults(self.context, subject.folder / "kept")
+        self.observers = Observers(self.context, self.files, folder / "out")
+        self.faults = JobFaults(self.context).kinds | self.files.kinds | DiskFaults(self.context, disk).kinds
         self.happened: Counter[str] = Counter()
 
     def say(self, text: str) -> None:
@@ -74,11 +76,11 @@ class Chaos:
         rounds = -(-count // len(kinds))
         left = [name for _ in range(rounds) for name in chance.sample(kinds, len(kinds))][:count]
         for number in range(1, count + 1):
-            self.stage.chance = random.Random(f"{self.seed}, {number}")
-            self.stage.attend(self.stage.chance.uniform(0.5, 1.5) * EVERY)
+            self.context.chance = random.Random(f"{self.seed}, {number}")
+            self.context.attend(self.context.chance.uniform(0.5, 1.5) * EVERY)
             name, hit = self.one(left)
             self.happened[name] += 1
-            self.say(f"{number:3}/{count}  {name}: {hit}; {self.visits.one()}")
+            self.say(f"{number:3}/{count}  {name}: {hit}; {self.observers.one()}")
 
     def one(self, left: list[str]) -> tuple[str, str]:
         deadline = time.monotonic() + PATIENCE
@@ -87,7 +89,7 @@ class Chaos:
                 if (hit := self.faults[name]()) is not None:
                     left.remove(name)
                     return name, hit
-            self.stage.attend(1.0)
+            self.context.attend(1.0)
         name = left.pop(0)
         return HARMLESS, f"for {name}, which finds no target any more: {self.faults[HARMLESS]()}"
 
@@ -98,47 +100,50 @@ class Chaos:
 
     def finish(self) -> list[str]:
         """Everything that was taken is back, and all is launched until it is done. Whatever does not end is said."""
-        deadline = time.monotonic() + LATE
+        deadline, asked = time.monotonic() + LATE, 0.0
         while time.monotonic() < deadline:
-            self.stage.debts.pay(float("inf"))
-            self.stage.attend(1.0)
-            quiet = not self.stage.debts.open and not self.files.wrecks
-            if quiet and not self.scene.missing(self.undisturbed):
+            if time.monotonic() - asked > ASKS:
+                asked = time.monotonic()
+                self.context.ask_and_obey()
+            self.context.repairs.carry_out(float("inf"))
+            self.context.attend(1.0)
+            quiet = not self.context.repairs.open and not self.files.damages
+            if quiet and not self.subject.missing(self.undisturbed):
                 return self.ended()
             if quiet and (runs := self.given_up()):
                 self.say(f"failed too often without getting further: {', '.join(runs)}; --retry")
-                for call in [self.stage.launch(work, "--retry") for work in self.scene.works]:
+                for call in [self.context.launch(work, "--retry") for work in self.subject.works]:
                     call.process.wait()
-                self.stage.attend(RETRY)
-        missing = sorted(self.scene.missing(self.undisturbed))
+                self.context.attend(RETRY)
+        missing = sorted(self.subject.missing(self.undisturbed))
         return [f"{LATE:g} s after the last fault runs are not done: {', '.join(missing)}"]
 
     def ended(self) -> list[str]:
         """All work is done: the commands that follow it must end, and the same commands, typed again, must say so."""
         self.calls.end(180)
-        last = [self.stage.launch(work, "--wait", waits=True) for work in self.scene.works]
+        last = [self.context.launch(work, "--wait", waits=True) for work in self.subject.works]
         self.calls.end(180)
         return [f"{call} ended with {call.code} when all was done; see {call.out}" for call in last if call.code != 0]
 
     def given_up(self) -> list[str]:
         """Runs that nobody tries again unless he is told to."""
         found = []
-        at_work = {attempt.run.id for attempt in self.scene.at_work()}
-        for run in self.scene.missing(self.undisturbed) - at_work:
+        at_work = {attempt.run.id for attempt in self.subject.at_work()}
+        for run in self.subject.missing(self.undisturbed) - at_work:
             with contextlib.suppress(Exception):  # whatever a damaged record makes of it
-                found += [run] if self.scene.run(run).tries() >= TRIES else []
+                found += [run] if self.subject.run(run).tries() >= TRIES else []
         return sorted(found)
 
     def close(self) -> None:
         """Nothing goes on that was begun here. Raises ClusterError if jobs cannot be cancelled."""
         self.calls.kill()
         try:
-            self.scene.cluster.up()
-            self.scene.control("scancel", f"--name={OTHERS}")
-            for job in self.scene.jobs():
-                self.scene.control("scancel", job)
+            self.subject.cluster.up()
+            self.subject.control("scancel", f"--name={OTHERS}")
+            for job in self.subject.jobs():
+                self.subject.control("scancel", job)
         finally:
-            for process in list(self.scene.processes()):
+            for process in list(self.subject.processes()):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
 
@@ -170,10 +175,10 @@ def seeds(first: int, last: int) -> str:
     return ",".join(map(str, range(first, last + 1)))
 
 
-def undisturbed_ones(scene: Scene, said: Path) -> frozenset[str]:
+def undisturbed_ones(subject: Subject, said: Path) -> frozenset[str]:
     """Everything, as nobody disturbs it. The runs that are done then. Raises RuntimeError if it does not end well."""
-    calls = Calls(scene, said)
-    started = [calls.start(scene.asked(work, work.verb, "--wait"), waits=True) for work in scene.works]
+    calls = Calls(subject, said)
+    started = [calls.start(subject.asked(work, work.verb, "--wait"), waits=True) for work in subject.works]
     try:
         calls.end(3600)
     finally:
@@ -181,11 +186,11 @@ def undisturbed_ones(scene: Scene, said: Path) -> frozenset[str]:
     for call in started:
         if call.code != 0:
             raise RuntimeError(f"{call} was not disturbed, and ended with {call.code}:\n{call.printed}")
-    return frozenset(run for run in scene.store.runs() if scene.result(run))
+    return frozenset(run for run in subject.store.runs() if subject.result(run))
 
 
-def runs_of_sweeps(scene: Scene) -> frozenset[str]:
-    manifests = [record(scene.store.manifest(work.name)) for work in scene.works if work.verb == "launch"]
+def runs_of_sweeps(subject: Subject) -> frozenset[str]:
+    manifests = [record(subject.store.manifest(work.name)) for work in subject.works if work.verb == "launch"]
     return frozenset(point["run"] for manifest in manifests for point in manifest["points"])
 
 
@@ -224,11 +229,11 @@ def main(arguments: list[str]) -> int:
     disk = None if asked.no_disk or os.getuid() != 0 else Disk(folder / "disturbed")
     everything = works(asked.runs or max(3, asked.faults // 8), asked.steps)
     place = ("cluster=slurm", "cluster.mem_gb=0.9", "cluster.checkpoint_every=25")
-    undisturbed = Scene(folder / "undisturbed", cluster, everything, (*place, "cluster.runs_per_job=4"))
+    undisturbed = Subject(folder / "undisturbed", cluster, everything, (*place, "cluster.runs_per_job=4"))
     python = python_on_nodes(folder / "bin", asked.seed)
     here = (f"cluster.python='{python}'", "cluster.max_parallel=4", "cluster.runs_per_job=2")
-    scene = Scene(folder / "disturbed", cluster, everything, (*place, *here))
-    chaos = Chaos(scene, undisturbed, asked.seed, disk, folder)
+    subject = Subject(folder / "disturbed", cluster, everything, (*place, *here))
+    chaos = Chaos(subject, undisturbed, asked.seed, disk, folder)
     kinds = [kind for kind in chaos.faults if not asked.only or any(word in kind for word in asked.only)]
     kinds = [kind for kind in kinds if not any(word in kind for word in asked.but)]
     if asked.list or not kinds:
@@ -272,22 +277,22 @@ def observed(chaos: Chaos, disk: Disk | None, faults: int, kinds: list[str], fol
 
 def happened(chaos: Chaos, disk: Disk | None, faults: int, kinds: list[str], folder: Path) -> list[str]:
     """All of it. What is wrong in the end."""
-    scene, undisturbed = chaos.scene, chaos.undisturbed
-    scene.cluster.up()
+    subject, undisturbed = chaos.subject, chaos.undisturbed
+    subject.cluster.up()
     if disk:
         disk.mount()
-    chaos.say(f"seed {chaos.seed}; undisturbed: {', '.join(work.name for work in scene.works)}")
-    scene.runs = undisturbed.runs = undisturbed_ones(undisturbed, folder / "said-undisturbed")
-    scene.of_sweeps = runs_of_sweeps(undisturbed)
-    chaos.say(f"{len(scene.runs)} runs are done; now {faults} faults of {len(kinds)} kinds")
+    chaos.say(f"seed {chaos.seed}; undisturbed: {', '.join(work.name for work in subject.works)}")
+    subject.runs = undisturbed.runs = undisturbed_ones(undisturbed, folder / "said-undisturbed")
+    subject.of_sweeps = runs_of_sweeps(undisturbed)
+    chaos.say(f"{len(subject.runs)} runs are done; now {faults} faults of {len(kinds)} kinds")
     chaos.disturb(faults, kinds)
     chaos.say("no more faults")
     wrong = chaos.finish()
     chaos.say("it has not ended" if wrong else "all is done")
     wrong += (
-        of_tracebacks(scene, chaos.happened)
+        of_tracebacks(subject, chaos.happened)
         if wrong
-        else verdict(chaos.stage, undisturbed, chaos.happened, folder / "out")
+        else checked(chaos.context, undisturbed, chaos.happened, folder / "out")
     )
     return [*wrong, *chaos.wrong]
 
@@ -300,7 +305,7 @@ def closed(chaos: Chaos, disk: Disk | None, was_up: bool, keep: bool) -> list[st
     except ClusterError as error:
         wrong.append(str(error))
     if not was_up:
-        chaos.scene.cluster.down()
+        chaos.subject.cluster.down()
     if disk and disk.is_mounted:
         put_away(chaos, disk, keep or bool(wrong))
     return wrong

@@ -44,7 +44,7 @@ class Work:
 
 
 @dataclass
-class Scene:
+class Subject:
     folder: Path
     cluster: Cluster
     works: Sequence[Work]
@@ -99,7 +99,7 @@ class Scene:
         over += [] if record(attempt.path / "job.json").get("work") == "evaluate" else [attempt.run.result_file]
         return not any(file.exists() for file in over) and lives(attempt)
 
-    def missing(self, undisturbed: Scene) -> set[str]:
+    def missing(self, undisturbed: Subject) -> set[str]:
         """The runs that lack their result, or an evaluation that the undisturbed one has."""
         return {
             run for run in self.runs if self.result(run) is None or undisturbed.evaluations(run) - self.evaluations(run)

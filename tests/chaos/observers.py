@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from calls import Call
-from filefaults import FileFaults
-from stage import Stage
+from fault_context import FaultContext
+from file_faults import FileFaults
 
 AT_ONCE = 4  # of them; on two cores more would only wait for each other
 
 
-class Visits:
-    def __init__(self, stage: Stage, files: FileFaults, out: Path) -> None:
-        self.stage, self.files, self.out = stage, files, out
+class Observers:
+    def __init__(self, context: FaultContext, files: FileFaults, out: Path) -> None:
+        self.context, self.files, self.out = context, files, out
         self.verbs: dict[str, Callable[[], Call | None]] = {
             "status": lambda: self.call("sweeps", "status"),
             "status of all": lambda: self.call("sweeps", "status", *self.names),
@@ -34,7 +34,7 @@ class Visits:
 
     @property
     def names(self) -> list[str]:
-        return [work.name for work in self.stage.scene.works]
+        return [work.name for work in self.context.subject.works]
 
     def one(self) -> str:
         """Begins a visit, each verb about as often as the others; nothing while there are too many visitors."""
@@ -42,7 +42,7 @@ class Visits:
         if len(self.made) >= AT_ONCE:
             return "nobody comes"
         if not self._next:
-            self._next = self.stage.chance.sample(list(self.verbs), len(self.verbs))
+            self._next = self.context.chance.sample(list(self.verbs), len(self.verbs))
         name = self._next.pop()
         if (call := self.verbs[name]()) is None:
             return f"nobody comes for {name}"
@@ -50,27 +50,27 @@ class Visits:
         return f"{name}, {call.out.stem}"
 
     def call(self, *words: str, shows: bool = False) -> Call:
-        return self.stage.calls.start(words, self.stage.chance.random() < 0.3, shows=shows)
+        return self.context.calls.start(words, self.context.chance.random() < 0.3, shows=shows)
 
     def run(self) -> str:
-        return self.stage.chance.choice(sorted(self.stage.scene.runs))
+        return self.context.chance.choice(sorted(self.context.subject.runs))
 
     def name(self) -> Sequence[str]:
         """Of one sweep or search; or none, for all."""
-        chosen = self.stage.chance.choice([None, *self.stage.scene.works])
+        chosen = self.context.chance.choice([None, *self.context.subject.works])
         return [chosen.manifest] if chosen else []
 
     def plan(self) -> Call:
-        work = self.stage.chance.choice(self.stage.scene.works)
-        return self.call(*self.stage.scene.asked(work, "plan"))
+        work = self.context.chance.choice(self.context.subject.works)
+        return self.call(*self.context.subject.asked(work, "plan"))
 
     def logs_of_damaged(self) -> Call | None:
-        runs = [run for wreck in self.files.wrecks if (run := self.files.run_of(wreck.file))]
-        return self.call("sweeps", "logs", self.stage.chance.choice(runs), shows=True) if runs else None
+        runs = [run for damage in self.files.damages if (run := self.files.run_of(damage.file))]
+        return self.call("sweeps", "logs", self.context.chance.choice(runs), shows=True) if runs else None
 
     def cancel(self) -> Call | None:
-        attempt = self.stage.victim()
+        attempt = self.context.victim()
         if attempt is None:
             return None
-        self.stage.relaunch(self.stage.chance.uniform(5, 15))
+        self.context.relaunch(self.context.chance.uniform(5, 15))
         return self.call("sweeps", "cancel", attempt.run.id)

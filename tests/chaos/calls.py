@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scene import Scene
+from subject import Subject
 
 CODES = {0, 1, 2, 130}  # with which a command may end
 HANGS = 240.0  # seconds after which one that does not wait for anything has hung
@@ -55,8 +55,8 @@ class Call:
 
 
 class Calls:
-    def __init__(self, scene: Scene, folder: Path) -> None:
-        self.scene, self.folder = scene, folder
+    def __init__(self, subject: Subject, folder: Path) -> None:
+        self.subject, self.folder = subject, folder
         self.open: list[Call] = []
         self.wrong: list[str] = []
         self.count = 0
@@ -73,12 +73,12 @@ class Calls:
         self.count += 1
         out = self.folder / f"{self.count:04}.out"
         err = out.with_suffix(".err")
-        env = {**self.scene.env, **({"TZ": FAR_AWAY} if far_away else {})}
+        env = {**self.subject.env, **({"TZ": FAR_AWAY} if far_away else {})}
         with out.open("wb") as stdout, err.open("wb") as stderr:
             stdout.write(f"{' '.join(words)}{'  # in ' + FAR_AWAY if far_away else ''}\n".encode())
             stdout.flush()
             process = subprocess.Popen(
-                self.scene.command(*words),
+                self.subject.command(*words),
                 cwd=self.folder,
                 env=env,
                 stdin=subprocess.DEVNULL,
