@@ -25,7 +25,7 @@ class StoreError(RuntimeError):
 
 
 class GoneError(StoreError):
-    """The folder that a file was to be put into is not there any more."""
+    """The folder of a file that should be written does not exist any more."""
 
 
 CHANGING = "if somebody is changing these files, try again"
@@ -33,7 +33,7 @@ Content = str | bytes | memoryview
 
 
 def write_once(path: Path, content: Content, make: bool = True) -> bool:
-    """Put a complete file in place unless one is there. True if it was ours.
+    """Writes a complete file unless it exists. Returns whether this call wrote it.
 
     `make`: its folder too, if that is missing. Raises StoreError if it cannot be written, GoneError if there is no folder.
     """
@@ -41,7 +41,7 @@ def write_once(path: Path, content: Content, make: bool = True) -> bool:
 
 
 def write_over(path: Path, content: Content, make: bool = True, durable: bool = True) -> None:
-    """Replace a file in one step. Readers see the old one or the new one; after a crash of the machine too, if it is `durable`.
+    """Replaces a file in one step. Readers see the old or the new content, and if `durable` also after a crash of the machine.
 
     `make`, and what is raised: as `write_once`.
     """
@@ -49,7 +49,7 @@ def write_over(path: Path, content: Content, make: bool = True, durable: bool = 
 
 
 def _write(path: Path, content: Content, put: Callable[[Path, Path], None], make: bool, durable: bool = True) -> bool:
-    """Writes aside, to the disk, and puts it in place. False if `put` finds a file there."""
+    """Writes a temporary file to the disk and calls `put` to move it into place. Returns False if `put` finds a file there."""
     draft = draft_of(path)
     try:
         if make:
@@ -76,7 +76,8 @@ def _write(path: Path, content: Content, put: Callable[[Path, Path], None], make
 
 
 def _link(draft: Path, path: Path) -> None:
-    """As os.link. A file server whose answer was lost is asked again, and says that the file is there: its other name tells."""
+    """As os.link. When a file server's answer gets lost, the client repeats the request and is told that the file exists; then
+    the inode shows whether it is ours."""
     try:
         os.link(draft, path)
     except FileExistsError:
@@ -90,7 +91,7 @@ def _link(draft: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """To the disk: the names that it holds."""
+    """Writes a folder's list of names to the disk."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # not every file system does that
@@ -100,13 +101,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def draft_of(path: Path) -> Path:
-    """A name of its own beside `path`, for what shall be renamed to it once it is complete."""
+    """A unique temporary name beside `path`, to be renamed to `path` when complete."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 @contextlib.contextmanager
 def drafted(folder: Path) -> Iterator[Path]:
-    """An empty folder to prepare `folder` in and to rename to it, which fails if that is there and holds anything.
+    """Yields an empty temporary folder, to be renamed to `folder` when complete; that fails if `folder` exists and is not empty.
 
     Raises OSError if it cannot be made.
     """
@@ -119,7 +120,7 @@ def drafted(folder: Path) -> Iterator[Path]:
 
 
 def put_folder(draft: Path, folder: Path, proof: str) -> bool:
-    """Renames a prepared folder into place. False if one is there that holds anything. Raises OSError.
+    """Renames a prepared folder into place. Returns False if a folder that is not empty exists there. Raises OSError.
 
     A file server whose answer was lost is asked again, and says that there is no draft: then `proof`, a file of it, is found to
     have been renamed with it.
@@ -144,7 +145,7 @@ def _is(file: Path, known: os.stat_result) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes it, and those above it, where they are missing. Raises OSError."""
+    """Makes a folder and its missing parents. Raises OSError."""
     if not folder.is_dir():
         make_folder(folder.parent)
         with contextlib.suppress(FileExistsError):
@@ -154,7 +155,7 @@ def make_folder(folder: Path) -> None:
 
 
 def share(made: Path) -> None:
-    """Gives what we have made the group and the permissions of the folder it lies in, whatever the umask is.
+    """Gives a new file or folder the group and the permissions of the folder it lies in, whatever the umask is.
 
     Not in a folder that everyone may write to, such as /tmp: what is made there is for the one who made it, by his umask.
     """
@@ -170,7 +171,7 @@ def share(made: Path) -> None:
 
 
 def follow_mode(store: Path) -> None:
-    """Sets this process's umask to what the store's permissions say: W&B, submitit and SLURM go by it in what they write.
+    """Sets this process's umask by the store's permissions, because W&B, submitit and SLURM create files by the umask.
 
     Of a store that is not there yet, to those of the folder it will lie in. Raises StoreError for a file, and for a folder that
     we may not look into.
@@ -190,12 +191,12 @@ def follow_mode(store: Path) -> None:
 
 
 def vanished(error: OSError) -> str:
-    """What to say of a file that could be used a moment ago: somebody has removed it, or taken permissions, meanwhile."""
+    """The message for a file that could be used a moment ago, and was removed or lost its permissions since."""
     return f"{error.filename}: {error.strerror}; {CHANGING}"
 
 
 def server_time(folder: Path) -> float:
-    """The present time by the clock that dates the files in this folder, which may be another machine's: ages are told by it.
+    """Now, by the clock that dates the files in this folder, which may be another machine's. File ages are computed with it.
 
     Our own clock's where nothing can be made in the folder.
     """
@@ -211,6 +212,6 @@ def server_time(folder: Path) -> float:
 
 
 def remove(file: Path) -> None:
-    """A file that nobody needs; one that cannot be removed stays."""
+    """Removes a file that is not needed. If it cannot be removed, it stays."""
     with contextlib.suppress(OSError):
         file.unlink()

@@ -1,4 +1,4 @@
-"""A file's fingerprint: the part of an identity that a path cannot be.
+"""A file's fingerprint: the part of an id that stands for the file's content, since a path cannot.
 
 sha256 over the size and the content; of files over 256 MiB, over 64 evenly spaced MiB of it.
 Part of the light half of the package: no torch, no Hydra.
@@ -24,7 +24,7 @@ def fingerprint(file: Path) -> str:
 
 
 def fingerprints(files: Iterable[Path]) -> str:
-    """Of several files in this order."""
+    """The fingerprint of several files, in this order."""
     return hashlib.sha256("".join(fingerprint(file) for file in files).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What a person may type: every key that there is, and one sentence for whoever mistypes one."""
+"""Overrides on the command line: which keys there are, and one sentence for a mistyped one."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def check_override(key: str, value: str | None, conf: Path) -> None:
 
 
 def as_text(value: Any) -> str:
-    """A value in Hydra's grammar; two that differ have different texts."""
+    """A value as text in Hydra's grammar. Different values have different texts."""
     is_plain = isinstance(value, str) and value not in ("null", "true", "false") and is_word(value)
     return str(value) if is_plain else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 def is_word(text: str) -> bool:
-    """Does it need no quotes?"""
+    """Whether a text needs no quotes."""
     first, rest = text[:1], text[1:]
     return (first.isascii() and (first.isalpha() or first == "_")) and all(c.isalnum() or c in "_./-" for c in rest)

@@ -1,4 +1,4 @@
-"""Who is at work: processes as they are written down, so that others can tell later whether they still live."""
+"""Processes as records, so that another process can tell later whether they still run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLOCK = 2.0  # seconds by which a process's start, as a time of day, may seem to
 
 
 def who() -> str:
-    """The user whose process this is; by number where nobody knows a name."""
+    """The name of the user who runs this process; the number if it has no name."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -24,12 +24,12 @@ def who() -> str:
 
 
 def this_process() -> dict[str, Any]:
-    """What `lives` needs to know of the process that calls this."""
+    """This process as a record for `is_running`."""
     return process_here(os.getpid())
 
 
 def process_here(pid: int) -> dict[str, Any]:
-    """The same of any process on this machine. Raises psutil.NoSuchProcess.
+    """Any process on this machine as a record for `is_running`. Raises psutil.NoSuchProcess.
 
     Its start as a time of day moves whenever the clock is set; boot and ticks do not, and /proc may not show them.
     """
@@ -39,9 +39,9 @@ def process_here(pid: int) -> dict[str, Any]:
 
 
 def is_running(process: Mapping[str, Any]) -> bool | None:
-    """Is a process still there, by its host, pid and start?
+    """Whether a process still runs, by its host, pid and start.
 
-    None: nobody here can tell. It is another host's, or another user's where /proc hides those (hidepid).
+    None: that cannot be known here. The process is on another host, or /proc hides it because it is another user's (hidepid).
     """
     if process["host"] != socket.gethostname():
         return None
@@ -58,7 +58,7 @@ def is_running(process: Mapping[str, Any]) -> bool | None:
 
 
 def is_same(found: psutil.Process, process: Mapping[str, Any]) -> bool:
-    """Has this process the start that was written down? By its ticks; those of long ago were not written down."""
+    """Whether this process has the recorded start, by its clock ticks; old records have only the time."""
     ticks = start_ticks(found.pid)
     if ticks is not None and "ticks" in process:
         return bool(ticks == process["ticks"])
@@ -67,7 +67,7 @@ def is_same(found: psutil.Process, process: Mapping[str, Any]) -> bool:
 
 @cache
 def boot_id() -> str | None:
-    """What the kernel calls the time since it was started; None where it does not say."""
+    """The kernel's id of the time since boot; None where it has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -84,7 +84,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def at_work(jobs: Path, but: Path | None = None) -> int:
-    """How many jobs of the batches in the folder `jobs` are executed on this machine; of batch `but` none counts.
+    """Counts the jobs that this machine executes of batches in the folder `jobs`, without those of batch `but`.
 
     A job's processes have the folder of its batch on their command line; of a parent and its child one counts.
     """
@@ -99,7 +99,7 @@ def at_work(jobs: Path, but: Path | None = None) -> int:
 
 
 def is_hidden(pid: int) -> bool:
-    """Whether it is another user's process that /proc does not show."""
+    """Whether /proc may hide this process because it is another user's."""
     try:
         os.kill(pid, 0)
     except OSError as error:

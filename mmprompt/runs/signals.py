@@ -15,7 +15,8 @@ TOLD_TO_END: list[int] = []  # signals that came; compiled code can turn the han
 
 
 def end_when_told(patience: float | None = None) -> None:
-    """A job calls this once, in its main thread. `patience`: seconds after SIGUSR2; None: that signal is left as it is."""
+    """Makes this process end in order on signals. Called once, in the main thread. `patience`: seconds that it has after
+    SIGUSR2; None: SIGUSR2 keeps its meaning."""
     signal.signal(signal.SIGTERM, _end)
     if patience is not None:
         signal.signal(signal.SIGALRM, _end)
@@ -23,12 +24,12 @@ def end_when_told(patience: float | None = None) -> None:
 
 
 def warning(time_min: int) -> int:
-    """How many seconds before its time limit a job is told. SLURM may do so a minute earlier."""
+    """How many seconds before its time limit a job gets the signal. SLURM may send it up to a minute earlier."""
     return min(120, 15 * time_min)
 
 
 def time_is_up() -> bool:
-    """Has a time limit been announced?"""
+    """Whether SLURM has announced the time limit."""
     return signal.SIGUSR2 in TOLD_TO_END
 
 
@@ -44,6 +45,6 @@ def _remember(number: int, patience: float) -> None:
 
 
 def leave() -> None:
-    """Ends as told by SIGUSR2, from a point where nothing is lost."""
+    """Ends the process because its time limit is near, at a point where nothing is lost."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     sys.exit(128 + signal.SIGUSR2)

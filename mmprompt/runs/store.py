@@ -3,20 +3,20 @@
     STORE/sweeps/NAME.json       manifest of a sweep
     STORE/searches/NAME/         a study (`mmprompt.studies.study`)
     STORE/run/ID/config.json     the canonical JSON whose sha256 is ID; written once
-    STORE/run/ID/attempts/N/     one try, and all that it makes: checkpoints, weights.safetensors, evaluations/, wandb/
-    STORE/run/ID/result.json     the result; it names the attempt whose files are the run's
-    STORE/run/ID/evaluations/    what later attempts found when they evaluated it; ID.json, each written once
+    STORE/run/ID/attempts/N/     one attempt: checkpoints, weights.safetensors, evaluations/, wandb/
+    STORE/run/ID/result.json     the result; it names the attempt that was published
+    STORE/run/ID/evaluations/    evaluations that later attempts made: ID.json, each written once
     STORE/costs/NAME/N.json      what the rows of a sweep take, N-th measurement (`execution.measurement`)
     STORE/cache/                 features from frozen backbones (`training.feature_cache`); may be deleted at any time
 
-There are no locks. An attempt is claimed by renaming a prepared folder into place, which only one process can do; a result is
-published by link(2), which never replaces what is there, and nothing else is moved. Two copies of one run are therefore
-harmless, and a process may die between any two steps. What begins with a dot is not finished.
+There are no locks. A process claims an attempt by renaming a prepared folder into place, which only one process can do. It
+publishes a result by link(2), which never replaces a file; nothing else is moved. So two processes that execute the same run do
+no harm, and a process may die between any two steps. Files whose names begin with a dot are unfinished.
 
-People and disks may do anything to these files. A record that cannot be used raises DamagedError, and is the affair of its run
-alone. Only a launch and a claim make folders of a run: when somebody removes one, whatever is at work there ends.
+Files may be damaged or removed at any time. A record that cannot be used raises DamagedError and concerns its run alone. Only a
+launch and a claim create a run's folder: if it is removed, processes that work on the run end.
 
-Several Unix users may share a store: all that is made in it has the group and the permissions of the folder it lies in.
+Several Unix users may share a store: new files get the group and the permissions of the folder they lie in.
 Part of the light half of the package: no torch, no Hydra.
 """
 
@@ -65,16 +65,16 @@ from mmprompt.runs.records import (
 from mmprompt.runs.wandb_record import record_files
 
 LISTED = 8  # runs in a message that is about several
-OF_SEARCH = "search-"  # how the name of a study's manifest begins
-TRIES = 3  # attempts that end in an error without getting further than the ones before: then a run is left alone
-LAST_WORDS = 8192  # bytes that each attempt has to say why it ended, taken while the disk has them
+OF_SEARCH = "search-"  # prefix of the name of a study's manifest
+TRIES = 3  # failed attempts in a row without progress, after which a run is only retried on request
+LAST_WORDS = 8192  # bytes that each attempt reserves for error.json while the disk has room
 CHECKPOINT = re.compile(r"checkpoint\.(\d{1,15})\.pt", re.ASCII)
-RUN = re.compile(r"[\w-]{1,128}", re.ASCII)  # the name of a run's folder; what is called otherwise is somebody else's
+RUN = re.compile(r"[\w-]{1,128}", re.ASCII)  # the name of a run's folder; others do not belong to us
 
 
 @dataclass(frozen=True)
 class Store:
-    """The folder everything is written to, and the only place that knows how it is laid out."""
+    """The folder that everything is written to. Only this module knows its layout."""
 
     root: Path
 
@@ -82,7 +82,7 @@ class Store:
         return RunFolder(self, run)
 
     def runs(self) -> set[str]:
-        """The runs that have a folder."""
+        """The ids of the runs that have a folder."""
         try:
             with os.scandir(self.root / "run") as entries:
                 return {entry.name for entry in entries if RUN.fullmatch(entry.name) and entry.is_dir()}
@@ -90,7 +90,7 @@ class Store:
             return set()
 
     def find(self, beginning: str) -> RunFolder:
-        """The run whose id begins so. Raises NoRunError if there is none, SeveralRunsError."""
+        """Returns the run whose id begins with `beginning`. Raises NoRunError, or SeveralRunsError."""
         there = self.runs()
         found = sorted(run for run in there if run.startswith(beginning))
         if not found:
@@ -103,7 +103,7 @@ class Store:
         return self.root / "sweeps" / f"{sweep}.json"
 
     def sweeps(self) -> list[str]:
-        """The names of the manifests that are there, the last launched first; a search's begins with `search-`."""
+        """The names of all manifests, the last launched first. The manifest of a search is called `search-NAME`."""
         found = []
         for file in (self.root / "sweeps").glob("[!.]*.json"):
             with contextlib.suppress(OSError):  # removed at this moment
@@ -111,7 +111,7 @@ class Store:
         return [name for _, name in sorted(found, reverse=True)]
 
     def manifest_name(self, name: str) -> str:
-        """Of a sweep, else of the search of that name. Raises NoSweepError if there is neither."""
+        """Returns the name of the manifest of a sweep, or of the search of that name. Raises NoSweepError."""
         for one in (name, f"{OF_SEARCH}{name}"):
             if os.path.lexists(self.manifest(one)):
                 return one
@@ -123,45 +123,45 @@ class Store:
         return self.root / "searches"
 
     def studies(self) -> list[str]:
-        """The names of the searches that were begun."""
+        """The names of all searches."""
         return sorted(file.parent.name for file in self.searches.glob("*/study.json"))
 
     def costs(self, sweep: str) -> Path:
-        """What the rows of a sweep take: N.json, each written once, the newest counts."""
+        """The folder of a sweep's cost measurements: N.json, each written once; the newest counts."""
         return self.root / "costs" / sweep
 
     def measured(self) -> list[str]:
-        """The names of the sweeps whose costs were measured."""
+        """The names of the sweeps with cost measurements."""
         return sorted(folder.name for folder in (self.root / "costs").glob("[!.]*"))
 
     def measurements(self, sweep: str) -> dict[int, Path]:
-        """Those there are, by number."""
+        """The files of a sweep's cost measurements, by number."""
         files = self.costs(sweep).glob("*.json")
         return {int(file.stem): file for file in sorted(files) if is_number(file.stem)}
 
     @property
     def probes(self) -> Path:
-        """One folder for each time that the doctor has found something wrong."""
+        """One folder for each call of `doctor` that found something wrong."""
         return self.root / "doctor"
 
     @property
     def cache(self) -> Path:
-        """What frozen backbones made of examples; anyone may delete it at any time."""
+        """Features that frozen backbones computed. The folder may be deleted at any time."""
         return self.root / "cache"
 
     @property
     def jobs(self) -> Path:
-        """One folder per launch: what was submitted, scripts and logs."""
+        """One folder per launch: the batch, its scripts and its logs."""
         return self.root / "jobs"
 
     @property
     def code(self) -> Path:
-        """Copies of our packages as they were at a launch, by content hash."""
+        """Copies of our packages as they were at launch, by content hash."""
         return self.root / "code"
 
 
 class NoSweepError(StoreError):
-    """No sweep of that name was launched into this store. The message names the nearest, or all there are."""
+    """No sweep of that name was launched into this store. The message names the nearest one, or all of them."""
 
     def __init__(self, store: Store, name: str) -> None:
         there = sorted(store.sweeps())
@@ -170,11 +170,11 @@ class NoSweepError(StoreError):
 
 
 class NoRunError(StoreError):
-    """No run's id begins so."""
+    """No run's id begins like that."""
 
 
 class SeveralRunsError(StoreError):
-    """Several runs have ids that begin so."""
+    """Several runs have ids that begin like that."""
 
     def __init__(self, beginning: str, runs: Sequence[str]) -> None:
         more = f" and {len(runs) - LISTED} more" if len(runs) > LISTED else ""
@@ -185,7 +185,7 @@ class SeveralRunsError(StoreError):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder: at most 15 files once it is finished, and up to four for each attempt that did not finish it."""
+    """One run's folder. A finished run has at most 15 files, and up to five more for each attempt that did not finish it."""
 
     store: Store
     id: str
@@ -204,7 +204,7 @@ class RunFolder:
 
     @property
     def published(self) -> Attempt:
-        """The attempt whose files are the run's. Raises FileNotFoundError while there is none, DamagedError."""
+        """The attempt whose result was published. Raises FileNotFoundError if there is none yet, DamagedError."""
         result = self.result()
         if result is None:
             raise FileNotFoundError(self.result_file)
@@ -216,20 +216,20 @@ class RunFolder:
 
     @property
     def evaluations(self) -> Path:
-        """Those that were made after the run had published."""
+        """The folder of evaluations that were made after the run was published."""
         return self.path / "evaluations"
 
     def evaluation_file(self, evaluation: str) -> Path:
-        """Of a run that is done: its published attempt's, else that of a later one."""
+        """The file of an evaluation of a finished run, in the folder of the published attempt or in the run's."""
         own = self.published.evaluation_file(evaluation)
         return own if own.exists() else self.evaluations / own.name
 
     def evaluation(self, evaluation: str) -> EvaluationRecord | None:
-        """Of a run that is done, what was found; None if it was not made. Raises DamagedError."""
+        """An evaluation of a finished run, or None if it was not made. Raises DamagedError."""
         return read(self.evaluation_file(evaluation), EVALUATION)
 
     def missing(self, wanted: Collection[str], result: ResultRecord | None) -> frozenset[str]:
-        """Of these evaluations those that are not there. `result`: the run's, if it has one. Raises DamagedError."""
+        """Returns those of the `wanted` evaluations that do not exist. `result`: the run's, if any. Raises DamagedError."""
         left = frozenset(wanted)
         if result is not None and left:
             left -= {*result.get("evaluations", {}).values(), *result.get("evaluated", ())}
@@ -243,7 +243,7 @@ class RunFolder:
             raise DamagedError(self.evaluations, f"cannot be read: {error.strerror}", self._restore) from None
 
     def evaluation_files(self, published: int | None) -> list[Path]:
-        """Of all evaluations that were made, those of the attempt that has published last. `published`: its number."""
+        """The files of all evaluations, those of the published attempt last. `published` is its number."""
         own = [] if published is None else [Attempt(self, published).evaluations]
         return [file for folder in (self.evaluations, *own) for file in sorted(folder.glob("[!.]*.json"))]
 
@@ -256,13 +256,13 @@ class RunFolder:
             write_once(self.config_file, frozen_text(config))
 
     def mend(self, config: RunConfig) -> None:
-        """Writes the settings anew: what they are the run's id says."""
+        """Writes config.json again. The run's id proves that the content is the same."""
         if self.config_file.is_dir():
             shutil.rmtree(self.config_file, ignore_errors=True)
         write_over(self.config_file, frozen_text(config))
 
     def settings(self) -> dict[str, Any]:
-        """What config.json says, of whatever version. Raises DamagedError if that is not what the run's id promises."""
+        """The content of config.json, of any version. Raises DamagedError if its hash is not the run's id."""
         cure = "the next launch writes it again"
         try:
             text = self.config_file.read_text(encoding="utf-8")
@@ -286,13 +286,13 @@ class RunFolder:
         return read(self.result_file, RESULT, self._restore)
 
     def result_if_readable(self) -> ResultRecord | None:
-        """The same; of a damaged one None too."""
+        """The published result, or None if there is none or it is damaged."""
         with contextlib.suppress(DamagedError):
             return self.result()
         return None
 
     def attempts(self) -> list[Attempt]:
-        """All attempts, oldest first. Raises DamagedError if the folder that holds them is none."""
+        """All attempts, oldest first. Raises DamagedError if attempts/ is not a folder."""
         try:
             names = os.listdir(self.path / "attempts")
         except FileNotFoundError:
@@ -302,14 +302,14 @@ class RunFolder:
         return [Attempt(self, number) for number in sorted(int(name) for name in names if is_number(name))]
 
     def readable_attempts(self) -> Iterator[Attempt]:
-        """Those whose records can be read, oldest first."""
+        """The attempts whose records can be read, oldest first."""
         for attempt in self.attempts():
             with contextlib.suppress(DamagedError):
                 attempt.job, attempt.reason  # noqa: B018
                 yield attempt
 
     def current_attempts(self, result: ResultRecord | None) -> list[Attempt]:
-        """Those at what is left to do. Of a run that has its `result`: those that evaluate, since one of them came to its end.
+        """The attempts at the work that is left. If the run has a `result`, these are the evaluating ones after the last finished.
 
         Raises DamagedError.
         """
@@ -321,9 +321,9 @@ class RunFolder:
         return [attempt for attempt in evaluating if attempt.number > ended]
 
     def claim(self, number: int, job: Mapping[str, Any]) -> Attempt | None:
-        """Attempt `number`, holding `job.json`; None when another process claimed that number first.
+        """Makes attempt `number` with its `job.json`. Returns None if another process claimed that number first.
 
-        A caller takes the number before it looks whether somebody is at the run: whoever claims in between has it.
+        A caller reads the number before it checks whether the run is free: if a process claims it in between, this claim fails.
         """
         text = as_json(job)
         attempt = Attempt(self, number, text)
@@ -337,14 +337,14 @@ class RunFolder:
 
     @property
     def next_number(self) -> int:
-        """Of an attempt that would be made now."""
+        """The number of the next attempt."""
         attempts = self.attempts()
         return attempts[-1].number + 1 if attempts else 1
 
     def tries(self) -> int:
-        """How many attempts in a row ended in an error, or at a time limit, without getting further than those before them.
+        """How many attempts in a row failed, or ran into a time limit, without getting further than the attempts before them.
 
-        To get further is to leave a further checkpoint, where the next attempt would go on, or to have made an evaluation.
+        An attempt gets further if it leaves a checkpoint of a later update, or makes an evaluation.
         """
         count, furthest, is_trained = 0, 0, self.result_if_readable() is not None
         for attempt in self.readable_attempts():
@@ -358,27 +358,27 @@ class RunFolder:
 
     @property
     def validation(self) -> dict[int, float]:
-        """The scores on validation while training, by update, as the attempt that got furthest has reported them."""
+        """Validation scores during training, by update, from the attempt that got furthest."""
         reports = [attempt.progress for attempt in self.readable_attempts() if not attempt.evaluates]
         scores = [dict(report["validation"]) for report in reports if report]
         return max(scores, key=lambda one: max(one, default=0), default={})
 
     def checkpoints(self) -> list[tuple[int, Attempt]]:
-        """Step and attempt of every checkpoint, the furthest first; of equals the latest attempt's."""
+        """Step and attempt of every checkpoint: the furthest step first, and for equal steps the latest attempt first."""
         found = [(step, attempt) for attempt in self.attempts() for step in attempt.checkpoint_steps]
         return sorted(found, key=lambda one: (one[0], one[1].number), reverse=True)
 
     def publish(self, attempt: Attempt, result: Mapping[str, Any]) -> bool:
-        """Make the attempt's result the run's. False if another attempt was first; then nothing changes."""
+        """Makes the attempt's result the run's. Returns False, and changes nothing, if another attempt was first."""
         won = attempt.put(self.result_file, as_json(result), once=True)
         self.tidy(attempt)
         return won
 
     def tidy(self, mine: Attempt | None) -> None:
-        """Of a done run, removes what nobody will need: checkpoints, what other attempts made, what was left half written.
+        """Removes what a finished run does not need: checkpoints, files of other attempts, unfinished files.
 
-        Attempts that are still at work, other than `mine`, are left to tidy up themselves; of those of which nobody here can
-        tell, those that evaluate: they do not end because the run has its result.
+        Attempts that still run, other than `mine`, clean up after themselves. So do evaluating attempts on other hosts, which
+        may still run: they do not end when the run is published.
         """
         published = self.published
         for attempt in self.readable_attempts():
@@ -398,7 +398,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try of one run by one job. Everything it writes before publishing lies in its own folder."""
+    """One try of one run by one job. It writes into its own folder alone, until it publishes."""
 
     run: RunFolder
     number: int
@@ -414,7 +414,7 @@ class Attempt:
 
     @property
     def job(self) -> JobRecord:
-        """Raises DamagedError, also if there is none."""
+        """Raises DamagedError if job.json is missing or damaged."""
         cure = f"restore it, or remove {self.path}, and the next launch goes on without that attempt"
         found = read(self.job_file, JOB, cure)
         if found is None:
@@ -422,8 +422,9 @@ class Attempt:
         return found
 
     def put(self, file: Path, content: Content, once: bool = False, durable: bool = True) -> bool:
-        """Writes a file of the run, in the run's or the attempt's folder or in their `evaluations`. False if `once`, and it is
-        there. Raises StoreError, and GoneError if the attempt was removed, or is another's now: nothing of it comes back.
+        """Writes a file into the run's or the attempt's folder, or into their `evaluations`. Returns False if `once` is set and the
+        file exists. Raises StoreError; GoneError if the attempt was removed or belongs to another process now: then nothing
+        of it is created again.
         """
         self.check_claim()
         if file.parent.name == "evaluations":
@@ -441,8 +442,8 @@ class Attempt:
         return won
 
     def check_claim(self) -> None:
-        """Raises GoneError if the attempt was removed or another process has claimed its number since; StoreError if its record
-        cannot be read.
+        """Raises GoneError if the attempt was removed, or if another process has claimed its number since; StoreError if
+        job.json cannot be read.
         """
         try:
             found = self.job_file.read_text(encoding="utf-8", errors="replace")
@@ -454,8 +455,8 @@ class Attempt:
             raise GoneError(f"{self.path} was removed, and another process is at it now")
 
     def leave(self) -> None:
-        """Removes what the process of a removed attempt may have put there since, and empty folders above it. Where checkpoints
-        are left, job.json alone was removed."""
+        """Removes files that this process wrote after its attempt was removed, and empty folders above them. If there are
+        checkpoints, only job.json was removed: then everything stays."""
         if self.job_file.exists() or self.checkpoint_steps:
             return
         shutil.rmtree(self.path, ignore_errors=True)
@@ -465,11 +466,11 @@ class Attempt:
 
     @property
     def evaluates(self) -> bool:
-        """Does it evaluate a run that had its result before, and train nothing?"""
+        """Whether the attempt evaluates a finished run, and trains nothing."""
         return self.job.get("work") == "evaluate"  # attempts of long ago do not say that they train
 
     def is_running(self) -> bool | None:
-        """Is its process still there? None: nobody here can tell."""
+        """Whether its process still runs; None if that cannot be known on this host."""
         return is_running(self.job)
 
     @property
@@ -478,22 +479,22 @@ class Attempt:
 
     @property
     def has_ended(self) -> bool:
-        """Has it, evaluating, done what it was made for? Its process may go on with other runs."""
+        """Whether an evaluating attempt has done all its work. Its process may go on with other runs."""
         return self.end_file.exists()
 
     def end(self, facts: Mapping[str, Any]) -> None:
-        """What an attempt that evaluates says last, when all is there."""
+        """Writes the last record of an evaluating attempt, when all its evaluations exist."""
         self.put(self.end_file, as_json(facts), once=True)
 
     @property
     def has_evaluated(self) -> bool:
-        """Has it put an evaluation in place?"""
+        """Whether it has made an evaluation."""
         progress = self.progress
         return progress is not None and bool(progress.get("evaluated"))
 
     @property
     def claimed(self) -> float:
-        """When it began, in seconds since the epoch, by the clock of the file server. Raises DamagedError if it is gone."""
+        """When it was claimed: seconds since 1970 by the clock of the file server. Raises DamagedError if job.json is gone."""
         try:
             return self.job_file.stat().st_mtime
         except OSError as error:
@@ -501,7 +502,8 @@ class Attempt:
 
     @property
     def last_sign(self) -> float:
-        """When it was last heard of at work. Somebody else may have written why it ended, much later: that does not count."""
+        """When it last wrote something while it worked: seconds since 1970 by the clock of the file server. error.json does not
+        count: another process may have written it much later."""
         signs = [self.path / "progress.json", *map(self.checkpoint_file, self.checkpoint_steps)]
         times = [self.claimed]
         for sign in signs:
@@ -514,7 +516,7 @@ class Attempt:
 
     @property
     def checkpoint_steps(self) -> list[int]:
-        """Of the checkpoints that are there, in order."""
+        """The updates of its checkpoints, in ascending order."""
         found = [CHECKPOINT.fullmatch(file.name) for file in self.path.glob("checkpoint.*.pt")]
         return sorted(int(name[1]) for name in found if name)
 
@@ -524,7 +526,7 @@ class Attempt:
 
     @property
     def wandb(self) -> str | None:
-        """Its W&B record, relative to the run's folder; None where tracking is disabled."""
+        """The path of its W&B record relative to the run's folder; None if tracking is disabled."""
         files = record_files(self.path)
         return str(files[-1].relative_to(self.run.path)) if files else None
 
@@ -533,11 +535,11 @@ class Attempt:
         return self.path / "evaluations"
 
     def evaluation_file(self, evaluation: str) -> Path:
-        """Its values; the scores of single examples lie beside it, as .npy."""
+        """The file of an evaluation. The scores of single examples lie beside it, as .npy."""
         return self.evaluations / f"{evaluation}.json"
 
     def sweep(self) -> None:
-        """Removes what its process, now gone, was writing when it ended, and the W&B client's logs, but not its record."""
+        """Removes unfinished files of its process, which has ended, and the W&B client's logs, but not its record."""
         for file in (*self.path.glob(".*"), *self.evaluations.glob(".*")):
             remove(file)
         for part in ("files", "logs", "tmp"):
@@ -550,12 +552,13 @@ class Attempt:
 
     @property
     def error_text(self) -> Path:
-        """The same for people; all there is of attempts from before there was an error.json."""
+        """The same as text for people. Attempts from before error.json existed have this file alone."""
         return self.path / "error.txt"
 
     @property
     def reason(self) -> Reason | None:
-        """Why it ended without having done what it was made for; None if it did not, or never got to say. Raises DamagedError."""
+        """Why it ended before its work was done. None if it finished, still runs, or was killed before it could write anything.
+        Raises DamagedError."""
         cure = f"remove {self.path}, and the next launch goes on without that attempt"
         record = read(self.error_file, ERROR, cure)
         if record is not None:
@@ -570,24 +573,24 @@ class Attempt:
 
     @property
     def diverged(self) -> bool:
-        """Whether its loss or gradient became infinite: with the same settings it always will, so this is an outcome."""
+        """Whether its loss or gradient became infinite. The same settings always will, so this is an outcome."""
         reason = self.reason
         return reason is not None and reason.kind == "diverged"
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended for a reason that lies in the run, and was not interrupted."""
+        """Whether it ended for a reason that lies in the run: it failed, and was not interrupted."""
         reason = self.reason
         return reason is not None and not reason.interrupted
 
     @property
     def last_words(self) -> Path:
-        """Room for error.json on a disk that has none."""
+        """A file that reserves room for error.json, for when the disk is full."""
         return self.path / ".last-words"
 
     def fail(self, reason: Reason) -> None:
-        """Writes down why it ended. Raises GoneError if it was removed, and StoreError if that cannot be, even in the room that was
-        kept for it."""
+        """Writes error.json and error.txt. Raises GoneError if the attempt was removed; StoreError if error.json cannot be
+        written, not even into the room that was reserved for it."""
         try:
             with contextlib.suppress(StoreError):
                 self.put(self.error_text, reason.text)
@@ -614,7 +617,7 @@ class Attempt:
 
     @property
     def progress(self) -> ProgressRecord | None:
-        """What it said last; None if that was nothing, or cannot be read: it will say more, and is in no way needed."""
+        """The last progress report; None if there is none or it cannot be read. Nothing depends on it."""
         with contextlib.suppress(DamagedError):
             return read(self.path / "progress.json", PROGRESS)
         return None
@@ -625,12 +628,12 @@ class Attempt:
 
 
 def is_number(name: str) -> bool:
-    """Whether `int` reads it as a count: `str.isdigit` takes `²` for a digit."""
+    """Whether `int` can read it as a count. (`str.isdigit` accepts `²`.)"""
     return name.isascii() and name.isdecimal() and len(name) < 10
 
 
 def make_in(folder: Path) -> None:
-    """A folder in one that has to be there. Raises GoneError if that is not, StoreError."""
+    """Makes a folder whose parent has to exist. Raises GoneError if the parent does not exist, StoreError."""
     try:
         folder.mkdir()
     except FileExistsError:
@@ -644,5 +647,5 @@ def make_in(folder: Path) -> None:
 
 
 def seconds_at_work(attempts: Iterable[Attempt]) -> float:
-    """Seconds that these attempts, which are over, were at work: from their claim to their last sign of life."""
+    """How many seconds these attempts, which are over, worked: from their claim to the last file they wrote."""
     return sum(max(0.0, attempt.last_sign - attempt.claimed) for attempt in attempts)
