@@ -41,7 +41,7 @@ class WeightsError(RuntimeError):
 
 @dataclass(frozen=True)
 class NewEvaluation:
-    """An evaluation that was made: what its files hold."""
+    """A new evaluation: the content of its files."""
 
     content: dict[str, Any]
     scores: np.ndarray  # of each example, under the primary metric
@@ -59,7 +59,7 @@ class NewEvaluation:
         return is_default(self.content["settings"])
 
     def put(self, attempt: Attempt, folder: Path) -> None:
-        """Into a folder of the run or of the attempt that made it. What is there already stays: the first wins."""
+        """Writes it into a folder of the run or of its attempt. An existing file stays: the first one wins."""
         buffer = io.BytesIO()
         np.save(buffer, self.scores.astype(np.float32))
         attempt.put(folder / f"{self.id}.npy", buffer.getbuffer(), once=True)
@@ -67,12 +67,12 @@ class NewEvaluation:
 
 
 def is_default(settings: Settings) -> bool:
-    """Of a whole split, without attack, as the task decodes?"""
+    """Whether these are the settings of a default evaluation: a whole split, decoded as the task says, without attack."""
     return settings.keys() == {"split"}
 
 
 def make_evaluation(run: RunContext, settings: Settings, answered: Answered) -> NewEvaluation:
-    """One evaluation of the weights that are loaded. It has the same bits whatever was done before it."""
+    """Evaluates the loaded weights once. The result has the same bits whatever was done before."""
     config, attack, began = run.config, attack_of(settings), time.monotonic()
     seen = run.view(settings["split"], ATTACK_INPUT[attack.input] if attack else "encoded")
     torch.manual_seed(config.seed)
@@ -91,7 +91,7 @@ def make_evaluation(run: RunContext, settings: Settings, answered: Answered) -> 
 
 
 def evaluate_finished_run(run: RunContext, evaluations: Sequence[Settings]) -> None:
-    """Makes those of these evaluations that a run with a result lacks, from its weights. Trains nothing.
+    """Makes those of these evaluations that a finished run does not have, from its weights. Trains nothing.
 
     Raises WeightsError, and RuntimeError where there is no result.
     """
@@ -143,7 +143,7 @@ def readable(files: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
 
 
 def published_weights(folder: RunFolder, result: ResultRecord) -> dict[str, Tensor]:
-    """What the published attempt trained. Raises WeightsError if it is not there, or not as it was."""
+    """The weights that the published attempt trained. Raises WeightsError if they are missing or changed."""
     file = Attempt(folder, result["attempt"]).weights_file
     cure = f"remove {folder.path}, and `python -m sweeps launch` trains the run again"
     try:
@@ -162,13 +162,13 @@ def published_weights(folder: RunFolder, result: ResultRecord) -> dict[str, Tens
 
 
 def recorded(content: Mapping[str, Any]) -> dict[str, float]:
-    """What a W&B record says of an evaluation: evaluation/ID is its primary metric, evaluation/ID/bleu4 another one."""
+    """An evaluation's values in a W&B record: evaluation/ID is the primary metric, evaluation/ID/bleu4 another one."""
     named = {name: "" if name in PRIMARY_METRIC.values() else f"/{name}" for name in content["metrics"]}
     return {f"evaluation/{content['evaluation']}{end}": content["metrics"][name] for name, end in named.items()}
 
 
 def results(made: Sequence[NewEvaluation]) -> dict[str, Any]:
-    """What the result says of its evaluations: of the clean ones by split their values, of all that they are there."""
+    """The evaluations in a result: the values of the default ones by split, and the ids of all."""
     clean = {one.content["settings"]["split"]: one for one in made if one.is_default}
     values = {
         f"{split}/{metric}": value for split, one in clean.items() for metric, value in one.content["metrics"].items()

@@ -1,12 +1,11 @@
-"""A job: a list of runs, executed one after another in one process that loads torch and the backbone once.
+"""Executes a list of runs, one after another, in one process that loads torch and the backbone once.
 
-Each run is claimed, trained, evaluated and published, or it fails on its own and says why; the next one starts from the same state
-whatever ran before it. A run that has its result is never trained again: what evaluations it lacks are made from its weights, each
-is put in place once, and the last of them when the W&B record of the attempt is complete.
-Several processes may be given the same list: each run is executed by one of them.
+Each run is claimed, trained, evaluated and published, or it fails and records why; the next one starts from the same state whatever
+ran before it. A finished run is never trained again: missing evaluations are made from its weights. Each is written once, and the
+last one only after the W&B record of the attempt is complete. Several processes may get the same list; each run is executed by one.
 
-What is wrong with the place ends the process, and the runs that it has not begun have lost nothing: a disk that is full or cannot
-be written (then the run at hand is to blame neither), a GPU that is not there or in error, memory that is used up.
+Faults of the machine end the process: a disk that is full or read-only (which does not count against the run), a missing or broken
+GPU, no more memory. Runs that it has not begun lose nothing.
 """
 
 from __future__ import annotations
@@ -63,21 +62,22 @@ def execute(
     wanted: Callable[[], bool] = lambda: True,
     evaluations: Sequence[Settings] | None = None,
 ) -> dict[str, str]:
-    """Executes the runs that are not done, that nobody else is at, and that this batch has not seen fail.
+    """Executes the runs that are not done, that no other process works on, and that have not failed in this batch.
 
-    `evaluations`: the settings of those that each of them shall have; None: those of the task's splits, by who trains it.
-    Asks before each whether it is still `wanted`. Returns "done", "failed", "damaged" or, of one that somebody else is at or
-    that was not begun, "open" for each. Raises SystemExit, with a sentence, when the process has to end.
+    `evaluations`: the settings of the evaluations that each run needs; None: a process that trains a run makes the default ones.
+    `wanted` is asked before each run; if it returns False, no further run is begun. Returns "done", "failed", "damaged" or "open"
+    for each run; "open" if another process works on it or it was not begun. Raises SystemExit with a sentence if the process has
+    to end.
     """
     end_when_told()
     asked = {run: [evaluation_id(run, one) for one in evaluations or ()] for run in runs}
     for run in runs:
         folder = store.run(run)
         try:
-            number = folder.next_number  # before looking: whoever claims in between has it
+            number = folder.next_number  # read first, so that another claim in between wins
             if not is_free(folder, job["batch"], asked[run]):
                 if folder.result() is not None:
-                    folder.tidy(None)  # whoever published may have been killed before it did
+                    folder.tidy(None)  # the process that published may have been killed before it did this
                 elif folder.path.exists():
                     folder.settings()  # DamagedError
                 continue
@@ -99,15 +99,15 @@ def execute_for_search(
     evaluations: Sequence[Settings],
     until: int | None = None,
 ) -> bool:
-    """Executes one run of a search, or pauses it after update `until`. False if some process is at it, or it needs nothing.
+    """Executes one run of a search, or pauses it after update `until`. Returns False if a process works on it, or it is done.
 
-    A failure is on record in its attempt, and whether to try again is for the caller to decide.
-    Raises SystemExit, with a sentence, when the process has to end.
+    A failure is recorded in its attempt; the caller decides whether to try again. Raises SystemExit with a sentence if the
+    process has to end.
     """
     end_when_told()
     folder = store.run(run)
     try:
-        number = folder.next_number  # taken before looking, so that a claim made in between wins
+        number = folder.next_number  # read first, so that another claim in between wins
         if is_live(folder) or folder.is_done([evaluation_id(run, one) for one in evaluations]):
             return False
     except DamagedError as error:
@@ -125,7 +125,7 @@ def claim_and_try(
     evaluations: Sequence[Settings] | None,
     until: int | None = None,
 ) -> bool:
-    """Claims attempt `number` and makes it. False if another process has claimed that number, or the run was removed."""
+    """Claims attempt `number` and executes it. Returns False if another process has claimed it, or the run was removed."""
     if not folder.config_file.exists():
         print(f"{folder.path} was removed after launch; the next launch trains that run", file=sys.stderr, flush=True)
         return False
@@ -147,12 +147,12 @@ def try_once(
     evaluations: Sequence[Settings] | None,
     until: int | None = None,
 ) -> None:
-    """One attempt, and what is said of it when it fails. Raises what must end the process: SystemExit, and StoreError where that
-    cannot be written down."""
+    """Executes an attempt, and records why if it fails. Raises SystemExit if the process has to end, and StoreError if the reason
+    cannot be recorded."""
     asked = [evaluation_id(folder.id, one) for one in evaluations or ()]
 
     def record(reason: Reason) -> bool:
-        """Writes down why the attempt ended. False if another attempt was first, or this one was removed."""
+        """Records why the attempt ended. Returns False if another attempt finished the run, or this one was removed."""
         try:
             if folder.is_done(asked if attempt.evaluates else ()):
                 return False
@@ -173,7 +173,7 @@ def try_once(
         leave_removed_attempt(attempt, error)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         told = [*TOLD_TO_END, *([signal.SIGINT] if isinstance(error, KeyboardInterrupt) else [])]
-        if told:  # whatever was raised: compiled code can turn the handler's exit into some other exception
+        if told:  # compiled code can turn the handler's exit into any other exception
             record(NEAR_LIMIT if time_is_up() else told_to_end(signal.Signals(told[0]).name))
             if time_is_up() and folder.tries() >= TRIES:
                 record(LIMIT_REACHED)
@@ -188,8 +188,7 @@ def try_once(
 
 
 def reason_of(error: BaseException) -> Reason:
-    """Why an attempt failed. With a traceback only where a sentence does not say all: a wrong setting or a full disk is not in
-    the code."""
+    """Why an attempt failed. A wrong setting or a full disk has no traceback: the fault is not in the code."""
     first = (str(error).splitlines() or [""])[0]
     message = f"{type(error).__name__}: {first}" if first else type(error).__name__
     if isinstance(error, StoreError | ConfigError):
@@ -208,23 +207,23 @@ def kind_of(error: BaseException) -> Cause:
 
 
 def leave_removed_attempt(attempt: Attempt, error: GoneError) -> None:
-    """Ends an attempt whose folder was removed, and leaves nothing of it behind."""
+    """Ends an attempt whose folder was removed, and removes what it wrote since."""
     print(f"this attempt ends: {error}; the next launch trains that run", file=sys.stderr, flush=True)
     attempt.leave()
 
 
 def is_machine_failure(error: BaseException) -> bool:
-    """Whether it is the machine's or the process's as much as the run's. After an error CUDA does nothing any more."""
-    words = ("CUDA error", "cuDNN error", "can't allocate memory")  # RuntimeErrors, and told by their text alone
+    """Whether the fault may be the machine's or the process's. After an error, CUDA does nothing more in this process."""
+    words = ("CUDA error", "cuDNN error", "can't allocate memory")  # RuntimeErrors that differ by their text alone
     kinds = (NoGPUError, MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or any(word in str(error) for word in words)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether a full disk, a full quota or a read-only file system caused it, on whatever disk."""
+    """Whether a full disk, a full quota or a read-only file system caused the error, on any disk."""
     kinds = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
     of_torch = ("PytorchStreamWriter failed writing", "basic_ios::clear: iostream error")
-    words = (*map(os.strerror, kinds), *of_torch)  # compiled code tells by its text alone
+    words = (*map(os.strerror, kinds), *of_torch)  # errors of compiled code differ by their text alone
     return any(
         (isinstance(one, OSError) and one.errno in kinds) or any(word in str(one) for word in words)
         for one in chain_of(error)
@@ -232,7 +231,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def chain_of(error: BaseException) -> Iterator[BaseException]:
-    """An exception, and those that it was raised from or amid."""
+    """An exception and its causes: those it was raised from, or while they were handled."""
     one: BaseException | None = error
     while one is not None:
         yield one
@@ -240,12 +239,12 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_free(folder: RunFolder, batch: str, asked: Collection[str]) -> bool:
-    """In this order: whoever is gone now has published what it has."""
+    """Whether this process may execute the run. In this order, because a process that has ended has published its result."""
     return not is_live(folder) and outcome(folder, batch, asked) == "open"
 
 
 def outcome(folder: RunFolder, batch: str, asked: Collection[str]) -> str:
-    """`asked`: the evaluations that the run shall have."""
+    """Returns "done", "failed", "damaged" or "open". `asked`: the ids of the evaluations that the run needs."""
     try:
         result = folder.result()
         if result is not None and not folder.missing(asked, result):
@@ -259,7 +258,7 @@ def outcome(folder: RunFolder, batch: str, asked: Collection[str]) -> str:
 
 
 def process_facts() -> dict[str, Any]:
-    """Who executes an attempt: enough to tell later whether it still lives, and on what its numbers were made."""
+    """This process for job.json: what shows later whether it still runs, and what its numbers were made with."""
     return {
         **this_process(),
         "user": who(),
@@ -270,9 +269,9 @@ def process_facts() -> dict[str, Any]:
 
 
 def is_live(folder: RunFolder) -> bool:
-    """Is some process at this run? Of one on another host it is only known that nobody has said it ended.
+    """Whether a process works on this run. A process on another host counts until its attempt has recorded an end.
 
-    Except that SLURM has started this very job again: then whoever had it before is gone.
+    Unless SLURM has started this very job again: then its earlier process is gone.
     """
     attempts = folder.current_attempts(folder.result())
     if not attempts or attempts[-1].reason is not None:
@@ -291,7 +290,7 @@ def perform(
     evaluations: Sequence[Settings] | None,
     until: int | None,
 ) -> None:
-    """One attempt, from the frozen configuration to the published result, or to the evaluations that it lacks."""
+    """Executes one attempt: from config.json to the published result, or to the missing evaluations."""
     run = load_run(folder, attempt, settings)  # first: its time counts from here
     for other in folder.readable_attempts():
         if other != attempt and other.is_running() is False:
@@ -306,11 +305,11 @@ def perform(
 def train_and_evaluate(
     run: RunContext, settings: JobSettings, watch: OnStep | None, evaluations: Sequence[Settings], until: int | None
 ) -> None:
-    """Trains, makes these evaluations, and publishes. Raises Paused after update `until`."""
+    """Trains, makes the evaluations, and publishes. Raises Paused after update `until`."""
     config, attempt, tuned = run.config, run.attempt, run.tuned
     views = {split: run.view(split) for split in ("train", *config.task.splits)}
     record = run.record()
-    # After the last that may have drawn numbers: loading a backbone does, the first time in a process.
+    # After everything that may have drawn random numbers: loading a backbone does, the first time in a process.
     torch.manual_seed(config.seed)
     checkpoints = Checkpoints(attempt, settings.checkpoint_every)
     try:
@@ -342,7 +341,7 @@ def train_and_evaluate(
 
 
 def facts(run: RunContext, state: State) -> dict[str, Any]:
-    """What the result says besides its metrics."""
+    """The facts of a result besides its metrics."""
     return {
         "run": run.folder.id,
         **run.origin,
@@ -355,7 +354,7 @@ def facts(run: RunContext, state: State) -> dict[str, Any]:
 
 
 def resources_taken(run: RunContext, state: State, before: float, gpus: int) -> dict[str, Any]:
-    """Time, memory and epochs of a run, up to the end of the evaluations that every run has.
+    """Time, memory and epochs of a run, up to the end of its default evaluations.
 
     `before`: seconds of training in earlier attempts that this one went on from.
     """
@@ -370,6 +369,6 @@ def resources_taken(run: RunContext, state: State, before: float, gpus: int) -> 
 
 
 def seconds_spent(run: RunContext) -> float:
-    """Seconds that were spent on a run until now: by attempts that came to nothing, and on all that was asked of it besides."""
+    """Seconds spent on a run so far, failed attempts and further evaluations included."""
     others = [attempt for attempt in run.folder.attempts() if attempt.number != run.attempt.number]
     return seconds_at_work(others) + time.monotonic() - run.began

@@ -46,7 +46,7 @@ Request = Mapping[
 
 
 def measure(store: Store, asked: Mapping[str, Any], job: Mapping[str, Any], wanted: Callable[[], bool]) -> Path:
-    """Measures what a batch asks for (`sweeps.verbs.measure`), and puts it into the store under the next number.
+    """Measures the rows of a batch (`sweeps.verbs.measure`), and writes the result into the store under the next number.
 
     Raises SystemExit when the process has to end, or the measurement is no longer wanted: then nothing was written.
     """
@@ -91,7 +91,7 @@ def measure(store: Store, asked: Mapping[str, Any], job: Mapping[str, Any], want
 
 
 class LoadedRow:
-    """A finished run in memory, which answers and is updated again and again from its own weights."""
+    """A finished run in memory. It answers and is updated again and again, each time from its own weights."""
 
     def __init__(self, store: Store, row: Request, asked: Mapping[str, Any]) -> None:
         folder = store.run(row["run"])
@@ -117,13 +117,13 @@ class LoadedRow:
             tuned.prompts = self._answering
 
     def once(self, updates: int) -> dict[str, float]:
-        """Seconds of 100 answers, and of an update of training where something is trained."""
+        """Seconds per 100 answers, and per training update if the method trains anything."""
         torch.set_num_threads(self.run.config.threads)
         took = {"seconds_per_100": seconds_per_100(self._answer, self.device)}
         return took | ({"seconds_per_update": self.seconds_per_update(updates)} if self.is_trained else {})
 
     def seconds_per_update(self, count: int) -> float:
-        """The mean over so many updates, as from the middle of the run; afterwards the weights are what they were."""
+        """The mean over `count` updates from the middle of the run. The weights are restored afterwards."""
         config, tuned, optim = self.run.config, self.run.tuned, self.run.config.optim
         tuned.prompts = self._training
         tuned.train()
@@ -141,7 +141,7 @@ class LoadedRow:
         return seconds
 
     def peak(self, updates: int) -> float:
-        """MB in use at once while it is updated and answers."""
+        """Peak memory in MB while it is updated and answers."""
         forget_peak(self.device)
         self.once(updates)
         return peak_memory_mb(self.device)
@@ -150,7 +150,7 @@ class LoadedRow:
 def in_turns(
     ready: Sequence[LoadedRow], rounds: int, updates: int, wanted: Callable[[], bool]
 ) -> list[dict[str, list[float]]]:
-    """Of each row, by quantity, what it took in each round."""
+    """For each row, by quantity, the values of all rounds."""
     taken: list[dict[str, list[float]]] = [defaultdict(list) for _ in ready]
     for number in range(rounds + 1):
         for turn in range(len(ready)):
@@ -163,7 +163,7 @@ def in_turns(
 
 
 def quantities(taken: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Median, lowest and highest of each quantity, and of its ratios to the baseline's in the same rounds; none without one."""
+    """Median, lowest and highest of each quantity, and of its ratios to the baseline in the same rounds, if there is one."""
     found = {}
     for quantity, values in taken.items():
         ratios = [value / base for value, base in zip(values, baseline.get(quantity, ()), strict=False)]
@@ -185,7 +185,7 @@ def summary(values: Sequence[float], name: str) -> dict[str, float]:
 
 
 def peak_in_a_process_of_its_own(store: Store, row: Request, asked: Mapping[str, Any]) -> float:
-    """In MB. Raises CalledProcessError if the process fails; it says why on the log."""
+    """Peak memory in MB. Raises CalledProcessError if the process fails; the log says why."""
     told = json.dumps(
         {"store": str(store.root), "row": row, "asked": {key: asked[key] for key in ("settings", "updates")}}
     )
@@ -195,8 +195,8 @@ def peak_in_a_process_of_its_own(store: Store, row: Request, asked: Mapping[str,
 
 
 def machine(store: Store, job: Mapping[str, Any]) -> dict[str, Any]:
-    """What else this machine does: load (processes that want a core, over the last minute), cores that we may use, and jobs of
-    this store besides ours."""
+    """What else this machine does: load (processes that want a core, over the last minute), cores that this process may use,
+    and other jobs of this store."""
     own = (store.jobs / str(job["batch"])).resolve()
     others = at_work(store.jobs.resolve(), but=own)
     return {"load": round(os.getloadavg()[0], 2), "cores": len(os.sched_getaffinity(0)), "others": others}
@@ -215,7 +215,7 @@ def end_unless_wanted(wanted: Callable[[], bool]) -> bool:
 
 
 def put(store: Store, content: Mapping[str, Any]) -> Path:
-    """Under the next number: of two that end at once each gets its own."""
+    """Writes a measurement under the next free number. Two processes never get the same number."""
     folder, taken = store.costs(content["sweep"]), store.measurements(content["sweep"])
     for number in itertools.count(max(taken, default=0) + 1):
         if write_once(folder / f"{number}.json", as_json(content)):
@@ -224,7 +224,7 @@ def put(store: Store, content: Mapping[str, Any]) -> Path:
 
 
 def main() -> None:
-    """Peak memory of one row, for the process that measures; it says on stdin which."""
+    """Measures the peak memory of one row, which the calling process names on stdin."""
     told = json.loads(sys.stdin.read())
     ready = LoadedRow(Store(Path(told["store"])), told["row"], told["asked"])
     print(json.dumps({"peak_memory_mb": ready.peak(told["asked"]["updates"])}))

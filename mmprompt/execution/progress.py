@@ -1,4 +1,4 @@
-"""What an attempt says while it is at work: its progress.json, every few seconds."""
+"""The progress reports of an attempt: progress.json, every few seconds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ OnStep = Callable[[State], None]
 
 
 def progress_reporter(config: RunConfig, attempt: Attempt, watch: OnStep | None, until: int | None = None) -> OnStep:
-    """Writes progress.json every few seconds and at the last step, `until` if that comes earlier; `watch` is told each step."""
+    """Returns a function that writes progress.json every few seconds and at the last update (or update `until`), and that calls
+    `watch` at each update."""
     last = 0.0
 
     def report(state: State) -> None:
@@ -41,7 +42,7 @@ def progress_reporter(config: RunConfig, attempt: Attempt, watch: OnStep | None,
 
 
 def heartbeat(attempt: Attempt) -> Answered:
-    """Says every few seconds that an attempt which has trained is at work; how far it is was said before."""
+    """Returns a function that renews the progress report every few seconds while a trained attempt evaluates."""
     last = time.monotonic()
 
     def answered(count: int) -> None:
@@ -55,7 +56,7 @@ def heartbeat(attempt: Attempt) -> Answered:
 
 @dataclass
 class EvaluationProgress:
-    """The progress.json of an attempt that evaluates, with the keys of one that trains: its steps are examples."""
+    """The progress reports of an attempt that only evaluates. They have the keys of training; a step is one example."""
 
     attempt: Attempt
     examples: int  # of all its evaluations
@@ -71,7 +72,7 @@ class EvaluationProgress:
             self._report()
 
     def report(self, made: int) -> None:
-        """So many evaluations are in place."""
+        """Reports that `made` evaluations exist."""
         self._made, self._done, self._here = made, self._done + self._here, 0
         self._report()
 

@@ -1,4 +1,4 @@
-"""The progress bar of what a person runs by hand."""
+"""The progress bar of a run that is started by hand."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""What a run takes: memory, time, compute, epochs. Each run records it, but for the time of its answers, which tells something
-only beside that of others on the same machine at the same time (`mmprompt.execution.measurement`)."""
+"""What a run takes: memory, time, compute, epochs. Each run records these.
+
+The time per answer is measured apart (`execution.measurement`): it means something only beside that of others on the same
+machine at the same time.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ EXAMPLES = 100
 
 
 def forget_peak(device: torch.device) -> None:
-    """Memory that was used before, by another run of this process, no longer counts."""
+    """Resets the peak, so that memory used by earlier runs of this process does not count."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -24,7 +27,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most that was in use at once: what torch allocated on a GPU; without one what was resident of this process."""
+    """The peak in MB: of torch's allocations on a GPU, or of this process's resident memory without one."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -44,13 +47,13 @@ def seconds_per_100(answer: Callable[[int], Sized], device: torch.device) -> flo
 
 
 def finish(device: torch.device) -> None:
-    """Returns when the device has done all that it was given."""
+    """Waits until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def epochs(updates: int, batch_size: int, examples: int) -> float:
-    """How often a training split of so many examples was seen."""
+    """How many epochs `steps` updates are on a training split of `examples` examples."""
     return round(updates * batch_size / examples, 3)
 
 

@@ -1,4 +1,4 @@
-"""A run in memory, as an attempt begins with it: its device, the backbone as it came, and what the method tunes of it."""
+"""A run in memory at the start of an attempt: its device, the pretrained backbone, and the tuned model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NoGPUError(RuntimeError):
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run in memory, as an attempt begins with it."""
+    """A run in memory at the start of an attempt."""
 
     attempt: Attempt
     began: float  # by the monotonic clock: no other tells how long something took
@@ -52,7 +52,8 @@ class RunContext:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Whose numbers they are, and made with what; the W&B record says it too, so that it can be read without the store."""
+        """Where numbers come from: attempt, commit, code, device. The W&B record has it too, so that it can be read without the
+        store."""
         job = self.attempt.job
         made_with = {"commit": job.get("commit"), "dirty": job.get("dirty", False), "code": job.get("code")}
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"cpu: {processor()}"
@@ -99,7 +100,7 @@ def backbone_of(config: RunConfig, file: Path, stage: bool = False) -> OFA:
 
 @lru_cache(maxsize=1)
 def pretrained(file: Path, checksum: str, model_json: str, stage: bool) -> OFA:
-    """The backbone as it came, read once per process; never trained, only copied. Raises RuntimeError if it is another file."""
+    """The pretrained backbone, read once per process; it is copied and never trained. Raises RuntimeError if the file changed."""
     if stage:
         file = staged(file, checksum)
     found = fingerprint(file)
@@ -113,7 +114,7 @@ def pretrained(file: Path, checksum: str, model_json: str, stage: bool) -> OFA:
 
 
 def device_for(gpus: int) -> torch.device:
-    """Raises NoGPUError if more GPUs were asked for than are seen: never a silent CPU.
+    """Raises NoGPUError if torch sees fewer GPUs than the run needs. It never falls back to the CPU silently.
 
     Those of the test cluster (tests/slurm) are fake, and said to be so: then it is the CPU, and the record says it.
     """
@@ -132,7 +133,7 @@ def device_for(gpus: int) -> torch.device:
 
 
 def nvidia_driver() -> str:
-    """The driver in the kernel, in words."""
+    """A sentence about NVIDIA's driver in the kernel."""
     try:
         first = Path("/proc/driver/nvidia/version").read_text().splitlines()[0]
     except OSError:
@@ -141,7 +142,7 @@ def nvidia_driver() -> str:
 
 
 def describe(config: RunConfig) -> str:
-    """A name for the eye."""
+    """A short name of a run for people."""
     how = ""
     if config.prompt is not None:
         how = f" P={config.prompt.length} {config.prompt.depth} {config.prompt.reparameterization}"

@@ -1,4 +1,4 @@
-"""Rows of numbers that take long to make, made once for all processes that share a store: STORE/cache.
+"""A cache of rows that take long to compute, shared by all processes of a store: STORE/cache.
 
 n rows of one shape, float32. A shard is a file of rows, each with its crc32 behind it. Its name is a hash of all that decides
 its bits, so nothing in the folder ever has to be declared stale, and anyone may delete any of it at any time.
@@ -41,14 +41,14 @@ Make = Callable[[np.ndarray], Tensor]  # indices of rows -> these rows
 
 @dataclass(frozen=True)
 class Cache:
-    """The folder, and how much may lie in it."""
+    """A folder and its maximal size."""
 
     folder: Path
     max_gb: float
 
     @property
     def used(self) -> int:
-        """Bytes."""
+        """Bytes in use."""
         total = 0
         for entry in os.scandir(self.folder):
             with contextlib.suppress(FileNotFoundError):
@@ -56,7 +56,7 @@ class Cache:
         return total
 
     def prepare(self) -> None:
-        """Makes the folder, and sweeps out what writers who were killed left behind."""
+        """Makes the folder, and removes unfinished files of killed processes."""
         make_folder(self.folder)
         now = server_time(self.folder)
         for file in self.folder.glob(".*"):
@@ -65,7 +65,7 @@ class Cache:
                     file.unlink()
 
     def write(self, file: Path, chunks: Sequence[bytes]) -> None:
-        """Complete or not at all. Raises OSError."""
+        """Writes a complete file, or none. Raises OSError."""
         draft = draft_of(file)
         try:
             with draft.open("xb") as handle:
@@ -79,7 +79,7 @@ class Cache:
 
 
 class Cached:
-    """What `make` makes, read from the cache where it has been made before."""
+    """Rows that `make` computes, read from the cache if they are there."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Cached:
         return rows
 
     def read(self, row: int, into: memoryview) -> bool:
-        """Whether it was there. A shard that is damaged is made again."""
+        """Reads a shard; returns whether it was there. A damaged shard is computed again."""
         shard, place = divmod(row, self.per_shard)
         check = bytearray(CHECK)
         try:
@@ -143,7 +143,7 @@ class Cached:
         return np.arange(first, min(first + self.per_shard, self.count))
 
     def write(self, shard: int) -> None:
-        """Makes a shard. Raises OSError if it cannot be written."""
+        """Computes and writes a shard. Raises OSError if it cannot be written."""
         chunks: list[bytes] = []
         for row in self.make(self.rows_of(shard)).cpu().numpy():
             chunks += [row.tobytes(), zlib.crc32(row.tobytes()).to_bytes(CHECK, "little")]
@@ -157,11 +157,11 @@ class Cached:
         return f"{self.name} that are not in it are computed each time they are needed"
 
     def missing(self) -> list[int]:
-        """The shards that are not there."""
+        """The shards that do not exist."""
         return [shard for shard, file in enumerate(self.files) if not file.exists()]
 
     def fill(self) -> None:
-        """Makes all shards that are not there, as long as they fit, and says first what they need."""
+        """Computes all missing shards as long as they fit, and first prints what they need."""
         random, said = np.random.default_rng(), False
         try:
             self.cache.prepare()

@@ -1,4 +1,4 @@
-"""What a frozen backbone makes of a split: image features and, where no prompt reaches the encoder, the encoder's output.
+"""What a frozen backbone computes for a split: image features and, if no prompt reaches the encoder, the encoder's output.
 
 B examples, C x h x w features, N = h w patches, S source tokens of the split's longest text, U = N + S, d width.
 
@@ -38,10 +38,10 @@ PIXELS = 2**19  # of all images of a batch, at most: 32 images of 96 pixels a si
 
 
 class FrozenFeatures:
-    """A split in the eyes of a backbone that no longer changes."""
+    """The features of a split under a backbone that does not change."""
 
     def __init__(self, backbone: OFA, known: str, split: str, cache: Cache | None) -> None:
-        """`known`: the settings that decide what it sees, as JSON."""
+        """`known`: the settings that decide the features, as JSON."""
         settings = json.loads(known)
         self.task, model = Task.model_validate(settings.pop("task")), Model.model_validate(settings["model"])
         self.backbone, self.device, self.precision = backbone, backbone.embed.weight.device, settings["precision"]
@@ -74,7 +74,7 @@ class FrozenFeatures:
         )
 
     def through_cache(self, made: Make, what: str, shape: tuple[int, ...], of: list[bytes], cache: Cache) -> Cached:
-        """Rows of this shape, computed once for each of what they are computed `of`."""
+        """Rows of this shape, computed once for each item in `of`."""
         return Cached(made, batch_size(self.task.image_size), f"{what} of {self.name}", shape, self.facts, of, cache)
 
     def in_batches(self, make: Make) -> Make:
@@ -103,7 +103,7 @@ class FrozenFeatures:
         return self.feature_rows(index).to(self.device).permute(0, 3, 1, 2)  # B C h w
 
     def fill(self, rows: Make) -> None:
-        """Makes what is to be kept of these rows, of the features first: they are what outputs are made of."""
+        """Computes these rows for the cache, features first: the outputs are computed from them."""
         if isinstance(rows, Cached) and rows.missing():
             for needed in dict.fromkeys((self.feature_rows, rows)):
                 assert isinstance(needed, Cached)
@@ -111,7 +111,7 @@ class FrozenFeatures:
 
     @torch.no_grad()
     def outputs(self, index: np.ndarray) -> Encoded:
-        """Without the columns beyond the longest of these texts."""
+        """Cuts off the columns beyond the longest of these texts."""
         hidden = self.source[torch.from_numpy(index)] == PAD
         length = int((~hidden).sum(1).max())
         hidden = torch.cat([hidden.new_zeros(len(index), self.patches), hidden[:, :length]], dim=1)
@@ -137,7 +137,7 @@ def view(
     cache: Cache | None,
     want: Want = "encoded",
 ) -> View:
-    """What `tuned` looks at of a split. `backbone`: as it came, before anything was tuned on it.
+    """Returns a function from example indices to what `tuned` reads of a split. `backbone`: the pretrained one, not tuned.
 
     Of what is fixed as much as possible is computed once, up to what is wanted: the encoder's output or the image features. What
     trains, or follows the batches, is computed from the pixels each time.
@@ -155,7 +155,7 @@ def view(
 
 
 def live_features(config: RunConfig, tuned: Tuned, split: str, device: torch.device) -> View:
-    """Features of a ResNet that trains, or whose BatchNorm follows the batches: each batch is computed as it is."""
+    """As `view`, for a ResNet that trains or whose BatchNorm statistics change: each batch is computed when it is needed."""
     looks = pixels(config, split, device)
 
     def see(index: np.ndarray) -> Tensor:
@@ -166,30 +166,30 @@ def live_features(config: RunConfig, tuned: Tuned, split: str, device: torch.dev
 
 
 def pixels(config: RunConfig, split: str, device: torch.device) -> Callable[[np.ndarray], Tensor]:
-    """The images as the ResNet wants them, B 3 h w."""
+    """The images as the ResNet reads them, B 3 h w."""
     images = load(config.task, config.model, split).images
     return lambda index: preprocess(images[torch.from_numpy(index)].to(device), config.task.image_size)
 
 
 def batch_size(image_size: int) -> int:
-    """A power of two, as the sizes of batches mostly are: where nothing is kept, little is then computed in vain."""
+    """A power of two, as most batch sizes are: then little is computed in vain where nothing is cached."""
     return 1 << max(0, (PIXELS // image_size**2).bit_length() - 1)
 
 
 def open_cache(settings: Caching, folder: Path, device: torch.device) -> Cache | None:
-    """The cache in this folder; None if these settings want none."""
+    """The cache in this folder; None if the settings switch it off."""
     wanted = settings.max_gb > 0 and (settings.frozen == "on" or device.type == "cpu")
     return Cache(folder, settings.max_gb) if wanted else None
 
 
 def machine(device: torch.device) -> list[str]:
-    """What decides the last bits besides the settings."""
+    """What decides the last bits of a number besides the settings."""
     return [torch.__version__, torch.cuda.get_device_name(device) if device.type == "cuda" else processor()]
 
 
 @lru_cache
 def processor() -> str:
-    """This machine's, as `described`."""
+    """This machine's processor, as `described` says it."""
     file = Path("/proc/cpuinfo")
     return described(file.read_text() if file.exists() else "", torch.backends.cpu.get_cpu_capability())
 

@@ -13,7 +13,7 @@ import torch
 
 
 def plain(method: Any) -> Any:
-    """A method as it was written, without what torch has put around it."""
+    """A method without the wrappers that torch puts around it."""
     return inspect.unwrap(method)
 
 

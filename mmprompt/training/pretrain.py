@@ -1,4 +1,4 @@
-"""How the small backbone came to be: OFA's pretraining tasks on the small world, from random weights.
+"""Pretrains the small backbone: OFA's pretraining tasks on the small world, from random weights.
 
 B scenes, Q sequences (several per scene), N patches, d width, C feature channels.
 
@@ -77,7 +77,7 @@ class Recipe(Section):
 
 @dataclass(frozen=True)
 class PatchLabels:
-    """What lies under each patch's centre."""
+    """The object under each patch's centre."""
 
     covered: Tensor  # B N bool
     digit: Tensor  # B N
@@ -105,7 +105,7 @@ def patch_labels(scenes: digits.Scenes, side: int) -> PatchLabels:
 
 
 class PatchHead(nn.Module):
-    """Reads a digit's attributes off the encoder's output. Thrown away after pretraining."""
+    """Reads a digit's attributes from the encoder's output. It is discarded after pretraining."""
 
     SPLIT = (len(digits.DIGITS), len(digits.COLOURS), len(digits.SIZES), 4)
 
@@ -214,7 +214,7 @@ class Pretraining:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Up, flat, down."""
+    """The learning rate at a step: up, flat, down."""
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
     left = (recipe.steps - step) / (recipe.steps * (1 - recipe.flat_until))
@@ -247,7 +247,7 @@ def make_backbone(recipe: Recipe, config: Model, folder: Path, watch: Callable[[
 
 
 def install(file: Path, state: dict[str, Tensor], recipe: Recipe, scores: dict[str, float]) -> None:
-    """One file under official names, like any other backbone, that says where it comes from."""
+    """Writes one file under official names, like any other backbone, with its origin in the metadata."""
     tensors = {
         official_name(name): t.contiguous() for name, t in state.items() if not name.endswith("num_batches_tracked")
     }

@@ -35,12 +35,12 @@ PARTS = {"state", "tuned", "optimiser", "random", "random_cuda"}  # of a checkpo
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on. The message says at which step and why."""
+    """Training cannot continue. The message says at which step and why."""
 
 
 @dataclass
 class State:
-    """Everything a run is made of between two steps, besides the model's frozen part."""
+    """The whole state of a run between two updates, besides the frozen part of the model."""
 
     step: int = 0
     ema: dict[str, Tensor] = field(default_factory=dict)  # moving average of the trained weights, if there shall be one
@@ -53,7 +53,7 @@ class State:
 
 
 class Paused(Exception):
-    """A run has reached the update at which its attempt is to end; its state is in a checkpoint."""
+    """A run has reached the update at which its attempt should pause. Its state is in a checkpoint."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"paused at step {step}")
@@ -61,12 +61,12 @@ class Paused(Exception):
 
 
 class DamagedCheckpointError(RuntimeError):
-    """A checkpoint cannot be gone on from. The message says why."""
+    """A checkpoint cannot be resumed from. The message says why."""
 
 
 @dataclass
 class Checkpoints:
-    """Where a run's state goes every so often, and where it may be found.
+    """Saves and finds the checkpoints of a run.
 
     A file is the sha256 of its content and the content: everything that has a state between two steps. An attempt keeps
     its newest two, so that one that is damaged costs little; once it has two, those of attempts before it go.
@@ -82,7 +82,7 @@ class Checkpoints:
         self._older = self.attempt.run.checkpoints()
 
     def save(self, state: State, tuned: Tuned, optimiser: torch.optim.Optimizer) -> None:
-        """Raises StoreError if it cannot be written; what was there before stays. GoneError if the attempt was removed."""
+        """Saves a checkpoint. Raises StoreError if it cannot be written (older ones stay), GoneError if the attempt was removed."""
         on_gpu = next(tuned.parameters()).is_cuda
         content: dict[str, Any] = {
             "state": vars(state),
@@ -102,9 +102,9 @@ class Checkpoints:
             remove(attempt.checkpoint_file(step))
 
     def resume(self, tuned: Tuned, optimiser: torch.optim.Optimizer) -> State:
-        """The state to go on from, put into `tuned` and `optimiser`: the furthest that is intact, or a fresh one.
+        """Loads the furthest intact checkpoint into `tuned` and `optimiser`, and returns its state; a fresh state if there is none.
 
-        Of which attempt it is makes no difference: on the same kind of machine all attempts go through the same states.
+        It may be any attempt's: on the same kind of machine all attempts go through the same states.
         """
         for step, attempt in self._older:
             file = attempt.checkpoint_file(step)
@@ -130,7 +130,7 @@ class Checkpoints:
 
 
 def read_checkpoint(file: Path, tuned: Tuned) -> dict[str, Any]:
-    """A checkpoint's content, of which every part is there and fits. Raises DamagedError."""
+    """A checkpoint's content, complete and fitting. Raises DamagedCheckpointError."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -158,7 +158,7 @@ def optimiser_of(tuned: Tuned, optim: Optim) -> AdamW:
 
 
 def learning_rate(optim: Optim, update: int) -> float:
-    """Of the update-th update, counted from 1: linear warm-up, then polynomial decay to 0."""
+    """The learning rate of an update, counted from 1: linear warm-up, then polynomial decay to 0."""
     warmup = int(optim.steps * optim.warmup_ratio)
     if update <= warmup:
         return optim.lr * update / warmup
@@ -166,9 +166,9 @@ def learning_rate(optim: Optim, update: int) -> float:
 
 
 def data_order(seed: int, examples: int, first: int, count: int) -> np.ndarray:
-    """Indices of the `count` examples after the first `first`, of a data stream that is shuffled anew each epoch.
+    """Indices of `count` examples, after the first `first`, of a data stream that is shuffled anew each epoch.
 
-    A function of its arguments alone, so that the data position is a number.
+    It depends on its arguments alone, so that the position in the data is a number.
     """
     picked: list[np.ndarray] = []
     while count > 0:
@@ -214,7 +214,7 @@ def update(
 
 @torch.no_grad()
 def update_ema(ema: dict[str, Tensor], trained: Mapping[str, Tensor], decay: float) -> None:
-    """The moving average after one more update; it begins at the weights after the first."""
+    """Updates the moving average of the weights in place. It begins with the weights after the first update."""
     for name, now in trained.items():
         if name in ema:
             ema[name].lerp_(now, 1 - decay)
@@ -224,7 +224,7 @@ def update_ema(ema: dict[str, Tensor], trained: Mapping[str, Tensor], decay: flo
 
 @contextmanager
 def with_ema_weights(tuned: Tuned, ema: Mapping[str, Tensor]) -> Iterator[None]:
-    """With the average in place of the weights, if there is one."""
+    """A context in which the moving average, if there is one, replaces the weights."""
     weights, trained = tuned.tuned_state() if ema else {}, tuned.trained
     with torch.no_grad():
         for name, value in ema.items():
@@ -243,7 +243,7 @@ def train(
     report: Callable[[State], None],
     until: int | None = None,
 ) -> State:
-    """Trains to the last step and leaves the best weights, by validation, in `tuned`.
+    """Trains to the last update and leaves the best weights, by validation, in `tuned`.
 
     `views`: what is seen of each split. `log` gets each step's values once, those of a resumed
     history first. `until`: the update after which the attempt ends, with Paused; the next one goes on from there.
