@@ -1,4 +1,4 @@
-"""What fresh seeds say of the best of a search and of the default, beside each other.
+"""The confirmation of a search: its best trials and the default, compared on fresh seeds.
 
 Part of the light half of the package: no torch, no Hydra, no Optuna.
 """
@@ -18,7 +18,7 @@ from mmprompt.studies.study import Candidate, Group
 
 
 def is_over(picture: Picture) -> bool:
-    """Whether nothing is left to do: every run of the confirmation is done, or will never be."""
+    """Whether the search is over: every run of the confirmation is done, or never will be."""
     return picture.confirmation is not None and all(
         is_settled(picture, group.group, candidate, run)
         for group in picture.confirmation.groups
@@ -53,7 +53,7 @@ class Confirmed:
 
 
 def confirmed(picture: Picture, group: Group) -> list[Confirmed]:
-    """What the fresh seeds say, as the store has it: `compared` of the scores of a group's candidates."""
+    """Compares the candidates of a group on fresh seeds, by the scores in the store."""
     definition, store = picture.definition, picture.reader.study.store
     scores = []
     for candidate in group.candidates:
@@ -91,7 +91,7 @@ def _by_validation(one: Confirmed) -> float:
 
 
 def evaluated(folder: RunFolder, split: str, metric: str) -> float | None:
-    """The score of a done run on a whole split, as it is without attack; None if it was not asked, or its file is damaged."""
+    """A finished run's score on a whole split without attack; None if it was not evaluated there, or the file is damaged."""
     try:
         result = folder.result()
         if result is None:

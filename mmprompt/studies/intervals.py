@@ -22,22 +22,22 @@ class Interval(NamedTuple):
 
     @property
     def half(self) -> float:
-        """Half of its width."""
+        """Half the width of the interval."""
         return self.upper - self.value
 
     @property
     def excludes_zero(self) -> bool:
-        """False where there is no interval."""
+        """Whether 0 lies outside; False if there is no interval."""
         return self.lower > 0 or self.upper < 0
 
 
 def t_interval(values: Iterable[float], of: int = 1) -> Interval:
-    """Mean and two-sided t interval of the mean. NaN among the values stands for one that is not there.
+    """Mean and two-sided t interval of the mean. NaN stands for a missing value.
 
     `of`: how many intervals are to hold together, each at level 1 - (1 - LEVEL) / of (Bonferroni).
     """
     import numpy as np
-    from scipy.special import stdtrit  # here: those who only look at how a study stands do without
+    from scipy.special import stdtrit  # imported late: reading a study's state does not need it
 
     x = np.asarray([value for value in values if not math.isnan(value)])  # n
     if len(x) == 0:
@@ -51,5 +51,5 @@ def t_interval(values: Iterable[float], of: int = 1) -> Interval:
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float], of: int = 1) -> Interval:
-    """Of the difference, over the seeds that both have."""
+    """The interval of the difference, over the seeds that both have."""
     return t_interval([ours[seed] - theirs[seed] for seed in ours if seed in theirs], of)

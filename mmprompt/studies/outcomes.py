@@ -1,6 +1,6 @@
-"""What the runs of a study came to: of each trial its state and values, and what a sampler is told of it.
+"""Outcomes of a study: the state and values of each trial, and the observations that a sampler gets.
 
-Read from the runs at each look; nothing of it is written down (`mmprompt.studies.study` says what is).
+They are read from the runs each time and not stored (what is stored is in `studies.study`).
 Part of the light half of the package: no torch, no Hydra, no Optuna.
 """
 
@@ -18,16 +18,14 @@ from mmprompt.studies.study import SCORE, Confirmation, Decision, Definition, Kn
 
 @dataclass(frozen=True)
 class RunOutcome:
-    state: Literal[
-        "done", "diverged", "failed", "open"
-    ]  # failed: too often, for reasons that do not lie in its settings
-    values: Mapping[str, float]  # of a done run, by objective
+    state: Literal["done", "diverged", "failed", "open"]  # failed: too often, for reasons other than its settings
+    values: Mapping[str, float]  # by objective; empty unless done
     scores: Mapping[int, float]  # on validation while training, by update
     device_hours: float
     spans: Sequence[
         tuple[float, float]
     ]  # begin and last sign of its attempts, seconds since 1970 by the file server's clock
-    damage: str = ""  # the file that cannot be used, and what to do; it counts as failed until that is done
+    damage: str = ""  # which file is damaged, and what to do; until then the run counts as failed
 
     @property
     def is_final(self) -> bool:
@@ -36,36 +34,36 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a trial came to, over the seeds that it is to have."""
+    """The outcome of a trial over its seeds."""
 
     trial: Trial
     state: Literal["done", "stopped", "diverged", "failed", "open"]
-    seeds: Sequence[int]  # that it is to have
-    runs: Mapping[int, RunOutcome]  # of these
-    values: Sequence[float] | None  # of a done trial, of each objective the mean over seeds
+    seeds: Sequence[int]  # planned
+    runs: Mapping[int, RunOutcome]  # by seed
+    values: Sequence[float] | None  # mean over seeds of each objective; None unless done
     rungs: Mapping[int, float]  # the mean score at each rung that all seeds have reached
     device_hours: float
 
     @property
     def done(self) -> int:
-        """How many of its seeds are done, of those before the first that is not."""
+        """How many seeds are done, counted up to the first one that is not."""
         states = [run.state == "done" for run in self.runs.values()]
         return states.index(False) if False in states else len(states)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a sampler is told of a trial."""
+    """What a sampler learns of a trial."""
 
     settings: Settings
     state: Literal["done", "stopped", "diverged", "failed", "running"]
     values: Sequence[float] | None = None
     rungs: Mapping[int, float] = field(default_factory=dict)
-    number: int | None = None  # None: a warm one
+    number: int | None = None  # None: a warm trial
 
 
 class Reader:
-    """Reads what the runs of a study came to; what cannot change any more is read once."""
+    """Reads the outcomes of a study. Final outcomes are read once."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -82,7 +80,7 @@ class Reader:
         return self._final[run]
 
     def look(self) -> Picture:
-        """Raises StoreError for a damaged or a foreign file in the study's folder."""
+        """Reads the study as it is now. Raises StoreError for a damaged file in its folder."""
         definition = self.study.definition
         self._trials, self._decisions = self.study.trials(self._trials), self.study.decisions(self._decisions)
         trials = sorted(self._trials.values(), key=lambda trial: trial.number)
@@ -124,7 +122,7 @@ def _run_outcome(folder: RunFolder, definition: Definition, task: str) -> RunOut
 
 
 def objectives(result: ResultRecord, definition: Definition, task: str) -> dict[str, float] | None:
-    """The objectives' values; None if the run was not asked for its score on validation yet."""
+    """The values of the objectives; None if the run has not been evaluated on validation yet."""
     found = {}
     for objective in definition.objective:
         if objective == SCORE:
@@ -144,7 +142,7 @@ def trial_outcome(
     runs: Mapping[int, RunOutcome],
     decisions: Mapping[tuple[int, int | None], Decision],
 ) -> Outcome:
-    first = list(runs.values())[: definition.seeds.first]  # more seeds are trained to their end, and compared there
+    first = list(runs.values())[: definition.seeds.first]  # further seeds are trained to the end and compared there
     rungs = {
         rung: mean(run.scores[rung] for run in first)
         for rung in definition.rungs
@@ -167,7 +165,7 @@ def trial_outcome(
 
 
 def next_rung(definition: Definition, trial: Trial, decisions: Mapping[tuple[int, int | None], Decision]) -> int | None:
-    """The first rung without a decision that the trial goes on; None: it goes to its end."""
+    """The first rung at which no decision lets the trial continue; None if it runs to the end."""
     for rung in definition.rungs:
         decision = decisions.get((trial.number, rung))
         if decision is None or not decision.goes_on:
@@ -189,7 +187,7 @@ class Picture:
         return [outcome for outcome in self.outcomes if outcome.trial.group == group]
 
     def knew(self, group: int) -> Knew:
-        """Of the trials of a group as they are."""
+        """What is known of the unfinished trials of a group at this moment."""
         first = self.definition.seeds.first
         done = {one.trial.number: one.done for one in self.of(group) if one.state != "diverged" and one.done >= first}
         there = [one for one in self.of(group) if one.trial.number not in done]
@@ -201,9 +199,9 @@ class Picture:
         )
 
     def told(self, group: int, before: int, knew: Knew) -> list[Observation]:
-        """What a sampler is told who is asked for trial number `before`, and knew this: warm trials first, then by number.
+        """The observations a sampler gets before it proposes trial number `before`: warm trials first, then by number.
 
-        Of the default only if it lies in the space.
+        `knew` says what was known of unfinished trials then. The default is included only if it lies in the space.
         """
         warm = [Observation(one.settings, "done", one.values) for one in self.definition.warm if one.group == group]
         there = [one for one in self.of(group) if one.trial.number < before]
@@ -226,9 +224,9 @@ class Picture:
         return Observation(trial.settings, state, then.values, then.rungs, trial.number)
 
     def best(self, group: int) -> list[BestTrial]:
-        """What was found, the best first: done trials and warm ones, each setting once.
+        """Done trials and warm trials, the best first, each setting once.
 
-        With several objectives those that no other is better than in all of them, the first objective's best first.
+        With several objectives these are the trials on the Pareto front, ordered by the first objective.
         """
         found = [
             BestTrial(one.trial.number, one.trial.settings, tuple(one.values), len(one.seeds), one.trial.runs)
@@ -246,16 +244,16 @@ class Picture:
             found = front(found, signs)
         most = self.definition.seeds.most
         if self.definition.seeds.first < most and any(one.count >= most for one in found):
-            found = [one for one in found if one.count >= most]  # of one seed the best is a lucky one
+            found = [one for one in found if one.count >= most]  # the best of those with one seed is a lucky one
         order = {id(one): at for at, one in enumerate(found)}
         return sorted(found, key=lambda one: (-signs[0] * one.values[0], order[id(one)]))
 
 
 @dataclass(frozen=True)
 class BestTrial:
-    """A setting with its values in the search."""
+    """Settings with their values in the search."""
 
-    trial: int | None  # None: a warm one
+    trial: int | None  # None: a warm trial
     settings: Settings
     values: Sequence[float]
     count: int  # seeds
@@ -263,7 +261,7 @@ class BestTrial:
 
 
 def front(found: Iterable[BestTrial], signs: Sequence[int]) -> list[BestTrial]:
-    """Those that no other is at least as good as in all objectives and better than in one."""
+    """The Pareto front: trials that no other trial dominates."""
     points = [(one, [sign * value for sign, value in zip(signs, one.values, strict=True)]) for one in found]
 
     def is_beaten(mine: Sequence[float]) -> bool:

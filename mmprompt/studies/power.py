@@ -1,4 +1,4 @@
-"""What n seeds can show: Dunnett's critical values, and the smallest difference that would be told apart.
+"""What n seeds can show: Dunnett's critical values, and the smallest difference that they would detect.
 
 T_r, of a row's mean less the baseline's, share the baseline and the pooled variance. Given those two they are independent;
 so P(max |T_r| > c) is an integral over a normal and a chi distribution (Dunnett 1955), here by the trapezium rule, whose
@@ -18,8 +18,8 @@ from mmprompt.studies.intervals import LEVEL
 if TYPE_CHECKING:
     import numpy as np
 
-BELOW = 35.0  # exp(-35) of the peak is nothing
-SMALLEST = 1e-12  # no p value below it is told from it
+BELOW = 35.0  # where the integrand is below exp(-35) of its peak, it is left out
+SMALLEST = 1e-12  # p values below it are reported as this
 
 
 def two_sided(df: float, alpha: float) -> float:
@@ -30,7 +30,7 @@ def two_sided(df: float, alpha: float) -> float:
 
 
 def share_of(blocks: int, level: float = LEVEL) -> float:
-    """The chance to err that each of so many independent families may have, for all to hold together at this level (Šidák)."""
+    """The error rate of each of `families` independent families, so that all hold together at this level (Šidák)."""
     return float(1 - level ** (1 / max(1, blocks)))
 
 
@@ -54,7 +54,7 @@ def _dunnett(df: float, n_baseline: int, n_rows: tuple[int, ...], alpha: float) 
 
 @lru_cache(maxsize=256)
 def dunnett_quantiles(df: float, n_baseline: int, n_rows: tuple[int, ...]) -> Callable[[float], float]:
-    """`dunnett` as a function of alpha from SMALLEST to 1, interpolated: quick where many are asked.
+    """`dunnett` as an interpolated function of alpha from SMALLEST to 1, for many values.
 
     Within 1e-5 of itself for alpha up to 0.5, 0.005 beyond.
 
@@ -94,7 +94,7 @@ def dunnett_tail(c: Sequence[float] | np.ndarray, df: float, n_baseline: int, n_
 
 
 def detectable(n: int, rows: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Smallest difference, in standard deviations over seeds, that is told apart with this power.
+    """The smallest difference, in standard deviations over seeds, that is detected with this power.
 
     By Dunnett's comparison of `rows` rows with a baseline, n runs each, pooled variance. NaN for n below 2.
     Exact: the noncentral t as an integral over the chi distribution of the pooled standard deviation.

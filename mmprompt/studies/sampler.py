@@ -1,4 +1,4 @@
-"""What to try next: a function of the space, the trials so far and a seed. The only module that knows Optuna.
+"""The sampler proposes the next trial: a function of the space, the trials so far and a seed. Only this module uses Optuna.
 
 Optuna's study is made anew, in memory, from what the trials came to; nothing of it is kept. So every proposal is a function of
 (study seed, trial number, what was known), and can be asked for again.
@@ -24,11 +24,11 @@ from mmprompt.studies.outcomes import Observation
 from mmprompt.studies.study import Definition, Named, Parameter, Settings
 
 DIGITS = 3  # of a float: readable, typed by hand, and equal to a grid's points where they meet
-AGAIN = 16  # times that another proposal is asked for, where one was tried before
+AGAIN = 16  # further proposals, if one has been tried before
 RANDOM, SOBOL = "random", "sobol"
 SHORT = {"tpe": "TPESampler", "gp": "GPSampler", "cmaes": "CmaEsSampler", "nsga2": "NSGAIISampler"}
-NEEDS = {"GPSampler": "torch", "CmaEsSampler": "cmaes"}  # packages, besides what Optuna brings
-STATEFUL = ("CmaEsSampler", "NSGAIISampler", "NSGAIIISampler")  # what they have learnt lies in a study's trials
+NEEDS = {"GPSampler": "torch", "CmaEsSampler": "cmaes"}  # packages that Optuna does not install
+STATEFUL = ("CmaEsSampler", "NSGAIISampler", "NSGAIIISampler")  # they keep their state in the study's trials
 REFUSED = {
     "QMCSampler": "its place in the sequence is lost when a study is made anew; sobol is the same by trial number",
     "RandomSampler": "random draws by trial number",
@@ -38,13 +38,13 @@ REFUSED = {
 }
 
 FEWEST = 10  # done trials from which importances are computed
-TOP, TOP_TRIALS = 0.1, 5  # what sets the best apart: this share of the trials, and so many at least
+TOP, TOP_TRIALS = 0.1, 5  # the best trials: this share of all, and at least so many
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def is_blind(sampler: Named) -> bool:
-    """Whether its proposals depend on the trial's number alone, not on what others came to."""
+    """Whether its proposals depend on the trial's number alone, and not on other trials."""
     return sampler.name in (RANDOM, SOBOL)
 
 
@@ -56,7 +56,7 @@ def full_name(sampler: Named) -> str:
 
 
 def check_sampler(named: Named, several: bool) -> None:
-    """Raises ConfigError for a class or an argument that does not exist, or whose package is not there."""
+    """Raises ConfigError for a class or an argument that does not exist, or whose package is not installed."""
     if is_blind(named):
         if named.arguments:
             raise ConfigError(f"sampler={named.name} takes no arguments; it has {', '.join(named.arguments)}")
@@ -114,7 +114,7 @@ def _check_arguments(what: str, cls: type, named: Named, ours: set[str]) -> None
 def ask(
     definition: Definition, group: int, number: int, told: Sequence[Observation], tried: Sequence[Settings]
 ) -> Settings:
-    """The settings of trial `number`; others than those `tried`, if the sampler has any within a few proposals."""
+    """Proposes the settings of trial `number`; different from those `tried`, if a few proposals suffice for that."""
     fixed = {**definition.fixed, **definition.groups[group]}
     settings: Settings = {}
     study = None
@@ -139,7 +139,7 @@ def _sobol(definition: Definition, index: int, again: int) -> np.ndarray:
     from scipy.stats import qmc
 
     engine = qmc.Sobol(len(definition.space), seed=np.random.default_rng((definition.study_seed, again)))
-    if index:  # to go forward by none is an error
+    if index:  # fast_forward(0) is an error
         engine.fast_forward(index)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the number of points is no power of 2
@@ -148,7 +148,7 @@ def _sobol(definition: Definition, index: int, again: int) -> np.ndarray:
 
 
 def _at(space: Sequence[Parameter], place: np.ndarray, fixed: Mapping[str, Any]) -> Settings:
-    """The settings at a point of the unit cube, a coordinate per parameter; those that do not apply are left out."""
+    """The settings at a point of the unit cube with one coordinate per parameter, without parameters that do not apply."""
     found: Settings = {}
     for parameter, share in zip(space, place.tolist(), strict=True):
         if parameter.applies({**fixed, **found}):
@@ -162,7 +162,7 @@ def _value(parameter: Parameter, share: float) -> Any:
         return choices[min(int(share * len(choices)), len(choices) - 1)]
     low, high = float(parameter.low or 0), float(parameter.high or 0)
     if parameter.kind == "int":
-        high += 1  # each number has a part of its own
+        high += 1  # so that each number has an interval of the same size
     value = (
         math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
         if parameter.log
@@ -175,7 +175,7 @@ def _value(parameter: Parameter, share: float) -> Any:
 
 
 def rounded(parameter: Parameter, value: float) -> float:
-    """To three digits, within the range."""
+    """Rounds to three digits, within the range."""
     return min(max(float(f"{value:.{DIGITS}g}"), float(parameter.low or 0)), float(parameter.high or 0))
 
 
@@ -189,21 +189,21 @@ def _sampler(named: Named, seed: tuple[int, ...]) -> optuna.samplers.BaseSampler
 def _optunas(
     definition: Definition, study: optuna.Study, sampler: optuna.samplers.BaseSampler, fixed: Mapping[str, Any]
 ) -> Settings:
-    """As the sampler proposes, parameter by parameter."""
+    """Asks Optuna's sampler, parameter by parameter."""
     study.sampler = sampler
     trial = study.ask()
     found: Settings = {}
     for parameter in definition.space:
         if parameter.applies({**fixed, **found}):
             found[parameter.key] = _suggested(trial, parameter)
-    study.tell(trial, state=TrialState.FAIL)  # no information, for the next proposal
+    study.tell(trial, state=TrialState.FAIL)  # so that it tells the next proposal nothing
     return found
 
 
 def _replayed(
     definition: Definition, told: Sequence[Observation], sampler: optuna.samplers.BaseSampler
 ) -> optuna.Study:
-    """A study in which this sampler was asked for each trial, and the trial was made as it was."""
+    """An Optuna study in which this sampler was asked for each trial, and then got the trial that was made."""
     study = optuna.create_study(directions=definition.directions, sampler=sampler)
     worst = _worst(definition, told)
     for one in told:
@@ -233,7 +233,7 @@ def _suggested(trial: optuna.Trial, parameter: Parameter) -> Any:
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
-    """Of a choice, the number of the value in the list: lists and null have to be told apart from each other."""
+    """The value for Optuna; of a choice its index, because Optuna cannot tell lists and null apart."""
     if parameter.kind == "choice":
         return CategoricalDistribution(list(range(len(parameter.choices or []))))
     low, high = parameter.low or 0, parameter.high or 0
@@ -243,7 +243,7 @@ def distribution(parameter: Parameter) -> BaseDistribution:
 
 
 def as_optuna(definition: Definition, group: int, told: Sequence[Observation], readable: bool = False) -> optuna.Study:
-    """The trials of a group as a study of Optuna's. `readable`: with the values of choices, not their numbers."""
+    """The trials of a group as an Optuna study. `readable`: with the values of choices instead of their indices."""
     study = optuna.create_study(
         study_name=" ".join([definition.name, definition.label(group)]).strip(), directions=definition.directions
     )
@@ -270,11 +270,11 @@ def _frozen(definition: Definition, told: Observation, worst: list[float] | None
             return create_trial(values=list(told.values or ()), intermediate_values=dict(told.rungs), **about)
         case "stopped":
             return create_trial(state=TrialState.PRUNED, intermediate_values=dict(told.rungs), **about)
-        # To diverge is an answer, and a bad one. A trial that is told as failed teaches Optuna nothing.
+        # Divergence is an outcome, and a bad one. From a failed trial Optuna learns nothing.
         case "diverged" if is_tpe and len(definition.objective) == 1:
             return create_trial(state=TrialState.PRUNED, **about)  # ranks behind all others
         case "diverged" if worst is not None:
-            return create_trial(values=worst, **about)  # other samplers look at values alone
+            return create_trial(values=worst, **about)  # other samplers use values alone
         case "diverged":
             return create_trial(state=TrialState.PRUNED, **about)
         case "running":
@@ -296,7 +296,7 @@ def _worst(definition: Definition, told: Sequence[Observation]) -> list[float] |
 
 
 def prunes(definition: Definition, group: int, told: Sequence[Observation], trial: Observation) -> bool:
-    """Whether Optuna's pruner, `definition.stop`, would end this trial at the last of its rungs."""
+    """Whether Optuna's pruner `definition.stop` stops this trial at its last rung."""
     assert definition.stop is not None
     study = as_optuna(definition, group, told)
     running = _frozen(definition, Observation(trial.settings, "running", number=trial.number), None, False)
@@ -307,7 +307,7 @@ def prunes(definition: Definition, group: int, told: Sequence[Observation], tria
 
 
 def importances(definition: Definition, group: int, told: Sequence[Observation]) -> dict[str, dict[str, float | None]]:
-    """By objective and searched key, how much of what sets the best trials apart lies in the key: PED-ANOVA's shares of 1.
+    """Importances by objective and searched key: PED-ANOVA's shares of what sets the best trials apart; they add up to 1.
 
     Of done trials alone, warm ones among them. None for a key that not all of them have, and whose share is no answer to the
     same question. Nothing at all where fewer than `FEWEST` are done.
@@ -335,7 +335,7 @@ def importances(definition: Definition, group: int, told: Sequence[Observation])
 
 
 def export(definition: Definition, group: int, told: Sequence[Observation], storage: str) -> int:
-    """Copies a group's trials into Optuna's storage: a journal file, or any URL that Optuna knows. How many. Nothing is read
+    """Copies a group's trials into Optuna's storage: a journal file, or any URL that Optuna knows. Returns how many. Nothing is read
     back from there.
 
     Raises ConfigError if a study of that name is there already, or the storage refuses.

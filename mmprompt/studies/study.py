@@ -1,4 +1,4 @@
-"""A study on disk: what a search looks for, its trials, and the decisions about them.
+"""A study on disk: the definition of a search, its trials, and the decisions about them.
 
     STORE/searches/NAME/study.json         the definition, frozen when the search is first asked for
     STORE/searches/NAME/trials/N.json      trial N: its settings, its runs by seed, and what the sampler knew
@@ -56,7 +56,7 @@ class Parameter(Section):
     log: bool
     step: int | None  # of an int
     choices: list[Any] | None
-    when: dict[str, list[Any]]  # it applies where each of these keys has one of these values
+    when: dict[str, list[Any]]  # it applies only if each of these keys has one of these values
 
     def applies(self, settings: Mapping[str, Any]) -> bool:
         return all(key in settings and settings[key] in values for key, values in self.when.items())
@@ -95,11 +95,11 @@ class Seeds(Section):
 
 
 class Budget(Section):
-    """Of each group. What is reached first ends the search for new trials; null: no limit."""
+    """For each group. The limit that is reached first ends the making of trials; null: no limit."""
 
     trials: Positive | None
     device_hours: PositiveFloat | None  # with room for the confirmation
-    hours: PositiveFloat | None  # during which somebody was at work on it, with room for the confirmation
+    hours: PositiveFloat | None  # of wall time with at least one process at work, with room for the confirmation
 
 
 class Confirm(Section):
@@ -117,7 +117,7 @@ class Base(Section):
 
 
 class Warm(Section):
-    """Finished runs of the store that lie in the space, when the study was made: all seeds of one setting."""
+    """Settings in the space that finished runs of the store had when the study was made, with all their seeds."""
 
     group: NotNegative
     settings: Settings
@@ -137,8 +137,8 @@ class Definition(Section):
     objective: dict[str, Direction]
     fixed: dict[str, Any]
     space: list[Parameter]
-    each: list[str]  # keys: a study of its own for each combination of their values
-    groups: list[dict[str, Any]]  # these combinations; one empty one without `each`
+    each: list[str]  # keys; a group of trials for each combination of their values
+    groups: list[dict[str, Any]]  # the combinations; one empty group without `each`
     sampler: Named
     stop: Named | None
     rungs: list[Positive]  # updates at which trials are compared
@@ -152,7 +152,7 @@ class Definition(Section):
     splits: dict[str, list[str]]  # of each task, validation first
     bases: list[Base]
     warm: list[Warm]
-    left_out: list[str]  # of finished runs that are near, why they do not count
+    left_out: list[str]  # why finished runs near the space do not count
     threads: Positive
     training_version: Positive
     header: dict[str, Any]  # what all runs have in common, for captions
@@ -185,7 +185,7 @@ class Definition(Section):
         return str(known["task"]) if "task" in known else next(iter(self.tasks))
 
     def has(self, one: Trial | Candidate, group: int, seeds: Sequence[int]) -> bool:
-        """Whether it can be of this study: its group, base and task are there, and its runs are on these seeds."""
+        """Whether a trial or candidate can belong to this study: its group, base and task exist, and its runs have these seeds."""
         return (
             group < len(self.groups)
             and one.base < len(self.bases)
@@ -194,7 +194,7 @@ class Definition(Section):
         )
 
     def label(self, group: int) -> str:
-        """`method=prompt`; nothing where there is one group."""
+        """The name of a group, `method=prompt`; empty if there is one group."""
         return " ".join(f"{key}={value}" for key, value in self.groups[group].items())
 
     def parameters(self, settings: Mapping[str, Any]) -> Settings:
@@ -206,7 +206,7 @@ class Definition(Section):
         return found
 
     def contains(self, settings: Mapping[str, Any], group: int) -> bool:
-        """Whether a sampler could have proposed them."""
+        """Whether a sampler could have proposed these settings."""
         known = {**self.fixed, **self.groups[group]}
         for parameter in self.space:
             if parameter.applies(known):
@@ -217,8 +217,8 @@ class Definition(Section):
 
 
 class Knew(Section):
-    """What the sampler was told when it was asked: of the trials before this one in its group those that were not done, with
-    the first seeds alone, nor diverged. With the results of their runs, which never change, it can be asked the same again."""
+    """What was known when the sampler was asked: earlier trials of the group that were neither done with the first seeds alone
+    nor diverged. Together with the results of runs, which never change, the same question can be asked again."""
 
     running: list[int]
     failed: list[int]
@@ -227,7 +227,7 @@ class Knew(Section):
 
     @classmethod
     def nothing(cls) -> Self:
-        """Of a trial that nothing had to be known for."""
+        """For a trial that needs no knowledge of others."""
         return cls(running=[], failed=[], stopped={}, seeds={})
 
 
@@ -260,12 +260,12 @@ class Candidate(Section):
     origin: Literal["default", "best", "warm"]
     settings: Settings
     base: NotNegative
-    found: list[float] | None  # its values in the search; null of one that did not come to its end there
+    found: list[float] | None  # its values in the search; null if it was not finished there
     runs: Runs  # seeds that the search never used
 
 
 class Group(Section):
-    """What is confirmed of a group: the default, first, and the best of the search, the best one first."""
+    """The candidates of a group: the default, then the best trials of the search, the best first."""
 
     group: NotNegative
     candidates: list[Candidate]
@@ -300,12 +300,12 @@ class Study:
 
     @property
     def manifest(self) -> str:
-        """The name under which sweeps and tables know it."""
+        """The name of its manifest."""
         return f"{OF_SEARCH}{self.name}"
 
     @cached_property
     def definition(self) -> Definition:
-        """Raises StoreError if there is no such study, or its file is damaged."""
+        """study.json. Raises StoreError if there is no such study, or the file is damaged."""
         found = read(self.file, Definition)
         if found is None:
             names = self.store.studies()
@@ -316,7 +316,7 @@ class Study:
         return found
 
     def trials(self, known: Mapping[str, Trial] = MappingProxyType({})) -> dict[str, Trial]:
-        """By the name of their files. Those that are `known` are not read again: they never change.
+        """The trials by the name of their files. Those in `known` are not read again: they never change.
 
         Raises StoreError, naming the file, for one that is damaged or does not belong there.
         """
@@ -329,7 +329,7 @@ class Study:
         return trial
 
     def decisions(self, known: Mapping[str, Decision] = MappingProxyType({})) -> dict[str, Decision]:
-        """As `trials`."""
+        """The decisions by the name of their files, as `trials`."""
         return {file.name: known.get(file.name) or self._decision(file) for file in self._files(*DECISIONS)}
 
     def _decision(self, file: Path) -> Decision:
@@ -339,7 +339,7 @@ class Study:
         return one
 
     def confirmation(self) -> Confirmation | None:
-        """Raises as `trials`."""
+        """confirmed.json; None if there is none yet. Raises as `trials`."""
         file = self.folder / "confirmed.json"
         found = read(file, Confirmation)
         candidates = [(one, group.group) for group in found.groups for one in group.candidates] if found else []
@@ -354,10 +354,10 @@ class Study:
             return []
         except OSError as error:
             raise StoreError(f"{self.folder / folder} cannot be read: {error.strerror}") from None
-        return sorted(file for file in files if re.fullmatch(name, file.name, re.ASCII))  # others are somebody else's
+        return sorted(file for file in files if re.fullmatch(name, file.name, re.ASCII))  # other files are not ours
 
     def damage(self) -> list[StoreError]:
-        """Of all its files those that cannot be used, and why."""
+        """An error for each of its files that cannot be used."""
         found: list[StoreError] = []
 
         def look(check: Callable[[], object]) -> None:
@@ -380,11 +380,11 @@ class Study:
         return found
 
     def define(self, definition: Definition) -> bool:
-        """False if the study was there before."""
+        """Writes study.json. Returns False if it existed."""
         return write_once(self.file, definition.model_dump_json(indent=1))
 
     def add(self, trial: Trial) -> bool:
-        """False if another process made this trial first."""
+        """Writes a trial. Returns False if another process wrote this number first."""
         return write_once(self.folder / "trials" / f"{trial.number}.json", trial.model_dump_json())
 
     def decide(self, decision: Decision) -> bool:
@@ -401,17 +401,17 @@ def adapter(schema: type[Record]) -> TypeAdapter[Record]:
 
 
 def read(file: Path, schema: type[Record]) -> Record | None:
-    """None if it is not there. Raises DamagedError for a file that is cut off, or of another shape."""
+    """A file of a study; None if it does not exist. Raises DamagedError if it is cut off or of another shape."""
     return records.read(file, adapter(schema), "remove it if nothing can restore it")
 
 
 def runs_of(store: Store, name: str) -> list[str]:
-    """The runs of a study's trials and of its confirmation."""
+    """The ids of all runs of a study: of its trials and its confirmation."""
     return list(evaluations_of(store, name))
 
 
 def evaluations_of(store: Store, name: str) -> dict[str, list[dict[str, Any]]]:
-    """By run of a study, the settings of the evaluations that it shall have; empty of a study that cannot be read."""
+    """The settings of the evaluations that each run of a study needs; empty if the study cannot be read."""
     study, found = Study(store, name), dict[str, list[dict[str, Any]]]()
     try:
         definition, confirmation = study.definition, study.confirmation()
