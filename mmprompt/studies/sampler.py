@@ -335,8 +335,8 @@ def importances(definition: Definition, group: int, told: Sequence[Observation])
 
 
 def export(definition: Definition, group: int, told: Sequence[Observation], storage: str) -> int:
-    """Copies a group's trials into Optuna's storage: a journal file, or any URL that Optuna knows. Returns how many. Nothing is read
-    back from there.
+    """Copies a group's trials into Optuna's storage: a journal file, or any URL that Optuna knows. Returns their number.
+    Nothing is read back from there.
 
     Raises ConfigError if a study of that name is there already, or the storage refuses.
     """
