@@ -18,8 +18,8 @@ export YES
 PAPER := main methods depth reparameterization length robustness convergence
 COSTS := methods convergence# of these, what rows take is measured as well
 SEEDS := 11,12,13,14,15# of the paper's sweeps together; a sweep alone has the three of its file
-# tests: one process has SLURM and mostly waits, two others use two cores
-PROCESSES := -n 3
+# tests: two processes have SLURM and mostly wait, two others use two cores
+PROCESSES := -n 4
 CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(if $(TASKS),task=$(TASKS)))
 
 .DEFAULT_GOAL := help

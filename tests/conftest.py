@@ -14,10 +14,10 @@ from launcher import Launcher
 
 # What begins first, so that nothing long is left for the end: SLURM's tests, which mostly wait, and of the others the longest.
 FIRST = (
-    "slurm/test_cluster",
     "slurm/test_faults",
-    "slurm/test_faults_daemons",
     "slurm/test_evaluations_on_slurm",
+    "slurm/test_faults_daemons",
+    "slurm/test_doctor_on_slurm",
     "slurm/test_faults_launch",
     "slurm/test_sweep",
     "slurm/test_status_on_slurm",
@@ -32,6 +32,10 @@ FIRST = (
     "test_sync",
     "test_resume",
 )
+
+# SLURM's tests that a second test process has, on a cluster of its own.
+SECOND = ("cluster", "status", "cancel", "doctor", "search", "measure", "clocks", "secrets", "evaluations")
+SECOND = tuple(f"tests/slurm/test_{name}" for name in SECOND)
 
 # What a shell starts in the background, or nohup, ignores SIGINT, and so does all that it starts: not these tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -51,12 +55,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Of several processes (pytest -n) one has all of SLURM's tests: they share a cluster. Of the others a file stays together."""
+    """Of several processes (pytest -n) two have the SLURM tests, each with its own cluster; of the others, each file has one."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "slurm" if nodeid.startswith("tests/slurm/") else super()._split_scope(nodeid)
+            if nodeid.startswith("tests/slurm/"):
+                return "slurm 2" if nodeid.startswith(SECOND) else "slurm 1"
+            return str(super()._split_scope(nodeid))
 
     config.option.loadscopereorder = False  # by the number of tests in a file; ours is the better order
     return Scheduling(config, log)

@@ -1,60 +1,58 @@
-"""The fixtures `slurm` and `together`: tests that ask for one run against the real test cluster of cluster.py.
+"""The fixtures `slurm` and `together`: tests that ask for one run against a real test cluster of cluster.py.
 
-Several test processes (pytest -n) share one cluster, and the last of them stops it, unless it was up before the tests.
-Without SLURM's daemons such tests are skipped; with MMPROMPT_REQUIRE_SLURM=1 they fail.
+Each test process has a cluster of its own: the first of a few that no other process uses, be it of this checkout or of another. It
+is stopped at the end unless it was up before the tests. Without SLURM's daemons such tests are skipped; with
+MMPROMPT_REQUIRE_SLURM=1 they fail.
 """
 
+import contextlib
 import fcntl
 import os
-import shlex
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import DEFAULT_FOLDER, FIRST_PORT_BASE, Cluster, ClusterError
 from lab import Together, stories_of
 
-USERS = Path(tempfile.gettempdir()) / f"mmprompt-slurm-{os.getuid()}.tests"
-
-
-def cluster(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = Path(__file__).with_name("cluster.py")
-    return subprocess.run([sys.executable, str(program), *arguments], capture_output=True, text=True)
+CLUSTERS = [(DEFAULT_FOLDER, None)]  # folder, and first of 1000 ports
+CLUSTERS += [
+    (DEFAULT_FOLDER.with_name(f"{DEFAULT_FOLDER.name}-{number}"), FIRST_PORT_BASE + 1000 * (number + 1))
+    for number in (2, 3, 4)
+]
+OURS = "the tests started it"
 
 
 @pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[Path]:
-    """The folder of the running cluster (log/, pids/NAME with pid and start time), for fixtures of a wider scope."""
-    with USERS.open("a+") as users:
-        fcntl.flock(users, fcntl.LOCK_SH)  # held by every test process that uses the cluster
-        try:
-            status = cluster("status")
-            if "pid" not in status.stdout:
-                users.write("the tests started it\n")
-                users.flush()
-            if status.returncode != 0:
-                up = cluster("up")
-                if up.returncode != 0:
-                    if os.environ.get("MMPROMPT_REQUIRE_SLURM") == "1":
-                        pytest.fail(up.stderr, pytrace=False)
-                    pytest.skip(up.stderr)
-            conf = shlex.split(cluster("env").stdout)[1].removeprefix("SLURM_CONF=")
-            yield Path(conf).parents[1]
-        finally:
-            stop_if_last(users.fileno())
+    """The folder of a running cluster (log/, pids/NAME with pid and start time), for fixtures of a wider scope."""
+    with contextlib.ExitStack() as stack:
+        for folder, ports in CLUSTERS:
+            lock = stack.enter_context(folder.with_suffix(".tests").open("a+"))
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                cluster = Cluster(folder, ports)
+                lock.seek(0)
+                if not cluster.running():
+                    lock.write(OURS)
+                    lock.flush()
+                up(cluster)
+                yield folder
+                lock.seek(0)
+                if OURS in lock.read():
+                    cluster.down()
+                    lock.truncate(0)
+                return
+    pytest.fail(f"all {len(CLUSTERS)} test clusters are in use", pytrace=False)
 
 
-def stop_if_last(users: int) -> None:
+def up(cluster: Cluster) -> None:
     try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return  # another test process goes on
-    if USERS.read_text():
-        os.ftruncate(users, 0)
-        cluster("down")
+        cluster.up()
+    except ClusterError as error:
+        if os.environ.get("MMPROMPT_REQUIRE_SLURM") == "1":
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
 
 
 @pytest.fixture
