@@ -9,7 +9,13 @@ from cluster import Cluster
 from lab import bare_cluster
 from patience import until
 
-UP = [sys.executable, str(Path(__file__).with_name("cluster.py")), "up"]
+
+def program(verb: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """`python cluster.py VERB`, for the cluster in this folder."""
+    command = [sys.executable, str(Path(__file__).with_name("cluster.py")), verb, *more, "--folder", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 LOOPBACK = {"0100007F", "00000000000000000000000001000000"}  # 127.0.0.1 and ::1 as /proc/net writes them
 
 
@@ -62,8 +68,8 @@ def test_every_daemon_listens_on_loopback_only(slurm: Path) -> None:
 
 def test_up_again_starts_nothing_and_fresh_refuses_to_wipe_a_running_cluster(slurm: Path) -> None:
     before = pids(slurm)
-    subprocess.run(UP, check=True)
-    refused = subprocess.run([*UP, "--fresh"], capture_output=True, text=True)
+    assert program("up", slurm).returncode == 0
+    refused = program("up", slurm, "--fresh")
     assert refused.returncode == 1
     assert "down first" in refused.stderr
     assert pids(slurm) == before
@@ -73,14 +79,14 @@ def test_a_daemon_that_is_killed_is_down_until_it_is_started_and_the_others_do_n
     before, cluster = pids(slurm), Cluster(slurm)
     cluster.kill("slurmd.gn4")
     assert "slurmd.gn4" not in cluster.running()
-    assert subprocess.run([*UP[:-1], "status"], capture_output=True).returncode == 1
+    assert program("status", slurm).returncode == 1
     cluster.start("slurmd.gn4")
     after = pids(slurm)
     assert [name for name in before if before[name] != after[name]] == ["slurmd.gn4"]
 
 
 def test_a_daemon_is_called_by_its_name(slurm: Path) -> None:
-    said = subprocess.run([*UP[:-1], "kill", "slurmd"], capture_output=True, text=True)
+    said = program("kill", slurm, "slurmd")
     assert said.returncode == 1 and "there is no daemon slurmd; there are munged, " in said.stderr
 
 

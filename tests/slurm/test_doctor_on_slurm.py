@@ -33,7 +33,8 @@ CLINIC = f"clinic{os.getpid()}"  # a partition with a time limit in which nobody
 LATER = "cluster.sbatch={begin: now+1hour}"
 DOCTOR = ("-m", "sweeps", "doctor")
 HURRIED = (
-    "from sweeps import doctor, examination as e; import sys; e.PATIENCE = 1.0; sys.exit(doctor.doctor(sys.argv[1:]))"
+    "from sweeps.doctor import probe_job; from sweeps.verbs.doctor import doctor; import sys; "
+    "probe_job.PATIENCE = 1.0; sys.exit(doctor(sys.argv[1:]))"
 )
 LINE = re.compile(r"^  (PASS|FAIL|NOTE)  (\S+)", re.MULTILINE)
 
