@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmprompt.families.family import PERCENT
+from mmprompt.families.registry import ALL, highest
+
 TASKS = {
     "micro_grounding": "Grounding",
     "micro_entailment": "Entailment",
@@ -33,13 +36,7 @@ SPLITS = {  # in the order in which the paper prints them
 }
 OF_TASK = {("refcocog", "val"): "val-u", ("refcocog", "test"): "test-u"}  # the UMD partition, as the paper calls it
 METRICS = {  # in full, and short as the head of a column
-    "acc@0.5": ("Acc@0.5 (%)", "Acc@0.5"),
-    "accuracy": ("Accuracy (%)", "Accuracy"),
-    "vqa_accuracy": ("VQA accuracy (%)", "Accuracy"),
-    "cider": ("CIDEr × 100", "CIDEr"),  # noqa: RUF001
-    "bleu4": ("BLEU-4", "B@4"),
-    "meteor": ("METEOR", "M"),
-    "spice": ("SPICE", "S"),
+    **{metric.name: (metric.label, metric.short) for family in ALL for metric in family.shown},
     "gpu_hours": ("GPU-hours", "GPU-hours"),
     "average": ("Average score", "Score"),
 }
@@ -108,6 +105,11 @@ def split_place(name: str) -> tuple[int, str]:
 def metric(name: str, short: bool = False) -> str:
     """`acc@0.5` -> Acc@0.5 (%), short Acc@0.5; also of a fact."""
     return _two(METRICS | FACTS, name, short)
+
+
+def has_own_scale(name: str) -> bool:
+    """Whether a task's metric is not in percent, so that its differences are not called points: CIDEr-D."""
+    return highest(name) != PERCENT
 
 
 def metric_place(name: str) -> float:

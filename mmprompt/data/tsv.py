@@ -22,17 +22,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mmprompt.families.lines import DataError, Texts
 from mmprompt.runs.files import StoreError, write_over
 
 HASH = hashlib.sha256().digest_size
 LARGE = 1e9  # bytes; of such a file it is said that it is looked through
 
-Texts = Mapping[str, str]
 Check = Callable[[Texts, tuple[int, int]], object]  # texts of a line, width and height of its image; raises DataError
-
-
-class DataError(RuntimeError):
-    """A file is not what it should be. The message says which file and line, what came, and what was wanted."""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from string import Formatter
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmprompt.families.registry import FAMILIES
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
@@ -25,21 +27,10 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 T = TypeVar("T", bound="Section")
 
 METHODS = ("prompt", "finetune", "bitfit", "adapter", "lora")
-
-
-PRIMARY_METRIC = {  # on the paper's scale: percent; CIDEr times 100
-    "grounding": "acc@0.5",
-    "entailment": "accuracy",
-    "vqa": "vqa_accuracy",
-    "caption": "cider",
-}
-FURTHER_METRICS = {
-    "caption": ("bleu4", "meteor", "spice")
-}  # in percent, of a whole set of answers; where they can be had
-REFERENCE_METRICS = {
-    "entailment": ("constant_answer",),
-    "vqa": ("constant_answer",),
-}  # in percent, of the questions alone: what a run's scores are compared with, the same whatever it answers
+if TYPE_CHECKING:
+    FamilyName = str
+else:
+    FamilyName = Literal[tuple(FAMILIES)]
 
 
 class ConfigError(ValueError):
@@ -153,19 +144,10 @@ def check_name(name: str) -> None:
 WORLDS = ("digits", "tsv")
 TABLES = ("task.data.files", "task.data.columns")  # keys whose own keys are the task's
 
-# What OFA's files say, by family: the texts that a template may ask for, and what answers are made of.
-TEXTS = {
-    "grounding": ("phrase",),
-    "entailment": ("hypothesis", "caption"),
-    "vqa": ("question", "objects"),
-    "caption": (),
-}
-TRUTH = {"grounding": "box", "entailment": "label", "vqa": "answers", "caption": "captions"}
-
 
 class Task(Section):
     name: str
-    family: Literal["grounding", "entailment", "vqa", "caption"]
+    family: FamilyName
     data: Digits | Files = Field(discriminator="world")
     template: str  # the instruction; every {field} is filled from the example
     prompt_type: Literal[
@@ -224,23 +206,25 @@ class Task(Section):
                 )
         if isinstance(self.data, Digits):
             return self
+        family = FAMILIES[self.family]
         asked = {name for _, name, _, _ in Formatter().parse(self.template) if name is not None}
-        if strange := sorted(asked - {*TEXTS[self.family]}):
-            known = ", ".join(TEXTS[self.family]) or "none"
+        if strange := sorted(asked - {*family.texts}):
+            known = ", ".join(family.texts) or "none"
             raise ValueError(
                 f"task.template asks for {{{strange[0]}}}; of task.family={self.family} it may ask for: {known}"
             )
-        wanted, columns = {"image", TRUTH[self.family], *asked}, self.data.columns
+        wanted, columns = {"image", family.truth, *asked}, self.data.columns
         if missing := sorted(wanted - columns.keys()):
             raise ValueError(f"task.data.columns={columns} does not say in which column {missing[0]} stands")
-        if strange := sorted(columns.keys() - {"image", TRUTH[self.family], *TEXTS[self.family]}):
+        if strange := sorted(columns.keys() - {"image", family.truth, *family.texts}):
             near = nearest(strange[0], wanted)
             raise ValueError(f"task.data.columns has {strange[0]}, which task.family={self.family} does not read{near}")
-        if self.family == "grounding" and self.data.max_image_size is None:
+        if family.answers == "box" and self.data.max_image_size is None:
             raise ValueError("task.data.max_image_size=null, but location tokens need an extent; published: 512")
-        if self.data.confidence and self.family != "vqa":
+        if self.data.confidence and not family.has_confidence:
+            those = " and ".join(one.name for one in FAMILIES.values() if one.has_confidence)
             raise ValueError(
-                f"task.data.confidence=true, but answers of task.family={self.family} have none; only those of vqa do"
+                f"task.data.confidence=true, but answers of task.family={self.family} have none; only those of {those} do"
             )
         return self
 
