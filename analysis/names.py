@@ -10,6 +10,7 @@ from typing import Any
 
 from mmprompt.families.family import PERCENT
 from mmprompt.families.registry import ALL, highest
+from mmprompt.runs import config as runs
 
 TASKS = {
     "micro_grounding": "Grounding",
@@ -45,13 +46,6 @@ AXES = {
     "method": "Method",
     "seed": "Seed",
     "model": "Model",
-    "bitfit.rule": "BitFit rule",
-    "adapter.dim": "Adapter width",
-    "lora.rank": "LoRA rank",
-    "prompt.length": "Prompt length",
-    "prompt.depth": "Prompt depth",
-    "prompt.reparameterization": "Reparameterization",
-    "prompt.mlp_dim": "MLP width",
     "optim.lr": "Learning rate",
     "optim.steps": "Updates",
     "optim.batch_size": "Batch size",
@@ -59,14 +53,14 @@ AXES = {
     "attack.epsilon": "Attack ε",
     "attack.kind": "Attack",
     "task.data.pixels": "Pixels",
+    **{
+        f"{method}.{field}": about.title
+        for method, settings in runs.METHODS.items()
+        for field, about in settings.model_fields.items()
+        if about.title
+    },
 }
-METHODS = {
-    "finetune": "Finetuning",
-    "prompt": "Prompt tuning",
-    "adapter": "Adapter",
-    "bitfit": "BitFit",
-    "lora": "LoRA",
-}
+METHODS = {method: settings.label for method, settings in runs.METHODS.items()}
 WORDS = {"mlp": "MLP", "none": "None", "both": "Both", "encoder": "Encoder", "decoder": "Decoder"}
 WORDS |= {"plain": "Plain", "texture": "Texture", "fgsm": "FGSM", "pgd": "PGD"}
 FACTS = {  # in full, and short as the head of a column

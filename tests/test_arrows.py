@@ -13,6 +13,7 @@ import pytest
 from mmprompt.runs.deployment import ROOT
 
 LIGHT = (
+    "mmprompt.settings",
     "mmprompt.families",
     "mmprompt.runs",
     "mmprompt.studies",
@@ -21,7 +22,7 @@ LIGHT = (
 # The packages of the core and of the login node, lowest first: a module imports of its own package and of those before it.
 FLOORS = {
     "mmprompt": (
-        *("families", "runs", "world", "studies"),
+        *("settings", "families", "runs", "world", "studies"),
         *("models", "data", "methods", "evaluation", "training", "execution"),
     ),
     "sweeps": ("grid", "jobs", "states", "planning", "display", "search", "doctor", "verbs"),

@@ -11,22 +11,18 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from string import Formatter
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
 from mmprompt.families.registry import FAMILIES
+from mmprompt.settings.method import MethodSettings, methods
+from mmprompt.settings.section import NotNegative, NotNegativeFloat, Positive, PositiveFloat, Rate, Section
 
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-NotNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+T = TypeVar("T", bound=Section)
+M = TypeVar("M", bound=MethodSettings)
 
-
-T = TypeVar("T", bound="Section")
-
-METHODS = ("prompt", "finetune", "bitfit", "adapter", "lora")
+METHODS = methods()
 if TYPE_CHECKING:
     FamilyName = str
 else:
@@ -35,10 +31,6 @@ else:
 
 class ConfigError(ValueError):
     """A setting is wrong. The message is one sentence a user can act on: the key, what came, what is allowed."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Model(Section):
@@ -229,71 +221,6 @@ class Task(Section):
         return self
 
 
-class Prompt(Section):
-    """Deep prefix (paper 3.2, facts 1.2, 1.3)."""
-
-    length: NotNegative  # P of the encoder, and of the decoder unless decoder_length says otherwise
-    decoder_length: NotNegative | None
-    depth: Literal["both", "encoder", "decoder"]
-    layers: Annotated[list[NotNegative], Field(min_length=1)] | None  # which layers of each prompted stack; null: all
-    reparameterization: Literal["none", "mlp"]
-    mlp_dim: Positive | None  # hidden width of the MLP; null: 2 d, as published
-    dropout: Rate  # on the prefix keys and values while training; published: 0.2
-    init_std: NotNegativeFloat
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_spelling_per_meaning(cls, values: Any) -> Any:
-        """Spellings of one prompt that people do use get one id."""
-        if not isinstance(values, dict):
-            return values
-        layers = values.get("layers")
-        if values.get("decoder_length") == values.get("length") or values.get("depth") == "encoder":
-            values = values | {"decoder_length": None}
-        if values.get("reparameterization") == "none":
-            values = values | {"mlp_dim": None}
-        if isinstance(layers, list) and all(type(layer) is int for layer in layers):
-            values = values | {"layers": sorted(set(layers))}
-        return values
-
-
-class Finetune(Section):
-    """Everything trains."""
-
-    freeze_embedding: (
-        bool  # the token embedding, which is also the output projection; so in the published caption and VQA
-    )
-
-
-class BitFit(Section):
-    """Biases alone (facts 1.5)."""
-
-    rule: Literal[
-        "published", "all"
-    ]  # published: of norms before attention and FFN, of the stacks, of the FFN's two layers
-
-
-class Adapter(Section):
-    """A bottleneck after each feed-forward (facts 1.6)."""
-
-    dim: Positive  # r, its width
-
-
-class LoRA(Section):
-    """Low-rank updates of attention projections (Hu et al. 2021, section 4)."""
-
-    rank: Positive
-    alpha: PositiveFloat  # the update is scaled by alpha / rank
-    targets: Annotated[list[Literal["query", "key", "value", "out"]], Field(min_length=1)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_spelling_per_meaning(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(targets := values.get("targets"), list):
-            return values | {"targets": sorted(set(targets), key=str)}
-        return values
-
-
 class Optim(Section):
     """AdamW, linear warm-up and polynomial decay to 0 (facts 3.2, 3.4)."""
 
@@ -327,7 +254,10 @@ class Optim(Section):
 
 
 class RunConfig(Section):
-    """Everything that decides a run's numbers; nothing else. Its hash is the run's id."""
+    """Everything that decides a run's numbers; nothing else. Its hash is the run's id.
+
+    It has a field for each method as well (`with_methods`): that of the run's own holds its settings, the others are null.
+    """
 
     training_version: Positive  # raised when the same settings begin to mean other numbers
     seed: NotNegative
@@ -336,13 +266,20 @@ class RunConfig(Section):
     model: Model
     backbone: Backbone
     task: Task
-    method: Literal["prompt", "finetune", "bitfit", "adapter", "lora"]
-    prompt: Prompt | None  # of these five the one of the method; the others are null
-    finetune: Finetune | None
-    bitfit: BitFit | None
-    adapter: Adapter | None
-    lora: LoRA | None
+    method: str
     optim: Optim
+
+    methods: ClassVar[Mapping[str, type[MethodSettings]]]  # their settings, by name
+
+    @property
+    def method_settings(self) -> MethodSettings:
+        """Those of the run's own method."""
+        settings: MethodSettings = getattr(self, self.method)
+        return settings
+
+    def settings_of(self, method: type[M]) -> M | None:
+        """Those of this method: `config.settings_of(Prompt)`. None if the run's is another."""
+        return self.method_settings if isinstance(self.method_settings, method) else None
 
     @model_validator(mode="before")
     @classmethod
@@ -350,7 +287,7 @@ class RunConfig(Section):
         """Settings of other methods, and a smoothing that the task has no use for, decide nothing."""
         if not isinstance(values, dict):
             return values
-        values = values | {method: None for method in METHODS if method != values.get("method")}
+        values = values | {method: None for method in cls.methods if method != values.get("method")}
         task, optim = values.get("task"), values.get("optim")
         if isinstance(task, dict) and isinstance(optim, dict) and task.get("answers") is None:
             values = values | {"optim": optim | {"smoothing_over": "vocabulary"}}
@@ -360,22 +297,33 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _the_method_has_its_settings(self) -> Self:
-        if getattr(self, self.method) is None:
+        if self.method_settings is None:
             raise ValueError(f"method={self.method} needs the settings {self.method}.*")
+        layers = {"encoder": self.model.encoder_layers, "decoder": self.model.decoder_layers}
+        self.method_settings.check_layers(self.model.name, layers)
         return self
 
-    @model_validator(mode="after")
-    def _prompted_layers_exist(self) -> Self:
-        if self.prompt is None:
-            return self
-        stacks = {"encoder": self.model.encoder_layers, "decoder": self.model.decoder_layers}
-        for stack, layers in stacks.items():
-            if self.prompt.depth in (stack, "both") and any(i >= layers for i in self.prompt.layers or []):
-                raise ValueError(
-                    f"prompt.layers={self.prompt.layers} names a layer that the {stack} of model.name="
-                    f"{self.model.name} does not have; allowed are 0 to {layers - 1}"
-                )
-        return self
+
+WITHOUT_METHODS = RunConfig
+
+
+def with_methods(methods: Mapping[str, type[MethodSettings]]) -> type[RunConfig]:
+    """The schema of a run for these methods: a section for each, and `method`, which names one of them."""
+    fields: dict[str, Any] = {name: (settings | None, ...) for name, settings in methods.items()}
+    fields["method"] = (Literal[tuple(methods)], ...)
+    schema = create_model(
+        "RunConfig",
+        __base__=WITHOUT_METHODS,
+        __module__=__name__,
+        __doc__=WITHOUT_METHODS.__doc__,
+        **fields,
+    )
+    schema.methods = methods
+    return schema
+
+
+if not TYPE_CHECKING:  # to a type checker a run has `method_settings` and `settings_of`, whatever methods there are
+    RunConfig = with_methods(METHODS)
 
 
 class Attack(Section):
