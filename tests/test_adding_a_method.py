@@ -94,11 +94,12 @@ def test_without_a_method_the_runs_of_all_others_have_the_ids_that_they_have_wit
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_has_what_installs_it_a_label_and_a_learning_rate(method: str) -> None:
+def test_every_method_has_what_installs_it_a_label_and_its_defaults_beside_its_learning_rate(method: str) -> None:
     file = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "method" / f"{method}.yaml"))
     assert callable(installer(method)) and names.value("method", method) == METHODS[method].label
     about = cast(dict, file)  # type: ignore[type-arg]
     assert about["method"] == method and about["optim"]["lr"] > 0
+    assert about[method].keys() == METHODS[method].model_fields.keys()
     assert all(field.description for field in METHODS[method].model_fields.values())
 
 
