@@ -143,7 +143,7 @@ def indexed(file: Path, columns: Mapping[str, int], check: Check, kept: Path | N
     index = scan(file, columns, check)
     if kept is not None:
         content = io.BytesIO()
-        np.savez(content, **vars(index))
+        np.savez(content, spans=index.spans, sizes=index.sizes, looks=index.digests)  # names that stay on disk
         try:
             write_over(kept, hashed(content.getbuffer()))
         except StoreError as error:
@@ -166,4 +166,4 @@ def read(kept: Path) -> Index | None:
         print(f"{kept} is damaged; it is made again", flush=True)
         return None
     with np.load(io.BytesIO(content)) as arrays:
-        return Index(**{name: arrays[name] for name in ("spans", "sizes", "looks")})
+        return Index(arrays["spans"], arrays["sizes"], arrays["looks"])
