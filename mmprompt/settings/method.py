@@ -1,8 +1,8 @@
 """What the settings of every method of tuning say about it; and which methods there are: one for each module of this package.
 
 A method NAME is four files: `mmprompt/settings/NAME.py` with its class of settings, `mmprompt/methods/NAME.py` with
-`install`, what it adds to a backbone and trains, `conf/method/NAME.yaml` with its defaults, and its tests. NAME is also the
-key of its section in a run's configuration. Light: no torch, no Hydra.
+`install`, what it adds to a backbone and trains, `conf/method/NAME.yaml` with its defaults (conf/config.yaml reads it in one
+line), and its tests. NAME is also the key of its section in a run's configuration. Light: no torch, no Hydra.
 """
 
 from __future__ import annotations
