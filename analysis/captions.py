@@ -132,7 +132,7 @@ def _of_differences(sweep: Sweep, shown: pd.DataFrame, what: str, over: bool, pa
     share = " in the share kept" if what.startswith("kept") else ""
     said = [f"Below: differences{share} to the baseline, {_baseline(sweep)}, {kind}."]
     margins = {panel.metric: margin_of(sweep, panel.metric, "value") for panel in panels} if not share else {}
-    units = {metric: names.metric(metric) if metric == "cider" else "points" for metric in margins}
+    units = {metric: names.metric(metric) if names.has_own_scale(metric) else "points" for metric in margins}
     bands = dict.fromkeys(f"{margin:g} {units[metric]}" for metric, margin in margins.items() if margin)
     if bands:
         said.append(f"Grey band: a difference of less than {' and '.join(bands)} counts as none.")

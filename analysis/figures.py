@@ -316,7 +316,7 @@ def _baseline(sweep: Sweep) -> str:
 
 def _unit(metric: str) -> str:
     """Of a difference."""
-    return names.metric(metric) if metric in ("cider", AVERAGE) else "Points"
+    return names.metric(metric) if names.has_own_scale(metric) or metric == AVERAGE else "Points"
 
 
 def _missing(panel: Panel, inches: float) -> str:

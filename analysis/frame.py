@@ -30,7 +30,7 @@ class Sweep:
 
     `frame` has a row per point: a column per axis, then run, state, metric (the task's), source (wandb or result.json), what
     `ABOUT` and `FACTS` name, and for each split that is asked `split/evaluation` (its id), `split/metric` for each value found,
-    `split/conflict` where there is one: why there is no value. Further metrics (FURTHER_METRICS) have columns of the kind too,
+    `split/conflict` where there is one: why there is no value. Further metrics (`Family.further`) have columns of the kind too,
     NaN where they were not computed.
     """
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
+from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs import records
 from mmprompt.runs.comparison import Comparison
-from mmprompt.runs.config import PRIMARY_METRIC
 from mmprompt.runs.records import OPEN, PointRecord, Text, task_is_described
 from mmprompt.runs.store import NoSweepError, Store
 

@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmprompt.families.family import PERCENT
+from mmprompt.families.registry import ALL, highest
+from mmprompt.runs import config as runs
+
 TASKS = {
     "micro_grounding": "Grounding",
     "micro_entailment": "Entailment",
@@ -33,13 +37,7 @@ SPLITS = {  # in the order in which the paper prints them
 }
 OF_TASK = {("refcocog", "val"): "val-u", ("refcocog", "test"): "test-u"}  # the UMD partition, as the paper calls it
 METRICS = {  # in full, and short as the head of a column
-    "acc@0.5": ("Acc@0.5 (%)", "Acc@0.5"),
-    "accuracy": ("Accuracy (%)", "Accuracy"),
-    "vqa_accuracy": ("VQA accuracy (%)", "Accuracy"),
-    "cider": ("CIDEr × 100", "CIDEr"),  # noqa: RUF001
-    "bleu4": ("BLEU-4", "B@4"),
-    "meteor": ("METEOR", "M"),
-    "spice": ("SPICE", "S"),
+    **{metric.name: (metric.label, metric.short) for family in ALL for metric in family.shown},
     "gpu_hours": ("GPU-hours", "GPU-hours"),
     "average": ("Average score", "Score"),
 }
@@ -48,13 +46,6 @@ AXES = {
     "method": "Method",
     "seed": "Seed",
     "model": "Model",
-    "bitfit.rule": "BitFit rule",
-    "adapter.dim": "Adapter width",
-    "lora.rank": "LoRA rank",
-    "prompt.length": "Prompt length",
-    "prompt.depth": "Prompt depth",
-    "prompt.reparameterization": "Reparameterization",
-    "prompt.mlp_dim": "MLP width",
     "optim.lr": "Learning rate",
     "optim.steps": "Updates",
     "optim.batch_size": "Batch size",
@@ -62,14 +53,14 @@ AXES = {
     "attack.epsilon": "Attack ε",
     "attack.kind": "Attack",
     "task.data.pixels": "Pixels",
+    **{
+        f"{method}.{field}": about.title
+        for method, settings in runs.METHODS.items()
+        for field, about in settings.model_fields.items()
+        if about.title
+    },
 }
-METHODS = {
-    "finetune": "Finetuning",
-    "prompt": "Prompt tuning",
-    "adapter": "Adapter",
-    "bitfit": "BitFit",
-    "lora": "LoRA",
-}
+METHODS = {method: settings.label for method, settings in runs.METHODS.items()}
 WORDS = {"mlp": "MLP", "none": "None", "both": "Both", "encoder": "Encoder", "decoder": "Decoder"}
 WORDS |= {"plain": "Plain", "texture": "Texture", "fgsm": "FGSM", "pgd": "PGD"}
 FACTS = {  # in full, and short as the head of a column
@@ -108,6 +99,11 @@ def split_place(name: str) -> tuple[int, str]:
 def metric(name: str, short: bool = False) -> str:
     """`acc@0.5` -> Acc@0.5 (%), short Acc@0.5; also of a fact."""
     return _two(METRICS | FACTS, name, short)
+
+
+def has_own_scale(name: str) -> bool:
+    """Whether a task's metric is not in percent, so that its differences are not called points: CIDEr-D."""
+    return highest(name) != PERCENT
 
 
 def metric_place(name: str) -> float:

@@ -23,7 +23,7 @@ from analysis.panels import SCORE, Quantity, face, label, number_axis, value_axi
 from analysis.paper_values import Published
 from analysis.scales import Scale, are_numbers, limits
 from analysis.style import LINES, MARKER, WIDTHS, Look, applied, looks
-from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.families.registry import PRIMARY_METRIC
 
 PANEL = 1.45  # inches: the least width of a panel
 LEAST = 5.0  # what an axis spans at least, in points: what differs by less is noise in the paper, which has one seed

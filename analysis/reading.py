@@ -27,8 +27,9 @@ from analysis.manifest import point_values, read_manifest
 from analysis.sources import Source, Tracked, in_store
 from analysis.stored import Files, Unreadable, read, read_evaluation, unfinished
 from analysis.verify import RECORD, RESULT, Finding
+from mmprompt.families.registry import FAMILIES
 from mmprompt.runs.comparison import FACTS
-from mmprompt.runs.config import FURTHER_METRICS, REFERENCE_METRICS, Questions, RunConfig
+from mmprompt.runs.config import Questions, RunConfig
 from mmprompt.runs.records import RESULT as RESULT_RECORD
 from mmprompt.runs.store import RunFolder, Store
 
@@ -260,7 +261,7 @@ class _Run:
     def further(self, evaluations: Mapping[str, str], family: str) -> dict[str, float]:
         """By `split/metric`: what these evaluations say besides the task's metric, from `result.json` and their files."""
         found: dict[str, float] = {}
-        names = (*FURTHER_METRICS.get(family, ()), *REFERENCE_METRICS.get(family, ()))
+        names = FAMILIES[family].names_beside
         for split, one in evaluations.items() if names else ():
             files = self.files[one]
             if self.result["evaluations"].get(split) == one:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.frame import WRONG, Sweep
-from analysis.verify import highest
+from mmprompt.families.registry import highest
 
 Key = tuple[Any, ...]  # of a cell: the row labels, task, split
 SAID = 5  # cells, of one kind of remark, that are named in a note

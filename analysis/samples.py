@@ -17,8 +17,7 @@ import pandas as pd
 
 from analysis.frame import WRONG, Sweep
 from analysis.inference import Sample
-from analysis.verify import highest
-from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.families.registry import PRIMARY_METRIC, highest
 from mmprompt.runs.overrides import as_text
 
 SEEDS_ALONE = "Intervals cover seeds alone: the scores of single examples are not at hand."

@@ -11,20 +11,34 @@ from typing import Any
 
 import numpy as np
 
+from analysis import names
+from mmprompt.families.registry import highest
+
 DIGIT = 0.053  # inches: width of a digit of a tick's label, with room for its neighbour's
 BREAK = 0.16  # of an axis, between 0 and the smallest other value on a logarithmic one
 MARGIN = 0.05  # of an axis, on either side, for the markers
 LOG_FROM = 8  # ratio of the largest to the smallest value from which the axis of a number is logarithmic
 TICK = 0.16  # inches between the ticks of a metric that is drawn upward, at least
 MOST_TICKS = 5
-RANGE = {"cider": (0.0, 1000.0), "average": (-math.inf, math.inf)}  # of a metric; of all others percent
-KEPT, COST = "kept", "cost"  # a share in percent, which may be more than the whole; seconds
-LEAST = {"cider": 5.0, COST: 0.0}  # what an axis spans at least, so that what is small looks small; else two points
+KEPT, COST, AVERAGE = (
+    "kept",
+    "cost",
+    "average",
+)  # a share in percent, which may be more than the whole; seconds; of tasks
+LEAST, LEAST_OF_OWN_SCALE = 2.0, 5.0  # what an axis spans at least, so that what is small looks small
 
 
 def metric_range(metric: str) -> tuple[float, float]:
     """Within which values can lie, as scores are written here: percent, and CIDEr-D times 100."""
-    return (0.0, math.inf) if metric in (KEPT, COST) else RANGE.get(metric, (0.0, 100.0))
+    if metric == AVERAGE:
+        return -math.inf, math.inf
+    return 0.0, math.inf if metric in (KEPT, COST) else highest(metric)
+
+
+def least_span(metric: str) -> float:
+    if metric == COST:
+        return 0.0
+    return LEAST_OF_OWN_SCALE if names.has_own_scale(metric) else LEAST
 
 
 def limits(
@@ -37,7 +51,7 @@ def limits(
     known = [value for value in values if math.isfinite(value)]
     lowest, highest = (-math.inf, math.inf) if is_difference else metric_range(metric)
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
-    lack = max(0.0, (LEAST.get(metric, 2.0) if least is None else least) - (high - low)) / 2
+    lack = max(0.0, (least_span(metric) if least is None else least) - (high - low)) / 2
     low, high = low - lack, high + lack
     shift = min(0.0, highest - high) + max(0.0, lowest - low)  # of what was widened beyond the range
     low, high = low + shift, high + shift

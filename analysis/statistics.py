@@ -22,7 +22,7 @@ from analysis.families import Comparison
 from analysis.frame import WRONG, Sweep
 from analysis.remarks import cell_notes
 from analysis.samples import KEPT, Group, groups, metric_range
-from mmprompt.runs.config import FURTHER_METRICS
+from mmprompt.families.registry import ALL
 from mmprompt.studies.intervals import LEVEL, Interval, t_interval
 from mmprompt.studies.power import two_sided
 
@@ -74,7 +74,7 @@ def _further(found: Sequence[Group], frame: pd.DataFrame) -> Iterator[pd.DataFra
     """
     kept = [column for column in frame if not str(column).startswith(("difference", "kept"))]
     known = frame[kept].to_dict("records")
-    for family, name in [(family, name) for family, names in FURTHER_METRICS.items() for name in names]:
+    for family, name in [(one.name, metric.name) for one in ALL for metric in one.further]:
         rows = []
         for number, group in enumerate(found):
             if group.family != family:

@@ -16,10 +16,11 @@ from analysis.manifest import axis_value
 from analysis.references import References
 from analysis.samples import SEEDS_ALONE
 from analysis.summaries import FIVE
+from mmprompt.families.registry import ALL
 from mmprompt.studies.intervals import LEVEL
 
 PERCENT_LEVEL = f"{100 * LEVEL:g} %"
-PERCENT = ("acc@0.5", "accuracy", "vqa_accuracy")
+UNITS = {metric.name: metric.unit for family in ALL for metric in family.shown}
 EQUIVALENT, UNKNOWN = "=", "~"
 MOST = 4  # columns of which it is said one by one what can be told apart
 SEEN_AGAINST = {"zero_shot": "without tuning", "chance": "always the same answer"}  # reference -> its words
@@ -115,9 +116,9 @@ def _choice(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
 def _unit(shown: pd.DataFrame) -> str:
     """`Scores in percent; Captions in CIDEr-D times 100.`"""
     metrics = shown.drop_duplicates(["task", "metric"])
-    percent = metrics["metric"].isin(PERCENT)
+    percent = metrics["metric"].isin([name for name, unit in UNITS.items() if unit == "percent"])
     others = [
-        f"{names.task(row.task)} in {'CIDEr-D times 100' if row.metric == 'cider' else names.metric(row.metric)}"
+        f"{names.task(row.task)} in {UNITS.get(row.metric, names.metric(row.metric))}"
         for row in records(metrics[~percent])
     ]
     return "; ".join([*(["Scores in percent"] if percent.any() else []), *others]) + "."

@@ -383,7 +383,7 @@ def _published(part: Published, at: int) -> Table:
     for row in records(rows):
         label = value_name(part.axis, row.setting)
         labels = (f"OFA-{row.size}", label) if sizes else (label,)
-        digits = 1 if row.metric == "cider" else 2
+        digits = 1 if names.has_own_scale(row.metric) else 2
         entries.append((labels, heads[row.task, row.split, row.metric], Cell(row.value, digits=digits)))
     stubs = [*(["Size"] if sizes else []), names.axis(part.axis)]
     made = table(f"The paper's {part.place}: {part.about}.", stubs, entries, name=f"paper-{at}", grouped=sizes)

@@ -17,15 +17,16 @@ from typing import Any, Literal
 import numpy as np
 
 from analysis.stored import Unreadable, read, read_scores
-from mmprompt.runs.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, parse
+from mmprompt.families.family import PERCENT
+from mmprompt.families.registry import PRIMARY_METRIC, highest
+from mmprompt.runs.config import ConfigError, Questions, RunConfig, parse
 from mmprompt.runs.identity import NEUTRAL, completed, digest, evaluation_id, frozen_text
 from mmprompt.runs.records import EVALUATION
 from mmprompt.runs.store import Attempt, RunFolder
 
 RECORD, RESULT, CONFIG = "its W&B record", "result.json", "config.json"
-PERCENT = 100.0  # the highest value of a metric,
-HIGHEST = {"cider": 1000.0}  # where that is another one: CIDEr-D times 100 (Vedantam et al. 2015: at most 10)
-CLOSE = 1e-6  # of the highest value: so far the mean of the examples may be from the metric. An example of 7,500 is 130 times that
+# Of a metric's highest value: so far the mean of the examples may be from the metric. An example of 7,500 is 130 times that.
+CLOSE = 1e-6
 MISSING = object()
 
 
@@ -56,11 +57,6 @@ def _named(runs: Sequence[str]) -> str:
     if len(runs) == 1:
         return f"run {runs[0]}"
     return f"{len(runs)} runs ({', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''})"
-
-
-def highest(metric: str) -> float:
-    """What a score can be at most; at least it is 0."""
-    return HIGHEST.get(metric, PERCENT)
 
 
 # The run's folder

@@ -20,6 +20,7 @@ from mmprompt.runs.deployment import default_store, store_folder
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import read_config
 from mmprompt.runs.store import Store
+from mmprompt.settings.prompt import Prompt
 
 
 def export(store: Store, run: str, file: Path) -> int:
@@ -40,13 +41,16 @@ def export(store: Store, run: str, file: Path) -> int:
 
 def check(config: RunConfig) -> None:
     """Raises ConfigError if the published code has no such tensors."""
-    if config.method == "lora":
-        raise ConfigError("method=lora: the published code has no low-rank updates, so they have no official names")
-    if config.prompt is not None and config.prompt.layers is not None:
+    if not config.method_settings.is_published:
+        raise ConfigError(
+            f"method={config.method}: the published code does not have it, so its tensors have no official names"
+        )
+    prompt = config.settings_of(Prompt)
+    if prompt is not None and prompt.layers is not None:
         layers = max(config.model.encoder_layers, config.model.decoder_layers)
-        if len(config.prompt.layers) < layers:
+        if len(prompt.layers) < layers:
             raise ConfigError(
-                f"prompt.layers={config.prompt.layers} prompts {len(config.prompt.layers)} of {layers} layers; the official "
+                f"prompt.layers={prompt.layers} prompts {len(prompt.layers)} of {layers} layers; the official "
                 "format has a prompt in every layer"
             )
 

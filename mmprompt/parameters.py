@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mmprompt.command_line import check_overrides, run_program
-from mmprompt.methods.install import is_added
 from mmprompt.methods.tuned_model import outline
 from mmprompt.models.ofa_checkpoint import left_out
 from mmprompt.runs.identity import config_as_written
@@ -28,7 +27,9 @@ def show(values: dict[str, Any]) -> None:
         table.add_row(name, " x ".join(map(str, parameter.shape)), f"{parameter.numel():,}")
     Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True).print(table)
     trained = sum(parameter.numel() for parameter in tuned.trained.values())
-    here = sum(parameter.numel() for name, parameter in tuned.backbone.named_parameters() if not is_added(name))
+    here = sum(
+        parameter.numel() for name, parameter in tuned.backbone.named_parameters() if name in tuned.backbone_names
+    )
     whole = here + left_out(config.model)
     share = f"{trained / here:.3%} of the {here:,} that {config.model.name} has here"
     print(f"method={config.method} trains {trained:,} numbers in {len(tuned.trained)} tensors: {share},")

@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 from omegaconf import OmegaConf
 
-from mmprompt.methods.prompts import Prompts
+from mmprompt.methods.prompt import Prompts
 from mmprompt.models.ofa import OFA
-from mmprompt.runs.config import Model, Prompt, parse
+from mmprompt.runs.config import Model, parse
+from mmprompt.settings.prompt import Prompt
 
 MINI = Model(
     name="mini",

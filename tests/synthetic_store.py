@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from analysis.manifest import DEFAULTS
-from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.deployment import Tracking
 from mmprompt.runs.files import write_once
 from mmprompt.runs.identity import canonical, digest, evaluation_id

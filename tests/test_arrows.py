@@ -13,13 +13,18 @@ import pytest
 from mmprompt.runs.deployment import ROOT
 
 LIGHT = (
+    "mmprompt.settings",
+    "mmprompt.families",
     "mmprompt.runs",
     "mmprompt.studies",
     "mmprompt.world",
 )  # what sweeps and analysis may use, and what needs no torch
 # The packages of the core and of the login node, lowest first: a module imports of its own package and of those before it.
 FLOORS = {
-    "mmprompt": ("runs", "world", "studies", "models", "data", "methods", "evaluation", "training", "execution"),
+    "mmprompt": (
+        *("settings", "families", "runs", "world", "studies"),
+        *("models", "data", "methods", "evaluation", "training", "execution"),
+    ),
     "sweeps": ("grid", "jobs", "states", "planning", "display", "search", "doctor", "verbs", "commands"),
 }
 OURS = {"mmprompt", "sweeps", "analysis"}
@@ -99,11 +104,12 @@ def test_sweeps_knows_of_the_core_its_light_part_and_on_the_node_its_job() -> No
         "sweeps/node.py: mmprompt.execution.execute.execute",
         "sweeps/node.py: mmprompt.execution.measurement.measure",
     }
-    node |= {"sweeps/search/worker.py: mmprompt.execution.execute.take"}
+    node |= {"sweeps/search/worker.py: mmprompt.execution.execute.execute_for_search"}
     probe = {
         f"sweeps/doctor/probe.py: {name}"
         for name in (
             "torch",
+            "mmprompt",  # to say which folder it comes from
             "mmprompt.execution.run_context.backbone_of",
             "mmprompt.data.examples.load",
             "mmprompt.data.examples.locate",

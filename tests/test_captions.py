@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from tiny import JOB, frozen_run, job_settings
 
-from mmprompt.evaluation import captions
 from mmprompt.execution.execute import execute
+from mmprompt.families.caption import CAPTION, bleu4
 from mmprompt.runs.store import Store
 
 CAPTIONS = find_spec("pycocoevalcap") is not None
@@ -34,19 +34,19 @@ def by_hand(precisions: Sequence[float], penalty: float = 1.0) -> float:
 
 def test_bleu_4_equals_the_formula_worked_out_by_hand() -> None:
     # "the" comes twice and counts once, as in the caption: 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples.
-    score = captions.bleu4(["the cat sat on the mat"], [given("the cat sat on a mat")])
+    score = bleu4(["the cat sat on the mat"], [given("the cat sat on a mat")])
     assert score == pytest.approx(by_hand([5 / 6, 3 / 5, 2 / 4, 1 / 3]))
 
 
 def test_counts_are_of_all_captions_together_and_no_mean_of_single_scores() -> None:
     right = [given("the cat sat on a mat"), given("two dogs run fast")]
-    score = captions.bleu4(["the cat sat on the mat", "two dogs run fast"], right)
+    score = bleu4(["the cat sat on the mat", "two dogs run fast"], right)
     assert score == pytest.approx(by_hand([9 / 10, 6 / 8, 4 / 6, 2 / 4]))
 
 
 def test_an_n_gram_of_any_caption_of_the_image_counts_and_images_may_have_different_numbers() -> None:
     right = [given("the cat sat on a mat", "a cat on the mat"), given("two dogs run fast")]
-    score = captions.bleu4(["the cat sat on the mat", "two dogs run fast"], right)
+    score = bleu4(["the cat sat on the mat", "two dogs run fast"], right)
     assert score == pytest.approx(by_hand([9 / 10, 8 / 8, 5 / 6, 2 / 4]))  # no caption has "the" twice
 
 
@@ -56,18 +56,18 @@ def test_what_is_too_short_is_compared_with_the_closest_caption_the_shorter_of_t
 ) -> None:
     words = "a b c d e".split()
     others = [" ".join([*words, *"fghi"][:length]) for length in lengths]
-    score = captions.bleu4(["a b c d e"], [given(*others)])
+    score = bleu4(["a b c d e"], [given(*others)])
     matching = [min(5, max(lengths)) - n + 1 for n in range(1, 5)]
     precisions = [there / (5 - n + 1) for n, there in zip(range(1, 5), matching, strict=True)]
     assert score == pytest.approx(by_hand(precisions, math.exp(min(0.0, 1 - closest / 5))))
 
 
 def test_nothing_is_smoothed_and_no_word_is_split_or_changed() -> None:
-    assert captions.bleu4(["a b c x d"], [given("a b c y d")]) == 0  # no four in a row
-    assert captions.bleu4(["a b c d."], [given("a b c d")]) == 0
-    assert captions.bleu4(["A b c d"], [given("a b c d")]) == 0
-    assert captions.bleu4([""], [given("a b c d")]) == 0
-    assert captions.bleu4(["a b c d"], [given("a b c d")]) == pytest.approx(100)
+    assert bleu4(["a b c x d"], [given("a b c y d")]) == 0  # no four in a row
+    assert bleu4(["a b c d."], [given("a b c d")]) == 0
+    assert bleu4(["A b c d"], [given("a b c d")]) == 0
+    assert bleu4([""], [given("a b c d")]) == 0
+    assert bleu4(["a b c d"], [given("a b c d")]) == pytest.approx(100)
 
 
 def some_captions(count: int) -> tuple[list[str], list[Mapping[str, float]]]:
@@ -86,14 +86,14 @@ def test_bleu_4_is_that_of_cocos_own_code() -> None:
     for text, captions_given in zip(predicted, right, strict=True):
         theirs += (text, list(captions_given))
     score, _ = theirs.compute_score(option="closest")
-    assert captions.bleu4(predicted, right) == pytest.approx(100 * score[3], rel=1e-6) and score[3] > 0.05
+    assert bleu4(predicted, right) == pytest.approx(100 * score[3], rel=1e-6) and score[3] > 0.05
 
 
 @needs_java
 def test_meteor_is_there_where_java_is_and_a_right_caption_is_worth_more_than_a_wrong_one() -> None:
     right = [given("a man rides a horse", "a person on a horse"), given("two dogs play in the grass")]
     scores = [
-        captions.further(predicted, right)["meteor"]
+        CAPTION.values_beside(predicted, right)["meteor"]
         for predicted in (
             ["a man rides a horse", "two dogs play in the grass"],
             ["a man rides a horse", "dogs are playing"],
@@ -111,13 +111,13 @@ def test_a_java_that_fails_costs_an_evaluation_its_score_and_no_more(
     java.write_text("#!/bin/sh\nexit 1\n")
     java.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert set(captions.further(["a b c d"], [given("a b c d")])) == {"bleu4"}
+    assert set(CAPTION.values_beside(["a b c d"], [given("a b c d")])) == {"bleu4"}
     assert "meteor is left out, its Java program failed" in capsys.readouterr().err
 
 
 def test_without_java_there_is_bleu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert captions.further(["a b c d"], [given("a b c d")]) == {"bleu4": pytest.approx(100)}
+    assert CAPTION.values_beside(["a b c d"], [given("a b c d")]) == {"bleu4": pytest.approx(100)}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from analysis.frame import Sweep
 from analysis.reading import read_sweep
 from analysis.statistics import cells
 from analysis.summaries import averages, detectable, trends
-from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.store import Store
 from mmprompt.studies.power import share_of
 

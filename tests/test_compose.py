@@ -34,8 +34,8 @@ def conf(tmp_path: Path) -> Path:
     """A copy of conf/ with more interpolations, and a learning rate that was chosen for one task."""
     copy = tmp_path / "conf"
     shutil.copytree(ROOT / "conf", copy)
-    config = (copy / "config.yaml").read_text()
-    (copy / "config.yaml").write_text(config.replace("mlp_dim: null", "mlp_dim: ${model.dim}"))
+    prompt = (copy / "method" / "prompt.yaml").read_text()
+    (copy / "method" / "prompt.yaml").write_text(prompt.replace("mlp_dim: null", "mlp_dim: ${model.dim}"))
     shutil.rmtree(copy / "tuned", ignore_errors=True)
     (copy / "tuned").mkdir()
     (copy / "tuned" / "micro_prompt_micro_vqa.yaml").write_text("# @package _global_\noptim: {lr: 0.77}\n")

@@ -27,9 +27,9 @@ from analysis.records import read_record
 from analysis.server import on_server
 from analysis.sources import in_store
 from mmprompt.data.examples import load
-from mmprompt.evaluation.metrics import credits
 from mmprompt.execution.execute import execute, process_facts, try_once
-from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.families.registry import PRIMARY_METRIC
+from mmprompt.families.short_answers import credits
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.runs.identity import evaluation_id, read_config
@@ -197,7 +197,7 @@ def test_an_evaluation_says_what_one_answer_to_everything_scores_on_the_same_exa
         said = content(folder, settings)
         items = load(config.task, config.model, settings["split"]).items[:count]  # type: ignore[arg-type]
         answers = {answer for item in items for answer in item.right}
-        best = max(credits([answer] * count, [item.right for item in items]).mean() for answer in answers)
+        best = max(np.mean(credits([answer] * count, [item.right for item in items])) for answer in answers)
         assert list(said["metrics"]) == [PRIMARY_METRIC[config.task.family], "constant_answer"]
         assert said["metrics"]["constant_answer"] == pytest.approx(best) and 0 < best < 100
         assert said["metrics"][PRIMARY_METRIC[config.task.family]] == pytest.approx(scores(folder, settings).mean())

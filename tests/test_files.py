@@ -22,13 +22,12 @@ from tiny import JOB, job_settings
 
 from mmprompt.data import examples
 from mmprompt.data.examples import Split, load, locate, tokenizer
-from mmprompt.data.ofa_lines import normalise_text
 from mmprompt.data.tasks import collate, preprocess
 from mmprompt.data.tokenizer import UNK
-from mmprompt.data.tsv import DataError
-from mmprompt.evaluation import metrics
 from mmprompt.evaluation.answers import in_pixels
 from mmprompt.execution.execute import execute
+from mmprompt.families.grounding import hits
+from mmprompt.families.lines import DataError, normalise_text
 from mmprompt.methods.tuned_model import Tuned
 from mmprompt.models.ofa import BOS, EOS, OFA, PAD
 from mmprompt.runs.config import ConfigError, RunConfig, Task, parse
@@ -135,7 +134,7 @@ def test_the_right_location_tokens_are_a_hit_on_the_original_box(tmp_path: Path)
         in_pixels(words.coordinates(s.answer, 1.0), i.extent) for s, i in zip(split.samples, split.items, strict=True)
     ]
     assert split.items[1].box == (17 / 5, 41 / 4, 17 / 2, 41)
-    assert metrics.hits(boxes, [item.box for item in split.items if item.box is not None]).tolist() == [100] * 6
+    assert hits(boxes, [item.box for item in split.items if item.box is not None]) == [100] * 6
     assert boxes[1] == pytest.approx(split.items[1].box, abs=0.15)
 
 

@@ -33,7 +33,7 @@ from analysis.paper_values import published
 from analysis.statistics import cells, facts
 from analysis.summaries import averages, detectable, trends
 from analysis.terminal import terminal
-from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.deployment import ROOT
 from sweeps.grid.sweep_file import Fact
 from sweeps.grid.sweep_file import names as sweep_names

@@ -20,15 +20,17 @@ import torch
 from mini import MINI, PROMPT, official
 from torch import Tensor
 
-from mmprompt.methods.install import add_adapters
-from mmprompt.methods.prompts import Prompts
+from mmprompt.methods import adapter
+from mmprompt.methods.prompt import Prompts
 from mmprompt.methods.tuned_model import tokens_in_loss
 from mmprompt.models.decoding import search
 from mmprompt.models.loss import label_smoothed, token_losses
 from mmprompt.models.ofa import BOS, OFA, PAD, Encoded
 from mmprompt.models.ofa_checkpoint import load_backbone, official_name, official_prompt_name, official_state
 from mmprompt.models.positions import image_bucket_count, image_buckets, token_buckets
-from mmprompt.runs.config import Model, Prompt
+from mmprompt.runs.config import Model
+from mmprompt.settings.adapter import Adapter
+from mmprompt.settings.prompt import Prompt
 
 REFERENCE = Path(os.environ.get("MMPROMPT_REFERENCE", Path(__file__).parents[1] / "../shared/reference"))
 pytestmark = pytest.mark.skipif(
@@ -116,7 +118,8 @@ def run(case: str) -> Run:
     load_backbone(model, weights())
     extra = {key.removeprefix("extra."): value for key, value in recorded.items() if key.startswith("extra.")}
     if case == "f_adapter":
-        add_adapters(model, manifest()[case]["config"]["adapter_dim"], config.init_std, torch.Generator())
+        dim = manifest()[case]["config"]["adapter_dim"]
+        adapter.install(Adapter(dim=dim), model, config.init_std, torch.Generator())
         names = {name: official_name(name) for name in model.state_dict() if ".adapter." in name}
         assert {*names.values()} == extra.keys()
         model.load_state_dict({name: extra[official] for name, official in names.items()}, strict=False)

@@ -11,7 +11,7 @@ import torch
 from mini import MINI, PROMPT, mini_ofa, mini_prompts, official
 from torch import Tensor
 
-from mmprompt.methods.prompts import Prefix, Prompts
+from mmprompt.methods.prompt import Prefix, Prompts
 from mmprompt.models.attention import Attention, KeyValue
 from mmprompt.models.ofa import OFA, PAD
 

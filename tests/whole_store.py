@@ -14,7 +14,8 @@ import instant
 import numpy as np
 from synthetic_store import JOB, OFFLINE
 
-from mmprompt.runs.config import FURTHER_METRICS, PRIMARY_METRIC, RunConfig
+from mmprompt.families.registry import FAMILIES, PRIMARY_METRIC
+from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import write_once
 from mmprompt.runs.identity import evaluation_id, run_id
@@ -130,7 +131,7 @@ def put(attempt: Attempt, folder: Path, config: RunConfig, settings: Mapping[str
 
 def values(config: RunConfig, settings: Mapping[str, Any], one: str) -> dict[str, float]:
     found = {PRIMARY_METRIC[config.task.family]: float(scores(config, settings, one).astype(np.float64).mean())}
-    return found | dict.fromkeys(FURTHER_METRICS.get(config.task.family, ()), 20.0)
+    return found | {metric.name: 20.0 for metric in FAMILIES[config.task.family].further}
 
 
 def scores(config: RunConfig, settings: Mapping[str, Any], one: str) -> np.ndarray:

@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from mmprompt.data.bpe import BPE
-from mmprompt.data.ofa_lines import READERS, Example
 from mmprompt.data.staging import staged
 from mmprompt.data.tasks import Item, Sample, encode
 from mmprompt.data.tokenizer import Tokenizer, Vocabulary
-from mmprompt.data.tsv import DataError, Table, Texts, indexed
+from mmprompt.data.tsv import Table, indexed
+from mmprompt.families.lines import DataError, Example, Texts
+from mmprompt.families.registry import FAMILIES
 from mmprompt.runs.config import Digits, Files, Model, Task
 from mmprompt.runs.fingerprint import fingerprint, fingerprints
 from mmprompt.world import small_world
@@ -170,9 +171,10 @@ def hashes(images: np.ndarray) -> list[bytes]:
 def lines(task: Task, data: Files, words: Vocabulary, split: str) -> Split:
     """Each line has been looked at once; it is read again when it is wanted."""
     here, trained, closed = found(task), split == "train", frozenset(answers(task))
+    read_line = FAMILIES[task.family].read
 
     def read(texts: Texts, size: tuple[int, int]) -> Example:
-        example = READERS[task.family](texts, size, task, data, trained)
+        example = read_line(texts, size, task.image_size, data, trained)
         if trained and closed and example.answer not in closed:
             raise DataError(f"the answer {example.answer!r} came, which is none of the {len(closed)} in task.answers")
         return example

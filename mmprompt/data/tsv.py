@@ -22,17 +22,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mmprompt.families.lines import DataError, Texts
 from mmprompt.runs.files import StoreError, write_over
 
 HASH = hashlib.sha256().digest_size
 LARGE = 1e9  # bytes; of such a file it is said that it is looked through
 
-Texts = Mapping[str, str]
 Check = Callable[[Texts, tuple[int, int]], object]  # texts of a line, width and height of its image; raises DataError
-
-
-class DataError(RuntimeError):
-    """A file is not what it should be. The message says which file and line, what came, and what was wanted."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,7 @@ def indexed(file: Path, columns: Mapping[str, int], check: Check, kept: Path | N
     index = scan(file, columns, check)
     if kept is not None:
         content = io.BytesIO()
-        np.savez(content, **vars(index))
+        np.savez(content, spans=index.spans, sizes=index.sizes, looks=index.digests)  # names that stay on disk
         try:
             write_over(kept, hashed(content.getbuffer()))
         except StoreError as error:
@@ -170,4 +166,4 @@ def read(kept: Path) -> Index | None:
         print(f"{kept} is damaged; it is made again", flush=True)
         return None
     with np.load(io.BytesIO(content)) as arrays:
-        return Index(**{name: arrays[name] for name in ("spans", "sizes", "looks")})
+        return Index(arrays["spans"], arrays["sizes"], arrays["looks"])

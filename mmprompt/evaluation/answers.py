@@ -15,20 +15,20 @@ from torch import Tensor
 
 from mmprompt.data.examples import Split, load, tokenizer
 from mmprompt.data.tasks import Batch, collate
-from mmprompt.data.text import normalised
-from mmprompt.evaluation import captions, metrics
 from mmprompt.evaluation.attack import encode_under_attack
+from mmprompt.families.family import Family
+from mmprompt.families.registry import FAMILIES
 from mmprompt.methods.tuned_model import EncodedBatch, Tuned, View
 from mmprompt.models.decoding import score_candidates, search
 from mmprompt.models.ofa import Encoded
-from mmprompt.runs.config import PRIMARY_METRIC, REFERENCE_METRICS, Attack, RunConfig, parse
+from mmprompt.runs.config import Attack, RunConfig, parse
 from mmprompt.runs.identity import as_asked
 
 Answered = Callable[[int], None]
 
 PIXELS = 250 * 96**2  # of a batch's images, about: 250 of the small world's, 10 of 480 pixels a side
 CHUNK = 64  # nodes of the candidates' trie read at once
-BOX_TOKENS = 4  # an answer of the grounding task is exactly four tokens
+BOX_TOKENS = 4  # an answer that is a box is exactly four tokens
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def answers(
     """
     task, device = config.task, next(tuned.parameters()).device
     trie = tuned.trie if tuned.closed else None
-    shortest = BOX_TOKENS if task.family == "grounding" else 1
+    shortest = BOX_TOKENS if FAMILIES[task.family].answers == "box" else 1
     longest = task.max_target_tokens if trie is None else trie.longest
     found: list[list[int]] = []
     size = config.optim.micro_batch  # of what fits with its gradients; an attack has these as well
@@ -79,9 +79,8 @@ def encode(tuned: Tuned, text: Batch, seen: Tensor | Encoded, attack: Attack | N
 class Scores:
     """What the answers to a set of questions are worth."""
 
-    examples: np.ndarray  # of each, under the task's metric (PRIMARY_METRIC of its family)
-    metrics: dict[str, float]  # of all of them: the mean of these, first, and what only a whole set of answers has;
-    # then what they are compared with (REFERENCE_METRICS)
+    examples: np.ndarray  # of each, under the primary metric of the task's family
+    metrics: dict[str, float]  # of all of them, by name: the mean of these, first, and the family's other metrics
 
 
 def evaluate(
@@ -94,13 +93,10 @@ def evaluate(
     split = load(config.task, config.model, settings["split"])
     asked = config.model_copy(update={"task": as_asked(config.task, settings)})
     found = answers(asked, tuned, split, view, count(config, settings), attack_of(settings), answered)
-    scores = scored(config, split, found)
-    values = {PRIMARY_METRIC[config.task.family]: float(scores.mean())}
-    if config.task.family == "caption":
-        values |= captions.further(*as_captions(config, split, found))
-    if config.task.family in REFERENCE_METRICS:
-        values["constant_answer"] = metrics.constant_answer([item.right for item in split.items[: len(found)]])
-    return Scores(scores, values)
+    family: Family[Any, Any] = FAMILIES[config.task.family]
+    predicted, right = compared(config, split, found)
+    scores = np.array(family.primary.scores(predicted, right))
+    return Scores(scores, {family.primary.name: float(scores.mean())} | family.values_beside(predicted, right))
 
 
 def count(config: RunConfig, settings: Mapping[str, Any]) -> int:
@@ -122,27 +118,19 @@ def example_scores(
     attack: Attack | None = None,
     answered: Answered = lambda count: None,
 ) -> np.ndarray:
-    """Score of each of the first `examples` examples under the task's metric (PRIMARY_METRIC of its family)."""
-    return scored(config, split, answers(config, tuned, split, view, examples, attack, answered))
+    """Score of each of the first `examples` examples under the primary metric of the task's family."""
+    found = answers(config, tuned, split, view, examples, attack, answered)
+    return np.array(FAMILIES[config.task.family].primary.scores(*compared(config, split, found)))
 
 
-def scored(config: RunConfig, split: Split, found: Sequence[Sequence[int]]) -> np.ndarray:
-    """Score of each of these answers, token ids, to the split's first examples."""
-    words, items = tokenizer(config.task, config.model), split.items[: len(found)]
-    if config.task.family == "grounding":
-        boxes = [in_pixels(words.coordinates(ids, 1.0), item.extent) for ids, item in zip(found, items, strict=True)]
-        return metrics.hits(boxes, [item.box for item in items if item.box is not None])
-    if config.task.family == "caption":
-        return metrics.cider_d(*as_captions(config, split, found))
-    return metrics.credits([words.decode(ids) for ids in found], [item.right for item in items])
-
-
-def as_captions(
-    config: RunConfig, split: Split, found: Sequence[Sequence[int]]
-) -> tuple[list[str], list[Mapping[str, float]]]:
-    """These answers as captions are compared, and what people said of the same images."""
-    words = tokenizer(config.task, config.model)
-    return [normalised(words.decode(ids)) for ids in found], [item.right for item in split.items[: len(found)]]
+def compared(config: RunConfig, split: Split, found: Sequence[Sequence[int]]) -> tuple[list[Any], list[Any]]:
+    """These answers, token ids, to the split's first examples as the task's family compares them, and what is right."""
+    family, words = FAMILIES[config.task.family], tokenizer(config.task, config.model)
+    items = split.items[: len(found)]
+    if family.answers == "text":
+        return [family.spell(words.decode(ids)) for ids in found], [item.right for item in items]
+    boxes = [in_pixels(words.coordinates(ids, 1.0), item.extent) for ids, item in zip(found, items, strict=True)]
+    return boxes, [item.box for item in items]
 
 
 def in_pixels(box: Sequence[float] | None, extent: tuple[float, float]) -> list[float] | None:

@@ -24,7 +24,7 @@ from torch import Tensor
 from mmprompt.evaluation.answers import Answered, attack_of, count, evaluate
 from mmprompt.execution.progress import EvaluationProgress
 from mmprompt.execution.run_context import RunContext
-from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.records import EVALUATION, DamagedError, ResultRecord, as_json, read
 from mmprompt.runs.signals import leave, time_is_up

@@ -143,13 +143,6 @@ def nvidia_driver() -> str:
 
 def describe(config: RunConfig) -> str:
     """A short name of a run for people."""
-    how = ""
-    if config.prompt is not None:
-        how = f" P={config.prompt.length} {config.prompt.depth} {config.prompt.reparameterization}"
-    elif config.bitfit is not None:
-        how = f" {config.bitfit.rule}"
-    elif config.adapter is not None:
-        how = f" r={config.adapter.dim}"
-    elif config.lora is not None:
-        how = f" r={config.lora.rank}"
-    return f"{config.task.name} {config.method}{how} seed={config.seed}"
+    return " ".join(
+        f"{config.task.name} {config.method} {config.method_settings.in_words()} seed={config.seed}".split()
+    )

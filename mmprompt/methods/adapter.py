@@ -1,4 +1,6 @@
-"""The adapter: a bottleneck with a residual of its own (Houlsby et al. 2019; as in OFA's code, facts 1.6).
+"""Adapters: a bottleneck with a residual of its own after each feed-forward (Houlsby et al. 2019; as in OFA's code, facts 1.6).
+
+The published flag alone trains the backbone as well; here it is really frozen.
 
 B batch, T sequence, d width, r bottleneck.
 """
@@ -9,8 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmprompt.models.ofa import OFA
+from mmprompt.settings.adapter import Adapter
 
-class Adapter(nn.Module):
+
+def install(settings: Adapter, backbone: OFA, std: float, generator: torch.Generator) -> None:
+    """Adds a bottleneck to each layer of both stacks; they alone train."""
+    for layer in (*backbone.encoder.layers, *backbone.decoder.layers):
+        layer.adapter = Bottleneck(backbone.embed.embedding_dim, settings.dim, std, generator)
+
+
+class Bottleneck(nn.Module):
     """x + up(relu(down(x))), at the end of a feed-forward, before the layer's own residual. Not the identity at the start."""
 
     def __init__(self, dim: int, bottleneck: int, std: float, generator: torch.Generator) -> None:

@@ -9,6 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmprompt.models.attention import Attention
+from mmprompt.models.ofa import OFA
+from mmprompt.settings.lora import LoRA
+
+
+def install(settings: LoRA, backbone: OFA, std: float, generator: torch.Generator) -> None:
+    """Adds an update to the projections of each attention, self- and cross-; they alone train."""
+    for attention in [module for module in backbone.modules() if isinstance(module, Attention)]:
+        for target in settings.targets:
+            linear: nn.Linear = getattr(attention, target)
+            setattr(attention, target, LowRank(linear, settings.rank, settings.alpha, std, generator))
+
 
 class LowRank(nn.Linear):
     """Takes the place of a linear layer, whose weight and bias it keeps under their names."""

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from mmprompt.data.examples import answers, tokenizer
 from mmprompt.data.tasks import Batch
 from mmprompt.methods.install import install
-from mmprompt.methods.prompts import Prompts
+from mmprompt.methods.prompt import Prompts
 from mmprompt.models.attention import Prefixes
 from mmprompt.models.decoding import Trie
 from mmprompt.models.loss import label_smoothed, label_smoothed_over, token_losses
 from mmprompt.models.ofa import OFA, PAD, Encoded
 from mmprompt.runs.config import Optim, RunConfig
+from mmprompt.settings.prompt import Prompt
 
 View = Callable[
     [np.ndarray], Tensor | Encoded
@@ -68,11 +69,12 @@ class Tuned(nn.Module):
     `train` mode BatchNorm follows the batches and dropout and drop-path are live, as in the published code (facts 1.5)."""
 
     def __init__(self, config: RunConfig, backbone: OFA, generator: torch.Generator) -> None:
-        """Has a copy of `backbone`, with adapters or low-rank updates if these are the method."""
+        """Has a copy of `backbone`, with what the method adds to it."""
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
+        self.backbone_names = frozenset(name for name, _ in backbone.named_parameters())  # all others were added
         install(config, self.backbone, generator)
-        self.prompts = Prompts(config.model, config.prompt, generator)
+        self.prompts = Prompts(config.model, config.settings_of(Prompt), generator)
         self.config, self.live = config, config.backbone.mode == "train"
         self.eval()
 

@@ -55,7 +55,7 @@ class EncoderLayer(nn.Module):
         self.self_out_norm = nn.LayerNorm(model.dim)
         self.ffn_norm = nn.LayerNorm(model.dim)
         self.ffn = FeedForward(model)
-        self.adapter: nn.Module = nn.Identity()  # `mmprompt.methods.install` may put one there
+        self.adapter: nn.Module = nn.Identity()  # `mmprompt.methods.adapter` may put one there
         self.dropout = nn.Dropout(model.dropout)
         self.drop_path = DropPath(drop_path)
 
@@ -80,7 +80,7 @@ class DecoderLayer(nn.Module):
         self.cross_out_norm = nn.LayerNorm(model.dim)
         self.ffn_norm = nn.LayerNorm(model.dim)
         self.ffn = FeedForward(model)
-        self.adapter: nn.Module = nn.Identity()  # `mmprompt.methods.install` may put one there
+        self.adapter: nn.Module = nn.Identity()  # `mmprompt.methods.adapter` may put one there
         self.dropout = nn.Dropout(model.dropout)
         self.drop_path = DropPath(drop_path)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from mmprompt.runs.config import Section
+from mmprompt.settings.section import Section
 
 Fact = Literal[  # what runs record of themselves besides scores
     "trainable_parameters",

@@ -11,43 +11,26 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from string import Formatter
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-NotNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from mmprompt.families.registry import FAMILIES
+from mmprompt.settings.method import MethodSettings, methods
+from mmprompt.settings.section import NotNegative, NotNegativeFloat, Positive, PositiveFloat, Rate, Section
 
+T = TypeVar("T", bound=Section)
+M = TypeVar("M", bound=MethodSettings)
 
-T = TypeVar("T", bound="Section")
-
-METHODS = ("prompt", "finetune", "bitfit", "adapter", "lora")
-
-
-PRIMARY_METRIC = {  # on the paper's scale: percent; CIDEr times 100
-    "grounding": "acc@0.5",
-    "entailment": "accuracy",
-    "vqa": "vqa_accuracy",
-    "caption": "cider",
-}
-FURTHER_METRICS = {
-    "caption": ("bleu4", "meteor", "spice")
-}  # in percent, of a whole set of answers; where they can be had
-REFERENCE_METRICS = {
-    "entailment": ("constant_answer",),
-    "vqa": ("constant_answer",),
-}  # in percent, of the questions alone: what a run's scores are compared with, the same whatever it answers
+METHODS = methods()
+if TYPE_CHECKING:
+    FamilyName = str
+else:
+    FamilyName = Literal[tuple(FAMILIES)]
 
 
 class ConfigError(ValueError):
     """A setting is wrong. The message is one sentence a user can act on: the key, what came, what is allowed."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Model(Section):
@@ -153,19 +136,10 @@ def check_name(name: str) -> None:
 WORLDS = ("digits", "tsv")
 TABLES = ("task.data.files", "task.data.columns")  # keys whose own keys are the task's
 
-# What OFA's files say, by family: the texts that a template may ask for, and what answers are made of.
-TEXTS = {
-    "grounding": ("phrase",),
-    "entailment": ("hypothesis", "caption"),
-    "vqa": ("question", "objects"),
-    "caption": (),
-}
-TRUTH = {"grounding": "box", "entailment": "label", "vqa": "answers", "caption": "captions"}
-
 
 class Task(Section):
     name: str
-    family: Literal["grounding", "entailment", "vqa", "caption"]
+    family: FamilyName
     data: Digits | Files = Field(discriminator="world")
     template: str  # the instruction; every {field} is filled from the example
     prompt_type: Literal[
@@ -224,90 +198,27 @@ class Task(Section):
                 )
         if isinstance(self.data, Digits):
             return self
+        family = FAMILIES[self.family]
         asked = {name for _, name, _, _ in Formatter().parse(self.template) if name is not None}
-        if strange := sorted(asked - {*TEXTS[self.family]}):
-            known = ", ".join(TEXTS[self.family]) or "none"
+        if strange := sorted(asked - {*family.texts}):
+            known = ", ".join(family.texts) or "none"
             raise ValueError(
                 f"task.template asks for {{{strange[0]}}}; of task.family={self.family} it may ask for: {known}"
             )
-        wanted, columns = {"image", TRUTH[self.family], *asked}, self.data.columns
+        wanted, columns = {"image", family.truth, *asked}, self.data.columns
         if missing := sorted(wanted - columns.keys()):
             raise ValueError(f"task.data.columns={columns} does not say in which column {missing[0]} stands")
-        if strange := sorted(columns.keys() - {"image", TRUTH[self.family], *TEXTS[self.family]}):
+        if strange := sorted(columns.keys() - {"image", family.truth, *family.texts}):
             near = nearest(strange[0], wanted)
             raise ValueError(f"task.data.columns has {strange[0]}, which task.family={self.family} does not read{near}")
-        if self.family == "grounding" and self.data.max_image_size is None:
+        if family.answers == "box" and self.data.max_image_size is None:
             raise ValueError("task.data.max_image_size=null, but location tokens need an extent; published: 512")
-        if self.data.confidence and self.family != "vqa":
+        if self.data.confidence and not family.has_confidence:
+            those = " and ".join(one.name for one in FAMILIES.values() if one.has_confidence)
             raise ValueError(
-                f"task.data.confidence=true, but answers of task.family={self.family} have none; only those of vqa do"
+                f"task.data.confidence=true, but answers of task.family={self.family} have none; only those of {those} do"
             )
         return self
-
-
-class Prompt(Section):
-    """Deep prefix (paper 3.2, facts 1.2, 1.3)."""
-
-    length: NotNegative  # P of the encoder, and of the decoder unless decoder_length says otherwise
-    decoder_length: NotNegative | None
-    depth: Literal["both", "encoder", "decoder"]
-    layers: Annotated[list[NotNegative], Field(min_length=1)] | None  # which layers of each prompted stack; null: all
-    reparameterization: Literal["none", "mlp"]
-    mlp_dim: Positive | None  # hidden width of the MLP; null: 2 d, as published
-    dropout: Rate  # on the prefix keys and values while training; published: 0.2
-    init_std: NotNegativeFloat
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_spelling_per_meaning(cls, values: Any) -> Any:
-        """Spellings of one prompt that people do use get one id."""
-        if not isinstance(values, dict):
-            return values
-        layers = values.get("layers")
-        if values.get("decoder_length") == values.get("length") or values.get("depth") == "encoder":
-            values = values | {"decoder_length": None}
-        if values.get("reparameterization") == "none":
-            values = values | {"mlp_dim": None}
-        if isinstance(layers, list) and all(type(layer) is int for layer in layers):
-            values = values | {"layers": sorted(set(layers))}
-        return values
-
-
-class Finetune(Section):
-    """Everything trains."""
-
-    freeze_embedding: (
-        bool  # the token embedding, which is also the output projection; so in the published caption and VQA
-    )
-
-
-class BitFit(Section):
-    """Biases alone (facts 1.5)."""
-
-    rule: Literal[
-        "published", "all"
-    ]  # published: of norms before attention and FFN, of the stacks, of the FFN's two layers
-
-
-class Adapter(Section):
-    """A bottleneck after each feed-forward (facts 1.6)."""
-
-    dim: Positive  # r, its width
-
-
-class LoRA(Section):
-    """Low-rank updates of attention projections (Hu et al. 2021, section 4)."""
-
-    rank: Positive
-    alpha: PositiveFloat  # the update is scaled by alpha / rank
-    targets: Annotated[list[Literal["query", "key", "value", "out"]], Field(min_length=1)]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_spelling_per_meaning(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(targets := values.get("targets"), list):
-            return values | {"targets": sorted(set(targets), key=str)}
-        return values
 
 
 class Optim(Section):
@@ -343,7 +254,10 @@ class Optim(Section):
 
 
 class RunConfig(Section):
-    """Everything that decides a run's numbers; nothing else. Its hash is the run's id."""
+    """Everything that decides a run's numbers; nothing else. Its hash is the run's id.
+
+    It has a field for each method as well (`with_methods`): that of the run's own holds its settings, the others are null.
+    """
 
     training_version: Positive  # raised when the same settings begin to mean other numbers
     seed: NotNegative
@@ -352,13 +266,20 @@ class RunConfig(Section):
     model: Model
     backbone: Backbone
     task: Task
-    method: Literal["prompt", "finetune", "bitfit", "adapter", "lora"]
-    prompt: Prompt | None  # of these five the one of the method; the others are null
-    finetune: Finetune | None
-    bitfit: BitFit | None
-    adapter: Adapter | None
-    lora: LoRA | None
+    method: str
     optim: Optim
+
+    methods: ClassVar[Mapping[str, type[MethodSettings]]]  # their settings, by name
+
+    @property
+    def method_settings(self) -> MethodSettings:
+        """Those of the run's own method."""
+        settings: MethodSettings = getattr(self, self.method)
+        return settings
+
+    def settings_of(self, method: type[M]) -> M | None:
+        """Those of this method: `config.settings_of(Prompt)`. None if the run's is another."""
+        return self.method_settings if isinstance(self.method_settings, method) else None
 
     @model_validator(mode="before")
     @classmethod
@@ -366,7 +287,7 @@ class RunConfig(Section):
         """Settings of other methods, and a smoothing that the task has no use for, decide nothing."""
         if not isinstance(values, dict):
             return values
-        values = values | {method: None for method in METHODS if method != values.get("method")}
+        values = values | {method: None for method in cls.methods if method != values.get("method")}
         task, optim = values.get("task"), values.get("optim")
         if isinstance(task, dict) and isinstance(optim, dict) and task.get("answers") is None:
             values = values | {"optim": optim | {"smoothing_over": "vocabulary"}}
@@ -376,22 +297,33 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _the_method_has_its_settings(self) -> Self:
-        if getattr(self, self.method) is None:
+        if self.method_settings is None:
             raise ValueError(f"method={self.method} needs the settings {self.method}.*")
+        layers = {"encoder": self.model.encoder_layers, "decoder": self.model.decoder_layers}
+        self.method_settings.check_layers(self.model.name, layers)
         return self
 
-    @model_validator(mode="after")
-    def _prompted_layers_exist(self) -> Self:
-        if self.prompt is None:
-            return self
-        stacks = {"encoder": self.model.encoder_layers, "decoder": self.model.decoder_layers}
-        for stack, layers in stacks.items():
-            if self.prompt.depth in (stack, "both") and any(i >= layers for i in self.prompt.layers or []):
-                raise ValueError(
-                    f"prompt.layers={self.prompt.layers} names a layer that the {stack} of model.name="
-                    f"{self.model.name} does not have; allowed are 0 to {layers - 1}"
-                )
-        return self
+
+WITHOUT_METHODS = RunConfig
+
+
+def with_methods(methods: Mapping[str, type[MethodSettings]]) -> type[RunConfig]:
+    """The schema of a run for these methods: a section for each, and `method`, which names one of them."""
+    fields: dict[str, Any] = {name: (settings | None, ...) for name, settings in methods.items()}
+    fields["method"] = (Literal[tuple(methods)], ...)
+    schema = create_model(
+        "RunConfig",
+        __base__=WITHOUT_METHODS,
+        __module__=__name__,
+        __doc__=WITHOUT_METHODS.__doc__,
+        **fields,
+    )
+    schema.methods = methods
+    return schema
+
+
+if not TYPE_CHECKING:  # to a type checker a run has `method_settings` and `settings_of`, whatever methods there are
+    RunConfig = with_methods(METHODS)
 
 
 class Attack(Section):

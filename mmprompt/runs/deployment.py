@@ -12,8 +12,9 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from mmprompt.runs.config import NotNegative, NotNegativeFloat, Positive, PositiveFloat, Section, parse
+from mmprompt.runs.config import parse
 from mmprompt.runs.secret import secret
+from mmprompt.settings.section import NotNegative, NotNegativeFloat, Positive, PositiveFloat, Section
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds conf/, mmprompt/, sweeps/
 

@@ -13,26 +13,32 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmprompt.runs.config import WORLD_VERSION, ConfigError, Questions, RunConfig, Task, nearest, parse
+from mmprompt.runs.config import METHODS, WORLD_VERSION, ConfigError, Questions, RunConfig, Task, nearest, parse
 from mmprompt.runs.deployment import ROOT, Deployment, backbone_file, deployment_of
 from mmprompt.runs.fingerprint import fingerprint, fingerprints
+from mmprompt.settings.method import MethodSettings
 
 TRAINING_VERSION = 2  # raise when the same settings begin to mean other numbers: every run then gets a new id
 EVALUATION_VERSION = 1
+
+
+def neutral_of(methods: Mapping[str, type[MethodSettings]]) -> dict[str, Any]:
+    """Of methods: of fields that were added later, then of the sections they are in. Null stands for the settings of a method that
+    is not the run's, also of one that was added after the run."""
+    fields = {f"{name}.{key}": value for name, of in methods.items() for key, value in of.neutral.items()}
+    return fields | dict.fromkeys(methods)
+
+
 # key added later -> the value that stands for the time before it; left out of the hash
 NEUTRAL: dict[str, Any] = {
     "task.beam": None,
     "task.no_repeat_ngram": None,
     "precision": "float32",
-    "prompt": None,  # of a run by another method
-    "finetune": None,
-    "bitfit": None,
-    "adapter": None,
-    "lora": None,
     "optim.smoothing_over": "vocabulary",
     "optim.drop_worst": 0.0,
     "optim.drop_worst_after": 0,
     "optim.ema_decay": None,
+    **neutral_of(METHODS),
 }
 DECODING = ("beam", "no_repeat_ngram")  # those that stand in for the task's
 ABSENT = "(no such key)"  # in place of a value
@@ -52,23 +58,27 @@ def frozen_text(config: RunConfig, neutral: Mapping[str, Any] | None = None) -> 
     """What is hashed, and what `config.json` holds: all settings except those that stand at their neutral value."""
     values = config.model_dump(mode="json")
     for key, value in (NEUTRAL if neutral is None else neutral).items():
-        *path, last = key.split(".")
-        section = values
-        for part in path:
-            section = section[part]
-        if section[last] == value:
+        section, last = section_of(values, key)
+        if section is not None and section[last] == value:
             del section[last]
     return canonical(values)
 
 
+def section_of(values: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
+    """The section that holds a dotted key, None if it is null, and the key's name in it. Raises KeyError without one."""
+    *path, last = key.split(".")
+    section: dict[str, Any] | None = values
+    for part in path:
+        section = None if section is None else section[part]
+    return section, last
+
+
 def completed(values: dict[str, Any]) -> dict[str, Any]:
     """Settings as they were frozen, with the neutral value of each key that was added later."""
-    for key, value in NEUTRAL.items():
-        *path, last = key.split(".")
-        section = values
-        for part in path:
-            section = section[part]
-        section.setdefault(last, value)
+    for key, value in reversed(NEUTRAL.items()):  # a method's section before the fields in it
+        section, last = section_of(values, key)
+        if section is not None:
+            section.setdefault(last, value)
     return values
 
 

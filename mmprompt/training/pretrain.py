@@ -27,13 +27,15 @@ from torch.nn import functional as F
 
 from mmprompt.data.tasks import Batch, Sample, collate, encode, preprocess
 from mmprompt.data.tokenizer import Tokenizer
-from mmprompt.evaluation import metrics
+from mmprompt.families.grounding import hits
+from mmprompt.families.short_answers import credits
 from mmprompt.models.decoding import search
 from mmprompt.models.ofa import OFA, PAD
 from mmprompt.models.ofa_checkpoint import official_name
-from mmprompt.runs.config import ConfigError, Model, Section
+from mmprompt.runs.config import ConfigError, Model
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import provenance
+from mmprompt.settings.section import Section
 from mmprompt.training.optimiser import AdamW
 from mmprompt.world import digits, small_world
 
@@ -205,10 +207,10 @@ class Pretraining:
                 found += search(model, encoded, None, text.start, 1, 1, LONGEST_ANSWER, None, None)[0].tolist()
             if name == "grounding":
                 boxes = [self.tokenizer.coordinates(ids, digits.S) for ids in found]
-                right = metrics.hits(boxes, [item.box for item in items if item.box is not None])
+                right = hits(boxes, [item.box for item in items if item.box is not None])
             else:
-                right = metrics.credits([self.tokenizer.decode(ids) for ids in found], [item.right for item in items])
-            scores[name] = float(right.mean())
+                right = credits([self.tokenizer.decode(ids) for ids in found], [item.right for item in items])
+            scores[name] = float(np.mean(right))
         model.train()
         return scores
 

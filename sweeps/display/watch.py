@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.failures import silent
 from mmprompt.runs.store import TRIES, Attempt
 from sweeps.display.live_table import LiveTable

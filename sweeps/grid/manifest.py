@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.comparison import Comparison
-from mmprompt.runs.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Task
+from mmprompt.runs.config import ConfigError, Questions, RunConfig, Task
 from mmprompt.runs.deployment import Deployment, backbone_file, deployment_of, store_folder
 from mmprompt.runs.files import write_over
 from mmprompt.runs.identity import checksum_of, config_of, evaluation_id, evaluations_of, run_id

@@ -22,6 +22,7 @@ from mmprompt.runs.deployment import Cluster
 from mmprompt.runs.identity import canonical
 from mmprompt.runs.records import EVALUATION, DamagedError, EvaluationRecord, ResultRecord, read
 from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.settings.prompt import Prompt
 from sweeps.states.state import State
 
 LOOKED_INTO = 1000  # run folders, for kinds of which the sweep has not finished any
@@ -45,7 +46,8 @@ class Work:
 
     @classmethod
     def of(cls, config: RunConfig) -> Work:
-        lengths = () if config.prompt is None else (config.prompt.length, config.prompt.decoder_length)
+        prompt = config.settings_of(Prompt)
+        lengths = () if prompt is None else (prompt.length, prompt.decoder_length)
         kind = config.model.name, config.task.name, _trained(config.method, lengths)
         return cls(kind, config.optim.steps * config.optim.batch_size)
 

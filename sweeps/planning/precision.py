@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
 
-from mmprompt.runs.config import PRIMARY_METRIC
+from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.studies.power import detectable, share_of
 from sweeps.grid.manifest import ExpandedSweep
 from sweeps.states.state import State

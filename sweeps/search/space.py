@@ -16,11 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field
 from yaml import YAMLError
 
+from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.comparison import RECORDED
-from mmprompt.runs.config import PRIMARY_METRIC, ConfigError, Questions, RunConfig, Section, nearest, parse
+from mmprompt.runs.config import ConfigError, Questions, RunConfig, nearest, parse
 from mmprompt.runs.deployment import Deployment, backbone_file, deployment_of, store_folder
 from mmprompt.runs.identity import checksum_of, config_as_written, data_checksum
 from mmprompt.runs.store import Store
+from mmprompt.settings.section import Section
 from mmprompt.studies.sampler import check_pruner, check_sampler
 from mmprompt.studies.study import (
     DIRECTIONS,

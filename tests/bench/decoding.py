@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from mini import PROMPT
 from plain import Reforward
 
-from mmprompt.methods.prompts import Prompts
+from mmprompt.methods.prompt import Prompts
 from mmprompt.models.attention import Prefixes
 from mmprompt.models.decoding import Trie, score_candidates, search
 from mmprompt.models.ofa import BOS, OFA, PAD, Encoded

@@ -33,8 +33,9 @@ from mmprompt.models.layers import DecoderLayer, EncoderLayer
 from mmprompt.models.loss import label_smoothed
 from mmprompt.models.ofa import IMAGE, OFA, PAD, TEXT
 from mmprompt.models.positions import image_buckets, token_buckets
-from mmprompt.runs.config import Prompt, RunConfig
+from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import ROOT
+from mmprompt.settings.prompt import Prompt
 from mmprompt.training.feature_cache import Cache
 from mmprompt.training.frozen_features import FrozenFeatures
 from mmprompt.training.train import update

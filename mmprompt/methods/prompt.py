@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprompt.models.attention import KeyValue, Prefixes
-from mmprompt.runs.config import Model, Prompt
+from mmprompt.models.ofa import OFA
+from mmprompt.runs.config import Model
+from mmprompt.settings.prompt import Prompt
+
+
+def install(settings: Prompt, backbone: OFA, std: float, generator: torch.Generator) -> None:
+    """Adds nothing to the backbone, and lets nothing of it train: `Tuned` has the prompts beside it."""
 
 
 class Prefix(nn.Module):

@@ -1,0 +1,41 @@
+"""Visual question answering (facts 5.3, 5.7)."""
+
+from __future__ import annotations
+
+from mmprompt.families.family import Family, PrimaryMetric, ReferenceMetric
+from mmprompt.families.lines import AND, DataError, Example, FileSettings, Size, Texts, example_of, normalise_text
+from mmprompt.families.short_answers import constant_answer, credits
+
+OBJECTS = 30  # of an image, the first
+SCORED = "|!+"  # between an answer's score and the answer
+
+
+def read(texts: Texts, size: Size, image_size: int, data: FileSettings, trained: bool) -> Example:
+    """The template ends the question with its question mark."""
+    right: dict[str, float] = {}
+    for part in texts["answers"].split(AND):
+        score, mark, answer = part.partition(SCORED)
+        try:
+            value = float(score)
+        except ValueError:
+            value = -1.0
+        if not mark or not 0 <= value <= 1:
+            raise DataError(f"the answer {part!r} came; wanted: a score from 0 to 1, then {SCORED} and the answer")
+        right[answer.strip()] = max(value, right.get(answer.strip(), 0.0))
+    best = max(right, key=right.__getitem__)
+    fields = {"question": normalise_text(texts["question"], data.max_source_words).removesuffix("?")}
+    if "objects" in texts:
+        fields["objects"] = " ".join(texts["objects"].strip().split(AND)[:OBJECTS])
+    return example_of(fields, best, right, right[best] if data.confidence else 1.0)
+
+
+VQA = Family(
+    name="vqa",
+    texts=("question", "objects"),
+    truth="answers",
+    read=read,
+    answers="text",
+    primary=PrimaryMetric("vqa_accuracy", "VQA accuracy (%)", "Accuracy", credits),
+    references=(ReferenceMetric("constant_answer", constant_answer),),
+    has_confidence=True,
+)
