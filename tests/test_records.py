@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from synthetic_store import OFFLINE
-from wandb.proto.wandb_internal_pb2 import RecordWriter as Message
+from wandb.proto.wandb_internal_pb2 import Record as Message
 
 from analysis.records import RecordError, WandbRecord, read_ends, read_record
 from mmprompt.runs.wandb_file import BLOCK, CHUNK, MAGIC, framed, payloads

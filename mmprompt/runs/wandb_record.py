@@ -4,7 +4,7 @@ What the client (0.31) does by itself, and what is done about it here:
 - a background process writes, and loses what it has not flushed when ours gets SIGTERM: a job calls `end_when_told`;
 - SLURM sends SIGTERM to every process of a step, and that one dies of it: it flushes every second, so that a second is
   lost; to close the record of a run that fails is then no error of its own, and the next record starts a new process;
-- `finish()` returns before the exit record is on disk, sometimes: `Record.finish` waits until it reads it there;
+- `finish()` returns before the exit record is on disk, sometimes: `RecordWriter.finish` waits until it reads it there;
 - the values of the last row overwrite the summary: that row is committed before the summary is set;
 - it drops a row whose step is below the last one without an error: here that is one;
 - it waits for a server that does not answer, at the beginning and at the end of each run: here up to 20 s and 30 s, and
@@ -258,7 +258,7 @@ def _wait_for_exit(file: Path) -> None:
 
 def _holds_exit(file: Path) -> bool:
     """Whether the last record is the exit record, which W&B writes last; reads the last two blocks."""
-    from wandb.proto.wandb_internal_pb2 import RecordWriter as Message  # type: ignore[attr-defined]
+    from wandb.proto.wandb_internal_pb2 import Record as Message  # type: ignore[attr-defined]
 
     with file.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
