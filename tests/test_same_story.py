@@ -24,7 +24,8 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Attempt
 from sweeps.display.report import QUIET
 
-SOON = "import sys; from sweeps.display import live_table as table; table.QUIET = table.QUIETEST = 0.2; "  # between two lines of a log
+# 0.2 s between two lines of a log
+SOON = "import sys; from sweeps.display import live_table as table; table.QUIET = table.QUIETEST = 0.2; "
 SOON += "from sweeps.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
 

@@ -18,7 +18,8 @@ from patience import ended
 from mmprompt.runs.processes import who
 from sweeps.display.report import QUIET
 
-SOON = "import sys; from sweeps.display import live_table as table; table.QUIET = table.QUIETEST = 0.2; "  # between two lines of a log
+# 0.2 s between two lines of a log
+SOON = "import sys; from sweeps.display import live_table as table; table.QUIET = table.QUIETEST = 0.2; "
 SOON += "from sweeps.__main__ import main; sys.exit(main(sys.argv[1:]))"
 SLOW = f"cluster.python='faketime -f -3600 {sys.executable}'"  # the clock of its node is an hour behind
 
