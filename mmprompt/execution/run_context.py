@@ -22,7 +22,7 @@ from mmprompt.runs.deployment import JobSettings, Tracking
 from mmprompt.runs.fingerprint import fingerprint
 from mmprompt.runs.identity import read_config
 from mmprompt.runs.store import Attempt, RunFolder
-from mmprompt.runs.wandb_record import RecordWriter
+from mmprompt.runs.wandb_writer import RecordWriter
 from mmprompt.training.feature_cache import Cache
 from mmprompt.training.frozen_features import Want, open_cache, processor, view
 

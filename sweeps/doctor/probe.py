@@ -355,7 +355,7 @@ def driver_cuda() -> tuple[int, int] | None:
 def wandb(ask: Mapping[str, Any]) -> Iterator[Finding]:
     """An offline record, in a folder that goes away."""
     from mmprompt.runs.deployment import Tracking
-    from mmprompt.runs.wandb_record import RecordWriter, TrackingError
+    from mmprompt.runs.wandb_writer import RecordWriter, TrackingError
 
     tracking, setup, began = ask["tracking"], ask["cluster"]["setup"], time.monotonic()
     if tracking["mode"] == "disabled":
