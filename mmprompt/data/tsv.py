@@ -35,6 +35,9 @@ class DataError(RuntimeError):
     """A file is not what it should be. The message says which file and line, what came, and what was wanted."""
 
 
+STORED = {"spans": "spans", "sizes": "sizes", "digests": "looks"}  # an index's arrays by their names on disk
+
+
 @dataclass(frozen=True)
 class Index:
     spans: np.ndarray  # n k 2, first and last byte of each column, counted from the file's beginning
@@ -147,7 +150,7 @@ def indexed(file: Path, columns: Mapping[str, int], check: Check, kept: Path | N
     index = scan(file, columns, check)
     if kept is not None:
         content = io.BytesIO()
-        np.savez(content, **vars(index))
+        np.savez(content, **{STORED[name]: array for name, array in vars(index).items()})
         try:
             write_over(kept, hashed(content.getbuffer()))
         except StoreError as error:
@@ -170,4 +173,4 @@ def read(kept: Path) -> Index | None:
         print(f"{kept} is damaged; it is made again", flush=True)
         return None
     with np.load(io.BytesIO(content)) as arrays:
-        return Index(**{name: arrays[name] for name in ("spans", "sizes", "looks")})
+        return Index(**{name: arrays[stored] for name, stored in STORED.items()})
