@@ -74,6 +74,13 @@ def test_without_history_all_else_is_the_same(written: Path) -> None:
     assert len(rest.history) == 0
 
 
+def test_without_values_all_else_is_the_same(written: Path) -> None:
+    whole, rest = read_record(written, history=True), read_record(written, history=False, values=False)
+    assert (rest.config, rest.summary, rest.history) == ({}, {}, {})
+    assert (rest.id, rest.project, rest.rows, rest.state) == (whole.id, whole.project, whole.rows, whole.state)
+    assert (rest.rows, rest.damage) == (ROWS, ())
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "none": lambda data: data,
     "killed": lambda data: data[: 2 * len(data) // 3],
