@@ -105,8 +105,8 @@ def test_sweeps_knows_of_the_core_its_light_part_and_on_the_node_its_job() -> No
             "torch",
             "mmprompt",
             "mmprompt.execution.run_context.backbone_of",
-            "mmprompt.data.examples.load",
-            "mmprompt.data.examples.locate",
+            "mmprompt.data.task_data.TaskData",
+            "mmprompt.data.task_files.locate",
         )
     }
     assert set(found) == node | probe

@@ -19,13 +19,12 @@ from launcher import Launcher
 from patience import ended, printed_by, until
 from safetensors.numpy import load_file
 from test_job import done
-from tiny import JOB, frozen_run, job_settings
+from tiny import JOB, data_of, frozen_run, job_settings
 from wandb_server import WandbServer
 
 from analysis.reading import assemble
 from analysis.server import on_server
 from analysis.sources import in_store
-from mmprompt.data.examples import load
 from mmprompt.evaluation.metrics import credits
 from mmprompt.execution.execute import execute, process_facts, try_once
 from mmprompt.runs.config import PRIMARY_METRIC
@@ -195,7 +194,7 @@ def test_an_evaluation_says_what_one_answer_to_everything_scores_on_the_same_exa
     config = read_config(folder.config_file)
     for settings, count in ((VAL, 30), (few, 7)):
         said = content(folder, settings)
-        items = load(config.task, config.model, settings["split"]).items[:count]  # type: ignore[arg-type]
+        items = data_of(config).split(str(settings["split"])).items[:count]
         answers = {answer for item in items for answer in item.right}
         best = max(credits([answer] * count, [item.right for item in items]).mean() for answer in answers)
         assert list(said["metrics"]) == [PRIMARY_METRIC[config.task.family], "constant_answer"]

@@ -1,4 +1,4 @@
-"""A task's examples: scenes of the small world, or lines of files. Whoever trains and evaluates need not know which.
+"""The splits of a task: scenes of the small world, or lines of files. Whoever trains and evaluates need not know which.
 
 n examples of a split, S x S pixels of their images.
 """
@@ -6,15 +6,12 @@ n examples of a split, S x S pixels of their images.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any, Protocol, TypeVar, overload
 
 import numpy as np
@@ -22,17 +19,15 @@ import PIL
 import torch
 from torch import Tensor
 
-from mmprompt.data.bpe import BPE
 from mmprompt.data.ofa_lines import READERS, Example
-from mmprompt.data.staging import staged
+from mmprompt.data.task_files import TaskFiles
 from mmprompt.data.tasks import Item, Sample, encode
-from mmprompt.data.tokenizer import Tokenizer, Vocabulary
+from mmprompt.data.tokenizer import Vocabulary
 from mmprompt.data.tsv import DataError, Table, Texts, indexed
-from mmprompt.runs.config import Digits, Files, Model, Task
-from mmprompt.runs.fingerprint import fingerprint, fingerprints
+from mmprompt.runs.config import Digits, Files, Task
+from mmprompt.runs.fingerprint import fingerprint
 from mmprompt.world import small_world
 
-KEPT = 6  # splits, of the tasks that a job is at
 DECODERS = 8  # threads, at most
 INDEX_VERSION = 1  # raise when lines of files begin to be checked otherwise
 
@@ -43,133 +38,34 @@ class Images(Protocol):
     def __getitem__(self, index: Any) -> Tensor: ...  # B S S 3 uint8, of a tensor of B numbers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a split equals itself alone
 class Split:
+    name: str
     images: Images
     items: Sequence[Item]
-    samples: Sequence[Sample]
+    samples: Sequence[Sample]  # n, made of the items
+    words: Vocabulary  # that samples are written in
     digests: Callable[[], list[bytes]]  # of each image, what no image with other pixels has
 
     def __len__(self) -> int:
         return len(self.samples)
 
 
-# ------------------------------------------------------------------------------------------------------- where files are
-
-
-@dataclass(frozen=True)
-class Located:
-    """A task's files in this process, by name; what was staged lies on the node's own disk."""
-
-    files: dict[str, Path]
-    cache: Path | None  # for what is found out about them
-
-
-_located: dict[str, Located] = {}  # by the fingerprint of all of a task's files
-
-
-def locate(task: Task, folder: str | None, stage: bool, cache: Path | None) -> None:
-    """Says where a task's files lie, before any of its splits is loaded. Raises RuntimeError if they are others than at launch."""
-    if not task.files:
-        return
-    if folder is None:
-        raise RuntimeError(f"task={task.name} reads files, and this job was not told their folder, paths.data")
-    files = {name: Path(folder) / name for name in task.files}
-    if gone := [file for file in files.values() if not file.is_file()]:
-        raise RuntimeError(f"{gone[0]} is not there, which task={task.name} reads")
-    checksum = fingerprints(files[name] for name in task.files)
-    if checksum != task.data.fingerprint:
-        raise RuntimeError(
-            f"files of task={task.name} in {folder} have changed since launch: their checksum is {checksum}, the run was "
-            f"launched with {task.data.fingerprint}"
-        )
-    if stage:
-        files = {name: staged(file, fingerprint(file)) for name, file in files.items()}
-    _located[task.data.fingerprint] = Located(files, cache)
-
-
-def found(task: Task) -> Located:
-    if task.data.fingerprint not in _located:
-        raise RuntimeError(f"nobody has said where the files of task={task.name} lie")
-    return _located[task.data.fingerprint]
-
-
-# --------------------------------------------------------------------------------------------------------- vocabulary, answers
-
-
-def tokenizer(task: Task, model: Model) -> Vocabulary:
-    """The small world's words, or OFA's vocabulary from the task's files."""
-    if isinstance(task.data, Digits):
-        return Tokenizer(model.vocab_size, model.num_bins)
-    data, files = task.data, found(task).files
-    return _bpe(files[data.encoder], files[data.merges], files[data.dictionary], model.vocab_size, model.num_bins)
-
-
-@lru_cache(maxsize=2)
-def _bpe(encoder: Path, merges: Path, dictionary: Path, vocab_size: int, num_bins: int) -> BPE:
-    return BPE(encoder, merges, dictionary, vocab_size, num_bins)
-
-
-def answers(task: Task) -> list[str]:
-    """The closed set; empty where text is generated."""
-    if isinstance(task.answers, str):
-        return read_answers(found(task).files[task.answers])
-    return task.answers or []
-
-
-class NoClasses(pickle.Unpickler):
-    """Numbers, texts, lists and tables: what a stranger's pickle may hold. Anything else could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-@lru_cache(maxsize=2)
-def read_answers(file: Path) -> list[str]:
-    """One on each line; or, of a .pkl, OFA's table from answers to numbers. Raises DataError."""
-    if file.suffix != ".pkl":
-        found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    else:
-        try:
-            table = NoClasses(io.BytesIO(file.read_bytes())).load()
-            found = sorted(table, key=table.__getitem__)
-        except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{file} is not a pickled table from answers to numbers: {error}") from None
-    if not found or not all(isinstance(answer, str) for answer in found) or len(set(found)) < len(found):
-        raise DataError(f"{file} has {len(found)} answers; wanted: texts, no two the same, one at least")
-    return found
-
-
-# -------------------------------------------------------------------------------------------------------------- their splits
-
-
-def load(task: Task, model: Model, split: str) -> Split:
-    """A split of a task. Raises DataError if a file is not as it should be."""
-    return _load(task.model_dump_json(), model.model_dump_json(), split)
-
-
-@lru_cache(maxsize=KEPT)  # the runs of a job mostly share their task
-def _load(task_json: str, model_json: str, split: str) -> Split:
-    task = Task.model_validate_json(task_json)
-    words = tokenizer(task, Model.model_validate_json(model_json))
-    if isinstance(task.data, Digits):
-        return scenes(task, task.data, words, split)
-    return lines(task, task.data, words, split)
-
-
 def scenes(task: Task, data: Digits, words: Vocabulary, split: str) -> Split:
+    """Of the small world, all of it in memory."""
     made, items = small_world.split_of(data, task.family, split)
     samples = [encode(item, task.template, task.prompt_type, words) for item in items]
-    return Split(torch.from_numpy(made.images), items, samples, partial(hashes, made.images))
+    return Split(split, torch.from_numpy(made.images), items, samples, words, partial(hashes, made.images))
 
 
 def hashes(images: np.ndarray) -> list[bytes]:
     return [hashlib.sha256(image).digest() for image in images]
 
 
-def lines(task: Task, data: Files, words: Vocabulary, split: str) -> Split:
-    """Each line has been looked at once; it is read again when it is wanted."""
-    here, trained, closed = found(task), split == "train", frozenset(answers(task))
+def lines(task: Task, data: Files, files: TaskFiles, words: Vocabulary, closed: frozenset[str], split: str) -> Split:
+    """Of files. Each line has been looked at once; it is read again when it is wanted. `closed`: the answers that there are,
+    empty where text is generated. Raises DataError if a file is not as it should be."""
+    trained = split == "train"
 
     def read(texts: Texts, size: tuple[int, int]) -> Example:
         example = READERS[task.family](texts, size, task, data, trained)
@@ -179,10 +75,10 @@ def lines(task: Task, data: Files, words: Vocabulary, split: str) -> Split:
 
     tables = []
     for name in data.files[split]:
-        file, kept = here.files[name], None
-        if here.cache is not None:
+        file, kept = files.paths[name], None
+        if files.cache is not None:
             facts = [INDEX_VERSION, fingerprint(file), data.columns, task.family, trained, sorted(closed)]
-            kept = here.cache / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.lines"
+            kept = files.cache / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.lines"
         tables.append(Table(file, data.columns, indexed(file, data.columns, read, kept)))
     all_lines = Lines(tables)
 
@@ -194,9 +90,8 @@ def lines(task: Task, data: Files, words: Vocabulary, split: str) -> Split:
         return encode(item(index), task.template, task.prompt_type, words)
 
     count = len(all_lines)
-    return Split(
-        Photographs(all_lines, task.image_size), OnDemand(count, item), OnDemand(count, sample), all_lines.digests
-    )
+    images, items, samples = Photographs(all_lines, task.image_size), OnDemand(count, item), OnDemand(count, sample)
+    return Split(split, images, items, samples, words, all_lines.digests)
 
 
 class Lines:

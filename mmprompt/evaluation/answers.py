@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmprompt.data.examples import Split, load, tokenizer
+from mmprompt.data.splits import Split
 from mmprompt.data.tasks import Batch, collate
 from mmprompt.data.text import normalised
 from mmprompt.evaluation import captions, metrics
@@ -85,28 +85,31 @@ class Scores:
 
 
 def evaluate(
-    config: RunConfig, tuned: Tuned, view: View, settings: Mapping[str, Any], answered: Answered = lambda count: None
+    config: RunConfig,
+    tuned: Tuned,
+    split: Split,
+    view: View,
+    settings: Mapping[str, Any],
+    answered: Answered = lambda count: None,
 ) -> Scores:
-    """An evaluation with these settings (`mmprompt.runs.identity.evaluations_of`).
+    """An evaluation with these settings (`mmprompt.runs.identity.evaluations_of`), of the split that they name.
 
-    `view`: of its split, and under an attack of that which it changes.
+    `view`: of this split, and under an attack of that which it changes.
     """
-    split = load(config.task, config.model, settings["split"])
     asked = config.model_copy(update={"task": as_asked(config.task, settings)})
-    found = answers(asked, tuned, split, view, count(config, settings), attack_of(settings), answered)
+    found = answers(asked, tuned, split, view, count(split, settings), attack_of(settings), answered)
     scores = scored(config, split, found)
     values = {PRIMARY_METRIC[config.task.family]: float(scores.mean())}
     if config.task.family == "caption":
-        values |= captions.further(*as_captions(config, split, found))
+        values |= captions.further(*as_captions(split, found))
     if config.task.family in REFERENCE_METRICS:
         values["constant_answer"] = metrics.constant_answer([item.right for item in split.items[: len(found)]])
     return Scores(scores, values)
 
 
-def count(config: RunConfig, settings: Mapping[str, Any]) -> int:
-    """How many examples it asks."""
-    there = len(load(config.task, config.model, settings["split"]))
-    return min(there, settings["examples"]) if "examples" in settings else there
+def count(split: Split, settings: Mapping[str, Any]) -> int:
+    """How many examples of its split an evaluation asks."""
+    return min(len(split), settings["examples"]) if "examples" in settings else len(split)
 
 
 def attack_of(settings: Mapping[str, Any]) -> Attack | None:
@@ -128,21 +131,18 @@ def example_scores(
 
 def scored(config: RunConfig, split: Split, found: Sequence[Sequence[int]]) -> np.ndarray:
     """Score of each of these answers, token ids, to the split's first examples."""
-    words, items = tokenizer(config.task, config.model), split.items[: len(found)]
+    words, items = split.words, split.items[: len(found)]
     if config.task.family == "grounding":
         boxes = [in_pixels(words.coordinates(ids, 1.0), item.extent) for ids, item in zip(found, items, strict=True)]
         return metrics.hits(boxes, [item.box for item in items if item.box is not None])
     if config.task.family == "caption":
-        return metrics.cider_d(*as_captions(config, split, found))
+        return metrics.cider_d(*as_captions(split, found))
     return metrics.credits([words.decode(ids) for ids in found], [item.right for item in items])
 
 
-def as_captions(
-    config: RunConfig, split: Split, found: Sequence[Sequence[int]]
-) -> tuple[list[str], list[Mapping[str, float]]]:
+def as_captions(split: Split, found: Sequence[Sequence[int]]) -> tuple[list[str], list[Mapping[str, float]]]:
     """These answers as captions are compared, and what people said of the same images."""
-    words = tokenizer(config.task, config.model)
-    return [normalised(words.decode(ids)) for ids in found], [item.right for item in split.items[: len(found)]]
+    return [normalised(split.words.decode(ids)) for ids in found], [item.right for item in split.items[: len(found)]]
 
 
 def in_pixels(box: Sequence[float] | None, extent: tuple[float, float]) -> list[float] | None:
