@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.manifest import point_values
-from analysis.records import RecordError
-from analysis.sources import Source, Tracked
+from analysis.sources import AnyRecord, Source
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.wandb_record import RecordError
 
 AT_ONCE = 8  # runs that are read side by side: more, and a server calls it too many requests
 PATIENCE = 60.0  # seconds for the curve of one run
@@ -27,45 +27,44 @@ def curves(store: Store, manifest: Mapping[str, Any], source: Source, notes: lis
     Raises TimeoutError when a server stops answering.
     """
     points = {point["run"]: point_values(manifest, point) for point in reversed(manifest["points"])}
-    done = {run: tracked for run in reversed(points) if (tracked := _tracked(store.run(run), source, notes))}
+    done = {run: record for run in reversed(points) if (record := _record(store.run(run), source, notes))}
     missing = len(points) - len(done)
     if missing:
         notes.append(f"{missing} of {len(points)} runs have no curve")
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        waiting = {run: pool.submit(_curve, tracked) for run, tracked in done.items()}
+        waiting = {run: pool.submit(_curve, source, record) for run, record in done.items()}
         read = {}
         for run, future in waiting.items():
             try:
-                read[run] = future.result(PATIENCE)
+                read[run], said = future.result(PATIENCE)
             except RecordError as error:  # it was there a moment ago
-                notes.append(f"run {run}: {error}")
+                said = [f"run {run}: {error}"]
+            notes.extend(said)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    for run, curve in read.items():
-        held = done[run].rows
-        if held is not None and held != len(curve):
-            notes.append(f"run {run}: the server holds {held} rows, and {len(curve)} steps were read")
     parts = [curve.assign(**points[run]) for run, curve in read.items()]
     labels = list(dict.fromkeys([*manifest["axes"], "task", "run", "step"]))
     rows = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=labels)
     return rows[[*labels, *sorted(set(rows.columns) - set(labels))]]
 
 
-def _tracked(folder: RunFolder, source: Source, notes: list[str]) -> Tracked | None:
+def _record(folder: RunFolder, source: Source, notes: list[str]) -> AnyRecord | None:
     """The record of a done run."""
     try:
         result = folder.result()
     except StoreError as error:
         notes.append(str(error))
         return None
-    tracked = source.published(folder, result, notes)
-    return tracked if tracked and (result is not None or tracked.state == "finished") else None
+    record = source.published(folder, result, notes)
+    return record if record and (result is not None or record.state == "finished") else None
 
 
-def _curve(tracked: Tracked) -> pd.DataFrame:
-    history = tracked.history()
+def _curve(source: Source, record: AnyRecord) -> tuple[pd.DataFrame, list[str]]:
+    """The curve of a run, and what does not fit."""
+    notes: list[str] = []
+    history = source.history(record, notes)
     if not len(history):  # all of it may be damaged
-        return pd.DataFrame({"step": pd.Series(dtype="int64")})
+        return pd.DataFrame({"step": pd.Series(dtype="int64")}), notes
     logged = [key for key in history.columns if not key.startswith("_")]
-    return history[logged].astype("float64").assign(step=history["_step"].astype("int64"))
+    return history[logged].astype("float64").assign(step=history["_step"].astype("int64")), notes

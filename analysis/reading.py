@@ -24,7 +24,7 @@ import pandas as pd
 from analysis import verify
 from analysis.frame import ABOUT, WRONG, Sweep
 from analysis.manifest import point_values, read_manifest
-from analysis.sources import Source, Tracked, in_store
+from analysis.sources import AnyRecord, Source, in_store
 from analysis.stored import Files, Unreadable, read, read_evaluation, unfinished
 from analysis.verify import RECORD, RESULT, Finding
 from mmprompt.families.registry import FAMILIES
@@ -85,31 +85,31 @@ class Reading:
             on_disk, text = _result(folder), _text(folder.config_file)
         except Unreadable as error:
             return self.without_values(rows, points, Finding("unreadable", folder.id, str(error)))
-        tracked = self.source.published(folder, on_disk, self.notes)
-        if on_disk is not None and tracked is not None and tracked.state != "finished":
-            self.notes.append(f"run {folder.id}: {RECORD} says {tracked.state}, its {RESULT} done")
+        record = self.source.published(folder, on_disk, self.notes)
+        if on_disk is not None and record is not None and record.state != "finished":
+            self.notes.append(f"run {folder.id}: {RECORD} says {record.state}, its {RESULT} done")
         result = on_disk
-        if result is None and tracked is not None and tracked.state == "finished":
-            result = as_result(tracked)
+        if result is None and record is not None and record.state == "finished":
+            result = as_result(record)
             if folder.config_file.exists():
                 self.without_result.add(folder.id)
         if result is None:
-            state = {"state": _state(folder, tracked)}
+            state = {"state": _state(folder, record)}
             return [row | state for row in rows]
-        about = {"state": "done", "source": RESULT if tracked is None or not tracked.summary else "wandb"}
+        about = {"state": "done", "source": RESULT if record is None or not record.summary else "wandb"}
         about |= {key: result[key] for key in ABOUT} | {key: number(result.get(key)) for key in FACTS}
         rows = [row | about for row in rows]
         if self.deep:
             self.notes.extend(f"run {folder.id}: {said}" for said in verify.deeply(folder, on_disk))
-        said, config = verify.of_folder(folder.id, text, on_disk), config_of(text, tracked)
-        if said is None and tracked is not None:
-            said = verify.of_record(folder.id, result["attempt"], tracked.config, None if text is None else config)
-            said = said or verify.of_published(result["evaluations"], tracked.summary)
+        said, config = verify.of_folder(folder.id, text, on_disk), config_of(text, record)
+        if said is None and record is not None:
+            said = verify.of_record(folder.id, result["attempt"], record.config, None if text is None else config)
+            said = said or verify.of_published(result["evaluations"], record.summary)
         if said is None and config is not None:
             said = verify.of_header(self.manifest["header"], config)
         if said is not None:
             return self.without_values(rows, points, Finding("conflict", folder.id, said))
-        run = _Run(folder, result, tracked, config)
+        run = _Run(folder, result, record, config)
         run.read_evaluations({one for point in points for one in point["evaluations"].values()}, self)
         for row, point in zip(rows, points, strict=True):
             self.fill(row, point, run)
@@ -208,7 +208,7 @@ class _Run:
 
     folder: RunFolder
     result: Mapping[str, Any]
-    tracked: Tracked | None  # the record of the attempt that was published
+    record: AnyRecord | None  # the record of the attempt that was published
     config: Mapping[str, Any] | None
 
     @property
@@ -276,17 +276,15 @@ class _Run:
     ) -> Iterator[tuple[str, float | str]]:
         """Where the value stands, and what it is there; or why it does not."""
         key = f"{split}/{metric}" if is_published else f"evaluation/{one}"
-        tracked = self.tracked if is_published else self.later.get(one)
-        if tracked is not None and not is_published:
+        record = self.record if is_published else self.later.get(one)
+        if record is not None and not is_published:
             attempt = None if files.about is None else files.about["attempt"]
-            said = verify.of_record(
-                self.id, attempt, tracked.config, self.config, f"the W&B record of evaluation {one}"
-            )
+            said = verify.of_record(self.id, attempt, record.config, self.config, f"the W&B record of evaluation {one}")
             if said is not None:
                 yield RECORD, said
-        if tracked is not None and key in tracked.summary:
-            yield RECORD, number(tracked.summary[key])
-        elif tracked is not None and tracked.summary:
+        if record is not None and key in record.summary:
+            yield RECORD, number(record.summary[key])
+        elif record is not None and record.summary:
             reading.notes.append(f"run {self.id}: {key} is not in its W&B record")
         elif not is_published and files.about is not None:
             reading.notes.append("some evaluations have no readable W&B record; their values are from their files")
@@ -327,22 +325,22 @@ def _text(file: Path) -> str | None:
         raise Unreadable(f"{file.name} cannot be read: {error}") from None
 
 
-def config_of(text: str | None, tracked: Tracked | None) -> dict[str, Any] | None:
+def config_of(text: str | None, record: AnyRecord | None) -> dict[str, Any] | None:
     """The run's settings, from its record where its folder was not copied; None where nothing says them."""
     if text is not None:
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
             return None  # its hash will say so
-    said = {} if tracked is None else tracked.config
+    said = {} if record is None else record.config
     return {key: said[key] for key in RunConfig.model_fields if key in said} or None
 
 
-def _state(folder: RunFolder, tracked: Tracked | None) -> str:
+def _state(folder: RunFolder, record: AnyRecord | None) -> str:
     found = unfinished(folder)
     if found is not None:
         return found
-    return "failed" if tracked is not None and tracked.state in ENDED_BADLY else "not done"
+    return "failed" if record is not None and record.state in ENDED_BADLY else "not done"
 
 
 def _state_of_evaluations(folder: RunFolder, result: Mapping[str, Any]) -> str:
@@ -351,13 +349,13 @@ def _state_of_evaluations(folder: RunFolder, result: Mapping[str, Any]) -> str:
     return "failed" if later and later[-1].has_failed else "not evaluated"
 
 
-def as_result(tracked: Tracked) -> dict[str, Any]:
+def as_result(record: AnyRecord) -> dict[str, Any]:
     """What `result.json` would say, from the record."""
-    said = tracked.config | tracked.summary
+    said = record.config | record.summary
     end = "/evaluation"
-    evaluations = {key.removesuffix(end): one for key, one in sorted(tracked.summary.items()) if key.endswith(end)}
-    keys = [key for split in evaluations for key in sorted(tracked.summary) if key.startswith(f"{split}/")]
-    metrics = {key: number(tracked.summary[key]) for key in keys if not key.endswith(end)}
+    evaluations = {key.removesuffix(end): one for key, one in sorted(record.summary.items()) if key.endswith(end)}
+    keys = [key for split in evaluations for key in sorted(record.summary) if key.startswith(f"{split}/")]
+    metrics = {key: number(record.summary[key]) for key in keys if not key.endswith(end)}
     return {key: said.get(key) for key in (*ABOUT, *FACTS)} | {"evaluations": evaluations, "metrics": metrics}
 
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from analysis.inventory import settings_of
 from analysis.reading import as_result, config_of
-from analysis.sources import Source, Tracked, in_store
+from analysis.sources import AnyRecord, Source, in_store
 from analysis.stored import Unreadable, read, read_scores, unfinished
 from analysis.trace import again
 from mmprompt.runs.files import StoreError
@@ -43,12 +43,12 @@ class Run:
         Raises StoreError if the file is damaged.
         """
         found: Any = _read(self, self.folder.result_file, RESULT)
-        if found is None and self._tracked is not None and self._tracked.state == "finished":
-            found = as_result(self._tracked)
+        if found is None and self._wandb_record is not None and self._wandb_record.state == "finished":
+            found = as_result(self._wandb_record)
         return found or {}
 
     @cached_property
-    def _tracked(self) -> Tracked | None:
+    def _wandb_record(self) -> AnyRecord | None:
         """The record of the attempt whose files are the run's."""
         return self.source.published(self.folder, _read(self, self.folder.result_file, RESULT), [])
 
@@ -60,7 +60,7 @@ class Run:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Every setting under its dotted key, as it was frozen. Raises StoreError if that was changed after launch."""
-        settings = settings_of(self.folder) or dict(dotted(config_of(None, self._tracked) or {}))
+        settings = settings_of(self.folder) or dict(dotted(config_of(None, self._wandb_record) or {}))
         return {**NEUTRAL, **settings}
 
     @property
@@ -143,7 +143,7 @@ class Run:
     @cached_property
     def history(self) -> pd.DataFrame:
         """A row per logged step, with the step as the index, from the W&B record. Empty without one."""
-        rows = pd.DataFrame() if self._tracked is None else self._tracked.history()
+        rows = pd.DataFrame() if self._wandb_record is None else self.source.history(self._wandb_record, [])
         if not len(rows):
             return pd.DataFrame()
         logged = rows[[key for key in rows.columns if not key.startswith("_")]]

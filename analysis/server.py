@@ -11,12 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
-from analysis.sources import Tracked
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import RunFolder
 from mmprompt.runs.wandb_server import find, server
@@ -25,33 +24,63 @@ ROWS = 10_000  # of a curve, in one call
 
 
 @dataclass(frozen=True)
-class OnServer:
-    attempts: Mapping[str, Mapping[int, Any]]  # by run and number
+class ServerRecord:
+    """A W&B record as a server has it, under the names of one in the store (`mmprompt.runs.wandb_record.WandbRecord`)."""
 
-    def published(self, folder: RunFolder, result: Mapping[str, Any] | None, notes: list[str]) -> Tracked | None:
+    run: Any  # of wandb's Api
+
+    @property
+    def state(self) -> str:
+        """W&B's word: also running, crashed, killed."""
+        return str(self.run.state)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return dict(self.run.config)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Without the client's own keys, which begin with _."""
+        return {key: value for key, value in dict(self.run.summary).items() if not key.startswith("_")}
+
+
+@dataclass(frozen=True)
+class OnServer:
+    attempts: Mapping[str, Mapping[int, ServerRecord]]  # by run and number
+
+    def published(self, folder: RunFolder, result: Mapping[str, Any] | None, notes: list[str]) -> ServerRecord | None:
         found = self.attempts.get(folder.id, {})
         if result is not None:
-            run = found.get(result["attempt"])
-        else:
-            trained = {number: run for number, run in sorted(found.items()) if not _only_evaluated(run)}
-            finished = [number for number, run in trained.items() if run.state == "finished"]
-            run = trained[finished[0] if finished else max(trained)] if trained else None
-            if finished:
-                notes.append("where no result.json says which attempt was published, the first that finished is taken")
-        return None if run is None else _tracked(run)
+            return found.get(result["attempt"])
+        trained = {n: record for n, record in sorted(found.items()) if record.config.get("work") != "evaluate"}
+        finished = [number for number, record in trained.items() if record.state == "finished"]
+        if finished:
+            notes.append("where no result.json says which attempt was published, the first that finished is taken")
+        return trained[finished[0] if finished else max(trained)] if trained else None
 
     def evaluated(
         self, folder: RunFolder, said: Mapping[str, Mapping[str, Any] | None], notes: list[str]
-    ) -> dict[str, Tracked]:
-        found = {number: _tracked(run) for number, run in sorted(self.attempts.get(folder.id, {}).items())}
-        values = {}
+    ) -> dict[str, ServerRecord]:
+        found = dict(sorted(self.attempts.get(folder.id, {}).items()))
+        records = {}
         for one, file in said.items():
             numbers = found if file is None else [file["attempt"]]
             asked = (found[number] for number in numbers if number in found)
-            made = next((tracked for tracked in asked if f"evaluation/{one}" in tracked.summary), None)
+            made = next((record for record in asked if f"evaluation/{one}" in record.summary), None)
             if made is not None:
-                values[one] = made
-        return values
+                records[one] = made
+        return records
+
+    def history(self, record: ServerRecord, notes: list[str]) -> pd.DataFrame:
+        """A server that was sent a row twice may have it twice."""
+        rows = pd.DataFrame(list(record.run.scan_history(page_size=ROWS, use_cache=False)))
+        steps = rows.drop_duplicates("_step", keep="last", ignore_index=True) if len(rows) else rows
+        if record.run.historyLineCount != len(steps):
+            held = record.run.historyLineCount
+            notes.append(
+                f"run {record.config['run_id']}: the server holds {held} rows, and {len(steps)} steps were read"
+            )
+        return steps
 
 
 @contextmanager
@@ -63,9 +92,9 @@ def on_server(manifest: Mapping[str, Any], project: str | None) -> Iterator[OnSe
     entity, project = place_of(manifest, project)
     runs = list(dict.fromkeys(point["run"] for point in manifest["points"]))
     with server() as api:
-        attempts: defaultdict[str, dict[int, Any]] = defaultdict(dict)
+        attempts: defaultdict[str, dict[int, ServerRecord]] = defaultdict(dict)
         for run in find(api, project, entity, "config.run_id", runs, lazy=False):
-            attempts[run.config["run_id"]][run.config["attempt"]] = run
+            attempts[run.config["run_id"]][run.config["attempt"]] = ServerRecord(run)
         yield OnServer(attempts)
 
 
@@ -77,22 +106,3 @@ def place_of(manifest: Mapping[str, Any], project: str | None) -> tuple[str, str
     if "tracking" not in manifest:
         raise StoreError(f"sweep {manifest['sweep']} was launched before manifests named a W&B project; give --project")
     return manifest["tracking"]["entity"] or "", manifest["tracking"]["project"]
-
-
-def _tracked(run: Any) -> Tracked:
-    return Tracked(run.state, dict(run.config), _summary(run), partial(_history, run), run.historyLineCount)
-
-
-def _only_evaluated(run: Any) -> bool:
-    """Whether this attempt asked finished weights, and trained none."""
-    return run.config.get("work") == "evaluate"
-
-
-def _summary(run: Any) -> dict[str, Any]:
-    return {key: value for key, value in dict(run.summary).items() if not key.startswith("_")}
-
-
-def _history(run: Any) -> pd.DataFrame:
-    """A row per logged step. A server that was sent a row twice may have it twice."""
-    rows = pd.DataFrame(list(run.scan_history(page_size=ROWS, use_cache=False)))
-    return rows.drop_duplicates("_step", keep="last", ignore_index=True) if len(rows) else rows

@@ -152,7 +152,7 @@ def api(store: Path) -> int:
 def sync(store: Path) -> int:
     """Which records there are, up to the question to the server."""
     from mmprompt.runs.files import StoreError
-    from mmprompt.runs.wandb_server import is_marked, read_local
+    from mmprompt.runs.wandb_server import is_marked, sendable
     from sweeps.states.state import queue
     from sweeps.verbs import sync
 
@@ -163,7 +163,7 @@ def sync(store: Path) -> int:
         for folder in folders:
             for file, _ in sync._records(folder, queued):
                 if not is_marked(file):
-                    read_local(file)
+                    sendable(file)
     return 0
 
 

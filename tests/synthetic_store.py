@@ -19,7 +19,7 @@ from mmprompt.runs.deployment import Tracking
 from mmprompt.runs.files import write_once
 from mmprompt.runs.identity import canonical, digest, evaluation_id
 from mmprompt.runs.store import Attempt, RunFolder, Store
-from mmprompt.runs.wandb_record import RecordWriter
+from mmprompt.runs.wandb_writer import RecordWriter
 
 OFFLINE = Tracking(mode="offline", project="mmprompt", entity=None)
 DISABLED = Tracking(mode="disabled", project="mmprompt", entity=None)

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import settings
+from tiny import data_of, settings
 from torch import Tensor, nn
 
-from mmprompt.data.examples import load
 from mmprompt.data.tasks import Batch, collate, preprocess
 from mmprompt.evaluation.attack import answer_losses, encode, encode_under_attack
 from mmprompt.execution.run_context import backbone_of
@@ -67,9 +66,10 @@ def asking(method: str = "prompt", task: str = "micro_vqa", precision: str = "fl
     examples = EXAMPLES if precision == "float32" else 4  # CPUs are slow in bfloat16
     settings_of_prompts = ("prompt.length=4", "prompt.init_std=0.3") if method == "prompt" else ()
     config, place = settings(f"method={method}", f"task={task}", f"precision={precision}", *settings_of_prompts)
-    tuned = Tuned(config, backbone_of(config, backbone_file(place), False), torch.Generator().manual_seed(1))
+    backbone, data = backbone_of(config, backbone_file(place), False), data_of(config)
+    tuned = Tuned(config, backbone, torch.Generator().manual_seed(1), data.answer_ids)
     torch.set_num_threads(config.threads)  # as a job does
-    split = load(config.task, config.model, "val")
+    split = data.split("val")
     pixels = preprocess(split.images[:examples], config.task.image_size)
     with torch.no_grad(), tuned.autocast():
         features = tuned.backbone.features(pixels)

@@ -14,10 +14,9 @@ import torch
 from mini import official
 from patience import LAST_RESORT
 from safetensors.torch import load_file
-from tiny import JOB, frozen_run, job_settings, settings
+from tiny import JOB, data_of, frozen_run, job_settings, settings
 from torch import Tensor
 
-from mmprompt.data.examples import load
 from mmprompt.data.tasks import collate
 from mmprompt.execution.execute import execute
 from mmprompt.execution.run_context import backbone_of
@@ -183,7 +182,8 @@ def of(
 ) -> FrozenFeatures:
     config, deployment = settings(*overrides)
     known = config.model_dump_json(include={"training_version", "threads", "precision", "model", "backbone", "task"})
-    return FrozenFeatures(backbone or backbone_of(config, ROOT / deployment.paths.backbone), known, split, cache)
+    backbone = backbone or backbone_of(config, ROOT / deployment.paths.backbone)
+    return FrozenFeatures(backbone, known, data_of(config).split(split), cache)
 
 
 @pytest.fixture
@@ -261,8 +261,8 @@ def test_a_run_has_the_same_bits_with_a_cache_and_without(overrides: tuple[str, 
 def test_the_encoder_has_spoken_where_no_prompt_reaches_it(depth: str, kind: type) -> None:
     config, deployment = settings(f"prompt.depth={depth}")
     backbone = backbone_of(config, ROOT / deployment.paths.backbone)
-    tuned = Tuned(config, backbone, torch.Generator())
-    assert isinstance(view(config, tuned, backbone, "train", None)(np.arange(3)), kind)
+    tuned, data = Tuned(config, backbone, torch.Generator(), []), data_of(config)
+    assert isinstance(view(config, tuned, backbone, data.split("train"), None)(np.arange(3)), kind)
 
 
 def test_runs_that_differ_in_their_prompts_share_what_is_frozen(tmp_path: Path) -> None:
@@ -298,7 +298,8 @@ def test_everything_that_decides_the_bits_is_in_the_name(tmp_path: Path) -> None
     config, deployment = settings("task=micro_vqa")
     other = config.model_copy(update={"backbone": config.backbone.model_copy(update={"checksum": "0"})})
     known = other.model_dump_json(include={"training_version", "threads", "precision", "model", "backbone", "task"})
-    others = names(FrozenFeatures(backbone_of(config, ROOT / deployment.paths.backbone), known, "train", cache))
+    backbone, split = backbone_of(config, ROOT / deployment.paths.backbone), data_of(config).split("train")
+    others = names(FrozenFeatures(backbone, known, split, cache))
     assert not (features | outputs) & (others[0] | others[1])
 
 
@@ -327,7 +328,7 @@ def test_where_things_are_kept_is_in_no_id_and_precision_is() -> None:
 def test_half_precision_is_that_of_the_forward_alone() -> None:
     config, deployment = settings("precision=bfloat16", "prompt.dropout=0.2")
     backbone = backbone_of(config, ROOT / deployment.paths.backbone)
-    tuned, seen = Tuned(config, backbone, torch.Generator().manual_seed(1)).train(), of("precision=bfloat16")
+    tuned, seen = Tuned(config, backbone, torch.Generator().manual_seed(1), []).train(), of("precision=bfloat16")
     linear = [
         module
         for name, module in tuned.backbone.named_modules()
@@ -336,7 +337,7 @@ def test_half_precision_is_that_of_the_forward_alone() -> None:
     dtypes: list[torch.dtype] = []
     for module in linear:
         module.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
-    text = collate(load(config.task, config.model, "train").samples[:4])
+    text = collate(data_of(config).split("train").samples[:4])
     loss = tuned.loss(text, seen.features(np.arange(4)), config.optim, 0.0)
     torch.autograd.backward(loss)
     assert len(dtypes) == len(linear) and set(dtypes) == {torch.bfloat16}

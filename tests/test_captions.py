@@ -129,7 +129,7 @@ def captioned(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_a_run_of_captions_has_bleu_beside_cider_in_result_evaluation_and_record(captioned: Any) -> None:
-    from analysis.records import read_record
+    from mmprompt.runs.wandb_record import read_record
 
     result = captioned.result()
     assert {"val/cider", "val/bleu4", "test/cider", "test/bleu4"} <= set(result["metrics"])
@@ -141,8 +141,8 @@ def test_a_run_of_captions_has_bleu_beside_cider_in_result_evaluation_and_record
 
 
 def test_what_is_asked_later_records_its_primary_metric_by_its_id_and_bleu_beside_it(captioned: Any) -> None:
-    from analysis.records import read_record
     from mmprompt.runs.identity import evaluation_id
+    from mmprompt.runs.wandb_record import read_record
 
     asked = {"split": "test", "examples": 9}
     one = evaluation_id(captioned.id, asked)

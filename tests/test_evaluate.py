@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import settings
+from tiny import data_of, settings
 
-from mmprompt.data.examples import load
 from mmprompt.data.tasks import preprocess
 from mmprompt.data.tokenizer import Tokenizer
 from mmprompt.evaluation.answers import answers, example_scores
@@ -23,12 +22,13 @@ EXAMPLES = 30
 def untrained(*overrides: str) -> tuple[RunConfig, Tuned]:
     """The committed backbone without a prompt: what it learned in pretraining it still answers."""
     config, place = settings("prompt.length=0", *overrides)
-    return config, Tuned(config, backbone_of(config, backbone_file(place)), torch.Generator())
+    backbone = backbone_of(config, backbone_file(place))
+    return config, Tuned(config, backbone, torch.Generator(), data_of(config).answer_ids)
 
 
 def answered(*overrides: str) -> list[list[int]]:
     config, tuned = untrained(*overrides)
-    split = load(config.task, config.model, "val")
+    split = data_of(config).split("val")
     found = answers(
         config,
         tuned,
@@ -72,7 +72,7 @@ def test_a_caption_repeats_no_words_in_a_row_if_told_so() -> None:
 def test_every_way_of_answering_is_scored() -> None:
     for task, beam in (("micro_vqa", 3), ("micro_grounding", 2), ("micro_caption", 2)):
         config, tuned = untrained(f"task={task}", f"task.beam={beam}")
-        split = load(config.task, config.model, "val")
+        split = data_of(config).split("val")
         features = tuned.backbone.features(preprocess(split.images[:EXAMPLES], config.task.image_size))
         scores = example_scores(config, tuned, split, lambda index, of=features: of[index], EXAMPLES)  # type: ignore[misc]
         assert scores.shape == (EXAMPLES,)

@@ -19,14 +19,12 @@ from launcher import Launcher
 from patience import ended, printed_by, until
 from safetensors.numpy import load_file
 from test_job import done
-from tiny import JOB, frozen_run, job_settings
+from tiny import JOB, data_of, frozen_run, job_settings
 from wandb_server import WandbServer
 
 from analysis.reading import assemble
-from analysis.records import read_record
 from analysis.server import on_server
 from analysis.sources import in_store
-from mmprompt.data.examples import load
 from mmprompt.execution.execute import execute, process_facts, try_once
 from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.families.short_answers import credits
@@ -34,6 +32,7 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.runs.identity import evaluation_id, read_config
 from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.wandb_record import read_record
 from sweeps.verbs.cancel import cancel
 from sweeps.verbs.clean import clean
 from sweeps.verbs.logs import logs
@@ -57,7 +56,7 @@ print(json.dumps(execute(Store(Path(sys.argv[1])), [sys.argv[2]], job_settings("
 SEEN = """
 import sys
 from pathlib import Path
-from analysis.records import read_record
+from mmprompt.runs.wandb_record import read_record
 def look(event, given):
     if event == "os.link" and Path(given[1]).match("run/*/evaluations/*.json"):
         [record] = Path(given[1]).parents[1].glob("attempts/2/wandb/*/*.wandb")
@@ -127,7 +126,7 @@ def test_a_finished_run_is_evaluated_from_its_weights_and_not_trained(run: RunFo
         f"{made['evaluation']}.json"
     ]  # val and test were there
     record = read_record(run.path / made["wandb"], history=True)
-    assert (record.run, record.state, record.config["work"]) == (f"{run.id}-2", "finished", "evaluate")
+    assert (record.id, record.state, record.config["work"]) == (f"{run.id}-2", "finished", "evaluate")
     assert record.summary == {f"evaluation/{made['evaluation']}": made["metrics"]["acc@0.5"]}
     assert record.config["run_id"] == run.id and record.config["prompt"]["length"] == 4
     assert evaluate(run, VAL, TEST, WEAK) == "done" and len(run.attempts()) == 2
@@ -195,7 +194,7 @@ def test_an_evaluation_says_what_one_answer_to_everything_scores_on_the_same_exa
     config = read_config(folder.config_file)
     for settings, count in ((VAL, 30), (few, 7)):
         said = content(folder, settings)
-        items = load(config.task, config.model, settings["split"]).items[:count]  # type: ignore[arg-type]
+        items = data_of(config).split(str(settings["split"])).items[:count]
         answers = {answer for item in items for answer in item.right}
         best = max(np.mean(credits([answer] * count, [item.right for item in items])) for answer in answers)
         assert list(said["metrics"]) == [PRIMARY_METRIC[config.task.family], "constant_answer"]

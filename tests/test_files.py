@@ -20,8 +20,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tiny import JOB, job_settings
 
-from mmprompt.data import examples
-from mmprompt.data.examples import Split, load, locate, tokenizer
+from mmprompt.data.splits import Split
+from mmprompt.data.task_data import TaskData
+from mmprompt.data.task_files import locate
 from mmprompt.data.tasks import collate, preprocess
 from mmprompt.data.tokenizer import UNK
 from mmprompt.evaluation.answers import in_pixels
@@ -48,15 +49,18 @@ def settings(task: str, *overrides: str) -> tuple[RunConfig, Deployment]:
     return freeze(composed)
 
 
-def located(task: str, folder: Path, *overrides: str, cache: Path | None = None) -> RunConfig:
+def data_of(config: RunConfig, folder: Path, stage: bool = False, cache: Path | None = None) -> TaskData:
+    return TaskData(config.task, config.model, locate(config.task, str(folder), stage, cache))
+
+
+def located(task: str, folder: Path, *overrides: str) -> TaskData:
     config, _ = settings(task, f"paths.data={folder}", *overrides)
-    locate(config.task, str(folder), stage=False, cache=cache)
-    return config
+    return data_of(config, folder)
 
 
 def loaded(task: str, folder: Path, split: str, *overrides: str) -> tuple[RunConfig, Split]:
-    config = located(task, folder, *overrides)
-    return config, load(config.task, config.model, split)
+    config, _ = settings(task, f"paths.data={folder}", *overrides)
+    return config, data_of(config, folder).split(split)
 
 
 def piece(text: str) -> int:
@@ -73,8 +77,7 @@ def first_bin() -> int:
 
 
 def test_text_is_gpt2_pieces_under_the_numbers_of_the_dictionary(tmp_path: Path) -> None:
-    config = located("snli_ve", make(tmp_path, "snli_ve"))
-    words = tokenizer(config.task, config.model)
+    words = located("snli_ve", make(tmp_path, "snli_ve")).words
     assert words.encode(" yes") == [piece("Ġyes")]
     assert words.encode("no") == [piece("Ġno")]  # a space goes before the first word
     assert words.encode(" the é") == [piece("Ġt"), piece("he"), piece("Ġ"), piece("Ã"), piece("©")]
@@ -88,8 +91,7 @@ def test_text_is_gpt2_pieces_under_the_numbers_of_the_dictionary(tmp_path: Path)
     "text", ["yes", "a café, 12 buses!", "the 猫 said \N{SLIGHTLY SMILING FACE}", "<bin_3> <bin_0>"]
 )
 def test_what_was_encoded_is_read_back(text: str, tmp_path: Path) -> None:
-    config = located("snli_ve", make(tmp_path, "snli_ve"))
-    words = tokenizer(config.task, config.model)
+    words = located("snli_ve", make(tmp_path, "snli_ve")).words
     assert words.decode([BOS, *words.encode(text), EOS, PAD, PAD]) == text
 
 
@@ -104,9 +106,9 @@ def test_what_was_encoded_is_read_back(text: str, tmp_path: Path) -> None:
 )
 def test_files_of_another_vocabulary_are_refused(name: str, content: str, said: str, tmp_path: Path) -> None:
     (make(tmp_path, "snli_ve") / "utils/BPE" / name).write_text(content, encoding="utf-8")
-    config = located("snli_ve", tmp_path)
+    data = located("snli_ve", tmp_path)
     with pytest.raises(ConfigError) as error:
-        tokenizer(config.task, config.model)
+        _ = data.words
     assert said in str(error.value)
 
 
@@ -114,8 +116,8 @@ def test_files_of_another_vocabulary_are_refused(name: str, content: str, said: 
 
 
 def test_a_box_becomes_location_tokens_over_512_pixels_whatever_the_image_size(tmp_path: Path) -> None:
-    config, split = loaded("refcoco", make(tmp_path, "refcoco"), "train")
-    words = tokenizer(config.task, config.model)
+    _, split = loaded("refcoco", make(tmp_path, "refcoco"), "train")
+    words = split.words
     for i, (width, height) in enumerate(ofa_files.SIZES):
         box = width / 5, height / 4, width / 2, height
         resized = [box[0] * SIDE / width, box[1] * SIDE / height, box[2] * SIDE / width, box[3] * SIDE / height]
@@ -128,8 +130,8 @@ def test_a_box_becomes_location_tokens_over_512_pixels_whatever_the_image_size(t
 def test_the_right_location_tokens_are_a_hit_on_the_original_box(tmp_path: Path) -> None:
     """With 1,000 of them, as in OFA: 50 over 512 pixels are too few for an image of 64."""
     make(tmp_path, "refcoco")
-    config, split = loaded("refcoco", tmp_path, "testA", "model.num_bins=1000", f"model.vocab_size={VOCABULARY + 950}")
-    words = tokenizer(config.task, config.model)
+    _, split = loaded("refcoco", tmp_path, "testA", "model.num_bins=1000", f"model.vocab_size={VOCABULARY + 950}")
+    words = split.words
     boxes = [
         in_pixels(words.coordinates(s.answer, 1.0), i.extent) for s, i in zip(split.samples, split.items, strict=True)
     ]
@@ -139,8 +141,8 @@ def test_the_right_location_tokens_are_a_hit_on_the_original_box(tmp_path: Path)
 
 
 def test_entailment_reads_the_caption_too_and_answers_in_words(tmp_path: Path) -> None:
-    config, split = loaded("snli_ve", make(tmp_path, "snli_ve"), "dev")
-    words = tokenizer(config.task, config.model)
+    _, split = loaded("snli_ve", make(tmp_path, "snli_ve"), "dev")
+    words = split.words
     text = ' can image and text1 " a caption " imply text2 " it is 1. "?'
     sample = split.samples[1]
     assert sample.source == [BOS, *words.encode(text), EOS]
@@ -154,8 +156,8 @@ def test_entailment_reads_the_caption_too_and_answers_in_words(tmp_path: Path) -
 
 def test_without_the_caption_and_with_the_end_of_the_instruction_is_a_matter_of_two_keys(tmp_path: Path) -> None:
     template = """task.template=' does the image describe " {hypothesis} "?'"""
-    config, split = loaded("snli_ve", make(tmp_path, "snli_ve"), "dev", template, "task.prompt_type=src")
-    sample, words = split.samples[0], tokenizer(config.task, config.model)
+    _, split = loaded("snli_ve", make(tmp_path, "snli_ve"), "dev", template, "task.prompt_type=src")
+    sample, words = split.samples[0], split.words
     assert sample.source == sample.start == [BOS, *words.encode(' does the image describe " it is 0. "?'), EOS]
 
 
@@ -178,14 +180,14 @@ def test_all_captions_of_an_image_are_right_as_often_as_they_were_given(tmp_path
 
 
 def test_a_question_is_answered_by_the_best_scored_answer_whose_score_weighs_the_loss(tmp_path: Path) -> None:
-    config, split = loaded("vqa", make(tmp_path, "vqa"), "train")
-    words = tokenizer(config.task, config.model)
+    _, split = loaded("vqa", make(tmp_path, "vqa"), "train")
+    words = split.words
     assert split.samples[0].source == [BOS, *words.encode(" is it 0? object: car red bus"), EOS]
     assert [sample.text for sample in split.samples[:4]] == ["yes", "no", "café", "a red bus"]
     assert split.items[1].right == {"no": 0.6, "yes": 0.3}
     batch = collate(split.samples[:4])
     assert batch.weight is not None and batch.weight.tolist() == pytest.approx([1, 0.6, 0.9, 1])
-    assert examples.answers(config.task) == ofa_files.ANSWERS
+    assert located("vqa", tmp_path).answers == ofa_files.ANSWERS
     _, unweighted = loaded("vqa", tmp_path, "train", "task.data.confidence=false")
     assert collate(unweighted.samples[:4]).weight is None
 
@@ -194,7 +196,8 @@ def test_a_question_is_answered_by_the_best_scored_answer_whose_score_weighs_the
 @pytest.mark.parametrize("over", ["allowed", "vocabulary"])
 def test_the_loss_of_an_answer_is_as_large_as_its_confidence(over: str, tmp_path: Path) -> None:
     config, split = loaded("vqa", make(tmp_path, "vqa"), "train", f"optim.smoothing_over={over}")
-    tuned = Tuned(config, OFA(config.model), torch.Generator().manual_seed(0))
+    closed = located("vqa", tmp_path).answer_ids
+    tuned = Tuned(config, OFA(config.model), torch.Generator().manual_seed(0), closed)
     features = tuned.backbone.features(preprocess(split.images[torch.tensor([1])], SIDE))
     text = collate([split.samples[1]])
     whole = tuned.loss(replace(text, weight=None), features, config.optim, 0.0)
@@ -209,8 +212,8 @@ def test_a_template_without_objects_needs_no_column_of_them(tmp_path: Path) -> N
     columns = {"question": 0, "answers": 1, "image": 2}
     values = config.task.model_dump() | {"template": " {question}?"}
     task = parse(Task, values | {"data": values["data"] | {"columns": columns}})
-    locate(task, str(tmp_path), stage=False, cache=None)
-    assert load(task, config.model, "val").items[2].fields == {"question": "is it 2"}
+    data = TaskData(task, config.model, locate(task, str(tmp_path), stage=False, cache=None))
+    assert data.split("val").items[2].fields == {"question": "is it 2"}
     with pytest.raises(ConfigError, match=r"does not say in which column objects stands"):
         parse(Task, task.model_dump() | {"template": " {question}? object: {objects}"})
     with pytest.raises(ConfigError, match=r"task.data.columns has label, which task.family=vqa does not read"):
@@ -320,16 +323,16 @@ def test_an_image_that_is_cut_inside_is_named_when_it_is_decoded(tmp_path: Path)
 def test_a_pickle_that_asks_for_code_is_not_run(tmp_path: Path) -> None:
     file = make(tmp_path, "vqa") / "dataset/vqa_data/trainval_ans2label.pkl"
     file.write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
-    config = located("vqa", tmp_path)
+    data = located("vqa", tmp_path)
     with pytest.raises(DataError, match=r"is not a pickled table from answers to numbers: it asks for os.system"):
-        examples.answers(config.task)
+        _ = data.answers
     assert not (tmp_path / "ran").exists()
 
 
 def test_answers_may_be_a_text_with_one_on_each_line(tmp_path: Path) -> None:
     (make(tmp_path, "vqa") / "answers.txt").write_text("yes\nno\n\na red bus\ncafé\n", encoding="utf-8")
-    config, _ = loaded("vqa", tmp_path, "train", "task.answers=answers.txt")
-    assert examples.answers(config.task) == ofa_files.ANSWERS
+    data = located("vqa", tmp_path, "task.answers=answers.txt")
+    assert len(data.split("train")) and data.answers == ofa_files.ANSWERS
 
 
 # --------------------------------------------------------------------------------------------------------- where files lie
@@ -373,27 +376,25 @@ def test_staged_files_are_read_from_the_nodes_disk(tmp_path: Path, monkeypatch: 
     (tmp_path / "disk").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "disk"))
     config, _ = settings("snli_ve", f"paths.data={make(tmp_path / 'shared', 'snli_ve', 5)}")
-    locate(config.task, str(tmp_path / "shared"), stage=True, cache=None)
+    data = data_of(config, tmp_path / "shared", stage=True)
     file = tmp_path / "shared/dataset/snli_ve_data/snli_ve_dev.tsv"
     checksum = fingerprint(file)
     file.unlink()
-    assert len(load(config.task, config.model, "dev")) == 5
+    assert len(data.split("dev")) == 5
     assert [path.parent.name for path in (tmp_path / "disk").rglob("snli_ve_dev.tsv")] == [checksum]
 
 
 def test_an_index_is_kept_read_again_and_made_again_when_damaged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = located("coco_caption", make(tmp_path, "coco_caption", 7), cache=tmp_path / "cache")
-    first = load(config.task, config.model, "val")
+    config, _ = settings("coco_caption", f"paths.data={make(tmp_path, 'coco_caption', 7)}")
+    first = data_of(config, tmp_path, cache=tmp_path / "cache").split("val")
     [kept] = (tmp_path / "cache").glob("*.lines")
     content, made = kept.read_bytes(), kept.stat().st_mtime_ns
-    examples._load.cache_clear()
-    assert load(config.task, config.model, "val").items[3] == first.items[3]
+    assert data_of(config, tmp_path, cache=tmp_path / "cache").split("val").items[3] == first.items[3]
     assert kept.stat().st_mtime_ns == made
     kept.write_bytes(content[:-1])
-    examples._load.cache_clear()
-    assert load(config.task, config.model, "val").digests() == first.digests()
+    assert data_of(config, tmp_path, cache=tmp_path / "cache").split("val").digests() == first.digests()
     assert "is damaged; it is made again" in capsys.readouterr().out and kept.read_bytes() == content
 
 

@@ -109,7 +109,7 @@ def test_training_moves_what_the_method_trains_and_not_one_bit_of_anything_else(
     assert execute(Store(tmp_path), [folder.id], job_settings(), JOB) == {folder.id: "done"}
     config, _ = settings(*overrides)
     backbone = backbone_of(config, Path(job_settings().backbone))
-    before = Tuned(config, backbone, torch.Generator().manual_seed(config.seed))
+    before = Tuned(config, backbone, torch.Generator().manual_seed(config.seed), [])
     start = {name: tensor.clone() for name, tensor in before.state_dict().items()}
     weights = load_file(folder.weights_file)
     assert weights.keys() == before.trained.keys()
@@ -122,7 +122,7 @@ def test_training_moves_what_the_method_trains_and_not_one_bit_of_anything_else(
 def test_what_is_added_to_the_backbone_is_nothing_at_the_start_where_the_method_says_so(method: str) -> None:
     config, _ = settings(f"method={method}")
     backbone = backbone_of(config, Path(job_settings().backbone))
-    tuned = Tuned(config, backbone, torch.Generator().manual_seed(1))
+    tuned = Tuned(config, backbone, torch.Generator().manual_seed(1), [])
     source, images = torch.tensor([[0, 5, 6, 2]]), torch.randn(1, 3, 96, 96)
     with torch.no_grad():
         ours = tuned.backbone.encode(source, tuned.backbone.features(images), None, None).states
@@ -184,7 +184,7 @@ def test_the_moving_average_is_the_one_of_its_definition() -> None:
 
 def test_with_a_moving_average_it_is_validated_and_published_and_the_weights_go_on(tmp_path: Path) -> None:
     config, _ = settings("method=adapter", "optim.ema_decay=0.5")
-    tuned = Tuned(config, backbone_of(config, Path(job_settings().backbone)), torch.Generator().manual_seed(1))
+    tuned = Tuned(config, backbone_of(config, Path(job_settings().backbone)), torch.Generator().manual_seed(1), [])
     weights = tuned.tuned_state()
     ema = {name: value + 1 for name, value in weights.items()}
     with with_ema_weights(tuned, ema):

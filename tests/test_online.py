@@ -27,11 +27,13 @@ from synthetic_store import OFFLINE
 from tiny import frozen_run
 from wandb_server import KEY, Upload, WandbServer
 
-from analysis.records import WandbRecord, read_record
-from mmprompt.runs import wandb_record
+from analysis.histories import history_frame, read_history
+from mmprompt.runs import wandb_client
 from mmprompt.runs.deployment import ROOT, Tracking
 from mmprompt.runs.store import RunFolder, Store
-from mmprompt.runs.wandb_record import RecordWriter
+from mmprompt.runs.wandb_client import CLIENT
+from mmprompt.runs.wandb_record import WandbRecord, read_record
+from mmprompt.runs.wandb_writer import RecordWriter
 from sweeps.verbs.sync import sync
 
 ONLINE = Tracking(mode="online", project="mmprompt", entity=None)
@@ -115,7 +117,7 @@ def for_a_while(fault: Callable[[WandbServer], object]) -> Callable[[WandbServer
     return become
 
 
-BEGIN = wandb_record.SETTINGS["init_timeout"]
+BEGIN = wandb_client.SETTINGS["init_timeout"]
 CANNOT, LATE, FATAL = "W&B cannot be reached (", "W&B did not take the end of", "Fatal error while uploading"
 CASES = {  # begun in this order: those that wait longest first
     "dies half way": Case(0, half_way=WandbServer.refuse, warning=LATE),
@@ -245,8 +247,8 @@ def use(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_outage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No server was found to be out of order before, and none will be after."""
-    monkeypatch.setattr(wandb_record, "_offline_until", 0.0)
-    monkeypatch.setitem(wandb_record.SETTINGS, "init_timeout", 3)
+    monkeypatch.setattr(CLIENT, "offline_until", 0.0)
+    monkeypatch.setitem(wandb_client.SETTINGS, "init_timeout", 3)
     yield
 
 
@@ -274,7 +276,7 @@ def test_a_server_that_was_out_of_order_is_asked_again_after_a_while_and_no_othe
             assert is_offline(recorded(tmp_path, 1))
         server.heal()
         assert is_offline(recorded(tmp_path, 2)) and not server.calls
-        monkeypatch.setattr(wandb_record, "_offline_until", time.monotonic())
+        monkeypatch.setattr(CLIENT, "offline_until", time.monotonic())
         assert not is_offline(recorded(tmp_path, 3))
         assert is_offline(recorded(tmp_path, 4, OFFLINE))
         assert not is_offline(recorded(tmp_path, 5))
@@ -297,7 +299,7 @@ def test_a_setting_that_makes_no_sense_stops_no_training(
         UserWarning, match=r"^W&B cannot be reached \([^\n]+\): records are offline ones for 10 minutes; [^\n]+$"
     ):
         record = recorded(tmp_path, 1)
-    assert is_offline(record) and (record.state, len(record.history)) == ("finished", 1)
+    assert is_offline(record) and (record.state, len(history_frame(record))) == ("finished", 1)
 
 
 @pytest.mark.usefixtures("no_outage")
@@ -311,7 +313,7 @@ def test_a_killed_run_that_goes_on_is_a_run_of_its_own_on_the_server_with_the_wh
         first = start(tmp_path / "warm", [(store, [run], server.environment)])
         until((store / "half way").exists, "the run is half way", first)
         child = Store(store).run(run).attempts()[0].job["pid"]
-        rows = lambda: len(read_record(record_in(store, run, 1), history=True).history)  # noqa: E731
+        rows = lambda: len(read_history(record_in(store, run, 1)))  # noqa: E731
         until(lambda: rows() >= 5, "what was logged is on disk, which takes a second", first)
         os.kill(child, signal.SIGKILL)
         ended(first)
@@ -321,7 +323,7 @@ def test_a_killed_run_that_goes_on_is_a_run_of_its_own_on_the_server_with_the_wh
         killed, done = on_server(server, f"{run}-1"), on_server(server, f"{run}-2")
         assert (killed.state, done.state) == ("failed", "finished")
         assert [row["_step"] for row in done.rows] == list(range(1, STEPS + 1))
-        assert len(killed.rows) == len(read_record(record_in(store, run, 1), history=True).history)
+        assert len(killed.rows) == len(read_history(record_in(store, run, 1)))
         assert len(killed.rows) >= 5
         assert [row["train/loss"] for row in killed.rows] == [
             row["train/loss"] for row in done.rows[: len(killed.rows)]
@@ -351,8 +353,8 @@ def test_training_goes_on_and_the_record_on_disk_is_whole(met: dict[str, Met], n
     assert found.ends == ["done", "done"]
     for run in found.runs:
         record = found.record(run)
-        assert (record.state, record.damage, record.run) == ("finished", (), f"{run}-1")
-        assert list(record.history["_step"]) == list(range(1, STEPS + 1))
+        assert (record.state, record.damage, record.id) == ("finished", (), f"{run}-1")
+        assert list(history_frame(record)["_step"]) == list(range(1, STEPS + 1))
         result = found.store.run(run).result()
         assert result is not None
         assert {key: record.summary[key] for key in result["metrics"]} == result["metrics"]
@@ -380,7 +382,7 @@ def test_sync_brings_the_server_every_row_once_and_finds_nothing_to_do_the_next_
     for run in found.runs:
         upload, record = on_server(found.server, f"{run}-1"), found.record(run)
         assert [row["_step"] for row in upload.rows] == list(range(1, STEPS + 1))
-        assert [row["train/loss"] for row in upload.rows] == list(record.history["train/loss"])
+        assert [row["train/loss"] for row in upload.rows] == list(history_frame(record)["train/loss"])
         assert (upload.state, upload.exit_code) == ("finished", 0)
         assert {key: upload.summary[key] for key in record.summary} == record.summary
         assert {key: value["value"] for key, value in upload.config.items() if key != "_wandb"} == record.config

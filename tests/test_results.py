@@ -182,11 +182,11 @@ def test_two_rows_are_compared_example_by_example(store: Store) -> None:
 
 def test_the_questions_are_those_that_runs_are_asked(store: Store) -> None:
     """Through the core's own way from settings to samples."""
-    from mmprompt.data.examples import load as load_split
+    from tiny import data_of
 
     run = load("main", store).at(task="micro_vqa")[0]
     config = read_config(run.folder.config_file)
-    split = load_split(config.task, config.model, "test")
+    split = data_of(config).split("test")
     frame = load("main", store).paired("prompt", "finetune", "micro_vqa").frame.sort_index()
     assert list(frame["answer"][:50]) == [item.answer for item in split.items[:50]]
     filled = [config.task.template.format(**item.fields).strip() for item in split.items[:50]]

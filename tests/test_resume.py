@@ -23,9 +23,10 @@ from attempts import error_of
 from tiny import frozen_run
 from victim import Victims
 
-from analysis.records import read_record
+from analysis.histories import history_frame
 from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.runs.store import RunFolder
+from mmprompt.runs.wandb_record import read_record
 
 LONG = os.environ.get("MMPROMPT_LONG") == "1"
 STEPS = 12
@@ -82,8 +83,8 @@ def assert_same(run: RunFolder, other: RunFolder) -> None:
     if ours["wandb"] is not None:
         a, b = (read_record(folder.path / folder.result()["wandb"], history=True) for folder in (run, other))  # type: ignore[index]
         assert a.state == b.state == "finished" and a.damage == b.damage == ()
-        assert a.history.drop(columns=[*CLOCK]).equals(b.history.drop(columns=[*CLOCK]))
-        assert list(a.history["_step"]) == list(range(1, STEPS + 1))
+        assert history_frame(a).drop(columns=[*CLOCK]).equals(history_frame(b).drop(columns=[*CLOCK]))
+        assert list(history_frame(a)["_step"]) == list(range(1, STEPS + 1))
         assert a.summary | TAKEN == b.summary | TAKEN
     assert names(run) - {"error.json", "error.txt"} == names(other)
     assert len(list(run.path.rglob("*.safetensors"))) == 1 and list(run.path.rglob(".*")) == []

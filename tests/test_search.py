@@ -21,10 +21,11 @@ import psutil
 import pytest
 from searcher import TINY, Searcher
 
-from analysis.records import read_record
+from analysis.histories import read_history
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.store import Store
+from mmprompt.runs.wandb_record import read_record
 from mmprompt.studies.confirmation import is_over
 
 
@@ -198,11 +199,11 @@ def test_a_run_that_was_paused_at_rungs_has_the_bits_of_one_that_never_was(finis
     )
     assert paused.weights_file.read_bytes() == straight.weights_file.read_bytes()
     histories = [
-        read_record(folder.path / str(result["wandb"]), True) for folder, result in ((paused, one), (straight, other))
+        read_history(folder.path / str(result["wandb"])) for folder, result in ((paused, one), (straight, other))
     ]
     values = [
-        record.history.drop(columns=[key for key in record.history if key.startswith("_") and key != "_step"])
-        for record in histories
+        history.drop(columns=[key for key in history if key.startswith("_") and key != "_step"])
+        for history in histories
     ]
     assert values[0].equals(values[1]) and len(values[0]) == 8
     endings = [read_record(file, False).exit_code for file in sorted(paused.path.glob("attempts/*/wandb/*/*.wandb"))]

@@ -27,8 +27,8 @@ from analysis.sources import in_store
 from mmprompt.runs import wandb_server
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.store import Store
-from mmprompt.runs.wandb_record import RecordWriter
 from mmprompt.runs.wandb_server import ServerError
+from mmprompt.runs.wandb_writer import RecordWriter
 from sweeps.verbs.sync import sync
 
 AXES = {"task": ["micro_grounding", "micro_entailment"], "prompt.length": [10, 64, 120], "seed": [1, 2]}

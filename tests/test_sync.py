@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 from patience import LAST_RESORT, called, printed_by, until
 from synthetic_store import JOB, OFFLINE, claim, launch, manifest, run_all
-from test_tracking import files_in
+from test_wandb_writer import files_in
 from wandb_server import KEY, Upload, WandbServer
 
-from analysis.records import read_record
+from analysis.histories import read_history
 from mmprompt.runs import wandb_server
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Attempt, Store
 from mmprompt.runs.wandb_file import BLOCK
-from mmprompt.runs.wandb_record import RecordWriter
+from mmprompt.runs.wandb_writer import RecordWriter
 from sweeps.__main__ import main
 from sweeps.verbs.sync import sync
 
@@ -241,7 +241,7 @@ def test_failed_and_killed_attempts_arrive_as_failed_with_what_they_had(server: 
     for attempt in (failed, killed):
         attempt.fail(from_text("RuntimeError: it failed"))
     file.write_bytes(file.read_bytes()[: BLOCK + 1000])  # inside a chunk
-    rows = len(read_record(file, history=True).history)
+    rows = len(read_history(file))
     assert 0 < rows < ROWS
     assert sync([], store.root) == 0
     assert [upload(server, f"{one.run.id}-1").state for one in (failed, killed)] == ["failed", "failed"]
@@ -257,7 +257,7 @@ def test_of_a_damaged_record_all_that_can_be_read_arrives_and_how_it_ended(serve
     data = bytearray(file.read_bytes())
     data[BLOCK // 2] ^= 1
     file.write_bytes(data)
-    rows = read_record(file, history=True).history
+    rows = read_history(file)
     assert sync([], store.root) == 0
     found = upload(server, f"{attempt.run.id}-1")
     assert [row["_step"] for row in found.rows] == list(rows["_step"])

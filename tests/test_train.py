@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import JOB, frozen_run, job_settings, settings
+from tiny import JOB, data_of, frozen_run, job_settings, settings
 from torch import Tensor
 
-from mmprompt.data.examples import Split, load
+from mmprompt.data.splits import Split
 from mmprompt.data.tasks import collate, preprocess
 from mmprompt.execution.execute import execute
 from mmprompt.execution.run_context import backbone_of
@@ -151,9 +151,9 @@ def test_the_loss_is_the_mean_over_the_tokens_that_are_left(over: str, tmp_path:
     overrides = ("task=micro_vqa", "optim.micro_batch=4", "optim.drop_worst=0.3", f"optim.smoothing_over={over}")
     _, state = trained(tmp_path, *overrides)
     config, _ = settings(*overrides)
-    backbone = backbone_of(config, Path(job_settings().backbone))
-    tuned = Tuned(config, backbone, torch.Generator().manual_seed(config.seed))
-    split = load(config.task, config.model, "train")
+    backbone, data = backbone_of(config, Path(job_settings().backbone)), data_of(config)
+    tuned = Tuned(config, backbone, torch.Generator().manual_seed(config.seed), data.answer_ids)
+    split = data.split("train")
     picked = data_order(config.seed, len(split), 0, config.optim.batch_size)
     left: list[Tensor] = []
     for part in picked.reshape(-1, 4):
@@ -165,9 +165,9 @@ def test_the_loss_is_the_mean_over_the_tokens_that_are_left(over: str, tmp_path:
 @pytest.mark.parametrize("over", ["vocabulary", "allowed"])
 def test_of_weighted_examples_the_worst_are_those_of_the_largest_weighted_losses(over: str) -> None:
     config, _ = settings("task=micro_vqa", f"optim.smoothing_over={over}")
-    backbone = backbone_of(config, Path(job_settings().backbone))
-    tuned = Tuned(config, backbone, torch.Generator().manual_seed(config.seed))
-    split = load(config.task, config.model, "train")
+    backbone, data = backbone_of(config, Path(job_settings().backbone)), data_of(config)
+    tuned = Tuned(config, backbone, torch.Generator().manual_seed(config.seed), data.answer_ids)
+    split = data.split("train")
     weights = [0.1, 1.0, 0.5, 0.9]
     each = torch.cat([weight * token_losses_of(tuned, split, i, over) for i, weight in enumerate(weights)])
     text = replace(collate([split.samples[i] for i in range(4)]), weight=torch.tensor(weights))

@@ -8,6 +8,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from mmprompt.data.task_data import TaskData
+from mmprompt.data.task_files import TaskFiles
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import ROOT, Deployment, JobSettings
 from mmprompt.runs.identity import freeze, run_id
@@ -29,6 +31,11 @@ def settings(*overrides: str) -> tuple[RunConfig, Deployment]:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         composed: Any = OmegaConf.to_container(compose("config", [*SMALL, *overrides]), resolve=True)
     return freeze(composed)
+
+
+def data_of(config: RunConfig) -> TaskData:
+    """The data of a run of the small world, which has no files."""
+    return TaskData(config.task, config.model, TaskFiles({}, None))
 
 
 def frozen_run(store: Path, *overrides: str) -> RunFolder:

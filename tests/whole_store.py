@@ -20,7 +20,7 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import write_once
 from mmprompt.runs.identity import evaluation_id, run_id
 from mmprompt.runs.store import Attempt, Store
-from mmprompt.runs.wandb_record import RecordWriter
+from mmprompt.runs.wandb_writer import RecordWriter
 from sweeps.grid.manifest import expand, write
 
 SWEEPS = ("main", "methods", "depth", "reparameterization", "length", "robustness", "convergence")

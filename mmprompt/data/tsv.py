@@ -31,6 +31,9 @@ LARGE = 1e9  # bytes; of such a file it is said that it is looked through
 Check = Callable[[Texts, tuple[int, int]], object]  # texts of a line, width and height of its image; raises DataError
 
 
+STORED = {"spans": "spans", "sizes": "sizes", "digests": "looks"}  # an index's arrays by their names on disk
+
+
 @dataclass(frozen=True)
 class Index:
     spans: np.ndarray  # n k 2, first and last byte of each column, counted from the file's beginning
@@ -143,7 +146,7 @@ def indexed(file: Path, columns: Mapping[str, int], check: Check, kept: Path | N
     index = scan(file, columns, check)
     if kept is not None:
         content = io.BytesIO()
-        np.savez(content, spans=index.spans, sizes=index.sizes, looks=index.digests)  # names that stay on disk
+        np.savez(content, **{STORED[name]: array for name, array in vars(index).items()})
         try:
             write_over(kept, hashed(content.getbuffer()))
         except StoreError as error:
@@ -166,4 +169,4 @@ def read(kept: Path) -> Index | None:
         print(f"{kept} is damaged; it is made again", flush=True)
         return None
     with np.load(io.BytesIO(content)) as arrays:
-        return Index(arrays["spans"], arrays["sizes"], arrays["looks"])
+        return Index(**{name: arrays[stored] for name, stored in STORED.items()})

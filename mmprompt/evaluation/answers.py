@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmprompt.data.examples import Split, load, tokenizer
+from mmprompt.data.splits import Split
 from mmprompt.data.tasks import Batch, collate
 from mmprompt.evaluation.attack import encode_under_attack
 from mmprompt.families.family import Family
@@ -84,25 +84,28 @@ class Scores:
 
 
 def evaluate(
-    config: RunConfig, tuned: Tuned, view: View, settings: Mapping[str, Any], answered: Answered = lambda count: None
+    config: RunConfig,
+    tuned: Tuned,
+    split: Split,
+    view: View,
+    settings: Mapping[str, Any],
+    answered: Answered = lambda count: None,
 ) -> Scores:
-    """An evaluation with these settings (`mmprompt.runs.identity.evaluations_of`).
+    """An evaluation with these settings (`mmprompt.runs.identity.evaluations_of`), of the split that they name.
 
-    `view`: of its split, and under an attack of that which it changes.
+    `view`: of this split, and under an attack of that which it changes.
     """
-    split = load(config.task, config.model, settings["split"])
     asked = config.model_copy(update={"task": as_asked(config.task, settings)})
-    found = answers(asked, tuned, split, view, count(config, settings), attack_of(settings), answered)
+    found = answers(asked, tuned, split, view, count(split, settings), attack_of(settings), answered)
     family: Family[Any, Any] = FAMILIES[config.task.family]
     predicted, right = compared(config, split, found)
     scores = np.array(family.primary.scores(predicted, right))
     return Scores(scores, {family.primary.name: float(scores.mean())} | family.values_beside(predicted, right))
 
 
-def count(config: RunConfig, settings: Mapping[str, Any]) -> int:
-    """How many examples it asks."""
-    there = len(load(config.task, config.model, settings["split"]))
-    return min(there, settings["examples"]) if "examples" in settings else there
+def count(split: Split, settings: Mapping[str, Any]) -> int:
+    """How many examples of its split an evaluation asks."""
+    return min(len(split), settings["examples"]) if "examples" in settings else len(split)
 
 
 def attack_of(settings: Mapping[str, Any]) -> Attack | None:
@@ -125,7 +128,7 @@ def example_scores(
 
 def compared(config: RunConfig, split: Split, found: Sequence[Sequence[int]]) -> tuple[list[Any], list[Any]]:
     """These answers, token ids, to the split's first examples as the task's family compares them, and what is right."""
-    family, words = FAMILIES[config.task.family], tokenizer(config.task, config.model)
+    family, words = FAMILIES[config.task.family], split.words
     items = split.items[: len(found)]
     if family.answers == "text":
         return [family.spell(words.decode(ids)) for ids in found], [item.right for item in items]

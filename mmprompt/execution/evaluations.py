@@ -76,7 +76,7 @@ def make_evaluation(run: RunContext, settings: Settings, answered: Answered) -> 
     config, attack, began = run.config, attack_of(settings), time.monotonic()
     seen = run.view(settings["split"], ATTACK_INPUT[attack.input] if attack else "encoded")
     torch.manual_seed(config.seed)
-    scores = evaluate(config, run.tuned, seen, settings, answered)
+    scores = evaluate(config, run.tuned, run.data.split(settings["split"]), seen, settings, answered)
     content = {
         "evaluation": evaluation_id(run.folder.id, settings),
         "run": run.folder.id,
@@ -107,7 +107,9 @@ def evaluate_finished_run(run: RunContext, evaluations: Sequence[Settings]) -> N
     run.tuned.eval()
     began, record = time.monotonic(), run.record()
     made: list[NewEvaluation] = []
-    progress = EvaluationProgress(attempt, sum(count(run.config, settings) for settings in asked))
+    progress = EvaluationProgress(
+        attempt, sum(count(run.data.split(settings["split"]), settings) for settings in asked)
+    )
     try:
         for settings in asked:
             if made:

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from mmprompt.data.examples import load
 from mmprompt.execution.evaluations import Settings, evaluate_finished_run, is_default, make_evaluation, results
 from mmprompt.execution.progress import OnStep, heartbeat, progress_reporter
 from mmprompt.execution.resources import device_hours, epochs, near_best, peak_memory_mb
@@ -307,14 +306,15 @@ def train_and_evaluate(
 ) -> None:
     """Trains, makes the evaluations, and publishes. Raises Paused after update `until`."""
     config, attempt, tuned = run.config, run.attempt, run.tuned
-    views = {split: run.view(split) for split in ("train", *config.task.splits)}
+    splits = {name: run.data.split(name) for name in ("train", *config.task.splits)}
+    views = {name: run.view(name) for name in splits}
     record = run.record()
     # After everything that may have drawn random numbers: loading a backbone does, the first time in a process.
     torch.manual_seed(config.seed)
     checkpoints = Checkpoints(attempt, settings.checkpoint_every)
     try:
         report = progress_reporter(config, attempt, watch, until)
-        state = train(config, tuned, views, checkpoints, record.log, report, until)
+        state = train(config, tuned, splits, views, checkpoints, record.log, report, until)
         result = facts(run, state)
         made = [make_evaluation(run, one, heartbeat(attempt)) for one in filter(is_default, evaluations)]
         result |= resources_taken(
@@ -359,7 +359,7 @@ def resources_taken(run: RunContext, state: State, before: float, gpus: int) -> 
     `before`: seconds of training in earlier attempts that this one went on from.
     """
     config, here = run.config, time.monotonic() - run.began
-    train = len(load(config.task, config.model, "train"))
+    train = len(run.data.split("train"))
     return {
         "device_hours": device_hours(before + here, gpus or config.threads),
         "peak_memory_mb": peak_memory_mb(run.device),

@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmprompt.data.examples import load
 from mmprompt.evaluation.answers import answers
 from mmprompt.execution.evaluations import published_weights
 from mmprompt.execution.resources import finish, forget_peak, peak_memory_mb, seconds_per_100
@@ -106,11 +105,11 @@ class LoadedRow:
         self.device, self._answering = self.run.device, tuned.prompts
         self.parameters = sum(one.numel() for one in self.run.backbone.parameters())  # without what a method adds
         self.is_trained = bool(tuned.trained)  # not of a prompt of length 0
-        last = config.task.splits[-1]
+        last = self.run.data.split(config.task.splits[-1])
         seen = live_features(config, tuned, last, self.device)
-        self._answer = partial(answers, config, tuned, load(config.task, config.model, last), seen)
+        self._answer = partial(answers, config, tuned, last, seen)
         if self.is_trained:
-            self._train, self._view = load(config.task, config.model, "train"), self.run.view("train")
+            self._train, self._view = self.run.data.split("train"), self.run.view("train")
             tuned.prompts = self._training = training
             self._weights = tuned.tuned_state()
             self._optimiser, self._ema = optimiser_of(tuned, config.optim), dict[str, Tensor]()

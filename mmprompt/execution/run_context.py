@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from mmprompt.data.examples import locate
 from mmprompt.data.staging import staged
+from mmprompt.data.task_data import RecentTasks, TaskData
+from mmprompt.data.task_files import locate
 from mmprompt.execution.resources import forget_peak
 from mmprompt.methods.tuned_model import Tuned, View
 from mmprompt.models.ofa import OFA
@@ -22,11 +23,12 @@ from mmprompt.runs.deployment import JobSettings, Tracking
 from mmprompt.runs.fingerprint import fingerprint
 from mmprompt.runs.identity import read_config
 from mmprompt.runs.store import Attempt, RunFolder
-from mmprompt.runs.wandb_record import RecordWriter
+from mmprompt.runs.wandb_writer import RecordWriter
 from mmprompt.training.feature_cache import Cache
 from mmprompt.training.frozen_features import Want, open_cache, processor, view
 
 FAKE_GPUS = "MMPROMPT_FAKE_GPUS"
+RECENT_TASKS = RecentTasks()  # of this process
 
 
 class NoGPUError(RuntimeError):
@@ -40,6 +42,7 @@ class RunContext:
     attempt: Attempt
     began: float  # by the monotonic clock: no other tells how long something took
     config: RunConfig
+    data: TaskData
     device: torch.device
     backbone: OFA  # as it came
     tuned: Tuned
@@ -62,7 +65,7 @@ class RunContext:
         return {"attempt": self.attempt.number, **made_with, "device": name}
 
     def view(self, split: str, want: Want = "encoded") -> View:
-        return view(self.config, self.tuned, self.backbone, split, self.cache, want)
+        return view(self.config, self.tuned, self.backbone, self.data.split(split), self.cache, want)
 
     def record(self) -> RecordWriter:
         """Opens the W&B record of the attempt."""
@@ -83,15 +86,16 @@ def load_run(folder: RunFolder, attempt: Attempt, settings: JobSettings) -> RunC
     began = time.monotonic()
     config = read_config(folder.config_file)
     cache = folder.store.cache
-    locate(config.task, settings.data, settings.stage, cache if settings.cache.max_gb > 0 else None)
+    files = locate(config.task, settings.data, settings.stage, cache if settings.cache.max_gb > 0 else None)
+    data = RECENT_TASKS.get(config.task, config.model, files)
     device = device_for(settings.gpus)
     forget_peak(device)
     torch.set_num_threads(config.threads)
     backbone = backbone_of(config, Path(settings.backbone), settings.stage)
     generator = torch.Generator().manual_seed(config.seed)
-    tuned = Tuned(config, backbone, generator).to(device)
+    tuned = Tuned(config, backbone, generator, data.answer_ids).to(device)
     features = open_cache(settings.cache, cache, device)
-    return RunContext(attempt, began, config, device, backbone, tuned, features, settings.tracking)
+    return RunContext(attempt, began, config, data, device, backbone, tuned, features, settings.tracking)
 
 
 def backbone_of(config: RunConfig, file: Path, stage: bool = False) -> OFA:

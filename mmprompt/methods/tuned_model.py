@@ -6,7 +6,7 @@ B batch, C x h x w features, T decoder tokens, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmprompt.data.examples import answers, tokenizer
 from mmprompt.data.tasks import Batch
 from mmprompt.methods.install import install
 from mmprompt.methods.prompt import Prompts
@@ -61,21 +60,26 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def outline(config: RunConfig) -> Tuned:
     """Names and shapes of what a run has and trains, on torch's meta device: no weights, whatever the size."""
     with torch.device("meta"):
-        return Tuned(config, OFA(config.model), torch.Generator())
+        return Tuned(config, OFA(config.model), torch.Generator(), [])
 
 
 class Tuned(nn.Module):
     """What the run's method trains, trains; all else is frozen. In `eval` mode the rest of the backbone is a fixed function; in
     `train` mode BatchNorm follows the batches and dropout and drop-path are live, as in the published code (facts 1.5)."""
 
-    def __init__(self, config: RunConfig, backbone: OFA, generator: torch.Generator) -> None:
-        """Has a copy of `backbone`, with what the method adds to it."""
+    def __init__(
+        self, config: RunConfig, backbone: OFA, generator: torch.Generator, closed: Sequence[list[int]]
+    ) -> None:
+        """Has a copy of `backbone`, with what the method adds to it.
+
+        `closed`: the task's closed set of answers, as token ids; empty where text is generated.
+        """
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
         self.backbone_names = frozenset(name for name, _ in backbone.named_parameters())  # all others were added
         install(config, self.backbone, generator)
         self.prompts = Prompts(config.model, config.settings_of(Prompt), generator)
-        self.config, self.live = config, config.backbone.mode == "train"
+        self.config, self.closed, self.live = config, closed, config.backbone.mode == "train"
         self.eval()
 
     def train(self, mode: bool = True) -> Tuned:
@@ -98,12 +102,6 @@ class Tuned(nn.Module):
         """Whether the encoder always says the same of an image and a text."""
         reaching = ("backbone.embed.", "backbone.encoder.", "prompts.encoder.")
         return not self.live and not any(name.startswith(reaching) for name in self.trained)
-
-    @cached_property
-    def closed(self) -> list[list[int]]:
-        """The task's closed set of answers, as token ids; empty where text is generated."""
-        words = tokenizer(self.config.task, self.config.model)
-        return [words.encode(text) for text in answers(self.config.task)]
 
     @cached_property
     def trie(self) -> Trie:

@@ -1,128 +1,58 @@
-"""The W&B record of one attempt: written by the real client, offline by default, complete when `finish` returns.
+"""A W&B record as read from its `.wandb` file: configuration, final values, history, how it ended, what is damaged.
 
-What the client (0.31) does by itself, and what is done about it here:
-- a background process writes, and loses what it has not flushed when ours gets SIGTERM: a job calls `end_when_told`;
-- SLURM sends SIGTERM to every process of a step, and that one dies of it: it flushes every second, so that a second is
-  lost; to close the record of a run that fails is then no error of its own, and the next record starts a new process;
-- `finish()` returns before the exit record is on disk, sometimes: `Record.finish` waits until it reads it there;
-- the values of the last row overwrite the summary: that row is committed before the summary is set;
-- it drops a row whose step is below the last one without an error: here that is one;
-- it waits for a server that does not answer, at the beginning and at the end of each run: here up to 20 s and 30 s, and
-  then not again for `ASK_AGAIN`; meanwhile records are offline ones, which `sync` uploads (`mmprompt.runs.wandb_server`);
-- it reads its environment once, and asks that server ever after: it begins anew when the environment is another;
-- it looks for an account, captures the console, reads git, logs under $HOME: switched off, or in a temporary folder.
-
-The user's WANDB_* variables and settings file are for the user's own runs: offline none of them is read, so WANDB_MODE,
-WANDB_DIR or WANDB_API_KEY change nothing. Online, those that say which server and who (`CREDENTIALS`) are read, and the
-settings file. What is tracked, and where, is what `conf/tracking` says.
-Part of the light half of the package: wandb is imported when a record is opened.
+The file is a log of messages (`wandb_file` knows its framing, `wandb_messages` one message). They are played back in order;
+values stay JSON text until the end, where each column of the history is parsed at once. Everything that can be read is read:
+damage is listed, not raised. What is missing at the end shows in `exit_code` and `state`, what is missing before it in `damage`.
+`wandb_ends` reads a record without its history in less time. Part of the light half of the package.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import tempfile
-import time
-import warnings
-from collections.abc import Iterator, Mapping
-from functools import cache
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from mmprompt.runs.deployment import Tracking
-from mmprompt.runs.wandb_file import BLOCK, MAGIC, payloads
-
-EXIT_DEADLINE = 10.0  # seconds; measured: 3 ms
-ASK_AGAIN = 600.0  # seconds until a server that could not be had is asked again: a job may be many short runs
-CREDENTIALS = (
-    "WANDB_API_KEY",
-    "WANDB_BASE_URL",
-    "WANDB_CONFIG_DIR",
-    "WANDB_CREDENTIALS_FILE",
-    "WANDB_HTTP_TIMEOUT",
-    "WANDB_IDENTITY_TOKEN_FILE",
-    "WANDB_INSECURE_DISABLE_SSL",
-)
-SETTINGS: dict[str, Any] = {
-    "console": "off",
-    "disable_code": True,
-    "disable_git": True,
-    "finish_timeout": 30,  # what is not uploaded by then is on disk
-    "finish_timeout_raises": True,
-    "init_timeout": 20,
-    "label_disable": True,
-    "reinit": "create_new",  # a record left open by a failed run is not ours to finish as a success
-    "sagemaker_disable": True,
-    "save_code": False,
-    "silent": True,
-    "symlink": False,
-    "use_dot_wandb": False,
-}
-INTERNAL: dict[str, Any] = {  # W&B may drop these; then the record is larger, or flushed every 15 s, and still complete
-    "x_disable_machine_info": True,
-    "x_disable_meta": True,
-    "x_disable_stats": True,
-    "x_save_requirements": False,
-    "x_server_side_derived_summary": True,  # do not write the summary again after each row: half the file
-    "x_transaction_log_flush_interval": 1.0,
-}
+from mmprompt.runs.wandb_file import MAGIC, Damage, payloads
+from mmprompt.runs.wandb_messages import MessageError, decoder, is_history, number_of
 
 
-class TrackingError(RuntimeError):
-    """The record cannot be kept as promised. The message names the path and the reason."""
+class RecordError(RuntimeError):
+    """The file holds no record at all. The message names the path and the reason."""
 
 
-class RecordWriter:
-    """The W&B run of one attempt. With tracking.mode=disabled it writes nothing."""
+@dataclass(frozen=True)
+class Column:
+    """The values that were logged under one key, and the rows that have one, counted from 0. NaN for what cannot be read."""
 
-    def __init__(
-        self, folder: Path, id: str, name: str, group: str, config: Mapping[str, Any], tracking: Tracking
-    ) -> None:
-        self._step = -1
-        self._run: Any = None
-        self.file: Path | None = None
-        if tracking.mode == "disabled":
-            return
-        folder = folder.absolute()
-        place = {"project": tracking.project, "entity": tracking.entity}
-        what = {"id": id, "name": name, "group": group, "config": dict(config)} | place
-        self._run = _open_online(folder, what) if tracking.mode == "online" else _open("offline", folder, what)
-        self.file = Path(self._run.settings.sync_file)
-        if not self.file.is_relative_to(folder):  # W&B turns to a temporary folder and says so to nobody
-            raise TrackingError(f"{folder} cannot be written to: W&B went to {self.file.parent}")
+    rows: list[int]
+    values: list[Any]
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Values of one step. Calls with the same step make one row; a step cannot go back."""
-        if self._run is None:
-            return
-        if step < self._step:
-            raise TrackingError(f"step {step} was logged after step {self._step}; W&B would drop it")
-        self._step = step
-        with _living_client():
-            self._run.log(dict(values), step=step)
 
-    def finish(self, summary: Mapping[str, float | str], exit_code: int) -> None:
-        """Set the final values, close, and return when the file holds it all; that file is all that stays.
+@dataclass(frozen=True, eq=False)  # a record equals itself alone: its values are no key of a dict
+class WandbRecord:
+    path: Path
+    id: str | None  # W&B's run id; None: the record ends before it
+    name: str
+    group: str
+    project: str
+    entity: str  # empty: the account's own
+    config: dict[str, Any]
+    summary: dict[str, Any]  # without the client's own keys, which begin with _
+    rows: int | None  # logged steps; None: they were not counted
+    history: dict[str, Column]  # by key, `_step` among them; empty if it was not asked for
+    exit_code: int | None  # None: the record ends before the run did
+    damage: tuple[str, ...]
 
-        Raises TrackingError when it does not. Of a run that failed (exit_code is not 0) nothing is raised, whatever the
-        client says: the caller is about to raise what matters, a SystemExit maybe, and that must not be replaced.
-        """
-        if self._run is None or self.file is None:
-            return
-        with contextlib.suppress(*[Exception] if exit_code else []), _living_client():
-            if self._step >= 0:
-                self._run.log({}, step=self._step, commit=True)
-            self._run.summary.update(dict(summary))
-            try:
-                self._run.finish(exit_code=exit_code)
-            except TimeoutError:
-                _stay_offline(f"W&B did not take the end of {self._run.id} within {SETTINGS['finish_timeout']} s")
-            _wait_for_exit(self.file)
-        _keep_only(self.file)
+    @property
+    def state(self) -> Literal["finished", "failed", "no end"]:
+        if self.exit_code is None:
+            return "no end"
+        return "failed" if self.exit_code else "finished"
 
 
 def record_files(folder: Path) -> list[Path]:
@@ -130,149 +60,142 @@ def record_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("wandb/*run-*-*/run-*.wandb"))
 
 
-_offline_until = 0.0  # by the monotonic clock
+def read_record(path: Path, history: bool, values: bool = True) -> WandbRecord:
+    """All of a record file. Raises RecordError if it cannot be opened or is no W&B file.
 
-
-def _stay_offline(reason: str) -> None:
-    global _offline_until
-    _offline_until = time.monotonic() + ASK_AGAIN
-    rest = f"records are offline ones for {ASK_AGAIN / 60:.0f} minutes; `make sync` uploads what is missing there"
-    warnings.warn(f"{reason}: {rest}", stacklevel=4)
-
-
-def _open_online(folder: Path, what: Mapping[str, Any]) -> Any:
-    """A started W&B run; an offline one, and a warning, if the server cannot be had."""
-    import wandb
-
-    if time.monotonic() >= _offline_until:
-        try:
-            return _open("online", folder, what)
-        except (wandb.errors.Error, ValueError) as error:  # ValueError: of a setting, such as WANDB_BASE_URL
-            _stay_offline(f"W&B cannot be reached ({first_line(error)})")
-        forget_client()  # its background process still holds the id
-        shutil.rmtree(folder / "wandb", ignore_errors=True)  # the attempt to go online leaves an empty record
-    return _open("offline", folder, what)
-
-
-def first_line(error: Exception) -> str:
-    """The reason, without the advice that W&B adds, and without the value of a setting, which may be a key."""
-    if isinstance(error, ValidationError):
-        wrong = error.errors()[0]
-        return f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _open(mode: Literal["offline", "online"], folder: Path, what: Mapping[str, Any]) -> Any:
-    with _living_client(), client(mode) as wandb:
-        internal = {key: value for key, value in INTERNAL.items() if key in wandb.Settings.model_fields}
-        if mode == "online":
-            internal.pop("x_server_side_derived_summary", None)  # a live view wants the last values
-        settings = wandb.Settings(**SETTINGS, **internal)
-        try:
-            return wandb.init(mode=mode, dir=str(folder), settings=settings, **what)
-        except wandb.errors.Error as error:
-            if mode == "online":
-                raise
-            raise TrackingError(f"no W&B record can be opened in {folder}: {error}") from error
-
-
-@contextlib.contextmanager
-def _living_client() -> Iterator[None]:
-    """Raises TrackingError when W&B's background process turns out to be dead, and forgets it."""
-    try:
-        yield
-    except _dead() as error:
-        forget_client()
-        reason = "W&B's background process is gone (killed, or out of memory), and with it what it had not written"
-        raise TrackingError(reason) from error
-
-
-def _dead() -> tuple[type[Exception], ...]:
-    """What the client raises when its background process is dead."""
-    from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
-
-    return (ConnectionError, HandleAbandonedError, MailboxClosedError)
-
-
-def forget_client() -> None:
-    """End the background process, if it has not ended by itself, and forget what it was told."""
-    import wandb
-
-    with contextlib.suppress(*_dead()):
-        wandb.teardown()
-
-
-_seen: dict[str, str] = {}  # the environment that the client has read
-
-
-@contextlib.contextmanager
-def client(mode: Literal["offline", "online"]) -> Iterator[Any]:
-    """The wandb module, with only our own WANDB_* variables, and online the user's credentials; afterwards the user's again.
-
-    It reads them when it is first used. What it read for another mode or server is forgotten: it would go on to ask that
-    server, and show it this one's key.
+    What is not asked for stays empty, and takes no time: `history`, and as `values` the configuration and the summary.
     """
-    global _seen
-    users = {key: value for key, value in os.environ.items() if key.startswith("WANDB_") or key == "TERM"}
-    kept = {key: users[key] for key in CREDENTIALS if key in users and mode == "online"}
-    ours = {f"WANDB_{kind}DIR": _scratch() for kind in ("", "CACHE_", "DATA_", "CONFIG_")}
-    if mode == "online":
-        del ours["WANDB_CONFIG_DIR"]  # `wandb login --host` leaves the server's address there
-    quiet = {"WANDB_ERROR_REPORTING": "false", "TERM": "dumb"}  # such a terminal is not asked for a key
-    _set_variables(quiet | ours | kept)
+    data = contents(path)
+    played = Played(history, values)
+    for payload in payloads(data, len(MAGIC)):
+        if isinstance(payload, Damage):
+            played.damage.append(f"byte {payload.offset} of {len(data)}: {payload.reason}")
+        else:
+            played.play(payload)
+    return played.record(path)
+
+
+def contents(path: Path) -> bytes:
+    """The bytes of a W&B file. Raises RecordError if it is none."""
     try:
-        import wandb
-
-        if _seen != {"mode": mode} | kept:
-            forget_client()
-            _seen = {"mode": mode} | kept
-        yield wandb
-    finally:
-        _set_variables(users)
-
-
-def _set_variables(values: Mapping[str, str]) -> None:
-    """W&B's, and the kind of the terminal."""
-    for key in [key for key in os.environ if key.startswith("WANDB_") or key == "TERM"]:
-        del os.environ[key]
-    os.environ.update(values)
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read: {error.strerror}") from error
+    if not data.startswith(MAGIC):
+        reason = "it is empty" if not data else f"it begins with {data[: len(MAGIC)]!r}, not with {MAGIC!r}"
+        raise RecordError(f"{path} is no W&B record: {reason}")
+    return data
 
 
-@cache
-def _scratch_folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="mmprompt-wandb-", ignore_cleanup_errors=True)
+class Played:
+    """Messages, played back in order, and what they have said so far."""
+
+    def __init__(self, wants_history: bool, wants_values: bool = True) -> None:
+        self.wants_history, self.wants_values = wants_history, wants_values
+        self.decode = decoder()
+        self.run: Any = None
+        self.exit_code: int | None = None
+        self.number = 0  # of the last message
+        self.config: dict[str, str] = {}
+        self.summary: dict[str, str] = {}
+        self.rows = 0
+        self.history: defaultdict[str, Column] = defaultdict(lambda: Column([], []))  # its values are JSON texts
+        self.damage: list[str] = []
+
+    def play(self, payload: bytes) -> None:
+        """One message more. A logged step is not decoded where nobody wants the history."""
+        if not self.wants_history and is_history(payload):
+            self.rows += self.is_next(number_of(payload))
+            return
+        try:
+            message = self.decode(payload)
+        except MessageError as error:
+            self.damage.append(str(error))
+            return
+        if not self.is_next(message.num):
+            return
+        match message.WhichOneof("record_type"):
+            case "history":
+                self.log(message.history.item)
+            case "summary":
+                self.update(self.summary, message.summary)
+            case "config":
+                self.update(self.config, message.config)
+            case "run":
+                self.run = message.run
+                self.update(self.config, message.run.config)
+            case "exit":
+                self.exit_code = message.exit.exit_code
+
+    def is_next(self, number: int) -> bool:
+        """Whether a message of this number is the next one, or after one that is missing, which is damage."""
+        if number > self.number + 1:
+            self.damage.append(f"records {self.number + 1} to {number - 1} are missing")
+        if number <= self.number:
+            self.damage.append(f"record {number} comes after record {self.number}")
+            return False
+        self.number = number
+        return True
+
+    def log(self, items: Iterable[Any]) -> None:
+        """A row of the history. Of a key that it has twice the last value counts."""
+        for key, text in {_key(item): item.value_json for item in items}.items():
+            column = self.history[key]
+            column.rows.append(self.rows)
+            column.values.append(text)
+        self.rows += 1
+
+    def update(self, values: dict[str, str], change: Any) -> None:
+        if self.wants_values:
+            for item in change.update:
+                values[_key(item)] = item.value_json
+            for item in change.remove:
+                values.pop(_key(item), None)
+
+    def record(self, path: Path) -> WandbRecord:
+        run, damage = self.run, self.damage
+        return WandbRecord(
+            path=path,
+            id=run.run_id if run else None,
+            name=run.display_name if run else "",
+            group=run.run_group if run else "",
+            project=run.project if run else "",
+            entity=run.entity if run else "",
+            config=_parsed(self.config, damage),
+            summary=_parsed(self.summary, damage),
+            rows=self.rows,
+            history={key: _parsed_column(key, column, damage) for key, column in sorted(self.history.items())},
+            exit_code=self.exit_code,
+            damage=tuple(damage),  # last, when all have added to it
+        )
 
 
-def _scratch() -> str:
-    """Where the client keeps what nobody reads; removed when this process ends."""
-    return _scratch_folder().name
+def _key(item: Any) -> str:
+    """`a`, or `a.b` for a nested key."""
+    return ".".join(item.nested_key) or item.key
 
 
-def _wait_for_exit(file: Path) -> None:
-    deadline = time.monotonic() + EXIT_DEADLINE
-    while not _holds_exit(file):
-        if time.monotonic() > deadline:
-            raise TrackingError(f"{file} holds no exit record {EXIT_DEADLINE:.0f} s after W&B said it was finished")
-        time.sleep(0.002)
+def _parsed(values: Mapping[str, str], damage: list[str]) -> dict[str, Any]:
+    ours = {key: text for key, text in values.items() if not key.startswith("_")}
+    return {key: value for key, text in ours.items() if (value := _value(key, text, damage)) is not MISSING}
 
 
-def _holds_exit(file: Path) -> bool:
-    """Whether the last record is the exit record, which W&B writes last; reads the last two blocks."""
-    from wandb.proto.wandb_internal_pb2 import Record as Message  # type: ignore[attr-defined]
-
-    with file.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        first = max(0, (size - 1) // BLOCK - 1) * BLOCK
-        stream.seek(first)
-        data = stream.read()
-    found = [payload for payload in payloads(data, 0 if first else len(MAGIC)) if isinstance(payload, bytes)]
-    return any(Message.FromString(payload).WhichOneof("record_type") == "exit" for payload in found[-4:])
+MISSING = object()  # a value that cannot be read; null is one that can
 
 
-def _keep_only(file: Path) -> None:
-    """Remove the client's debug logs and empty folders."""
-    for path in file.parent.glob("*"):  # of a folder that somebody removed nothing
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path != file:
-            path.unlink(missing_ok=True)
+def _value(key: str, text: str, damage: list[str]) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        damage.append(f"a value of {key} is no JSON: {text[:20]!r}")
+        return MISSING
+
+
+def _parsed_column(key: str, texts: Column, damage: list[str]) -> Column:
+    """All values of a column, parsed at once; one by one if that fails."""
+    with contextlib.suppress(ValueError, RecursionError):
+        values = json.loads(f"[{','.join(texts.values)}]")
+        if len(values) == len(texts.values):
+            return Column(texts.rows, values)
+    found = [_value(key, text, damage) for text in texts.values]
+    return Column(texts.rows, [math.nan if value is MISSING else value for value in found])

@@ -28,8 +28,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mmprompt.runs.wandb_file import MAGIC, framed, payloads
-from mmprompt.runs.wandb_record import SETTINGS, client, first_line, forget_client
+from mmprompt.runs.wandb_client import CLIENT, SETTINGS, first_line
+from mmprompt.runs.wandb_file import framed
+from mmprompt.runs.wandb_messages import sound_messages
+from mmprompt.runs.wandb_record import RecordError, WandbRecord, contents, read_record
 
 TIMEOUT = 20  # seconds for one answer
 PAGE = 500  # runs in an answer
@@ -39,66 +41,24 @@ STALLED = 30.0  # seconds in which no record is sent, until the server is asked 
 GIVE_UP = 120.0  # and until what is left is left, whatever it says
 SETTLED = 20.0  # seconds after which the server has counted what it was sent
 LOG = "said.txt"  # by `wandb sync`
+STATES = {  # what the server calls a run whose record ends so
+    "finished": ("finished",),
+    "failed": ("failed",),
+    "no end": ("failed", "crashed", "killed"),
+}
 
 
 class ServerError(RuntimeError):
     """The W&B server cannot be had. The message says why."""
 
 
-@dataclass(frozen=True)
-class LocalRecord:
-    """A record file whose run is over."""
-
-    file: Path
-    id: str
-    project: str
-    entity: str  # empty: the account's own
-    rows: int
-    exit_code: int | None  # None: it was killed
-    is_damaged: bool
-
-    @property
-    def states(self) -> tuple[str, ...]:
-        """What the server calls a run that ended so."""
-        if self.exit_code is None:
-            return ("failed", "crashed", "killed")
-        return ("failed",) if self.exit_code else ("finished",)
-
-
-def read_local(file: Path) -> LocalRecord | None:
-    """What is in a record file; None: nothing that could be sent."""
-    run, exit_code, rows, is_damaged = None, None, 0, False
-    for message in _messages(file):
-        match message and message.WhichOneof("record_type"):
-            case None:
-                is_damaged = True
-            case "run":
-                run = message.run
-            case "history":
-                rows += 1
-            case "exit":
-                exit_code = message.exit.exit_code
-    if run is None:
-        return None
-    return LocalRecord(file, run.run_id, run.project, run.entity, rows, exit_code, is_damaged)
-
-
-def _messages(file: Path) -> Iterator[Any]:
-    """Each message of a record file, None for what cannot be read."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-    from wandb.proto.wandb_internal_pb2 import Record as Message  # type: ignore[attr-defined]
-
+def sendable(file: Path) -> WandbRecord | None:
+    """The record in a file, without its values; None if there is nothing in it that could be sent."""
     try:
-        data = file.read_bytes()
-    except OSError:  # removed at this moment, or a link to nothing
-        return
-    if not data.startswith(MAGIC):
-        return
-    for payload in payloads(data, len(MAGIC)):
-        try:
-            yield Message.FromString(payload) if isinstance(payload, bytes) else None
-        except DecodeError:
-            yield None
+        record = read_record(file, history=False, values=False)
+    except RecordError:
+        return None
+    return record if record.id is not None else None
 
 
 def _mark(file: Path) -> Path:
@@ -118,7 +78,7 @@ def mark(file: Path) -> None:
 @contextlib.contextmanager
 def server() -> Iterator[Any]:
     """W&B's public Api. Raises ServerError with the reason when the server cannot be had, now or later in the block."""
-    with client("online") as wandb:
+    with CLIENT.wandb("online") as wandb:
         from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
         try:
@@ -126,7 +86,7 @@ def server() -> Iterator[Any]:
         except (wandb.errors.Error, WandbApiFailedError, ValidationError) as error:  # the last: of a setting
             raise ServerError(f"the W&B server cannot be had: {first_line(error)}") from error
         except TimeoutError as error:
-            forget_client()  # whoever still waits for an answer gets an error
+            CLIENT.end()  # whoever still waits for an answer gets an error
             raise ServerError("the W&B server stopped answering") from error
 
 
@@ -142,7 +102,7 @@ class Shown:
 
 def publish(shown: Shown, name: str, config: Mapping[str, Any], project: str, entity: str) -> str:
     """Sends it as one W&B run of job type `analysis`; returns its address. Raises ServerError when the server cannot be had."""
-    with client("online") as wandb, tempfile.TemporaryDirectory(prefix="mmprompt-wandb-") as scratch:
+    with CLIENT.wandb("online") as wandb, tempfile.TemporaryDirectory(prefix="mmprompt-wandb-") as scratch:
         settings = wandb.Settings(**SETTINGS)
         try:
             run = wandb.init(
@@ -162,7 +122,7 @@ def publish(shown: Shown, name: str, config: Mapping[str, Any], project: str, en
                 run.save(str(file), base_path=str(shown.folder), policy="now")
             run.finish()
         except (wandb.errors.Error, TimeoutError, ValidationError) as error:
-            forget_client()
+            CLIENT.end()
             raise ServerError(f"the W&B server cannot be had: {first_line(error)}") from error
     return str(run.url)
 
@@ -181,23 +141,25 @@ def find(api: Any, project: str, entity: str, key: str, values: Sequence[str], l
             return  # nothing was ever sent there
 
 
-def known(api: Any, records: Iterable[LocalRecord]) -> list[LocalRecord]:
+def known(api: Any, records: Iterable[WandbRecord]) -> list[WandbRecord]:
     """The records that the server has whole: every row, and how the run ended."""
-    places: dict[tuple[str, str], list[LocalRecord]] = {}
+    places: dict[tuple[str, str], list[WandbRecord]] = {}
     for record in records:
         places.setdefault((record.project, record.entity), []).append(record)
-    found: list[LocalRecord] = []
+    found: list[WandbRecord] = []
     for place, there in places.items():
-        runs = {run.id: run for run in find(api, *place, "name", [record.id for record in there], lazy=True)}
+        ids = [record.id for record in there if record.id is not None]
+        runs = {run.id: run for run in find(api, *place, "name", ids, lazy=True)}
         found += [record for record in there if record.id in runs and _is_whole(record, runs[record.id])]
     return found
 
 
-def _is_whole(record: LocalRecord, run: Any) -> bool:
-    return run.state in record.states and run.historyLineCount >= record.rows
+def _is_whole(record: WandbRecord, run: Any) -> bool:
+    assert record.rows is not None  # all of the file was read
+    return run.state in STATES[record.state] and run.historyLineCount >= record.rows
 
 
-def send(api: Any, records: Sequence[LocalRecord]) -> Iterator[tuple[LocalRecord, str | None]]:
+def send(api: Any, records: Sequence[WandbRecord]) -> Iterator[tuple[WandbRecord, str | None]]:
     """Sends records, and yields each when it has arrived and is marked, or with the reason why it has not.
 
     Raises ServerError when the server is gone; what it has by then is known to it the next time.
@@ -208,11 +170,11 @@ def send(api: Any, records: Sequence[LocalRecord]) -> Iterator[tuple[LocalRecord
         arrived = _arrived(api, [record for record in some if record not in refused])
         for record in some:
             if record in arrived:
-                mark(record.file)
+                mark(record.path)
             yield record, None if record in arrived else refused.get(record, "the server has not all that was sent")
 
 
-def _arrived(api: Any, records: Sequence[LocalRecord]) -> list[LocalRecord]:
+def _arrived(api: Any, records: Sequence[WandbRecord]) -> list[WandbRecord]:
     """Those that the server has, once it has counted what it was sent."""
     deadline = time.monotonic() + SETTLED
     while True:
@@ -222,7 +184,7 @@ def _arrived(api: Any, records: Sequence[LocalRecord]) -> list[LocalRecord]:
         time.sleep(1)
 
 
-def _wandb_sync(records: Iterable[LocalRecord]) -> dict[LocalRecord, str]:
+def _wandb_sync(records: Iterable[WandbRecord]) -> dict[WandbRecord, str]:
     """Runs `wandb sync`. Returns what it says that it did not send, and why. Raises ServerError when the server is gone."""
     with tempfile.TemporaryDirectory(prefix="mmprompt-sync-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -266,22 +228,29 @@ def _reason(folder: Path, file: Path) -> str:
     return (errors or ["W&B does not say why"])[0]
 
 
-def _staged(record: LocalRecord, folder: Path) -> Path:
+def _staged(record: WandbRecord, folder: Path) -> Path:
     """A link to the record, or a copy of what can be read of it, where the client may write."""
-    name = record.file.parent.name.removeprefix("offline-")
-    file = folder / f"offline-{name}" / record.file.name  # it leaves out what was recorded online unless named so
+    name = record.path.parent.name.removeprefix("offline-")
+    file = folder / f"offline-{name}" / record.path.name  # it leaves out what was recorded online unless named so
     file.parent.mkdir()
-    if record.is_damaged:
-        sound = [message.SerializeToString() for message in _messages(record.file) if message is not None]
-        file.write_bytes(framed(sound))
+    if record.damage:
+        file.write_bytes(_mended(record.path))
     else:
-        file.symlink_to(record.file.absolute())
+        file.symlink_to(record.path.absolute())
     return file
+
+
+def _mended(file: Path) -> bytes:
+    """What can be read of a damaged record file, as a sound one."""
+    try:
+        return framed(sound_messages(contents(file)))
+    except RecordError:  # removed at this moment
+        return framed([])
 
 
 def _started(files: Iterable[Path], folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "wandb", "sync", "-n", str(AT_ONCE), *map(str, files)]
-    with client("online"):
+    with CLIENT.wandb("online"):
         environment: Mapping[str, str] = os.environ | {"TMPDIR": str(folder), "WANDB_DIR": str(folder)}
         with (folder / LOG).open("wb") as log:
             return subprocess.Popen(

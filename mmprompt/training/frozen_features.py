@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmprompt.data.examples import KEPT, load
+from mmprompt.data.splits import Split
 from mmprompt.data.tasks import pad, preprocess
 from mmprompt.methods.tuned_model import Tuned, View, autocast
 from mmprompt.models.ofa import OFA, PAD, Encoded, only_if_any
@@ -34,18 +34,19 @@ from mmprompt.training.feature_cache import Cache, Cached, Make
 Want = Literal["pixels", "features", "encoded"]
 NUMBERS = {"cpu family": "family", "model": "model", "stepping": "stepping"}  # of a processor in /proc/cpuinfo, on x86
 NUMBERS |= {"CPU implementer": "implementer", "CPU part": "part", "CPU variant": "variant"}  # on ARM
+KEPT = 6  # splits, of the tasks that a job is at
 PIXELS = 2**19  # of all images of a batch, at most: 32 images of 96 pixels a side, 2 of 384
 
 
 class FrozenFeatures:
     """The features of a split under a backbone that does not change."""
 
-    def __init__(self, backbone: OFA, known: str, split: str, cache: Cache | None) -> None:
+    def __init__(self, backbone: OFA, known: str, split: Split, cache: Cache | None) -> None:
         """`known`: the settings that decide the features, as JSON."""
         settings = json.loads(known)
         self.task, model = Task.model_validate(settings.pop("task")), Model.model_validate(settings["model"])
         self.backbone, self.device, self.precision = backbone, backbone.embed.weight.device, settings["precision"]
-        self.examples, self.name, self.cache = load(self.task, model, split), f"{self.task.name}/{split}", cache
+        self.examples, self.name, self.cache = split, f"{self.task.name}/{split.name}", cache
         side = -(-self.task.image_size // STRIDE)
         self.grid, self.patches, self.dim = (side, side), side * side, model.dim
         self.facts = json.dumps([settings, self.task.image_size, machine(self.device)])
@@ -120,7 +121,7 @@ class FrozenFeatures:
 
 
 @lru_cache(maxsize=KEPT)  # the runs of a job mostly share their task
-def frozen(backbone: OFA, known: str, split: str, cache: Cache | None) -> FrozenFeatures:
+def frozen(backbone: OFA, known: str, split: Split, cache: Cache | None) -> FrozenFeatures:
     return FrozenFeatures(backbone, known, split, cache)
 
 
@@ -133,7 +134,7 @@ def view(
     config: RunConfig,
     tuned: Tuned,
     backbone: OFA,
-    split: str,
+    split: Split,
     cache: Cache | None,
     want: Want = "encoded",
 ) -> View:
@@ -144,7 +145,7 @@ def view(
     """
     device = next(tuned.parameters()).device
     if want == "pixels":
-        return pixels(config, split, device)
+        return pixels(split, config.task.image_size, device)
     if not tuned.resnet_is_fixed:
         return live_features(config, tuned, split, device)
     known = config.model_dump_json(include={"training_version", "threads", "precision", "model", "backbone", "task"})
@@ -154,9 +155,9 @@ def view(
     return seen.outputs if encoded else seen.features
 
 
-def live_features(config: RunConfig, tuned: Tuned, split: str, device: torch.device) -> View:
+def live_features(config: RunConfig, tuned: Tuned, split: Split, device: torch.device) -> View:
     """As `view`, for a ResNet that trains or whose BatchNorm statistics change: each batch is computed when it is needed."""
-    looks = pixels(config, split, device)
+    looks = pixels(split, config.task.image_size, device)
 
     def see(index: np.ndarray) -> Tensor:
         with autocast(device, config.precision):
@@ -165,10 +166,9 @@ def live_features(config: RunConfig, tuned: Tuned, split: str, device: torch.dev
     return see
 
 
-def pixels(config: RunConfig, split: str, device: torch.device) -> Callable[[np.ndarray], Tensor]:
+def pixels(split: Split, image_size: int, device: torch.device) -> Callable[[np.ndarray], Tensor]:
     """The images as the ResNet reads them, B 3 h w."""
-    images = load(config.task, config.model, split).images
-    return lambda index: preprocess(images[torch.from_numpy(index)].to(device), config.task.image_size)
+    return lambda index: preprocess(split.images[torch.from_numpy(index)].to(device), image_size)
 
 
 def batch_size(image_size: int) -> int:

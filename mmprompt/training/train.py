@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmprompt.data.examples import Split, load
+from mmprompt.data.splits import Split
 from mmprompt.data.tasks import collate
 from mmprompt.evaluation.answers import example_scores
 from mmprompt.methods.tuned_model import Tuned, View, tokens_in_loss
@@ -237,6 +237,7 @@ def with_ema_weights(tuned: Tuned, ema: Mapping[str, Tensor]) -> Iterator[None]:
 def train(
     config: RunConfig,
     tuned: Tuned,
+    splits: Mapping[str, Split],
     views: Mapping[str, View],
     checkpoints: Checkpoints,
     log: Callable[[int, dict[str, float]], None],
@@ -245,15 +246,15 @@ def train(
 ) -> State:
     """Trains to the last update and leaves the best weights, by validation, in `tuned`.
 
-    `views`: what is seen of each split. `log` gets each step's values once, those of a resumed
-    history first. `until`: the update after which the attempt ends, with Paused; the next one goes on from there.
+    `splits`: by name, `train` and the one that validates among them. `views`: what is seen of each. `log` gets each step's
+    values once, those of a resumed history first. `until`: the update after which the attempt ends, with Paused; the next
+    one goes on from there.
     Raises TrainingError, and SystemExit, its state kept, when a time limit is near.
     """
     if not tuned.trained:
         return State()  # a prompt of length 0: the backbone as it is
     optim = config.optim
     chosen_on = config.task.validation
-    splits = {name: load(config.task, config.model, name) for name in ("train", chosen_on)}
     optimiser = optimiser_of(tuned, optim)
     state = checkpoints.resume(tuned, optimiser)
     for step, values in state.history:

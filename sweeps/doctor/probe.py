@@ -355,7 +355,7 @@ def driver_cuda() -> tuple[int, int] | None:
 def wandb(ask: Mapping[str, Any]) -> Iterator[Finding]:
     """An offline record, in a folder that goes away."""
     from mmprompt.runs.deployment import Tracking
-    from mmprompt.runs.wandb_record import RecordWriter, TrackingError
+    from mmprompt.runs.wandb_writer import RecordWriter, TrackingError
 
     tracking, setup, began = ask["tracking"], ask["cluster"]["setup"], time.monotonic()
     if tracking["mode"] == "disabled":
@@ -392,12 +392,13 @@ def reaches(host: str) -> Finding:
 
 
 def data(ask: Mapping[str, Any]) -> Iterator[Finding]:
-    from mmprompt.data.examples import load, locate
+    from mmprompt.data.task_data import TaskData
+    from mmprompt.data.task_files import locate
     from mmprompt.runs.config import RunConfig, parse
 
     config, began = parse(RunConfig, ask["config"]), time.monotonic()
-    locate(config.task, ask["data"], stage=False, cache=None)
-    split = load(config.task, config.model, config.task.validation)
+    files = locate(config.task, ask["data"], stage=False, cache=None)
+    split = TaskData(config.task, config.model, files).split(config.task.validation)
     yield good("data", f"task={config.task.name}: {len(split)} validation examples in {time.monotonic() - began:.1f} s")
 
 

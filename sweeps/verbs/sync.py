@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmprompt.runs.store import Attempt, RunFolder, Store
-from mmprompt.runs.wandb_server import LocalRecord, ServerError, is_marked, known, mark, read_local, send, server
+from mmprompt.runs.wandb_record import WandbRecord
+from mmprompt.runs.wandb_server import ServerError, is_marked, known, mark, send, sendable, server
 from sweeps.grid.launched import read
 from sweeps.states.state import Queue, is_alive, queue
 
@@ -27,7 +28,7 @@ def sync(names: Sequence[str], runs: Path) -> int:
     found = [one for folder in folders for one in _records(folder, queued)]
     over = [file for file, is_over in found if is_over]
     unmarked = [file for file in over if not is_marked(file)]
-    records = [record for file in unmarked if (record := read_local(file))]
+    records = [record for file in unmarked if (record := sendable(file))]
     parts = {
         "are on the server": len(over) - len(unmarked),
         "to check": len(records),
@@ -69,15 +70,15 @@ def _is_over(attempt: Attempt, queued: Queue) -> bool:
     )
 
 
-def _send(records: Sequence[LocalRecord]) -> int:
+def _send(records: Sequence[WandbRecord]) -> int:
     with server() as api:
         there = known(api, records)
         for record in there:
-            mark(record.file)
+            mark(record.path)
         missing = [record for record in records if record not in there]
         print(f"{len(there)} are there already, {len(missing)} to send", flush=True)
         refused = [(record, why) for record, why in send(api, missing) if why is not None]
     print(f"{len(missing) - len(refused)} sent" + (f", {len(refused)} not:" if refused else ""))
     for record, why in refused[:SHOWN]:
-        print(f"  {record.file}\n    {why}")
+        print(f"  {record.path}\n    {why}")
     return 1 if refused else 0

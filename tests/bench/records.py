@@ -16,12 +16,13 @@ from wandb.proto.wandb_internal_pb2 import Record as Message
 from analysis import runs
 from analysis.manifest import read_manifest
 from analysis.reading import assemble, read_sweep
-from analysis.records import read_ends, read_record
 from analysis.sources import InStore
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import frozen_text
 from mmprompt.runs.store import Store
+from mmprompt.runs.wandb_ends import read_ends
 from mmprompt.runs.wandb_file import framed
+from mmprompt.runs.wandb_record import read_record
 from sweeps.grid.manifest import expand
 
 ROUNDS = 3

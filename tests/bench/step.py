@@ -22,9 +22,9 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mini import official
-from tiny import settings
+from tiny import data_of, settings
 
-from mmprompt.data.examples import load
+from mmprompt.data.splits import Split
 from mmprompt.data.tasks import Batch, preprocess
 from mmprompt.execution.run_context import backbone_of
 from mmprompt.methods.tuned_model import Tuned, View
@@ -130,12 +130,12 @@ def published_loss(tuned: Tuned, images: Tensor, text: Batch) -> Tensor:
 def tuned_with(config: RunConfig, backbone: OFA, **prompt: object) -> Tuned:
     assert config.prompt is not None
     changed = Prompt.model_validate(config.prompt.model_dump() | prompt)
-    return Tuned(config.model_copy(update={"prompt": changed}), backbone, torch.Generator().manual_seed(1)).train()
+    return Tuned(config.model_copy(update={"prompt": changed}), backbone, torch.Generator().manual_seed(1), []).train()
 
 
-def frozen(config: RunConfig, backbone: OFA, folder: Path | None) -> FrozenFeatures:
+def frozen(config: RunConfig, backbone: OFA, split: Split, folder: Path | None) -> FrozenFeatures:
     known = config.model_dump_json(include={"training_version", "threads", "precision", "model", "backbone", "task"})
-    seen = FrozenFeatures(backbone, known, "train", None if folder is None else Cache(folder, 20))
+    seen = FrozenFeatures(backbone, known, split, None if folder is None else Cache(folder, 20))
     seen.fill(seen.output_rows)
     return seen
 
@@ -174,7 +174,8 @@ class Official:
         self.tuned = tuned_with(self.config, self.backbone)
         self.published = tuned_with(self.config, backbone)
         self.decoder_only = tuned_with(self.config, self.backbone, depth="decoder")
-        self.anew, self.kept = frozen(self.config, self.backbone, None), frozen(self.config, self.backbone, folder)
+        of = self.config, self.backbone, data_of(self.config).split("train")
+        self.anew, self.kept = frozen(*of, None), frozen(*of, folder)
         self.index = np.array([5, 2])
         answers = torch.randint(4, self.config.model.vocab_size, (B, TARGET))
         self.text = Batch(self.kept.source[self.index], answers[:, :1], answers, answers.roll(-1, 1), None)
@@ -253,8 +254,8 @@ def micro(folder: Path) -> dict[str, Callable[[], None]]:
         "task.data.train=320",
     )
     config, deployment = settings(*over, "optim.steps=1000")
-    backbone, split = backbone_of(config, ROOT / deployment.paths.backbone), load(config.task, config.model, "train")
-    anew, kept = frozen(config, backbone, None), frozen(config, backbone, folder)
+    backbone, split = backbone_of(config, ROOT / deployment.paths.backbone), data_of(config).split("train")
+    anew, kept = frozen(config, backbone, split, None), frozen(config, backbone, split, folder)
 
     def updates(tuned: Tuned, view: View) -> Callable[[], None]:
         optimiser = torch.optim.AdamW(tuned.prompts.parameters(), lr=1e-4)

@@ -29,9 +29,10 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # for `make chaos`; p
 import patience
 from patience import printed_by
 
-from analysis.records import read_record
+from analysis.histories import history_frame
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.runs.wandb_record import read_record
 
 STEPS = 60  # a second on one core
 SETTINGS = [
@@ -319,5 +320,5 @@ def assert_same(run: RunFolder, undisturbed: RunFolder, steps: int = STEPS) -> N
     a, b = (read_record(folder.path / folder.result()["wandb"], history=True) for folder in (run, undisturbed))
     assert Path(ours["wandb"]).is_relative_to(f"attempts/{ours['attempt']}")
     assert a.state == b.state == "finished" and a.damage == b.damage == ()
-    assert list(a.history["_step"]) == list(range(1, steps + 1))
-    assert a.history.drop(columns=CLOCK).equals(b.history.drop(columns=CLOCK))
+    assert list(history_frame(a)["_step"]) == list(range(1, steps + 1))
+    assert history_frame(a).drop(columns=CLOCK).equals(history_frame(b).drop(columns=CLOCK))

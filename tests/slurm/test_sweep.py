@@ -11,8 +11,8 @@ from attempts import error_of
 from faults import HELD, assert_same
 from lab import Lab, beside
 
-from analysis.records import read_record
 from mmprompt.runs.deployment import ROOT
+from mmprompt.runs.wandb_record import read_record
 
 
 @beside

@@ -14,21 +14,22 @@ import pytest
 from patience import LAST_RESORT, ended, printed_by
 from synthetic_store import DISABLED, OFFLINE
 
-from analysis.records import WandbRecord, read_record
-from mmprompt.runs import wandb_record
+from analysis.histories import history_frame
+from mmprompt.runs import wandb_writer
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Store
-from mmprompt.runs.wandb_record import RecordWriter, TrackingError, record_files
+from mmprompt.runs.wandb_record import WandbRecord, read_record, record_files
+from mmprompt.runs.wandb_writer import RecordWriter, TrackingError
 
 PROGRAM = """
     import os, sys, time
     from pathlib import Path
-    from mmprompt.runs import signals, wandb_record
+    from mmprompt.runs import signals, wandb_writer
     from mmprompt.runs.deployment import Tracking
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True)
     def opened(mode):
-        return wandb_record.RecordWriter(folder, "r-1", "n", "g", {"seed": 1}, Tracking(mode=mode, project="p", entity=None))
+        return wandb_writer.RecordWriter(folder, "r-1", "n", "g", {"seed": 1}, Tracking(mode=mode, project="p", entity=None))
 """
 
 
@@ -79,8 +80,8 @@ def test_the_exit_record_is_on_disk_when_finish_returns_twelve_times_in_a_row(tm
         found = read_record(record.file, history=True)
         assert found.state == "finished"
         assert found.summary == {"test/accuracy": 50.0 + number}
-        assert (found.run, found.name, found.group, found.config) == (f"r{number}-1", "name", "group", {"seed": number})
-        assert len(found.history) == max(0, 21 * number - 1)
+        assert (found.id, found.name, found.group, found.config) == (f"r{number}-1", "name", "group", {"seed": number})
+        assert len(history_frame(found)) == max(0, 21 * number - 1)
         assert found.damage == ()
 
 
@@ -97,13 +98,13 @@ def test_finish_waits_for_an_exit_record_that_comes_late_and_says_so_when_none_c
     record.file.write_bytes(data[:-5])
     late = threading.Timer(0.3, record.file.write_bytes, [data])
     late.start()
-    wandb_record._wait_for_exit(record.file)
+    wandb_writer._wait_for_exit(record.file)
     assert record.file.read_bytes() == data  # it has come
     late.join()
     record.file.write_bytes(data[:-5])
-    monkeypatch.setattr(wandb_record, "EXIT_DEADLINE", 0.1)
+    monkeypatch.setattr(wandb_writer, "EXIT_DEADLINE", 0.1)
     with pytest.raises(TrackingError, match="holds no exit record"):
-        wandb_record._wait_for_exit(record.file)
+        wandb_writer._wait_for_exit(record.file)
 
 
 def test_a_finished_record_is_one_file_and_is_found_relative_to_the_run(tmp_path: Path) -> None:
@@ -124,12 +125,12 @@ def test_a_failed_run_is_recorded_as_failed(tmp_path: Path) -> None:
     assert read_record(record.file, history=False).state == "failed"
 
 
-@pytest.mark.parametrize("setting", wandb_record.INTERNAL)
+@pytest.mark.parametrize("setting", wandb_writer.INTERNAL)
 def test_calls_with_one_step_make_one_row_and_the_last_row_does_not_become_the_summary(
     setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when W&B drops one of its internal settings."""
-    monkeypatch.delitem(wandb_record.INTERNAL, setting)
+    monkeypatch.delitem(wandb_writer.INTERNAL, setting)
     record = RecordWriter(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
     for step in (25, 50):
         record.log(step, {"train/loss": 1.0})
@@ -138,9 +139,9 @@ def test_calls_with_one_step_make_one_row_and_the_last_row_does_not_become_the_s
     assert record.file is not None
     found = read_record(record.file, history=True)
     assert found.summary["val/accuracy"] == 83.1
-    assert list(found.history["_step"]) == [25, 50]
-    assert list(found.history["val/accuracy"]) == [60.25, 60.5]
-    assert list(found.history["train/loss"]) == [1.0, 1.0]
+    assert list(history_frame(found)["_step"]) == [25, 50]
+    assert list(history_frame(found)["val/accuracy"]) == [60.25, 60.5]
+    assert list(history_frame(found)["train/loss"]) == [1.0, 1.0]
 
 
 def test_a_step_that_goes_back_is_refused_instead_of_dropped(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_sigterm_keeps_every_row_logged_before_it(tmp_path: Path) -> None:
     process.terminate()
     assert ended(process) == 143
     found = record_in(tmp_path)
-    assert len(found.history) == 20
+    assert len(history_frame(found)) == 20
     assert found.exit_code == 143
 
 
@@ -204,7 +205,7 @@ def test_sigterm_to_every_process_as_slurm_sends_it_still_ends_the_job_and_loses
         each.terminate()
     output = printed_by(process)
     assert (process.returncode, output) == (143, "")
-    assert len(record_in(tmp_path).history) >= 19
+    assert len(history_frame(record_in(tmp_path))) >= 19
 
 
 def test_when_the_background_process_dies_the_run_fails_with_the_reason_and_the_next_record_is_complete(
@@ -240,7 +241,7 @@ def test_kill_9_loses_no_more_than_the_last_seconds_rows(tmp_path: Path) -> None
     process.kill()
     process.wait()
     found = record_in(tmp_path)
-    assert len(found.history) >= 19  # the row of the current step is still open
+    assert len(history_frame(found)) >= 19  # the row of the current step is still open
     assert found.state == "no end"
 
 
@@ -266,6 +267,6 @@ def test_the_users_wandb_settings_change_no_offline_record_and_nothing_is_writte
     output, errors = process.communicate(timeout=LAST_RESORT)
     assert (process.returncode, output, errors) == (0, "", "")
     found = record_in(tmp_path)
-    assert (found.run, found.state, found.summary) == ("r-1", "finished", {"test/accuracy": 50.0})
+    assert (found.id, found.state, found.summary) == ("r-1", "finished", {"test/accuracy": 50.0})
     assert [path.name for path in files_in(tmp_path / "home")] == ["settings"]
     assert {path.name for path in tmp_path.iterdir()} == {"attempts", "home"}  # the temporary folder is gone
