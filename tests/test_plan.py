@@ -61,10 +61,10 @@ def finish(folder: RunFolder, config: RunConfig, **facts: Any) -> None:
 
 
 def cost_of(store: Store, expanded: ExpandedSweep, **settings: Any) -> Cost:
-    seen = states(store, list(expanded.configs), Queue({}), expanded.wanted)
+    seen = states(store, list(expanded.configs), Queue({}), expanded.evaluations)
     to_do = [run for run, state in seen.items() if state.name != "done"]
     cluster: Cluster = expanded.deployment.cluster.model_copy(update=settings)
-    return cost(store, expanded.configs, expanded.wanted, seen, to_do, cluster)
+    return cost(store, expanded.configs, expanded.evaluations, seen, to_do, cluster)
 
 
 def finish_first(store: Store, expanded: ExpandedSweep, **facts: Any) -> None:
@@ -291,20 +291,20 @@ def asked(*overrides: str) -> ExpandedSweep:
 def test_axes_of_attacks_and_of_evaluations_make_more_points_of_the_same_runs(expanded: ExpandedSweep) -> None:
     both = asked("attack.epsilon=0,0.1,0.2", "evaluation.beam=null,5")
     assert list(both.configs) == list(expanded.configs) and len(both.points) == 3 * 3 * 2
-    assert {len(wanted) for wanted in both.wanted.values()} == {3 * 2 * 2}  # two splits
-    clean = next(iter(expanded.wanted.values()))
-    assert clean.keys() < next(iter(both.wanted.values())).keys()  # epsilon 0 is the evaluation that there was
+    assert {len(wanted) for wanted in both.evaluations.values()} == {3 * 2 * 2}  # two splits
+    clean = next(iter(expanded.evaluations.values()))
+    assert clean.keys() < next(iter(both.evaluations.values())).keys()  # epsilon 0 is the evaluation that there was
     assert both.labels == expanded.labels  # a run is not called by what it is asked
 
 
 def test_what_means_the_same_is_one_evaluation(expanded: ExpandedSweep) -> None:
     for overrides in (["attack.kind=pgd"], ["attack.epsilon=0.0"], ["attack.steps=3"], ["attack.input=pixels"]):
-        assert asked(*overrides).wanted == expanded.wanted
-    assert asked("attack.epsilon=1").wanted == asked("attack.epsilon=1.0", "attack.steps=7").wanted
+        assert asked(*overrides).evaluations == expanded.evaluations
+    assert asked("attack.epsilon=1").evaluations == asked("attack.epsilon=1.0", "attack.steps=7").evaluations
     pgd = ["attack.epsilon=1", "attack.kind=pgd"]
-    assert asked(*pgd).wanted != asked(*pgd, "attack.steps=7").wanted
+    assert asked(*pgd).evaluations != asked(*pgd, "attack.steps=7").evaluations
     caption = ["task=micro_caption"]
-    assert asked(*caption, "evaluation.beam=1").wanted == asked(*caption).wanted  # as the task decodes
+    assert asked(*caption, "evaluation.beam=1").evaluations == asked(*caption).evaluations  # as the task decodes
 
 
 def test_the_manifest_says_what_all_evaluations_have_in_common_that_is_not_as_by_default() -> None:
@@ -339,7 +339,7 @@ def test_evaluations_cost_what_those_of_their_kind_took_and_nothing_is_guessed(
     finish_first(store, expanded)
     run = next(iter(expanded.configs))
     more = asked("seed=1", "attack.epsilon=0,0.1,0.2", "evaluation.splits=[test]")
-    assert more.wanted.keys() == {run}
+    assert more.evaluations.keys() == {run}
     assert str(cost_of(store, more)) == (
         "CPU-core-hours unknown, no finished run of their kind was asked the same; try `launch --limit 1`"
     )
@@ -360,7 +360,7 @@ def test_a_plan_says_which_differences_its_seeds_can_show(store: Store) -> None:
     noise = np.random.default_rng(0)
     scores: dict[str, list[float]] = {}
     for run, point in one.points:
-        seen = states(store, list(one.configs), Queue({}), one.wanted)
+        seen = states(store, list(one.configs), Queue({}), one.evaluations)
         if not scores:
             [said] = precision(one, seen)  # nothing is done: how large a standard deviation is, is not known
             assert said == (
@@ -370,14 +370,14 @@ def test_a_plan_says_which_differences_its_seeds_can_show(store: Store) -> None:
         scores.setdefault(str(point.values["prompt.length"]), []).append(score)
         finish(store.run(run), one.configs[run], metrics={"val/vqa_accuracy": 1.0, "test/vqa_accuracy": score})
     sd = np.sqrt(np.mean([np.var(of, ddof=1) for of in scores.values()]))
-    _, said = precision(one, states(store, list(one.configs), Queue({}), one.wanted))
+    _, said = precision(one, states(store, list(one.configs), Queue({}), one.evaluations))
     assert said == f"that is {detectable(3, 5) * sd:.1f} points on micro_vqa, by the runs that are done"
 
 
 def test_more_columns_need_larger_differences_and_one_seed_or_one_row_shows_none(store: Store) -> None:
     def said(name: str, *overrides: str) -> list[str]:
         one = expand(name, [*overrides, "cluster=local"], ROOT / "conf")
-        return list(precision(one, states(store, list(one.configs), Queue({}), one.wanted)))
+        return list(precision(one, states(store, list(one.configs), Queue({}), one.evaluations)))
 
     two, four = (float(said("depth", f"task={tasks}")[0].split("must be ")[1].split()[0]) for tasks in TASKS)
     assert four > two > detectable(3, 2)

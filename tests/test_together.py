@@ -73,7 +73,7 @@ def test_what_is_launched_together_runs_in_one_place_and_has_a_name(launcher: La
     assert code == 2 and "there is no sweep lenght; did you mean length" in output
     code, output = launcher.run("launch", "depth", "prompt.lenght=1")
     assert code == 2 and "there is no key prompt.lenght" in output and not launcher.store.root.exists()
-    with pytest.raises(ConfigError, match=r"cluster\.max_parallel is .* what is launched together runs in one place"):
+    with pytest.raises(ConfigError, match=r"cluster\.max_parallel is .* all runs of a launch need the same value"):
         joined("length", "cluster.max_parallel=1,2")
 
 
@@ -96,7 +96,7 @@ def outlook(expanded: Launch) -> LaunchPlan:
 
 
 def seen(expanded: Launch) -> Mapping[str, State]:
-    return states(expanded.store, list(expanded.configs), Queue({}), expanded.wanted)
+    return states(expanded.store, list(expanded.configs), Queue({}), expanded.evaluations)
 
 
 def evaluated(store: Store, run: str, seconds: float) -> None:

@@ -294,7 +294,7 @@ def freeze_batch(
 
     def parts(runs: Iterable[str]) -> Iterator[dict[str, Any]]:
         def alike(run: str) -> tuple[Path, list[Settings]]:
-            return expanded.backbones[run], list(expanded.wanted[run].values())
+            return expanded.backbones[run], list(expanded.evaluations[run].values())
 
         for (backbone, evaluations), group in itertools.groupby(runs, key=alike):
             yield {

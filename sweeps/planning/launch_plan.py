@@ -47,7 +47,7 @@ class LaunchPlan:
     def cost(self) -> Cost:
         expanded = self.launch
         return cost(
-            expanded.store, expanded.configs, expanded.wanted, self.states, self.to_do, expanded.deployment.cluster
+            expanded.store, expanded.configs, expanded.evaluations, self.states, self.to_do, expanded.deployment.cluster
         )
 
     @cached_property
@@ -73,7 +73,7 @@ class LaunchPlan:
     def states_of(self, sweep: ExpandedSweep) -> dict[str, State]:
         """What one of the sweeps has of its runs; others may want more of the same."""
         store = sweep.store
-        return {run: self.states[run].to(store.run(run), wanted) for run, wanted in sweep.wanted.items()}
+        return {run: self.states[run].to(store.run(run), wanted) for run, wanted in sweep.evaluations.items()}
 
     def __str__(self) -> str:
         return counted(self.states)
@@ -98,7 +98,7 @@ def of(expanded: Launch, retry: str | None, limit: int | None) -> LaunchPlan:
     follow_mode(store.root)
     there = batches(store)
     queued = queue(store, runs, there)
-    seen = states(store, runs, queued, expanded.wanted)
+    seen = states(store, runs, queued, expanded.evaluations)
     failed = [run for run in runs if seen[run].name in ENDED]
     diverged = [run for run in failed if seen[run].name == "diverged"]
     if retry == "all":

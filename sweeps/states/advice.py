@@ -106,7 +106,7 @@ def _room(store: Path) -> str:
 
 def _launch(launched: LaunchedSweep, group: Sequence[RunFailure], *more: str) -> str:
     """The launch again: the sweep as it is now, in the place where these runs were, with what is to be other."""
-    target, asked = launched.told
+    target, asked = launched.launched_with
     newest = max((failure.batch for failure in group if failure.batch), key=lambda batch: int(batch.id), default=None)
     place = (
         [text for text in newest.record["overrides"] if _key(text).split(".")[0] in Deployment.model_fields]

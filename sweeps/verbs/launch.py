@@ -317,6 +317,6 @@ def _done(planned: LaunchPlan) -> int:
 
 def _is_done(planned: LaunchPlan, run: str) -> bool:
     try:
-        return planned.launch.store.run(run).is_done(planned.launch.wanted[run])
+        return planned.launch.store.run(run).is_done(planned.launch.evaluations[run])
     except DamagedError:
         return False

@@ -85,7 +85,7 @@ def as_json(planned: LaunchPlan) -> str:
 def _axes(expanded: ExpandedSweep, states: Mapping[str, State]) -> Iterator[str]:
     """Of each value how many of its runs are done, with the evaluations that are asked of them there."""
     runs: dict[str, dict[str, dict[str, bool]]] = {key: defaultdict(dict) for key in expanded.axes}
-    for (run, point), asked in zip(expanded.points, expanded.asked, strict=True):
+    for (run, point), asked in zip(expanded.points, expanded.point_evaluations, strict=True):
         state = states[run]
         is_done = state.name == "done" or (
             state.result is not None
