@@ -18,9 +18,9 @@ from pathlib import Path
 from mmprompt.runs.failures import DISK, SILENT, Cause, from_text, silent
 from mmprompt.runs.processes import is_running
 from mmprompt.runs.store import Attempt, Store
-from sweeps.jobs.accounting import Ended, ended
+from sweeps.jobs.accounting import EndedJob, ended_jobs
 from sweeps.jobs.batch import Batch, batches, log_of
-from sweeps.jobs.job_log import BEGINS, OUT_OF_TIME, moment, stamped, tail, zone_of
+from sweeps.jobs.job_log import BEGINS, OUT_OF_TIME, end_stamps, tail, timestamp, zone_of
 from sweeps.states.state import AT_ONCE, OPEN, State
 
 # SLURM's states. FAILED says no cause: kill -9 and, without cgroups, too much memory end so.
@@ -79,7 +79,7 @@ def failures(
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = dict(zip(stopped, pool.map(lambda run: handed.ends(run, states[run].attempt), stopped), strict=True))
     silent = [end for ends in found.values() for end in ends if not end.is_known]
-    accounted = ended({end.job: end.failure.batch for end in silent if end.job and end.failure.batch})
+    accounted = ended_jobs({end.job: end.failure.batch for end in silent if end.job and end.failure.batch})
     logs = Logs()
     causes = {}
     for run, ends in found.items():
@@ -163,14 +163,14 @@ class Logs:
             self._lines[log] = tail(log).splitlines()
         lines = self._lines[log]
         first = max((i for i, line in enumerate(lines) if line.startswith(BEGINS)), default=-1)
-        stamps = stamped(lines, zone_of(lines))
+        stamps = end_stamps(lines, zone_of(lines))
         old = [i for i, at in stamps.items() if i > first and abs(at - stamps[max(stamps)]) > APART]
         if first >= 0:  # else python never began, and nobody knows the time zone of the stamps
-            old += [i for i, at in stamps.items() if at < moment(began) - CLOCKS]
+            old += [i for i, at in stamps.items() if at < timestamp(began) - CLOCKS]
         return lines[max([first, *old]) + 1 :]
 
 
-def why(end: End, accounted: Ended | None, logs: Logs) -> RunFailure | None:
+def why(end: End, accounted: EndedJob | None, logs: Logs) -> RunFailure | None:
     """The failure, with what SLURM's accounting and the log know of it. None: this job ended well."""
     if end.is_known:
         return end.failure
@@ -195,7 +195,7 @@ def marked(lines: Sequence[str]) -> tuple[Cause | None, str]:
     return next(marks, (None, ""))
 
 
-def without_mark(failure: RunFailure, lines: Sequence[str], accounted: Ended | None) -> RunFailure | None:
+def without_mark(failure: RunFailure, lines: Sequence[str], accounted: EndedJob | None) -> RunFailure | None:
     """Then the last words of the process tell, if it had any and was not killed."""
     own = [line for line in lines if line.strip() and not OF_SLURM.match(line)]
     has_exited = any(EXITED.match(line) for line in lines)
@@ -209,7 +209,7 @@ def without_mark(failure: RunFailure, lines: Sequence[str], accounted: Ended | N
 
 
 def not_begun(
-    failure: RunFailure, lines: Sequence[str], own: Sequence[str], accounted: Ended | None
+    failure: RunFailure, lines: Sequence[str], own: Sequence[str], accounted: EndedJob | None
 ) -> RunFailure | None:
     """Of a job that claimed no run."""
     if any(exited and int(exited[1]) == OUT_OF_TIME for exited in map(EXITED.match, lines)):
@@ -224,13 +224,13 @@ def not_begun(
         return replace(failure, reason=refused[0])
     if accounted and not accounted.state:
         return replace(failure, cause="cancelled", reason="cancelled before it began")
-    ended = (
+    ended_jobs = (
         f"SLURM says {accounted.state}, exit code {accounted.exit}" if accounted else "SLURM does not know it any more"
     )
     why = ""
     if accounted and accounted.exit == UNWRITTEN and failure.log:
         why = f": the node could not write into {failure.log.parent}"
-    return replace(failure, reason=f"its job left no log; {ended}{why}")
+    return replace(failure, reason=f"its job left no log; {ended_jobs}{why}")
 
 
 def says_why(lines: Sequence[str]) -> bool:

@@ -88,7 +88,7 @@ def queue(store: Store, runs: Iterable[str], known: Sequence[Batch] | None = Non
             job = Job("", "SUBMITTING", "", "a launch hands it over", "", batch.record["user"])
         if job is not None or batch in answer.unknown:
             for run in some:
-                jobs.setdefault(run, []).append(Held(batch.id, number, job, batch.wanted(run)))
+                jobs.setdefault(run, []).append(Held(batch.id, number, job, batch.evaluations_of(run)))
     return Queue(jobs, answer.problem)
 
 
@@ -168,7 +168,7 @@ def is_alive(attempt: Attempt, held: Sequence[Held]) -> bool | None:
         return here
     if job["scheduler"] != "slurm":
         return None
-    if any(one.job and one.job.id == job.get("job") and one.job.word != "PENDING" for one in held):
+    if any(one.job and one.job.id == job.get("job") and one.job.state != "PENDING" for one in held):
         return True
     return None if any(one.batch == job["batch"] and one.job is None for one in held) else False
 

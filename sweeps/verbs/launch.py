@@ -22,7 +22,7 @@ from sweeps.display.watch import Submit, Watch
 from sweeps.grid import manifest
 from sweeps.grid.launched import LaunchedSweep
 from sweeps.jobs import slurm
-from sweeps.jobs.batch import Batch, freeze_batch, log_of, wanted
+from sweeps.jobs.batch import Batch, evaluations_by_run, freeze_batch, log_of
 from sweeps.jobs.local import Workers
 from sweeps.jobs.submission import NoAnswerError
 from sweeps.planning import launch_plan
@@ -121,7 +121,7 @@ def _launch_on_slurm(
     busy = planned.named("running", "queued")
     if busy:
         print("the jobs need nobody here; `status` says how far they are, the same command with --wait follows them")
-    asked = wanted(planned.batches, busy)
+    asked = evaluations_by_run(planned.batches, busy)
     if short := [run for run in busy if planned.states[run].missing - asked[run]]:
         print(f"{count(short)} of a launch that wants fewer evaluations; once done, the same command makes the others")
     return _report(planned, [], [])
