@@ -108,7 +108,10 @@ class SweepReader:
 
     def _seen(self, sweep: LaunchedSweep) -> dict[str, State]:
         """Its runs, with the evaluations that it wants of them."""
-        return {run: self.states[run].to(self.store.run(run), wanted) for run, wanted in sweep.evaluations.items()}
+        return {
+            run: self.states[run].restricted_to(self.store.run(run), wanted)
+            for run, wanted in sweep.evaluations.items()
+        }
 
 
 def at_hand(batches: Iterable[Batch]) -> set[str]:

@@ -73,7 +73,9 @@ class LaunchPlan:
     def states_of(self, sweep: ExpandedSweep) -> dict[str, State]:
         """What one of the sweeps has of its runs; others may want more of the same."""
         store = sweep.store
-        return {run: self.states[run].to(store.run(run), wanted) for run, wanted in sweep.evaluations.items()}
+        return {
+            run: self.states[run].restricted_to(store.run(run), wanted) for run, wanted in sweep.evaluations.items()
+        }
 
     def __str__(self) -> str:
         return counted(self.states)
