@@ -98,7 +98,7 @@ def launch_plan(store: Path) -> int:
     expanded = dataclasses.replace(
         EXPANDED[0], sweeps=[dataclasses.replace(one, place=place) for one in EXPANDED[0].sweeps]
     )
-    seen = launch.mended(launch_plan.of(expanded, None, None), None, None)
+    seen = launch.mended(launch_plan.plan_for(expanded, None, None), None, None)
     print(seen, seen.cost, seen.jobs)
     return launch._report(seen, [], [])
 

@@ -19,7 +19,7 @@ from mmprompt.runs.store import Store
 from sweeps.display.pace import Pace, Takes
 from sweeps.grid.manifest import Launch, join, write
 from sweeps.jobs.batch import batches, freeze_batch
-from sweeps.planning.launch_plan import LaunchPlan, of
+from sweeps.planning.launch_plan import LaunchPlan, plan_for
 from sweeps.states.state import Queue, State, states
 from sweeps.verbs.cancel import named
 from sweeps.verbs.status import status
@@ -92,7 +92,7 @@ def test_cancel_of_one_of_the_sweeps_means_no_run_of_the_others(store: Store) ->
 
 
 def outlook(expanded: Launch) -> LaunchPlan:
-    return of(expanded, None, None)
+    return plan_for(expanded, None, None)
 
 
 def seen(expanded: Launch) -> Mapping[str, State]:

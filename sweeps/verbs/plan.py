@@ -14,7 +14,7 @@ from mmprompt.runs.store import TRIES
 from sweeps.grid.manifest import ExpandedSweep
 from sweeps.jobs import slurm
 from sweeps.jobs.batch import Kind
-from sweeps.planning.launch_plan import LaunchPlan, counted, look
+from sweeps.planning.launch_plan import LaunchPlan, counted, plan_launch
 from sweeps.planning.precision import precision
 from sweeps.states.state import State
 from sweeps.wording import count, duration, volume
@@ -25,7 +25,7 @@ OURS = ("kind", "checkpoint_every", "runs_per_job", "max_parallel", "setup", "sb
 
 def plan(names: Sequence[str], overrides: Sequence[str], retry: str | None, limit: int | None, json: bool) -> int:
     """Prints it, as text or as JSON. Raises ConfigError for what is wrong with a sweep, an override or the cluster's settings."""
-    planned = look(names, overrides, retry, limit)
+    planned = plan_launch(names, overrides, retry, limit)
     print(as_json(planned) if json else "\n".join(lines(planned, retry)))
     return 0
 
@@ -118,7 +118,7 @@ def _left_out(planned: LaunchPlan, retry: str | None) -> Iterator[str]:
 def _work(planned: LaunchPlan) -> Iterator[str]:
     """What would be submitted, and what that costs."""
     kind, why = slurm.choose(planned.launch.deployment.cluster.kind)
-    yield f"{planned.what(kind)} ({why})"
+    yield f"{planned.submission(kind)} ({why})"
     cluster, jobs, at_once = planned.launch.deployment.cluster, _jobs(planned, kind), _at_once(planned, kind)
     if kind == "slurm":
         yield _arrays(len(jobs), cluster)
@@ -134,7 +134,9 @@ def _jobs(planned: LaunchPlan, kind: Kind) -> list[list[str]]:
 
 def _at_once(planned: LaunchPlan, kind: Kind) -> int:
     jobs = len(_jobs(planned, kind))
-    return min((planned.launch.deployment.cluster.max_parallel or jobs) if kind == "slurm" else planned.places, jobs)
+    return min(
+        (planned.launch.deployment.cluster.max_parallel or jobs) if kind == "slurm" else planned.local_workers, jobs
+    )
 
 
 def _arrays(jobs: int, cluster: Cluster) -> str:
