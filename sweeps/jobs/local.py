@@ -108,15 +108,15 @@ class Workers:
         """Returns how many of the started workers still run."""
         return sum(process.poll() is None for process in self._started)
 
-    def start(self, wanted: int, running: Sequence[psutil.Process]) -> int:
-        """Starts `wanted` workers, or as many as fit beside the `running` ones, and returns their number.
+    def start(self, requested: int, running: Sequence[psutil.Process]) -> int:
+        """Starts `requested` workers, or as many as fit beside the `running` ones, and returns their number.
 
         Raises StoreError if a worker's log cannot be written or the process cannot be started.
         """
         taken = [gpu for worker in running for gpu in gpus_of(worker)]
         free = [gpu for gpu in gpus() if gpu not in taken]
         each = self.batch.record["cluster"]["gpus"]
-        count = max(0, min(wanted, self.most - len(running), len(free) // each if each else wanted))
+        count = max(0, min(requested, self.most - len(running), len(free) // each if each else requested))
         for number in range(count):
             self._start(free[number * each : (number + 1) * each])
         return count
