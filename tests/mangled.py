@@ -96,9 +96,9 @@ def launch_plan(store: Path) -> int:
         update={"paths": EXPANDED[0].deployment.paths.model_copy(update={"runs": str(store)})}
     )
     expanded = dataclasses.replace(
-        EXPANDED[0], sweeps=[dataclasses.replace(one, place=place) for one in EXPANDED[0].sweeps]
+        EXPANDED[0], sweeps=[dataclasses.replace(one, deployment=place) for one in EXPANDED[0].sweeps]
     )
-    seen = launch.mended(launch_plan.of(expanded, None, None), None, None)
+    seen = launch.mended(launch_plan.plan_for(expanded, None, None), None, None)
     print(seen, seen.cost, seen.jobs)
     return launch._report(seen, [], [])
 

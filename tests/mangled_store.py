@@ -108,7 +108,7 @@ def made(root: Path) -> Store:
         write(expanded, {"commit": None, "dirty": False})
         runs = list(expanded.configs)
         for run in runs[:4]:
-            train(store, expanded.configs[run], expanded.wanted[run])
+            train(store, expanded.configs[run], expanded.evaluations[run])
         for run in runs[4:]:
             store.run(run).create(expanded.configs[run])
         if name == "length":

@@ -1,4 +1,4 @@
-"""Composing once per choice of groups gives what Hydra gives for every point alone. MMPROMPT_LONG=1 tries ten times as many."""
+"""Composing once per choice of groups equals composing every point with Hydra. MMPROMPT_LONG=1 tries ten times as many points."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def by_hydra(conf: Path, overrides: list[str]) -> Any:
 
 
 def test_leaves_set_on_a_composed_choice_equal_a_full_compose_at_every_point(conf: Path) -> None:
-    axes: dict[str, dict[str, Any]] = {  # as Hydra reads it -> as we hold it
+    axes: dict[str, dict[str, Any]] = {  # by key: from the text that Hydra reads to our value
         "task": {"micro_vqa": "micro_vqa", "micro_grounding": "micro_grounding"},
         "prompt.length": {"10": 10, "16": 16},
         "prompt.layers": {"[0,1]": [0, 1], "null": None},
@@ -65,7 +65,7 @@ def test_leaves_set_on_a_composed_choice_equal_a_full_compose_at_every_point(con
     assert composer.compose({"prompt": {"length": 3}, "seed": 2}) == by_hydra(conf, ["prompt={length: 3}", "seed=2"])
 
 
-# Settings that read each other in every way that OmegaConf has, and a group whose files read the rest.
+# Settings that refer to each other in every way that OmegaConf allows, and a group whose files refer to the other settings.
 WEB = """
 defaults: [_self_, {size: small}]
 a: 1
@@ -110,12 +110,12 @@ def in_hydras_grammar(value: Any) -> str:
         case list():
             return f"[{','.join(map(in_hydras_grammar, value))}]"
         case dict():
-            return f"{{{','.join(f'{key}: {in_hydras_grammar(one)}' for key, one in value.items())}}}"
+            return f"{{{','.join(f'{key}: {in_hydras_grammar(item)}' for key, item in value.items())}}}"
     return json.dumps(value)
 
 
 def outcome(compose: Callable[[], Any]) -> str:
-    """Types count: 1, 1.0 and true are three settings."""
+    """The composed configuration as JSON, or "refused". JSON keeps types: 1, 1.0 and true are three different settings."""
     try:
         return json.dumps(compose(), sort_keys=True)
     except (ConfigError, HydraException, OmegaConfBaseException):
@@ -137,7 +137,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example([{"t.x": [["${a}"], "['${a}']"]}], [], False)
 @example([{"list": [[5], [6], [True]], "s.y": ["${t.y}"]}], [], False)
 @given(st.lists(axes, min_size=1, max_size=2), st.lists(sections, max_size=2), st.booleans())
-def test_any_points_compose_as_hydra_composes_each_of_them_alone(
+def test_any_points_compose_as_hydra_composes_each_by_itself(
     web: Path, blocks: list[dict[str, list[Any]]], parts: list[dict[str, Any]], both_sizes: bool
 ) -> None:
     composer = Composer(web)
@@ -160,18 +160,18 @@ def test_any_points_compose_as_hydra_composes_each_of_them_alone(
         ("${a.b${c}.d}", {"c", "a"}),
         ("${oc.env:HOME,${a}}", {"a"}),
         ("${a.${oc.env:HOME}}", {"a"}),
-        (r"\${a}", {"a"}),  # one too many does no harm
+        (r"\${a}", {"a"}),  # escaped, so not read; one reference too many does no harm
         *(
             (text, None)
             for text in ("${.a}", "${${a}}", "${a[0]}", "${oc.select:a}", "${ a}", "${oc.env:A,'}'}${", "${")
         ),
     ],
 )
-def test_what_an_interpolation_can_read_is_seen_in_its_text(text: str, references: set[str] | None) -> None:
+def test_the_keys_that_an_interpolation_can_read_are_found_in_its_text(text: str, references: set[str] | None) -> None:
     assert references_in(text) == references
 
 
-def test_an_interpolation_reads_through_others_into_sections_and_into_values() -> None:
+def test_an_interpolation_reads_through_other_interpolations_sections_and_lists() -> None:
     texts = {
         "optim.lr": "${tuned.${kind}}",
         "tuned.mlp": "${base}",
@@ -190,18 +190,18 @@ def test_an_interpolation_reads_through_others_into_sections_and_into_values() -
     }
 
 
-def test_an_interpolation_is_resolved_once_for_all_points_that_give_it_the_same_to_read(
+def test_an_interpolation_is_resolved_once_for_all_points_that_agree_on_the_leaves_it_reads(
     conf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     composer, resolved, select = Composer(conf), [], OmegaConf.select
     monkeypatch.setattr(OmegaConf, "select", lambda config, key: resolved.append(key) or select(config, key))
     for seed, mlp, dim in itertools.product(range(20), ("none", "mlp"), (96, 48)):
         composer.compose({"task": "micro_grounding", "seed": seed, "prompt.reparameterization": mlp, "model.dim": dim})
-    ours = Counter(key for key in resolved if key.split(".")[0] in ("paths", "prompt", "optim"))  # not those of Hydra
-    assert ours == {"paths.backbone": 1, "prompt.mlp_dim": 2}
+    counts = Counter(key for key in resolved if key.split(".")[0] in ("paths", "prompt", "optim"))  # not Hydra's own
+    assert counts == {"paths.backbone": 1, "prompt.mlp_dim": 2}
 
 
-def test_points_do_not_see_what_points_before_them_set(conf: Path) -> None:
+def test_a_point_does_not_see_the_values_of_earlier_points(conf: Path) -> None:
     composer = Composer(conf)
     alone = Composer(conf).compose({"seed": 3})
     composer.compose({"seed": 3, "prompt.length": 99, "optim.lr": 0.5})
@@ -212,14 +212,14 @@ def test_points_do_not_see_what_points_before_them_set(conf: Path) -> None:
     assert (first["seed"], first["prompt"]["length"]) == (3, 7)
 
 
-def test_a_tuned_rate_is_the_default_of_its_task_and_an_override_wins_over_it(conf: Path) -> None:
+def test_a_tuned_learning_rate_is_its_tasks_default_and_an_override_replaces_it(conf: Path) -> None:
     composer = Composer(conf)
     assert composer.compose({"task": "micro_vqa"})["optim"]["lr"] == 0.77
     assert composer.compose({"task": "micro_vqa", "optim.lr": 0.5})["optim"]["lr"] == 0.5
     assert composer.compose({"task": "micro_grounding"})["optim"]["lr"] != 0.77
 
 
-def test_what_cannot_be_composed_gets_one_sentence(conf: Path) -> None:
+def test_overrides_that_cannot_be_composed_are_refused_with_one_sentence(conf: Path) -> None:
     wrong: list[dict[str, Any]] = [{"prompt.lenght": 3}, {"prompt": 3}, {"tracking.project": "${no.such.key}"}]
     for overrides in wrong:
         with pytest.raises(ConfigError) as caught:
@@ -227,21 +227,21 @@ def test_what_cannot_be_composed_gets_one_sentence(conf: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_run_by_hand_and_the_same_point_of_a_sweep_are_one_run() -> None:
+def test_a_run_by_hand_has_the_id_of_the_same_point_of_a_sweep() -> None:
     expanded = expand("length", ["prompt.length=10,16", "seed=1"], ROOT / "conf")
     for run, point in expanded.points:
         config, _ = freeze(by_hydra(ROOT / "conf", [f"{key}={value}" for key, value in point.values.items()]))
         assert run_id(config) == run
 
 
-def test_points_that_mean_the_same_are_one_run() -> None:
+def test_points_whose_settings_mean_the_same_share_one_run() -> None:
     expanded = expand(
         "length", ["task=micro_vqa", "seed=1", "prompt.length=8", "prompt.decoder_length=null,8"], ROOT / "conf"
     )
     assert len(expanded.points) == 2 and len(expanded.configs) == 1
 
 
-def test_blocks_that_make_different_runs_of_one_point_are_refused(conf: Path) -> None:
+def test_blocks_that_make_different_runs_for_one_point_are_refused(conf: Path) -> None:
     text = (conf / "sweep" / "length.yaml").read_text()
     block = "  - product: {task: [micro_grounding], prompt.length: [10], seed: [11]}\n    fixed: {optim.steps: 7}\nbaseline:"
     (conf / "sweep" / "length.yaml").write_text(text.replace("baseline:", block))
@@ -259,7 +259,7 @@ def test_no_two_runs_of_a_sweep_have_the_same_label(conf: Path) -> None:
     (conf / "sweep" / "length.yaml").write_text(text[: text.index("grid:")] + grid)
     labels = expand("length", [], conf).labels
     assert len(set(labels.values())) == len(labels) == 10
-    assert list(labels.values())[1:3] == ["prompt.length=16", "prompt.length=10 optim.lr=0.1"]  # seed=1 tells nothing
+    assert list(labels.values())[1:3] == ["prompt.length=16", "prompt.length=10 optim.lr=0.1"]  # all runs have seed=1
     assert list(labels.values())[-1] == 'prompt.length=10 prompt.layers=[0,1] task.template="null"'
 
 
@@ -272,8 +272,6 @@ def test_texts_of_different_values_differ(one: Any, other: Any) -> None:
     assert (as_text(one) == as_text(other)) == (json.dumps(one) == json.dumps(other))
 
 
-def test_a_sweep_runs_in_one_place() -> None:
-    with pytest.raises(
-        ConfigError, match=r"cluster.kind is local and slurm; what is launched together runs in one place"
-    ):
+def test_a_sweep_with_two_deployments_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"cluster.kind is local and slurm; all runs of a launch need the same value"):
         expand("length", ["cluster=local,slurm"], ROOT / "conf")

@@ -1,4 +1,4 @@
-"""Sweep files and command line as points: what is expanded, and what is refused in one sentence."""
+"""Sweep files and overrides become points, or are refused with one sentence."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Write = Callable[[str], Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Puts a sweep file `it` with this grid into a copy of conf/; gives the copy."""
+    """Returns a function that writes a sweep file `it` with this grid into a copy of conf/, and returns the copy."""
 
     def put(grid: str) -> Path:
         shutil.copytree(ROOT / "conf", tmp_path / "conf", dirs_exist_ok=True)
@@ -44,7 +44,7 @@ def changed(conf: Path, *overrides: str) -> Sweep:
     return with_overrides(read("it", conf, MOST), dict(parse(text, conf, MOST) for text in overrides), MOST)
 
 
-def test_a_grid_is_the_union_of_products_times_the_rows_of_a_zip_less_the_exclusions(write: Write) -> None:
+def test_a_grid_is_a_union_of_products_times_zip_rows_minus_the_exclusions(write: Write) -> None:
     conf = write("""
 grid:
   - product: {prompt.length: [10, 16], seed: [1, 2]}
@@ -56,11 +56,11 @@ baseline: {prompt.length: 10}
     rows = [(0.1, 5), (0.2, 6)]
     product = [(length, seed, *row) for length in (10, 16) for seed in (1, 2) for row in rows]
     keys = ("prompt.length", "seed", "optim.lr", "optim.steps")
-    wanted = [dict(zip(keys, values, strict=True)) for values in product if values[0] == 10 or values[2] == 0.1]
-    assert points(read("it", conf, MOST)) == [*wanted, {"prompt.length": 30}]
+    expected = [dict(zip(keys, values, strict=True)) for values in product if values[0] == 10 or values[2] == 0.1]
+    assert points(read("it", conf, MOST)) == [*expected, {"prompt.length": 30}]
 
 
-def test_what_is_fixed_is_an_override_of_every_point_but_no_axis(write: Write) -> None:
+def test_a_fixed_value_is_an_override_of_every_point_and_not_an_axis(write: Write) -> None:
     conf = write("""
 fixed: {optim.steps: 5, optim.lr: 0.1}
 grid:
@@ -112,7 +112,7 @@ grid:
 """
 
 
-def test_an_override_that_names_values_of_an_axis_on_which_blocks_differ_chooses_points(write: Write) -> None:
+def test_an_override_with_existing_values_of_an_axis_on_which_blocks_differ_selects_points(write: Write) -> None:
     conf = write(BY_METHOD)
     prompt, adapter = {"method": "prompt", "prompt.length": 10}, {"method": "adapter", "prompt.length": 16}
     assert points(changed(conf, "method=prompt,adapter")) == [prompt, adapter]
@@ -121,7 +121,7 @@ def test_an_override_that_names_values_of_an_axis_on_which_blocks_differ_chooses
     assert len(points(changed(conf, "bitfit.rule=all"))) == len(points(read("it", conf, MOST))) - 1
     with pytest.raises(ConfigError, match="sweep it: with these overrides no point of the grid is left"):
         changed(conf, "method=finetune", "prompt.length=16")
-    assert points(changed(conf, "method=lora"))[-1] == {"prompt.length": 10}  # the block that fixes it
+    assert points(changed(conf, "method=lora"))[-1] == {"prompt.length": 10}  # from the block that fixes method=lora
 
 
 def test_a_new_key_with_several_values_is_an_axis_of_every_block_even_where_it_was_fixed(write: Write) -> None:
@@ -131,13 +131,13 @@ def test_a_new_key_with_several_values_is_an_axis_of_every_block_even_where_it_w
     ]
 
 
-def test_a_new_key_with_one_value_is_fixed_and_wins_over_what_a_block_fixed(write: Write) -> None:
+def test_a_new_key_with_one_value_is_fixed_and_overrides_the_value_that_a_block_fixes(write: Write) -> None:
     sweep = changed(write(GRID), "optim.lr=0.1", "seed=1")
     assert [point.overrides["optim.lr"] for point in sweep.points()] == [0.1, 0.1, 0.1]
     assert "optim.lr" not in sweep.axes
 
 
-def test_one_value_for_an_axis_of_a_zip_leaves_the_other_axes_of_the_zip(write: Write) -> None:
+def test_one_value_for_an_axis_of_a_zip_keeps_the_other_axes_of_the_zip(write: Write) -> None:
     conf = write("grid: [{product: {prompt.length: [10]}, zip: {optim.lr: [0.1, 0.2], optim.steps: [5, 6]}}]")
     assert [(p["optim.lr"], p["optim.steps"]) for p in points(changed(conf, "optim.lr=0.3"))] == [(0.3, 5), (0.3, 6)]
     with pytest.raises(ConfigError, match=r"zip need equally many values: optim.lr has 3 values, optim.steps has 2"):
@@ -145,16 +145,16 @@ def test_one_value_for_an_axis_of_a_zip_leaves_the_other_axes_of_the_zip(write: 
 
 
 def test_an_axis_that_only_a_dropped_block_had_is_no_longer_shown() -> None:
-    def left(name: str, override: str) -> Sweep:
+    def narrowed(name: str, override: str) -> Sweep:
         return with_overrides(read(name, ROOT / "conf", MOST), dict([parse(override, ROOT / "conf", MOST)]), MOST)
 
-    assert left("learning_rate", "method=adapter,lora").each == ["method"]
-    assert left("learning_rate", "method=prompt").each == ["method", "prompt.reparameterization"]
-    assert left("methods", "method=prompt,finetune").compare == ["method"]
-    assert left("methods", "method=bitfit").compare == ["method", "bitfit.rule"]
+    assert narrowed("learning_rate", "method=adapter,lora").each == ["method"]
+    assert narrowed("learning_rate", "method=prompt").each == ["method", "prompt.reparameterization"]
+    assert narrowed("methods", "method=prompt,finetune").compare == ["method"]
+    assert narrowed("methods", "method=bitfit").compare == ["method", "bitfit.rule"]
 
 
-def test_a_sweep_that_has_nothing_left_to_compare_is_refused(write: Write) -> None:
+def test_a_sweep_without_the_axis_that_it_compares_is_refused(write: Write) -> None:
     conf = write("""
 grid:
   - product: {method: [prompt], prompt.length: [10, 16]}
@@ -164,7 +164,7 @@ grid:
         changed(conf, "method=bitfit")
 
 
-def test_axes_have_each_value_once_in_order_whether_it_has_a_hash_or_not(write: Write) -> None:
+def test_an_axis_has_each_value_once_in_order_even_values_that_cannot_be_hashed(write: Write) -> None:
     lists = "grid: [{product: {prompt.length: [3, 1], prompt.layers: [[0, 1], null, [0]]}}, "
     axes = changed(write(lists + "{product: {prompt.length: [1, 2], prompt.layers: [[0], [1]]}}]")).axes
     assert axes == {"prompt.length": [3, 1, 2], "prompt.layers": [[0, 1], None, [0], [1]]}
@@ -176,7 +176,7 @@ def test_exclusions_and_baseline_that_an_override_removed_are_dropped(write: Wri
     assert changed(write(GRID), "seed=1,2,3").baseline == {"prompt.length": 10}
 
 
-def test_what_is_kept_of_a_value_that_an_override_removed_is_dropped(write: Write) -> None:
+def test_kept_from_is_dropped_if_an_override_removes_its_value(write: Write) -> None:
     conf = write(f"{ATTACKED}\nkept_from: 0.0")
     assert read("it", conf, MOST).kept_from == 0.0
     assert changed(conf, "attack.epsilon=0.1,0.3").kept_from is None
@@ -234,7 +234,7 @@ def test_a_wrong_override_gets_one_sentence(text: str, complaint: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-ONE = "grid: [{product: {prompt.length: [10], seed: [1]}}]"
+ONE_POINT = "grid: [{product: {prompt.length: [10], seed: [1]}}]"
 ATTACKED = "grid: [{product: {prompt.length: [10], attack.epsilon: [0.0, 0.1]}}]\nover: attack.epsilon"
 
 
@@ -261,14 +261,17 @@ ATTACKED = "grid: [{product: {prompt.length: [10], attack.epsilon: [0.0, 0.1]}}]
         ("grid: [{product: {prompt.length: [10]}}]\nbasline: {}", "basline is not a key of a sweep; did you mean base"),
         ("fixed: {method: prompt}", "grid is missing"),
         ("grid: [", "while parsing"),
-        (f"{ONE}\nover: seed", "over=seed cannot be: seed is always averaged over"),
-        (f"{ONE}\neach: [prompt.length]", "each=prompt.length cannot be: prompt.length is in compare"),
-        (f"{ONE}\neach: [prompt.lenght]", "each=prompt.lenght is not an axis of the grid; did you mean prompt.length"),
-        (f"{ONE}\nover: attack.epsilon", "over=attack.epsilon is not an axis of the grid"),
-        (f"{ONE}\nkept_from: 0.0", "kept_from=0.0 is a value of `over`, which is missing"),
+        (f"{ONE_POINT}\nover: seed", "over=seed is not allowed: seed is always averaged over"),
+        (f"{ONE_POINT}\neach: [prompt.length]", "each=prompt.length is not allowed: prompt.length is in compare"),
+        (
+            f"{ONE_POINT}\neach: [prompt.lenght]",
+            "each=prompt.lenght is not an axis of the grid; did you mean prompt.length",
+        ),
+        (f"{ONE_POINT}\nover: attack.epsilon", "over=attack.epsilon is not an axis of the grid"),
+        (f"{ONE_POINT}\nkept_from: 0.0", "kept_from=0.0 is a value of `over`, which is missing"),
         (f"{ATTACKED}\nkept_from: 0.2", "kept_from=0.2 is not a value of attack.epsilon"),
         (f"{ATTACKED}\ncurves: true", "both want the figure; there is one per sweep"),
-        (f"{ONE}\nfacts: [device_huors]", "facts.*device_huors"),
+        (f"{ONE_POINT}\nfacts: [device_huors]", "facts.*device_huors"),
     ],
 )
 def test_a_wrong_sweep_file_gets_one_sentence_that_names_the_file(write: Write, grid: str, complaint: str) -> None:

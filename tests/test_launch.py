@@ -20,7 +20,7 @@ from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.store import TRIES, Store
 from sweeps.jobs import snapshot
 from sweeps.jobs.batch import batches, pack
-from sweeps.jobs.local import listed, signals_held_back
+from sweeps.jobs.local import signals_held_back, visible_gpus
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_two_launches_at_once_run_each_run_once(launcher: Launcher) -> None:
     ],
 )
 def test_visible_gpus_are_read_as_cuda_reads_them(visible: str, gpus: list[str]) -> None:
-    assert listed(visible) == gpus
+    assert visible_gpus(visible) == gpus
 
 
 def test_inside_an_allocation_each_worker_gets_a_gpu_of_it_and_no_other(launcher: Launcher) -> None:

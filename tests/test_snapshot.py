@@ -1,4 +1,4 @@
-"""The copy of our packages that a launch's jobs import."""
+"""Snapshots: the copies of our packages that a launch's jobs import."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def tree(folder: Path) -> Path:
     return folder
 
 
-def test_a_copy_can_be_read_by_whoever_reads_the_store_however_private_the_clone_is(tmp_path: Path) -> None:
+def test_all_users_of_the_store_can_read_a_copy_even_of_a_private_clone(tmp_path: Path) -> None:
     root = tree(tmp_path / "clone")
     for path in [root, *root.rglob("*")]:
         path.chmod(0o700 if path.is_dir() else 0o600)
     (tmp_path / "group").mkdir()
     (tmp_path / "group").chmod(0o2775)
     copy = snapshot.take(root, Store(tmp_path / "group" / "runs"))
-    found = [copy, *copy.rglob("*")]
-    assert len(found) == 7
-    assert all(stat.S_IMODE(path.stat().st_mode) == (0o2775 if path.is_dir() else 0o664) for path in found)
+    paths = [copy, *copy.rglob("*")]
+    assert len(paths) == 7
+    assert all(stat.S_IMODE(path.stat().st_mode) == (0o2775 if path.is_dir() else 0o664) for path in paths)
 
 
 @pytest.mark.parametrize("damage", ["a file is gone", "a file is empty", "the folder is empty"])
-def test_a_copy_that_the_scratch_file_system_has_nibbled_at_is_made_again(tmp_path: Path, damage: str) -> None:
+def test_a_copy_from_which_the_scratch_file_system_removed_files_is_made_again(tmp_path: Path, damage: str) -> None:
     root, store = tree(tmp_path / "clone"), Store(tmp_path / "runs")
     copy = snapshot.take(root, store)
     for file in copy.rglob("*.py"):
@@ -46,7 +46,7 @@ def test_a_copy_that_the_scratch_file_system_has_nibbled_at_is_made_again(tmp_pa
     assert list(store.code.iterdir()) == [copy]
 
 
-def test_a_store_that_takes_no_copy_is_named(tmp_path: Path) -> None:
+def test_a_store_in_which_no_copy_can_be_made_is_named_in_the_error(tmp_path: Path) -> None:
     root, store = tree(tmp_path / "clone"), Store(tmp_path / "runs")
     store.root.mkdir()
     store.code.write_text("a file in the way")

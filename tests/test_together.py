@@ -19,7 +19,7 @@ from mmprompt.runs.store import Store
 from sweeps.display.pace import Pace, Takes
 from sweeps.grid.manifest import Launch, join, write
 from sweeps.jobs.batch import batches, freeze_batch
-from sweeps.planning.launch_plan import LaunchPlan, of
+from sweeps.planning.launch_plan import LaunchPlan, plan_for
 from sweeps.states.state import Queue, State, states
 from sweeps.verbs.cancel import named
 from sweeps.verbs.status import status
@@ -73,7 +73,7 @@ def test_what_is_launched_together_runs_in_one_place_and_has_a_name(launcher: La
     assert code == 2 and "there is no sweep lenght; did you mean length" in output
     code, output = launcher.run("launch", "depth", "prompt.lenght=1")
     assert code == 2 and "there is no key prompt.lenght" in output and not launcher.store.root.exists()
-    with pytest.raises(ConfigError, match=r"cluster\.max_parallel is .* what is launched together runs in one place"):
+    with pytest.raises(ConfigError, match=r"cluster\.max_parallel is .* all runs of a launch need the same value"):
         joined("length", "cluster.max_parallel=1,2")
 
 
@@ -92,11 +92,11 @@ def test_cancel_of_one_of_the_sweeps_means_no_run_of_the_others(store: Store) ->
 
 
 def outlook(expanded: Launch) -> LaunchPlan:
-    return of(expanded, None, None)
+    return plan_for(expanded, None, None)
 
 
 def seen(expanded: Launch) -> Mapping[str, State]:
-    return states(expanded.store, list(expanded.configs), Queue({}), expanded.wanted)
+    return states(expanded.store, list(expanded.configs), Queue({}), expanded.evaluations)
 
 
 def evaluated(store: Store, run: str, seconds: float) -> None:

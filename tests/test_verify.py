@@ -804,7 +804,7 @@ def test_what_a_launch_freezes_is_what_it_says(name: str) -> None:
     content = json.loads(json.dumps(frozen(expanded, {"commit": None, "dirty": False})))
     axes = [word.split("=")[0] for word in words if "," in word]
     assert all(axis in content["points"][0]["values"] for axis in axes)
-    for point, asked in zip(content["points"], expanded.asked, strict=True):
+    for point, asked in zip(content["points"], expanded.point_evaluations, strict=True):
         run, labels = point["run"], content["header"] | point["values"]
         config = json.loads(frozen_text(expanded.configs[run]))
         assert verify.of_folder(run, frozen_text(expanded.configs[run]), {"run": run}) is None

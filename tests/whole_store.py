@@ -40,7 +40,7 @@ def filled(root: Path, names: tuple[str, ...] = SWEEPS, skipped: int = 0) -> Sto
         write(expanded, {"commit": JOB["commit"], "dirty": False})
         runs = list(expanded.configs)
         for run in runs[: len(runs) - skipped]:
-            train(store, expanded.configs[run], expanded.wanted[run])
+            train(store, expanded.configs[run], expanded.evaluations[run])
         skipped = 0
     return store
 

@@ -45,7 +45,7 @@ class SweepReader:
         """Reads the store; asks SLURM if that was not done in the last half minute."""
         wanted: dict[str, frozenset[str]] = {}
         for sweep in sweeps:
-            wanted |= {run: some | wanted.get(run, frozenset()) for run, some in sweep.wanted.items()}
+            wanted |= {run: some | wanted.get(run, frozenset()) for run, some in sweep.evaluations.items()}
         runs = list(wanted)
         is_due = time.monotonic() - self._asked >= SQUEUE
         if is_due:
@@ -53,7 +53,7 @@ class SweepReader:
             self.damaged = [*self.batches.damaged, *(one for batch in self.batches for one in batch.damage)]
             self.queue, self._asked = queue(self.store, runs, self.batches), time.monotonic()
         left = dict.fromkeys(
-            run for sweep in sweeps for run, some in sweep.wanted.items() if (run, some) not in self._done
+            run for sweep in sweeps for run, some in sweep.evaluations.items() if (run, some) not in self._done
         )
         self.states |= states(self.store, list(left), self.queue, wanted)
         waiting = at_hand(self.batches)
@@ -80,7 +80,7 @@ class SweepReader:
         failures = {run: one for run, one in self._failures[1].items() if run in seen and seen[run].name != "done"}
 
         def line(run: str) -> RunLine:
-            wanted = run, sweep.wanted[run]
+            wanted = run, sweep.evaluations[run]
             if wanted not in self._done:
                 made = line_of(run, values[run], seen[run], failures.get(run), metrics[values[run].get("task", first)])
                 if made.state != "done":
@@ -108,7 +108,10 @@ class SweepReader:
 
     def _seen(self, sweep: LaunchedSweep) -> dict[str, State]:
         """Its runs, with the evaluations that it wants of them."""
-        return {run: self.states[run].to(self.store.run(run), wanted) for run, wanted in sweep.wanted.items()}
+        return {
+            run: self.states[run].restricted_to(self.store.run(run), wanted)
+            for run, wanted in sweep.evaluations.items()
+        }
 
 
 def at_hand(batches: Iterable[Batch]) -> set[str]:

@@ -13,7 +13,7 @@ from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.records import DamagedError
 from mmprompt.runs.store import Store
 from sweeps.jobs.batch import Batch
-from sweeps.planning.cost import Cost, FinishedRuns, Work, cost_of
+from sweeps.planning.cost import Cost, KindCost, Work, cost_of
 from sweeps.states.state import AT_ONCE, State
 
 
@@ -65,16 +65,16 @@ class Pace:
 
 def takes(run: str, told: Cost, missing: Sequence[Mapping[str, Any] | None]) -> Takes:
     """`missing`: the settings of the evaluations that it lacks, None where nobody knows them."""
-    one = told.told[run]
+    one = told.kind_costs[run]
     known = [settings for settings in missing if settings is not None]
     if one is None or len(known) < len(missing):
         return UNKNOWN
     return Takes(told.seconds[run], after(one, known))
 
 
-def after(told: FinishedRuns, missing: Sequence[Mapping[str, Any]]) -> float | None:
+def after(told: KindCost, missing: Sequence[Mapping[str, Any]]) -> float | None:
     """Long ago evaluations did not say what they took; then what there was besides training says it."""
-    evaluating = told.evaluating(missing)
+    evaluating = told.evaluation_seconds(missing)
     return evaluating if evaluating is None else evaluating or told.rest or None
 
 

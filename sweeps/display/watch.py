@@ -19,7 +19,7 @@ from sweeps.display.looks import SweepReader
 from sweeps.display.page import drawn_page
 from sweeps.display.report import SweepStatus, together
 from sweeps.grid.launched import LaunchedSweep
-from sweeps.jobs.local import Workers, at_work, folder_of
+from sweeps.jobs.local import Workers, batch_folder, running_workers
 from sweeps.states import causes
 from sweeps.states.state import ENDED, OPEN, State, state
 from sweeps.wording import duration
@@ -159,9 +159,9 @@ class Watch:
         missing = min(self.workers.most, waiting, alive + left) - alive
         if missing <= 0:
             return False
-        there = at_work(self.store)
+        there = running_workers(self.store)
         started = self.workers.start(missing, there)
-        others = len([worker for worker in there if folder_of(worker) != self.workers.batch.folder])
+        others = len([worker for worker in there if batch_folder(worker) != self.workers.batch.folder])
         if started == missing or not others:
             self._waits = False
         elif not self._waits:

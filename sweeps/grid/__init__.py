@@ -1,1 +1,1 @@
-"""A sweep's points: composed, expanded, frozen at launch."""
+"""The points of a sweep: reading its file, composing each point's configuration, writing the manifest at launch."""

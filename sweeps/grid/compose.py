@@ -1,7 +1,8 @@
-"""Composed settings: Hydra's Compose API and override grammar, once per choice of groups.
+"""Composes the configuration of a sweep's points, with Hydra's Compose API and override grammar.
 
-A choice of groups (`task=micro_vqa`) decides which files of `conf/` are read; that is the expensive part. A leaf
-(`prompt.length=10`) is set on the composed configuration before its interpolations are resolved, as Hydra itself does.
+A choice of groups (`task=micro_vqa`) decides which files of `conf/` are read. Reading them is the expensive part, so it is done
+once per choice of groups. A leaf (`prompt.length=10`) is set on the composed configuration before its interpolations are
+resolved, as Hydra itself does.
 """
 
 from __future__ import annotations
@@ -25,36 +26,37 @@ from mmprompt.runs.overrides import check_override
 from sweeps.grid import yaml_file
 from sweeps.grid.limits import check_range
 
-TABLES = ("cluster.sbatch",)  # keys whose value is a table of the user's own keys
-MINE = "mine"  # the name of a file that every user writes for himself: conf/cluster/mine.yaml
-NOT_SETTINGS = ("sweep", "search")  # folders of conf/ that name what to do, not how
-INNERMOST = re.compile(r"\$\{([^${}]*)\}")  # an interpolation that holds no other
-ABSOLUTE = re.compile(r"\w+(\.\w+)*")
+TABLES = ("cluster.sbatch",)  # keys whose value is a table; users choose the keys in it
+MINE = "mine"  # name of a file that each user writes: conf/cluster/mine.yaml
+NOT_SETTINGS = ("sweep", "search")  # folders of conf/ that define sweeps and searches, not settings of a run
+INNERMOST = re.compile(r"\$\{([^${}]*)\}")  # an interpolation that contains no other
+ABSOLUTE = re.compile(r"\w+(\.\w+)*")  # an absolute key, such as optim.lr
 
 
 def groups(conf: Path) -> dict[str, list[str]]:
-    """The config groups of `conf/` and their options."""
+    """The config groups in `conf/`, each with its options in alphabetical order."""
     folders = [path for path in conf.iterdir() if path.is_dir() and path.name not in NOT_SETTINGS]
     return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
 
 
 def check_files(conf: Path, options: Mapping[str, Sequence[str]]) -> None:
-    """Raises ConfigError, naming the file, for what Hydra would choke on, or take long to read."""
+    """Raises ConfigError, with the file's name, for a file that Hydra cannot read or would take long to read."""
     files = [conf / group / f"{name}.yaml" for group, names in options.items() for name in names]
     for file in [conf / "config.yaml", *files]:
         try:
             if file.stem == MINE and not isinstance(yaml_file.read(file), dict):
                 raise ConfigError("it is a list; wanted: KEY: VALUE lines")
-            if file.stem != MINE:  # ours: to read them all takes long
+            if file.stem != MINE:  # files of the repository are parsed only: loading them all takes long
                 yaml_file.check(yaml_file.text_of(file))
         except ConfigError as error:
             raise ConfigError(f"{file.relative_to(conf.parent)}: {error}") from None
 
 
 def parse(text: str, conf: Path, most: int) -> tuple[str, list[Any]]:
-    """`key=value` or `key=a,b` (also `range(...)`, `glob(...)`, quoted) as the key and its values, in Hydra's grammar.
+    """Returns the key and the values of an override in Hydra's grammar: `key=value`, `key=a,b`, `range(...)`, `glob(...)`, quoted.
 
-    Raises ConfigError for what Hydra cannot read, for an unknown key or group option, and for a range of more than `most` values.
+    Raises ConfigError for text that Hydra cannot read, for an unknown key or group option, and for a range of more than `most`
+    values.
     """
     try:
         override = OverridesParser.create().parse_override(text)
@@ -92,22 +94,24 @@ def _values(override: Override, text: str, options: Mapping[str, list[str]], mos
 
 
 def check(key: str, values: Sequence[Any], conf: Path) -> None:
-    """Raises ConfigError if no configuration has this key, or its group no such file."""
+    """Raises ConfigError if no configuration has this key, or if the key is a group without such a file."""
     if key in NOT_SETTINGS:
         raise ConfigError(f"there is no key {key}")
     options = dict.fromkeys(map(str, values))
-    for value in options if (conf / key).is_dir() else list(options)[:1]:  # of a leaf nothing is known here but its key
+    for value in (
+        options if (conf / key).is_dir() else list(options)[:1]
+    ):  # a leaf's values are checked later, by the schema
         check_override(key, value, conf)
 
 
 class Composed:
-    """One choice of groups under leaves of the same keys, of which those that are interpolations always read the same.
+    """One choice of groups, for points that set the same leaves. A leaf that is an interpolation has the same text in all of them.
 
-    OmegaConf resolves an interpolation once for all points that give the same values to the leaves it can read.
+    OmegaConf resolves each interpolation once for all points that agree on the leaves it can read.
     """
 
     def __init__(self, config: DictConfig, leaves: Mapping[str, Any]) -> None:
-        self.config = config  # each point overwrites all that the last one set
+        self.config = config  # each point overwrites every leaf that the previous point set
         flat = _flat(cast(dict[str, Any], OmegaConf.to_container(config, resolve=False)))
         for key in leaves:
             if key not in flat:
@@ -118,19 +122,19 @@ class Composed:
         self._resolved: dict[tuple[str, ...], Any] = {}
 
     def with_leaves(self, leaves: Mapping[str, Any]) -> dict[str, Any]:
-        """Plain, resolved containers, to be read only: points share what does not differ between them."""
-        names = {key: (key, *(repr(leaves[leaf]) for leaf in read)) for key, read in self.reads.items()}
-        missing = [key for key, name in names.items() if name not in self._resolved]
+        """Returns the resolved configuration as plain containers. Read only: points share the parts in which they agree."""
+        names_by_key = {key: (key, *(repr(leaves[leaf]) for leaf in read)) for key, read in self.reads.items()}
+        missing = [key for key, cache_key in names_by_key.items() if cache_key not in self._resolved]
         if missing:
             for key, value in leaves.items():
                 OmegaConf.update(self.config, key, value, merge=False)
-            self._resolved |= {names[key]: _resolved(OmegaConf.select(self.config, key)) for key in missing}
-        resolved = {key: self._resolved[name] for key, name in names.items()}
+            self._resolved |= {names_by_key[key]: _resolved(OmegaConf.select(self.config, key)) for key in missing}
+        resolved = {key: self._resolved[cache_key] for key, cache_key in names_by_key.items()}
         return _replaced(self.unresolved, dict(leaves) | resolved)
 
 
 class Composer:
-    """Composes points of a sweep. Hydra works once per choice of groups, OmegaConf once per interpolation that differs."""
+    """Composes the points of a sweep. Hydra runs once per choice of groups, OmegaConf once per distinct interpolation."""
 
     def __init__(self, conf: Path) -> None:
         self.conf = conf
@@ -140,68 +144,72 @@ class Composer:
         self._composed: dict[tuple[Any, ...], Composed] = {}
 
     def compose(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """The whole configuration under these overrides as plain containers, interpolations resolved. To be read only.
+        """Returns the whole configuration under these overrides as plain containers, interpolations resolved. Read only.
 
-        Raises ConfigError for unknown keys and options, and for what Hydra and OmegaConf refuse.
+        Raises ConfigError for unknown keys and options, and for everything that Hydra or OmegaConf refuses.
         """
         choices = {key: value for key, value in overrides.items() if key in self.options}
         leaves = _flat({key: value for key, value in overrides.items() if key not in self.options})
-        name = (*sorted(choices.items()), frozenset(leaves), frozenset(_interpolated(leaves).items()))
+        cache_key = (*sorted(choices.items()), frozenset(leaves), frozenset(_interpolated(leaves).items()))
         try:
-            if name not in self._composed:
-                self._composed[name] = Composed(copy.deepcopy(self._choice(choices)), leaves)
-            return self._composed[name].with_leaves(leaves)
+            if cache_key not in self._composed:
+                self._composed[cache_key] = Composed(copy.deepcopy(self._choice(choices)), leaves)
+            return self._composed[cache_key].with_leaves(leaves)
         except (HydraException, OmegaConfBaseException) as error:
             given = " ".join(f"{key}={value}" for key, value in overrides.items())
             raise ConfigError(f"{given}: {str(error).strip().splitlines()[0]}") from None
-        except YAMLError as error:  # it names the file
+        except YAMLError as error:  # its message names the file
             raise ConfigError(yaml_file.one_line(error)) from None
 
     def unresolved(self, choices: Mapping[str, Any]) -> dict[str, Any]:
-        """The configuration under this choice of groups, interpolations as they are written."""
+        """Returns the configuration under this choice of groups with its interpolations as written."""
         return cast(dict[str, Any], OmegaConf.to_container(self._choice(choices), resolve=False))
 
     def _choice(self, choices: Mapping[str, Any]) -> DictConfig:
-        name = tuple(sorted(choices.items()))
-        if name not in self._choices:
+        cache_key = tuple(sorted(choices.items()))
+        if cache_key not in self._choices:
             with initialize_config_dir(str(self.conf), version_base="1.3"):
-                self._choices[name] = compose("config", [f"{key}={value}" for key, value in choices.items()])
-        return self._choices[name]
+                self._choices[cache_key] = compose("config", [f"{key}={value}" for key, value in choices.items()])
+        return self._choices[cache_key]
 
 
 def read_by(key: str, texts: Mapping[str, str], leaves: Iterable[str]) -> list[str]:
-    """Which of these leaves the interpolation at `key` can read, itself or through others. `texts` are all there are."""
-    read, seen = set(), {key}
-    ahead = [key]
-    while ahead:
-        references = references_in(texts[ahead.pop()])
+    """Returns the leaves that the interpolation at `key` can read, directly or through other interpolations.
+
+    `texts`: every interpolation of the configuration, by key.
+    """
+    read, visited = set(), {key}
+    pending = [key]
+    while pending:
+        references = references_in(texts[pending.pop()])
         if references is None:
             return list(leaves)
-        touched = {one for one in (*texts, *leaves) if any(_touches(one, reference) for reference in references)}
+        touched = {other for other in (*texts, *leaves) if any(_touches(other, reference) for reference in references)}
         read |= touched.intersection(leaves)
-        ahead += (touched & texts.keys()) - seen
-        seen |= touched
+        pending += (touched & texts.keys()) - visited
+        visited |= touched
     return sorted(read)
 
 
 def references_in(text: str) -> set[str] | None:
-    """The keys and sections that the interpolations in this text can read; None: any, as far as one can tell.
+    """Returns the keys and sections that the interpolations in this text can read. None means that they may read any key.
 
-    `${tuned.${prompt.reparameterization}}` reads that key, and something in the section `tuned`. Only absolute keys and
-    `oc.env`, which reads none, are understood; relative keys, brackets and other resolvers are not.
+    `${tuned.${prompt.reparameterization}}` reads the key `prompt.reparameterization` and some key of the section `tuned`. Only
+    absolute keys and `oc.env`, which reads no key, are understood; relative keys, brackets and other resolvers give None.
     """
-    found = set()
+    references = set()
     while match := INNERMOST.search(text):
         if not match[1].startswith("oc.env:"):
-            known = match[1] if "*" not in match[1] else match[1].partition("*")[0].rpartition(".")[0]
-            if not ABSOLUTE.fullmatch(known):
+            reference = match[1] if "*" not in match[1] else match[1].partition("*")[0].rpartition(".")[0]
+            if not ABSOLUTE.fullmatch(reference):
                 return None
-            found.add(known)
-        text = f"{text[: match.start()]}*{text[match.end() :]}"  # its value, whatever that is
-    return None if "${" in text else found
+            references.add(reference)
+        text = f"{text[: match.start()]}*{text[match.end() :]}"  # * stands for the value, which is unknown here
+    return None if "${" in text else references
 
 
 def _touches(key: str, reference: str) -> bool:
+    """Whether one of the two dotted keys is the other or a section that contains it."""
     return f"{key}.".startswith(f"{reference}.") or f"{reference}.".startswith(f"{key}.")
 
 
@@ -214,7 +222,7 @@ def _resolved(value: Any) -> Any:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}. Lists are values, and so are `TABLES`; an empty section stays one."""
+    """Turns {"a": {"b": 1}} into {"a.b": 1}. Lists and `TABLES` count as values; an empty section stays an empty section."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -224,7 +232,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _replaced(nested: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, Any]:
-    """`nested` with these values at these dotted keys. Sections that hold none of them are not copied."""
+    """Returns `nested` with these values at these dotted keys. Sections that hold none of the keys are shared, not copied."""
     sections = {"": dict(nested)}
     for key, value in flat.items():
         section, path = sections[""], key.split(".")
@@ -238,6 +246,7 @@ def _replaced(nested: Mapping[str, Any], flat: Mapping[str, Any]) -> dict[str, A
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns {"a.b": 1} into {"a": {"b": 1}}."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *path, last = key.split(".")

@@ -1,4 +1,4 @@
-"""How many points a sweep may have: they are counted by multiplication, and too many are refused before one of them is made."""
+"""The limit on a sweep's points. They are counted by multiplication, so too many are refused before the first one is made."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from mmprompt.runs.deployment import Limits
 from sweeps.grid import yaml_file
 
 POINTS = "limits.points"
-COUNTABLE = 10**15  # above it nobody reads the digits
+COUNTABLE = 10**15  # a larger count is shown as "more than" this
 
 
 def points_allowed(overrides: Iterable[str], conf: Path) -> int:
-    """The limit: the last that the overrides give, else that of conf/. Raises ConfigError for what is no number from 1 on."""
-    asked = [text.partition("=")[2] for text in overrides if text.partition("=")[0] == POINTS]
-    if asked:
-        if not re.fullmatch("[1-9][0-9]{0,15}", asked[-1]):
-            raise ConfigError(f"{POINTS}={asked[-1]} is not allowed; wanted: a number from 1 on")
-        return int(asked[-1])
+    """Returns the limit from the last override that sets it, else from conf/config.yaml.
+
+    Raises ConfigError if it is not a whole number of at least 1.
+    """
+    given = [text.partition("=")[2] for text in overrides if text.partition("=")[0] == POINTS]
+    if given:
+        if not re.fullmatch("[1-9][0-9]{0,15}", given[-1]):
+            raise ConfigError(f"{POINTS}={given[-1]} is not allowed; wanted: a whole number of at least 1")
+        return int(given[-1])
     try:
         return parse(Limits, yaml_file.read(conf / "config.yaml")["limits"]).points
     except ConfigError as error:
@@ -32,13 +35,13 @@ def points_allowed(overrides: Iterable[str], conf: Path) -> int:
 
 
 def check_points(what: str, count: int, most: int, of: str = "points", cure: str = "narrow an axis") -> None:
-    """Raises ConfigError if `what` has more than it may have."""
+    """Raises ConfigError if `count` is more than `most`. The message says that `what` has `count` `of`, and names the `cure`."""
     if count > most:
         raise ConfigError(f"{what} has {in_digits(count)} {of}; limit is {most:,} ({POINTS}); {cure} or raise {POINTS}")
 
 
 def check_range(what: str, values: RangeSweep, most: int) -> None:
-    """The same of an axis that is given as a range. Raises ConfigError also for one that has no end."""
+    """Raises ConfigError if a range has more than `most` values, or has no end. `what` names the override in the message."""
     ends: Sequence[float] = [values.start or 0, values.stop or 0, values.step]
     if not all(map(math.isfinite, ends)) or not values.step:
         raise ConfigError(f"{what} has no end; wanted: range(START, STOP, STEP) with numbers, and a STEP that is not 0")
@@ -47,4 +50,5 @@ def check_range(what: str, values: RangeSweep, most: int) -> None:
 
 
 def in_digits(count: int) -> str:
+    """Returns the count with commas between thousands, or "more than" `COUNTABLE`."""
     return f"{count:,}" if count < COUNTABLE else f"more than {COUNTABLE:,}"

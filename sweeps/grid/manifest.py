@@ -1,6 +1,6 @@
-"""The manifest: an expanded sweep, each point with the identity of its run and of its evaluations, as frozen at launch.
+"""Expands a sweep and writes its manifest: every point with the ids of its run and of its evaluations, as fixed at launch.
 
-It is all that `analysis` knows of a sweep.
+The manifest is all that `analysis` reads of a sweep.
 """
 
 from __future__ import annotations
@@ -28,23 +28,26 @@ from sweeps.grid.launched import differences, label
 from sweeps.grid.limits import points_allowed
 from sweeps.grid.sweep_file import Point, Sweep
 
-HEADER = ("model", "backbone.mode", "method", "optim.steps", "optim.batch_size")  # what a table's caption must say
-Settings = Mapping[str, Any]  # of an evaluation
+HEADER = ("model", "backbone.mode", "method", "optim.steps", "optim.batch_size")  # a table's caption shows these
+Settings = Mapping[str, Any]  # the settings of one evaluation
 
 
 @dataclass(frozen=True)
 class ExpandedSweep:
-    """A sweep as runs. Several points may be one run: settings that mean the same have the same id, and axes of `attack` and
-    `evaluation` make more evaluations of the same runs."""
+    """A sweep whose points have been turned into runs.
+
+    Several points may share one run: settings that mean the same have the same id, and axes of `attack` and `evaluation` add
+    evaluations to the same runs.
+    """
 
     sweep: Sweep
     overrides: Sequence[str]  # from the command line
-    points: list[tuple[str, Point]]  # with the id of its run
-    asked: list[Mapping[str, Settings]]  # of each point, by split, the evaluations that it wants
+    points: list[tuple[str, Point]]  # the id of its run, and the point
+    point_evaluations: list[Mapping[str, Settings]]  # for each point: its evaluations, by split
     configs: dict[str, RunConfig]  # by run, in the order of the points
-    backbones: dict[str, Path]  # by run
+    backbones: dict[str, Path]  # by run: the file of its backbone's weights
     deployment: Deployment
-    tuned_seeds: list[int]  # those whose scores on validation chose the learning rates that it uses
+    tuned_seeds: list[int]  # seeds whose validation scores chose the learning rates that the runs use
 
     @property
     def store(self) -> Store:
@@ -52,7 +55,7 @@ class ExpandedSweep:
 
     @cached_property
     def axes(self) -> dict[str, list[Any]]:
-        """Every axis with the values that its points have, in the order of the sweep's file."""
+        """Every axis with the values that occur at its points, in the order of the sweep's file."""
         used: dict[str, list[Any]] = {key: [] for key in self.sweep.axes}
         for _, point in self.points:
             for key, value in point.values.items():
@@ -60,78 +63,86 @@ class ExpandedSweep:
         return {key: sweep_file.distinct(values) for key, values in used.items()}
 
     @cached_property
-    def wanted(self) -> dict[str, dict[str, Settings]]:
-        """By run, the evaluations that its points want, by their ids."""
-        found: dict[str, dict[str, Settings]] = {run: {} for run in self.configs}
-        for (run, _), asked in zip(self.points, self.asked, strict=True):
-            found[run] |= {evaluation_id(run, settings): settings for settings in asked.values()}
-        return found
+    def evaluations(self) -> dict[str, dict[str, Settings]]:
+        """The evaluations that the sweep's points need: by run, their settings by evaluation id."""
+        evaluations: dict[str, dict[str, Settings]] = {run: {} for run in self.configs}
+        for (run, _), by_split in zip(self.points, self.point_evaluations, strict=True):
+            evaluations[run] |= {evaluation_id(run, settings): settings for settings in by_split.values()}
+        return evaluations
 
     @cached_property
     def differences(self) -> dict[str, dict[str, str]]:
+        """The values that distinguish each run from the sweep's other runs, by run and axis."""
         return differences([(run, point.values) for run, point in self.points], self.axes)
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """What tells each run from the others, as text; no two have the same."""
-        return {run: label(one) for run, one in self.differences.items()}
+        """The values that distinguish each run from the others, as text, by run. No two runs have the same label."""
+        return {run: label(values) for run, values in self.differences.items()}
 
 
 def expand(name: str, overrides: Sequence[str], conf: Path) -> ExpandedSweep:
-    """Composes every point of a sweep. Raises ConfigError with one sentence for whatever is wrong with it."""
-    most = points_allowed(overrides, conf)
-    changes = dict(parse(text, conf, most) for text in overrides)
-    sweep = sweep_file.with_overrides(sweep_file.read(name, conf, most), changes, most)
+    """Composes every point of a sweep. Raises ConfigError, with one sentence, for anything that is wrong with the sweep."""
+    limit = points_allowed(overrides, conf)
+    changes = dict(parse(text, conf, limit) for text in overrides)
+    sweep = sweep_file.with_overrides(sweep_file.read(name, conf, limit), changes, limit)
     composer = Composer(conf)
     points: list[tuple[str, Point]] = []
-    asked: list[Mapping[str, Settings]] = []
+    point_evaluations: list[Mapping[str, Settings]] = []
     configs: dict[str, RunConfig] = {}
     backbones: dict[str, Path] = {}
-    places: dict[str, tuple[Deployment, str]] = {}  # by what the settings say of it; with its backbone's checksum
+    deployments: dict[str, tuple[Deployment, str]] = {}  # by composed sections: deployment, checksum of its backbone
     tuned_seeds: set[int] = set()
-    known: dict[str, tuple[str, Mapping[str, Settings]]] = {}  # a point's values -> its run and its evaluations
-    trained: dict[str, tuple[RunConfig, str]] = {}  # all settings but those of evaluations -> their run
+    by_values: dict[str, tuple[str, Mapping[str, Settings]]] = {}  # by a point's values: its run and its evaluations
+    runs: dict[
+        str, tuple[RunConfig, str]
+    ] = {}  # by all settings but those of evaluations: the configuration and its id
     for point in sweep.points():
         composed = composer.compose(point.overrides)
         if "optim.lr" not in point.overrides:
             tuned_seeds |= {*composed.get("tuned", {}).get("seeds", ())}
-        where = repr([composed.get(key) for key in Deployment.model_fields])
-        if where not in places:
+        deployment_key = repr([composed.get(key) for key in Deployment.model_fields])
+        if deployment_key not in deployments:
             deployment = deployment_of(composed)
-            places[where] = deployment, checksum_of(deployment)
-            _check_place(name, next(iter(places.values()))[0], deployment)
-        deployment, checksum = places[where]
-        rest = repr([checksum, *(value for key, value in composed.items() if key not in Questions.model_fields)])
-        if rest not in trained:
+            deployments[deployment_key] = deployment, checksum_of(deployment)
+            _check_same_deployment(name, next(iter(deployments.values()))[0], deployment)
+        deployment, checksum = deployments[deployment_key]
+        training_key = repr(
+            [checksum, *(value for key, value in composed.items() if key not in Questions.model_fields)]
+        )
+        if training_key not in runs:
             config = config_of(composed, checksum)
-            trained[rest] = config, run_id(config)
-        config, run = trained[rest]
-        wants = evaluations_of(composed, config)
-        # A table has tasks as columns and averages over seeds: every point says its own, axis or not.
+            runs[training_key] = config, run_id(config)
+        config, run = runs[training_key]
+        evaluations = evaluations_of(composed, config)
+        # Tables have tasks as columns and average over seeds, so each point gets both, even where they are not axes.
         point = Point({"task": config.task.name, "seed": config.seed} | point.values, point.overrides)
         values = json.dumps(point.values, sort_keys=True)
-        if values in known:
-            if known[values] != (run, wants):
-                what = "runs" if known[values][0] != run else "evaluations"
-                raise ConfigError(f"sweep {name}: two blocks make different {what} of {values}; make an axis of it")
+        if values in by_values:
+            if by_values[values] != (run, evaluations):
+                differing = "runs" if by_values[values][0] != run else "evaluations"
+                raise ConfigError(
+                    f"sweep {name}: two blocks make different {differing} of {values}; make an axis of it"
+                )
             continue
-        known[values] = run, wants
+        by_values[values] = run, evaluations
         points.append((run, point))
-        asked.append(wants)
+        point_evaluations.append(evaluations)
         configs[run], backbones[run] = config, backbone_file(deployment)
-    first, _ = next(iter(places.values()))
-    return ExpandedSweep(sweep, overrides, points, asked, configs, backbones, first, sorted(tuned_seeds))
+    first, _ = next(iter(deployments.values()))
+    return ExpandedSweep(sweep, overrides, points, point_evaluations, configs, backbones, first, sorted(tuned_seeds))
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Sweeps that are launched as one, or a single one: a run that several have is one run, with what any of them wants of it."""
+    """One or several sweeps that are launched together. A run that several of them contain is trained once, and gets the
+    evaluations that any of them needs."""
 
     sweeps: Sequence[ExpandedSweep]
 
     @property
     def names(self) -> list[str]:
-        return [one.sweep.name for one in self.sweeps]
+        return [expanded.sweep.name for expanded in self.sweeps]
 
     @property
     def deployment(self) -> Deployment:
@@ -143,74 +154,82 @@ class Launch:
 
     @cached_property
     def configs(self) -> dict[str, RunConfig]:
-        return {run: config for one in self.sweeps for run, config in one.configs.items()}
+        return {run: config for expanded in self.sweeps for run, config in expanded.configs.items()}
 
     @cached_property
     def backbones(self) -> dict[str, Path]:
-        return {run: file for one in self.sweeps for run, file in one.backbones.items()}
+        return {run: file for expanded in self.sweeps for run, file in expanded.backbones.items()}
 
     @cached_property
-    def wanted(self) -> dict[str, dict[str, Settings]]:
-        """By run, the evaluations that any of the sweeps wants, by their ids."""
-        found: dict[str, dict[str, Settings]] = {run: {} for run in self.configs}
-        for one in self.sweeps:
-            for run, evaluations in one.wanted.items():
-                found[run] |= evaluations
-        return found
+    def evaluations(self) -> dict[str, dict[str, Settings]]:
+        """The evaluations that any of the sweeps needs: by run, their settings by evaluation id."""
+        evaluations: dict[str, dict[str, Settings]] = {run: {} for run in self.configs}
+        for expanded in self.sweeps:
+            for run, of_sweep in expanded.evaluations.items():
+                evaluations[run] |= of_sweep
+        return evaluations
 
     @cached_property
     def differences(self) -> dict[str, dict[str, str]]:
-        """Among several sweeps also the first that has a run: only there its axes tell it from the others."""
+        """The values that distinguish each run from the others, by run and axis.
+
+        With several sweeps they include, as `sweep`, the first sweep that contains the run: a run's axes distinguish it only
+        within its sweep.
+        """
         if len(self.sweeps) == 1:
             return self.sweeps[0].differences
-        named = [(one.sweep.name, one.differences) for one in reversed(self.sweeps)]
-        return {run: {"sweep": name} | axes for name, differences in named for run, axes in differences.items()}
+        by_sweep = [(expanded.sweep.name, expanded.differences) for expanded in reversed(self.sweeps)]
+        return {run: {"sweep": name} | axes for name, differences in by_sweep for run, axes in differences.items()}
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """No two have the same."""
+        """The label of each run, by run; with several sweeps as `SWEEP: LABEL`. No two runs have the same label."""
         if len(self.sweeps) == 1:
             return self.sweeps[0].labels
-        named = [(one.sweep.name, one.labels) for one in reversed(self.sweeps)]
-        return {run: f"{name}: {label}" for name, labels in named for run, label in labels.items()}
+        by_sweep = [(expanded.sweep.name, expanded.labels) for expanded in reversed(self.sweeps)]
+        return {run: f"{name}: {label}" for name, labels in by_sweep for run, label in labels.items()}
 
 
 def join(names: Iterable[str], overrides: Sequence[str], conf: Path) -> Launch:
-    """These sweeps, each with the overrides. Raises ConfigError, also if they are not to run in one place."""
-    found = [expand(name, overrides, conf) for name in dict.fromkeys(names)]
-    for one in found[1:]:
-        _check_place(f"{found[0].sweep.name} and {one.sweep.name}", found[0].deployment, one.deployment)
-    return Launch(found)
+    """Expands these sweeps, each with the overrides, into one launch.
+
+    Raises ConfigError, also if the sweeps do not have the same deployment.
+    """
+    sweeps = [expand(name, overrides, conf) for name in dict.fromkeys(names)]
+    for other in sweeps[1:]:
+        _check_same_deployment(f"{sweeps[0].sweep.name} and {other.sweep.name}", sweeps[0].deployment, other.deployment)
+    return Launch(sweeps)
 
 
-def _check_place(name: str, first: Deployment, other: Deployment) -> None:
-    here, there = first.model_dump(), other.model_dump()
-    for section, values in there.items():
+def _check_same_deployment(name: str, first: Deployment, other: Deployment) -> None:
+    """Raises ConfigError if two deployments differ in more than the backbone's file, which each model has of its own."""
+    expected = first.model_dump()
+    for section, values in other.model_dump().items():
         for key, value in values.items():
-            if value != here[section][key] and key != "backbone":  # each model has its own
-                both = f"{section}.{key} is {here[section][key]} and {value}"
-                raise ConfigError(f"sweep {name}: {both}; what is launched together runs in one place")
+            if value != expected[section][key] and key != "backbone":
+                both = f"{section}.{key} is {expected[section][key]} and {value}"
+                raise ConfigError(f"sweep {name}: {both}; all runs of a launch need the same value")
 
 
 def manifest(expanded: ExpandedSweep, code: Mapping[str, Any]) -> dict[str, Any]:
-    """What is written to STORE/sweeps/NAME.json; `code` says commit and dirty."""
+    """Returns the content of STORE/sweeps/NAME.json. `code`: the keys `commit` and `dirty`."""
     sweep, configs = expanded.sweep, expanded.configs.values()
-    asked = [text for text in expanded.overrides if text.split("=")[0].split(".")[0] not in Deployment.model_fields]
+    overrides = [text for text in expanded.overrides if text.split("=")[0].split(".")[0] not in Deployment.model_fields]
     tasks = {point.values["task"]: expanded.configs[run].task for run, point in expanded.points}
     header: dict[str, Any] = {}
     for key in HEADER:
         values = {_setting(config, key) for config in configs}
         if len(values) == 1:
             header[key] = values.pop()
-    header |= _asked_alike([settings for asked in expanded.asked for settings in asked.values()])
+    header |= _common_settings([settings for by_split in expanded.point_evaluations for settings in by_split.values()])
     return {
         "sweep": sweep.name,
-        "search": None,  # of which it is the manifest (`sweeps.search.manifest`)
+        "search": None,  # the name of a search only in manifests of searches (`sweeps.search.manifest`)
         "claim": sweep.claim,
         "paper": sweep.paper,
-        "command": sweep.command + (f' ARGS="{shlex.join(asked)}"' if asked else ""),
+        "command": sweep.command + (f' ARGS="{shlex.join(overrides)}"' if overrides else ""),
         "target": f"sweep-{sweep.name}",
-        "overrides": asked,
+        "overrides": overrides,
         "axes": expanded.axes,
         "baseline": sweep.baseline,
         **sweep.model_dump(include=set(Comparison.model_fields)),
@@ -223,23 +242,30 @@ def manifest(expanded: ExpandedSweep, code: Mapping[str, Any]) -> dict[str, Any]
                 "values": point.values,
                 "fixed": {key: value for key, value in point.overrides.items() if key not in point.values},
                 "run": run,
-                "evaluations": {split: evaluation_id(run, settings) for split, settings in asked.items()},
+                "evaluations": {split: evaluation_id(run, settings) for split, settings in by_split.items()},
             }
-            for (run, point), asked in zip(expanded.points, expanded.asked, strict=True)
+            for (run, point), by_split in zip(expanded.points, expanded.point_evaluations, strict=True)
         ],
         **code,
         "launched": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 
 
-def _asked_alike(asked: Sequence[Settings]) -> dict[str, Any]:
-    """What all evaluations have in common that is not as by default; of attacks, what all attacks have."""
-    every = [{f"evaluation.{key}": one[key] for key in one if key not in ("split", "attack")} for one in asked]
-    attacks = [{f"attack.{key}": value for key, value in one["attack"].items()} for one in asked if "attack" in one]
-    if len(attacks) < len(asked):  # without a budget: it is not the same for all
-        attacks = [{key: value for key, value in one.items() if key != "attack.epsilon"} for one in attacks]
-    alike = [one.items() for one in every], [one.items() for one in attacks]
-    return {key: value for rows in alike if rows for key, value in rows[0] if all((key, value) in row for row in rows)}
+def _common_settings(evaluations: Sequence[Settings]) -> dict[str, Any]:
+    """Returns the settings, beyond the defaults, that all evaluations share, and the attack settings that all attacks share."""
+    decoding = [
+        {f"evaluation.{key}": settings[key] for key in settings if key not in ("split", "attack")}
+        for settings in evaluations
+    ]
+    attacks = [
+        {f"attack.{key}": value for key, value in settings["attack"].items()}
+        for settings in evaluations
+        if "attack" in settings
+    ]
+    if len(attacks) < len(evaluations):  # some evaluations are not attacked, so they do not share the attacks' budget
+        attacks = [{key: value for key, value in attack.items() if key != "attack.epsilon"} for attack in attacks]
+    groups = [settings.items() for settings in decoding], [settings.items() for settings in attacks]
+    return {key: value for rows in groups if rows for key, value in rows[0] if all((key, value) in row for row in rows)}
 
 
 def _task(task: Task) -> dict[str, str]:
@@ -247,12 +273,14 @@ def _task(task: Task) -> dict[str, str]:
 
 
 def write(expanded: ExpandedSweep, code: Mapping[str, Any]) -> Path:
+    """Writes the manifest into the store, over an older one, and returns its file. `code`: the keys `commit` and `dirty`."""
     file = expanded.store.manifest(expanded.sweep.name)
     write_over(file, as_json(manifest(expanded, code)))
     return file
 
 
 def _setting(config: RunConfig, key: str) -> Any:
+    """Returns the value of a dotted key; for `model` the model's name."""
     if key == "model":
         return config.model.name
     value: Any = config

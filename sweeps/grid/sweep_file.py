@@ -1,6 +1,7 @@
-"""A sweep's points: a union of blocks, each a product of axes times the rows of a zip, less what is excluded.
+"""Reads `conf/sweep/NAME.yaml` and makes the sweep's points: a union of blocks, minus the points that `exclude` names.
 
-`conf/sweep/NAME.yaml` says it; overrides from the command line replace the values of an axis, fix it, or add one.
+Each block is a product of axes times the rows of a zip. Overrides from the command line replace the values of an axis, fix an
+axis, or add one.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from sweeps.grid.limits import POINTS, check_points
 
 
 class Block(Section):
-    """Axes and their values. What a sweep's file leaves out is empty."""
+    """A part of the grid: axes with their values. A key that the sweep's file leaves out is empty."""
 
     product: dict[str, list[Any]] = Field(default_factory=dict)
     zip: dict[str, list[Any]] = Field(default_factory=dict)
-    fixed: dict[str, Any] = Field(default_factory=dict)  # for this block's points; not an axis
+    fixed: dict[str, Any] = Field(default_factory=dict)  # one value each, for this block's points; not axes
 
     @property
     def axes(self) -> dict[str, list[Any]]:
@@ -35,7 +36,7 @@ class Block(Section):
 
     @property
     def size(self) -> int:
-        """How many points it has, without making them."""
+        """The number of the block's points, computed without making them."""
         rows = max((len(values) for values in self.zip.values()), default=1)
         return rows * math.prod(map(len, self.product.values()))
 
@@ -49,11 +50,11 @@ class Block(Section):
 
 
 class Sweep(Comparison):
-    """What `conf/sweep/NAME.yaml` says: points, and how their runs are compared."""
+    """The content of `conf/sweep/NAME.yaml`: the points, and how their runs are compared."""
 
     name: str
     claim: str
-    paper: dict[str, str]  # the table and figure that it reproduces
+    paper: dict[str, str]  # the table and figure of the paper that the sweep reproduces
     command: str
     fixed: dict[str, Any] = Field(default_factory=dict)
     grid: list[Block]
@@ -62,7 +63,7 @@ class Sweep(Comparison):
 
     @property
     def axes(self) -> dict[str, list[Any]]:
-        """Every axis with its values, over all blocks."""
+        """Every axis with its values in all blocks."""
         axes: dict[str, list[Any]] = {}
         for block in self.grid:
             for key, values in block.axes.items():
@@ -71,24 +72,25 @@ class Sweep(Comparison):
 
     @property
     def size(self) -> int:
-        """How many points it has, those that are excluded too, without making them."""
+        """The number of the grid's points, excluded ones included, computed without making them."""
         return sum(block.size for block in self.grid)
 
     def all_points(self) -> list[Point]:
+        """The points of the grid, excluded ones included, in the order of the file."""
         return [point for block in self.grid for point in block.points(self.fixed)]
 
     def points(self) -> list[Point]:
-        """The points that are left after exclusion, in the order of the file."""
+        """The points that are not excluded, in the order of the file."""
         return [point for point in self.all_points() if not any(point.matches(row) for row in self.exclude)]
 
     def lacks_baseline(self) -> bool:
         return self.baseline is not None and not any(point.matches(self.baseline) for point in self.points())
 
     def lacks(self, claim: Claim) -> bool:
-        """Whether the grid has not what a claim is about."""
+        """Whether the grid lacks a row that the claim names, or has fewer than three values for the claim's trend."""
         rows = [row for row in (claim.row, claim.than) if row]
-        few = claim.trend is not None and len(self.axes.get(self.compared[0], ())) < 3
-        return few or not all(any(point.matches(row) for point in self.points()) for row in rows)
+        is_too_short = claim.trend is not None and len(self.axes.get(self.compared[0], ())) < 3
+        return is_too_short or not all(any(point.matches(row) for point in self.points()) for row in rows)
 
     def lacks_kept_from(self) -> bool:
         return self.over is not None and self.kept_from is not None and self.kept_from not in self.axes[self.over]
@@ -96,15 +98,20 @@ class Sweep(Comparison):
 
 @dataclass(frozen=True)
 class Point:
-    values: dict[str, Any]  # on the axes
-    overrides: dict[str, Any]  # the same and what is fixed: all that distinguishes it from conf/'s defaults
+    """One combination of values on the axes."""
+
+    values: dict[str, Any]  # by axis
+    overrides: dict[
+        str, Any
+    ]  # these values and the fixed ones: everything in which the point differs from conf/'s defaults
 
     def matches(self, row: Mapping[str, Any]) -> bool:
+        """Whether the point has all values of the row."""
         return all(key in self.overrides and self.overrides[key] == value for key, value in row.items())
 
 
 def distinct(values: Sequence[Any]) -> list[Any]:
-    """Each value once, in the order of its first time."""
+    """Returns each value once, in the order in which the values first occur."""
     first: dict[Hashable, Any] = {}
     for value in values:
         first.setdefault(hashable(value), value)
@@ -112,20 +119,24 @@ def distinct(values: Sequence[Any]) -> list[Any]:
 
 
 def hashable(value: Any) -> Hashable:
-    """Equal for equal values: lists and sections have no hash."""
+    """Returns a hashable stand-in, equal for equal values. Lists and sections cannot be hashed themselves."""
     if isinstance(value, list):
         return tuple(map(hashable, value))
     if isinstance(value, dict):
-        return frozenset((key, hashable(one)) for key, one in value.items())
+        return frozenset((key, hashable(item)) for key, item in value.items())
     return value
 
 
 def names(conf: Path) -> list[str]:
+    """The names of the sweeps in conf/, in alphabetical order."""
     return sorted(file.stem for file in (conf / "sweep").glob("*.yaml"))
 
 
 def read(name: str, conf: Path, most: int) -> Sweep:
-    """The sweep of this name. Raises ConfigError, naming file and key, for what cannot be meant, or has more than `most` points."""
+    """Reads and checks the sweep of this name.
+
+    Raises ConfigError, with file and key, for a mistake in the file and for more than `most` points.
+    """
     if name not in names(conf):
         raise ConfigError(f"there is no sweep {name}{nearest(name, names(conf))}; there are {', '.join(names(conf))}")
     try:
@@ -139,19 +150,20 @@ def read(name: str, conf: Path, most: int) -> Sweep:
 def _sweep(name: str, content: Any) -> Sweep:
     if not isinstance(content, dict):
         raise ConfigError("a sweep is a list of KEY: VALUE lines")
-    _known_keys("a sweep", content, Sweep)
+    _check_keys("a sweep", content, Sweep)
     for block in content["grid"] if isinstance(content.get("grid"), list) else []:
-        _known_keys("a block of the grid", block if isinstance(block, dict) else {}, Block)
+        _check_keys("a block of the grid", block if isinstance(block, dict) else {}, Block)
     return parse(Sweep, content | {"name": name})
 
 
-def _known_keys(what: str, content: Mapping[str, Any], schema: type[Section]) -> None:
+def _check_keys(owner: str, content: Mapping[str, Any], schema: type[Section]) -> None:
     for key in content:
         if key not in schema.model_fields or key == "name":
-            raise ConfigError(f"{key} is not a key of {what}{nearest(str(key), schema.model_fields)}")
+            raise ConfigError(f"{key} is not a key of {owner}{nearest(str(key), schema.model_fields)}")
 
 
 def _check(sweep: Sweep, conf: Path, most: int) -> None:
+    """Raises ConfigError for the first mistake in a sweep."""
     if not sweep.grid:
         raise ConfigError("grid has no blocks")
     check_points("grid", sweep.size, most)
@@ -164,7 +176,7 @@ def _check(sweep: Sweep, conf: Path, most: int) -> None:
             check(key, [value], conf)
     keys = [*sweep.axes, *sweep.fixed, *(key for block in sweep.grid for key in block.fixed)]
     if any(key in (POINTS, POINTS.split(".")[0]) for key in keys):
-        raise ConfigError(f"{POINTS} is no setting of a sweep; give it on the command line, or in conf/config.yaml")
+        raise ConfigError(f"{POINTS} is not a setting of a sweep; give it on the command line, or in conf/config.yaml")
     _check_shown(sweep)
     for row in sweep.exclude:
         if not any(point.matches(row) for point in sweep.all_points()):
@@ -178,28 +190,28 @@ def _check(sweep: Sweep, conf: Path, most: int) -> None:
 
 
 def _check_claim(sweep: Sweep, claim: Claim) -> None:
-    """It can be computed from the sweep's runs."""
-    about = f"claims: {claim.claim!r}"
+    """Raises ConfigError if the claim cannot be computed from the sweep's runs."""
+    subject = f"claims: {claim.claim!r}"
     if (claim.trend is None) != bool(claim.row and claim.than):
-        raise ConfigError(f"{about} needs either row and than, or trend")
+        raise ConfigError(f"{subject} needs either row and than, or trend")
     for row in (claim.row, claim.than):
-        if strange := next((axis for axis in row if axis not in sweep.compared), None):
-            raise ConfigError(f"{about} names {strange}, which is not compared; compare is {', '.join(sweep.compared)}")
+        if other := next((axis for axis in row if axis not in sweep.compared), None):
+            raise ConfigError(f"{subject} names {other}, which is not compared; compare is {', '.join(sweep.compared)}")
     if claim.trend is not None and not (
         len(sweep.compared) == 1 and all(_is_positive(value) for value in sweep.axes[sweep.compared[0]])
     ):
-        raise ConfigError(f"{about} has trend={claim.trend}, which needs one compared axis of numbers above 0")
+        raise ConfigError(f"{subject} has trend={claim.trend}, which needs one compared axis of numbers above 0")
     if sweep.lacks(claim):
-        raise ConfigError(f"{about} is about rows that the grid has not")
-    known = ["score", *(["kept"] if sweep.kept_from is not None else []), *get_args(Fact)]
-    if claim.quantity not in known:
+        raise ConfigError(f"{subject} is about rows that the grid does not have")
+    quantities = ["score", *(["kept"] if sweep.kept_from is not None else []), *get_args(Fact)]
+    if claim.quantity not in quantities:
         raise ConfigError(
-            f"{about} has quantity={claim.quantity}{nearest(claim.quantity, known)}; wanted {', '.join(known)}"
+            f"{subject} has quantity={claim.quantity}{nearest(claim.quantity, quantities)}; wanted {', '.join(quantities)}"
         )
     if claim.quantity in get_args(Fact) and claim.quantity not in sweep.facts:
-        raise ConfigError(f"{about} has quantity={claim.quantity}, which is not among the sweep's facts")
+        raise ConfigError(f"{subject} has quantity={claim.quantity}, which is not among the sweep's facts")
     if claim.expect == "equivalent" and not sweep.margin:
-        raise ConfigError(f"{about} expects equivalent, and the sweep declares no margin")
+        raise ConfigError(f"{subject} expects equivalent, and the sweep declares no margin")
 
 
 def _is_positive(value: Any) -> bool:
@@ -207,16 +219,16 @@ def _is_positive(value: Any) -> bool:
 
 
 def _check_shown(sweep: Sweep) -> None:
-    """What the table and the figure are to show can be shown."""
+    """Raises ConfigError if the table and the figure cannot show what the sweep's file asks for."""
     roles = {"compare": sweep.compared, "each": sweep.each, "over": [sweep.over] if sweep.over is not None else []}
-    seen: dict[str, str] = {"task": "always a column", "seed": "always averaged over"}
+    used: dict[str, str] = {"task": "always a column", "seed": "always averaged over"}
     for role, axes in roles.items():
         for axis in axes:
             if axis not in sweep.axes:
                 raise ConfigError(f"{role}={axis} is not an axis of the grid{nearest(axis, sweep.axes)}")
-            if axis in seen and (axis, role) != ("seed", "compare"):
-                raise ConfigError(f"{role}={axis} cannot be: {axis} is {seen[axis]}")
-            seen[axis] = f"in {role}"
+            if axis in used and (axis, role) != ("seed", "compare"):
+                raise ConfigError(f"{role}={axis} is not allowed: {axis} is {used[axis]}")
+            used[axis] = f"in {role}"
     if not sweep.compared:
         raise ConfigError("compare names no axis")
     if sweep.over is None and sweep.kept_from is not None:
@@ -228,6 +240,7 @@ def _check_shown(sweep: Sweep) -> None:
 
 
 def _check_block(block: Block) -> None:
+    """Raises ConfigError for axes of a block that are missing, empty, given twice, or of unequal length in a zip."""
     if not block.axes:
         raise ConfigError("a block of the grid has no axes; give it product, zip or both")
     for key, values in block.axes.items():
@@ -238,8 +251,8 @@ def _check_block(block: Block) -> None:
             if hashable(value) in seen:
                 raise ConfigError(f"axis {key} has the value {value} twice")
             seen.add(hashable(value))
-    if both := set(block.product) & set(block.zip):
-        raise ConfigError(f"axis {both.pop()} is in product and in zip of one block")
+    if shared := set(block.product) & set(block.zip):
+        raise ConfigError(f"axis {shared.pop()} is in product and in zip of one block")
     lengths = {key: len(values) for key, values in block.zip.items()}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{key} has {count} values" for key, count in lengths.items())
@@ -247,14 +260,14 @@ def _check_block(block: Block) -> None:
 
 
 def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]], most: int) -> Sweep:
-    """The sweep with other values on these axes, in every block; a new key becomes an axis, or is fixed by one value.
+    """Returns the sweep with other values on these axes, in every block. A new key becomes an axis, or is fixed by a single value.
 
-    Where blocks differ on an axis, as by method, and all its new values are among its old ones, they choose points instead.
-    Exclusions, a baseline, a `kept_from`, claims and axes to be shown that the changed grid lacks are dropped.
-    Raises ConfigError for what cannot be meant, and for more than `most` points.
+    Where blocks have different values on an axis (such as `method`) and the new values are among the old ones, the new values
+    select points instead. Exclusions, a baseline, a `kept_from`, claims, and axes in compare and each are dropped where the
+    changed grid lacks them. Raises ConfigError if the changed sweep is not valid or has more than `most` points.
     """
     chosen = {key: list(values) for key, values in changes.items() if _chooses(sweep, key, values)}
-    blocks = [kept for block in sweep.grid if (kept := _chosen(block, chosen)) is not None]
+    blocks = [rest for block in sweep.grid if (rest := _chosen(block, chosen)) is not None]
     changes = {key: values for key, values in changes.items() if key not in chosen}
     axes = {key: list(values) for key, values in changes.items() if key in sweep.axes or len(values) > 1}
     fixed = {key: values[0] for key, values in changes.items() if key not in axes}
@@ -272,12 +285,12 @@ def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]], most: int
     changed = changed.model_copy(update={"exclude": exclude})
     if not changed.points():
         raise ConfigError(f"sweep {sweep.name}: with these overrides no point of the grid is left")
-    left = changed.axes
-    compared = [axis for axis in changed.compared if axis in left]
+    remaining = changed.axes
+    compared = [axis for axis in changed.compared if axis in remaining]
     if not compared:
-        gone = ", ".join(changed.compared)
-        raise ConfigError(f"sweep {sweep.name}: with these overrides no point has {gone}, which it compares")
-    shown: dict[str, Any] = {"each": [axis for axis in changed.each if axis in left]}
+        missing = ", ".join(changed.compared)
+        raise ConfigError(f"sweep {sweep.name}: with these overrides no point has {missing}, which it compares")
+    shown: dict[str, Any] = {"each": [axis for axis in changed.each if axis in remaining]}
     if len(compared) < len(changed.compared):
         shown["compare"] = compared
     if changed.claims:
@@ -287,21 +300,24 @@ def with_overrides(sweep: Sweep, changes: Mapping[str, Sequence[Any]], most: int
 
 
 def _chooses(sweep: Sweep, key: str, values: Sequence[Any]) -> bool:
-    """Whether an override says which points of an axis to take, on which blocks differ."""
+    """Whether an override selects among existing points: blocks differ on this axis and have all of the override's values."""
     differ = any(block.axes.get(key) != sweep.grid[0].axes.get(key) for block in sweep.grid)
     return differ and {hashable(value) for value in values} <= {hashable(value) for value in sweep.axes[key]}
 
 
 def _chosen(block: Block, chosen: Mapping[str, list[Any]]) -> Block | None:
-    """What is left of a block; None: nothing. One that does not vary an axis stays, unless it fixes another value."""
+    """Returns the block with only the chosen values; None if no point is left.
+
+    A block that does not vary a chosen axis stays, unless it fixes the axis to a value that was not chosen.
+    """
     if any(block.fixed[key] not in values for key, values in chosen.items() if key in block.fixed):
         return None
-    left = {key: {hashable(value) for value in values} for key, values in chosen.items()}
+    allowed = {key: {hashable(value) for value in values} for key, values in chosen.items()}
 
     def is_chosen(key: str, value: Any) -> bool:
-        return key not in left or hashable(value) in left[key]
+        return key not in allowed or hashable(value) in allowed[key]
 
-    product = {key: [value for value in own if is_chosen(key, value)] for key, own in block.product.items()}
+    product = {key: [value for value in values if is_chosen(key, value)] for key, values in block.product.items()}
     keys = list(block.zip)
     rows = [row for row in zip(*block.zip.values(), strict=True) if all(map(is_chosen, keys, row))]
     if (keys and not rows) or not all(product.values()):

@@ -1,7 +1,7 @@
-"""A YAML file that somebody has written: it is read within seconds, or refused in one sentence, whatever is in it.
+"""Reads YAML files that users write. Any file is read within seconds or refused with one sentence, whatever it contains.
 
-How large it is, is counted while it is parsed, before anything is made of it. An alias counts as what it stands for: nine of
-them, nine deep, are a file of a few lines and four hundred million values.
+Its values are counted while it is parsed, before any of them is built. An alias counts as many values as it stands for: nine
+aliases, nine levels deep, make a file of a few lines with four hundred million values.
 """
 
 from __future__ import annotations
@@ -16,31 +16,33 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mmprompt.runs.config import ConfigError
 
-VALUES = 100_000  # keys, values, lists and sections, aliases expanded; these take six seconds to read
-INTERPOLATION = 100  # values that it takes as long to read as one ${...}
-INTERPOLATIONS = 20  # in one text: they can be nested, and every one is parsed with all it holds
-DEPTH = 20  # lists in lists, or sections in sections
+VALUES = 100_000  # most keys, values, lists and sections, aliases expanded; this many take six seconds to read
+INTERPOLATION = 100  # reading one ${...} takes as long as reading this many values
+INTERPOLATIONS = 20  # most in one text: they can be nested, and each is parsed together with everything inside it
+DEPTH = 20  # deepest nesting of lists in lists, or sections in sections
 SIZE = 2_000_000  # bytes
 OF_YAML = "tag:yaml.org,2002:"
 PARSER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
 def read(file: Path) -> Any:
-    """What it says, interpolations as they are written; an empty file is an empty section. Raises ConfigError with the reason,
-    not with the file's name."""
+    """Returns the file's content with its interpolations as written; an empty file is an empty section.
+
+    Raises ConfigError with the reason, without the file's name.
+    """
     text = text_of(file)
     check(text)
     try:
         return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:  # ValueError: of a number like 0b_
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:  # ValueError: a number like 0b_
         raise ConfigError(one_line(error)) from None
 
 
 def text_of(file: Path) -> str:
-    """Raises ConfigError if it cannot be read, or is no text."""
+    """Returns the file's text. Raises ConfigError if the file cannot be read, is larger than `SIZE`, or is not UTF-8."""
     try:
         if not file.is_file():
-            raise ConfigError("it is a folder; wanted: a file" if file.is_dir() else "it is no file")
+            raise ConfigError("it is a folder; wanted: a file" if file.is_dir() else "it is not a file")
         if (size := file.stat().st_size) > SIZE:
             raise ConfigError(f"it has {size:,} bytes; limit is {SIZE:,}")
         return file.read_text(encoding="utf-8")
@@ -51,7 +53,10 @@ def text_of(file: Path) -> str:
 
 
 def check(text: str) -> None:
-    """Raises ConfigError for YAML that would take long to read, and for what no file of ours needs: tags, and one text alone."""
+    """Raises ConfigError for YAML that would take long to read, for tags, and for a file that is a single text.
+
+    No file in conf/ needs tags or consists of a single text.
+    """
     size = Size()
     try:
         for event in yaml.parse(text, Loader=PARSER):
@@ -63,35 +68,35 @@ def check(text: str) -> None:
 
 
 class Size:
-    """How much has been parsed, counted event by event."""
+    """Counts the values parsed so far, event by event."""
 
     def __init__(self) -> None:
         self.total = 0
-        self._named: dict[str, int] = {}  # of what an alias can stand for
-        self._open: list[tuple[str | None, int]] = []  # lists and sections: the anchor, and the total before them
+        self._anchored: dict[str, int] = {}  # by anchor: how many values an alias to it stands for
+        self._open: list[tuple[str | None, int]] = []  # open lists and sections: the anchor, and the total before it
 
     def add(self, event: yaml.Event) -> None:
-        """Raises ConfigError for what is not allowed."""
+        """Counts an event. Raises ConfigError for YAML that is not allowed."""
         if isinstance(event, yaml.AliasEvent):
-            self.total += self._of(str(event.anchor))
+            self.total += self._size_of(str(event.anchor))
         elif isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             self._begin(event)
         if isinstance(event, yaml.ScalarEvent | yaml.CollectionEndEvent):
             anchor, before = self._open.pop()
             if anchor is not None:
-                self._named[anchor] = self.total - before
+                self._anchored[anchor] = self.total - before
 
-    def _of(self, anchor: str) -> int:
-        if anchor not in self._named:
-            raise ConfigError(f"*{anchor} stands for nothing that is complete before it")
-        return self._named[anchor]
+    def _size_of(self, anchor: str) -> int:
+        if anchor not in self._anchored:
+            raise ConfigError(f"the alias *{anchor} refers to no anchor that is complete before it")
+        return self._anchored[anchor]
 
     def _begin(self, event: yaml.ScalarEvent | yaml.CollectionStartEvent) -> None:
         if event.tag is not None:
             raise ConfigError(f"the tag {event.tag.replace(OF_YAML, '!!')} is not allowed; quotes make a text")
         text = event.value if isinstance(event, yaml.ScalarEvent) else ""
         if text and not self._open:
-            raise ConfigError("it is one text; wanted: KEY: VALUE lines")
+            raise ConfigError("it is a single text; wanted: KEY: VALUE lines")
         self._open.append((event.anchor, self.total))
         if len(self._open) > DEPTH:
             raise ConfigError(f"it has lists or sections nested more than {DEPTH} deep")
@@ -101,4 +106,5 @@ class Size:
 
 
 def one_line(error: Exception) -> str:
+    """Returns the error's message on one line."""
     return " ".join(str(error).split())

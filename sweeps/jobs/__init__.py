@@ -1,1 +1,1 @@
-"""Jobs as frozen at launch; SLURM and local processes; what runs on the node."""
+"""Jobs: batches as they are stored at launch, and their execution by SLURM or by local processes."""

@@ -1,72 +1,74 @@
-"""Accounts: what SLURM remembers of jobs that ended. Its accounting does so for ever, its controller for some minutes."""
+"""What SLURM knows about jobs that have ended: from its accounting, and for some minutes from its controller."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from sweeps.jobs.arrays import array_of, each, lists
+from sweeps.jobs.arrays import array_of, comma_lists, jobs_of
 from sweeps.jobs.batch import Batch
 from sweeps.jobs.slurm import ask
 
-NOT_OVER = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED")  # or a record that is behind
+NOT_OVER = ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED")  # or the record is out of date
 
 
 @dataclass(frozen=True)
-class Ended:
-    """The last execution of a job, in SLURM's words."""
+class EndedJob:
+    """The last execution of a job, with the values that SLURM reports."""
 
     state: str  # COMPLETED, FAILED, TIMEOUT, OUT_OF_MEMORY, NODE_FAIL, PREEMPTED, "CANCELLED by 1000", ...
-    exit: str  # "1:0": exit code, signal; nothing where only the controller knows it
+    exit: str  # "1:0": exit code, signal; "" where only the controller knows the job
     start: str
 
 
-def ended(jobs: Mapping[str, Batch]) -> dict[str, Ended]:
-    """What is known of these jobs, by id: asks sacct once, and squeue once about those that it does not know.
+def ended_jobs(jobs: Mapping[str, Batch]) -> dict[str, EndedJob]:
+    """Returns the last execution of those of these jobs that have ended, by id.
 
-    A task that was cancelled before it began, alone out of its array, is remembered by neither: it has no state, "", if others
-    of its array are.
+    Asks sacct once, and then squeue once about the jobs that sacct does not know. Neither lists a task that was cancelled, alone
+    of its array, before it began: it gets the state "" if another task of its array is listed.
     """
     arrays = {array_of(identity): batch for identity, batch in jobs.items()}
-    said = dict(records(accounted(arrays), arrays))
-    unknown = {job for job in jobs if job not in said or said[job].state in NOT_OVER}
-    now = records(remembered(map(array_of, unknown)), arrays)
-    said |= {job: one for job, one in now if job in unknown or job not in said}
-    known = set(map(array_of, said))
-    forgotten = {job: Ended("", "", "") for job in jobs if job not in said and array_of(job) in known}
-    return {job: one for job, one in (said | forgotten).items() if job in jobs and one.state not in NOT_OVER}
+    executions = dict(records(sacct_lines(arrays), arrays))
+    unknown = {job for job in jobs if job not in executions or executions[job].state in NOT_OVER}
+    from_squeue = records(squeue_lines(map(array_of, unknown)), arrays)
+    executions |= {job: last for job, last in from_squeue if job in unknown or job not in executions}
+    known_arrays = set(map(array_of, executions))
+    unlisted = {job: EndedJob("", "", "") for job in jobs if job not in executions and array_of(job) in known_arrays}
+    return {job: last for job, last in (executions | unlisted).items() if job in jobs and last.state not in NOT_OVER}
 
 
-def accounted(arrays: Iterable[str]) -> Iterator[str]:
-    """What sacct says of them."""
-    for some in lists(arrays):
-        for script in (",SubmitLine", ""):  # which it cannot show before SLURM 20.11
+def sacct_lines(arrays: Iterable[str]) -> Iterator[str]:
+    """Yields the lines that sacct prints about these arrays."""
+    for ids in comma_lists(arrays):
+        for script in (",SubmitLine", ""):  # sacct does not know SubmitLine before SLURM 20.11
             fields = f"JobID,State,ExitCode,Start,JobName{script}"
-            output, problem = ask("sacct", "-n", "-X", "-P", "-D", "-o", fields, "-j", some)
+            output, problem = ask("sacct", "-n", "-X", "-P", "-D", "-o", fields, "-j", ids)
             if "Invalid field" not in problem:
                 break
         yield from (output or "").splitlines()
 
 
-def remembered(arrays: Iterable[str]) -> Iterator[str]:
-    """What the controller does."""
-    for some in lists(arrays):
-        output, _ = ask("squeue", "-h", "-t", "all", "-o", "%i|%T||%S|%j|%o", "-j", some)
+def squeue_lines(arrays: Iterable[str]) -> Iterator[str]:
+    """Yields the lines that squeue prints about these arrays, from the controller's memory, with the same fields as sacct's."""
+    for ids in comma_lists(arrays):
+        output, _ = ask("squeue", "-h", "-t", "all", "-o", "%i|%T||%S|%j|%o", "-j", ids)
         yield from (output or "").splitlines()
 
 
-def records(lines: Iterable[str], arrays: Mapping[str, Batch]) -> Iterator[tuple[str, Ended]]:
-    """Lines of job, state, exit code, start, and then name and script; tasks that never began are one line, `300_[0-2,5%4]`.
+def records(lines: Iterable[str], arrays: Mapping[str, Batch]) -> Iterator[tuple[str, EndedJob]]:
+    """Yields each job id with its execution, from lines of job, state, exit code, start, and then name and script.
 
-    What is not as expected is left out, and so are strangers' jobs: a new cluster counts from 1 again.
+    Tasks that never began share one line, with an id like `300_[0-2,5%4]`. Lines of any other form are left out. So are jobs of
+    other batches or users: a new cluster counts its jobs from 1 again, so an id alone is no proof.
     """
     for fields in (line.split("|", 4) for line in lines):
         batch = arrays.get(array_of(fields[0]))
-        if batch and len(fields) == 5 and is_of(batch, fields[4]):
-            for job, _ in each(fields[0], len(batch.record["jobs"])):
-                yield job, Ended(*fields[1:4])
+        if batch and len(fields) == 5 and belongs_to(batch, fields[4]):
+            for job, _ in jobs_of(fields[0], len(batch.record["jobs"])):
+                yield job, EndedJob(*fields[1:4])
 
 
-def is_of(batch: Batch, named: str) -> bool:
-    """Whether a job is of this batch, by its name; by its script, should somebody have renamed it."""
-    return named.startswith(f"{batch.job_name}.") or f"{batch.record['store']}/jobs/{batch.id}/" in named
+def belongs_to(batch: Batch, name_and_script: str) -> bool:
+    """Whether a job belongs to this batch: its name says so, or, if it was renamed, the path of its script."""
+    folder = f"{batch.record['store']}/jobs/{batch.id}/"
+    return name_and_script.startswith(f"{batch.job_name}.") or folder in name_and_script

@@ -1,12 +1,13 @@
-"""A batch: what one launch hands to a scheduler. Frozen in STORE/jobs/N/batch.json before anything is submitted.
+"""A batch: the jobs that one launch hands to SLURM or to local processes, stored in STORE/jobs/N/batch.json before submission.
 
-A job is a list of runs, with the evaluations that they shall have, so that imports and backbone are paid once. Local worker
-processes share one list, and whoever is free takes the next run; a SLURM job has a list of its own. SLURM's jobs go in arrays:
-the one whose first job is number F has its script and logs in STORE/jobs/N/F/, and the name `NAME.F`, so that a job of it is
-number F + its task.
+A job is a list of runs with the evaluations that they need, so imports and backbone are loaded once for all of them. Local
+workers share one list, and each takes the next run when it is free; a SLURM job has a list of its own. SLURM jobs are submitted
+as arrays. The array whose first job is number F has its script and logs in STORE/jobs/N/F/ and the name `NAME.F`; its task T is
+job F + T of the batch.
 
-Batches are numbered. A launch looks at all there are, decides, and puts its own in place as the next one: if another
-launch was faster, that number is taken, and it looks again. So every decision knows those before it, and there are no locks.
+Batches are numbered. A launch reads all existing batches, decides what to submit, and puts its own batch in place under the next
+number. If another launch took that number first, it reads the batches again and decides anew. So each decision takes all earlier
+ones into account, without locks.
 """
 
 from __future__ import annotations
@@ -33,14 +34,17 @@ from mmprompt.runs.records import BATCH, END, TAKEN, BatchRecord, DamagedError, 
 from mmprompt.runs.store import Attempt, Store, is_number
 from sweeps.jobs import snapshot
 
-if TYPE_CHECKING:  # it brings Hydra, which the verbs after a launch do without
+if TYPE_CHECKING:  # this module imports Hydra, which the verbs after a launch do without
     from sweeps.grid.manifest import Launch, Settings
 
 Kind = Literal["local", "slurm"]
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # variables
-LOG = re.compile(r"\d+(_(?P<task>\d+))?_0_log\.err")  # as submitit names it
-JOB_SECONDS = 600.0  # what a SLURM job lasts at least, where finished runs tell how long a run takes
-UNKNOWN_JOBS, UNKNOWN_RUNS = 8, 4  # where none does: this many jobs, or more, so that none has more runs than that
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # environment variables
+LOG = re.compile(r"\d+(_(?P<task>\d+))?_0_log\.err")  # submitit's names of logs
+JOB_SECONDS = 600.0  # length of a SLURM job to aim at, if finished runs tell how long a run takes
+UNKNOWN_JOBS, UNKNOWN_RUNS = (
+    8,
+    4,
+)  # if none does: so many jobs, or more so that no job has more runs than the second number
 
 
 @dataclass(frozen=True)
@@ -53,19 +57,19 @@ class Batch:
 
     @cached_property
     def record(self) -> BatchRecord:
-        """Raises DamagedError, also if there is none."""
+        """The content of batch.json. Raises DamagedError if it cannot be used, or does not exist."""
         cure = (
             f"restore it; if you cannot, cancel the jobs of that launch (`squeue --me` shows them as mmprompt-{self.id}-*) "
             f"and empty the folder {self.folder}"
         )
-        found = read(self.file, BATCH, cure)
-        if found is None:
+        record = read(self.file, BATCH, cure)
+        if record is None:
             raise DamagedError(self.file, "is not there", cure)
-        return found
+        return record
 
     @property
     def damage(self) -> Iterator[DamagedError]:
-        """Of its other records: jobs are found by their names all the same."""
+        """Yields an error for each damaged record besides batch.json. Its jobs are still found, by their names."""
         cure = "remove it: its jobs are found by their names"
         for first in self.arrays:
             yield from damage(self.array(first) / "submitted.json", TAKEN, cure)
@@ -81,14 +85,14 @@ class Batch:
 
     @property
     def job_name(self) -> str:
-        """How the names of its SLURM jobs begin: they can be found by it even if the launcher died while submitting."""
+        """The beginning of the names of its SLURM jobs. It finds them even if the launcher died while submitting."""
         return self.record["job_name"]
 
     def runs_of(self, sweep: str) -> list[str]:
-        """Those of its runs that this sweep asked for."""
+        """The batch's runs that belong to this sweep."""
         if "search" in self.record:
             return self.jobs[0] if self.jobs and sweep == self.record["search"]["manifest"] else []
-        if "sweep" in self.record:  # long ago a batch was of one sweep
+        if "sweep" in self.record:  # old batches belong to a single sweep
             return [run for job in self.jobs for run in job] if self.record["sweep"] == sweep else []
         return self.record.get("sweeps", {}).get(sweep, [])
 
@@ -98,17 +102,17 @@ class Batch:
 
     @property
     def search(self) -> str | None:
-        """The name of the study whose workers its jobs are: each of them takes whatever run of it is next."""
+        """The name of the study that its jobs work on, each taking the study's next run; None if it is not a search's batch."""
         return self.record["search"]["name"] if "search" in self.record else None
 
     @property
     def measured(self) -> str | None:
-        """The sweep whose costs its one job measures (`sweeps.verbs.measure`): it is at no run."""
+        """The sweep whose costs its only job measures (`sweeps.verbs.measure`); None otherwise. Such a job executes no run."""
         return self.record["measure"]["name"] if "measure" in self.record else None
 
     @cached_property
     def jobs(self) -> list[list[str]]:
-        """The runs of each job; of a worker of a search all that the study has now; of one that measures none."""
+        """The runs of each job. A worker of a search has all runs that the study has now; a job that measures costs has none."""
         if self.search is not None:
             from mmprompt.studies.study import runs_of
 
@@ -116,8 +120,8 @@ class Batch:
         return [[run for part in parts for run in part["runs"]] for parts in self.record["jobs"]]
 
     @cached_property
-    def _asked(self) -> dict[str, list[dict[str, Any]]]:
-        """By run, the settings of the evaluations that it shall have; batches of long ago do not say it."""
+    def _evaluation_settings(self) -> dict[str, list[dict[str, Any]]]:
+        """The settings of the evaluations that the jobs make, by run; empty lists in old batches, which do not store them."""
         if self.search is not None:
             from mmprompt.studies.study import evaluations_of
 
@@ -125,39 +129,41 @@ class Batch:
         parts = [part for parts in self.record["jobs"] for part in parts]
         return {run: part.get("evaluations", []) for part in parts for run in part["runs"]}
 
-    def wanted(self, run: str) -> frozenset[str]:
-        """The evaluations that its jobs see to of this run."""
-        return frozenset(evaluation_id(run, settings) for settings in self._asked.get(run, ()))
+    def evaluations_of(self, run: str) -> frozenset[str]:
+        """The ids of the evaluations that the batch's jobs make of this run."""
+        return frozenset(evaluation_id(run, settings) for settings in self._evaluation_settings.get(run, ()))
 
     @property
     def arrays(self) -> dict[int, str]:
-        """By the number of its first job: the name of each array that SLURM has been, or is about to be, asked for."""
+        """The names of the arrays that were submitted or are about to be, by the number of their first job."""
         firsts = sorted(int(path.name) for path in self.folder.glob("[0-9]*") if is_number(path.name) and path.is_dir())
         return {first: self.array_name(first) for first in firsts}
 
     def array_name(self, first: int) -> str:
+        """The name of the array whose first job is number `first`."""
         return f"{self.job_name}.{first}"
 
     def array(self, first: int) -> Path:
+        """The folder of the array whose first job is number `first`."""
         return self.folder / str(first)
 
-    def note(self, first: int, job: str, count: int) -> None:
-        """SLURM has taken an array of so many jobs, under this id."""
+    def record_submission(self, first: int, job: str, count: int) -> None:
+        """Writes down that SLURM accepted an array of `count` jobs, the first of them number `first`, under the id `job`."""
         write_once(self.array(first) / "submitted.json", as_json({"job": job, "count": count}))
 
     @property
     def job_ids(self) -> dict[int, str]:
-        """SLURM's id of each job that is known to be handed over; one that is alone in its array has no task number."""
-        found: dict[int, str] = {}
+        """SLURM's ids of the jobs that were recorded as submitted, by job number. A job alone in its array has no task number."""
+        ids: dict[int, str] = {}
         for first in self.arrays:
-            taken = _sound(self.array(first) / "submitted.json", TAKEN)
-            if taken:
-                job, count = taken["job"], taken["count"]
-                found |= {first + task: f"{job}_{task}" if count > 1 else job for task in range(count)}
-        return found
+            submitted = _read_if_usable(self.array(first) / "submitted.json", TAKEN)
+            if submitted:
+                job, count = submitted["job"], submitted["count"]
+                ids |= {first + task: f"{job}_{task}" if count > 1 else job for task in range(count)}
+        return ids
 
     def log(self, number: int) -> Path | None:
-        """What that job printed as errors; None if it printed nothing yet."""
+        """The file that receives the stderr of SLURM job `number`; None if it does not exist yet."""
         first = max((first for first in self.arrays if first <= number), default=None)
         if first is None:
             return None
@@ -165,17 +171,17 @@ class Batch:
         return next((file for name, file in logs if name and int(name["task"] or 0) == number - first), None)
 
     def worker_log(self, number: int) -> Path:
-        """What local worker `number` prints as errors."""
+        """The file that receives the stderr of local worker `number`."""
         return self.folder / f"{number}_0_log.err"
 
     @property
     def worker_logs(self) -> list[Path]:
-        """What local workers printed as errors, the log that was written to last at the end."""
-        found: dict[Path, float] = {}
+        """The logs of its local workers, the most recently written one last."""
+        changed: dict[Path, float] = {}
         for log in self.folder.glob("*_log.err"):
             with contextlib.suppress(FileNotFoundError):
-                found[log] = log.stat().st_mtime
-        return sorted(found, key=found.__getitem__)
+                changed[log] = log.stat().st_mtime
+        return sorted(changed, key=changed.__getitem__)
 
     @property
     def end_file(self) -> Path:
@@ -183,24 +189,24 @@ class Batch:
 
     @property
     def end(self) -> EndRecord | None:
-        """How submission ended: {"waiting": how many jobs were not taken, "why": sbatch's words}. None: it has not."""
-        return _sound(self.end_file, END)
+        """How submission ended: {"waiting": number of jobs that SLURM did not accept, "why": sbatch's reason}. None: it has not."""
+        return _read_if_usable(self.end_file, END)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What must be set before a job's python starts: numpy reads it once."""
+        """Environment variables that must be set before a job's Python starts: NumPy reads them only once."""
         return dict.fromkeys(THREADS, str(self.record["threads"]))
 
 
-def _sound(file: Path, schema: TypeAdapter[Record]) -> Record | None:
-    """None if it is not there, or damaged: then it is as if it had not been written."""
+def _read_if_usable(file: Path, schema: TypeAdapter[Record]) -> Record | None:
+    """Returns a record; None if it does not exist or is damaged. A damaged record is treated as if it had not been written."""
     with contextlib.suppress(DamagedError):
         return read(file, schema)
     return None
 
 
 def damage(file: Path, schema: TypeAdapter[Record], cure: str) -> Iterator[DamagedError]:
-    """Why a record cannot be used; nothing of one that can, or is not there."""
+    """Yields an error if a record exists and cannot be used."""
     try:
         read(file, schema, cure)
     except DamagedError as error:
@@ -208,7 +214,7 @@ def damage(file: Path, schema: TypeAdapter[Record], cure: str) -> Iterator[Damag
 
 
 class Batches(list[Batch]):
-    """Those of a store that can be read, oldest first; of the others why not. `next`: the number of one that is made now."""
+    """The batches of a store that can be read, oldest first. `damaged`: errors of the others. `next`: the next batch's number."""
 
     def __init__(self, store: Store) -> None:
         super().__init__()
@@ -225,12 +231,12 @@ class Batches(list[Batch]):
                 batch.record  # noqa: B018
                 self.append(batch)
             except DamagedError as error:
-                if not _is_empty(batch.folder):  # that is a number that was taken
+                if not _is_empty(batch.folder):  # an empty folder only reserves its number
                     self.damaged.append(error)
 
 
 def _is_empty(folder: Path) -> bool:
-    """Or no folder, or gone."""
+    """Whether a folder is empty, is not a folder, or does not exist."""
     try:
         return not os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -239,39 +245,45 @@ def _is_empty(folder: Path) -> bool:
         return False
 
 
-def wanted(batches: Iterable[Batch], runs: Iterable[str]) -> dict[str, frozenset[str]]:
-    """By run, the evaluations that these batches see to."""
-    found: dict[str, frozenset[str]] = dict.fromkeys(runs, frozenset())
+def evaluations_by_run(batches: Iterable[Batch], runs: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Returns the ids of the evaluations that these batches make, by run."""
+    evaluations: dict[str, frozenset[str]] = dict.fromkeys(runs, frozenset())
     for batch in batches:
-        found |= {run: found[run] | batch.wanted(run) for job in batch.jobs for run in job if run in found}
-    return found
+        runs_of_batch = (run for job in batch.jobs for run in job if run in evaluations)
+        evaluations |= {run: evaluations[run] | batch.evaluations_of(run) for run in runs_of_batch}
+    return evaluations
 
 
 def log_of(attempt: Attempt) -> Path | None:
-    """What the job of an attempt printed as errors; None of a run that was started by hand, or before that was written down."""
+    """Returns the file with the stderr of an attempt's job.
+
+    None if the attempt was started by hand, or is older than the key `log` in job.json.
+    """
     log: str | None = attempt.job.get("log")
     return None if log is None else attempt.run.store.root / log
 
 
 def batches(store: Store) -> Batches:
-    """All that was ever submitted from this store, oldest first, as far as it can be read."""
+    """Returns every readable batch of this store, oldest first."""
     return Batches(store)
 
 
 def pack(runs: Sequence[str], seconds: Mapping[str, float | None], cluster: Cluster) -> list[list[str]]:
-    """Runs shared out to SLURM jobs, in their order. `seconds`: what each takes; None where no finished run tells."""
+    """Distributes runs to SLURM jobs, in their order. `seconds`: what each run takes; None where no finished run tells."""
     if cluster.runs_per_job is not None:
         return _evenly(runs, cluster.runs_per_job)
     if any(seconds[run] is None for run in runs):
         return _evenly(runs, min(UNKNOWN_RUNS, math.ceil(len(runs) / UNKNOWN_JOBS)))
-    wanted = min(JOB_SECONDS, 30.0 * cluster.time_min)  # at most half of the time limit
+    target = min(JOB_SECONDS, 30.0 * cluster.time_min)  # seconds per job: at most half of the time limit
     takes = [seconds[run] or 0.0 for run in runs]
     total = sum(takes)
-    count = math.ceil(total / wanted) or 1
+    count = math.ceil(total / target) or 1
     jobs: list[list[str]] = [[] for _ in range(count)]
     before = 0.0
     for run, took in zip(runs, takes, strict=True):
-        jobs[int(count * (before + took / 2) / total) if total else 0].append(run)  # where the middle of it falls
+        jobs[int(count * (before + took / 2) / total) if total else 0].append(
+            run
+        )  # the job in which the run's middle falls
         before += took
     return [job for job in jobs if job]
 
@@ -282,40 +294,41 @@ def _evenly(runs: Sequence[str], most: int) -> list[list[str]]:
 
 
 def freeze_batch(
-    expanded: Launch, jobs: Sequence[Sequence[str]], kind: Kind, about: Mapping[str, Any], after: Batches
+    launch: Launch, jobs: Sequence[Sequence[str]], kind: Kind, about: Mapping[str, Any], after: Batches
 ) -> Batch | None:
-    """Snapshot and batch.json, on disk; nothing is submitted yet. None: another launch has put one in place `after` those that
-    this one has looked at. `about` says commit, dirty, and SLURM's name of the cluster.
+    """Writes the snapshot and batch.json, and returns the batch; nothing is submitted yet.
 
-    Raises StoreError if it cannot be written.
+    `about`: the keys `commit`, `dirty`, and `slurm_cluster`, SLURM's name of the cluster. `after`: the batches that this launch has
+    read. Returns None if another launch has put a batch in place since then. Raises StoreError if the files cannot be written.
     """
-    store, deployment = expanded.store, expanded.deployment
-    copy = snapshot.take(ROOT, store)
+    store, deployment = launch.store, launch.deployment
+    snapshot_folder = snapshot.take(ROOT, store)
 
     def parts(runs: Iterable[str]) -> Iterator[dict[str, Any]]:
-        def alike(run: str) -> tuple[Path, list[Settings]]:
-            return expanded.backbones[run], list(expanded.wanted[run].values())
+        def needs(run: str) -> tuple[Path, list[Settings]]:
+            return launch.backbones[run], list(launch.evaluations[run].values())
 
-        for (backbone, evaluations), group in itertools.groupby(runs, key=alike):
+        for (backbone, evaluations), group in itertools.groupby(runs, key=needs):
             yield {
-                "settings": job_settings(deployment, backbone, copy),
+                "settings": job_settings(deployment, backbone, snapshot_folder),
                 "runs": list(group),
                 "evaluations": evaluations,
             }
 
-    own = {
+    content = {
         "sweeps": {
-            one.sweep.name: [run for runs in jobs for run in runs if run in one.configs] for one in expanded.sweeps
+            expanded.sweep.name: [run for runs in jobs for run in runs if run in expanded.configs]
+            for expanded in launch.sweeps
         },
-        "overrides": list(expanded.sweeps[0].overrides),
-        "threads": max(expanded.configs[run].threads for runs in jobs for run in runs),
+        "overrides": list(launch.sweeps[0].overrides),
+        "threads": max(launch.configs[run].threads for runs in jobs for run in runs),
         "jobs": [list(parts(runs)) for runs in jobs],
     }
-    return put_batch(store, deployment, copy, kind, about, after, own)
+    return put_batch(store, deployment, snapshot_folder, kind, about, after, content)
 
 
 def job_settings(deployment: Deployment, backbone: Path, copy: Path) -> dict[str, Any]:
-    """As a batch keeps them. `copy`: the snapshot, which has the backbones of the repository in it."""
+    """Returns the job settings as a batch stores them. `copy`: the snapshot, which contains the repository's own backbones."""
     return JobSettings.of(deployment, snapshot.inside(backbone, ROOT, copy)).model_dump(mode="json")
 
 
@@ -328,27 +341,30 @@ def put_batch(
     after: Batches,
     own: Mapping[str, Any],
 ) -> Batch | None:
-    """The next batch, with `own` besides what all batches say. None if another launch was faster. Raises StoreError."""
+    """Puts the next batch in place, with `own` in addition to the keys that every batch has, and returns it.
+
+    Returns None if another launch was faster, and raises StoreError if the batch cannot be written. `copy`: the snapshot.
+    """
     number = after.next
     batch = Batch(store.jobs / str(number))
     code = {key: about[key] for key in ("commit", "dirty")}
-    frozen = {
+    record = {
         **own,
         "store": str(store.root),
         "snapshot": str(copy),
         "job": {"batch": batch.id, "scheduler": kind, "code": copy.name, **code},
         "job_name": f"mmprompt-{number}-{secrets.token_hex(3)}",
-        "launcher": this_process(),  # without it local workers end; SLURM's jobs need nobody once they are submitted
+        "launcher": this_process(),  # when it ends, local workers end; submitted SLURM jobs go on
         "user": who(),
         "slurm_cluster": about["slurm_cluster"],
         "cluster": deployment.cluster.model_dump(),
     }
     try:
         with drafted(batch.folder) as draft:
-            write_once(draft / "batch.json", as_json(frozen))
+            write_once(draft / "batch.json", as_json(record))
             return batch if put_folder(draft, batch.folder, "batch.json") else None
     except OSError as error:
         raise StoreError(f"{batch.folder} cannot be made: {error.strerror}") from error
 
 
-GPUS = "MMPROMPT_GPUS"  # the variable that says which a local worker may use; others find it in its environment
+GPUS = "MMPROMPT_GPUS"  # environment variable with a local worker's GPUs; other launches read it there

@@ -1,6 +1,6 @@
-"""A snapshot: the copy of our packages that a launch's jobs import, so that editing while they queue changes nothing.
+"""Makes snapshots: copies of our packages that a launch's jobs import, so that edits while they wait in the queue change nothing.
 
-STORE/code/HASH/ holds `mmprompt/` and `sweeps/`; HASH is of the content, so an unchanged tree is copied once.
+STORE/code/HASH/ contains `mmprompt/` and `sweeps/`. HASH is the hash of their content, so an unchanged tree is copied once.
 """
 
 from __future__ import annotations
@@ -20,26 +20,29 @@ LARGEST = 64 << 20  # bytes; a larger file is a published checkpoint, whose chec
 
 
 def files(root: Path) -> list[Path]:
-    """What a job may need of our packages, relative to `root`, sorted."""
-    found: list[Path] = []
+    """Returns the files of our packages that a job may need, relative to `root`, sorted."""
+    needed: list[Path] = []
     for package in PACKAGES:
         for folder, folders, names in os.walk(root / package):
             folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-            found += [Path(folder, name) for name in names if not name.startswith(".") and not name.endswith(".pyc")]
-    return sorted(file.relative_to(root) for file in found if file.stat().st_size <= LARGEST)
+            needed += [Path(folder, name) for name in names if not name.startswith(".") and not name.endswith(".pyc")]
+    return sorted(file.relative_to(root) for file in needed if file.stat().st_size <= LARGEST)
 
 
 def identity(root: Path) -> str:
-    """The hash of the packages' content under `root`."""
+    """Returns the hash of the packages' content under `root`."""
     return digest(canonical({str(file): fingerprint(root / file) for file in files(root)}))
 
 
 def take(root: Path, store: Store) -> Path:
-    """The snapshot of the packages under `root`, made unless it is there. Raises StoreError if it cannot be made."""
+    """Returns the snapshot of the packages under `root`, and makes it if it does not exist yet.
+
+    Raises StoreError if it cannot be made.
+    """
     snapshot = store.code / identity(root)
     with contextlib.suppress(OSError):
-        os.utime(snapshot)  # before it is looked at: `clean` puts back what it has just put aside
-    if snapshot.is_dir() and identity(snapshot) == snapshot.name:  # scratch file systems remove what is old
+        os.utime(snapshot)  # before reading it: a `clean` that has just moved it away moves it back
+    if snapshot.is_dir() and identity(snapshot) == snapshot.name:  # scratch file systems remove old files
         return snapshot
     try:
         with drafted(snapshot) as draft:
@@ -61,6 +64,6 @@ def take(root: Path, store: Store) -> Path:
 
 
 def inside(file: Path, root: Path, snapshot: Path) -> Path:
-    """The snapshot's copy of a file of our packages; a file that it does not hold stays itself."""
+    """Returns the snapshot's copy of a file of our packages, or the file itself if the snapshot does not contain it."""
     copy = snapshot / file.relative_to(root) if file.is_relative_to(root) else file
     return copy if copy.is_file() else file

@@ -1,1 +1,1 @@
-"""What a launch would do, and what it takes."""
+"""Launch plans: what a launch would do, what it costs, and which differences its seeds can show."""

@@ -1,8 +1,8 @@
-"""What runs will take, as finished runs of their kind tell: time, GPU-hours, disk. Nothing is guessed where none is finished.
+"""Estimates what runs cost, from finished runs of the same kind: time, GPU-hours and disk. Without such runs it makes no estimate.
 
-A kind is a model, a task and a method, or that nothing is trained, on a GPU or not. Finished runs of the sweep at hand tell, else
-a sample of the store's.
-What an evaluation takes is told by those of its kind: of the same split, decoded and attacked in the same way with whatever budget.
+A kind is a model, a task and a method, on a GPU or not; runs that train nothing are a kind of their own. The estimate uses finished
+runs of the same launch, or, if it has none of the kind, a sample of the store's runs. The time of an evaluation is that of earlier
+evaluations of its kind: on the same split, with the same decoding and attack, whatever the attack's budget.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from mmprompt.runs.store import Attempt, RunFolder, Store
 from mmprompt.settings.prompt import Prompt
 from sweeps.states.state import State
 
-LOOKED_INTO = 1000  # run folders, for kinds of which the sweep has not finished any
-ENOUGH = 16  # finished runs of a kind, of which each is looked at
-AT_ONCE = 16  # folders that are looked into together
-STATES = 4  # of the size of the trainable parameters: themselves, the best so far, and AdamW's two moments
-KEPT = 3  # checkpoints of a run at work: two, and one that is being written
-PASS = 20e3, 8  # bytes and files of an attempt that evaluates, and for each evaluation
+SAMPLED = 1000  # run folders of the store that are searched for kinds of which the launch has no finished run
+ENOUGH = 16  # finished runs of a kind whose files are read
+AT_ONCE = 16  # threads that read folders
+STATES = 4  # arrays of the size of the trainable parameters: the parameters, the best so far, and AdamW's two moments
+KEPT = 3  # checkpoints of a running run: two complete ones, and one that is being written
+PASS = 20e3, 8  # bytes and files of an attempt that only evaluates, and again for each evaluation
 TRY = "try `launch --limit 1`"
 
 Kind = tuple[str, str, str]
-Settings = Mapping[str, Any]  # of an evaluation
+EvaluationSettings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What decides what it takes to train a run."""
+    """The part of a run's configuration that decides its cost."""
 
     kind: Kind
-    examples: int  # that it trains on, counted as often as it sees them
+    examples: int  # training examples, each counted as often as the run sees it
 
     @classmethod
     def of(cls, config: RunConfig) -> Work:
@@ -53,7 +53,7 @@ class Work:
 
     @classmethod
     def frozen(cls, folder: RunFolder) -> Work:
-        """As its config.json says, of whatever version. Raises DamagedError."""
+        """Reads it from a run's config.json, of any version. Raises DamagedError if that file cannot be used."""
         config = folder.settings()
         prompt = config.get("prompt") or {}
         method = _trained(config["method"], (prompt.get("length"), prompt.get("decoder_length")))
@@ -63,133 +63,154 @@ class Work:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run that can tell what others of its kind will take."""
+    """A finished run, from which the cost of other runs of its kind is estimated."""
 
     folder: RunFolder
-    examples: int  # that it trained on, counted as often as it saw them
+    examples: int  # training examples, each counted as often as the run saw it
     result: ResultRecord
 
 
 @dataclass(frozen=True)
-class FinishedRuns:
-    """What finished runs tell of a kind."""
+class KindCost:
+    """The cost of a run of one kind, estimated from finished runs."""
 
     seconds: float  # of training, per example
-    rest: float  # seconds before and after it, less those of evaluations, where these say what they took
-    evaluations: Mapping[str, float]  # seconds that they took, by their kind
-    bytes: float  # that a finished run leaves
-    files: float
-    checkpoints: float  # bytes that a run needs besides while it is at work
+    rest: float  # seconds before and after training, without those of the evaluations that record their time
+    evaluations: Mapping[str, float]  # seconds of an evaluation, by its kind
+    bytes: float  # on disk after the run has finished
+    files: float  # on disk after the run has finished
+    checkpoints: float  # bytes that a run needs in addition while it runs
 
-    def evaluating(self, settings: Iterable[Settings]) -> float | None:
-        """Seconds that these evaluations take. Of clean ones that do not say it, `rest` has them."""
-        took = [self.evaluations.get(like(one), 0.0 if one.keys() == {"split"} else None) for one in settings]
-        known = [one for one in took if one is not None]
-        return sum(known) if len(known) == len(took) else None
+    def evaluation_seconds(self, settings: Iterable[EvaluationSettings]) -> float | None:
+        """Returns the seconds that these evaluations take; None if a kind is unknown.
 
-    def evaluated(self, count: int) -> FinishedRuns:
-        """What is told of a trained run that lacks so many evaluations."""
+        Default evaluations that do not record their time count 0 here: `rest` includes them.
+        """
+        seconds = [
+            self.evaluations.get(evaluation_kind(one), 0.0 if one.keys() == {"split"} else None) for one in settings
+        ]
+        known = [value for value in seconds if value is not None]
+        return sum(known) if len(known) == len(seconds) else None
+
+    def only_evaluating(self, count: int) -> KindCost:
+        """Returns the cost for a trained run of this kind that lacks `count` evaluations."""
         bytes, files = PASS
         return replace(self, bytes=bytes * (count + 1), files=files + 2 * count, checkpoints=0.0)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """By run that is to do: its seconds, and what is told of its kind; None where nothing is."""
+    """The estimated cost of the runs to do."""
 
-    seconds: dict[str, float | None]
-    told: dict[str, FinishedRuns | None]
-    finished: int  # runs that told it
-    devices: int  # that a job asks for: GPUs, or CPU cores where it asks for no GPU
-    unit: str
+    seconds: dict[str, float | None]  # by run; None: no estimate
+    kind_costs: dict[str, KindCost | None]  # by run: the cost of its kind; None: no run of the kind is finished
+    finished: int  # how many finished runs the estimate uses
+    devices: int  # that a job requests: GPUs, or CPU cores if it requests no GPU
+    unit: str  # of `hours`
 
     @property
     def known(self) -> list[float]:
+        """The seconds of the runs with an estimate."""
         return [seconds for seconds in self.seconds.values() if seconds is not None]
 
     @property
     def hours(self) -> float | None:
-        """GPU-hours or CPU-core-hours of the runs of which something is known."""
+        """GPU-hours or CPU-core-hours of the runs with an estimate; None if there is none."""
         return self.devices * sum(self.known) / 3600 if self.known else None
 
     def wall(self, jobs: Iterable[Sequence[str]], at_once: int) -> float | None:
-        """Seconds until the last of these jobs has ended, so many at a time, if none has to wait for others' jobs."""
-        free = [0.0] * at_once
+        """Returns the seconds until the last of these jobs has ended, if `at_once` jobs run at a time and none waits for jobs of
+        other users; None if a run has no estimate."""
+        busy_until = [0.0] * at_once
         for job in jobs:
-            took = [seconds for run in job if (seconds := self.seconds[run]) is not None]
-            if len(took) < len(job):
+            known = [seconds for run in job if (seconds := self.seconds[run]) is not None]
+            if len(known) < len(job):
                 return None
-            heapq.heapreplace(free, free[0] + sum(took))
-        return max(free)
+            heapq.heapreplace(busy_until, busy_until[0] + sum(known))
+        return max(busy_until)
 
     def disk(self, at_once: int) -> tuple[float, float] | None:
-        """Bytes and files that the runs need, so many of them at work together."""
-        told = [one for one in self.told.values() if one is not None]
-        if len(told) < len(self.told):
+        """Returns the bytes and files that the runs need if `at_once` of them run at a time; None if one has no estimate."""
+        known = [kind for kind in self.kind_costs.values() if kind is not None]
+        if len(known) < len(self.kind_costs):
             return None
-        checkpoints = sorted((one.checkpoints for one in told), reverse=True)[:at_once]
-        return sum(one.bytes for one in told) + sum(checkpoints), sum(one.files for one in told)
+        checkpoints = sorted((kind.checkpoints for kind in known), reverse=True)[:at_once]
+        return sum(kind.bytes for kind in known) + sum(checkpoints), sum(kind.files for kind in known)
 
     def __str__(self) -> str:
         if self.hours is None:
-            what = "finished run of their kind was asked the same" if self.finished else "run of their kind is finished"
-            return f"{self.unit} unknown, no {what}; {TRY}"
-        told = f"as {self.finished} finished run{'s' if self.finished != 1 else ''} of their kind took"
+            reason = (
+                "finished run of their kind made the same evaluations"
+                if self.finished
+                else "run of their kind is finished"
+            )
+            return f"{self.unit} unknown, no {reason}; {TRY}"
+        source = f"as {self.finished} finished run{'s' if self.finished != 1 else ''} of their kind took"
         unknown = len(self.seconds) - len(self.known)
-        more = f"; {unknown} more runs are of a kind that was never finished, unknown, {TRY}" if unknown else ""
-        return f"about {self.hours:.2g} {self.unit}, {told}{more}"
+        others = f"; {unknown} more runs unknown, no run of their kind is finished; {TRY}" if unknown else ""
+        return f"about {self.hours:.2g} {self.unit}, {source}{others}"
 
 
 def cost(
     store: Store,
     configs: Mapping[str, RunConfig],
-    wanted: Mapping[str, Mapping[str, Settings]],
+    wanted: Mapping[str, Mapping[str, EvaluationSettings]],
     states: Mapping[str, State],
     to_do: Sequence[str],
     cluster: Cluster,
 ) -> Cost:
-    """Of the runs that are to do; `configs`, `wanted`, their evaluations by id, and `states` are of the whole launch."""
-    return cost_of(store, {run: Work.of(one) for run, one in configs.items()}, wanted, states, to_do, cluster)
+    """Estimates the cost of the runs to do.
+
+    `configs`, `wanted` and `states` are of the whole launch, by run. `wanted`: the settings of the evaluations that a run needs, by
+    evaluation id.
+    """
+    return cost_of(store, {run: Work.of(config) for run, config in configs.items()}, wanted, states, to_do, cluster)
 
 
 def cost_of(
     store: Store,
     works: Mapping[str, Work],
-    wanted: Mapping[str, Mapping[str, Settings]],
+    wanted: Mapping[str, Mapping[str, EvaluationSettings]],
     states: Mapping[str, State],
     to_do: Sequence[str],
     cluster: Cluster,
 ) -> Cost:
-    """The same of runs of which only that is known which decides it."""
-    on_gpu = cluster.gpus > 0 and os.environ.get("MMPROMPT_FAKE_GPUS") != "1"  # there a CPU stands in for it
-    found: dict[Kind, list[FinishedRun]] = {works[run].kind: [] for run in to_do}
+    """Estimates the same from `works`, by run, instead of whole configurations."""
+    on_gpu = cluster.gpus > 0 and os.environ.get("MMPROMPT_FAKE_GPUS") != "1"  # then CPUs stand in for GPUs
+    finished: dict[Kind, list[FinishedRun]] = {works[run].kind: [] for run in to_do}
     for run, work in works.items():
         result = states[run].result
-        if result and work.kind in found and is_on_gpu(result) == on_gpu:
-            found[work.kind].append(FinishedRun(store.run(run), work.examples, result))
-    _look_elsewhere(store, {kind: there for kind, there in found.items() if not there}, on_gpu)
-    told = {kind: tell(there) if there else None for kind, there in found.items()}
-    by_run: dict[str, FinishedRuns | None] = {}
+        if result and work.kind in finished and is_on_gpu(result) == on_gpu:
+            finished[work.kind].append(FinishedRun(store.run(run), work.examples, result))
+    _add_from_store(store, {kind: runs for kind, runs in finished.items() if not runs}, on_gpu)
+    by_kind = {kind: kind_cost(runs) if runs else None for kind, runs in finished.items()}
+    by_run: dict[str, KindCost | None] = {}
     seconds: dict[str, float | None] = {}
     for run in to_do:
-        one, work, seen = told[works[run].kind], works[run], states[run]
-        by_run[run], seconds[run] = one, None
-        if one is not None:
-            missing = [settings for id, settings in wanted[run].items() if id in seen.missing]
-            asking, training = one.evaluating(missing), 0.0 if seen.result else one.seconds * work.examples
-            seconds[run] = one.rest + training + asking if asking is not None else None
-            by_run[run] = one.evaluated(len(missing)) if seen.result else one
+        kind, work, state = by_kind[works[run].kind], works[run], states[run]
+        by_run[run], seconds[run] = kind, None
+        if kind is not None:
+            missing = [settings for id, settings in wanted[run].items() if id in state.missing]
+            evaluating, training = (
+                kind.evaluation_seconds(missing),
+                0.0 if state.result else kind.seconds * work.examples,
+            )
+            seconds[run] = kind.rest + training + evaluating if evaluating is not None else None
+            by_run[run] = kind.only_evaluating(len(missing)) if state.result else kind
     unit = "GPU-hours" if cluster.gpus else "CPU-core-hours"
-    return Cost(seconds, by_run, sum(map(len, found.values())), cluster.gpus or cluster.cpus, unit)
+    return Cost(seconds, by_run, sum(map(len, finished.values())), cluster.gpus or cluster.cpus, unit)
 
 
 def _trained(method: str, lengths: Iterable[int | None]) -> str:
-    """The method; that of prompts of length 0 tells nothing of training others. `lengths`: of the prompts of both stacks."""
+    """Returns the method, or "nothing" for prompts of length 0, whose time tells nothing about training other prompts.
+
+    `lengths`: those of the prompts of both stacks.
+    """
     return "nothing" if method == "prompt" and not any(lengths) else method
 
 
-def like(settings: Settings) -> str:
-    """The kind of an evaluation."""
+def evaluation_kind(settings: EvaluationSettings) -> str:
+    """Returns the kind of an evaluation: its settings without the attack's budget, as text."""
     attack = {"attack": {key: value for key, value in settings.get("attack", {}).items() if key != "epsilon"}}
     return canonical({**settings, **attack})
 
@@ -198,16 +219,19 @@ def is_on_gpu(result: ResultRecord) -> bool:
     return not result.get("device", "cpu").startswith("cpu")
 
 
-def _look_elsewhere(store: Store, missing: Mapping[Kind, list[FinishedRun]], on_gpu: bool) -> None:
-    """Fills in finished runs of these kinds. A big store is sampled: ids are hashes, so any part of them is a fair one."""
+def _add_from_store(store: Store, missing: Mapping[Kind, list[FinishedRun]], on_gpu: bool) -> None:
+    """Adds finished runs of the store to the lists of these kinds.
+
+    Of a large store it reads every n-th run. This is a fair sample, because ids are hashes.
+    """
     runs = sorted(store.runs())
-    runs = runs[:: max(1, len(runs) // LOOKED_INTO)] if missing else []
+    runs = runs[:: max(1, len(runs) // SAMPLED)] if missing else []
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for i in range(0, len(runs), AT_ONCE):
             for kind, finished in filter(None, pool.map(_finished, map(store.run, runs[i : i + AT_ONCE]))):
                 if kind in missing and is_on_gpu(finished.result) == on_gpu:
                     missing[kind].append(finished)
-            if all(len(there) >= ENOUGH for there in missing.values()):
+            if all(len(found) >= ENOUGH for found in missing.values()):
                 return
 
 
@@ -220,53 +244,54 @@ def _finished(folder: RunFolder) -> tuple[Kind, FinishedRun] | None:
     return None
 
 
-def tell(there: Sequence[FinishedRun]) -> FinishedRuns:
-    some = there[:: max(1, len(there) // ENOUGH)]
+def kind_cost(runs: Sequence[FinishedRun]) -> KindCost:
+    """Estimates the cost of a kind from its finished runs. Files are read of a sample of the runs only."""
+    sample = runs[:: max(1, len(runs) // ENOUGH)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        asked = list(pool.map(lambda one: list(_evaluations(one)), some))
-        rests = [rest for rest in pool.map(_rest, some, asked) if rest is not None]
-        sizes = list(pool.map(lambda one: list(_sizes(one.folder.path)), some))
-    parameters = mean(one.result.get("trainable_parameters", 0) for one in some)
-    took: dict[str, list[float]] = {}
-    for evaluation in itertools.chain(*asked):
-        took.setdefault(like(evaluation["settings"]), []).append(evaluation["seconds"])
-    return FinishedRuns(
-        sum(one.result.get("seconds", 0.0) for one in there) / sum(one.examples for one in there),
+        evaluations = list(pool.map(lambda run: list(_evaluations(run)), sample))
+        rests = [rest for rest in pool.map(_rest, sample, evaluations) if rest is not None]
+        sizes = list(pool.map(lambda run: list(_sizes(run.folder.path)), sample))
+    parameters = mean(run.result.get("trainable_parameters", 0) for run in sample)
+    times: dict[str, list[float]] = {}
+    for evaluation in itertools.chain(*evaluations):
+        times.setdefault(evaluation_kind(evaluation["settings"]), []).append(evaluation["seconds"])
+    return KindCost(
+        sum(run.result.get("seconds", 0.0) for run in runs) / sum(run.examples for run in runs),
         median(rests) if rests else 0.0,
-        {kind: median(seconds) for kind, seconds in took.items()},
+        {kind: median(seconds) for kind, seconds in times.items()},
         mean(map(sum, sizes)),
         mean(map(len, sizes)),
         4 * parameters * STATES * KEPT,
     )
 
 
-def _evaluations(one: FinishedRun) -> Iterator[EvaluationRecord]:
-    """Those that were made of it, as far as they say what they took: those of long ago do not."""
-    for file in one.folder.evaluation_files(one.result["attempt"]):
+def _evaluations(run: FinishedRun) -> Iterator[EvaluationRecord]:
+    """Yields the run's evaluations that record their time. Old ones do not."""
+    for file in run.folder.evaluation_files(run.result["attempt"]):
         with contextlib.suppress(DamagedError):
             evaluation = read(file, EVALUATION)
             if evaluation is not None and "seconds" in evaluation:
                 yield evaluation
 
 
-def _rest(one: FinishedRun, evaluations: Iterable[Mapping[str, Any]]) -> float | None:
-    """Seconds from the claim to the result that were neither training nor, as far as that is known, evaluation.
+def _rest(run: FinishedRun, evaluations: Iterable[Mapping[str, Any]]) -> float | None:
+    """Returns the seconds from the claim to the result that were neither training nor evaluations with a recorded time.
 
-    None of a run that took several attempts.
+    None for a run that took several attempts.
     """
-    attempt = Attempt(one.folder, one.result["attempt"])
+    attempt = Attempt(run.folder, run.result["attempt"])
     if attempt.number > 1:
         return None
     try:
-        began, ended = ((attempt.path / "job.json").stat().st_mtime, one.folder.result_file.stat().st_mtime)
+        began, ended = ((attempt.path / "job.json").stat().st_mtime, run.folder.result_file.stat().st_mtime)
     except OSError:
         return None
-    asking = sum(evaluation["seconds"] for evaluation in evaluations if evaluation["attempt"] == attempt.number)
-    return max(0.0, ended - began - one.result.get("seconds", 0.0) - asking)
+    evaluating = sum(evaluation["seconds"] for evaluation in evaluations if evaluation["attempt"] == attempt.number)
+    return max(0.0, ended - began - run.result.get("seconds", 0.0) - evaluating)
 
 
 def _sizes(folder: os.PathLike[str] | str) -> Iterator[int]:
-    """Of every file and folder in it that is not removed meanwhile."""
+    """Yields the size in bytes of every file and folder in a folder. Files that are removed meanwhile are left out."""
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
             if entry.is_dir(follow_symlinks=False):

@@ -1,4 +1,4 @@
-"""The outlook of sweeps: what the store has of them, and what a launch would do. `plan` prints it, `launch` acts."""
+"""A launch plan: the states of a launch's runs, and what launching them would do. `plan` prints it, `launch` carries it out."""
 
 from __future__ import annotations
 
@@ -25,91 +25,100 @@ CONF = ROOT / "conf"
 
 @dataclass(frozen=True)
 class LaunchPlan:
+    """What a launch would do."""
+
     launch: Launch
-    batches: Batches  # all there were when the store was looked at
+    batches: Batches  # all batches of the store when it was read
     states: dict[str, State]  # by run
-    to_do: list[str]  # never tried, interrupted, to evaluate, or failed and worth another try
-    left_alone: list[str]  # failed, and not asked for again
-    diverged: list[str]  # of these, those that would fail again in the same way: an outcome, and nothing to mend
-    later: int  # runs to do beyond what `--limit` allows
-    problem: str  # why SLURM gives no information about some
+    to_do: list[str]  # runs that were never tried, were interrupted, lack an evaluation, or failed and get another try
+    left_alone: list[str]  # runs that failed and do not get another try
+    diverged: list[str]  # those of them that diverged: another try would diverge too, and there is nothing to repair
+    later: int  # how many runs `--limit` postpones
+    problem: str  # why SLURM gives no information about some runs
 
     @property
     def damage(self) -> list[DamagedError]:
-        """Batches and runs whose files cannot be used."""
+        """The errors of the batches and runs whose files cannot be used."""
         runs = [state.damage for state in self.states.values() if state.damage is not None]
         return [*self.batches.damaged, *runs]
 
-    def named(self, *names: Name) -> list[str]:
-        return [run for run, seen in self.states.items() if seen.name in names]
+    def runs_in_state(self, *names: Name) -> list[str]:
+        """Returns the runs whose state is one of these."""
+        return [run for run, state in self.states.items() if state.name in names]
 
     @cached_property
     def cost(self) -> Cost:
-        expanded = self.launch
+        """The estimated cost of the runs to do."""
+        launch = self.launch
         return cost(
-            expanded.store, expanded.configs, expanded.wanted, self.states, self.to_do, expanded.deployment.cluster
+            launch.store, launch.configs, launch.evaluations, self.states, self.to_do, launch.deployment.cluster
         )
 
     @cached_property
     def jobs(self) -> list[list[str]]:
-        """Of SLURM, what is to do shared out to them."""
+        """The runs to do, distributed to SLURM jobs."""
         return pack(self.to_do, self.cost.seconds, self.launch.deployment.cluster)
 
     @property
-    def places(self) -> int:
-        """Local processes at once."""
+    def local_workers(self) -> int:
+        """How many local workers run at once."""
         threads = max(config.threads for config in self.launch.configs.values())
         return min(capacity(self.launch.deployment.cluster, threads), len(self.states))
 
-    def what(self, kind: Kind) -> str:
-        """What would be submitted, in words."""
+    def submission(self, kind: Kind) -> str:
+        """Returns a phrase that says what would be submitted."""
         trained = sum(self.states[run].result is not None for run in self.to_do)
-        all_of_them = "to evaluate" if trained == len(self.to_do) else f"({trained} of them to evaluate)"
-        runs = count(self.to_do) + (f" {all_of_them}" if trained else "")
+        to_evaluate = "to evaluate" if trained == len(self.to_do) else f"({trained} of them to evaluate)"
+        runs = count(self.to_do) + (f" {to_evaluate}" if trained else "")
         if kind == "local":
-            return f"{runs}, {min(self.places, len(self.to_do))} at a time in local processes"
+            return f"{runs}, {min(self.local_workers, len(self.to_do))} at a time in local processes"
         return f"{runs} in {len(self.jobs)} SLURM jobs of up to {max(map(len, self.jobs))}"
 
     def states_of(self, sweep: ExpandedSweep) -> dict[str, State]:
-        """What one of the sweeps has of its runs; others may want more of the same."""
+        """Returns the states of one sweep's runs, by the evaluations that it needs; other sweeps may need more of the same runs."""
         store = sweep.store
-        return {run: self.states[run].to(store.run(run), wanted) for run, wanted in sweep.wanted.items()}
+        return {
+            run: self.states[run].restricted_to(store.run(run), wanted) for run, wanted in sweep.evaluations.items()
+        }
 
     def __str__(self) -> str:
         return counted(self.states)
 
 
 def counted(states: Mapping[str, State]) -> str:
-    counts = Counter(seen.name for seen in states.values())
+    """Returns how many runs are in each state, as a sentence for users."""
+    counts = Counter(state.name for state in states.values())
     return f"{count(states)}: " + ", ".join(f"{counts[name]} {name}" for name in COUNTED if counts[name])
 
 
-def look(names: Iterable[str], overrides: Sequence[str], retry: str | None, limit: int | None) -> LaunchPlan:
-    """Expands the sweeps and asks store and scheduler. Raises ConfigError.
+def plan_launch(names: Iterable[str], overrides: Sequence[str], retry: str | None, limit: int | None) -> LaunchPlan:
+    """Expands the sweeps, reads the store and SLURM's queue, and returns the plan. Raises ConfigError.
 
-    `retry`: "all", nothing is left alone; a word of a cause (`mmprompt.runs.failures`): of the failed ones those, and no others.
+    `retry`: "all" gives every failed run another try; the word of a cause (`mmprompt.runs.failures`) gives one to the runs that
+    failed with this cause, and to no others; None gives one to failed runs that have tries left and did not diverge. `limit`: the
+    largest number of runs to do.
     """
-    return of(join(names, overrides, CONF), retry, limit)
+    return plan_for(join(names, overrides, CONF), retry, limit)
 
 
-def of(expanded: Launch, retry: str | None, limit: int | None) -> LaunchPlan:
-    """The same of sweeps that are expanded already."""
-    store, runs = expanded.store, list(expanded.configs)
+def plan_for(launch: Launch, retry: str | None, limit: int | None) -> LaunchPlan:
+    """Returns the plan for sweeps that are expanded already."""
+    store, runs = launch.store, list(launch.configs)
     follow_mode(store.root)
-    there = batches(store)
-    queued = queue(store, runs, there)
-    seen = states(store, runs, queued, expanded.wanted)
-    failed = [run for run in runs if seen[run].name in ENDED]
-    diverged = [run for run in failed if seen[run].name == "diverged"]
+    known = batches(store)
+    queued = queue(store, runs, known)
+    state_of = states(store, runs, queued, launch.evaluations)
+    failed = [run for run in runs if state_of[run].name in ENDED]
+    diverged = [run for run in failed if state_of[run].name == "diverged"]
     if retry == "all":
         left_alone = []
     elif retry is None:
-        left_alone = [run for run in failed if seen[run].name == "diverged" or store.run(run).tries() >= TRIES]
+        left_alone = [run for run in failed if state_of[run].name == "diverged" or store.run(run).tries() >= TRIES]
     else:
-        why = causes.failures(store, failed, seen)
-        left_alone = [run for run in failed if run not in why or why[run].cause != RETRIED[str(retry)]]
-    wanted, alone = {*OPEN} | ({"lost?"} if retry == "all" else set()), set(left_alone)
-    to_do = [run for run in runs if seen[run].name in wanted and run not in alone]
+        failures = causes.failures(store, failed, state_of)
+        left_alone = [run for run in failed if run not in failures or failures[run].cause != RETRIED[str(retry)]]
+    open_states, alone = {*OPEN} | ({"lost?"} if retry == "all" else set()), set(left_alone)
+    to_do = [run for run in runs if state_of[run].name in open_states and run not in alone]
     first = to_do[:limit] if limit else to_do
     outcomes = [run for run in diverged if run in alone]
-    return LaunchPlan(expanded, there, seen, first, left_alone, outcomes, len(to_do) - len(first), queued.problem)
+    return LaunchPlan(launch, known, state_of, first, left_alone, outcomes, len(to_do) - len(first), queued.problem)

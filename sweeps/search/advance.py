@@ -240,7 +240,7 @@ class Desk:
         there = {batch.id: batch for batch in batches(self.study.store)}
         held = {one.job["batch"]: there[one.job["batch"]] for one in on_slurm if one.job["batch"] in there}
         answer = slurm.jobs(list(held.values()))
-        words = {job.id: job.word for job in answer.jobs.values()}
+        words = {job.id: job.state for job in answer.jobs.values()}
         for one in on_slurm:
             word = words.get(str(one.job.get("job")))
             if held.get(one.job["batch"]) in answer.unknown or word not in (None, "PENDING"):

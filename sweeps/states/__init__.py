@@ -1,1 +1,1 @@
-"""The state of runs, why they ended, and what to type next."""
+"""The states of runs, the causes of failures, and the commands to type next."""

@@ -1,6 +1,6 @@
-"""The state of runs, rebuilt from the store and the scheduler by whoever asks, at any time.
+"""Determines the states of runs from the store and from SLURM's queue. Any process can do so at any time.
 
-Whoever asks says which evaluations he wants of each: a run that has its result and lacks one of them is not done.
+The caller says which evaluations each run needs: a run that has its result and lacks one of them is not done.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from sweeps.jobs.batch import Batch, batches
 from sweeps.jobs.slurm import Job
 
 Name = Literal["done", "diverged", "failed", "damaged", "running", "queued", "lost?", "to do", "to evaluate"]
-ENDED: tuple[Name, ...] = ("failed", "diverged")  # for a reason that lies in the run
-OPEN: tuple[Name, ...] = ("to do", "to evaluate", *ENDED)  # nobody is at it, and a launch would be, or may be told to
+ENDED: tuple[Name, ...] = ("failed", "diverged")  # the reason lies in the run
+OPEN: tuple[Name, ...] = (
+    "to do",
+    "to evaluate",
+    *ENDED,
+)  # no process works on the run; a launch does, some only with --retry
 COUNTED: tuple[Name, ...] = (
     "done",
     "diverged",
@@ -32,40 +36,48 @@ COUNTED: tuple[Name, ...] = (
     "damaged",
     "to evaluate",
     "to do",
-)  # in a sentence
-LOOKS = 2  # at a run that is being removed
-AT_ONCE = 16  # runs that are looked at together
+)  # the order in which a sentence counts them
+LOOKS = 2  # how often a run is read that is being removed meanwhile
+AT_ONCE = 16  # threads that read runs
 
 
 @dataclass(frozen=True)
-class Held:
-    """A SLURM job that holds a run. `job` is None where there is no information."""
+class HoldingJob:
+    """A SLURM job that has a run in its list."""
 
     batch: str
-    number: int
-    job: Job | None
-    wanted: frozenset[str] = frozenset()  # the evaluations that its batch sees to
+    number: int  # of the job, in its batch
+    job: Job | None  # None: SLURM gives no information about it
+    evaluations: frozenset[str] = frozenset()  # ids of the evaluations that its batch makes of the run
 
 
 @dataclass(frozen=True)
 class Queue:
-    """What SLURM has of our runs: by run, the jobs that hold it, oldest first. `problem`: why something is not known."""
+    """The jobs of our runs that are in SLURM's queue."""
 
-    jobs: Mapping[str, Sequence[Held]]
-    problem: str = ""
+    jobs: Mapping[str, Sequence[HoldingJob]]  # by run, the jobs that have it in their list, oldest first
+    problem: str = ""  # the reason why there is no information about some
 
 
 @dataclass(frozen=True)
 class State:
-    name: Name  # "lost?": another machine may be at it, and nobody can tell; "diverged": an outcome, and would be again
-    attempt: Attempt | None  # the newest; of a trained run one that evaluates, of a done one that which published
-    result: ResultRecord | None
-    job: Job | None  # that SLURM has, of a run that is queued or running
-    missing: frozenset[str] = frozenset()  # of the evaluations that are wanted, those that are not there
-    damage: DamagedError | None = None  # of a damaged run the file that cannot be used, and why
+    """The state of one run.
 
-    def to(self, folder: RunFolder, wanted: Collection[str]) -> State:
-        """The same run to somebody who wants only these evaluations."""
+    "lost?": a process on another machine may work on the run, and there is no information about it. "diverged" is an outcome:
+    another attempt would diverge again.
+    """
+
+    name: Name
+    attempt: (
+        Attempt | None
+    )  # a done run's published one; else the newest, which only evaluates if the run has its result
+    result: ResultRecord | None
+    job: Job | None  # the SLURM job of a run that is queued or running
+    missing: frozenset[str] = frozenset()  # ids of the evaluations that the run needs and does not have
+    damage: DamagedError | None = None  # for a damaged run: the file that cannot be used, and the reason
+
+    def restricted_to(self, folder: RunFolder, wanted: Collection[str]) -> State:
+        """Returns the state of the run if only these evaluations are needed."""
         missing = self.missing.intersection(wanted)
         if self.result is not None and not missing:
             return State("done", Attempt(folder, self.result["attempt"]), self.result, None)
@@ -73,65 +85,77 @@ class State:
 
 
 def queue(store: Store, runs: Iterable[str], known: Sequence[Batch] | None = None) -> Queue:
-    """Asks squeue once, and only if a SLURM batch of this store holds one of these runs. `known`: the batches there are."""
+    """Returns the jobs in SLURM's queue that have one of these runs in their list.
+
+    Calls squeue once, and only if a SLURM batch of this store contains one of the runs. `known`: the store's batches, if they have
+    been read already.
+    """
     asked = set(runs)
-    found = [batch for batch in (batches(store) if known is None else known) if batch.is_slurm]
-    every = [(batch, number, asked.intersection(job)) for batch in found for number, job in enumerate(batch.jobs)]
-    held = [(batch, number, some) for batch, number, some in every if some]
+    slurm_batches = [batch for batch in (batches(store) if known is None else known) if batch.is_slurm]
+    every_job = [
+        (batch, number, asked.intersection(job)) for batch in slurm_batches for number, job in enumerate(batch.jobs)
+    ]
+    held = [(batch, number, held_runs) for batch, number, held_runs in every_job if held_runs]
     holding = list(dict.fromkeys(batch for batch, _, _ in held))
-    submitting = set(filter(slurm.is_submitting, holding))  # before: what has been handed over is in squeue
+    submitting = set(filter(slurm.is_submitting, holding))  # before squeue, which then lists all that was submitted
     answer = slurm.jobs(holding)
-    jobs: dict[str, list[Held]] = {}
-    for batch, number, some in held:
+    jobs: dict[str, list[HoldingJob]] = {}
+    for batch, number, held_runs in held:
         job = answer.jobs.get((batch, number))
         if job is None and batch in submitting:
             job = Job("", "SUBMITTING", "", "a launch hands it over", "", batch.record["user"])
         if job is not None or batch in answer.unknown:
-            for run in some:
-                jobs.setdefault(run, []).append(Held(batch.id, number, job, batch.wanted(run)))
+            for run in held_runs:
+                jobs.setdefault(run, []).append(HoldingJob(batch.id, number, job, batch.evaluations_of(run)))
     return Queue(jobs, answer.problem)
 
 
 def states(
     store: Store, runs: Sequence[str], queue: Queue, wanted: Mapping[str, Collection[str]] = MappingProxyType({})
 ) -> dict[str, State]:
-    """The state of each of these runs; `wanted`: by run, of those of which evaluations are. On a shared file system every
-    look-up waits for a server, so there are few of them, and several at a time."""
-    there = store.runs() | queue.jobs.keys()
+    """Returns the state of each of these runs. `wanted`: the ids of the evaluations that they need, by run.
 
-    def one(run: str) -> State:
+    On a shared file system every look-up waits for a server, so there are few look-ups, and several at a time.
+    """
+    existing = store.runs() | queue.jobs.keys()
+
+    def state_of(run: str) -> State:
         evaluations = frozenset(wanted.get(run, ()))
-        if run not in there:
+        if run not in existing:
             return State("to do", None, None, None, evaluations)
         return state(store.run(run), queue, evaluations)
 
-    def some(runs: Sequence[str]) -> list[tuple[str, State]]:
-        return [(run, one(run)) for run in runs]
+    def states_of(runs: Sequence[str]) -> list[tuple[str, State]]:
+        return [(run, state_of(run)) for run in runs]
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        found = dict(itertools.chain(*pool.map(some, (runs[i::AT_ONCE] for i in range(AT_ONCE)))))
-    return {run: found[run] for run in runs}
+        by_run = dict(itertools.chain(*pool.map(states_of, (runs[i::AT_ONCE] for i in range(AT_ONCE)))))
+    return {run: by_run[run] for run in runs}
 
 
 def state(folder: RunFolder, queue: Queue, wanted: Collection[str] = ()) -> State:
-    """One run's state. A result with all the evaluations that are `wanted` is the last word, an error ends an attempt; the rest
-    is asked of who executes it. A file that cannot be used is the affair of this run alone."""
+    """Returns the state of one run.
+
+    A run with a result and all `wanted` evaluations is done, whatever else its files say. An attempt with an error has ended.
+    Otherwise the state depends on the process or the SLURM job that executes the run. A file that cannot be used makes only this
+    run "damaged".
+    """
     for _ in range(LOOKS):
         try:
-            seen = _state(folder, queue, wanted)
-            if seen.name not in ("done", "running") and (seen.attempt or folder.id in queue.jobs):
+            current = _state(folder, queue, wanted)
+            if current.name not in ("done", "running") and (current.attempt or folder.id in queue.jobs):
                 folder.settings()
-            return seen
+            return current
         except DamagedError as error:
             damage = error
             if folder.path.exists():
-                break  # else it was being removed while we looked
-    held = [one.job for one in queue.jobs.get(folder.id, ()) if one.job]
-    return State("damaged", None, None, held[-1] if held else None, frozenset(wanted), damage)
+                break  # else it was removed while its files were read
+    jobs = [holder.job for holder in queue.jobs.get(folder.id, ()) if holder.job]
+    return State("damaged", None, None, jobs[-1] if jobs else None, frozenset(wanted), damage)
 
 
 def _state(folder: RunFolder, queue: Queue, wanted: Collection[str]) -> State:
-    """Raises DamagedError."""
+    """Returns the state of one run. Raises DamagedError if one of its files cannot be used."""
     result = folder.result()
     missing = folder.missing(wanted, result)
     if result is not None and not missing:
@@ -140,39 +164,43 @@ def _state(folder: RunFolder, queue: Queue, wanted: Collection[str]) -> State:
     attempt = attempts[-1] if attempts else None
     reason = attempt.reason if attempt else None
     failed = reason is not None and not reason.interrupted
-    held = list(queue.jobs.get(folder.id, ()))
-    if result is not None:  # a job that has trained it, and is at other runs now, need not be one that evaluates it
-        held = [one for one in held if one.wanted & missing]
-    if failed and attempt:  # a batch tries a run once; one that was interrupted SLURM starts again
-        held = [one for one in held if one.batch != attempt.job["batch"]]
-    own = next((one for one in held if attempt and one.job and one.job.id == attempt.job.get("job")), None)
-    alive = is_alive(attempt, held) if attempt and reason is None else False
+    holders = list(queue.jobs.get(folder.id, ()))
+    if (
+        result is not None
+    ):  # a job that trained the run and is busy with other runs now may not be one that evaluates it
+        holders = [holder for holder in holders if holder.evaluations & missing]
+    if failed and attempt:  # a batch tries a run only once; only after an interruption SLURM starts its job again
+        holders = [holder for holder in holders if holder.batch != attempt.job["batch"]]
+    own = next(
+        (holder for holder in holders if attempt and holder.job and holder.job.id == attempt.job.get("job")), None
+    )
+    alive = is_alive(attempt, holders) if attempt and reason is None else False
     if alive:
         return State("running", attempt, result, own.job if own else None, missing)
-    waiting = next((one.job for one in [*([own] if own else []), *reversed(held)] if one.job), None)
+    waiting = next((holder.job for holder in [*([own] if own else []), *reversed(holders)] if holder.job), None)
     if waiting:
         return State("queued", attempt, result, waiting, missing)
-    if held or alive is None:
+    if holders or alive is None:
         return State("lost?", attempt, result, None, missing)
     if folder.result() != result or folder.missing(wanted, result) != missing:
-        return _state(folder, queue, wanted)  # whoever was at it has published since the first look, and may be gone
+        return _state(folder, queue, wanted)  # a process has published since the files were read, and may have ended
     if failed and reason:
         return State("diverged" if reason.kind == "diverged" else "failed", attempt, result, None, missing)
     return State("to evaluate" if result else "to do", attempt, result, None, missing)
 
 
-def is_alive(attempt: Attempt, held: Sequence[Held]) -> bool | None:
-    """Whether some process is still at this attempt; None without information."""
-    here, job = attempt.is_running(), attempt.job
-    if here is not None:
-        return here
+def is_alive(attempt: Attempt, holders: Sequence[HoldingJob]) -> bool | None:
+    """Whether a process still works on this attempt; None without information. `holders`: the jobs that have its run."""
+    runs_here, job = attempt.is_running(), attempt.job
+    if runs_here is not None:
+        return runs_here
     if job["scheduler"] != "slurm":
         return None
-    if any(one.job and one.job.id == job.get("job") and one.job.word != "PENDING" for one in held):
+    if any(holder.job and holder.job.id == job.get("job") and holder.job.state != "PENDING" for holder in holders):
         return True
-    return None if any(one.batch == job["batch"] and one.job is None for one in held) else False
+    return None if any(holder.batch == job["batch"] and holder.job is None for holder in holders) else False
 
 
 def mark_dead(attempt: Attempt) -> None:
-    """Writes down that an attempt is over whose process is gone: on another host nobody could tell."""
+    """Writes down that an attempt whose process is gone has ended, since this cannot be seen from another host."""
     attempt.fail(silent(interrupted=attempt.job["scheduler"] != "slurm"))

@@ -24,8 +24,8 @@ from sweeps.display.live_table import confirmed
 from sweeps.grid.launched import find_run, read, store_at
 from sweeps.jobs import slurm
 from sweeps.jobs.arrays import ranges
-from sweeps.jobs.batch import Batch, batches, wanted
-from sweeps.jobs.local import LAST_WORDS, Workers, at_work, folder_of
+from sweeps.jobs.batch import Batch, batches, evaluations_by_run
+from sweeps.jobs.local import LAST_WORDS, Workers, batch_folder, running_workers
 from sweeps.states.state import ENDED, Queue, State, queue, states
 from sweeps.wording import count
 
@@ -123,7 +123,7 @@ def look(store: Store, asked: Sequence[str], state: str | None) -> Found:
     held = {run for holder in holders for run in holder.runs}
     of_interest = sorted(held.union(asked))
     holding = dict.fromkeys(holder.batch for holder in holders)  # each once: it may have thousands of jobs
-    known_states = states(store, of_interest, queued, wanted(holding, of_interest))
+    known_states = states(store, of_interest, queued, evaluations_by_run(holding, of_interest))
     seen: dict[str, str] = {run: one.name for run, one in known_states.items()}
     for holder in holders:
         if not holder.batch.is_slurm:
@@ -166,18 +166,18 @@ def _jobs(known: Sequence[Batch], queued: Queue, asked: Iterable[str]) -> Iterat
         batch, problem = by_id[name], ""
         if job is None:
             problem = f"SLURM gives no information about their jobs now, {queued.problem}"
-        elif job.word == "SUBMITTING":
+        elif job.state == "SUBMITTING":
             problem = f"the launch of batch {name} is submitting their jobs; ask again when it has"
         elif job.user != who():
             problem = f"their jobs are {job.user}'s"
-        if job is None or job.word not in ENDING:
+        if job is None or job.state not in ENDING:
             yield Holder(f"job {job.id if job else ''}", batch, batch.jobs[number], job.id if job else "", problem)
 
 
 def _launches(store: Store, known: Iterable[Batch], asked: set[str]) -> Iterator[Holder]:
     """On this machine those that live, or whose processes do; on another those of which nobody can tell."""
     local = [batch for batch in known if not batch.is_slurm and asked.intersection(batch.jobs[0])]
-    workers = {folder_of(worker).resolve() for worker in at_work(store)} if local else set()
+    workers = {batch_folder(worker).resolve() for worker in running_workers(store)} if local else set()
     for batch in local:
         launcher, user = batch.record["launcher"], batch.record["user"]
         hidden = is_running(launcher) is None and launcher["host"] == socket.gethostname()

@@ -23,8 +23,8 @@ from mmprompt.runs.store import OF_SEARCH, Attempt, RunFolder, Store
 from sweeps.display.live_table import confirmed
 from sweeps.grid.launched import readable, store_at
 from sweeps.jobs import slurm
-from sweeps.jobs.batch import Batch, Batches, batches, wanted
-from sweeps.jobs.local import at_work, folder_of
+from sweeps.jobs.batch import Batch, Batches, batches, evaluations_by_run
+from sweeps.jobs.local import batch_folder, running_workers
 from sweeps.states.state import OPEN, Queue, State, queue, states
 from sweeps.wording import count, volume
 
@@ -54,7 +54,7 @@ def clean(runs: Path, days: int, cache: bool) -> int:
     known = batches(store)
     ids = sorted(store.runs() | {run for batch in known for job in batch.jobs for run in job})
     queued = queue(store, ids)
-    seen = states(store, ids, queued, wanted(known, ids))
+    seen = states(store, ids, queued, evaluations_by_run(known, ids))
     open_batches = {batch.id for batch in known if is_open(batch, seen, queued)} | _of_workers(store)
     now = server_time(store.root)
     found = [
@@ -160,7 +160,7 @@ def search_is_over(batch: Batch) -> bool:
 
 
 def _of_workers(store: Store) -> set[str]:
-    return {folder_of(worker).name for worker in at_work(store)}
+    return {batch_folder(worker).name for worker in running_workers(store)}
 
 
 def of_batches(store: Store, known: Iterable[Batch], open_batches: set[str], days: int, now: float) -> Iterator[Found]:

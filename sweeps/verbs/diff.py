@@ -20,7 +20,7 @@ from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import ABSENT, NEUTRAL, dotted, is_of_evaluations, setting
 from mmprompt.runs.records import DamagedError
 from mmprompt.runs.store import RunFolder, Store
-from sweeps.grid.launched import find_run, label_of, readable, store_at, wanted_of
+from sweeps.grid.launched import evaluations_of, find_run, label_of, readable, store_at
 
 MEANS = {
     "backbone.checksum": "another checkpoint",
@@ -151,7 +151,7 @@ def _title(store: Store, one: Known) -> str:
     label = label_of(store, one.folder.id)
     try:
         result = one.folder.result()
-        missing = one.folder.missing(wanted_of(store, one.folder.id), result) if result else ()
+        missing = one.folder.missing(evaluations_of(store, one.folder.id), result) if result else ()
     except DamagedError as error:
         return f"{one.folder.id}  {label}{' ' if label else ''}(damaged: {error})"
     state = "finished" if result else "not finished" if one.is_whole else "not begun"

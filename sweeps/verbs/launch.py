@@ -22,11 +22,11 @@ from sweeps.display.watch import Submit, Watch
 from sweeps.grid import manifest
 from sweeps.grid.launched import LaunchedSweep
 from sweeps.jobs import slurm
-from sweeps.jobs.batch import Batch, freeze_batch, log_of, wanted
+from sweeps.jobs.batch import Batch, evaluations_by_run, freeze_batch, log_of
 from sweeps.jobs.local import Workers
 from sweeps.jobs.submission import NoAnswerError
 from sweeps.planning import launch_plan
-from sweeps.planning.launch_plan import LaunchPlan, look
+from sweeps.planning.launch_plan import LaunchPlan, plan_launch
 from sweeps.states.state import mark_dead
 from sweeps.verbs.status import StatusView, as_json
 from sweeps.wording import count
@@ -45,7 +45,7 @@ def launch(
     with a sweep, an override or the cluster's settings.
     """
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
-        planned = look(names, overrides, retry, limit)
+        planned = plan_launch(names, overrides, retry, limit)
         code = carry_out(planned, wait, retry, limit)
     if json:
         print(as_json(StatusView(planned.launch.store, planned.launch.names, [])))
@@ -56,14 +56,14 @@ def carry_out(planned: LaunchPlan, wait: bool, retry: str | None, limit: int | N
     planned = mended(planned, retry, limit)
     for damage in planned.batches.damaged:
         print(f"damaged: {damage}")
-    busy = planned.to_do or planned.named("running", "queued")
+    busy = planned.to_do or planned.runs_in_state("running", "queued")
     # Before anything is written: it may refuse.
     kind, why = slurm.choose(planned.launch.deployment.cluster.kind) if busy else ("local", "")
     about = provenance() | {"slurm_cluster": None}
     print(f"{', '.join(planned.launch.names)}: {planned}")
     if kind == "slurm" and planned.to_do:
         about["slurm_cluster"] = (slurm.config() or {}).get("ClusterName")
-        print(f"{planned.what('slurm')} ({why}): {terms(planned)}\n{planned.cost}", flush=True)
+        print(f"{planned.submission('slurm')} ({why}): {terms(planned)}\n{planned.cost}", flush=True)
         if not confirmed(f"submit {len(planned.jobs)} jobs?"):
             print("nothing was submitted")
             return 1
@@ -84,7 +84,7 @@ def mended(planned: LaunchPlan, retry: str | None, limit: int | None) -> LaunchP
     for run, damage in mendable:
         store.run(run).mend(configs[run])
         print(f"{damage.file} {damage.why}; it is written again")
-    return launch_plan.of(planned.launch, retry, limit) if mendable else planned
+    return launch_plan.plan_for(planned.launch, retry, limit) if mendable else planned
 
 
 def terms(planned: LaunchPlan) -> str:
@@ -97,31 +97,31 @@ def terms(planned: LaunchPlan) -> str:
 def _launch_here(planned: LaunchPlan, about: Mapping[str, Any], why: str, retry: str | None, limit: int | None) -> int:
     batch = None
     while batch is None:
-        runs = [*planned.to_do, *planned.named("running")]  # what another launch is at may be left to this one
+        runs = [*planned.to_do, *planned.runs_in_state("running")]  # what another launch is at may be left to this one
         if not runs:
             return _report(planned, [], [])
         _prepare(planned)
         batch = freeze_batch(planned.launch, [runs], "local", about, planned.batches)
         if batch is None:  # another launch was faster
-            planned = launch_plan.of(planned.launch, retry, limit)
-    workers = Workers(batch, planned.places)
-    print(f"{planned.what('local')} ({why}); logs in {batch.folder}", flush=True)
+            planned = launch_plan.plan_for(planned.launch, retry, limit)
+    workers = Workers(batch, planned.local_workers)
+    print(f"{planned.submission('local')} ({why}); logs in {batch.folder}", flush=True)
     return _follow(_watch(planned, about, runs, workers), planned)
 
 
 def _launch_on_slurm(
     planned: LaunchPlan, about: Mapping[str, Any], wait: bool, retry: str | None, limit: int | None
 ) -> int:
-    runs = [*planned.to_do, *planned.named("running", "queued", "lost?")]
+    runs = [*planned.to_do, *planned.runs_in_state("running", "queued", "lost?")]
     planned, _ = _submit(planned, about, retry, limit, _say)
     if wait:
         return _follow(_watch(planned, about, runs, None, Again(planned, about).submit), planned)
     if planned.problem:
         print(f"no information from SLURM: {planned.problem}")
-    busy = planned.named("running", "queued")
+    busy = planned.runs_in_state("running", "queued")
     if busy:
         print("the jobs need nobody here; `status` says how far they are, the same command with --wait follows them")
-    asked = wanted(planned.batches, busy)
+    asked = evaluations_by_run(planned.batches, busy)
     if short := [run for run in busy if planned.states[run].missing - asked[run]]:
         print(f"{count(short)} of a launch that wants fewer evaluations; once done, the same command makes the others")
     return _report(planned, [], [])
@@ -140,7 +140,7 @@ class Again:
 
     def submit(self, runs: Sequence[str], say: Callable[[str], None]) -> list[str]:
         """Those that were handed over: under a submit limit as many jobs as have ended since."""
-        now = launch_plan.of(self.launch, None, None)
+        now = launch_plan.plan_for(self.launch, None, None)
         now = replace(now, to_do=[run for run in now.to_do if run in runs])
         there = jobs_of(now)
         if self._full is not None and there:
@@ -169,9 +169,9 @@ def _submit(
         batch = freeze_batch(planned.launch, planned.jobs, "slurm", about, planned.batches)
         if batch is not None:
             handed = hand_over(batch, say)
-            return launch_plan.of(planned.launch, None, None), handed
+            return launch_plan.plan_for(planned.launch, None, None), handed
         wanted = set(planned.to_do)  # another launch was faster
-        planned = launch_plan.of(planned.launch, retry, limit)
+        planned = launch_plan.plan_for(planned.launch, retry, limit)
         planned = replace(planned, to_do=[run for run in planned.to_do if run in wanted])
     return planned, []
 
@@ -282,16 +282,16 @@ def _report(planned: LaunchPlan, failed: Sequence[str], not_done: Sequence[str])
     if not_done:
         print(f"{count(not_done)} not done; the same command goes on from here")
         _say_why(planned, not_done)
-    lost = [run for run in planned.named("lost?") if run not in planned.to_do]
+    lost = [run for run in planned.runs_in_state("lost?") if run not in planned.to_do]
     if lost:
         print(f"{count(lost)} may be at work where nobody can be asked now; --retry starts them again")
-    damaged = planned.named("damaged")
+    damaged = planned.runs_in_state("damaged")
     if damaged:
         print(f"{count(damaged)} damaged, and left alone:")
         for run in damaged:
             print(f"  {planned.states[run].damage}")
     if _done(planned) == len(planned.states):
-        already = " already" if len(planned.named("done")) == len(planned.states) else ""
+        already = " already" if len(planned.runs_in_state("done")) == len(planned.states) else ""
         print(f"all {len(planned.states)} runs are done{already}")
     return 1 if failed or left_alone or not_done or lost or damaged else 0
 
@@ -317,6 +317,6 @@ def _done(planned: LaunchPlan) -> int:
 
 def _is_done(planned: LaunchPlan, run: str) -> bool:
     try:
-        return planned.launch.store.run(run).is_done(planned.launch.wanted[run])
+        return planned.launch.store.run(run).is_done(planned.launch.evaluations[run])
     except DamagedError:
         return False

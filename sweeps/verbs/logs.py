@@ -14,8 +14,8 @@ from typing import Any
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Attempt, RunFolder, Store
 from sweeps.grid.launched import find_run, label_of, store_at
-from sweeps.jobs.batch import batches, log_of, wanted
-from sweeps.jobs.job_log import BEGINS, tail, written
+from sweeps.jobs.batch import batches, evaluations_by_run, log_of
+from sweeps.jobs.job_log import BEGINS, started_at, tail
 from sweeps.jobs.slurm import Job
 from sweeps.states.causes import CLOCKS, RunFailure, failures
 from sweeps.states.state import OPEN, queue, state
@@ -61,7 +61,7 @@ class LoggedRun:
     def ask(self) -> None:
         self.batches = batches(self.store)
         self.queue, self._asked = queue(self.store, [self.folder.id], self.batches), time.monotonic()
-        self.wanted = wanted(self.batches, [self.folder.id])[self.folder.id]
+        self.wanted = evaluations_by_run(self.batches, [self.folder.id])[self.folder.id]
         self.state = state(self.folder, self.queue, self.wanted)
 
     def again(self) -> None:
@@ -121,7 +121,7 @@ def how_it_is(seen: LoggedRun, failure: RunFailure | None) -> str:
             else "lost? Nobody can tell from here"
         )
     progress = now.attempt.progress if now.attempt and now.name == "running" else None
-    is_suspended = now.job is not None and now.job.word == "SUSPENDED"
+    is_suspended = now.job is not None and now.job.state == "SUSPENDED"
     return (
         f"{'suspended' if is_suspended else now.name}{', step {step}/{steps}'.format(**progress) if progress else ''}"
     )
@@ -133,9 +133,9 @@ def how_it_ended(failure: RunFailure) -> str:
 
 def waits(job: Job) -> str:
     named = f"SLURM job {job.id}".rstrip()
-    if job.word == "PENDING":
+    if job.state == "PENDING":
         return f"queued: {named} is pending{f' ({job.reason})' if job.reason else ''}"
-    return f"queued: {named} is {job.word.lower()}{f' on {job.node}' if job.node else ''}"
+    return f"queued: {named} is {job.state.lower()}{f' on {job.node}' if job.node else ''}"
 
 
 def not_begun(seen: LoggedRun, failure: RunFailure | None) -> str:
@@ -168,7 +168,7 @@ def own_part(attempt: Attempt) -> list[str]:
 
 def is_of(job: Mapping[str, Any], line: str) -> bool:
     """Is it the first line of the execution of this job.json? Of those of long ago only times can tell."""
-    return bool(line == job["execution"] if "execution" in job else written(line) > job["started"] - CLOCKS)
+    return bool(line == job["execution"] if "execution" in job else started_at(line) > job["started"] - CLOCKS)
 
 
 class Printed:

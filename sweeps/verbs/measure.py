@@ -27,7 +27,7 @@ from sweeps.display.live_table import aligned, confirmed
 from sweeps.grid.manifest import ExpandedSweep, expand
 from sweeps.jobs import slurm, snapshot
 from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put_batch
-from sweeps.jobs.local import Workers, at_work, capacity
+from sweeps.jobs.local import Workers, capacity, running_workers
 from sweeps.planning.launch_plan import CONF
 from sweeps.verbs.launch import hand_over
 
@@ -176,7 +176,7 @@ def here(batch: Batch, store: Store) -> int:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(ending, signal.default_int_handler)  # as Ctrl-C
-    there = at_work(store)
+    there = running_workers(store)
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     others = f"{len(there)} process{'es' if len(there) != 1 else ''} of this store"
     print(

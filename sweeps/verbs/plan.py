@@ -14,7 +14,7 @@ from mmprompt.runs.store import TRIES
 from sweeps.grid.manifest import ExpandedSweep
 from sweeps.jobs import slurm
 from sweeps.jobs.batch import Kind
-from sweeps.planning.launch_plan import LaunchPlan, counted, look
+from sweeps.planning.launch_plan import LaunchPlan, counted, plan_launch
 from sweeps.planning.precision import precision
 from sweeps.states.state import State
 from sweeps.wording import count, duration, volume
@@ -25,7 +25,7 @@ OURS = ("kind", "checkpoint_every", "runs_per_job", "max_parallel", "setup", "sb
 
 def plan(names: Sequence[str], overrides: Sequence[str], retry: str | None, limit: int | None, json: bool) -> int:
     """Prints it, as text or as JSON. Raises ConfigError for what is wrong with a sweep, an override or the cluster's settings."""
-    planned = look(names, overrides, retry, limit)
+    planned = plan_launch(names, overrides, retry, limit)
     print(as_json(planned) if json else "\n".join(lines(planned, retry)))
     return 0
 
@@ -85,7 +85,7 @@ def as_json(planned: LaunchPlan) -> str:
 def _axes(expanded: ExpandedSweep, states: Mapping[str, State]) -> Iterator[str]:
     """Of each value how many of its runs are done, with the evaluations that are asked of them there."""
     runs: dict[str, dict[str, dict[str, bool]]] = {key: defaultdict(dict) for key in expanded.axes}
-    for (run, point), asked in zip(expanded.points, expanded.asked, strict=True):
+    for (run, point), asked in zip(expanded.points, expanded.point_evaluations, strict=True):
         state = states[run]
         is_done = state.name == "done" or (
             state.result is not None
@@ -118,7 +118,7 @@ def _left_out(planned: LaunchPlan, retry: str | None) -> Iterator[str]:
 def _work(planned: LaunchPlan) -> Iterator[str]:
     """What would be submitted, and what that costs."""
     kind, why = slurm.choose(planned.launch.deployment.cluster.kind)
-    yield f"{planned.what(kind)} ({why})"
+    yield f"{planned.submission(kind)} ({why})"
     cluster, jobs, at_once = planned.launch.deployment.cluster, _jobs(planned, kind), _at_once(planned, kind)
     if kind == "slurm":
         yield _arrays(len(jobs), cluster)
@@ -134,7 +134,9 @@ def _jobs(planned: LaunchPlan, kind: Kind) -> list[list[str]]:
 
 def _at_once(planned: LaunchPlan, kind: Kind) -> int:
     jobs = len(_jobs(planned, kind))
-    return min((planned.launch.deployment.cluster.max_parallel or jobs) if kind == "slurm" else planned.places, jobs)
+    return min(
+        (planned.launch.deployment.cluster.max_parallel or jobs) if kind == "slurm" else planned.local_workers, jobs
+    )
 
 
 def _arrays(jobs: int, cluster: Cluster) -> str:

@@ -24,7 +24,7 @@ from mmprompt.studies.study import Definition, Study
 from sweeps.display.live_table import LiveTable, confirmed
 from sweeps.jobs import slurm, snapshot
 from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put_batch
-from sweeps.jobs.local import Workers, at_work, capacity
+from sweeps.jobs.local import Workers, capacity, running_workers
 from sweeps.search.advance import Desk, Limits
 from sweeps.search.plan import SearchPlan, differences, plan_lines
 from sweeps.search.promote import promote
@@ -277,7 +277,7 @@ def start_missing(study: Study, workers: Workers, alive: int, happened: int) -> 
     missing = min(workers.most - alive, left)
     if missing <= 0:
         return alive > 0
-    there = at_work(study.store)
+    there = running_workers(study.store)
     return bool(workers.start(missing, there) or there or alive)
 
 
