@@ -16,7 +16,7 @@ from mmprompt.studies.confirmation import confirmed, is_over, is_settled
 from mmprompt.studies.intervals import Interval
 from mmprompt.studies.outcomes import Outcome, Picture, Reader, next_rung
 from mmprompt.studies.study import Study
-from sweeps.display.live_table import FEWEST, aligned, fitted, short
+from sweeps.display.live_table import MIN_ROWS, align_columns, fit_to_terminal, shorten_keys
 from sweeps.grid.launched import label
 from sweeps.jobs.batch import batches
 from sweeps.states.state import Queue, State, queue, states
@@ -97,7 +97,7 @@ class StudyStatus:
             return []
         axes = list(dict.fromkeys(axis for line in self.lines for axis in line.differences))
         axes = list(dict.fromkeys([*axes, *(axis for differences, _ in entries for axis in differences)]))
-        head = [*short(axes), "state", "job", "node", "rung", "step", "score"]
+        head = [*shorten_keys(axes), "state", "job", "node", "rung", "step", "score"]
         body = [[*(differences.get(axis, "") for axis in axes), *cells] for differences, cells in entries]
         used = [i for i in range(len(head)) if any(row[i] for row in body)]
         cells = [[row[i] for i in used] for row in [head, *body]]
@@ -105,11 +105,11 @@ class StudyStatus:
         numbers = [at for at, i in enumerate(used) if i >= len(head) - 3]
         left = Counter(line.state for line in lines[rows:])
         more = ", ".join(f"{left[state]} {state}" for state in ORDER if left[state])
-        return [*aligned(cells, widths, width - 1, numbers), *([f"  and {more}"] if more else [])]
+        return [*align_columns(cells, widths, width - 1, numbers), *([f"  and {more}"] if more else [])]
 
     def drawn(self, width: int, height: int) -> list[str]:
         """On a terminal of so many columns and rows, below lines that stay."""
-        return fitted([str(self), *self.table(FEWEST, width)], width, height)
+        return fit_to_terminal([str(self), *self.table(MIN_ROWS, width)], width, height)
 
     def _cells(self, line: TrialLine) -> list[str]:
         """A trial at work says where it will be compared."""
@@ -213,7 +213,7 @@ class StudyReader:
         self.damaged: list[str] = []  # why some cannot be read
         self._queue, self._asked = Queue({}), -SQUEUE
 
-    def again(self, names: Sequence[str]) -> list[StudyStatus]:
+    def read(self, names: Sequence[str]) -> list[StudyStatus]:
         """Of those that can be read; why others cannot is in `damaged`."""
         pictures, self.damaged = [], []
         for name in names:
@@ -230,7 +230,7 @@ class StudyReader:
 
     def at(self, study: Study) -> StudyStatus:
         """Of this one. Raises StoreError if it cannot be read."""
-        reports = self.again([study.name])
+        reports = self.read([study.name])
         if self.damaged:
             raise StoreError(self.damaged[0])
         return reports[0]

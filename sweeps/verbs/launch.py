@@ -17,7 +17,7 @@ from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import provenance
 from mmprompt.runs.records import DamagedError, ManifestRecord
 from mmprompt.runs.store import TRIES, Attempt
-from sweeps.display.live_table import LiveTable, confirmed
+from sweeps.display.live_table import LiveTable, confirm
 from sweeps.display.watch import Submit, Watch
 from sweeps.grid import manifest
 from sweeps.grid.launched import LaunchedSweep
@@ -64,7 +64,7 @@ def carry_out(planned: LaunchPlan, wait: bool, retry: str | None, limit: int | N
     if kind == "slurm" and planned.to_do:
         about["slurm_cluster"] = (slurm.config() or {}).get("ClusterName")
         print(f"{planned.what('slurm')} ({why}): {terms(planned)}\n{planned.cost}", flush=True)
-        if not confirmed(f"submit {len(planned.jobs)} jobs?"):
+        if not confirm(f"submit {len(planned.jobs)} jobs?"):
             print("nothing was submitted")
             return 1
     for sweep in planned.launch.sweeps:
@@ -249,7 +249,7 @@ def _follow(watch: Watch, planned: LaunchPlan) -> int:
     if watch.workers and watch.open:
         print(f"the workers ended before they were at every run; {watch.workers.last_words()}")
     failed = [run for run in watch.failed if not _is_done(planned, run)]  # another launch may have done it
-    return _report(planned, failed, [*watch.open, *watch.left])
+    return _report(planned, failed, [*watch.open, *watch.abandoned])
 
 
 def _interrupted(watch: Watch, planned: LaunchPlan) -> int:

@@ -23,7 +23,7 @@ from mmprompt.runs.identity import is_of_evaluations, provenance
 from mmprompt.runs.overrides import as_text
 from mmprompt.runs.records import COSTS, CostsRecord, DamagedError, QuantityRecord, read
 from mmprompt.runs.store import Store
-from sweeps.display.live_table import aligned, confirmed
+from sweeps.display.live_table import align_columns, confirm
 from sweeps.grid.manifest import ExpandedSweep, expand
 from sweeps.jobs import slurm, snapshot
 from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put_batch
@@ -74,7 +74,7 @@ def measure(name: str, overrides: Sequence[str], rounds: int, wait: bool) -> int
         code = here(batch, store)
     else:
         about["slurm_cluster"] = (slurm.config() or {}).get("ClusterName")
-        if not confirmed("submit 1 job?"):
+        if not confirm("submit 1 job?"):
             print("nothing was submitted")
             return 1
         batch = freeze(expanded, rows, missing, rounds, kind, about)
@@ -246,7 +246,7 @@ def lines(content: CostsRecord) -> Iterator[str]:
             name = label(row["values"]) + (" (baseline)" if row["baseline"] else "")
             cells.append([name, *(text(row["quantities"].get(quantity)) for quantity in COLUMNS)])
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        yield from aligned(cells, widths, WIDTH, range(1, len(widths)))
+        yield from align_columns(cells, widths, WIDTH, range(1, len(widths)))
     load = content["load"]
     yield (
         f"median (lowest to highest) of {content['rounds']} rounds, x the ratio to the baseline in the same round; "

@@ -21,7 +21,7 @@ from mmprompt.runs.store import TRIES
 from mmprompt.studies.confirmation import is_over
 from mmprompt.studies.outcomes import Picture, Reader
 from mmprompt.studies.study import Definition, Study
-from sweeps.display.live_table import LiveTable, confirmed
+from sweeps.display.live_table import LiveTable, confirm
 from sweeps.jobs import slurm, snapshot
 from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put_batch
 from sweeps.jobs.local import Workers, at_work, capacity
@@ -137,7 +137,7 @@ def run(
     }
     if kind == "local":
         capacity(one.deployment.cluster, definition.threads)  # it may refuse
-    elif not confirmed(f"submit {workers} workers?"):
+    elif not confirm(f"submit {workers} workers?"):
         print("nothing was submitted")
         return 1
     if not is_there:
@@ -253,7 +253,7 @@ def follow(study: Study, workers: Workers | None, submit: Submit | None, screen:
         for key, line in settled(report.picture):
             if key not in said:
                 said.add(key)
-                screen.line(line)
+                screen.print_line(line)
         if report.is_over:
             return report.picture
         if workers:
@@ -261,7 +261,7 @@ def follow(study: Study, workers: Workers | None, submit: Submit | None, screen:
                 return report.picture
         elif submit and time.monotonic() - reconciled > RECONCILE:
             reconciled = time.monotonic()
-            submit(screen.line, True)
+            submit(screen.print_line, True)
         screen.show(report.drawn, str(report))
         time.sleep(POLL)
 
