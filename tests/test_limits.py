@@ -137,14 +137,14 @@ def test_the_limit_makes_no_run_another(conf: Path) -> None:
 )  # fmt: skip
 def test_a_search_of_too_many_runs_or_workers_is_refused(conf: Path, override: str) -> None:
     with soon(), pytest.raises(ConfigError, match=r"has \d+,[\d,]+ runs or workers; limit is 20,000 \(limits.points\)"):
-        space.asked("prompt", "prompt", [override], conf, ABOUT)
+        space.compose_search("prompt", "prompt", [override], conf, ABOUT)
 
 
 def test_a_search_for_each_of_too_many_groups_is_refused(conf: Path) -> None:
     groups = f"each: {{optim.steps: {[*range(1, 3001)]}, threads: {[*range(1, 3001)]}}}\n"
     (conf / "search" / "it.yaml").write_text(SEARCH.split("\neach:")[0].split("\nfixed:")[0] + "\n" + groups + TAIL)
     with soon(), pytest.raises(ConfigError, match=r"search it: the search has [\d,]+ runs or workers; limit is 20,000"):
-        space.asked("it", "it", [], conf, ABOUT)
+        space.compose_search("it", "it", [], conf, ABOUT)
 
 
 TAIL = "space: {optim.lr: {log: [0.001, 3.0]}}\nbudget: {trials: 4}\n"
