@@ -1,5 +1,5 @@
-"""Says what `launch` would do: which runs are done, failed, queued or to do, in how many jobs, what they cost,
-whether the disk has room, and what sbatch would be asked for. Changes nothing."""
+"""Says what `launch` would do: which runs are done, failed, queued or to do, how many jobs it would submit, what
+they cost, whether the disk has room, and what sbatch would be asked for. It changes nothing."""
 
 from __future__ import annotations
 
