@@ -232,7 +232,7 @@ def test_an_interpreter_without_packages_names_the_missing_ones_and_the_skipped_
     by_check = findings_of_probe(probe_request, "-S", "-E")  # no site-packages
     assert [name for name, line in by_check.items() if line["grade"] == "FAIL"] == ["packages"]
     assert all(name in by_check["packages"]["found"] for name in ("torch", "wandb", "pydantic"))
-    assert {name for name, line in by_check.items() if "for want of" in line["found"]} == {
+    assert {name for name, line in by_check.items() if "not checked, because" in line["found"]} == {
         *("code", "torch", "gpu", "wandb", "data", "backbone")
     }
 

@@ -78,7 +78,7 @@ def main(request: Mapping[str, Any]) -> None:
     for name, (check, *needed) in CHECKS.items():
         failed_needs = [need for need in failed if need in needed]
         if failed_needs:
-            send(asdict(note(name, f"not looked at, for want of {failed_needs[0]}")))
+            send(asdict(note(name, f"not checked, because {failed_needs[0]} failed")))
             failed.append(name)
             continue
         send({"begin": name})

@@ -309,7 +309,7 @@ class SlurmProbe(ProbeJob):
             self.report.say(note("sbatch", f"refuses the probe: {reason}; see {failed[0]}"))
         else:
             self.report.say(bad("sbatch", f"refuses the probe: {reason}", *self.present_values(keys)))
-        self.report.say(note("node", "not asked, for want of a job"))
+        self.report.say(note("node", "not checked, because SLURM took no job"))
 
     def present_values(self, keys: Sequence[str]) -> list[str]:
         """Advice: lines with the present values of these cluster settings."""

@@ -75,7 +75,7 @@ def clean(runs: Path, days: int, cache: bool) -> int:
     _print(store, waste, days)
     damaged = (state.damage for state in run_states.values() if state.damage is not None)
     for damage in [*all_batches.damaged, *damaged]:
-        print(f"damaged, and all that is theirs stays: {damage}")
+        print(f"damaged, so nothing that belongs to it is freed: {damage}")
     _print_unknown(queued)
     if not waste or not confirm(f"free {volume(sum(item.size for item in waste))}?"):
         return 0
@@ -258,4 +258,6 @@ def _print(store: Store, waste: Sequence[Waste], days: int) -> None:
 def _print_unknown(queued: Queue) -> None:
     unknown = [run for run, jobs in queued.jobs.items() if any(held.job is None for held in jobs)]
     if unknown:
-        print(f"SLURM gives no information about jobs that may hold {count(unknown)}: all that is theirs stays")
+        print(
+            f"SLURM gives no information about jobs that may hold {count(unknown)}: nothing that belongs to them is freed"
+        )

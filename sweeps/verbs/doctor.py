@@ -136,7 +136,7 @@ def check_scheduler(settings: LaunchSettings, report: Findings) -> str | None:
 def report_silence(report: Findings, problem: str) -> None:
     """Reports that SLURM does not answer, and that therefore no node was checked."""
     report.say(unanswered("sinfo", problem))
-    report.say(note("node", "not asked, for want of SLURM; cluster=local looks at this machine"))
+    report.say(note("node", "not checked, because SLURM does not answer; cluster=local checks this machine"))
 
 
 def check_key_and_backbone(settings: LaunchSettings, report: Findings) -> None:
@@ -176,7 +176,7 @@ def probe_folder(store: Store, report: Findings, kind: str | None) -> Iterator[P
         report.say(*disk(store, folder, kind), *probe.files({"folder": folder, "store": store.root}))
     except OSError as error:
         report.say(bad("store", f"{store.root} cannot be written: {error.strerror}", SHARED))
-        report.say(note("node", "not asked, for want of a store"))
+        report.say(note("node", "not checked, because the store cannot be written"))
         clear(folder, existing)
         yield None
         return
@@ -216,7 +216,7 @@ def disk(store: Store, folder: Path, kind: str | None) -> Iterator[Finding]:
     )  # some file systems create inodes as they need them
     found = f"{free / 1e9:.1f} GB" + (f" and {stat.f_favail:,} files" if has_limit else "") + f" more fit on {mounted}"
     if free < LITTLE or (has_limit and stat.f_favail < INODES):
-        more = "python -m sweeps clean  (frees what nobody needs)"
+        more = "python -m sweeps clean  (frees what is not needed)"
         yield bad("space", found, "export MMPROMPT_RUNS=a folder with more room", more)
     else:
         yield note("space", found) if free < ENOUGH else good("space", found)

@@ -125,7 +125,7 @@ def status_of(logged: LoggedRun, failure: RunFailure | None) -> str:
         return (
             f"lost? No information from SLURM ({logged.queue.problem})"
             if logged.queue.problem
-            else "lost? Nobody can tell from here"
+            else "lost? It cannot be checked from here"
         )
     progress = now.attempt.progress if now.attempt and now.name == "running" else None
     is_suspended = now.job is not None and now.job.word == "SUSPENDED"
