@@ -21,10 +21,8 @@ from sweeps.verbs.diff import diff
 
 JOB = {"batch": "1", "commit": "aaaa", "dirty": False, "code": "c0de", "versions": {"torch": "2.6.0"}}
 JOB |= {"scheduler": "local"}
-MANIFEST = {
-    "command": "make sweep-length",
-    "tasks": {"micro_vqa": {"metric": "vqa_accuracy"}},
-}  # without points and axes
+# A manifest without points and axes.
+MANIFEST = {"command": "make sweep-length", "tasks": {"micro_vqa": {"metric": "vqa_accuracy"}}}
 
 
 @pytest.fixture(scope="module")

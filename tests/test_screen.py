@@ -150,9 +150,8 @@ def test_the_table_is_redrawn_in_place_below_permanent_lines_and_erased_at_the_e
 
 
 def test_a_table_that_has_not_changed_is_not_redrawn(tmp_path: Path) -> None:
-    assert (
-        on_a_terminal(COMMAND, tmp_path).count("20 running") == 3
-    )  # at first, when steps change, below the permanent line
+    # It is drawn at first, when steps change, and below the permanent line.
+    assert on_a_terminal(COMMAND, tmp_path).count("20 running") == 3
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 8), (25, 5), (80, 3), (200, 50)])

@@ -84,6 +84,7 @@ def test_a_row_shows_the_differing_settings_and_the_progress_and_a_failure_names
     code, output = printed(capsys, swept)
     first, head, failed, diverged, done, *advice = output.splitlines()
     assert code == 1 and first == "length: 3 runs: 1 done, 1 diverged, 1 failed (1 error); 67 % done"
+    # The seed has no column, because it does not differ.
     assert head.split() == [
         "run",
         "lr",
@@ -93,7 +94,7 @@ def test_a_row_shows_the_differing_settings_and_the_progress_and_a_failure_names
         "step",
         "val/acc@0.5",
         "elapsed",
-    ]  # seed does not differ
+    ]
     assert re.fullmatch(r"  [0-9a-f]{4} +1e\+30  failed \(error\)  \d+ +1 +1/4 +\d s", failed)
     assert re.fullmatch(r"  [0-9a-f]{4} +2e\+30  diverged  .*", diverged)
     assert re.fullmatch(r"  [0-9a-f]{4} +0\.1 +done +\d+ +1 +4/4 +\d+\.\d +\d s", done)
@@ -446,17 +447,15 @@ def test_the_time_left_is_that_of_running_and_waiting_runs_and_unknown_if_no_run
     assert left_of(LINE, other, done, estimated, estimated) == f"about {duration(400 + 650)} left"
     assert left_of(LINE, queued) == f"about {duration(400 + 600)} left"  # as long as the running run: 200 s + 400 s
     assert left_of(LINE, waiting, waiting, waiting) == f"about {duration(400 + 3 * 600)} left"
-    assert (
-        left_of(LINE, replace(other, left=10.0), estimated) == f"about {duration(10 + 650)} left"
-    )  # in the first free slot
+    # The waiting run gets the first free slot.
+    assert left_of(LINE, replace(other, left=10.0), estimated) == f"about {duration(10 + 650)} left"
     assert left_of(done, queued) == left_of() == "None"  # no run is running: it is unknown when the first will start
     assert left_of(replace(LINE, slurm="SUSPENDED"), done) == "None"
     starting = replace(LINE, step=None, steps=None, elapsed=None, left=None)
     assert left_of(starting) == left_of(starting, queued) == "time left not known yet"
     assert left_of(starting, other, queued) == f"about {duration(600 + 400)} left"
-    assert (
-        left_of(replace(estimated, slurm="RUNNING"), estimated) == f"about {duration(1300)} left"
-    )  # its job is running
+    # A queued run whose job is running has a slot.
+    assert left_of(replace(estimated, slurm="RUNNING"), estimated) == f"about {duration(1300)} left"
 
 
 def test_a_job_of_several_runs_is_one_slot() -> None:

@@ -12,9 +12,8 @@ from rich.cells import cell_len, set_cell_size
 
 LOG_INTERVAL = 60.0  # seconds between two status lines in a log; it doubles after each line until a run finishes
 MAX_LOG_INTERVAL = 960.0  # seconds
-MIN_ROWS = (
-    8  # of a table, even on a low terminal; a table below permanent lines has no more, so that they stay in sight
-)
+# Rows that a table has even on a low terminal. A table below permanent lines has no more, so that they stay in sight.
+MIN_ROWS = 8
 UNLIMITED = 10_000  # columns or lines: more than any terminal has
 GAP = 2  # columns between two cells
 UP, CLEAR_LINE, CLEAR_BELOW = "\x1b[A", "\x1b[K", "\x1b[J"  # clear to the end of the line; to the end of the terminal

@@ -72,7 +72,7 @@ class Pace:
 
 
 def expected_time(run: str, cost: Cost, missing: Sequence[Mapping[str, Any] | None]) -> ExpectedTime:
-    """`missing`: the settings of the evaluations that the run lacks, None where the settings are not known."""
+    """The expected time of a run. `missing`: the settings of the evaluations that it lacks, None if they are not known."""
     finished_runs = cost.told[run]
     known = [settings for settings in missing if settings is not None]
     if finished_runs is None or len(known) < len(missing):

@@ -58,9 +58,8 @@ class RunLine:
     validation: float | None  # the latest score
     elapsed: float | None  # seconds that the run's steps took, in earlier attempts too
     left: float | None  # seconds until a running run is done, None if unknown
-    job_left: (
-        float | None
-    )  # seconds until the job's time limit: if it comes before the run's end, SLURM requeues the job
+    # Seconds until the job's time limit: if it comes before the run's end, SLURM requeues the job.
+    job_left: float | None
     heard: float | None  # when the run last reported, in seconds since 1970, by the clock of the file server
     cause: str | None  # why the run stopped
     reason: str | None  # the cause in a sentence, or SLURM's reason for letting the job wait

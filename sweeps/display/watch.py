@@ -28,12 +28,10 @@ from sweeps.wording import duration
 POLL = 0.5  # seconds between two readings of the store
 NEWS = 60.0  # seconds after which a file that another host has written is visible here (NFS)
 RECONCILE = 60.0  # seconds between two checks for runs that have to be submitted again
-SCORES = tuple(
-    f"/{metric}" for metric in PRIMARY_METRIC.values()
-)  # the ends of the metric keys that a done run's line shows
-Submit = Callable[
-    [Sequence[str], Callable[[str], None]], Sequence[str]
-]  # (runs, print a line) -> the runs that were submitted
+# The ends of the metric keys that a done run's line shows.
+SCORES = tuple(f"/{metric}" for metric in PRIMARY_METRIC.values())
+# Called with runs and a function that prints a line; returns the runs that were submitted.
+Submit = Callable[[Sequence[str], Callable[[str], None]], Sequence[str]]
 
 
 class Watch:
@@ -64,9 +62,8 @@ class Watch:
         self._reader = SweepReader(self.store)
         self._to_evaluate: dict[str, int] = {}  # by trained run: how many evaluations were missing at first
         self._submit = submit
-        self._submitted: Counter[tuple[str, int]] = (
-            Counter()
-        )  # how often a run was submitted again, by its furthest step
+        # How often a run was submitted again, by its furthest step.
+        self._submitted: Counter[tuple[str, int]] = Counter()
         self._reconciled = time.monotonic()
         self._attempts_before = {run: number(next(reversed(self.store.run(run).attempts()), None)) for run in self.open}
         self._dead_since: dict[str, float] = {}
@@ -76,9 +73,8 @@ class Watch:
         """Returns when there is nothing left to wait for; then no process works on the runs that are still `open`."""
         while True:
             began = time.monotonic()
-            alive = (
-                self.workers.alive() if self.workers else 0
-            )  # before reading: the store then has all that dead workers wrote
+            # Counted before the store is read, so that the store has all that dead workers wrote.
+            alive = self.workers.alive() if self.workers else 0
             self.read(table)
             self._reconcile(table)
             waiting = [run for run in self.open if self.states[run].name in OPEN]

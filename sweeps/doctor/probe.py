@@ -31,10 +31,11 @@ PYTHON = (3, 11)
 PACKAGES = (  # by their names for pip
     *("torch", "numpy", "safetensors", "scikit-learn", "pillow", "tokenizers", "pydantic", "psutil", "wandb"),
 )
+# Seconds by which two clocks may differ: beyond the first a note, beyond the second a failure.
 CLOCK_NOTE, CLOCK_FAIL = (
     2.0,
     60.0,
-)  # seconds by which two clocks may differ: beyond the first a note, beyond the second a failure
+)
 ENOUGH = 1e9  # bytes free on a node's own disk; fewer get a note
 WHEELS = {11: "cu118", 12: "cu126"}  # by the driver's CUDA version: builds of torch that run with it
 SLOW = 30.0  # seconds to load torch; more get a note

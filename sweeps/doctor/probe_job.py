@@ -32,9 +32,8 @@ from sweeps.jobs.batch import THREADS
 from sweeps.jobs.local import gpus as gpus_here
 
 WIDTH, NAMES = 80, 12  # columns of a line; columns of the names of checks
-MINUTES = (
-    5  # time limit of the probe, which takes seconds, or a minute or two where torch loads from a slow file system
-)
+# Time limit of the probe, which takes seconds, or a minute or two where torch loads from a slow file system.
+MINUTES = 5
 PATIENCE = 600.0  # seconds that the job may be pending
 LATE = 20.0  # seconds after a job's end within which its log arrives, squeue forgets it, and sacct knows how it ended
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 15.0  # seconds between two calls of squeue
@@ -405,9 +404,8 @@ class SlurmProbe(ProbeJob):
         [script] = self.folder.glob("*_submission.sh")
         text, lines = script.read_text().splitlines()[line - 1].strip(), self.other_lines()
         python, last = self.cluster.python or sys.executable, lines[-1]
-        lost = (
-            text.startswith("cd ") and text not in self.cluster.setup
-        )  # our own last line before srun: no such folder
+        # `cd` is the last line before srun, and ours: the folder does not exist on the node.
+        lost = text.startswith("cd ") and text not in self.cluster.setup
         if not text.startswith("srun") and not lost:
             kept = [setup_line for setup_line in self.cluster.setup if setup_line.strip() != text]
             found = f"this line failed with exit code {status}: {text} ({last})"

@@ -306,9 +306,8 @@ class StudyDriver:
             return False
         group = min(open_groups, key=lambda group: len(picture.of(group)))
         existing = {outcome.trial.number // len(picture.definition.groups) for outcome in picture.of(group)}
-        index = next(
-            index for index in itertools.count() if index not in existing
-        )  # a removed trial is made again first
+        # The number of a removed trial comes first: that trial is made again.
+        index = next(index for index in itertools.count() if index not in existing)
         trial = self.propose(picture, group, index)
         for seed, run in trial.runs.items():
             config = self.composition.config(trial.settings, group, int(seed))
@@ -369,9 +368,8 @@ class StudyDriver:
         chosen = [candidate.settings for candidate in candidates]
         stopped = [one for one in outcomes if one.state == "stopped" and one.trial.settings not in chosen]
         stopped.sort(key=lambda one: (-max(one.rungs), -one.rungs[max(one.rungs)], one.trial.number))
-        missing = max(
-            0, top + 1 - len(candidates)
-        )  # if too few trials were trained to their end, those that got furthest
+        # If too few trials were trained to their end, those that got furthest are confirmed as well.
+        missing = max(0, top + 1 - len(candidates))
         for one in stopped[:missing]:
             candidates.append(self._candidate(group, seeds, "best", one.trial.number, one.trial.settings, None))
         return Group(group=group, candidates=candidates)

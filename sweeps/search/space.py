@@ -202,7 +202,7 @@ def _compose(
     stop = None if search.stop is None else _named("stop", search.stop)
     composer = Composer(conf)
     bases, deployments = _bases(search, space, groups, deployment_values, composer)
-    defaults = [run_config(base, composer_at(base, search.fixed)) for base in bases]
+    defaults = [run_config(base, compose_base(base, search.fixed)) for base in bases]
     _check_objective(search.objective, defaults)
     _check_rungs(search, stop, space, defaults, several)
     if search.seeds.most < search.seeds.first:  # type: ignore[union-attr]
@@ -267,7 +267,7 @@ def _arguments(search: Search, called: str, overrides: Sequence[str]) -> list[st
     return [*own, *(["--as", called] if called != search.name else [])]
 
 
-def composer_at(base: Base, fixed: Mapping[str, Any]) -> dict[str, Any]:
+def compose_base(base: Base, fixed: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a base with the fixed values; searched keys keep their configured values."""
     leaves = {key: value for key, value in fixed.items() if key not in base.choices}
     return compose.Composed(OmegaConf.create(base.settings), leaves).with_leaves(leaves)

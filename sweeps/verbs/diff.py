@@ -28,10 +28,8 @@ MEANS = {
     "training_version": "the same settings mean other numbers",
 }
 RECORDED = ("commit", "dirty", "code", "device", "threads")  # with a result, or with an attempt
-POINT = {
-    "task": "task.name",
-    "model": "model.name",
-}  # keys of a manifest's points, and the configuration keys they stand for
+# Keys of a manifest's points, and the configuration keys they stand for.
+POINT = {"task": "task.name", "model": "model.name"}
 AT_ONCE = 16  # runs that are read at the same time
 WORD = re.compile(r'[^\s"]+')
 

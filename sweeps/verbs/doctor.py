@@ -31,22 +31,14 @@ from sweeps.grid.limits import points_allowed
 from sweeps.jobs import slurm
 
 CONF = ROOT / "conf"
+# Bytes free on the store's file system: below the first a check fails, above the second it passes.
 LITTLE, ENOUGH = (
     100e6,
     5e9,
-)  # bytes free on the store's file system: below the first a check fails, above the second it passes
+)
 INODES = 1000  # that must be free on the store's file system
-ONE_MACHINE = (
-    "ext2",
-    "ext3",
-    "ext4",
-    "xfs",
-    "btrfs",
-    "zfs",
-    "tmpfs",
-    "ramfs",
-    "overlay",
-)  # file systems of a single machine
+# File systems of a single machine.
+ONE_MACHINE = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "ramfs", "overlay")
 UNKNOWN = "0" * 64  # stands for the checksum of a backbone that cannot be read
 
 
@@ -210,10 +202,11 @@ def disk(store: Store, folder: Path, kind: str | None) -> Iterator[Finding]:
         alone = f"{found}, which is mostly one machine's own; the node will tell"
         yield note("mount", alone) if system in ONE_MACHINE else good("mount", found)
     stat = os.statvfs(folder)
+    # Some file systems create inodes as they need them.
     free, has_limit = (
         stat.f_bavail * stat.f_frsize,
         stat.f_files > 0,
-    )  # some file systems create inodes as they need them
+    )
     found = f"{free / 1e9:.1f} GB" + (f" and {stat.f_favail:,} files" if has_limit else "") + f" more fit on {mounted}"
     if free < LITTLE or (has_limit and stat.f_favail < INODES):
         more = "python -m sweeps clean  (frees what is not needed)"

@@ -31,14 +31,8 @@ from sweeps.states.state import mark_dead
 from sweeps.verbs.status import StatusView, as_json
 from sweeps.wording import count
 
-NOT_SHOWN = (
-    "kind",
-    "checkpoint_every",
-    "runs_per_job",
-    "setup",
-    "sbatch",
-    "python",
-)  # cluster settings left out of `terms`
+# Cluster settings left out of `terms`.
+NOT_SHOWN = ("kind", "checkpoint_every", "runs_per_job", "setup", "sbatch", "python")
 SHOWN = 3  # how many runs are listed for each reason of failing
 
 
@@ -146,9 +140,8 @@ class Resubmitter:
 
     def __init__(self, planned: LaunchPlan, facts: Mapping[str, Any]) -> None:
         self.launch, self.facts = planned.launch, facts
-        self._queue_limit = (
-            job_count(planned) if planned.to_do else None
-        )  # jobs of ours in the queue when SLURM took no more
+        # How many of our jobs were in the queue when SLURM took no more; None if it took all.
+        self._queue_limit = job_count(planned) if planned.to_do else None
 
     def submit(self, runs: Sequence[str], say: Callable[[str], None]) -> list[str]:
         """Submits those of the runs that are to do, and returns the runs that SLURM took.

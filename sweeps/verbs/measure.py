@@ -193,7 +193,7 @@ def measure_here(batch: Batch, store: Store) -> int:
             time.sleep(POLL)
     except KeyboardInterrupt:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(ending, signal.SIG_IGN)  # once is enough
+            signal.signal(ending, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the stopping
         workers.stop()
         print("interrupted: nothing of this measurement is kept")
         return 130

@@ -20,14 +20,8 @@ from sweeps.states.state import State
 from sweeps.wording import count, duration, volume
 
 SHOWN = 12  # how many values of an axis are listed
-OURS = (
-    "kind",
-    "checkpoint_every",
-    "runs_per_job",
-    "max_parallel",
-    "setup",
-    "sbatch",
-)  # cluster settings that sbatch has not
+# Cluster settings that are not arguments of sbatch.
+OURS = ("kind", "checkpoint_every", "runs_per_job", "max_parallel", "setup", "sbatch")
 
 
 def plan(names: Sequence[str], overrides: Sequence[str], retry: str | None, limit: int | None, json: bool) -> int:

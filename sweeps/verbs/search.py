@@ -152,9 +152,8 @@ def run(
     if not is_begun:
         study.define(definition)  # if two processes begin the study together, only one of them defines it
         check_same(study, search)
-        StudyDriver(
-            study, Limits(frozen["search"]["trials"])
-        ).advance()  # makes trial 0, so that `status` has something to show
+        # This makes trial 0, so that `status` has something to show.
+        StudyDriver(study, Limits(frozen["search"]["trials"])).advance()
     if kind == "local":
         return run_here(search, study, frozen, facts, why)
     return run_on_slurm(search, study, frozen, facts, workers, wait)
