@@ -14,9 +14,9 @@ OVERRIDES = """
 overrides, in Hydra's grammar; several values make an axis, one value fixes it:
   seed=1,2,3,4,5                other values of an axis of the sweep
   'task=glob(micro_*)'          every file of conf/task that matches
-  'optim.lr=0.05,0.1'           one axis more
+  'optim.lr=0.05,0.1'           one more axis
   prompt.depth=encoder          a setting for every run
-  cluster=local                 here; cluster=slurm: SLURM; default: SLURM where sinfo answers
+  cluster=local                 run on this machine; cluster=slurm: on SLURM; default: on SLURM if sinfo answers
   cluster.max_parallel=2        jobs at once; cluster.runs_per_job=4: runs in a SLURM job
   paths.runs=/scratch/me/runs   the store; also MMPROMPT_RUNS; default: runs/ in the clone
 """

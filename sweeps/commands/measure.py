@@ -15,7 +15,7 @@ SUMMARY = "measure the rows of a sweep side by side: seconds, memory"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_words(parser, "a file of conf/sweep/; and changes to it, see below", "NAME [KEY=VALUE ...]")
+    add_words(parser, "a sweep (a file of conf/sweep/), and overrides for it, see below", "NAME [KEY=VALUE ...]")
     parser.add_argument(
         "--rounds",
         metavar="N",

@@ -24,16 +24,16 @@ ACTIONS = ("plan", "promote")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    changes = "settings of its runs, or of the search itself (budget.trials=20), see below"
-    add_words(parser, f"a file of conf/search/; and {changes}", "[plan|promote] NAME [KEY=VALUE ...]")
+    overrides = "overrides for its runs, or for the search itself (budget.trials=20), see below"
+    add_words(parser, f"a search (a file of conf/search/), and {overrides}", "[plan|promote] NAME [KEY=VALUE ...]")
     parser.add_argument(
         "--as", dest="called", metavar="NAME", help="the name of the study; default: that of the search"
     )
     parser.add_argument(
-        "--wait", action="store_true", help="on SLURM: follow the workers to the end, start killed ones again"
+        "--wait", action="store_true", help="on SLURM: follow the workers to the end, and submit lost ones again"
     )
-    add_limit(parser, "at most N new trials now")
-    add_retry(parser, "also trials that failed too often; with a cause: only those")
+    add_limit(parser, "make at most N new trials now")
+    add_retry(parser, "also trials that failed too often; with a cause: only trials that failed so")
     parser.add_argument(
         "--verify",
         action="store_true",
