@@ -1,9 +1,9 @@
-"""Executes the runs and evaluations of sweeps that are not done yet. The same command again runs nothing twice; after a change of a
-value only the changed runs are new; an interrupted sweep resumes. Several sweeps are one launch, and runs that
-they share are executed once. Settings and code are frozen: edits made while jobs queue do not affect them. On
-local processes it waits, and Ctrl-C stops them. On SLURM it asks for confirmation (YES=1: it does not), submits
-and returns; with --wait it follows the jobs, and submits again what was killed. The exit code is 1 if a run
-failed. Divergence is not a failure: it is an outcome, and would happen again."""
+"""Executes the runs and evaluations of sweeps that are not done yet. The same command again runs nothing twice;
+after a change of a value only the changed runs are new; an interrupted sweep resumes. Several sweeps are one
+launch, and runs that they share are executed once. Settings and code are frozen: edits made while jobs queue do
+not affect them. On local processes it waits, and Ctrl-C stops them. On SLURM it asks for confirmation (YES=1: it
+does not), submits and returns; with --wait it follows the jobs, and submits again what was killed. The exit code
+is 1 if a run failed. Divergence is not a failure: it is an outcome, and would happen again."""
 
 from __future__ import annotations
 
