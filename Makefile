@@ -81,16 +81,16 @@ logs: $(INSTALLED) ## what the job of a run printed (RUN=3f2a ARGS=-f)
 cancel: $(INSTALLED) ## stop runs or sweeps (RUN=3f2a, or ARGS="length --state queued")
 	@$(PY) -m sweeps cancel $(RUN) $(ARGS)
 
-diff: $(INSTALLED) ## why a run is not the same as another (RUN=3f2a, or ARGS="3f2a 91bc")
+diff: $(INSTALLED) ## how a run differs from another (RUN=3f2a, or ARGS="3f2a 91bc")
 	@$(PY) -m sweeps diff $(RUN) $(ARGS)
 
-clean: $(INSTALLED) ## free what nobody needs any more; says first what
+clean: $(INSTALLED) ## free what is not needed any more; says first what
 	@$(PY) -m sweeps clean $(ARGS)
 
 doctor: $(INSTALLED) ## what a new cluster needs (CLUSTER=slurm ARGS="cluster.partition=gpu cluster.gpus=1")
 	@$(PY) -m sweeps doctor $(CHOICE) $(ARGS)
 
-sync: $(INSTALLED) ## send the records that the W&B server has not (of the sweeps in ARGS; none: the whole store)
+sync: $(INSTALLED) ## send the records that the W&B server does not have (of the sweeps in ARGS; none: the whole store)
 	@$(PY) -m sweeps sync $(ARGS)
 
 tables: $(INSTALLED) ## rebuild the tables and figures of every sweep in the store

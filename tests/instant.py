@@ -19,8 +19,8 @@ from mmprompt.runs.failures import from_text
 from mmprompt.runs.identity import evaluation_id, read_config
 from mmprompt.runs.store import RunFolder, Store
 from mmprompt.studies.study import Study
-from sweeps.search.advance import Desk, Limits, Work
-from sweeps.search.space import Asked, asked
+from sweeps.search.advance import Limits, StudyDriver, Work
+from sweeps.search.space import CheckedSearch, compose_search
 
 ABOUT = {"commit": None, "dirty": False}
 Score = Callable[[RunConfig], float | None]  # of a run; None: it diverges
@@ -44,9 +44,11 @@ def search_file(conf: Path, name: str, **content: Any) -> None:
     (conf / "search" / f"{name}.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(about | content)))
 
 
-def begun(conf: Path, store: Path, name: str, *overrides: str, called: str | None = None) -> tuple[Asked, Study]:
+def begun(
+    conf: Path, store: Path, name: str, *overrides: str, called: str | None = None
+) -> tuple[CheckedSearch, Study]:
     """A search that is begun, as `search NAME` begins it."""
-    one = asked(name, called or name, [f"paths.runs={store}", *overrides], conf, ABOUT)
+    one = compose_search(name, called or name, [f"paths.runs={store}", *overrides], conf, ABOUT)
     study = Study(one.store, one.definition.name)
     study.define(one.definition)
     return one, study
@@ -97,15 +99,15 @@ def publish(folder: RunFolder, number: int, config: RunConfig, work: Work, value
     folder.result_file.write_text(json.dumps(result))
 
 
-def search_on(study: Study, score: Score, limits: Limits | None = None, most: int = 10_000) -> Desk:
+def search_on(study: Study, score: Score, limits: Limits | None = None, most: int = 10_000) -> StudyDriver:
     """One worker, until the study is over or it has done `most` things."""
-    desk = Desk(study, limits or Limits())
+    driver = StudyDriver(study, limits or Limits())
     for _ in range(most):
-        step = desk.advance()
+        step = driver.advance()
         if step.is_over or not step.work:
-            return desk
+            return driver
         execute(study.store, step.work[0], score)
-    return desk
+    return driver
 
 
 def contents(study: Study) -> dict[str, Any]:

@@ -125,10 +125,10 @@ def advance(store: Path) -> int:
     """A worker of the search, which takes nothing."""
     from mmprompt.runs.files import StoreError
     from mmprompt.studies.study import Study
-    from sweeps.search.advance import Desk, Limits
+    from sweeps.search.advance import Limits, StudyDriver
 
     try:
-        Desk(Study(Store(store), "learning_rate"), Limits()).advance()
+        StudyDriver(Study(Store(store), "learning_rate"), Limits()).advance()
     except StoreError as error:
         print(error)
     return 0

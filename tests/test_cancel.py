@@ -1,4 +1,4 @@
-"""`cancel` on local processes: a launch ends as by Ctrl-C, and what was not asked for goes on."""
+"""`cancel` on local processes: it ends a launch as Ctrl-C does, and leaves runs alone that were not named."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def stop(launcher: Launcher, *what: str, state: str | None = None) -> int:
     return cancel(what, launcher.store.root, state)
 
 
-def test_a_launch_is_ended_if_all_its_runs_were_asked_for_and_the_answer_is_yes(
+def test_a_launch_is_ended_only_if_all_its_runs_are_named_and_the_answer_is_yes(
     launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
     launch = launcher.start("launch", *LONG)
     worker = launcher.worker()
     runs = [point["run"] for point in launcher.manifest()["points"]]
-    assert stop(launcher, runs[1][:12]) == 1  # the launch is at the other one
+    assert stop(launcher, runs[1][:12]) == 1  # the launch is executing the other run
     assert f"1 run stays: the launch of batch 1 also holds {runs[0]}; name all" in capsys.readouterr().out
     assert stop(launcher, state="running") == 1
     assert f"1 run stays: the launch of batch 1 also holds {runs[1]}; name all" in capsys.readouterr().out
@@ -54,7 +54,7 @@ def test_a_launch_is_ended_if_all_its_runs_were_asked_for_and_the_answer_is_yes(
 
 
 def answered(launcher: Launcher, answer: str) -> int:
-    """The exit code of a `cancel` of the sweep whose question was answered so on a terminal."""
+    """The exit code of a `cancel` of the sweep whose question gets this answer on a terminal."""
     ours, terminal = pty.openpty()
     words = [sys.executable, "-m", "sweeps", "cancel", "length", "--runs", str(launcher.store.root)]
     environment = {key: value for key, value in os.environ.items() if key != "YES"} | {"PYTHONPATH": str(ROOT)}
@@ -77,21 +77,25 @@ def test_processes_whose_launch_was_killed_are_ended(launcher: Launcher, capsys:
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("what", "sentence"),
     [
         ([], "cancel what? give the beginning of a run's id, a sweep, or --state queued or running"),
         (["lenght"], "no sweep is called so; did you mean length?"),
     ],
 )
-def test_what_is_not_there_is_an_error_of_one_sentence(tmp_path: Path, what: list[str], said: str) -> None:
+def test_a_word_that_names_no_run_and_no_word_at_all_are_errors_of_one_sentence(
+    tmp_path: Path, what: list[str], sentence: str
+) -> None:
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps/length.json").write_text("{}")
-    with pytest.raises(StoreError, match=re.escape(said)):
+    with pytest.raises(StoreError, match=re.escape(sentence)):
         cancel(what, tmp_path, None)
 
 
-def test_it_takes_no_longer_for_a_run_the_more_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs of one batch, and no SLURM to ask: nobody knows whether they are there, so each of them is a holder."""
+def test_the_time_per_run_does_not_grow_with_the_number_of_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no SLURM to query, so every job of the batch may still exist and counts as a holder."""
     monkeypatch.setenv("PATH", str(tmp_path))
     took = {}
     for runs in (500, 4000):
@@ -103,40 +107,40 @@ def test_it_takes_no_longer_for_a_run_the_more_there_are(tmp_path: Path, monkeyp
     assert took[4000] < 3 * took[500], took
 
 
-def test_a_cancel_of_many_runs_says_what_it_is_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for runs, said in ((499, "nothing is cancelled"), (500, "looking at 500 runs\nnothing is cancelled")):
+def test_a_cancel_of_many_runs_says_that_it_is_reading_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for runs, beginning in ((499, "nothing is cancelled"), (500, "looking at 500 runs\nnothing is cancelled")):
         store = Store(tmp_path / str(runs))
         handed_over(store, runs, scheduler="local")
         cancel(["length"], store.root, None)
-        assert capsys.readouterr().out.startswith(said)
+        assert capsys.readouterr().out.startswith(beginning)
 
 
 def handed_over(store: Store, runs: int, scheduler: str = "slurm") -> None:
-    """A sweep as a launch leaves it that is over: no run has begun, four are in a job."""
+    """Writes a sweep as an ended launch leaves it: four runs in each job, none of which has begun."""
     ids = [f"{number:016x}" for number in range(runs)]
     points = [{"run": run, "values": {}, "evaluations": {}} for run in ids]
     parts = [{"runs": ids[i : i + 4], "evaluations": [{"split": "val"}, {"split": "test"}]} for i in range(0, runs, 4)]
-    launcher = this_process() | {"pid": 2**22 + 1}  # nobody has it
+    launcher = this_process() | {"pid": 2**22 + 1}  # higher than any pid
     batch = {"sweeps": {"length": ids}, "jobs": [[part] for part in parts], "job": {"scheduler": scheduler}}
     batch |= {"job_name": "mmprompt-1-abc", "launcher": launcher, "user": who(), "slurm_cluster": None}
     batch |= {"overrides": [], "cluster": {"mem_gb": 2.0, "time_min": 60}}
     (store.jobs / "1" / "0").mkdir(parents=True)
     (store.jobs / "1" / "batch.json").write_text(json.dumps(batch))
     (store.jobs / "1" / "submitted.json").write_text(json.dumps({"waiting": 0, "why": ""}))
-    about = {"command": "make sweep-length", "tasks": {"micro_vqa": {"metric": "vqa_accuracy"}}}
+    manifest = {"command": "make sweep-length", "tasks": {"micro_vqa": {"metric": "vqa_accuracy"}}}
     store.manifest("length").parent.mkdir()
-    store.manifest("length").write_text(json.dumps(about | {"points": points, "axes": {}}))
+    store.manifest("length").write_text(json.dumps(manifest | {"points": points, "axes": {}}))
 
 
 @given(st.sets(st.tuples(st.integers(1, 3), st.none() | st.integers(0, 30))))
-def test_ranges_name_exactly_the_jobs_that_were_given(jobs: set[tuple[int, int | None]]) -> None:
+def test_ranges_name_exactly_the_given_jobs(jobs: set[tuple[int, int | None]]) -> None:
     alone = {array for array, task in jobs if task is None}
     given_ids = {f"{a}_{t}" for a, t in jobs if t is not None and a not in alone} | {str(a) for a in alone}
-    assert {one for text in ranges(sorted(given_ids)) for one in spelled_out(text)} == given_ids
+    assert {job for text in ranges(sorted(given_ids)) for job in expanded(text)} == given_ids
 
 
-def spelled_out(text: str) -> list[str]:
-    """As scancel reads it."""
+def expanded(text: str) -> list[str]:
+    """The ids of the jobs that scancel takes a range for."""
     array, _, tasks = text.partition("_[")
     if not tasks:
         return [array]

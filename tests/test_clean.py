@@ -1,4 +1,4 @@
-"""`clean`: exactly what nobody needs goes, of a store that was really written to by what writes to one."""
+"""`clean`: it deletes exactly what is not needed any more, from a store written by the code that writes stores."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def sweep(seeds: str) -> Launch:
     return join(["length"], [*LENGTH, f"seed={seeds}"], ROOT / "conf")
 
 
-def submit(store: Store, expanded: Launch, kind: Kind = "local", **about: Any) -> Batch:
-    """A launch that has ended, with what its workers left in the folder; the runs are created, and not begun."""
+def submit(store: Store, expanded: Launch, kind: Kind = "local", **facts: Any) -> Batch:
+    """The batch of a launch that has ended, with the logs of its workers; its runs are created, but not begun."""
     for run, config in expanded.configs.items():
         store.run(run).create(config)
-    about = {"commit": "aaaa", "dirty": False, "slurm_cluster": None} | about
-    batch = freeze_batch(expanded, [list(expanded.configs)], kind, about, batches(store))
+    facts = {"commit": "aaaa", "dirty": False, "slurm_cluster": None} | facts
+    batch = freeze_batch(expanded, [list(expanded.configs)], kind, facts, batches(store))
     assert batch is not None
     text = batch.file.read_text()
     batch.file.write_text(text.replace(f'"pid": {os.getpid()}', '"pid": 1'))  # the launch has ended
@@ -53,7 +53,7 @@ def submit(store: Store, expanded: Launch, kind: Kind = "local", **about: Any) -
 
 
 def attempt_of(folder: RunFolder, **job: Any) -> Attempt:
-    """One whose process is gone, with all that an attempt makes."""
+    """An attempt whose process is gone, with every file that an attempt makes."""
     attempt = folder.claim(folder.next_number, ELSEWHERE | {"batch": "1", "scheduler": "local"} | job)
     assert attempt is not None
     for step in (10, 20):
@@ -67,7 +67,7 @@ def attempt_of(folder: RunFolder, **job: Any) -> Attempt:
 
 
 def finish(folder: RunFolder) -> None:
-    """By its second attempt, which was killed before it tidied up."""
+    """Publishes a result of the run's second attempt, which was killed before it removed its checkpoints."""
     attempt_of(folder).fail(from_text(f"{INTERRUPTED}killed"))
     attempt = attempt_of(folder)
     evaluations = {split: evaluation_id(folder.id, {"split": split}) for split in ("val", "test")}
@@ -86,7 +86,7 @@ def files(store: Store) -> set[str]:
 
 
 def cleaned(store: Store, cache: bool = False) -> set[str]:
-    """What `clean` has removed; it leaves nothing that it wanted to remove."""
+    """The files that `clean` has deleted. It fails if `clean` could not delete something."""
     before = files(store)
     assert clean(store.root, DAYS, cache) == 0
     assert files(store) <= before
@@ -94,7 +94,7 @@ def cleaned(store: Store, cache: bool = False) -> set[str]:
 
 
 def draft(*folders: Path) -> Iterable[str]:
-    """What a killed process leaves half written."""
+    """Makes the half-written files that a killed process leaves in these folders, and yields their paths."""
     for folder in folders:
         (folder / ".7.0badc0de").mkdir(parents=True)
         (folder / ".7.0badc0de" / "file").write_text("half")
@@ -102,7 +102,9 @@ def draft(*folders: Path) -> Iterable[str]:
         yield from (f"{folder.name}/.7.0badc0de/file", f"{folder.name}/.file.json.0badc0de")
 
 
-def test_of_an_old_store_exactly_what_nobody_needs_goes(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_an_old_store_exactly_what_is_not_needed_is_deleted(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     expanded = sweep("1,2")
     done, failed = map(store.run, expanded.configs)
     submit(store, sweep("1"))
@@ -118,8 +120,8 @@ def test_of_an_old_store_exactly_what_nobody_needs_goes(store: Store, capsys: py
     expected |= {f"{place}/{name}" for place in places for name in (".7.0badc0de/file", ".file.json.0badc0de")}
     assert cleaned(store) == expected
     output = capsys.readouterr().out
-    assert "half written, by processes that were killed (10)" in output
-    assert "what attempts made that another was faster than (6)" in output and "older than 30 days (2)" in output
+    assert "half-written files of processes that were killed (10)" in output
+    assert "files of attempts that were not published (6)" in output and "older than 30 days (2)" in output
     assert "freed" in output
     assert cleaned(store) == set() and "nothing can be freed" in capsys.readouterr().out
     assert done.published.weights_file.exists() and done.evaluation_file("abc").exists()
@@ -133,7 +135,7 @@ def test_batches_keep_their_numbers(store: Store) -> None:
     assert submit(store, sweep("2")).id == "2"
 
 
-def test_what_is_young_stays(store: Store) -> None:
+def test_drafts_and_logs_that_are_not_old_enough_stay(store: Store) -> None:
     submit(store, sweep("1"))
     folder = store.run(next(iter(sweep("1").configs)))
     list(draft(folder.path, store.code))
@@ -145,7 +147,7 @@ def test_what_is_young_stays(store: Store) -> None:
     assert len(list(snapshot.files(next(store.code.iterdir())))) > 20
 
 
-def test_nothing_of_a_run_at_work_or_of_which_nobody_can_tell_goes(store: Store) -> None:
+def test_nothing_is_deleted_of_a_run_that_is_running_or_may_be_running_elsewhere(store: Store) -> None:
     running, elsewhere = map(store.run, sweep("1,2").configs)
     submit(store, sweep("1,2"))
     attempt_of(running, **this_process())
@@ -155,7 +157,7 @@ def test_nothing_of_a_run_at_work_or_of_which_nobody_can_tell_goes(store: Store)
     assert cleaned(store) == set()
 
 
-def test_another_attempt_at_a_finished_run_that_may_live_keeps_its_files(store: Store) -> None:
+def test_another_attempt_of_a_finished_run_keeps_its_files_while_it_may_be_running(store: Store) -> None:
     here, elsewhere = map(store.run, sweep("1,2").configs)
     submit(store, sweep("1,2"))
     for folder, process in ((here, this_process()), (elsewhere, ELSEWHERE)):
@@ -166,7 +168,7 @@ def test_another_attempt_at_a_finished_run_that_may_live_keeps_its_files(store: 
 
 
 @pytest.mark.parametrize("state", ["no information", "SLURM does not have it"])
-def test_without_information_about_jobs_of_slurm_all_that_they_could_use_stays(
+def test_without_information_about_slurm_jobs_all_that_they_could_use_stays(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: str
 ) -> None:
     batch = submit(store, sweep("1"), "slurm")
@@ -177,11 +179,11 @@ def test_without_information_about_jobs_of_slurm_all_that_they_could_use_stays(
     (tmp_path / "squeue").write_text("#!/bin/sh\nexit " + ("1" if state == "no information" else "0"))
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    found = cleaned(store)
-    assert ("SLURM gives no information" in capsys.readouterr().out) == (state == "no information") == (not found)
+    deleted = cleaned(store)
+    assert ("SLURM gives no information" in capsys.readouterr().out) == (state == "no information") == (not deleted)
 
 
-def test_code_goes_unless_an_open_batch_needs_it_or_no_commit_has_it(store: Store) -> None:
+def test_code_is_deleted_unless_an_open_batch_needs_it_or_it_had_uncommitted_changes(store: Store) -> None:
     folder = store.run(next(iter(sweep("1").configs)))
     batch = submit(store, sweep("1"))
     copy = Path(batch.record["snapshot"])
@@ -196,17 +198,17 @@ def test_code_goes_unless_an_open_batch_needs_it_or_no_commit_has_it(store: Stor
     assert f"code/{copy.name}/sweeps/verbs/clean.py" in cleaned(store) and not copy.exists()
 
 
-def test_code_that_a_launch_chooses_while_it_is_being_freed_stays_whole(store: Store) -> None:
+def test_code_that_a_launch_uses_again_while_it_is_being_deleted_stays_whole(store: Store) -> None:
     copy = snapshot.take(ROOT, store)
     age(store)
-    assert snapshot.take(ROOT, store) == copy  # after it was found to be old
+    assert snapshot.take(ROOT, store) == copy  # after `clean` has judged it to be old
     assert not free(Waste(CODE, copy, 0), DAYS)
     assert snapshot.identity(copy) == copy.name and list(store.code.iterdir()) == [copy]
     age(store)
     assert free(Waste(CODE, copy, 0), DAYS) and list(store.code.iterdir()) == []
 
 
-def test_what_a_probe_left_goes_when_it_is_old(store: Store) -> None:
+def test_files_of_a_probe_are_deleted_when_they_are_old(store: Store) -> None:
     (store.root / "doctor/0badc0de/code").mkdir(parents=True)
     (store.root / "doctor/0badc0de/log").write_text("printed")
     assert cleaned(store) == set()
@@ -214,7 +216,7 @@ def test_what_a_probe_left_goes_when_it_is_old(store: Store) -> None:
     assert cleaned(store) == {"doctor/0badc0de/log"}
 
 
-def test_the_cache_goes_only_when_it_was_asked_for(store: Store) -> None:
+def test_the_cache_is_deleted_only_on_request(store: Store) -> None:
     store.cache.mkdir(parents=True)
     (store.cache / "abc.rows").write_bytes(bytes(100))
     assert cleaned(store) == set()

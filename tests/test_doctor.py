@@ -1,4 +1,4 @@
-"""The doctor without SLURM: what it makes of sinfo's words, what the probe finds, and a pass over local processes."""
+"""The doctor without SLURM: how it reads sinfo's output, what the probe finds, and a whole pass in local processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from patience import LAST_RESORT, printed_by, until
 from mmprompt.runs.deployment import ROOT, Cluster
 from sweeps.doctor import probe
 from sweeps.doctor.probe import MARK, MINE, Finding, bad
-from sweeps.doctor.probe_job import Findings, blame
+from sweeps.doctor.probe_job import Findings, setting_to_blame
 from sweeps.doctor.site import Site, all_nodes, gpus_of, minutes
 from sweeps.verbs import doctor
 
@@ -44,21 +44,21 @@ CLUSTER: dict[str, Any] = {
 
 
 def findings(**settings: Any) -> dict[str, Finding]:
-    """What does not need to ask anybody."""
+    """The findings, by check, for these cluster settings and SINFO; only of checks that call no program of SLURM."""
     site = Site(Cluster.model_validate(CLUSTER | settings), all_nodes(SINFO))
-    asked = Cluster.model_validate(CLUSTER | settings)
-    assert asked.reservation is None and asked.account is None
-    found = {}
+    cluster = Cluster.model_validate(CLUSTER | settings)
+    assert cluster.reservation is None and cluster.account is None
+    by_check = {}
     for finding in site.findings():
         if finding.name == "accounting":
             break
-        found[finding.name] = finding
-    return found
+        by_check[finding.name] = finding
+    return by_check
 
 
 @pytest.fixture(autouse=True)
 def no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """SLURM's commands are not found here, be they installed or not."""
+    """Hides SLURM's commands, whether they are installed or not."""
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
     monkeypatch.delenv("MMPROMPT_FAKE_GPUS", raising=False)
 
@@ -111,12 +111,12 @@ def test_only_nodes_that_are_up_in_a_partition_that_is_up_take_jobs() -> None:
         ({"partition": "gpu", "gpus": 4, "mem_gb": 900.0}, "together", "mem_gb: less"),
     ],
 )
-def test_what_a_partition_does_not_have_is_found_and_the_line_that_mends_it(
+def test_a_setting_that_the_partition_cannot_satisfy_fails_and_the_advice_mends_it(
     settings: dict[str, Any], name: str, advice: str
 ) -> None:
-    found = findings(**settings)
-    assert [one for one, finding in found.items() if finding.grade == "FAIL"] == [name]
-    assert any(advice in line for line in found[name].advice), found[name].advice
+    by_check = findings(**settings)
+    assert [check for check, finding in by_check.items() if finding.grade == "FAIL"] == [name]
+    assert any(advice in line for line in by_check[name].advice), by_check[name].advice
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_what_a_partition_does_not_have_is_found_and_the_line_that_mends_it(
         {"partition": "shut"},
     ],
 )
-def test_the_lines_that_it_advises_do_mend_it(settings: dict[str, Any]) -> None:
+def test_after_the_advised_lines_are_applied_every_check_passes(settings: dict[str, Any]) -> None:
     [broken] = [finding for finding in findings(**settings).values() if finding.grade == "FAIL"]
     lines = [line.removeprefix(f"{MINE}:  ") for line in broken.advice if line.startswith(MINE)]
     first = dict(yaml.safe_load("\n".join(lines)))
     typed = {key: float(value) if key == "mem_gb" else value for key, value in first.items()}
     assert typed and {finding.grade for finding in findings(**settings | typed).values()} == {"PASS"}
-    for line in broken.advice:  # another partition mends it alone
+    for line in broken.advice:  # each advice of another partition mends the fault alone
         if line.startswith("or  "):
             other = yaml.safe_load(line.removeprefix(f"or  {MINE}:  "))
             assert broken.name not in [f.name for f in findings(**settings | other).values() if f.grade == "FAIL"]
@@ -158,7 +158,7 @@ def test_the_lines_that_it_advises_do_mend_it(settings: dict[str, Any]) -> None:
         {"constraint": "[skylake*2&ib]"},
     ],
 )
-def test_what_a_partition_has_is_no_failure(settings: dict[str, Any]) -> None:
+def test_settings_that_the_partition_satisfies_pass_every_check(settings: dict[str, Any]) -> None:
     assert {finding.grade for finding in findings(**settings).values()} == {"PASS"}
 
 
@@ -187,15 +187,17 @@ def test_what_a_partition_has_is_no_failure(settings: dict[str, Any]) -> None:
         ("ReqNodeNotAvail, UnavailableNodes:gn1", ""),
     ],
 )
-def test_a_reason_for_waiting_that_never_passes_is_told_from_one_that_does(reason: str, key: str) -> None:
-    assert blame(reason) == key
+def test_a_pending_reason_that_never_passes_names_the_setting_and_one_that_passes_names_none(
+    reason: str, key: str
+) -> None:
+    assert setting_to_blame(reason) == key
 
 
 # The probe
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> dict[str, Any]:
+def probe_request(tmp_path: Path) -> dict[str, Any]:
     settings = doctor.compose(["cluster=local", "task.data.val=8"])
     (tmp_path / "login").write_text("abc")
     return {
@@ -210,97 +212,102 @@ def ask(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def only(found: Iterator[Finding]) -> Finding:
-    [finding] = found
+def only(findings: Iterator[Finding]) -> Finding:
+    [finding] = findings
     return finding
 
 
-def said(ask: dict[str, Any], *options: str) -> dict[str, dict[str, Any]]:
-    """By an interpreter with these options."""
-    command = [sys.executable, *options, "-m", "sweeps.doctor.probe", json.dumps(ask)]
+def findings_of_probe(probe_request: dict[str, Any], *options: str) -> dict[str, dict[str, Any]]:
+    """The probe's findings, by check, when an interpreter with these options runs it."""
+    command = [sys.executable, *options, "-m", "sweeps.doctor.probe", json.dumps(probe_request)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LAST_RESORT)
     lines = [json.loads(line.removeprefix(MARK)) for line in done.stdout.splitlines() if line.startswith(MARK)]
     assert lines and lines[-1] == {"end": True}, done.stderr
     return {line["name"]: line for line in lines if "name" in line}
 
 
-def test_an_interpreter_without_any_package_says_which_it_lacks_and_what_it_could_not_look_at(
-    ask: dict[str, Any],
+def test_an_interpreter_without_packages_names_the_missing_ones_and_the_skipped_checks(
+    probe_request: dict[str, Any],
 ) -> None:
-    found = said(ask, "-S", "-E")  # no site-packages
-    assert [name for name, line in found.items() if line["grade"] == "FAIL"] == ["packages"]
-    assert all(name in found["packages"]["found"] for name in ("torch", "wandb", "pydantic"))
-    assert {name for name, line in found.items() if "for want of" in line["found"]} == {
+    by_check = findings_of_probe(probe_request, "-S", "-E")  # no site-packages
+    assert [name for name, line in by_check.items() if line["grade"] == "FAIL"] == ["packages"]
+    assert all(name in by_check["packages"]["found"] for name in ("torch", "wandb", "pydantic"))
+    assert {name for name, line in by_check.items() if "not checked, because" in line["found"]} == {
         *("code", "torch", "gpu", "wandb", "data", "backbone")
     }
 
 
 def test_a_file_system_without_hard_links_cannot_hold_a_store(
-    ask: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    probe_request: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_link(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    assert only(probe.files(ask)).grade == "PASS"
+    assert only(probe.files(probe_request)).grade == "PASS"
     monkeypatch.setattr(os, "link", no_link)
-    assert "link(2) is not possible (Operation not permitted)" in only(probe.files(ask)).found
+    assert "link(2) is not possible (Operation not permitted)" in only(probe.files(probe_request)).found
 
 
 def test_a_file_system_whose_link_replaces_cannot_hold_a_store(
-    ask: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    probe_request: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "link", lambda one, other: Path(other).write_bytes(Path(one).read_bytes()))
-    finding = only(probe.files(ask))
+    finding = only(probe.files(probe_request))
     assert (
         finding.grade == "FAIL" and "link(2) replaces a file" in finding.found and "MMPROMPT_RUNS" in finding.advice[0]
     )
 
 
 @pytest.mark.parametrize(("ahead", "grade"), [(0.0, "PASS"), (10.0, "NOTE"), (-10.0, "NOTE"), (3600.0, "FAIL")])
-def test_clocks_that_differ_are_told(ask: dict[str, Any], ahead: float, grade: str) -> None:
-    finding = only(probe.clock(ask | {"offset": -ahead}))
+def test_clocks_that_differ_get_a_note_or_a_failure(probe_request: dict[str, Any], ahead: float, grade: str) -> None:
+    finding = only(probe.clock(probe_request | {"offset": -ahead}))
     assert finding.grade == grade and f"{abs(ahead):.1f} s" in finding.found
 
 
-def test_a_store_that_is_another_folder_or_none_is_not_taken_for_the_login_nodes(ask: dict[str, Any]) -> None:
-    assert only(probe.store(ask)).grade == "PASS"
-    assert "another folder" in only(probe.store(ask | {"nonce": "other"})).found
-    container = ask | {"folder": "/no/folder", "cluster": ask["cluster"] | {"python": "apptainer exec image python"}}
+def test_a_store_that_is_another_folder_or_missing_on_the_node_is_a_failure(probe_request: dict[str, Any]) -> None:
+    assert only(probe.store(probe_request)).grade == "PASS"
+    assert "another folder" in only(probe.store(probe_request | {"nonce": "other"})).found
+    container = probe_request | {
+        "folder": "/no/folder",
+        "cluster": probe_request["cluster"] | {"python": "apptainer exec image python"},
+    }
     finding = only(probe.store(container))
     assert finding.grade == "FAIL" and any("--bind" in line for line in finding.advice)
 
 
-def test_a_backbone_that_is_another_file_on_the_node_is_found(ask: dict[str, Any], tmp_path: Path) -> None:
-    assert only(probe.backbone(ask)).grade == "PASS"
-    assert "another file" in only(probe.backbone(ask | {"checksum": "0" * 64})).found
-    assert "cannot be read" in only(probe.backbone(ask | {"backbone": str(tmp_path / "no")})).found
-    assert "is no checkpoint of model=" in only(probe.backbone(of_another_model(ask))).found
-
-
-def of_another_model(ask: dict[str, Any]) -> dict[str, Any]:
-    model = ask["config"]["model"] | {"dim": 2 * ask["config"]["model"]["dim"]}
-    return ask | {"config": ask["config"] | {"model": model}}
-
-
-def test_a_torch_without_cuda_and_a_node_without_a_driver_are_told_apart(
-    ask: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_a_backbone_that_is_missing_or_another_file_on_the_node_is_a_failure(
+    probe_request: dict[str, Any], tmp_path: Path
 ) -> None:
-    ask["cluster"]["gpus"] = 1
+    assert only(probe.backbone(probe_request)).grade == "PASS"
+    assert "another file" in only(probe.backbone(probe_request | {"checksum": "0" * 64})).found
+    assert "cannot be read" in only(probe.backbone(probe_request | {"backbone": str(tmp_path / "no")})).found
+    assert "is no checkpoint of model=" in only(probe.backbone(of_another_model(probe_request))).found
+
+
+def of_another_model(probe_request: dict[str, Any]) -> dict[str, Any]:
+    model = probe_request["config"]["model"] | {"dim": 2 * probe_request["config"]["model"]["dim"]}
+    return probe_request | {"config": probe_request["config"] | {"model": model}}
+
+
+def test_a_torch_without_cuda_and_a_node_without_a_driver_are_different_findings(
+    probe_request: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe_request["cluster"]["gpus"] = 1
     if torch.version.cuda is None:
-        assert "built without CUDA" in only(probe.gpu(ask)).found
+        assert "built without CUDA" in only(probe.gpu(probe_request)).found
     if probe.driver_cuda() is None:
         monkeypatch.setattr(torch.version, "cuda", "12.6")
-        finding = only(probe.gpu(ask))
+        finding = only(probe.gpu(probe_request))
         assert finding.grade == "FAIL" and finding.name == "driver" and "no NVIDIA driver" in finding.found
 
 
-def test_a_server_that_cannot_be_reached_is_a_note_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_cannot_be_reached_is_a_note_that_advises_make_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    finding = probe.reaches(probe.wandb_host())
+    finding = probe.connection(probe.wandb_host())
     assert finding.grade == "NOTE" and "Connection refused" in finding.found and "make sync" in finding.advice[0]
 
 
-def test_a_finding_fits_into_80_columns_and_what_is_to_be_copied_stays_in_one_line(
+def test_a_finding_is_wrapped_at_80_columns_but_its_advice_stays_in_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Findings().say(bad("partition", "there are " + ", ".join(f"partition{i}" for i in range(30)), "word " * 40))
@@ -311,7 +318,7 @@ def test_a_finding_fits_into_80_columns_and_what_is_to_be_copied_stays_in_one_li
 # A whole pass, in local processes
 
 
-def visit(folder: Path, *overrides: str, **environment: str) -> tuple[int, str]:
+def run_doctor(folder: Path, *overrides: str, **environment: str) -> tuple[int, str]:
     done = subprocess.run(
         command(*overrides), cwd=folder, env=variables(folder, **environment), **OUTPUT, timeout=LAST_RESORT
     )
@@ -333,8 +340,8 @@ def failed(output: str) -> list[str]:
     return [name for grade, name in LINE.findall(output) if grade == "FAIL"]
 
 
-def test_on_local_processes_the_checks_of_a_node_are_made_here_and_nothing_stays(tmp_path: Path) -> None:
-    code, output = visit(tmp_path)
+def test_with_local_processes_the_checks_of_a_node_are_made_here_and_no_file_is_left(tmp_path: Path) -> None:
+    code, output = run_doctor(tmp_path)
     assert code == 0 and failed(output) == [], output
     assert {"python", "store", "files", "torch", "wandb", "data", "backbone"} <= {
         name for _, name in LINE.findall(output)
@@ -342,10 +349,10 @@ def test_on_local_processes_the_checks_of_a_node_are_made_here_and_nothing_stays
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_wrong_with_this_machine_is_found_in_one_pass(tmp_path: Path) -> None:
+def test_all_faults_of_this_machine_are_found_in_one_pass(tmp_path: Path) -> None:
     (tmp_path / "half.safetensors").write_bytes((ROOT / "mmprompt/backbones/micro.safetensors").read_bytes()[:99_999])
     settings = [f"paths.backbone={tmp_path}/half.safetensors", "cluster.gpus=99", "cluster.setup=[hostname]"]
-    code, output = visit(tmp_path, *settings, TMPDIR=str(tmp_path / "none"))
+    code, output = run_doctor(tmp_path, *settings, TMPDIR=str(tmp_path / "none"))
     assert code == 1 and set(failed(output)) - {"gpu", "driver"} == {"gpus", "scratch", "backbone"}, output
     assert "export TMPDIR=/tmp" in output and "paths.backbone=" in output and "gpus: " in output
     assert "they are not used here" in " ".join(output.split())  # the setup lines
@@ -354,35 +361,35 @@ def test_what_is_wrong_with_this_machine_is_found_in_one_pass(tmp_path: Path) ->
 
 
 def test_an_interrupted_doctor_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
-    process = subprocess.Popen(command(), cwd=tmp_path, env=variables(tmp_path), preexec_fn=hear_ctrl_c, **OUTPUT)
+    process = subprocess.Popen(command(), cwd=tmp_path, env=variables(tmp_path), preexec_fn=accept_ctrl_c, **OUTPUT)
 
     def probes() -> list[psutil.Process]:
         return [one for one in psutil.Process(process.pid).children() if "sweeps.doctor.probe" in one.cmdline()]
 
     [probe] = until(probes, "the probe runs", process)
     process.send_signal(signal.SIGINT)
-    said = printed_by(process)
-    assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said, said
+    output = printed_by(process)
+    assert process.returncode == 130 and "interrupted" in output and "Traceback" not in output, output
     assert not probe.is_running() and list(tmp_path.iterdir()) == []
 
 
-def hear_ctrl_c() -> None:
-    """A shell starts what it puts in the background with Ctrl-C ignored, and that is inherited: not by these."""
+def accept_ctrl_c() -> None:
+    """Resets SIGINT in a child process: a shell starts background jobs with it ignored, and children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_a_backbone_that_is_not_there_is_a_finding_and_the_rest_is_looked_at(
+def test_a_missing_backbone_is_a_failure_and_the_other_checks_are_still_made(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings, report = doctor.compose(["cluster=local", "paths.backbone=/no/backbone.pt"]), Findings()
-    doctor.ask_home(settings, report)
+    doctor.check_key_and_backbone(settings, report)
     output = capsys.readouterr().out
     assert failed(output) == ["backbone"] and "-> paths.backbone=" in output
-    assert settings.config.backbone.checksum == doctor.UNKNOWN  # so that the probe can look at the data
+    assert settings.config.backbone.checksum == doctor.UNKNOWN  # so that the probe can check the data
 
 
-def test_a_setting_that_does_not_exist_or_has_two_values_is_one_sentence(tmp_path: Path) -> None:
-    code, output = visit(tmp_path, "cluster.partitoin=main")
+def test_a_setting_that_does_not_exist_or_has_two_values_is_an_error_of_one_sentence(tmp_path: Path) -> None:
+    code, output = run_doctor(tmp_path, "cluster.partitoin=main")
     assert code == 2 and "cluster.partition" in output and len(output.splitlines()) == 1
-    code, output = visit(tmp_path, "cluster.cpus=1,2")
+    code, output = run_doctor(tmp_path, "cluster.cpus=1,2")
     assert code == 2 and "give one" in output and len(output.splitlines()) == 1

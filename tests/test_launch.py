@@ -199,7 +199,7 @@ def test_workers_that_die_before_they_work_end_the_launch_with_their_last_words(
     )
     code, output = Launcher(launcher.folder, launcher.folder / "copy").run("launch", "seed=1,2", "optim.steps=2")
     assert code == 1
-    assert "the workers ended before they were at every run" in output and "libsomething is missing" in output
+    assert "the workers ended before they had begun every run" in output and "libsomething is missing" in output
     assert "2 runs not done" in output
 
 

@@ -138,12 +138,12 @@ def test_the_limit_does_not_change_the_id_of_a_run(conf: Path) -> None:
     "override",
     ["seeds=1000000000", "confirm.seeds=1000000000", "confirm.top=1000000000", "budget.trials=10000000", "workers=1000000000"],
 )  # fmt: skip
-def test_a_search_with_too_many_runs_or_workers_is_refused(conf: Path, override: str) -> None:
+def test_a_search_of_too_many_runs_or_workers_is_refused(conf: Path, override: str) -> None:
     with (
         within_seconds(),
         pytest.raises(ConfigError, match=r"has \d+,[\d,]+ runs or workers; limit is 20,000 \(limits.points\)"),
     ):
-        space.asked("prompt", "prompt", [override], conf, ABOUT)
+        space.compose_search("prompt", "prompt", [override], conf, ABOUT)
 
 
 def test_a_search_for_each_of_too_many_groups_is_refused(conf: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_search_for_each_of_too_many_groups_is_refused(conf: Path) -> None:
         within_seconds(),
         pytest.raises(ConfigError, match=r"search it: the search has [\d,]+ runs or workers; limit is 20,000"),
     ):
-        space.asked("it", "it", [], conf, ABOUT)
+        space.compose_search("it", "it", [], conf, ABOUT)
 
 
 TAIL = "space: {optim.lr: {log: [0.001, 3.0]}}\nbudget: {trials: 4}\n"

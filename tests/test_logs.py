@@ -1,4 +1,4 @@
-"""`python -m sweeps logs RUN`: what a run's job printed, and how its attempt ended."""
+"""`python -m sweeps logs RUN`: the output of a run's job, and how its attempt ended."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Store
 from sweeps.verbs.logs import LINES, logs
 
-__all__ = ["store"]  # the fixture: without SLURM's programs
+__all__ = ["store"]  # a fixture: a store, where SLURM's programs are not found
 
 
-def said(capsys: pytest.CaptureFixture[str], store: Store, run: str, number: int | None = None) -> str:
+def printed_logs(capsys: pytest.CaptureFixture[str], store: Store, run: str, number: int | None = None) -> str:
     assert logs(run, store.root, follow=False, attempt=number) == 0
     return capsys.readouterr().out
 
 
 def answering(folder: Path, **jobs: str) -> None:
-    """A squeue that has these tasks of batch 1: `PENDING||Resources`."""
+    """Writes a squeue that has these tasks of batch 1, each given as STATE|NODE|REASON: `task0="PENDING||Resources"`."""
     lines = {}
-    for task, one in jobs.items():
-        word, node, reason = one.split("|")
+    for task, job in jobs.items():
+        word, node, reason = job.split("|")
         number = task.removeprefix("task")
         lines[f"300_{number}"] = f"mmprompt-1-abc.0|{word}|{node}|1:00:00|root|{reason}"
     answers(folder, "squeue", lines)
 
 
-def test_it_says_which_attempt_how_it_ended_and_the_end_of_what_its_job_printed(
+def test_logs_shows_the_newest_attempt_how_it_ended_and_the_end_of_its_job_s_output(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, [run] = store_of(tmp_path, 1)
@@ -48,7 +48,7 @@ def test_it_says_which_attempt_how_it_ended_and_the_end_of_what_its_job_printed(
     submit(store, [[run]])
     answering(tmp_path)
     (store.root / "jobs/1/0/300_0_0_log.out").write_text("to the standard output\n")
-    output = said(capsys, store, run[:6])
+    output = printed_logs(capsys, store, run[:6])
     first, second, *_ = output.splitlines()
     assert first == f"{run}  length: task=micro_vqa seed=0"
     assert second == "attempt 1 of 1: SLURM job 300_0 on elsewhere; error: ValueError: no"
@@ -57,18 +57,18 @@ def test_it_says_which_attempt_how_it_ended_and_the_end_of_what_its_job_printed(
     assert output.endswith("300_0_0_log.out:\nto the standard output\n") and "other run" not in output
 
 
-def test_of_a_job_with_several_runs_it_says_that_all_print_there(
+def test_logs_says_that_the_log_is_shared_if_its_job_has_several_runs(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, other = attempt(store, BEGIN + KILLED, seed=0), create(store, 1)
     submit(store, [[run, other]])
     answering(tmp_path)
-    output = said(capsys, store, run)
+    output = printed_logs(capsys, store, run)
     assert "killed: its process ended without a word" in output
     assert "the log is that of a job that has 1 other run as well" in output
 
 
-def test_an_earlier_attempt_is_shown_without_what_its_job_printed_when_it_was_started_again(
+def test_an_earlier_attempt_is_shown_without_the_output_of_its_requeued_job(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     again = BEGIN.replace("12:00:01", "12:30:01")
@@ -77,16 +77,16 @@ def test_an_earlier_attempt_is_shown_without_what_its_job_printed_when_it_was_st
     attempt(store, log, seed=0)
     submit(store, [[run]])
     answering(tmp_path, task0="RUNNING|gn2|None")
-    output = said(capsys, store, run, 1)
+    output = printed_logs(capsys, store, run, 1)
     assert "attempt 1 of 2: SLURM job 300_0 on elsewhere; over" in output and "told to end by SIGTERM" in output
     assert "of the first" in output and "of the second" not in output
-    assert "attempt 2 of 2: SLURM job 300_0 on elsewhere; running" in said(capsys, store, run)
+    assert "attempt 2 of 2: SLURM job 300_0 on elsewhere; running" in printed_logs(capsys, store, run)
 
 
-def test_the_part_of_an_attempt_is_found_by_the_line_that_its_execution_wrote_first(
+def test_the_output_of_an_attempt_is_found_by_the_first_line_of_its_execution_not_by_time(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever the clocks of the nodes: the second's was behind."""
+    """The clock of the second node was behind."""
     began = [BEGIN.replace("12:00:01\n", time) for time in ("12:30:01+0000\n", "11:45:01-0500\n", "12:40:01+0000\n")]
     log = f"{began[0]}of the first\n{began[1]}of the second\n{began[2]}of the third\n"
     for line in began:
@@ -94,28 +94,28 @@ def test_the_part_of_an_attempt_is_found_by_the_line_that_its_execution_wrote_fi
     submit(store, [[run]])
     answering(tmp_path)
     for number, own in ((1, "of the first"), (2, "of the second")):
-        parts = [line for line in said(capsys, store, run, number).splitlines() if line.startswith("of the ")]
+        parts = [line for line in printed_logs(capsys, store, run, number).splitlines() if line.startswith("of the ")]
         assert parts == [own]
 
 
-def test_of_a_run_that_has_not_begun_it_says_what_it_waits_for(
+def test_logs_says_what_a_run_waits_for_that_has_not_begun(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = create(store, 0)
-    assert "not begun; SLURM has no job for it" in said(capsys, store, run)
+    assert "not begun; SLURM has no job for it" in printed_logs(capsys, store, run)
     folder = submit(store, [[run], ["another"]])
-    assert "not begun; no information from SLURM (there is no squeue here)" in said(capsys, store, run)
+    assert "not begun; no information from SLURM (there is no squeue here)" in printed_logs(capsys, store, run)
     answering(tmp_path, task0="PENDING||Resources")
-    assert "queued: SLURM job 300_0 is pending (Resources)" in said(capsys, store, run)
+    assert "queued: SLURM job 300_0 is pending (Resources)" in printed_logs(capsys, store, run)
     answering(tmp_path, task0="RUNNING|gn3|None")
-    assert "queued: SLURM job 300_0 is running on gn3" in said(capsys, store, run)
+    assert "queued: SLURM job 300_0 is running on gn3" in printed_logs(capsys, store, run)
     answering(tmp_path)
     (folder / "0" / "300_0_0_log.err").write_text("slurm_script: line 19: module: command not found\n")
-    output = said(capsys, store, run)
+    output = printed_logs(capsys, store, run)
     assert output.count("slurm_script: line 19: module: command not found") == 2  # the reason, and the log
 
 
-def test_a_run_or_an_attempt_that_is_not_there_is_one_sentence(store: Store) -> None:
+def test_a_run_or_an_attempt_that_does_not_exist_is_an_error_of_one_sentence(store: Store) -> None:
     first, _ = create(store, 0), create(store, 1)
     with pytest.raises(StoreError, match="no run's id begins with"):
         logs("x", store.root, follow=False, attempt=None)
@@ -136,6 +136,8 @@ def test_a_run_or_an_attempt_that_is_not_there_is_one_sentence(store: Store) -> 
 
 
 class Follower:
+    """A `logs -f` in a process of its own."""
+
     def __init__(self, store: Store, run: str) -> None:
         self.file = store.root / "followed"
         with self.file.open("w") as output:
@@ -155,7 +157,7 @@ class Follower:
         return self.file.read_text()
 
 
-def test_following_shows_what_comes_goes_over_to_the_next_attempt_and_ends_with_the_run(store: Store) -> None:
+def test_following_prints_new_lines_continues_with_the_next_attempt_and_ends_with_the_run(store: Store) -> None:
     facts = made.JOB | this_process() | {"scheduler": "local", "batch": "1", "job": "77"}
     point = {"task": "micro_vqa", "seed": 0}
     store.jobs.mkdir(parents=True)
@@ -179,7 +181,7 @@ def test_following_shows_what_comes_goes_over_to_the_next_attempt_and_ends_with_
         follower.process.wait()
 
 
-def test_ctrl_c_ends_following_quietly(store: Store) -> None:
+def test_ctrl_c_ends_following_without_a_traceback(store: Store) -> None:
     facts = made.JOB | this_process() | {"scheduler": "local", "batch": "1", "job": "77", "log": "first.err"}
     (store.root).mkdir()
     (store.root / "first.err").write_text("it begins\n")

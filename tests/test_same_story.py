@@ -22,9 +22,9 @@ from patience import ended, until
 
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Attempt
-from sweeps.display.report import QUIET
+from sweeps.display.report import SUSPICIOUS_SILENCE
 
-SOON = "import sys; from sweeps.display import live_table as table; table.QUIET = table.QUIETEST = 0.2; "
+SOON = "import sys; from sweeps.display import live_table as table; table.LOG_INTERVAL = table.MAX_LOG_INTERVAL = 0.2; "
 SOON += "from sweeps.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
 
@@ -147,13 +147,13 @@ def test_a_run_whose_node_has_a_wrong_clock_is_neither_silent_nor_ahead(launcher
     wrong = ("faketime", "-f", f"{seconds:+}", sys.executable)
     with Waiting(launcher, ("seed=1", "optim.steps=4000"), wrong) as waiting:
         held = waiting.held(4000, lambda step: step > 0)
-        assert held.progress is not None and abs(held.progress["time"] - time.time() - seconds) < QUIET
+        assert held.progress is not None and abs(held.progress["time"] - time.time() - seconds) < SUSPICIOUS_SILENCE
         [sweep] = json.loads(asked(launcher, "--json"))["sweeps"]
         [run] = sweep["runs"]
-        assert 0 <= time.time() - run["heard"] < QUIET
+        assert 0 <= time.time() - run["heard"] < SUSPICIOUS_SILENCE
         assert "silent" not in asked(launcher) and "1 running" in asked(launcher)
         # And it is called silent once it is, though its own clock has seen nothing of it.
-        long_ago = time.time() - QUIET - 60
+        long_ago = time.time() - SUSPICIOUS_SILENCE - 60
         for file in held.path.glob("*.*"):
             os.utime(file, (long_ago, long_ago))
         said = asked(launcher)

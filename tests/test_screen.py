@@ -1,4 +1,4 @@
-"""The live view: a calm table on a terminal, as a person sees it there, and one line now and then in a log."""
+"""The live table: what a terminal shows while it is redrawn, and the status lines that a log gets now and then."""
 
 from __future__ import annotations
 
@@ -20,28 +20,35 @@ import pytest
 from patience import LAST_RESORT, Work
 
 from mmprompt.runs.deployment import ROOT
-from sweeps.display.live_table import NARROW, QUIET, QUIETEST, LiveTable, aligned, short
+from sweeps.display.live_table import (
+    LOG_INTERVAL,
+    MAX_LOG_INTERVAL,
+    MIN_CELL_WIDTH,
+    LiveTable,
+    align_columns,
+    shorten_keys,
+)
 
 TOKEN = re.compile(r"\x1b\[(?P<number>\d*)(?P<code>[A-Za-z])|(?P<plain>[^\x1b])", re.DOTALL)
 
 
 @dataclass
 class Terminal:
-    """What a person sees. It knows the few codes that we use, and no others."""
+    """A terminal that knows the few control codes that the live table uses, and no others."""
 
     width: int
     height: int
-    lines: list[str] = field(default_factory=lambda: [""])  # what scrolled away too
-    top: int = 0  # the first that did not
+    lines: list[str] = field(default_factory=lambda: [""])  # lines that scrolled away too
+    top: int = 0  # the first line that is still visible
     row: int = 0
     column: int = 0
 
     def pictures(self, output: str) -> Iterator[list[str]]:
-        """What is there after each time that something was drawn, and in the end."""
+        """The lines of the terminal after each redraw, and at the end."""
         end = 0
         while end < len(output):
             token = TOKEN.match(output, end)
-            assert token, f"nothing for a terminal: {output[end : end + 20]!r}"
+            assert token, f"not a control code that the terminal knows: {output[end : end + 20]!r}"
             end = token.end()
             if token["code"]:
                 self.obey(token["code"], int(token["number"] or 1))
@@ -52,15 +59,15 @@ class Terminal:
         yield [line.rstrip() for line in self.lines]
 
     def obey(self, code: str, number: int) -> None:
-        kept = self.lines[self.row][: self.column]
+        left_of_cursor = self.lines[self.row][: self.column]
         if code == "A":
             self.row -= number
-            assert self.row >= self.top, "the cursor cannot go to what scrolled away"
+            assert self.row >= self.top, "the cursor cannot go to lines that scrolled away"
         elif code == "K":
-            self.lines[self.row] = kept
+            self.lines[self.row] = left_of_cursor
         else:
-            assert code == "J", f"no code of ours: {code}"
-            self.lines[self.row :] = [kept]
+            assert code == "J", f"a control code that the live table should not use: {code}"
+            self.lines[self.row :] = [left_of_cursor]
 
     def show(self, character: str) -> None:
         if character == "\n" or self.column == self.width:
@@ -83,7 +90,8 @@ def on_a_terminal(
     enough: Callable[[str], bool] = lambda output: False,
     **environment: str,
 ) -> str:
-    """The output of a command in a real pseudo-terminal of this width and height. It gets SIGINT once there is enough of it."""
+    """The output of a command in a real pseudo-terminal of `size` (columns, rows). The command gets SIGINT once `enough` of its
+    output is True."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
     inherited = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
@@ -97,7 +105,7 @@ def on_a_terminal(
             continue
         try:
             output += os.read(ours, 65536)
-        except OSError:  # how a terminal says that nobody is left
+        except OSError:  # no process has the terminal open any more
             break
         if not was_enough and enough(output.decode(errors="ignore")):
             was_enough = True
@@ -109,23 +117,23 @@ def on_a_terminal(
 
 LINE = f"[1/21] done   {'a line that is wider than the terminal, ' * 2}the end"
 DRAW = f"""
-from sweeps.display.live_table import Screen, fitted
+from sweeps.display.live_table import LiveTable, fit_to_terminal
 HEAD = "  task              length  state      step  val/accuracy  left"
 def rows(step):
     return [f"  micro_entailment  {{i}}       running  {{step}}          61.3   9 s" for i in range(20)]
 def show(said, rows, more):
-    screen.show(lambda width, height: fitted([said, HEAD, *rows, *more], width, height), said)
-with Screen() as screen:
+    table.show(lambda width, height: fit_to_terminal([said, HEAD, *rows, *more], width, height), said)
+with LiveTable() as table:
     for step in ("1/1000", "1/1000", "1/1000", "1000/1000"):
         show("20 running; about 9 min left", rows(step)[:8], ["  and 12 running"])
-    screen.line("{LINE}")
+    table.print_line("{LINE}")
     show("1 done, 1 running; about 5 s left", rows(step)[:1], [])
 print("all 21 runs are done")
 """
 COMMAND = [sys.executable, "-c", DRAW]
 
 
-def test_a_table_is_drawn_in_place_below_the_lines_that_stay_and_is_gone_in_the_end(tmp_path: Path) -> None:
+def test_the_table_is_redrawn_in_place_below_permanent_lines_and_erased_at_the_end(tmp_path: Path) -> None:
     output = on_a_terminal(COMMAND, tmp_path)
     first, later, with_line, smaller, *_, last = Terminal(80, 24).pictures(output)
     assert first == [
@@ -134,56 +142,59 @@ def test_a_table_is_drawn_in_place_below_the_lines_that_stay_and_is_gone_in_the_
         *(f"  micro_entailment  {i}       running  1/1000          61.3   9 s" for i in range(8)),
         "  and 12 running",
     ]
-    stays = [LINE[:80].rstrip(), LINE[80:]]
+    permanent = [LINE[:80].rstrip(), LINE[80:]]
     assert later[2] == "  micro_entailment  0       running  1000/1000          61.3   9 s"
-    assert with_line == [*stays, *later]
-    assert smaller == [*stays, "1 done, 1 running; about 5 s left", *later[1:3]]
-    assert last == [*stays, "all 21 runs are done", ""]
+    assert with_line == [*permanent, *later]
+    assert smaller == [*permanent, "1 done, 1 running; about 5 s left", *later[1:3]]
+    assert last == [*permanent, "all 21 runs are done", ""]
 
 
-def test_what_has_not_changed_is_not_drawn_again(tmp_path: Path) -> None:
-    assert on_a_terminal(COMMAND, tmp_path).count("20 running") == 3  # first, as steps change, below the line
+def test_a_table_that_has_not_changed_is_not_redrawn(tmp_path: Path) -> None:
+    # It is drawn at first, when steps change, and below the permanent line.
+    assert on_a_terminal(COMMAND, tmp_path).count("20 running") == 3
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 8), (25, 5), (80, 3), (200, 50)])
 def test_a_table_fits_the_terminal_whatever_its_size(tmp_path: Path, width: int, height: int) -> None:
     output = on_a_terminal(COMMAND, tmp_path, (width, height))
-    *pictures, last = Terminal(width, height).pictures(output)  # also sees to it that the cursor stays where it can go
+    *pictures, last = Terminal(width, height).pictures(output)  # also checks that the cursor stays within the terminal
     assert len(pictures[0]) <= height - 1 and all(len(line) < width for line in pictures[0])
     assert not any("running" in line for line in last) and last[-2] == "all 21 runs are done"
 
 
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": "dumb", "FORCE_COLOR": "1"}, {"TERM": ""}])
-def test_a_terminal_that_cannot_move_its_cursor_gets_lines(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_a_terminal_that_cannot_move_its_cursor_gets_permanent_lines_alone(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     output = on_a_terminal(COMMAND, tmp_path, **environment).replace("\r\n", "\n")
     assert output == f"{LINE}\nall 21 runs are done\n"
 
 
-def test_nothing_is_coloured_and_a_pipe_is_no_terminal_even_if_colours_are_forced(tmp_path: Path) -> None:
+def test_output_has_no_colours_and_a_pipe_gets_no_control_codes_even_if_colours_are_forced(tmp_path: Path) -> None:
     assert "m" not in re.findall(r"\x1b\[\d*([A-Za-z])", on_a_terminal(COMMAND, tmp_path, NO_COLOR="1"))
     settings = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm", "PYTHONPATH": str(ROOT)}
     output = subprocess.run(COMMAND, cwd=tmp_path, env=settings, capture_output=True, text=True, check=True).stdout
     assert "\x1b" not in output and "\r" not in output and len(output.splitlines()) == 2
 
 
-def test_a_log_says_each_minute_how_things_stand_and_ever_less_often_while_nothing_finishes(
+def test_a_log_gets_a_status_line_each_minute_and_fewer_and_fewer_while_no_run_finishes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    spoken = []
-    with LiveTable() as screen:
-        for second in range(int(60 * QUIET)):
+    logged = []
+    with LiveTable() as table:
+        for second in range(int(60 * LOG_INTERVAL)):
             now = float(second)
-            screen.show(lambda width, height: [], "1 running")
+            table.show(lambda width, height: [], "1 running")
             if line := capsys.readouterr().out:
                 assert line == "1 running\n"
-                spoken.append(now)
-            if second in (50 * QUIET, 50.5 * QUIET):
-                screen.line("a run is done")
+                logged.append(now)
+            if second in (50 * LOG_INTERVAL, 50.5 * LOG_INTERVAL):
+                table.print_line("a run is done")
                 capsys.readouterr()
-    assert [second // QUIET for second in spoken] == [1, 3, 7, 15, 31, 47, 50, 51, 53, 57]
-    assert QUIETEST == 16 * QUIET
+    assert [second // LOG_INTERVAL for second in logged] == [1, 3, 7, 15, 31, 47, 50, 51, 53, 57]
+    assert MAX_LOG_INTERVAL == 16 * LOG_INTERVAL
 
 
 def test_a_launch_on_a_terminal_shows_what_differs_state_step_score_and_time_left(tmp_path: Path) -> None:
@@ -202,10 +213,10 @@ def test_a_launch_on_a_terminal_shows_what_differs_state_step_score_and_time_lef
     output = on_a_terminal([*command, "cluster.max_parallel=1", f"paths.runs={tmp_path / 'runs'}"], tmp_path)
     pictures = list(Terminal(80, 24).pictures(output))
     tables = [picture[-3:] for picture in pictures if len(picture) > 3 and "state" in picture[-3]]
-    assert {tuple(head.split()[:3]) for head, *_ in tables} == {("run", "seed", "state")}  # all that differs
+    assert {tuple(head.split()[:3]) for head, *_ in tables} == {("run", "seed", "state")}  # `seed` is all that differs
     assert all(len(line) < 80 for table in tables for line in table)
-    seen = {line[head.index("state") :].split("  ")[0] for head, *lines in tables for line in lines}
-    assert "running" in seen and seen <= {"to do", "starting", "running", "scoring", "done"}
+    states = {line[head.index("state") :].split("  ")[0] for head, *lines in tables for line in lines}
+    assert "running" in states and states <= {"to do", "starting", "running", "scoring", "done"}
     row = r"  [0-9a-f]{4}  1     running +\d+ +1 +\d+/250 +\d+\.\d +\d+ s +(> )?\d+ s"
     assert any(re.fullmatch(row, line) for _, *lines in tables for line in lines)
     assert any(re.search(r"step +val/acc@0\.5 +elapsed +left$", head) for head, *_ in tables)
@@ -222,18 +233,18 @@ def test_a_launch_on_a_terminal_shows_what_differs_state_step_score_and_time_lef
         (["model.dropout", "prompt.dropout"], ["model.dropout", "prompt.dropout"]),
     ],
 )
-def test_the_head_has_the_ends_of_keys_as_long_as_they_have_to_be(keys: list[str], ends: list[str]) -> None:
-    assert short(keys) == ends
+def test_the_head_shows_the_shortest_ends_of_keys_that_tell_them_apart(keys: list[str], ends: list[str]) -> None:
+    assert shorten_keys(keys) == ends
 
 
-def test_where_room_is_short_the_widest_cells_are_cut_and_wide_characters_count_twice() -> None:
+def test_on_a_narrow_terminal_the_widest_cells_are_cut_and_wide_characters_count_twice() -> None:
     cells = [
         ["template", "seed", "step", "val", "left"],
         ["ein sehr langer Satz", "1", "5/9", "", ""],
         ["図図図図図図図図", "2", "", "", ""],
     ]
-    lines = aligned(cells, [20, 4, 4, 3, 4], 38, right=(2, 3, 4))
+    lines = align_columns(cells, [20, 4, 4, 3, 4], 38, right=(2, 3, 4))
     assert lines[0] == "  template       seed  step  val  left"
     assert lines[1] == "  ein sehr lan~  1      5/9"
     assert lines[2] == "  図図図図図図~  2"
-    assert aligned(cells, [20, 4, 4, 3, 4], 5)[1].startswith(f"  {'ein sehr'[: NARROW - 1]}~")
+    assert align_columns(cells, [20, 4, 4, 3, 4], 5)[1].startswith(f"  {'ein sehr'[: MIN_CELL_WIDTH - 1]}~")

@@ -1,4 +1,4 @@
-"""A search as a person has it, with real runs in local processes: begun, disturbed, gone on with, promoted, exported."""
+"""Searches as a user runs them, with real runs in local processes: begun, disturbed, continued, promoted, exported."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from mmprompt.studies.confirmation import is_over
 def searcher(tmp_path: Path) -> Iterator[Searcher]:
     searcher = Searcher(tmp_path)
     yield searcher
-    for process in searcher.processes():  # of a test that failed
+    for process in searcher.processes():  # left by a failed test
         process.kill()
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
-    """A random search, undisturbed; tests only look at it."""
+    """A random search that nothing has disturbed. Tests only read it."""
     searcher = Searcher(tmp_path_factory.mktemp("finished"))
     code, output = searcher.run("sampler=random", "tracking=offline")
     assert code == 0, output
@@ -47,8 +47,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
     return searcher
 
 
-def told(searcher: Searcher) -> set[tuple[str, str]]:
-    """Settings and what they came to, of each trial."""
+def results(searcher: Searcher) -> set[tuple[str, str]]:
+    """The settings of each trial with its state, values and scores at rungs."""
     return {
         (json.dumps(one.trial.settings), json.dumps([one.state, one.values, list(one.rungs.items())]))
         for one in searcher.look().outcomes
@@ -56,7 +56,7 @@ def told(searcher: Searcher) -> set[tuple[str, str]]:
 
 
 def assert_whole(searcher: Searcher, trials: int) -> None:
-    """Trials 0 to N-1 each once, none at work, every told value that of its runs' results."""
+    """Asserts that the search is over, has trials 0 to N-1 once each, runs nothing, and has the values of its runs' results."""
     picture = searcher.look()
     assert is_over(picture)
     assert [one.trial.number for one in picture.outcomes] == list(range(trials))
@@ -86,7 +86,7 @@ def test_a_search_ends_with_the_best_beside_the_default_on_fresh_seeds(finished:
     assert re.search(r"test: .* the default .*; difference [+-]", said)
 
 
-def test_asked_again_it_says_that_it_is_over_and_trains_nothing(finished: Searcher) -> None:
+def test_the_same_command_again_says_that_the_search_is_over_and_trains_nothing(finished: Searcher) -> None:
     before = sorted(path for path in (finished.folder / "runs" / "run").rglob("*"))
     code, output = finished.run("sampler=random", "tracking=offline")
     assert code == 0 and "is over already" in output
@@ -107,7 +107,7 @@ def test_the_search_never_has_a_test_score(finished: Searcher) -> None:
     assert all((store.run(run).result() or {})["metrics"]["test/acc@0.5"] is not None for run in confirming)
 
 
-def test_a_test_score_that_the_search_could_have_seen_would_be_found(finished: Searcher, tmp_path: Path) -> None:
+def test_the_check_for_test_scores_fails_if_a_trial_has_one(finished: Searcher, tmp_path: Path) -> None:
     copy = Searcher(tmp_path)
     shutil.copytree(finished.folder / "runs", tmp_path / "runs")
     folder = next(one for run in copy.study.store.runs() if (one := copy.study.store.run(run)).result() is None)
@@ -118,7 +118,7 @@ def test_a_test_score_that_the_search_could_have_seen_would_be_found(finished: S
         test_the_search_never_has_a_test_score(copy)
 
 
-def test_every_trial_comes_out_the_same_when_it_is_asked_for_again(finished: Searcher) -> None:
+def test_every_trial_comes_out_the_same_when_it_is_proposed_again(finished: Searcher) -> None:
     code, output = finished.run("sampler=random", "--verify")
     assert code == 0 and "6 of 6 trials come out the same" in output
 
@@ -133,7 +133,7 @@ def test_verify_finds_a_trial_that_the_sampler_would_not_have_proposed(finished:
     assert code == 1 and "trial 3" in output and "5 of 6" in output
 
 
-def test_status_shows_a_row_for_each_trial_and_json_says_the_same(finished: Searcher) -> None:
+def test_status_shows_a_row_for_each_trial_with_the_state_that_json_has(finished: Searcher) -> None:
     code, output = finished.run("learning_rate", verb="status")
     assert code == 0
     rows = [line.split() for line in output.splitlines() if re.match(r"  \d+ ", line)]
@@ -145,7 +145,7 @@ def test_status_shows_a_row_for_each_trial_and_json_says_the_same(finished: Sear
     assert search["over"] and search["left"] is None and search["confirming"]["done"] == search["confirming"]["of"]
 
 
-def test_another_space_is_refused_with_the_difference_and_nothing_is_changed(finished: Searcher) -> None:
+def test_other_settings_for_an_existing_study_are_refused_with_the_difference(finished: Searcher) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.study.folder.rglob("*")}
     code, output = finished.run("sampler=random", "optim.weight_decay=0.1")
     assert code == 2
@@ -153,23 +153,27 @@ def test_another_space_is_refused_with_the_difference_and_nothing_is_changed(fin
     assert {path: path.stat().st_mtime_ns for path in finished.study.folder.rglob("*")} == before
 
 
-def test_a_larger_study_takes_over_all_that_is_done(finished: Searcher, tmp_path: Path) -> None:
+def test_a_larger_study_trains_no_finished_run_again(finished: Searcher, tmp_path: Path) -> None:
     copy = Searcher(tmp_path)
     shutil.copytree(finished.folder / "runs", tmp_path / "runs")
     code, output = copy.run("sampler=random", "budget.trials=8", "--as", "larger", "--limit", "6")
     larger = Searcher(tmp_path, "larger")
-    there = [one.trial.runs["1"] for one in copy.look().outcomes]
-    assert [one.trial.runs["1"] for one in larger.look().outcomes] == there  # the same seed, the same six
+    runs = [one.trial.runs["1"] for one in copy.look().outcomes]
+    assert [
+        one.trial.runs["1"] for one in larger.look().outcomes
+    ] == runs  # the same study seed gives the same six trials
     assert code == 1 and "goes on from here" in output
     assert "finished runs that lie in the space" in output
-    attempts = {run: len(copy.study.store.run(run).attempts()) for run in there}
-    assert attempts == {run: len(finished.study.store.run(run).attempts()) for run in there}
+    attempts = {run: len(copy.study.store.run(run).attempts()) for run in runs}
+    assert attempts == {run: len(finished.study.store.run(run).attempts()) for run in runs}
 
 
 # ------------------------------------------------------------------------------------------- a rung is a pause of the same run
 
 
-def test_a_run_that_was_paused_at_rungs_has_the_bits_of_one_that_never_was(finished: Searcher, tmp_path: Path) -> None:
+def test_a_run_that_was_paused_at_rungs_has_the_same_bits_as_one_that_was_not(
+    finished: Searcher, tmp_path: Path
+) -> None:
     done = [one for one in finished.look().outcomes if one.state == "done" and one.trial.origin != "default"]
     assert done
     run = done[0].trial.runs["1"]
@@ -210,7 +214,7 @@ def test_a_run_that_was_paused_at_rungs_has_the_bits_of_one_that_never_was(finis
     assert sorted(endings) == [0, 1, 1]  # a pause is no finished record
 
 
-def test_a_sweep_that_asks_for_a_paused_run_goes_on_with_it(finished: Searcher, tmp_path: Path) -> None:
+def test_a_sweep_that_has_a_paused_run_resumes_it(finished: Searcher, tmp_path: Path) -> None:
     copy = Searcher(tmp_path)
     shutil.copytree(finished.folder / "runs", tmp_path / "runs")
     paused = next(one for one in copy.look().outcomes if one.state == "stopped")
@@ -230,13 +234,13 @@ def test_a_sweep_that_asks_for_a_paused_run_goes_on_with_it(finished: Searcher, 
     )
     folder = copy.study.store.run(paused.trial.runs["1"])
     result = folder.result()
-    if result is None:  # the sweep's point is another run: then it says nothing about this one
+    if result is None:  # the sweep's point is another run, so the test would prove nothing
         pytest.fail(f"{output}\n{code}")
     assert result["resumed_from"] == {"attempt": len(folder.attempts()) - 1, "step": max(paused.rungs)}
     assert next(one for one in copy.look().outcomes if one.trial.number == paused.trial.number).state == "done"
 
 
-def test_clean_frees_checkpoints_of_trials_that_a_search_has_stopped_once_it_is_over(
+def test_clean_frees_checkpoints_of_stopped_trials_only_when_the_search_is_over(
     finished: Searcher, tmp_path: Path
 ) -> None:
     copy = Searcher(tmp_path)
@@ -249,13 +253,13 @@ def test_clean_frees_checkpoints_of_trials_that_a_search_has_stopped_once_it_is_
     (copy.study.folder / "confirmed.json").unlink()
     shutil.copytree(finished.folder / "runs" / "run", tmp_path / "runs" / "run", dirs_exist_ok=True)
     copy.run(verb="clean")
-    assert all(folder.checkpoints() for folder in stopped)  # it is not over: they may go on
+    assert all(folder.checkpoints() for folder in stopped)  # the search is not over, so the trials may go on
 
 
 # ---------------------------------------------------------------------------------------------------------------- disturbed
 
 
-def test_runs_of_a_search_that_were_removed_or_damaged_are_trained_again_by_the_same_command(
+def test_removed_or_damaged_runs_of_a_search_are_trained_again_by_the_same_command(
     finished: Searcher, tmp_path: Path
 ) -> None:
     copy = Searcher(tmp_path)
@@ -276,9 +280,7 @@ def test_runs_of_a_search_that_were_removed_or_damaged_are_trained_again_by_the_
         assert ours.config_file.read_text() == before.config_file.read_text()
 
 
-def test_a_trial_whose_file_was_removed_is_made_again_and_the_search_comes_to_its_end(
-    finished: Searcher, tmp_path: Path
-) -> None:
+def test_a_trial_whose_file_was_removed_is_made_again_with_the_same_results(finished: Searcher, tmp_path: Path) -> None:
     copy = Searcher(tmp_path)
     shutil.copytree(finished.folder / "runs", tmp_path / "runs")
     (copy.study.folder / "confirmed.json").unlink()
@@ -286,36 +288,36 @@ def test_a_trial_whose_file_was_removed_is_made_again_and_the_search_comes_to_it
         (copy.study.folder / "trials" / f"{number}.json").unlink()
     code, output = copy.run("sampler=random")
     assert code == 0, output
-    assert told(copy) == told(finished) and copy.look().confirmation == finished.look().confirmation
+    assert results(copy) == results(finished) and copy.look().confirmation == finished.look().confirmation
 
 
-def test_a_driver_that_is_killed_ten_times_and_a_second_one_beside_it_change_nothing(
+def test_a_search_that_is_killed_ten_times_and_continued_by_two_commands_has_the_same_results(
     searcher: Searcher, finished: Searcher
 ) -> None:
     random = np.random.default_rng(3)
     for _ in range(10):
-        driver = searcher.start("sampler=random")
-        time.sleep(float(random.uniform(0.3, 4.0)))  # at whatever line it is
-        driver.kill()
-        driver.wait()
-        for process in searcher.processes()[: int(random.integers(0, 2))]:  # now and then a worker, too
+        command = searcher.start("sampler=random")
+        time.sleep(float(random.uniform(0.3, 4.0)))  # it is killed at a random line
+        command.kill()
+        command.wait()
+        for process in searcher.processes()[: int(random.integers(0, 2))]:  # sometimes a worker as well
             process.kill()
     one, other = searcher.start("sampler=random"), searcher.start("sampler=random")
-    said = [process.communicate()[0] for process in (one, other)]
-    assert (one.returncode, other.returncode) == (0, 0), said
+    outputs = [process.communicate()[0] for process in (one, other)]
+    assert (one.returncode, other.returncode) == (0, 0), outputs
     assert_whole(searcher, 6)
-    assert told(searcher) == told(finished)
+    assert results(searcher) == results(finished)
 
 
-def test_ctrl_c_stops_the_workers_and_the_same_command_goes_on(searcher: Searcher) -> None:
-    driver = searcher.start("sampler=random")
+def test_ctrl_c_stops_the_workers_and_the_same_command_continues(searcher: Searcher) -> None:
+    command = searcher.start("sampler=random")
     store = searcher.study.store
     while not any(store.run(run).attempts() for run in store.runs()):  # until a worker is at work
-        assert driver.poll() is None
+        assert command.poll() is None
         time.sleep(0.1)
-    driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate()
-    assert driver.returncode == 130 and "the same command goes on from here" in output
+    command.send_signal(signal.SIGINT)
+    output, _ = command.communicate()
+    assert command.returncode == 130 and "the same command goes on from here" in output
     _, alive = psutil.wait_procs(searcher.processes(), timeout=60)
     assert not alive
     assert searcher.run("sampler=random")[0] == 0
@@ -325,7 +327,7 @@ def test_ctrl_c_stops_the_workers_and_the_same_command_goes_on(searcher: Searche
 # ------------------------------------------------------------------------------------------------------- before it begins
 
 
-def test_plan_changes_nothing_and_says_what_is_there(tmp_path: Path, finished: Searcher) -> None:
+def test_plan_changes_nothing_and_counts_the_runs_that_are_done(tmp_path: Path, finished: Searcher) -> None:
     searcher = Searcher(tmp_path)
     code, output = searcher.run("plan", "sampler=random")
     assert code == 0 and not (tmp_path / "runs").exists()
@@ -351,7 +353,7 @@ def test_plan_changes_nothing_and_says_what_is_there(tmp_path: Path, finished: S
         (["--verify"], "search learning_rate was not begun"),
     ],
 )
-def test_bad_input_is_one_sentence_and_nothing_is_written(
+def test_bad_input_is_an_error_of_one_sentence_and_nothing_is_written(
     searcher: Searcher, arguments: list[str], sentence: str
 ) -> None:
     code, output = searcher.run(*arguments)
@@ -363,7 +365,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
 
 
 def promoting(finished: Searcher, tmp_path: Path, better: bool) -> tuple[Path, Searcher]:
-    """A copy of our packages and conf/, and of the finished study, in which the best is better by far, or not."""
+    """A copy of our packages and conf/, and a copy of the finished study in which the best candidate is far better, or not."""
     root = tmp_path / "clone"
     for name in ("conf", "mmprompt", "sweeps"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -399,7 +401,7 @@ def promote(root: Path, copy: Searcher, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_what_is_confirmed_becomes_the_default_where_the_default_stood(finished: Searcher, tmp_path: Path) -> None:
+def test_the_confirmed_settings_replace_the_default_and_other_defaults_stay(finished: Searcher, tmp_path: Path) -> None:
     root, copy = promoting(finished, tmp_path, better=True)
     code, output = promote(root, copy)
     assert code == 0, output
@@ -409,7 +411,7 @@ def test_what_is_confirmed_becomes_the_default_where_the_default_stood(finished:
         text.startswith("# @package _global_\n# Search learning_rate")
         and "docs/evidence/search_learning_rate.csv" in text
     )
-    assert f"none: {best.settings['optim.lr']}" in text and "mlp: 0.01" in text  # the other rate stays
+    assert f"none: {best.settings['optim.lr']}" in text and "mlp: 0.01" in text  # the rate with an MLP stays
     rows = (root / "docs/evidence/search_learning_rate.csv").read_text().splitlines()
     assert (
         sum(row.startswith("search,") for row in rows) == 6
@@ -422,7 +424,7 @@ def test_what_is_confirmed_becomes_the_default_where_the_default_stood(finished:
     assert f"none: {best.settings['optim.lr']}" in text and shown.returncode == 0
 
 
-def test_what_is_not_told_apart_from_the_default_is_not_promoted_unless_told(
+def test_settings_that_are_not_shown_to_be_better_are_promoted_only_with_force(
     finished: Searcher, tmp_path: Path
 ) -> None:
     root, copy = promoting(finished, tmp_path, better=False)
@@ -435,9 +437,7 @@ def test_what_is_not_told_apart_from_the_default_is_not_promoted_unless_told(
     assert (root / "conf/tuned/micro_prompt_micro_grounding.yaml").read_text() != before
 
 
-def test_optuna_dashboard_shows_all_trials_of_a_study_that_was_copied_for_it(
-    finished: Searcher, tmp_path: Path
-) -> None:
+def test_optuna_dashboard_shows_all_trials_of_an_exported_study(finished: Searcher, tmp_path: Path) -> None:
     file = tmp_path / "journal.log"
     code, output = finished.run("sampler=random", "--journal", str(file))
     assert code == 0 and "6 trials" in output
@@ -455,9 +455,9 @@ def test_optuna_dashboard_shows_all_trials_of_a_study_that_was_copied_for_it(
     ]
     server = subprocess.Popen(dashboard, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        studies = asked(server, port, "studies")["study_summaries"]
+        studies = fetched(server, port, "studies")["study_summaries"]
         assert [study["study_name"] for study in studies] == ["learning_rate"]
-        trials = asked(server, port, f"studies/{studies[0]['study_id']}?after=0")["trials"]
+        trials = fetched(server, port, f"studies/{studies[0]['study_id']}?after=0")["trials"]
     finally:
         server.terminate()
         server.wait()
@@ -468,8 +468,8 @@ def test_optuna_dashboard_shows_all_trials_of_a_study_that_was_copied_for_it(
     assert rates == [one.trial.settings["optim.lr"] for one in outcomes]
 
 
-def asked(server: subprocess.Popen[bytes], port: int, what: str) -> Any:
-    """Of the dashboard's API, once it is up."""
+def fetched(server: subprocess.Popen[bytes], port: int, what: str) -> Any:
+    """The answer of the dashboard's API, once the server is up."""
     while True:
         assert server.poll() is None
         try:

@@ -1,4 +1,4 @@
-"""What conf/search says: read, checked and frozen, or refused in one sentence before anything is written."""
+"""Files of conf/search/: they are read and checked, and faults are refused in one sentence before anything is written."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mmprompt.runs.identity import run_id
 from mmprompt.studies.study import Definition
 from sweeps.grid.manifest import expand
 from sweeps.search.plan import differences
-from sweeps.search.space import Asked, asked, default, names
+from sweeps.search.space import CheckedSearch, compose_search, default, names
 
-ABOUT = {"commit": None, "dirty": False}
+PROVENANCE = {"commit": None, "dirty": False}
 SEARCH: dict[str, Any] = {
     "claim": "A claim",
     "command": "make search-mine",
@@ -40,10 +40,10 @@ def conf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def ask(conf: Path, *overrides: str, called: str = "mine", **changes: Any) -> Asked:
+def compose(conf: Path, *overrides: str, called: str = "mine", **changes: Any) -> CheckedSearch:
     content = {key: value for key, value in (SEARCH | changes).items() if value is not None}
     (conf / "search" / "mine.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(content)))
-    return asked("mine", called, overrides, conf, ABOUT)
+    return compose_search("mine", called, overrides, conf, PROVENANCE)
 
 
 def with_space(**parameters: Any) -> dict[str, Any]:
@@ -174,26 +174,26 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("changes", "sentence"), [(one, two) for _, one, two in WRONG], ids=[name for name, _, _ in WRONG]
 )
-def test_what_is_wrong_is_said_in_one_sentence(conf: Path, changes: dict[str, Any], sentence: str) -> None:
+def test_every_fault_in_a_search_is_refused_in_one_sentence(conf: Path, changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence) as raised:
-        ask(conf, **changes)
+        compose(conf, **changes)
     assert "\n" not in str(raised.value)
 
 
-def test_an_override_of_what_is_searched_is_refused(conf: Path) -> None:
+def test_an_override_of_a_searched_key_is_refused(conf: Path) -> None:
     with pytest.raises(ConfigError, match=r"search mine looks for optim.lr"):
-        ask(conf, "optim.lr=0.1")
+        compose(conf, "optim.lr=0.1")
 
 
-def test_the_default_is_what_conf_says_and_lies_in_the_space(conf: Path) -> None:
-    one = ask(conf)
-    settings = default(one.definition, one.composition, 0)
+def test_the_default_has_the_configured_values_and_lies_in_the_space(conf: Path) -> None:
+    search = compose(conf)
+    settings = default(search.definition, search.composition, 0)
     assert settings == {"optim.lr": 0.3, "prompt.length": 64, "prompt.reparameterization": "none"}
-    assert one.definition.contains(settings, 0)
+    assert search.definition.contains(settings, 0)
 
 
-def test_a_trial_has_the_ids_that_a_sweep_gives_its_runs(conf: Path) -> None:
-    one = ask(conf)
+def test_a_trial_has_the_same_run_ids_as_a_sweep_with_its_settings(conf: Path) -> None:
+    search = compose(conf)
     sweep = expand("length", ["task=micro_grounding", "seed=1,2", "optim.lr=0.25"], conf)
     for (run, point), config in zip(sweep.points, sweep.configs.values(), strict=True):
         settings = {
@@ -201,57 +201,59 @@ def test_a_trial_has_the_ids_that_a_sweep_gives_its_runs(conf: Path) -> None:
             "prompt.length": point.values["prompt.length"],
             "prompt.reparameterization": "none",
         }
-        assert run_id(one.composition.config(settings, 0, point.values["seed"])) == run == run_id(config)
+        assert run_id(search.composition.config(settings, 0, point.values["seed"])) == run == run_id(config)
 
 
 def test_a_node_composes_the_same_runs_from_study_json_alone(conf: Path, tmp_path: Path) -> None:
-    one = ask(conf, space={"method": ["prompt", "lora"], "optim.lr": {"log": [1e-3, 1.0]}}, fixed={"task": "micro_vqa"})
-    again = Definition.model_validate_json(one.definition.model_dump_json())
+    search = compose(
+        conf, space={"method": ["prompt", "lora"], "optim.lr": {"log": [1e-3, 1.0]}}, fixed={"task": "micro_vqa"}
+    )
+    again = Definition.model_validate_json(search.definition.model_dump_json())
     from sweeps.search.settings import Composition
 
     for method in ("prompt", "lora"):
         settings = {"method": method, "optim.lr": 0.01}
-        assert Composition(again).config(settings, 0, 3) == one.composition.config(settings, 0, 3)
+        assert Composition(again).config(settings, 0, 3) == search.composition.config(settings, 0, 3)
         assert Composition(again).config(settings, 0, 3).method == method
 
 
-def test_an_interpolation_follows_the_trial(conf: Path) -> None:
-    one = ask(conf, space={"prompt.reparameterization": ["none", "mlp"]})
-    rates = [one.composition.config({"prompt.reparameterization": how}, 0, 1).optim.lr for how in ("none", "mlp")]
+def test_an_interpolation_is_resolved_with_the_settings_of_the_trial(conf: Path) -> None:
+    search = compose(conf, space={"prompt.reparameterization": ["none", "mlp"]})
+    rates = [search.composition.config({"prompt.reparameterization": how}, 0, 1).optim.lr for how in ("none", "mlp")]
     assert rates == [0.3, 0.01]  # conf/tuned/micro_prompt_micro_grounding.yaml
 
 
 def test_each_makes_a_group_with_its_own_default(conf: Path) -> None:
     space = {"optim.lr": {"log": [1e-4, 3.0]}, "lora.rank": {"int": [2, 64], "when": {"method": "lora"}}}
-    one = ask(conf, space=space, each={"method": ["prompt", "lora"]}, fixed={"task": "micro_grounding"})
-    assert one.definition.groups == [{"method": "prompt"}, {"method": "lora"}]
-    assert [sorted(default(one.definition, one.composition, group)) for group in (0, 1)] == [
+    search = compose(conf, space=space, each={"method": ["prompt", "lora"]}, fixed={"task": "micro_grounding"})
+    assert search.definition.groups == [{"method": "prompt"}, {"method": "lora"}]
+    assert [sorted(default(search.definition, search.composition, group)) for group in (0, 1)] == [
         ["optim.lr"],
         ["lora.rank", "optim.lr"],
     ]
 
 
 def test_settings_of_the_search_itself_can_be_overridden(conf: Path) -> None:
-    one = ask(conf, "budget.hours=2", "sampler=sobol", "confirm.seeds=7", "seeds={first: 1, most: 3}")
-    assert one.definition.budget.model_dump() == {"trials": None, "device_hours": None, "hours": 2}
-    assert (one.definition.sampler.name, one.definition.confirm.seeds, one.definition.seed_values) == (
+    search = compose(conf, "budget.hours=2", "sampler=sobol", "confirm.seeds=7", "seeds={first: 1, most: 3}")
+    assert search.definition.budget.model_dump() == {"trials": None, "device_hours": None, "hours": 2}
+    assert (search.definition.sampler.name, search.definition.confirm.seeds, search.definition.seed_values) == (
         "sobol",
         7,
         [1, 2, 3],
     )
 
 
-def test_the_place_makes_no_other_study_and_everything_else_does(conf: Path) -> None:
-    there = ask(conf).definition
-    assert differences(there, ask(conf, "cluster.mem_gb=7", "tracking=disabled").definition) == {}
-    changed = differences(there, ask(conf, **with_space(optim__lr={"log": [1e-3, 1.0]})).definition)
+def test_another_deployment_is_the_same_study_and_other_settings_are_not(conf: Path) -> None:
+    begun = compose(conf).definition
+    assert differences(begun, compose(conf, "cluster.mem_gb=7", "tracking=disabled").definition) == {}
+    changed = differences(begun, compose(conf, **with_space(optim__lr={"log": [1e-3, 1.0]})).definition)
     assert changed == {"space.optim.lr": ("0.001 to 3 (log)", "0.001 to 1 (log)")}
-    assert list(differences(there, ask(conf, "optim.steps=300").definition)) == ["fixed"]
+    assert list(differences(begun, compose(conf, "optim.steps=300").definition)) == ["fixed"]
 
 
 @pytest.mark.parametrize("name", names(ROOT / "conf"))
-def test_every_search_that_is_shipped_is_sound_and_opens_with_claim_cost_and_command(name: str) -> None:
-    one = asked(name, name, ["cluster=local"], ROOT / "conf", ABOUT)
+def test_every_search_in_conf_is_valid_and_opens_with_claim_cost_and_command(name: str) -> None:
+    search = compose_search(name, name, ["cluster=local"], ROOT / "conf", PROVENANCE)
     opening, _, _ = (ROOT / f"conf/search/{name}.yaml").read_text().partition("\nobjective:")
     assert opening.startswith("claim: ") and "\n# Cost: " in opening
-    assert one.search.command == f"make search-{name}"
+    assert search.spec.command == f"make search-{name}"

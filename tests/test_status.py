@@ -1,4 +1,4 @@
-"""`python -m sweeps status`: a row for each run, what went wrong and what to type next, for persons and for programs."""
+"""`python -m sweeps status`: a row for each run, the failures, and the command to type next, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mmprompt.runs.files import StoreError, write_once
 from mmprompt.runs.identity import canonical, evaluation_id
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Store
-from sweeps.display.pace import UNKNOWN, Takes
+from sweeps.display.pace import UNKNOWN, ExpectedTime
 from sweeps.display.report import RunLine, SweepStatus, in_seconds, time_left, with_time_left
 from sweeps.grid import launched
 from sweeps.verbs.status import status
@@ -43,7 +43,7 @@ KEYS = {"run", "values", "state", "slurm", "job", "node", "attempt", "step", "st
 KEYS |= {"job_left", "heard", "cause", "reason", "damaged", "evaluating"}
 
 
-def said(capsys: pytest.CaptureFixture[str], store: Path, *names: str) -> tuple[int, str]:
+def printed(capsys: pytest.CaptureFixture[str], store: Path, *names: str) -> tuple[int, str]:
     code = status(names, store, watch=False, json=False)
     return code, capsys.readouterr().out
 
@@ -58,32 +58,33 @@ def command(store: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "sweeps", "status", "--runs", str(store), *arguments]
 
 
-# A sweep that was really launched, on local processes
+# A sweep that was launched on local processes
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One run is done, one failed, one diverged."""
+    """The store of a sweep of three runs: one is done, one failed, one diverged."""
     launcher = Launcher(tmp_path_factory.mktemp("swept"))
     code, output = launcher.run("launch", "seed=1", "optim.lr=0.1,1e30,2e30", "optim.steps=4")
     assert code == 0, output
-    make_an_error_of_it(launcher.store, launcher.manifest()["points"][1]["run"])
+    turn_into_error(launcher.store, launcher.manifest()["points"][1]["run"])
     return launcher.store.root
 
 
-def make_an_error_of_it(store: Store, run: str) -> None:
-    """Of a run that diverged, as if something had been wrong with it."""
+def turn_into_error(store: Store, run: str) -> None:
+    """Rewrites the failure of a run that diverged, as if it had raised an error."""
     attempt = store.run(run).attempts()[-1]
     assert attempt.diverged and error_of(attempt)
     attempt.fail(from_text(error_of(attempt).replace(DIVERGED, "RuntimeError: ")))
 
 
-def test_a_row_says_what_differs_and_how_far_a_run_is_and_a_failure_what_to_type_next(
+def test_a_row_shows_the_differing_settings_and_the_progress_and_a_failure_names_the_command_to_type_next(
     swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, output = said(capsys, swept)
+    code, output = printed(capsys, swept)
     first, head, failed, diverged, done, *advice = output.splitlines()
     assert code == 1 and first == "length: 3 runs: 1 done, 1 diverged, 1 failed (1 error); 67 % done"
+    # The seed has no column, because it does not differ.
     assert head.split() == [
         "run",
         "lr",
@@ -93,7 +94,7 @@ def test_a_row_says_what_differs_and_how_far_a_run_is_and_a_failure_what_to_type
         "step",
         "val/acc@0.5",
         "elapsed",
-    ]  # seed does not differ
+    ]
     assert re.fullmatch(r"  [0-9a-f]{4} +1e\+30  failed \(error\)  \d+ +1 +1/4 +\d s", failed)
     assert re.fullmatch(r"  [0-9a-f]{4} +2e\+30  diverged  .*", diverged)
     assert re.fullmatch(r"  [0-9a-f]{4} +0\.1 +done +\d+ +1 +4/4 +\d+\.\d +\d s", done)
@@ -116,11 +117,10 @@ def test_the_command_to_type_next_runs_the_failed_run_again_and_nothing_else(
 ) -> None:
     before = as_json(capsys, swept)["sweeps"][0]["runs"]
     [failed] = [run["run"] for run in before if run["state"] == "failed"]
-    line = said(capsys, swept)[1].splitlines()[-1]
+    line = printed(capsys, swept)[1].splitlines()[-1]
+    # Below, the command of this recipe is executed without make's virtual environment and tables.
     recipe = "$(PY) -m sweeps launch $* $(CHOICE) $(ARGS)"
-    assert (
-        recipe in (ROOT / "Makefile").read_text()
-    )  # what make does with it, without its virtual environment and tables
+    assert recipe in (ROOT / "Makefile").read_text()
     arguments = shlex.split(shlex.split(line)[-1].removeprefix("ARGS="))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MMPROMPT_RUNS": str(swept)}
     launch = [sys.executable, "-m", "sweeps", "launch", "length", "cluster=local", *arguments]
@@ -131,15 +131,15 @@ def test_the_command_to_type_next_runs_the_failed_run_again_and_nothing_else(
         run["run"]: run["attempt"] + (run["state"] == "failed") for run in before
     }
     assert after[failed]["state"] == "diverged"
-    make_an_error_of_it(Store(swept), failed)
+    turn_into_error(Store(swept), failed)
 
 
-def test_the_json_has_the_same_keys_whatever_the_state_and_typed_values(
+def test_the_json_has_typed_values_and_the_same_keys_for_every_state(
     swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = as_json(capsys, swept, "length")
-    assert said["store"] == str(swept) and said["scheduler"].startswith("not asked")
-    [sweep] = said["sweeps"]
+    status_json = as_json(capsys, swept, "length")
+    assert status_json["store"] == str(swept) and status_json["scheduler"].startswith("not asked")
+    [sweep] = status_json["sweeps"]
     none = dict.fromkeys(("running", "queued", "lost?", "damaged", "to evaluate", "to do"), 0)
     assert sweep["counts"] == none | {"done": 1, "diverged": 1, "failed": 1}
     done, failed, diverged = sweep["runs"]  # in the order of the manifest
@@ -151,16 +151,18 @@ def test_the_json_has_the_same_keys_whatever_the_state_and_typed_values(
     assert isinstance(done["validation"], float) and done["elapsed"] > 0
 
 
-def test_it_writes_nothing(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_writes_nothing(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def contents() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in swept.rglob("*")}
 
     before = contents()
-    said(capsys, swept)
+    printed(capsys, swept)
     assert contents() == before
 
 
-def test_an_unknown_sweep_names_the_nearest_and_a_store_that_is_not_there_is_said(swept: Path, tmp_path: Path) -> None:
+def test_an_unknown_sweep_and_a_missing_store_are_errors_and_the_nearest_name_is_suggested(
+    swept: Path, tmp_path: Path
+) -> None:
     with pytest.raises(StoreError, match=r"no sweep lenght in .*length"):
         status(["lenght"], swept, watch=False, json=False)
     with pytest.raises(StoreError, match="there is no store"):
@@ -171,7 +173,7 @@ def test_an_unknown_sweep_names_the_nearest_and_a_store_that_is_not_there_is_sai
         status([], swept, watch=True, json=True)
 
 
-def test_neither_torch_nor_hydra_is_imported(swept: Path) -> None:
+def test_status_imports_neither_torch_nor_hydra(swept: Path) -> None:
     code = "import sys; from sweeps.verbs.status import status; from pathlib import Path; "
     code += f"status([], Path({str(swept)!r}), False, True)"
     check = "; sys.exit(str([name for name in ('torch', 'hydra', 'submitit', 'pandas') if name in sys.modules]))"
@@ -179,12 +181,12 @@ def test_neither_torch_nor_hydra_is_imported(swept: Path) -> None:
     assert done.stderr.strip() == "[]"
 
 
-# A sweep that is at work
+# A sweep that is running
 
 
 @pytest.fixture
-def at_work(launcher: Launcher) -> Iterator[Launcher]:
-    """Two runs, one after the other, of which the first has reported."""
+def two_runs(launcher: Launcher) -> Iterator[Launcher]:
+    """A launch that executes two runs one after the other; the first run has reported its progress."""
     process = launcher.start("launch", "seed=1,2", "optim.steps=3000", "cluster.max_parallel=1")
     until(lambda: list(launcher.store.root.glob("run/*/attempts/1/progress.json")), "the first run reports", process)
     yield launcher
@@ -192,40 +194,40 @@ def at_work(launcher: Launcher) -> Iterator[Launcher]:
     printed_by(process)
 
 
-def test_a_watch_shows_how_it_goes_on_in_place_and_ctrl_c_ends_it_quietly(
-    at_work: Launcher, capsys: pytest.CaptureFixture[str]
+def test_a_watch_redraws_the_progress_in_place_and_ctrl_c_ends_it_without_a_traceback(
+    two_runs: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [sweep] = as_json(capsys, at_work.store.root)["sweeps"]
+    [sweep] = as_json(capsys, two_runs.store.root)["sweeps"]
     running, waiting = sorted(sweep["runs"], key=lambda run: run["state"])
     assert (running["state"], running["steps"], waiting["state"], waiting["cause"]) == ("running", 3000, "to do", None)
     assert 0 < running["step"] < 3000 and running["left"] > 0 and running["elapsed"] > 0 and running["heard"] > 0
-    assert sweep["left"] > running["left"]  # the launch will come to the other one as well
+    assert sweep["left"] > running["left"]  # the launch will execute the other run as well
 
     def two_pictures(output: str) -> bool:
         return len(set(re.findall(r" (\d+)/3000", output))) > 1
 
-    watch = command(at_work.store.root, "--watch")
-    output = on_a_terminal(watch, at_work.folder, size=(100, 30), enough=two_pictures)
+    watch = command(two_runs.store.root, "--watch")
+    output = on_a_terminal(watch, two_runs.folder, size=(100, 30), enough=two_pictures)
     assert "Traceback" not in output and "^C" not in output
     pictures = list(Terminal(100, 30).pictures(output))
     steps = [re.search(r" (\d+)/3000", "\n".join(picture)) for picture in pictures]
-    seen = [int(step[1]) for step in steps if step]
-    assert len(set(seen)) > 1 and seen == sorted(seen)
+    shown = [int(step[1]) for step in steps if step]
+    assert len(set(shown)) > 1 and shown == sorted(shown)
     assert all(sum("seed" in line and "state" in line for line in picture) <= 1 for picture in pictures)  # one table
     assert re.match(r"length: 2 runs: 1 running, 1 to do; \d+ % done, more than .* left", pictures[-1][0])
 
 
-# Stores that were made up
+# Synthetic stores
 
 
 def store_of(folder: Path, seeds: int) -> tuple[Store, list[str]]:
-    """A sweep of so many runs on one task; nothing was begun."""
+    """A store with a sweep of one task and this many seeds, and the ids of its runs; no run has an attempt."""
     store = Store(folder / "runs")
-    about = made.manifest("length", {"task": ["micro_vqa"], "seed": list(range(seeds))}, "seed", {}, {})
-    made.launch(store, about)
-    for point in about["points"]:
+    manifest = made.manifest("length", {"task": ["micro_vqa"], "seed": list(range(seeds))}, "seed", {}, {})
+    made.launch(store, manifest)
+    for point in manifest["points"]:
         write_once(store.run(point["run"]).config_file, canonical(made.config_of(point["values"])))
-    return store, [point["run"] for point in about["points"]]
+    return store, [point["run"] for point in manifest["points"]]
 
 
 def finish(store: Store, run: str, seconds: float = 10.0) -> None:
@@ -234,12 +236,12 @@ def finish(store: Store, run: str, seconds: float = 10.0) -> None:
     attempt.mkdir(parents=True)
     (attempt / "job.json").write_text(json.dumps(made.JOB | {"job": "7"}))
     metrics = {"val/acc": 50.0, "test/acc": 50.0}
-    made_of_it = {split: evaluation_id(run, {"split": split}) for split in ("val", "test")}
-    result = {"run": run, "attempt": 1, "steps": 30, "seconds": seconds, "metrics": metrics, "evaluations": made_of_it}
+    evaluations = {split: evaluation_id(run, {"split": split}) for split in ("val", "test")}
+    result = {"run": run, "attempt": 1, "steps": 30, "seconds": seconds, "metrics": metrics, "evaluations": evaluations}
     folder.result_file.write_text(json.dumps(result))
 
 
-def test_on_a_terminal_runs_that_are_done_are_counted_where_rows_have_no_place_and_elsewhere_all_are_shown(
+def test_done_runs_beyond_the_height_of_a_terminal_are_counted_and_without_a_terminal_all_are_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, runs = store_of(tmp_path, 60)
@@ -249,69 +251,69 @@ def test_on_a_terminal_runs_that_are_done_are_counted_where_rows_have_no_place_a
     submit(store, [[runs[0]]])
     for run in runs[3:]:
         finish(store, run)
-    code, output = said(capsys, store.root)
+    code, output = printed(capsys, store.root)
     assert code == 1 and len(re.findall(r"^  [0-9a-f]{4,}  ", output, re.MULTILINE)) == 60
 
-    whatever_it_returns = ["/bin/sh", "-c", '"$@"; true', "sh"]
-    output = on_a_terminal([*whatever_it_returns, *command(store.root)], tmp_path, size=(100, 30))
+    ignoring_the_exit_code = ["/bin/sh", "-c", '"$@"; true', "sh"]
+    output = on_a_terminal([*ignoring_the_exit_code, *command(store.root)], tmp_path, size=(100, 30))
     lines = output.replace("\r\n", "\n").splitlines()
     assert lines[2].split()[2] == "failed" and len(lines) < 30
     [more] = [line for line in lines if line.startswith("  and ")]
     assert re.fullmatch(r"  and \d+ done", more)
 
 
-def test_without_a_name_it_is_the_newest_sweep_that_is_not_done_and_a_line_for_the_others(
+def test_without_a_name_it_shows_the_newest_unfinished_sweep_and_a_line_for_each_other_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, runs = store_of(tmp_path, 2)
     for name, seeds, age in (("old", 3, 300), ("length", 2, 200), ("finished", 2, 100)):
-        about = made.manifest(name, {"task": ["micro_vqa"], "seed": list(range(seeds))}, "seed", {}, {})
-        made.launch(store, about)
+        manifest = made.manifest(name, {"task": ["micro_vqa"], "seed": list(range(seeds))}, "seed", {}, {})
+        made.launch(store, manifest)
         os.utime(store.manifest(name), (time.time() - age,) * 2)
     for run in runs:
         finish(store, run)
-    code, output = said(capsys, store.root)
+    code, output = printed(capsys, store.root)
     assert code == 0 and output.splitlines()[0] == "old: 3 runs: 2 done, 1 to do; 67 % done"
     assert output.splitlines()[-1] == "finished, length: done" and output.count("state") == 1
     third = made.run_of({"task": "micro_vqa", "seed": 2})
     finish(store, third)
-    assert said(capsys, store.root)[1].splitlines()[0] == "finished: 2 runs: 2 done; 100 % done"
+    assert printed(capsys, store.root)[1].splitlines()[0] == "finished: 2 runs: 2 done; 100 % done"
     assert [sweep["sweep"] for sweep in as_json(capsys, store.root)["sweeps"]] == ["finished", "length", "old"]
 
 
-def test_without_an_answer_of_slurm_it_says_so_and_no_run_is_called_failed(
+def test_when_slurm_does_not_answer_it_says_so_and_calls_no_run_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, runs = store_of(tmp_path, 2)
     run = attempt(store, BEGIN + KILLED, seed=0)
     submit(store, [[run], [runs[1]]])
     monkeypatch.setenv("PATH", str(tmp_path))
-    code, output = said(capsys, store.root)
+    code, output = printed(capsys, store.root)
     assert code == 0 and output.splitlines()[0] == "no information from SLURM (there is no squeue here)"
     assert output.splitlines()[1] == "length: 2 runs: 2 lost?; 0 % done"
-    said_ = as_json(capsys, store.root)
-    assert said_["scheduler"] == "no information: there is no squeue here"
-    assert {one["cause"] for one in said_["sweeps"][0]["runs"]} == {None}
+    status_json = as_json(capsys, store.root)
+    assert status_json["scheduler"] == "no information: there is no squeue here"
+    assert {run["cause"] for run in status_json["sweeps"][0]["runs"]} == {None}
 
 
-def test_an_interrupted_run_that_a_launch_will_come_to_is_not_called_stopped(
+def test_an_interrupted_run_that_a_live_launch_will_execute_is_not_called_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, runs = store_of(tmp_path, 2)
     for seed in range(2):
         attempt(store, error="interrupted: told to end by SIGTERM", kind="local", seed=seed)
     submit(store, [runs], kind="local")
-    assert "2 to do (2 cancelled)" in said(capsys, store.root)[1]
+    assert "2 to do (2 cancelled)" in printed(capsys, store.root)[1]
     again = submit(store, [runs[:1]], number=2, kind="local") / "batch.json"
     again.write_text(json.dumps(json.loads(again.read_text()) | {"launcher": this_process()}))
-    assert "2 to do (1 cancelled)" in said(capsys, store.root)[1]
+    assert "2 to do (1 cancelled)" in printed(capsys, store.root)[1]
 
 
 # What to type next
 
 
 def answering(folder: Path) -> None:
-    """A squeue that answers, and has no job."""
+    """Writes a squeue that answers that there are no jobs."""
     program = folder / "bin" / "squeue"
     program.parent.mkdir(exist_ok=True)
     program.write_text("#!/bin/sh\n")
@@ -322,34 +324,35 @@ def advised(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    asked: Mapping[str, Any],
-    **left: Any,
+    record: Mapping[str, Any],
+    **leftovers: Any,
 ) -> list[str]:
-    """The last word of status about an attempt that left this, submitted with these settings."""
+    """The lines of status about a failed attempt. `record`: keys of batch.json; `leftovers`: what the attempt left, as for
+    `test_causes.attempt`."""
     store, runs = store_of(folder, 1)
-    run = attempt(store, seed=0, **left)
-    batch = submit(store, [[run]], kind=left.get("kind", "slurm")) / "batch.json"
+    run = attempt(store, seed=0, **leftovers)
+    batch = submit(store, [[run]], kind=leftovers.get("kind", "slurm")) / "batch.json"
     frozen = json.loads(batch.read_text())
-    batch.write_text(json.dumps(frozen | {"cluster": {"mem_gb": 2.0, "time_min": 60}} | dict(asked)))
+    batch.write_text(json.dumps(frozen | {"cluster": {"mem_gb": 2.0, "time_min": 60}} | dict(record)))
     answering(folder)
     monkeypatch.setenv("PATH", str(folder / "bin"))
     monkeypatch.setenv("MMPROMPT_RUNS", str(store.root))
-    assert runs == [run] and said(capsys, store.root)[0] == 1
-    return said(capsys, store.root)[1].splitlines()
+    assert runs == [run] and printed(capsys, store.root)[0] == 1
+    return printed(capsys, store.root)[1].splitlines()
 
 
-def test_out_of_memory_asks_for_twice_what_was_asked(
+def test_after_out_of_memory_it_advises_twice_the_memory_that_was_requested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = BEGIN + LOGS["out of memory"]
     overrides = ["cluster=auto", "seed=1,2", "cluster.partition=gpu", "cluster.mem_gb=3.5", "paths.runs=x"]
-    asked = {"cluster": {"mem_gb": 3.5, "time_min": 60}, "overrides": overrides}
-    *_, last = advised(tmp_path, monkeypatch, capsys, asked, log=log)
-    # The sweep is what the manifest says now, the place is where the run was.
+    record = {"cluster": {"mem_gb": 3.5, "time_min": 60}, "overrides": overrides}
+    *_, last = advised(tmp_path, monkeypatch, capsys, record, log=log)
+    # Settings of the sweep come from its manifest as it is now, cluster settings from the batch that had the run.
     assert last == '    make sweep-length ARGS="cluster.partition=gpu --retry oom cluster.mem_gb=7"'
 
 
-def test_a_time_limit_asks_for_twice_the_time_and_a_gpu_without_memory_for_another_gpu(
+def test_after_a_time_limit_it_advises_twice_the_time_and_after_cuda_out_of_memory_another_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = BEGIN + LOGS["time limit"]
@@ -363,14 +366,14 @@ def test_a_time_limit_asks_for_twice_the_time_and_a_gpu_without_memory_for_anoth
 
 
 @pytest.mark.parametrize("name", ["preempted", "node lost", "cancelled", "killed"])
-def test_what_needs_no_change_is_the_same_command_again(
+def test_after_an_interruption_it_advises_the_same_command_without_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     *_, last = advised(tmp_path, monkeypatch, capsys, {}, log=BEGIN + LOGS[name])
     assert last == "    make sweep-length"
 
 
-def test_a_run_that_was_killed_too_often_is_left_alone_unless_it_is_named(
+def test_for_a_run_that_was_killed_too_often_it_advises_to_name_the_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, _ = store_of(tmp_path, 1)
@@ -380,7 +383,7 @@ def test_a_run_that_was_killed_too_often_is_left_alone_unless_it_is_named(
     assert last == '    make sweep-length ARGS="--retry killed"'
 
 
-def test_reasons_that_differ_in_numbers_alone_are_one_and_of_many_runs_some_are_named(
+def test_reasons_that_differ_only_in_numbers_are_shown_once_and_of_many_runs_a_few_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, runs = store_of(tmp_path, 12)
@@ -390,7 +393,7 @@ def test_reasons_that_differ_in_numbers_alone_are_one_and_of_many_runs_some_are_
     submit(store, [runs])
     answering(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    _, output = said(capsys, store.root)
+    _, output = printed(capsys, store.root)
     advice = output[output.index("error: 12 runs") :]
     assert advice.count("the loss is nan") == 1 and advice.count("no such file") == 1
     assert "    and 5 more\n" in advice and "    and 1 more\n" in advice
@@ -420,13 +423,13 @@ LINE = RunLine("0" * 16, {}, "running", None, "7", None, 1, 100, 300, 61.3, 200.
         ({"state": "lost?"}, "lost?"),
     ],
 )
-def test_a_state_in_words(changes: Mapping[str, Any], word: str) -> None:
+def test_a_state_is_shown_with_its_cause_reason_or_activity(changes: Mapping[str, Any], word: str) -> None:
     since = changes.get("silent", 0)
     line = replace(LINE, **{key: value for key, value in changes.items() if key != "silent"})
-    assert with_time_left(line, UNKNOWN, False, 50_000.0 + since).word == word
+    assert with_time_left(line, UNKNOWN, False, 50_000.0 + since).state_text == word
 
 
-def test_the_job_s_own_time_is_said_where_it_ends_before_the_run() -> None:
+def test_the_time_left_of_the_job_is_shown_if_it_ends_before_the_run() -> None:
     assert replace(LINE, job_left=60.0).cells[-1] == "7 min (job 60 s)"
     assert replace(LINE, job_left=6000.0).cells[-1] == "7 min"
 
@@ -435,63 +438,73 @@ def left_of(*lines: RunLine) -> str:
     return str(time_left(lines))
 
 
-def test_the_time_left_is_that_of_what_runs_and_what_waits_for_it_and_unknown_where_nothing_tells() -> None:
+def test_the_time_left_is_that_of_running_and_waiting_runs_and_unknown_if_no_run_tells() -> None:
     done, other = replace(LINE, state="done", elapsed=600.0, left=None), replace(LINE, job="8")
     queued = replace(LINE, state="queued", slurm="PENDING", left=None, elapsed=None)
-    told = replace(queued, takes=Takes(650.0, 50.0))
-    waits = replace(queued, state="to do", slurm=None, job=None, waits=True)
+    estimated = replace(queued, expected=ExpectedTime(650.0, 50.0))
+    waiting = replace(queued, state="to do", slurm=None, job=None, is_held_locally=True)
     assert left_of(LINE) == left_of(LINE, done) == f"about {duration(400)} left"
-    assert left_of(LINE, other, done, told, told) == f"about {duration(400 + 650)} left"
-    assert left_of(LINE, queued) == f"about {duration(400 + 600)} left"  # as long as the one that runs, 200 s and 400 s
-    assert left_of(LINE, waits, waits, waits) == f"about {duration(400 + 3 * 600)} left"
-    assert left_of(LINE, replace(other, left=10.0), told) == f"about {duration(10 + 650)} left"  # it has the next place
-    assert left_of(done, queued) == left_of() == "None"  # nothing runs: who knows when it will
+    assert left_of(LINE, other, done, estimated, estimated) == f"about {duration(400 + 650)} left"
+    assert left_of(LINE, queued) == f"about {duration(400 + 600)} left"  # as long as the running run: 200 s + 400 s
+    assert left_of(LINE, waiting, waiting, waiting) == f"about {duration(400 + 3 * 600)} left"
+    # The waiting run gets the first free slot.
+    assert left_of(LINE, replace(other, left=10.0), estimated) == f"about {duration(10 + 650)} left"
+    assert left_of(done, queued) == left_of() == "None"  # no run is running: it is unknown when the first will start
     assert left_of(replace(LINE, slurm="SUSPENDED"), done) == "None"
     starting = replace(LINE, step=None, steps=None, elapsed=None, left=None)
     assert left_of(starting) == left_of(starting, queued) == "time left not known yet"
     assert left_of(starting, other, queued) == f"about {duration(600 + 400)} left"
-    assert left_of(replace(told, slurm="RUNNING"), told) == f"about {duration(1300)} left"  # its job will be at it soon
+    # A queued run whose job is running has a slot.
+    assert left_of(replace(estimated, slurm="RUNNING"), estimated) == f"about {duration(1300)} left"
 
 
-def test_a_job_of_several_runs_is_one_place() -> None:
-    others = [replace(LINE, state="queued", slurm="RUNNING", left=None, takes=Takes(100.0)) for _ in range(3)]
+def test_a_job_of_several_runs_is_one_slot() -> None:
+    others = [replace(LINE, state="queued", slurm="RUNNING", left=None, expected=ExpectedTime(100.0)) for _ in range(3)]
     assert left_of(LINE, *others) == f"about {duration(400 + 3 * 100)} left"
 
 
-def test_what_comes_after_the_last_step_is_part_of_the_time_left_or_said_to_be_unknown() -> None:
+def test_the_time_after_the_last_step_is_part_of_the_time_left_or_shown_as_unknown() -> None:
     scoring = replace(LINE, step=300, left=None)
-    known, unknown = with_time_left(LINE, Takes(700.0, 90.0), False, 0.0), with_time_left(LINE, UNKNOWN, False, 0.0)
+    known, unknown = (
+        with_time_left(LINE, ExpectedTime(700.0, 90.0), False, 0.0),
+        with_time_left(LINE, UNKNOWN, False, 0.0),
+    )
     assert (known.left, known.cells[-1], known.done) == (490.0, "8 min", 200 / 690)
     assert (unknown.left, unknown.cells[-1], unknown.done) == (400.0, "> 7 min", 1 / 3)
     assert left_of(known) == "about 8 min left" and left_of(unknown) == "more than 7 min left"
     known, unknown = (
-        with_time_left(scoring, Takes(700.0, 90.0), False, 0.0),
+        with_time_left(scoring, ExpectedTime(700.0, 90.0), False, 0.0),
         with_time_left(scoring, UNKNOWN, False, 0.0),
     )
-    assert (known.word, known.cells[-1], unknown.word, unknown.cells[-1]) == ("scoring", "2 min", "scoring", "")
+    assert (known.state_text, known.cells[-1], unknown.state_text, unknown.cells[-1]) == (
+        "scoring",
+        "2 min",
+        "scoring",
+        "",
+    )
     assert left_of(known) == "about 2 min left" and left_of(unknown) == "time left not known yet"
-    assert known.done < unknown.done < 1  # it is not done
-    brief = with_time_left(scoring, Takes(700.0, 0.01), False, 0.0)
+    assert known.done < unknown.done < 1  # the run is not done yet
+    brief = with_time_left(scoring, ExpectedTime(700.0, 0.01), False, 0.0)
     assert brief.cells[-1] == "1 s" and left_of(brief) == "about 1 s left"
 
 
-def test_the_percentage_is_below_100_as_long_as_a_run_is_at_work() -> None:
+def test_the_percentage_is_below_100_while_a_run_is_running() -> None:
     lines = [replace(LINE, state="done")] * 999 + [with_time_left(replace(LINE, step=300), UNKNOWN, False, 0.0)]
-    said = "length: 1000 runs: 999 done, 1 running (1 scoring); 99 % done, time left not known yet"
-    assert str(SweepStatus(ABOUT, lines, {})) == said
-    assert str(SweepStatus(ABOUT, lines[:-1], {})) == "length: 999 runs: 999 done; 100 % done"
+    sentence = "length: 1000 runs: 999 done, 1 running (1 scoring); 99 % done, time left not known yet"
+    assert str(SweepStatus(SWEEP, lines, {})) == sentence
+    assert str(SweepStatus(SWEEP, lines[:-1], {})) == "length: 999 runs: 999 done; 100 % done"
 
 
-ABOUT = launched.LaunchedSweep(Store(Path("/nowhere")), "length", {})
+SWEEP = launched.LaunchedSweep(Store(Path("/nowhere")), "length", {})
 SECONDS = st.one_of(st.none(), st.floats(0.01, 1e6))
 
 
 @st.composite
 def at_this_moment(draw: st.DrawFn, seconds: st.SearchStrategy[float | None] = SECONDS) -> list[RunLine]:
-    """Lines as looks make them: who is at work is at a step, starting or scoring; others wait, or are done."""
+    """The rows of a sweep: running runs are starting, training, evaluating or scoring; others wait, failed or are done."""
     lines = []
     for number in range(draw(st.integers(1, 8))):
-        takes = Takes(draw(seconds), draw(seconds))
+        takes = ExpectedTime(draw(seconds), draw(seconds))
         state = draw(st.sampled_from(["running", "running", "queued", "to do", "to evaluate", "done", "failed"]))
         step = draw(st.sampled_from([None, 1, 150, 300])) if state == "running" else None
         elapsed = None if step is None else draw(st.floats(0.01, 1e6))
@@ -503,31 +516,35 @@ def at_this_moment(draw: st.DrawFn, seconds: st.SearchStrategy[float | None] = S
 
 
 @given(at_this_moment())
-def test_the_time_left_is_never_negative_and_unknown_only_where_nothing_is_known(lines: list[RunLine]) -> None:
+def test_the_time_left_is_never_negative_and_unknown_only_if_no_run_tells(lines: list[RunLine]) -> None:
     left = time_left(lines)
-    at_work = [line for line in lines if line.state == "running"]
-    assert (left is None) == (not at_work)
+    running = [line for line in lines if line.state == "running"]
+    assert (left is None) == (not running)
     if left is not None:
-        told = [*at_work, *(line for line in lines if line.is_ahead)]
-        is_known = any(line.left is not None or (line.step is None and line.takes.whole is not None) for line in told)
-        is_known |= any(line.elapsed for line in at_work) and any(line.step is None for line in told)
+        unfinished = [*running, *(line for line in lines if line.is_waiting)]
+        is_known = any(
+            line.left is not None or (line.step is None and line.expected.total is not None) for line in unfinished
+        )
+        is_known |= any(line.elapsed for line in running) and any(line.step is None for line in unfinished)
         assert left.seconds is None or left.seconds >= 0
         assert is_known or left.seconds is None
-        assert left.seconds is not None or not any(line.left is not None for line in at_work)
-        assert not re.search(r"\b0 s\b|-", str(left)) and 0 <= SweepStatus(ABOUT, lines, {}).done < 1
+        assert left.seconds is not None or not any(line.left is not None for line in running)
+        assert not re.search(r"\b0 s\b|-", str(left)) and 0 <= SweepStatus(SWEEP, lines, {}).done < 1
 
 
 @given(at_this_moment(st.floats(0.01, 1e6)), st.data())
-def test_the_time_left_never_rises_when_a_run_is_done_and_another_takes_its_place(
+def test_the_time_left_never_rises_when_a_run_is_done_and_another_takes_its_slot(
     lines: list[RunLine], data: st.DataObject
 ) -> None:
-    while at_work := [line for line in lines if line.state == "running"]:
+    while running := [line for line in lines if line.state == "running"]:
         before = time_left(lines)
-        one = data.draw(st.sampled_from(at_work))
-        ahead = next((line for line in lines if line.is_ahead), None)
-        after = {line.run: line for line in lines} | {one.run: replace(one, state="done", left=None, job=None)}
-        if ahead is not None:
-            after[ahead.run] = replace(ahead, state="running", slurm=None, job=one.job, left=ahead.takes.whole)
+        ended = data.draw(st.sampled_from(running))
+        waiting = next((line for line in lines if line.is_waiting), None)
+        after = {line.run: line for line in lines} | {ended.run: replace(ended, state="done", left=None, job=None)}
+        if waiting is not None:
+            after[waiting.run] = replace(
+                waiting, state="running", slurm=None, job=ended.job, left=waiting.expected.total
+            )
         lines, left = list(after.values()), time_left(after.values())
         assert before is not None and before.seconds is not None
         assert left is None or (left.seconds is not None and left.seconds <= before.seconds * (1 + 1e-9))
@@ -537,5 +554,5 @@ def test_the_time_left_never_rises_when_a_run_is_done_and_another_takes_its_plac
     ("text", "seconds"),
     [("2:03", 123), ("1:02:03", 3723), ("1-02:03:04", 93784), ("UNLIMITED", None), ("INVALID", None), ("", None)],
 )
-def test_slurm_s_times_are_read(text: str, seconds: float | None) -> None:
+def test_durations_are_read_as_slurm_writes_them(text: str, seconds: float | None) -> None:
     assert in_seconds(text) == seconds

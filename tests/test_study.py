@@ -1,4 +1,4 @@
-"""A study on disk, and `advance`: every step is rebuilt from files, in any process and after any kill."""
+"""A study on disk, and `advance`: any process can rebuild every step from the files, after a kill at any moment."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from mmprompt.studies import sampler
 from mmprompt.studies.confirmation import is_over
 from mmprompt.studies.outcomes import Observation, Reader
 from mmprompt.studies.study import Study, runs_of
-from sweeps.search.advance import Desk, Limits
-from sweeps.search.space import asked
+from sweeps.search.advance import Limits, StudyDriver
+from sweeps.search.space import compose_search
 from sweeps.search.warm import warm_start
 
 LR = {"optim.lr": {"log": [1e-3, 3.0]}}
@@ -42,12 +42,13 @@ def conf(tmp_path: Path) -> Path:
 
 
 def peak(config: RunConfig) -> float:
-    """Best at a rate of 0.1; longer prompts are a little better."""
+    """A score that is best at a learning rate of 0.1; longer prompts are a little better."""
     length = config.prompt.length if config.prompt is not None else 0
     return 80 - 10 * abs(math.log10(config.optim.lr / 0.1)) + length / 100 + config.seed % 3 / 10
 
 
 def diverging(config: RunConfig) -> float | None:
+    """The same score, but None, which means that the run diverges, for learning rates above 0.3."""
     return None if config.optim.lr > 0.3 else peak(config)
 
 
@@ -55,12 +56,12 @@ def diverging(config: RunConfig) -> float | None:
 
 
 class Killed(BaseException):
-    """As a kill, at the next file operation."""
+    """Stands for a kill: raised at a file operation, where nothing catches it."""
 
 
 @pytest.fixture
 def kill(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Calling it with n lets the process die before its n-th link or rename from now on."""
+    """A function of n: from then on n calls of link, replace and rename succeed, and the next one raises Killed."""
     real = {"link": os.link, "replace": os.replace, "rename": os.rename}
     left = [math.inf]
 
@@ -80,7 +81,7 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", ["random", "sobol", "TPESampler"])
-def test_a_search_that_is_killed_between_any_two_lines_comes_to_the_trials_of_one_that_nobody_disturbed(
+def test_a_search_that_is_killed_between_any_two_lines_makes_the_same_trials_as_an_undisturbed_one(
     conf: Path, tmp_path: Path, kill: Any, name: str
 ) -> None:
     search_file(conf, "mine", space=LR, sampler=name, budget={"trials": 7}, confirm={"top": 1, "seeds": 2}, **HALVING)
@@ -94,9 +95,8 @@ def test_a_search_that_is_killed_between_any_two_lines_comes_to_the_trials_of_on
             search_on(study, peak)
         except Killed:
             kills += 1
-            for folder in (
-                study.store.run(run) for run in study.store.runs()
-            ):  # as whoever finds the process gone does
+            # The attempt is marked as failed, as by a process that finds its process gone.
+            for folder in (study.store.run(run) for run in study.store.runs()):
                 for attempt in folder.attempts()[-1:]:
                     if error_of(attempt) is None and folder.result() is None:
                         kill(math.inf)
@@ -108,10 +108,10 @@ def test_a_search_that_is_killed_between_any_two_lines_comes_to_the_trials_of_on
     assert [one.trial.number for one in Reader(study).look().outcomes] == list(range(7))
 
 
-def test_of_two_that_ask_together_one_makes_the_trial(conf: Path, tmp_path: Path) -> None:
+def test_if_two_drivers_advance_together_only_one_makes_the_trial(conf: Path, tmp_path: Path) -> None:
     search_file(conf, "mine", space=LR, sampler="random", budget={"trials": 6})
     _, study = begun(conf, tmp_path / "runs", "mine")
-    first, second = Desk(study), Desk(study)
+    first, second = StudyDriver(study), StudyDriver(study)
     for _ in range(6):
         one, other = first.advance(), second.advance()
         assert [work.run for work in one.work] == [work.run for work in other.work]
@@ -121,7 +121,7 @@ def test_of_two_that_ask_together_one_makes_the_trial(conf: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["random", "sobol"])
-def test_trials_do_not_depend_on_how_many_workers_there_are_nor_on_who_is_first(
+def test_trials_depend_neither_on_the_number_of_workers_nor_on_their_order(
     conf: Path, tmp_path: Path, name: str
 ) -> None:
     search_file(
@@ -137,10 +137,10 @@ def test_trials_do_not_depend_on_how_many_workers_there_are_nor_on_who_is_first(
     _, calm = begun(conf, tmp_path / "calm", "mine")
     search_on(calm, peak)
     _, study = begun(conf, tmp_path / "parallel", "mine")
-    desk, held, random = Desk(study), [], np.random.default_rng(1)
+    driver, held, random = StudyDriver(study), [], np.random.default_rng(1)
     taken: set[str] = set()
     while not is_over(Reader(study).look()):
-        step = desk.advance()
+        step = driver.advance()
         new = [work for work in step.work if work.run not in taken]
         if new and len(held) < 4:
             held.append(new[0])
@@ -155,7 +155,7 @@ def test_trials_do_not_depend_on_how_many_workers_there_are_nor_on_who_is_first(
 
 
 def claim_elsewhere(store: Store, run: str) -> None:
-    """A process on another host is at it."""
+    """Makes an attempt as a process on another host does."""
     folder = store.run(run)
     assert folder.claim(folder.next_number, instant.JOB)
 
@@ -174,7 +174,7 @@ def release(store: Store, run: str) -> None:
         ("GPSampler", {}),
     ],
 )
-def test_every_trial_can_be_asked_for_again_from_what_was_known(
+def test_every_trial_is_proposed_again_from_what_was_known(
     conf: Path, tmp_path: Path, name: str, arguments: dict[str, Any]
 ) -> None:
     trials = 6 if name == "GPSampler" else 14
@@ -190,15 +190,15 @@ def test_every_trial_can_be_asked_for_again_from_what_was_known(
     )
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, diverging)
-    desk, picture = Desk(study), Reader(study).look()
+    driver, picture = StudyDriver(study), Reader(study).look()
     for one in picture.outcomes:
-        again = desk.proposed(picture, 0, one.trial.number, one.trial.knew)
+        again = driver.propose(picture, 0, one.trial.number, one.trial.knew)
         assert again.settings == one.trial.settings
     settings = [tuple(one.trial.settings.items()) for one in picture.outcomes]
     assert len(set(settings)) == trials
 
 
-def test_what_is_not_of_the_study_or_its_runs_changes_no_proposal(conf: Path, tmp_path: Path) -> None:
+def test_proposals_depend_on_no_file_but_those_of_the_study_and_its_runs(conf: Path, tmp_path: Path) -> None:
     search_file(conf, "mine", space=LR, budget={"trials": 10}, confirm={"top": 1, "seeds": 1})
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, peak, most=6)
@@ -218,11 +218,11 @@ def test_what_is_not_of_the_study_or_its_runs_changes_no_proposal(conf: Path, tm
 # ----------------------------------------------------------------------------------------------------- what the sampler is told
 
 
-def test_a_diverged_trial_is_a_bad_answer_and_the_sampler_stays_away(
+def test_the_sampler_avoids_settings_near_those_of_diverged_trials(
     conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def share(folder: str) -> tuple[float, float]:
-        """Of diverged trials in the first and the second half, over four studies."""
+        """The share of diverged trials in the first and in the second half of four studies."""
         halves: list[list[bool]] = [[], []]
         for number in range(4):
             _, study = begun(conf, tmp_path / folder / str(number), "mine", f"study_seed={number}")
@@ -242,14 +242,12 @@ def test_a_diverged_trial_is_a_bad_answer_and_the_sampler_stays_away(
         told = told if told.state != "diverged" else Observation(told.settings, "failed", number=told.number)
         return real(definition, told, worst, readable)
 
-    monkeypatch.setattr(sampler, "_frozen", as_failed)  # the planted fault
+    monkeypatch.setattr(sampler, "_frozen", as_failed)  # a planted fault: the sampler is not told that trials diverged
     _, wasted = share("failed")
     assert wasted > 1.5 * after
 
 
-def test_samplers_that_look_at_values_alone_are_told_the_worst_value_of_a_diverged_trial(
-    conf: Path, tmp_path: Path
-) -> None:
+def test_samplers_that_need_values_are_told_the_worst_value_for_a_diverged_trial(conf: Path, tmp_path: Path) -> None:
     search_file(
         conf,
         "mine",
@@ -269,13 +267,13 @@ def test_samplers_that_look_at_values_alone_are_told_the_worst_value_of_a_diverg
         assert trial.values == (list(one.values) if one.values is not None else [worst])
 
 
-def test_a_run_that_fails_for_reasons_of_the_place_is_no_information_and_the_search_goes_on(
+def test_a_trial_that_failed_for_another_reason_than_its_settings_does_not_stop_the_search(
     conf: Path, tmp_path: Path
 ) -> None:
     search_file(conf, "mine", space=LR, budget={"trials": 5}, confirm={"top": 1, "seeds": 1})
     _, study = begun(conf, tmp_path / "runs", "mine")
-    desk, broken = Desk(study), ""
-    while not (step := desk.advance()).is_over and step.work:
+    driver, broken = StudyDriver(study), ""
+    while not (step := driver.advance()).is_over and step.work:
         [work, *_] = step.work
         folder = study.store.run(work.run)
         broken = broken or (work.run if len(study.trials()) == 3 else "")
@@ -290,14 +288,14 @@ def test_a_run_that_fails_for_reasons_of_the_place_is_no_information_and_the_sea
     assert len(study.store.run(broken).attempts()) == 3
     assert [one.state for one in picture.told(0, 99, picture.knew(0))] == ["done", "done", "failed", "done", "done"]
     assert is_over(picture)
-    again = Desk(study, Limits(retry=frozenset([broken]), batch="2"))
+    again = StudyDriver(study, Limits(retry=frozenset([broken]), batch="2"))
     assert again.reader.look().outcomes[2].state == "failed"
 
 
 # ----------------------------------------------------------------------------------------------------------- halving, racing
 
 
-def test_the_best_share_goes_on_whoever_was_first_and_the_default_takes_nobodys_place(
+def test_the_best_share_goes_on_whatever_the_order_and_the_default_does_not_count_towards_it(
     conf: Path, tmp_path: Path
 ) -> None:
     search_file(
@@ -307,15 +305,15 @@ def test_the_best_share_goes_on_whoever_was_first_and_the_default_takes_nobodys_
     search_on(study, peak)
     picture = Reader(study).look()
     others = [one for one in picture.outcomes if one.trial.origin != "default"]
-    for rung, there in ((50, others), (100, [one for one in others if 100 in one.rungs])):
-        best = sorted(there, key=lambda one: -one.rungs[rung])[: math.ceil(0.34 * len(there))]
+    for rung, reached in ((50, others), (100, [one for one in others if 100 in one.rungs])):
+        best = sorted(reached, key=lambda one: -one.rungs[rung])[: math.ceil(0.34 * len(reached))]
         gone_on = {number for number, step in picture.decisions if step == rung}
         assert gone_on == {0, *(one.trial.number for one in best)}
     assert len([one for one in others if one.state == "done"]) == math.ceil(0.34 * math.ceil(0.34 * 11))
     assert {max(one.rungs) for one in others if one.state == "stopped"} == {50, 100}
 
 
-def test_nothing_is_trained_twice_and_a_rung_is_the_beginning_of_the_whole_run(conf: Path, tmp_path: Path) -> None:
+def test_a_run_that_goes_on_after_a_rung_resumes_and_trains_nothing_twice(conf: Path, tmp_path: Path) -> None:
     search_file(
         conf, "mine", space=LR, sampler="random", budget={"trials": 9}, confirm={"top": 1, "seeds": 1}, **HALVING
     )
@@ -324,10 +322,10 @@ def test_nothing_is_trained_twice_and_a_rung_is_the_beginning_of_the_whole_run(c
     for one in Reader(study).look().outcomes:
         attempts = study.store.run(one.trial.runs["1"]).attempts()
         expected = {"done": 3, "stopped": len(one.rungs)}[one.state]
-        assert len(attempts) == expected  # one for each part
+        assert len(attempts) == expected  # one attempt for each part
 
 
-def test_pruners_of_optuna_stop_for_good(conf: Path, tmp_path: Path) -> None:
+def test_optunas_pruners_stop_trials_for_good_but_never_the_default(conf: Path, tmp_path: Path) -> None:
     search_file(
         conf,
         "mine",
@@ -347,7 +345,7 @@ def test_pruners_of_optuna_stop_for_good(conf: Path, tmp_path: Path) -> None:
     assert all(0 not in key for key in ended)  # never the default
 
 
-def test_more_seeds_go_to_the_top_quarter_alone_and_the_best_is_one_of_those(conf: Path, tmp_path: Path) -> None:
+def test_only_the_top_quarter_gets_further_seeds_and_the_best_is_one_of_it(conf: Path, tmp_path: Path) -> None:
     search_file(
         conf,
         "mine",
@@ -370,7 +368,7 @@ def test_more_seeds_go_to_the_top_quarter_alone_and_the_best_is_one_of_those(con
 # -------------------------------------------------------------------------------------------- runs that are there, warm start
 
 
-def test_a_study_over_points_that_are_there_trains_nothing(conf: Path, tmp_path: Path) -> None:
+def test_a_study_whose_runs_are_done_trains_nothing(conf: Path, tmp_path: Path) -> None:
     search_file(
         conf,
         "mine",
@@ -388,7 +386,9 @@ def test_a_study_over_points_that_are_there_trains_nothing(conf: Path, tmp_path:
     assert len({trial.settings["prompt.length"] for trial in second.trials().values()}) == 3
 
 
-def test_finished_runs_in_the_space_are_warm_trials_and_those_near_it_say_why_not(conf: Path, tmp_path: Path) -> None:
+def test_finished_runs_in_the_space_are_warm_trials_and_similar_ones_are_left_out_with_a_reason(
+    conf: Path, tmp_path: Path
+) -> None:
     search_file(
         conf,
         "wide",
@@ -403,8 +403,8 @@ def test_finished_runs_in_the_space_are_warm_trials_and_those_near_it_say_why_no
     _, longer = begun(conf, tmp_path / "runs", "wide", "optim.steps=300", called="longer")
     search_on(longer, peak, most=2)
     search_file(conf, "mine", space=LR, budget={"trials": 4}, confirm={"top": 1, "seeds": 1})
-    one = asked("mine", "mine", [f"paths.runs={tmp_path / 'runs'}"], conf, instant.ABOUT)
-    warm, left_out = warm_start(one)
+    search = compose_search("mine", "mine", [f"paths.runs={tmp_path / 'runs'}"], conf, instant.ABOUT)
+    warm, left_out = warm_start(search)
     rates = {trial.settings["optim.lr"]: sorted(trial.runs) for trial in warm}
     expected = {trial.settings["optim.lr"] for trial in wide.trials().values() if trial.settings["optim.lr"] <= 3}
     assert set(rates) == expected | {0.3}
@@ -415,7 +415,7 @@ def test_finished_runs_in_the_space_are_warm_trials_and_those_near_it_say_why_no
     )
 
 
-def test_runs_near_one_of_several_groups_say_why_they_do_not_count(conf: Path, tmp_path: Path) -> None:
+def test_runs_similar_to_one_of_several_groups_are_left_out_with_a_reason(conf: Path, tmp_path: Path) -> None:
     search_file(
         conf, "near", space={"optim.lr": [5.0]}, sampler="random", budget={"trials": 2}, confirm={"top": 1, "seeds": 1}
     )
@@ -429,8 +429,8 @@ def test_runs_near_one_of_several_groups_say_why_they_do_not_count(conf: Path, t
         fixed={"task": "micro_grounding"},
         budget={"trials": 1},
     )
-    one = asked("mine", "mine", [f"paths.runs={tmp_path / 'runs'}"], conf, instant.ABOUT)
-    warm, left_out = warm_start(one)
+    search = compose_search("mine", "mine", [f"paths.runs={tmp_path / 'runs'}"], conf, instant.ABOUT)
+    warm, left_out = warm_start(search)
     assert {trial.group for trial in warm} == {1}
     assert any("optim.lr=5.0 is outside 0.001 to 3 (log)" in reason for reason in left_out)
 
@@ -438,9 +438,7 @@ def test_runs_near_one_of_several_groups_say_why_they_do_not_count(conf: Path, t
 # -------------------------------------------------------------------------------------------------------- budget, confirmation
 
 
-def test_confirmation_uses_seeds_that_neither_trials_nor_warm_runs_have_and_only_it_is_asked_for_test(
-    conf: Path, tmp_path: Path
-) -> None:
+def test_the_confirmation_has_fresh_seeds_and_only_its_runs_are_evaluated_on_test(conf: Path, tmp_path: Path) -> None:
     search_file(conf, "mine", space=LR, budget={"trials": 5}, seeds=2, confirm={"top": 2, "seeds": 3})
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, peak)
@@ -464,7 +462,7 @@ def test_a_budget_of_device_hours_leaves_room_for_the_confirmation(conf: Path, t
     search_on(study, peak)
     picture = Reader(study).look()
     used = sum(one.device_hours for one in picture.outcomes)
-    assert 0.30 - 0.12 - 0.011 <= used <= 0.30 - 0.12  # 12 runs confirm, of 0.01 each
+    assert 0.30 - 0.12 - 0.011 <= used <= 0.30 - 0.12  # the confirmation has 12 runs of 0.01 hours each
     assert is_over(picture)
 
 
@@ -487,7 +485,7 @@ def test_each_group_gets_the_same_budget_and_its_own_confirmation(conf: Path, tm
     assert picture.confirmation is not None and [group.group for group in picture.confirmation.groups] == [0, 1]
 
 
-def test_of_several_objectives_the_front_is_kept_and_confirmed(conf: Path, tmp_path: Path) -> None:
+def test_with_several_objectives_trials_of_the_front_are_confirmed(conf: Path, tmp_path: Path) -> None:
     objective = {"score": "maximize", "trainable_parameters": "minimize"}
     search_file(
         conf,
@@ -511,7 +509,7 @@ def test_of_several_objectives_the_front_is_kept_and_confirmed(conf: Path, tmp_p
     assert set(confirmed) <= {one.trial for one in front}
 
 
-def test_where_all_trials_diverge_the_default_alone_is_confirmed(conf: Path, tmp_path: Path) -> None:
+def test_if_all_trials_diverge_only_the_default_is_confirmed(conf: Path, tmp_path: Path) -> None:
     search_file(
         conf, "mine", space={"optim.lr": {"log": [1.0, 3.0]}}, budget={"trials": 3}, confirm={"top": 2, "seeds": 2}
     )
@@ -527,9 +525,7 @@ def test_where_all_trials_diverge_the_default_alone_is_confirmed(conf: Path, tmp
 # ------------------------------------------------------------------------------------------------------------ damaged files
 
 
-def test_the_next_launch_writes_the_settings_of_every_run_again_that_somebody_has_damaged(
-    conf: Path, tmp_path: Path
-) -> None:
+def test_restoring_writes_every_damaged_or_missing_config_again(conf: Path, tmp_path: Path) -> None:
     search_file(conf, "mine", space=LR, budget={"trials": 3}, confirm={"top": 1, "seeds": 1})
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, peak)
@@ -537,22 +533,22 @@ def test_the_next_launch_writes_the_settings_of_every_run_again_that_somebody_ha
     before = [file.read_bytes() for file in files]
     files[0].write_text("")
     files[-1].unlink()
-    Desk(study).restore_all(Reader(study).look())
+    StudyDriver(study).restore_all(Reader(study).look())
     assert [file.read_bytes() for file in files] == before
 
 
-def test_strangers_files_are_left_alone(conf: Path, tmp_path: Path) -> None:
+def test_files_of_other_programs_are_ignored_and_stay(conf: Path, tmp_path: Path) -> None:
     search_file(conf, "mine", space=LR, budget={"trials": 4})
     _, study = begun(conf, tmp_path / "runs", "mine")
-    strange = [
+    foreign = [
         study.folder / name for name in ("trials/notes.txt", "trials/²", "decisions/x.json", "trials/1 (copy).json")
     ]
-    for file in strange:
+    for file in foreign:
         file.parent.mkdir(exist_ok=True)
         file.write_text("{}")
     search_on(study, peak, most=2)
     assert study.damage() == [] and len(study.trials()) >= 2
-    assert all(file.read_text() == "{}" for file in strange)
+    assert all(file.read_text() == "{}" for file in foreign)
 
 
 def test_all_damaged_files_of_a_study_are_named(conf: Path, tmp_path: Path) -> None:
@@ -588,5 +584,5 @@ def test_a_damaged_file_is_named_and_nothing_is_written(
     target.write_text(content if content is not None else (study.folder / "trials/1.json").read_text())
     before = sorted(study.store.root.rglob("*"))
     with pytest.raises(StoreError, match=sentence):
-        Desk(Study(study.store, "mine")).advance()
+        StudyDriver(Study(study.store, "mine")).advance()
     assert sorted(study.store.root.rglob("*")) == before

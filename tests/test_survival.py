@@ -105,7 +105,7 @@ def test_without_its_launch_a_worker_ends_after_its_run_and_the_next_launch_wait
     second = launcher.start("launch", *sweep)
     assert second.stdout
     lines = [next(second.stdout) for _ in range(3)]
-    assert lines[-1] == "1 process of another launch is at work here; it is waited for\n", lines
+    assert lines[-1] == "1 process of another launch is at work here; waiting for it\n", lines
     time.sleep(2)
     assert worker.is_running() and len(workers(launcher)) == 1
     worker.resume()

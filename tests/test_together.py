@@ -16,12 +16,12 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Store
-from sweeps.display.pace import Pace, Takes
+from sweeps.display.pace import ExpectedTime, Pace
 from sweeps.grid.manifest import Launch, join, write
 from sweeps.jobs.batch import batches, freeze_batch
 from sweeps.planning.launch_plan import LaunchPlan, plan_for
 from sweeps.states.state import Queue, State, states
-from sweeps.verbs.cancel import named
+from sweeps.verbs.cancel import runs_named
 from sweeps.verbs.status import status
 
 __all__ = ["store"]  # the fixture
@@ -83,7 +83,7 @@ def test_cancel_of_one_of_the_sweeps_means_no_run_of_the_others(store: Store) ->
     freeze_batch(both, [list(both.configs)], "local", ABOUT, batches(both.store))
     for sweep in joined("length", "pixels", "prompt.length=8").sweeps:  # launched again since, with other settings
         write(sweep, ABOUT)
-    [length, pixels] = [set(named(store, [name], None)) for name in ("length", "pixels")]
+    [length, pixels] = [set(runs_named(store, [name], None)) for name in ("length", "pixels")]
     assert set(both.sweeps[0].configs) <= length and len(length) == 2
     assert set(both.configs) <= pixels and len(pixels) == 4
 
@@ -105,12 +105,12 @@ def evaluated(store: Store, run: str, seconds: float) -> None:
     (store.run(run).evaluations / f"{evaluation_id(run, ATTACK)}.json").write_text(json.dumps(content))
 
 
-def takes(expanded: Launch) -> dict[str, Takes]:
+def takes(expanded: Launch) -> dict[str, ExpectedTime]:
     """As a launch of it knows."""
     for run, config in expanded.configs.items():
         expanded.store.run(run).create(config)
     freeze_batch(expanded, [list(expanded.configs)], "local", ABOUT, batches(expanded.store))
-    return dict(Pace(expanded.store).of(outlook(expanded).states, batches(expanded.store)))
+    return dict(Pace(expanded.store).expected(outlook(expanded).states, batches(expanded.store)))
 
 
 def test_a_run_to_train_and_one_to_evaluate_take_what_finished_ones_took(store: Store) -> None:
@@ -123,11 +123,11 @@ def test_a_run_to_train_and_one_to_evaluate_take_what_finished_ones_took(store: 
     seen = outlook(expanded)
     assert [seen.states[run].name for run in expanded.configs] == ["to evaluate", "to evaluate", "to do"]
     # Of two splits under two budgets, of which nothing is known on validation.
-    assert set(takes(expanded).values()) == {Takes(None, None)}
+    assert set(takes(expanded).values()) == {ExpectedTime(None, None)}
     test = joined(*words, "evaluation.splits=[test]")
     found = takes(test)
-    assert [found[run].whole for run in test.configs] == pytest.approx([4.0, 4.0, 54.0], abs=0.1)
-    assert [found[run].after for run in test.configs] == [4.0, 4.0, 4.0]
+    assert [found[run].total for run in test.configs] == pytest.approx([4.0, 4.0, 54.0], abs=0.1)
+    assert [found[run].after_training for run in test.configs] == [4.0, 4.0, 4.0]
 
 
 def test_what_finishes_in_this_launch_tells_of_the_rest_of_it(store: Store) -> None:
@@ -137,10 +137,10 @@ def test_what_finishes_in_this_launch_tells_of_the_rest_of_it(store: Store) -> N
     pace, there = Pace(store), batches(store)
     for run in (short, long):
         store.run(run).create(expanded.configs[run])
-    assert set(pace.of(seen(expanded), there).values()) == {Takes(None, None)}
+    assert set(pace.expected(seen(expanded), there).values()) == {ExpectedTime(None, None)}
     finish(store.run(short), expanded.configs[short])
-    assert pace.of(seen(expanded), there).keys() == {long}
-    assert pace.of(seen(expanded), there)[long].whole == pytest.approx(150.0, abs=0.1)  # three times its steps
+    assert pace.expected(seen(expanded), there).keys() == {long}
+    assert pace.expected(seen(expanded), there)[long].total == pytest.approx(150.0, abs=0.1)  # three times its steps
 
 
 def test_of_a_run_whose_settings_cannot_be_read_nothing_is_known_and_of_the_others_all(store: Store) -> None:
@@ -150,7 +150,7 @@ def test_of_a_run_whose_settings_cannot_be_read_nothing_is_known_and_of_the_othe
     store.run(damaged).create(expanded.configs[damaged])
     store.run(damaged).config_file.write_text("{")
     found = takes(expanded)
-    assert found.keys() == {other} and found[other].whole == pytest.approx(50.0, abs=0.1)
+    assert found.keys() == {other} and found[other].total == pytest.approx(50.0, abs=0.1)
 
 
 def test_the_time_left_of_evaluations_beside_trainings_is_not_that_of_so_many_trainings(

@@ -1,4 +1,4 @@
-"""Arguments that several commands have, and what is checked of them before anything that takes time is imported."""
+"""Arguments that several commands share, and the checks of them that need no slow imports."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ OVERRIDES = """
 overrides, in Hydra's grammar; several values make an axis, one value fixes it:
   seed=1,2,3,4,5                other values of an axis of the sweep
   'task=glob(micro_*)'          every file of conf/task that matches
-  'optim.lr=0.05,0.1'           one axis more
+  'optim.lr=0.05,0.1'           one more axis
   prompt.depth=encoder          a setting for every run
-  cluster=local                 here; cluster=slurm: SLURM; default: SLURM where sinfo answers
+  cluster=local                 run on this machine; cluster=slurm: on SLURM; default: on SLURM if sinfo answers
   cluster.max_parallel=2        jobs at once; cluster.runs_per_job=4: runs in a SLURM job
   paths.runs=/scratch/me/runs   the store; also MMPROMPT_RUNS; default: runs/ in the clone
 """
@@ -28,23 +28,25 @@ class UsageError(ValueError):
 
 
 def sweeps() -> list[str]:
+    """The names of the sweeps in conf/sweep/."""
     return sorted(file.stem for file in (ROOT / "conf" / "sweep").glob("*.yaml"))
 
 
 def searches() -> list[str]:
+    """The names of the searches in conf/search/."""
     return sorted(file.stem for file in (ROOT / "conf" / "search").glob("[!_]*.yaml"))
 
 
 def epilog(command: str) -> str | None:
-    """What stands below the options of a command that composes configurations; None for one that does not."""
+    """The text below the options in the help of a command that composes configurations; None for the other commands."""
     if command not in ("plan", "launch", "search", "measure", "doctor"):
         return None
-    there = f"searches: {', '.join(searches())}" if command == "search" else f"sweeps: {', '.join(sweeps())}"
-    return f"{there}\n{OVERRIDES}"
+    names = f"searches: {', '.join(searches())}" if command == "search" else f"sweeps: {', '.join(sweeps())}"
+    return f"{names}\n{OVERRIDES}"
 
 
 def add_words(parser: argparse.ArgumentParser, what: str, metavar: str = NAME) -> None:
-    """Names and overrides, in any order; `names_in` and `overrides_in` tell them apart."""
+    """Adds an argument for names and overrides in any order; `names_in` and `overrides_in` separate them."""
     parser.add_argument("words", metavar=metavar, nargs="*", help=what)
 
 
@@ -71,22 +73,22 @@ def is_override(word: str) -> bool:
     return "=" in word or word.startswith("~")
 
 
-def names_in(words: Sequence[str], what: str, there: Sequence[str]) -> list[str]:
-    """The names among the words. Raises UsageError if there is none; `there`: those that there are."""
+def names_in(words: Sequence[str], what: str, existing: Sequence[str]) -> list[str]:
+    """The names among the words. Raises UsageError if there is none. `existing`: the names that exist, for the message."""
     names = [word for word in words if not is_override(word)]
     if not names:
-        raise UsageError(f"which {what}? there are {', '.join(there)}")
+        raise UsageError(f"which {what}? there are {', '.join(existing)}")
     return names
 
 
 def overrides_in(words: Sequence[str], retry: str | None = None) -> list[str]:
-    """The overrides among the words; `--retry KEY=VALUE` names no cause, so that is one as well."""
+    """The overrides among the words. In `--retry KEY=VALUE`, KEY=VALUE is no cause and counts as an override as well."""
     first = [retry] if retry is not None and "=" in retry else []
     return first + [word for word in words if is_override(word)]
 
 
 def cause(retry: str | None) -> str | None:
-    """What --retry names: "all", or one cause. Raises UsageError for a word that is none."""
+    """The cause that --retry names, or "all"; None without --retry. Raises UsageError for a word that is no cause."""
     if retry is not None and "=" in retry:
         return "all"
     if retry not in (None, "all", *RETRIED):
@@ -95,11 +97,12 @@ def cause(retry: str | None) -> str | None:
 
 
 def positive(text: str) -> int:
+    """Reads a whole number from 1 on."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)
 
 
 def folder(text: str) -> Path:
-    """`mmprompt.runs.deployment.store_folder`, without all that it imports."""
+    """The same as `mmprompt.runs.deployment.store_folder`, without the imports of that module."""
     return Path(os.path.expanduser(text)).absolute()

@@ -1,6 +1,6 @@
-"""Stops runs: by the beginning of their ids, by sweep, or those of a state. Nothing else is touched, and nobody
-else's jobs ever. A run that was at work keeps its checkpoint: the next launch goes on from there. It asks
-once; YES=1 skips the question."""
+"""Stops runs, chosen by the beginning of their ids, by sweep, or by state. It touches no other run, and no other
+user's jobs. A run that was at work keeps its checkpoint, and the next launch resumes it from there. It asks for
+confirmation once; YES=1 skips the question."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUMMARY = "stop runs or sweeps"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="RUN|SWEEP", nargs="*", help="the beginning of a run's id, or a sweep")
-    states = "of these only what is in this state; alone: of the store"
+    states = "only the runs that are in this state; without names: all runs of the store in this state"
     parser.add_argument("--state", choices=("queued", "running"), help=states)
     add_store(parser)
 

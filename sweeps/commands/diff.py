@@ -1,5 +1,5 @@
-"""Which setting, checkpoint or data set of a run differs from another run, or from the nearest finished one: why
-it runs again. A run is named by the beginning of its id."""
+"""Shows in which setting, checkpoint or data set a run differs from another run, or from the nearest finished run,
+and so why it is trained again. A run is named by the beginning of its id."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 
 from sweeps.commands.arguments import add_store
 
-SUMMARY = "why a run is not the same as another"
+SUMMARY = "how a run differs from another"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
-"""Tries your cluster settings: asks SLURM on this machine, then sends a probe job of five minutes at most with
-exactly these settings. Each thing that is wrong comes with the line for conf/cluster/mine.yaml.
-cluster=local: the same checks in a process here."""
+"""Tries your cluster settings: it queries SLURM on this machine, then submits a probe job, of five minutes at most,
+with exactly these settings. Each fault comes with the line for conf/cluster/mine.yaml that mends it.
+cluster=local: the same checks in a process on this machine."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Runs what sweeps ask for and what is not done yet. Asking twice runs nothing twice; changing a value runs
-only what changed; an interrupted sweep goes on where it was. Several sweeps are one launch, and what they
-share is done once. Settings and code are frozen: what is edited while jobs queue is not in them. On local
-processes it waits, and Ctrl-C stops them; on SLURM it asks once (YES=1: not at all), submits and returns, and
-with --wait it follows, and submits again what was killed. The exit code is 1 if a run failed otherwise than by
-diverging: that is an outcome, and happens again."""
+"""Executes the runs and evaluations of sweeps that are not done yet. The same command again runs nothing twice;
+after a change of a value only the changed runs are new; an interrupted sweep resumes. Several sweeps are one
+launch, and runs that they share are executed once. Settings and code are frozen: edits made while jobs queue do
+not affect them. On local processes it waits, and Ctrl-C stops them. On SLURM it asks for confirmation (YES=1: it
+does not), submits and returns; with --wait it follows the jobs, and submits again what was killed. The exit code
+is 1 if a run failed. Divergence is not a failure: it is an outcome, and would happen again."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mmprompt.runs.failures import RETRIED
 from sweeps.commands.arguments import add_json, add_limit, add_retry, add_words, cause, names_in, overrides_in, sweeps
 
 SUMMARY = "run what is not done yet"
-WORDS = "sweeps, files of conf/sweep/, as one launch; and changes to all of them, see below"
-RETRY = f"runs too that diverged, failed too often or may be lost; with one of {', '.join(RETRIED)}: of those that ended only these"
+WORDS = "sweeps (files of conf/sweep/), which make one launch, and overrides for all of them, see below"
+RETRY = f"also runs that diverged, failed too often or may be lost; with one of {', '.join(RETRIED)}: only runs that ended so"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_words(parser, WORDS)
     add_retry(parser, RETRY)
-    add_limit(parser, "of the runs to do, the first N")
+    add_limit(parser, "submit only the first N of the runs to do")
     parser.add_argument(
-        "--wait", action="store_true", help="on SLURM: follow the jobs to their end, start killed ones again"
+        "--wait", action="store_true", help="on SLURM: follow the jobs to their end, and submit killed runs again"
     )
-    add_json(parser, "for programs: at the end one JSON document, as `status --json`; all else goes to stderr")
+    add_json(parser, "for programs: one JSON document at the end, as from `status --json`; messages go to stderr")
 
 
 def run(given: argparse.Namespace) -> int:

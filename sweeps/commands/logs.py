@@ -1,4 +1,4 @@
-"""What the job of a run printed, and why its attempt ended. A run is named by the beginning of its id."""
+"""Prints the output of a run's job, and why its attempt ended. A run is named by the beginning of its id."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ SUMMARY = "what a run's job printed"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="the beginning of its id")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on while it is at work")
-    parser.add_argument("--attempt", metavar="N", type=positive, help="not the newest, but this one")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on while the run is queued or running")
+    parser.add_argument(
+        "--attempt", metavar="N", type=positive, help="the attempt with this number; default: the newest"
+    )
     add_store(parser)
 
 

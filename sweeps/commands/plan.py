@@ -1,5 +1,5 @@
-"""Says what `launch` would do: which runs are done, failed, queued or to do, in how many jobs, what they cost,
-whether the disk has room, and what sbatch would be asked for. Changes nothing."""
+"""Says what `launch` would do: which runs are done, failed, queued or to do, how many jobs it would submit, what
+they cost, whether the disk has room, and what sbatch would be asked for. It changes nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUMMARY = "say what a launch would do, and what it costs; changes nothing"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_words(parser, WORDS)
     add_retry(parser, RETRY)
-    add_limit(parser, "of the runs to do, the first N")
+    add_limit(parser, "submit only the first N of the runs to do")
     add_json(parser, "for programs: one JSON document")
 
 

@@ -1,8 +1,8 @@
-"""Begins a search, or goes on with it: workers make one trial after the other, here or as SLURM jobs; when the budget
-is spent the best are trained on fresh seeds beside the default. Asked again it goes on, or says that it is
-done. `search plan NAME` says what it would do and what it costs, and changes nothing; `search promote NAME`
-writes what was confirmed into conf/tuned/. On SLURM it submits the workers and returns; with --wait it follows.
-The exit code is 1 if trials failed or something is not done."""
+"""Begins a search, or continues it: workers make one trial after another, on this machine or as SLURM jobs. When the
+budget is spent, the best trials are trained on fresh seeds beside the default. The same command again continues,
+or says that the search is over. `search plan NAME` says what it would do and what that costs, and changes
+nothing; `search promote NAME` writes the confirmed best into conf/tuned/. On SLURM it submits the workers and
+returns; with --wait it follows them. The exit code is 1 if trials failed or something is not done."""
 
 from __future__ import annotations
 
@@ -24,23 +24,27 @@ ACTIONS = ("plan", "promote")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    changes = "settings of its runs, or of the search itself (budget.trials=20), see below"
-    add_words(parser, f"a file of conf/search/; and {changes}", "[plan|promote] NAME [KEY=VALUE ...]")
+    overrides = "overrides for its runs, or for the search itself (budget.trials=20), see below"
+    add_words(parser, f"a search (a file of conf/search/), and {overrides}", "[plan|promote] NAME [KEY=VALUE ...]")
     parser.add_argument(
         "--as", dest="called", metavar="NAME", help="the name of the study; default: that of the search"
     )
     parser.add_argument(
-        "--wait", action="store_true", help="on SLURM: follow the workers to the end, start killed ones again"
+        "--wait", action="store_true", help="on SLURM: follow the workers to the end, and submit lost ones again"
     )
-    add_limit(parser, "at most N new trials now")
-    add_retry(parser, "also trials that failed too often; with a cause: only those")
+    add_limit(parser, "make at most N new trials now")
+    add_retry(parser, "also trials that failed too often; with a cause: only trials that failed so")
     parser.add_argument(
-        "--verify", action="store_true", help="ask for each trial again, from what was known; trains nothing"
+        "--verify",
+        action="store_true",
+        help="propose each trial again, from what was known then, and compare; trains nothing",
     )
     journal = "copy the trials into Optuna's storage: a journal file for optuna-dashboard, or a URL"
     parser.add_argument("--journal", metavar="FILE", help=journal)
     parser.add_argument(
-        "--force", action="store_true", help="promote what fresh seeds do not tell apart from the default"
+        "--force",
+        action="store_true",
+        help="promote settings that fresh seeds do not show to be better than the default",
     )
 
 

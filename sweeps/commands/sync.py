@@ -1,7 +1,7 @@
-"""Sends the W&B records of the store, or of the sweeps named, to the server that `wandb login` or WANDB_BASE_URL
-and WANDB_API_KEY name. What is there is not sent again, what an attempt is still writing waits for its end;
-interrupted, the same command goes on. The exit code is 1 if the server cannot be had, or did not take a
-record."""
+"""Sends the W&B records of the store, or of the named sweeps, to the server that `wandb login`, or WANDB_BASE_URL
+and WANDB_API_KEY, name. No record is sent twice, and a record that an attempt is still writing is left for
+later; if it is interrupted, the same command continues. The exit code is 1 if the server cannot be reached, or
+did not accept a record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import argparse
 
 from sweeps.commands.arguments import add_store
 
-SUMMARY = "send the records that the W&B server has not"
+SUMMARY = "send the records that the W&B server does not have"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,1 +1,1 @@
-"""How sweeps stand, as lines and tables for a person."""
+"""The status of sweeps as lines, tables and JSON, and the live table on a terminal."""

@@ -1,6 +1,6 @@
-"""Follows the runs of a launch until each is done or failed, or no process works on any of them.
+"""Follows the runs of a launch until each is done or failed, or until no process works on any of them.
 
-It reads the store, so runs that other launches execute, here or elsewhere, are seen alike.
+It reads their states from the store, so it also follows runs that other launches execute, on this machine or elsewhere.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ from mmprompt.runs.store import TRIES, Attempt
 from sweeps.display.live_table import LiveTable
 from sweeps.display.looks import SweepReader
 from sweeps.display.page import drawn_page
-from sweeps.display.report import SweepStatus, together
+from sweeps.display.report import SweepStatus, total_time_left
 from sweeps.grid.launched import LaunchedSweep
 from sweeps.jobs.local import Workers, batch_folder, running_workers
 from sweeps.states import causes
-from sweeps.states.state import ENDED, OPEN, State, state
+from sweeps.states.state import ENDED, OPEN, State
+from sweeps.states.state import state as read_state
 from sweeps.wording import duration
 
-POLL = 0.5  # seconds between two looks at the store
-NEWS = 60.0  # seconds until what another host has written is surely seen here (NFS)
-RECONCILE = 60.0  # seconds between two looks for runs that have to be submitted again
-SCORES = tuple(f"/{metric}" for metric in PRIMARY_METRIC.values())  # how the keys end of what is said of a run
-Submit = Callable[[Sequence[str], Callable[[str], None]], Sequence[str]]  # these runs, where to say so; those that were
+POLL = 0.5  # seconds between two readings of the store
+NEWS = 60.0  # seconds after which a file that another host has written is visible here (NFS)
+RECONCILE = 60.0  # seconds between two checks for runs that have to be submitted again
+# The ends of the metric keys that a done run's line shows.
+SCORES = tuple(f"/{metric}" for metric in PRIMARY_METRIC.values())
+# Called with runs and a function that prints a line; returns the runs that were submitted.
+Submit = Callable[[Sequence[str], Callable[[str], None]], Sequence[str]]
 
 
 class Watch:
-    """`open` runs are neither done nor failed yet; `states` is what was last seen of each run.
+    """Follows runs. `open` runs are neither done nor failed yet; `states` holds each run's state at the last reading.
 
-    With `submit`, of SLURM's jobs, runs that were killed or failed are submitted again, until that leads nowhere.
+    `submit`, given for SLURM jobs, submits runs again that were killed or failed, until they no longer get further.
     """
 
     def __init__(
@@ -45,144 +48,157 @@ class Watch:
         workers: Workers | None,
         submit: Submit | None = None,
     ) -> None:
-        """`labels`: what to call each run."""
+        """`labels`: the name of each run in the lines that are printed."""
         self.sweeps = sweeps
         self.store = sweeps[0].store
         self.workers = workers
         self.open = list(runs)
         self.done: list[str] = []
         self.failed: list[str] = []
-        self.left: list[str] = []  # cancelled: neither done nor failed, and not to be submitted again
+        self.abandoned: list[str] = []  # cancelled or damaged runs: neither done nor failed, and not submitted again
         self.states: dict[str, State] = {}
         self.reports: list[SweepStatus] = []
         self._labels = labels
-        self._looks = SweepReader(self.store)
-        self._lacked: dict[str, int] = {}  # by run that had its result: how many evaluations it lacked
+        self._reader = SweepReader(self.store)
+        self._to_evaluate: dict[str, int] = {}  # by trained run: how many evaluations were missing at first
         self._submit = submit
-        self._submitted: Counter[tuple[str, int]] = Counter()  # how often again, by run and furthest step
+        # How often a run was submitted again, by its furthest step.
+        self._submitted: Counter[tuple[str, int]] = Counter()
         self._reconciled = time.monotonic()
-        self._before = {run: number(next(reversed(self.store.run(run).attempts()), None)) for run in self.open}
+        self._attempts_before = {run: number(next(reversed(self.store.run(run).attempts()), None)) for run in self.open}
         self._dead_since: dict[str, float] = {}
-        self._waits = False  # for workers of other launches
+        self._has_said_waiting = False  # that it waits for workers of other launches
 
-    def follow(self, screen: LiveTable) -> None:
-        """Returns when nothing is left to wait for; then nobody is at the runs that are still `open`."""
+    def follow(self, table: LiveTable) -> None:
+        """Returns when there is nothing left to wait for; then no process works on the runs that are still `open`."""
         while True:
             began = time.monotonic()
-            alive = self.workers.alive() if self.workers else 0  # before the store: what the dead did is there
-            self.look(screen)
-            self._reconcile(screen)
+            # Counted before the store is read, so that the store has all that dead workers wrote.
+            alive = self.workers.alive() if self.workers else 0
+            self.read(table)
+            self._reconcile(table)
             waiting = [run for run in self.open if self.states[run].name in OPEN]
-            more = self._start_missing(alive, len(waiting), screen)
-            if not (alive or more or self._submit or len(waiting) < len(self.open)) or not self.open:
+            may_start = self._start_missing(alive, len(waiting), table)
+            if not (alive or may_start or self._submit or len(waiting) < len(self.open)) or not self.open:
                 return
-            self.show(screen)
-            time.sleep(max(POLL, 5 * (time.monotonic() - began)))  # a big sweep is looked at less often
+            self.show(table)
+            time.sleep(max(POLL, 5 * (time.monotonic() - began)))  # large sweeps are read less often
 
-    def show(self, screen: LiveTable) -> None:
-        """What `status` says at this moment of the sweeps that are not done."""
-        open = [one for one in self.reports if not one.is_done] or self.reports
-        said = [*map(str, open), *together(open)]
-        screen.show(lambda width, height: drawn_page(self.store, open, width, height), "; ".join(said))
+    def show(self, table: LiveTable) -> None:
+        """Shows the status of the sweeps that are not done, as `status` does."""
+        unfinished = [report for report in self.reports if not report.is_done] or self.reports
+        sentences = [*map(str, unfinished), *total_time_left(unfinished)]
+        table.show(lambda width, height: drawn_page(self.store, unfinished, width, height), "; ".join(sentences))
 
-    def look(self, screen: LiveTable) -> None:
-        """Reads the state of every open run, and settles those that are done or failed."""
-        self.reports = self._looks.again(self.sweeps)
+    def read(self, table: LiveTable) -> None:
+        """Reads the state of every open run, and settles the runs that are done or failed."""
+        self.reports = self._reader.read(self.sweeps)
         for run in list(self.open):
-            seen = self.states[run] = self._seen(run, self._looks.states[run])
-            if seen.result and seen.missing:
-                self._lacked.setdefault(run, len(seen.missing))
-            if seen.name == "done":
-                self._settle(run, self.done, screen)
-            elif seen.damage is not None and seen.job is None:
-                self._settle(run, self.left, screen, str(seen.damage))
-            elif seen.name in ENDED and number(seen.attempt) > self._before[run] and self._is_final(run):
-                self._settle(run, self.failed, screen)
+            state = self.states[run] = self._checked(run, self._reader.states[run])
+            if state.result and state.missing:
+                self._to_evaluate.setdefault(run, len(state.missing))
+            if state.name == "done":
+                self._settle(run, self.done, table)
+            elif state.damage is not None and state.job is None:
+                self._settle(run, self.abandoned, table, str(state.damage))
+            elif state.name in ENDED and number(state.attempt) > self._attempts_before[run] and self._is_final(run):
+                self._settle(run, self.failed, table)
 
     def _is_final(self, run: str) -> bool:
+        """Whether a failed run will not be submitted again."""
         return self._submit is None or self.states[run].name == "diverged" or self.store.run(run).tries() >= TRIES
 
-    def _reconcile(self, screen: LiveTable) -> None:
-        """Submits again what was killed or failed, three times at most without getting further; what was cancelled is left."""
+    def _reconcile(self, table: LiveTable) -> None:
+        """Submits runs again that were killed or failed, at most three times without getting further; cancelled runs are not."""
         if self._submit is None or time.monotonic() - self._reconciled < RECONCILE:
             return
         self._reconciled = time.monotonic()
         ended = [run for run in self.open if self.states[run].name in OPEN]
-        why = causes.failures(self.store, ended, self.states)
-        again: dict[str, int] = {}
+        failures = causes.failures(self.store, ended, self.states)
+        again: dict[str, int] = {}  # by run: its furthest step
         for run in ended:
             furthest = max((step for step, _ in self.store.run(run).checkpoints()), default=0)
-            if run in why and why[run].cause == "cancelled":
-                self._settle(run, self.left, screen, "cancelled")
+            if run in failures and failures[run].cause == "cancelled":
+                self._settle(run, self.abandoned, table, "cancelled")
             elif self._submitted[run, furthest] >= TRIES:
-                self._settle(run, self.failed, screen, why[run].reason if run in why else "its jobs end without a word")
+                reason = failures[run].reason if run in failures else "its jobs end without a word"
+                self._settle(run, self.failed, table, reason)
             else:
                 again[run] = furthest
         if again:
-            self._submitted.update((run, again[run]) for run in self._submit(list(again), screen.line))
-            self._looks.forget_queue()  # what was known of it is not true any more
+            self._submitted.update((run, again[run]) for run in self._submit(list(again), table.print_line))
+            self._reader.forget_queue()  # the queue that was read before has changed
 
-    def _seen(self, run: str, seen: State) -> State:
-        """A run's state. An attempt of this watch whose process is gone failed, and cannot say so itself."""
+    def _checked(self, run: str, state: State) -> State:
+        """A run's state, after its attempt was marked as failed if the process of that attempt is gone.
+
+        Only attempts that began during this watch are marked: a process that was killed cannot record its failure itself.
+        """
         folder = self.store.run(run)
-        said = seen.attempt is not None and seen.attempt.reason is not None
-        is_open = seen.name in ("to do", "to evaluate")
-        if seen.attempt is None or said or not is_open or seen.attempt.number <= self._before[run]:
+        has_reason = state.attempt is not None and state.attempt.reason is not None
+        is_open = state.name in ("to do", "to evaluate")
+        if state.attempt is None or has_reason or not is_open or state.attempt.number <= self._attempts_before[run]:
             self._dead_since.pop(run, None)
-            return seen
+            return state
         since = time.monotonic() - self._dead_since.setdefault(run, time.monotonic())
-        if seen.attempt.job["host"] != socket.gethostname() and since < NEWS:
-            return dataclasses.replace(seen, name="lost?")
-        seen.attempt.fail(silent(False, "killed, cancelled, or out of memory"))
-        return state(folder, self._looks.queue, seen.missing)
+        if state.attempt.job["host"] != socket.gethostname() and since < NEWS:
+            return dataclasses.replace(state, name="lost?")
+        state.attempt.fail(silent(False, "killed, cancelled, or out of memory"))
+        return read_state(folder, self._reader.queue, state.missing)
 
-    def _settle(self, run: str, settled: list[str], screen: LiveTable, reason: str = "") -> None:
+    def _settle(self, run: str, settled: list[str], table: LiveTable, reason: str = "") -> None:
+        """Moves a run from `open` to the list `settled`, and prints how it ended."""
         self.open.remove(run)
         settled.append(run)
-        seen, total = self.states[run], len(self.done) + len(self.failed) + len(self.left) + len(self.open)
-        ended = seen.attempt.reason if seen.attempt else None
-        what = reason or (ended.message if ended else "no reason given")
-        if seen.name == "done":
-            lacked = self._lacked.get(run)
-            what = f"{lacked} evaluation{'s' if lacked > 1 else ''} made" if lacked else metrics(seen)
-        screen.line(f"[{total - len(self.open)}/{total}] {seen.name:<6} {self._labels[run]}  {what}")
+        state, total = self.states[run], len(self.done) + len(self.failed) + len(self.abandoned) + len(self.open)
+        failure = state.attempt.reason if state.attempt else None
+        outcome = reason or (failure.message if failure else "no reason given")
+        if state.name == "done":
+            evaluations = self._to_evaluate.get(run)
+            outcome = (
+                f"{evaluations} evaluation{'s' if evaluations > 1 else ''} made" if evaluations else metrics(state)
+            )
+        table.print_line(f"[{total - len(self.open)}/{total}] {state.name:<6} {self._labels[run]}  {outcome}")
 
-    def _start_missing(self, alive: int, waiting: int, screen: LiveTable) -> bool:
-        """Starts the workers that are missing and have a place. False: none was started, nor will one that lives make room.
+    def _start_missing(self, alive: int, waiting: int, table: LiveTable) -> bool:
+        """Starts the workers that are missing, as far as this machine has room for them.
 
-        One for each run at most, and one more for each that was settled: some die before they work.
+        Returns False if none was started and no worker is running that could make room. It starts at most one worker for each
+        run, and another one for each settled run, because workers may die before they begin a run.
         """
         if not self.workers:
             return False
         settled = len(self.done) + len(self.failed)
-        left = min(self.workers.most, settled + len(self.open)) + settled - self.workers.started
-        missing = min(self.workers.most, waiting, alive + left) - alive
+        may_start = min(self.workers.most, settled + len(self.open)) + settled - self.workers.started
+        missing = min(self.workers.most, waiting, alive + may_start) - alive
         if missing <= 0:
             return False
-        there = running_workers(self.store)
-        started = self.workers.start(missing, there)
-        others = len([worker for worker in there if batch_folder(worker) != self.workers.batch.folder])
+        running = running_workers(self.store)
+        started = self.workers.start(missing, running)
+        others = len([worker for worker in running if batch_folder(worker) != self.workers.batch.folder])
         if started == missing or not others:
-            self._waits = False
-        elif not self._waits:
-            self._waits = True
-            screen.line(waits(others))
-        return bool(started or there)
+            self._has_said_waiting = False
+        elif not self._has_said_waiting:
+            self._has_said_waiting = True
+            table.print_line(waiting_message(others))
+        return bool(started or running)
 
 
-def waits(others: int) -> str:
-    """What is said while other launches' workers have the places."""
+def waiting_message(others: int) -> str:
+    """The line that is printed while workers of other launches leave no room for those of this launch."""
     if others == 1:
-        return "1 process of another launch is at work here; it is waited for"
-    return f"{others} processes of other launches are at work here; they are waited for"
+        return "1 process of another launch is at work here; waiting for it"
+    return f"{others} processes of other launches are at work here; waiting for them"
 
 
 def number(attempt: Attempt | None) -> int:
+    """The number of an attempt; 0 if there is none."""
     return attempt.number if attempt else 0
 
 
-def metrics(seen: State) -> str:
-    assert seen.result is not None
-    scores = [(key, value) for key, value in seen.result["metrics"].items() if key.endswith(SCORES)]
+def metrics(state: State) -> str:
+    """The scores of a done run and the seconds that it took, as its line shows them."""
+    assert state.result is not None
+    scores = [(key, value) for key, value in state.result["metrics"].items() if key.endswith(SCORES)]
     values = ", ".join(f"{name} {value:.1f}" for name, value in scores)
-    return f"{values}  ({duration(seen.result['seconds'])})"
+    return f"{values}  ({duration(state.result['seconds'])})"

@@ -1,1 +1,1 @@
-"""What a cluster needs: the checks on the login node and on a compute node."""
+"""Checks of what a cluster needs, on the login node and on a compute node."""

@@ -1,7 +1,8 @@
-"""The probe: what the doctor runs where a job would run. It looks at the place and says what it finds, a line of JSON each.
+"""The probe: checks that the doctor runs where jobs run; it prints each finding as a line of JSON.
 
-It imports nothing but the standard library before it knows that more is there, so that an interpreter without our packages,
-or an old one (3.7), can still say so. A place can go wrong in ways that nobody foresees: what a check raises is a finding.
+It imports only the standard library until it has checked that other packages are there, so that an interpreter without our
+packages, or an old one (3.7), can still report that. An exception in a check is a finding, because a node can be broken in ways
+that no check expects.
 """
 
 from __future__ import annotations
@@ -24,25 +25,31 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-MARK = "doctor: "  # how the probe's lines begin: they share the job's log with what the setup lines print
+MARK = "doctor: "  # begins the probe's lines, which share the job's log with the output of the setup lines
 MINE = "conf/cluster/mine.yaml"
 PYTHON = (3, 11)
-PACKAGES = (  # as pip calls them
+PACKAGES = (  # by their names for pip
     *("torch", "numpy", "safetensors", "scikit-learn", "pillow", "tokenizers", "pydantic", "psutil", "wandb"),
 )
-CLOCK_NOTE, CLOCK_FAIL = 2.0, 60.0  # seconds by which two clocks may differ
-ENOUGH = 1e9  # bytes free on a node's own disk
-WHEELS = {11: "cu118", 12: "cu126"}  # by the driver's CUDA: builds of torch that run with it
-SLOW = 30.0  # seconds to load torch
-TIGHT = 0.8  # of the memory that was asked for
+# Seconds by which two clocks may differ: beyond the first a note, beyond the second a failure.
+CLOCK_NOTE, CLOCK_FAIL = (
+    2.0,
+    60.0,
+)
+ENOUGH = 1e9  # bytes free on a node's own disk; fewer get a note
+WHEELS = {11: "cu118", 12: "cu126"}  # by the driver's CUDA version: builds of torch that run with it
+SLOW = 30.0  # seconds to load torch; more get a note
+TIGHT = 0.8  # share of the requested memory; use beyond it gets a note
 
 
 @dataclass(frozen=True)
 class Finding:
+    """The outcome of a check."""
+
     grade: str  # PASS, FAIL, NOTE
-    name: str
+    name: str  # of the check
     found: str  # one sentence
-    advice: tuple[str, ...] = ()  # lines to type, as they are
+    advice: tuple[str, ...] = ()  # lines to type as they are
 
 
 def good(name: str, found: str) -> Finding:
@@ -58,33 +65,37 @@ def note(name: str, found: str, *advice: str) -> Finding:
 
 
 def mine(line: str) -> str:
-    """Advice: a line of the user's own settings."""
+    """Advice: a line for the user's own cluster settings."""
     return f"{MINE}:  {line}"
 
 
-def main(ask: Mapping[str, Any]) -> None:
-    """All checks, in order; one that needs what is not there is named and left out."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the time limit is near: it is a short one
+def main(request: Mapping[str, Any]) -> None:
+    """Makes all checks in order. A check that needs a failed one is skipped, with a note.
+
+    `request`: see `sweeps.doctor.probe_job.ProbeJob.request`.
+    """
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # says that the time limit is near, which it always is for the probe
     failed: list[str] = []
     for name, (check, *needed) in CHECKS.items():
-        wanting = [one for one in failed if one in needed]
-        if wanting:
-            say(asdict(note(name, f"not looked at, for want of {wanting[0]}")))
+        failed_needs = [need for need in failed if need in needed]
+        if failed_needs:
+            send(asdict(note(name, f"not checked, because {failed_needs[0]} failed")))
             failed.append(name)
             continue
-        say({"begin": name})
+        send({"begin": name})
         try:
-            findings = list(check(ask))
+            findings = list(check(request))
         except Exception as error:
             findings = [bad(name, f"{type(error).__name__}: {first_line(error)}")]
         for finding in findings:
-            say(asdict(finding))
+            send(asdict(finding))
         if any(finding.grade == "FAIL" for finding in findings):
             failed.append(name)
-    say({"end": True})
+    send({"end": True})
 
 
-def say(values: Mapping[str, Any]) -> None:
+def send(values: Mapping[str, Any]) -> None:
+    """Prints a message to the doctor as a line of JSON."""
     print(MARK + json.dumps(values), flush=True)
 
 
@@ -92,70 +103,77 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["no reason given"])[0]
 
 
-# The place
+# The node
 
 
-def python(ask: Mapping[str, Any]) -> Iterator[Finding]:
+def python(request: Mapping[str, Any]) -> Iterator[Finding]:
     where = f"{sys.executable} on {os.environ.get('SLURMD_NODENAME', socket.gethostname())}"
     if sys.version_info[:2] < PYTHON:
         wanted = ".".join(map(str, PYTHON))
         found = f"{where} is Python {platform.python_version()}, and {wanted} is needed"
-        yield bad("python", found, mine(f"python: {ask['python']}"))
+        yield bad("python", found, mine(f"python: {request['python']}"))
     else:
         yield good("python", f"{platform.python_version()}, {where}")
 
 
-def store(ask: Mapping[str, Any]) -> Iterator[Finding]:
-    """A file made on the login node is read here, and one is made for it to read."""
-    folder = Path(ask["folder"])
+def store(request: Mapping[str, Any]) -> Iterator[Finding]:
+    """Checks that a file written on the login node can be read here, and writes a file for the login node to read."""
+    folder = Path(request["folder"])
     try:
-        same = (folder / "login").read_text() == ask["nonce"]
+        same = (folder / "login").read_text() == request["nonce"]
         if same:
-            write(folder / "node", ask["nonce"][::-1])
+            write(folder / "node", request["nonce"][::-1])
     except OSError as error:
         found = (
             f"what the login node has written to {folder} cannot be read, or added to, where jobs run: {error.strerror}"
         )
-        yield bad("store", found, *elsewhere(ask))
+        yield bad("store", found, *advice_on_store(request))
         return
     if not same:
-        yield bad("store", f"{folder} is another folder where jobs run than on the login node", *elsewhere(ask))
-    elif ask["slurm"] and socket.gethostname() == ask["host"]:
-        yield note("store", f"{ask['store']} is seen, but on the login node itself: that says nothing of other nodes")
+        yield bad(
+            "store", f"{folder} is another folder where jobs run than on the login node", *advice_on_store(request)
+        )
+    elif request["slurm"] and socket.gethostname() == request["host"]:
+        yield note(
+            "store", f"{request['store']} is seen, but on the login node itself: that says nothing of other nodes"
+        )
     else:
-        yield good("store", f"{ask['store']} is read and written" + (" at the same path" if ask["slurm"] else ""))
+        yield good(
+            "store", f"{request['store']} is read and written" + (" at the same path" if request["slurm"] else "")
+        )
 
 
-def elsewhere(ask: Mapping[str, Any]) -> list[str]:
-    """Advice: how jobs come to see a store."""
-    bound = f"or let cluster.python bind it, as in `apptainer exec --bind {ask['store']} IMAGE python`"
+def advice_on_store(request: Mapping[str, Any]) -> list[str]:
+    """Advice: how to make jobs see the store."""
+    bound = f"or let cluster.python bind it, as in `apptainer exec --bind {request['store']} IMAGE python`"
     shared = "export MMPROMPT_RUNS=a folder that login and compute nodes share"
-    return [shared, *([bound] if ask["cluster"]["python"] else [])]
+    return [shared, *([bound] if request["cluster"]["python"] else [])]
 
 
 def write(file: Path, text: str) -> None:
+    """Writes a file, and waits until it is on disk."""
     with file.open("w") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def files(ask: Mapping[str, Any]) -> Iterator[Finding]:
-    """What keeps runs apart without locks."""
+def files(request: Mapping[str, Any]) -> Iterator[Finding]:
+    """Checks the file operations by which runs are claimed and published without locks: none may replace what is there."""
     broken: list[str] = []
-    with tempfile.TemporaryDirectory(dir=ask["folder"], prefix=f"{socket.gethostname()}.") as name:
+    with tempfile.TemporaryDirectory(dir=request["folder"], prefix=f"{socket.gethostname()}.") as name:
         folder = Path(name)
         for part in ("a", "b"):
             (folder / part).mkdir()
             write(folder / part / "file", part)
-        with refused(broken, "mkdir", "makes what is there"):
+        with expect_refusal(broken, "mkdir", "makes what is there"):
             (folder / "a").mkdir()
-        with refused(broken, "rename", "replaces a folder that holds something"):
+        with expect_refusal(broken, "rename", "replaces a folder that holds something"):
             (folder / "a").rename(folder / "b")
         write(folder / "d", "d")
         try:
             os.link(folder / "d", folder / "e")
-            with refused(broken, "link(2)", "replaces a file"):
+            with expect_refusal(broken, "link(2)", "replaces a file"):
                 os.link(folder / "d", folder / "e")
         except OSError as error:
             broken.append(f"link(2) is not possible ({error.strerror})")
@@ -163,14 +181,18 @@ def files(ask: Mapping[str, Any]) -> Iterator[Finding]:
         if (folder / "b" / "file").read_text() != "d":
             broken.append("rename does not replace a file")
     if broken:
-        found = f"the file system of {ask['store']} cannot hold a store: {'; '.join(broken)}"
+        found = f"the file system of {request['store']} cannot hold a store: {'; '.join(broken)}"
         yield bad("files", found, "export MMPROMPT_RUNS=a folder on another file system")
     else:
         yield good("files", "mkdir, rename and link(2) replace nothing that is there")
 
 
 @contextlib.contextmanager
-def refused(broken: list[str], call: str, otherwise: str) -> Iterator[None]:
+def expect_refusal(broken: list[str], call: str, otherwise: str) -> Iterator[None]:
+    """Adds a sentence to `broken` unless the call in the block is refused because something is there already.
+
+    `otherwise`: what a call does that is not refused.
+    """
     try:
         yield
     except OSError as error:
@@ -181,7 +203,7 @@ def refused(broken: list[str], call: str, otherwise: str) -> Iterator[None]:
 
 
 def offset(folder: Path) -> float:
-    """Seconds that this machine's clock is ahead of the one that dates the files of this folder."""
+    """The seconds by which this machine's clock is ahead of the clock that dates the files of this folder."""
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         before = time.time()
         file.write(b"now")
@@ -190,10 +212,10 @@ def offset(folder: Path) -> float:
         return (before + time.time()) / 2 - os.stat(file.name).st_mtime
 
 
-def clock(ask: Mapping[str, Any]) -> Iterator[Finding]:
-    if not ask["slurm"]:
+def clock(request: Mapping[str, Any]) -> Iterator[Finding]:
+    if not request["slurm"]:
         return
-    ahead = offset(Path(ask["folder"])) - ask["offset"]
+    ahead = offset(Path(request["folder"])) - request["offset"]
     text = f"the node's is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the login node's"
     if abs(ahead) > CLOCK_FAIL:
         yield bad(
@@ -203,26 +225,29 @@ def clock(ask: Mapping[str, Any]) -> Iterator[Finding]:
         yield (note if abs(ahead) > CLOCK_NOTE else good)("clock", text)
 
 
-def cores(ask: Mapping[str, Any]) -> Iterator[Finding]:
-    given, there, asked = len(os.sched_getaffinity(0)), os.cpu_count() or 1, ask["cluster"]["cpus"]
-    threads, found = ask["config"]["threads"], f"cluster.cpus={asked}; {given} of this machine's {there} may be used"
-    if given < min(asked, there):
-        yield bad("cores", found, mine(f"cpus: {given}"))
-    elif threads > asked:
+def cores(request: Mapping[str, Any]) -> Iterator[Finding]:
+    usable, existing, requested = len(os.sched_getaffinity(0)), os.cpu_count() or 1, request["cluster"]["cpus"]
+    threads = request["config"]["threads"]
+    found = f"cluster.cpus={requested}; {usable} of this machine's {existing} may be used"
+    if usable < min(requested, existing):
+        yield bad("cores", found, mine(f"cpus: {usable}"))
+    elif threads > requested:
         yield note("cores", f"{found}, and threads={threads}", mine(f"cpus: {threads}"))
     else:
-        yield (note if given < asked else good)("cores", found)
+        yield (note if usable < requested else good)("cores", found)
 
 
-def scratch(ask: Mapping[str, Any]) -> Iterator[Finding]:
-    """Where W&B and `data.stage` put what only this node needs."""
-    folder, setup = Path(os.environ.get("TMPDIR") or "/tmp"), ask["cluster"]["setup"]
+def scratch(request: Mapping[str, Any]) -> Iterator[Finding]:
+    """Checks the folder for files that only this node needs: those of W&B and of `data.stage`."""
+    folder, setup = Path(os.environ.get("TMPDIR") or "/tmp"), request["cluster"]["setup"]
     if not os.access(folder, os.W_OK | os.X_OK):
-        line = mine(f"setup: {json.dumps([*setup, 'export TMPDIR=/tmp'])}") if ask["slurm"] else "export TMPDIR=/tmp"
+        line = (
+            mine(f"setup: {json.dumps([*setup, 'export TMPDIR=/tmp'])}") if request["slurm"] else "export TMPDIR=/tmp"
+        )
         yield bad("scratch", f"TMPDIR={folder} is not a folder that one may write to", line)
         return
     free = shutil.disk_usage(folder).free
-    size = sum(file.stat().st_size for file in reads(ask) if file.exists()) if ask["stage"] else 0
+    size = sum(file.stat().st_size for file in files_read(request) if file.exists()) if request["stage"] else 0
     found = f"{free / 1e9:.1f} GB are free in {folder}"
     if size > free:
         yield bad("scratch", f"{found}, and data.stage=true copies {size / 1e9:.1f} GB there", "data.stage=false")
@@ -230,25 +255,30 @@ def scratch(ask: Mapping[str, Any]) -> Iterator[Finding]:
         yield (note if free < ENOUGH else good)("scratch", found)
 
 
-def reads(ask: Mapping[str, Any]) -> list[Path]:
+def files_read(request: Mapping[str, Any]) -> list[Path]:
     """The files that a run reads."""
     from mmprompt.runs.config import RunConfig, parse
 
-    return [Path(ask["backbone"]), *(Path(ask["data"]) / name for name in parse(RunConfig, ask["config"]).task.files)]
+    return [
+        Path(request["backbone"]),
+        *(Path(request["data"]) / name for name in parse(RunConfig, request["config"]).task.files),
+    ]
 
 
-# What runs need of it
+# What runs need on the node
 
 
-def packages(ask: Mapping[str, Any]) -> Iterator[Finding]:
-    here, there = versions(), ask["packages"]
+def packages(request: Mapping[str, Any]) -> Iterator[Finding]:
+    here, on_login = versions(), request["packages"]
     missing = [name for name, version in here.items() if version is None]
     other = [
-        f"{name} {version}, not {there[name]}" for name, version in here.items() if there[name] not in (None, version)
+        f"{name} {version}, not {on_login[name]}"
+        for name, version in here.items()
+        if on_login[name] not in (None, version)
     ]
     if missing:
-        # The one that launches has them; nodes may not have it.
-        lines = [mine(f"python: {ask['python']}")] if ask["cluster"]["python"] else []
+        # The interpreter that launches has the packages; but a node may not have that interpreter.
+        lines = [mine(f"python: {request['python']}")] if request["cluster"]["python"] else []
         install = f"{sys.executable} -m pip install --constraint constraints.txt ."
         yield bad("packages", f"{sys.executable} has no {', '.join(missing)}", *lines, f"or, in the clone:  {install}")
     elif other:
@@ -258,6 +288,7 @@ def packages(ask: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def versions() -> dict[str, str | None]:
+    """The installed version of each of PACKAGES; None for a package that is not installed."""
     from importlib import metadata
 
     found: dict[str, str | None] = {}
@@ -269,20 +300,22 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def code(ask: Mapping[str, Any]) -> Iterator[Finding]:
-    """Jobs must import the copy that was made at launch."""
+def code(request: Mapping[str, Any]) -> Iterator[Finding]:
+    """Checks that jobs import the snapshot that a launch makes of our packages."""
     import mmprompt
 
-    came = Path(mmprompt.__file__).resolve().parent.parent
-    if came == Path(ask["code"]).resolve():
+    origin = Path(mmprompt.__file__).resolve().parent.parent
+    if origin == Path(request["code"]).resolve():
         yield good("code", "jobs import the copy of the packages that a launch puts into the store")
         return
-    at_fault = f"it starts in {Path.cwd()}" if Path.cwd().resolve() == came else "PYTHONPATH or its packages name that"
-    found = f"{sys.executable} would import mmprompt from {came}, not from the copy that a launch makes: {at_fault}"
+    at_fault = (
+        f"it starts in {Path.cwd()}" if Path.cwd().resolve() == origin else "PYTHONPATH or its packages name that"
+    )
+    found = f"{sys.executable} would import mmprompt from {origin}, not from the copy that a launch makes: {at_fault}"
     yield bad("code", found, mine("python: ...  (one that changes neither folder nor PYTHONPATH)"))
 
 
-def torch(ask: Mapping[str, Any]) -> Iterator[Finding]:
+def torch(request: Mapping[str, Any]) -> Iterator[Finding]:
     began = time.monotonic()
     import torch
 
@@ -291,10 +324,10 @@ def torch(ask: Mapping[str, Any]) -> Iterator[Finding]:
     yield note("torch", f"{found}: the file system that holds it is slow") if took > SLOW else good("torch", found)
 
 
-def gpu(ask: Mapping[str, Any]) -> Iterator[Finding]:
+def gpu(request: Mapping[str, Any]) -> Iterator[Finding]:
     import torch
 
-    wanted, visible = ask["cluster"]["gpus"], os.environ.get("CUDA_VISIBLE_DEVICES")
+    wanted, visible = request["cluster"]["gpus"], os.environ.get("CUDA_VISIBLE_DEVICES")
     if not wanted:
         yield good("gpu", "none is asked for (cluster.gpus=0)")
     elif os.environ.get("MMPROMPT_FAKE_GPUS") == "1":
@@ -304,13 +337,13 @@ def gpu(ask: Mapping[str, Any]) -> Iterator[Finding]:
         install = f"{sys.executable} -m pip install --force-reinstall torch  (a build for CUDA)"
         yield bad("gpu", f"cluster.gpus={wanted}, and torch {torch.__version__} is built without CUDA", install)
     else:
-        yield from real_gpu(ask, wanted, visible)
+        yield from real_gpu(request, wanted, visible)
 
 
-def real_gpu(ask: Mapping[str, Any], wanted: int, visible: str | None) -> Iterator[Finding]:
+def real_gpu(request: Mapping[str, Any], wanted: int, visible: str | None) -> Iterator[Finding]:
     import torch
 
-    driver, seen = driver_cuda(), torch.cuda.device_count()
+    driver, devices = driver_cuda(), torch.cuda.device_count()
     built = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}"
     if driver is None:
         found = f"no NVIDIA driver answers here, and {built}"
@@ -323,24 +356,24 @@ def real_gpu(ask: Mapping[str, Any], wanted: int, visible: str | None) -> Iterat
         yield bad("driver", found, *(install + index for index in wheels), "or ask for a newer driver")
         return
     yield good("driver", found)
-    if seen < wanted:
-        found = f"cluster.gpus={wanted}, and torch sees {seen} (CUDA_VISIBLE_DEVICES={visible})"
+    if devices < wanted:
+        found = f"cluster.gpus={wanted}, and torch sees {devices} (CUDA_VISIBLE_DEVICES={visible})"
         yield bad("gpu", found, mine(f"gres: gpu:{wanted}"))
         return
     ones = torch.ones(64, 64, device="cuda")
-    assert float((ones @ ones).sum()) == 64**3  # raises where this torch has no kernels for it
+    assert float((ones @ ones).sum()) == 64**3  # raises if this torch has no kernels for the GPU
     total = torch.cuda.get_device_properties(0).total_memory / 2**30
-    yield good("gpu", f"{seen} x {torch.cuda.get_device_name(0)}, {total:.0f} GB; computes")
+    yield good("gpu", f"{devices} x {torch.cuda.get_device_name(0)}, {total:.0f} GB; computes")
     if torch.cuda.is_bf16_supported(including_emulation=False):
         yield good("bf16", "is supported")
-    elif ask["config"]["precision"] == "bfloat16":
+    elif request["config"]["precision"] == "bfloat16":
         yield bad("bf16", "precision=bfloat16, and this GPU only emulates it", "precision=float32")
     else:
         yield note("bf16", "this GPU only emulates it: leave precision at float32")
 
 
 def driver_cuda() -> tuple[int, int] | None:
-    """The newest CUDA that the driver knows; None: there is no driver."""
+    """The newest CUDA version that the driver supports, as (major, minor); None if there is no driver."""
     import ctypes
 
     number = ctypes.c_int()
@@ -352,12 +385,12 @@ def driver_cuda() -> tuple[int, int] | None:
     return number.value // 1000, number.value % 1000 // 10
 
 
-def wandb(ask: Mapping[str, Any]) -> Iterator[Finding]:
-    """An offline record, in a folder that goes away."""
+def wandb(request: Mapping[str, Any]) -> Iterator[Finding]:
+    """Checks that the W&B client can write an offline record, in a temporary folder; with tracking=online also the network."""
     from mmprompt.runs.deployment import Tracking
     from mmprompt.runs.wandb_writer import RecordWriter, TrackingError
 
-    tracking, setup, began = ask["tracking"], ask["cluster"]["setup"], time.monotonic()
+    tracking, setup, began = request["tracking"], request["cluster"]["setup"], time.monotonic()
     if tracking["mode"] == "disabled":
         yield note("wandb", "tracking=disabled: no record is kept")
         return
@@ -374,14 +407,15 @@ def wandb(ask: Mapping[str, Any]) -> Iterator[Finding]:
         return
     yield good("wandb", f"an offline record was written and closed in {time.monotonic() - began:.1f} s")
     if tracking["mode"] == "online":
-        yield reaches(wandb_host())
+        yield connection(wandb_host())
 
 
 def wandb_host() -> str:
     return urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or "api.wandb.ai"
 
 
-def reaches(host: str) -> Finding:
+def connection(host: str) -> Finding:
+    """Whether this node can connect to the W&B server."""
     port = urlsplit(os.environ.get("WANDB_BASE_URL", "")).port or 443
     try:
         with socket.create_connection((host, port), timeout=5):
@@ -391,38 +425,38 @@ def reaches(host: str) -> Finding:
         return note("network", found, "make sync  (on the login node: it sends them)")
 
 
-def data(ask: Mapping[str, Any]) -> Iterator[Finding]:
+def data(request: Mapping[str, Any]) -> Iterator[Finding]:
     from mmprompt.data.task_data import TaskData
     from mmprompt.data.task_files import locate
     from mmprompt.runs.config import RunConfig, parse
 
-    config, began = parse(RunConfig, ask["config"]), time.monotonic()
-    files = locate(config.task, ask["data"], stage=False, cache=None)
+    config, began = parse(RunConfig, request["config"]), time.monotonic()
+    files = locate(config.task, request["data"], stage=False, cache=None)
     split = TaskData(config.task, config.model, files).split(config.task.validation)
     yield good("data", f"task={config.task.name}: {len(split)} validation examples in {time.monotonic() - began:.1f} s")
 
 
-def backbone(ask: Mapping[str, Any]) -> Iterator[Finding]:
-    """The pretrained weights, as a run loads them."""
+def backbone(request: Mapping[str, Any]) -> Iterator[Finding]:
+    """Checks that the file of pretrained weights is the same here as on the login node, and loads it as a run does."""
     from mmprompt.execution.run_context import backbone_of
     from mmprompt.runs.config import RunConfig, parse
     from mmprompt.runs.fingerprint import fingerprint
 
-    if ask["checksum"] is None:  # which has been said
+    if request["checksum"] is None:  # the doctor has reported that on the login node
         return
-    file, began = Path(ask["backbone"]), time.monotonic()
+    file, began = Path(request["backbone"]), time.monotonic()
     advice = "paths.backbone=a file that login and compute nodes see"
     try:
-        found = fingerprint(file)
+        checksum = fingerprint(file)
     except OSError as error:
         yield bad("backbone", f"{file} cannot be read where jobs run: {error.strerror}", advice)
         return
-    if found != ask["checksum"]:
+    if checksum != request["checksum"]:
         yield bad("backbone", f"{file} is another file where jobs run than on the login node", advice)
         return
-    size, model = os.stat(file).st_size, ask["config"]["model"]["name"]
+    size, model = os.stat(file).st_size, request["config"]["model"]["name"]
     try:
-        backbone_of(parse(RunConfig, ask["config"]), file)
+        backbone_of(parse(RunConfig, request["config"]), file)
     except Exception as error:
         again = f"paths.backbone=...  (a whole copy of it: this one has {size:,} bytes)"
         yield bad("backbone", f"{file} is no checkpoint of model={model}: {first_line(error)}", again)
@@ -431,20 +465,20 @@ def backbone(ask: Mapping[str, Any]) -> Iterator[Finding]:
     yield good("backbone", f"{file.name}, {size / 1e6:.1f} MB, loads in {took:.1f} s as model={model}")
 
 
-def memory(ask: Mapping[str, Any]) -> Iterator[Finding]:
-    """Last: how much the above has taken of what a job may."""
-    used, asked = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, ask["cluster"]["mem_gb"] * 2**30
+def memory(request: Mapping[str, Any]) -> Iterator[Finding]:
+    """Checks how much of the job's memory the other checks have used; so it comes last."""
+    used, requested = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, request["cluster"]["mem_gb"] * 2**30
     limit = memory_limit()
-    found = f"the probe took {used / 2**30:.1f} GB of cluster.mem_gb={ask['cluster']['mem_gb']:g}"
+    found = f"the probe took {used / 2**30:.1f} GB of cluster.mem_gb={request['cluster']['mem_gb']:g}"
     found += "; no cgroup holds it to that" if limit is None else f"; its cgroup may use {limit / 2**30:.1f}"
-    if used > TIGHT * min(asked, limit or asked):
-        yield note("memory", found, mine(f"mem_gb: {2 * ask['cluster']['mem_gb']:g}"))
+    if used > TIGHT * min(requested, limit or requested):
+        yield note("memory", found, mine(f"mem_gb: {2 * request['cluster']['mem_gb']:g}"))
     else:
         yield good("memory", found)
 
 
 def memory_limit() -> int | None:
-    """Bytes that this process's cgroup may use, by the tightest of the groups it is in; None: no limit is known."""
+    """The bytes that this process may use, by the tightest limit of its cgroup and the cgroups above; None if none is known."""
     limits = []
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -460,7 +494,7 @@ def memory_limit() -> int | None:
     return min((limit for limit in limits if limit < 2**60), default=None)
 
 
-# By name: the check, and those without which it is not looked at.
+# Each check by its name, with the checks that must have passed before it is made.
 CHECKS: dict[str, tuple[Any, ...]] = {
     "python": (python,),
     "store": (store,),

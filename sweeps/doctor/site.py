@@ -1,6 +1,6 @@
-"""The site: what sinfo, scontrol and sacctmgr tell of a cluster, and which of the user's settings do not fit it.
+"""Checks of the user's cluster settings against what sinfo, scontrol and sacctmgr report about the cluster.
 
-Without accounting there is less to tell, which is no fault. What only sbatch knows, sbatch says.
+A cluster without accounting reports less, which is no fault. Limits that these programs do not report are found by sbatch itself.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from mmprompt.runs.store import is_number
 from sweeps.doctor.probe import Finding, bad, good, mine, note
 from sweeps.jobs.slurm import ask, config, max_array
 
-SLOW = 5.0  # seconds
-SINFO = ("-h", "-e", "-o", "%P|%a|%l|%D|%m|%c|%G|%f|%t")  # what `all_nodes` reads
-READY = ("idle", "mix", "alloc", "comp", "resv", "plnd")  # as sinfo shortens the states of nodes that take jobs
-SHOWN = 8  # names
+SLOW = 5.0  # seconds; a program of SLURM that takes longer to answer gets a note
+SINFO = ("-h", "-e", "-o", "%P|%a|%l|%D|%m|%c|%G|%f|%t")  # arguments of sinfo for the text that `all_nodes` reads
+READY = ("idle", "mix", "alloc", "comp", "resv", "plnd")  # states of nodes that take jobs, in sinfo's short form
+SHOWN = 8  # how many names are listed
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Nodes of one partition that are alike."""
+    """The nodes of one partition that are alike."""
 
     partition: str
     is_default: bool
     is_up: bool
     minutes: float  # the partition's time limit
     count: int
-    mb: int
+    mb: int  # of each node, as are cpus and gpus
     cpus: int
-    gpus: dict[str, int]  # by type; "" where it has none
+    gpus: dict[str, int]  # by type; "" for GPUs without a type
     features: frozenset[str]
     state: str
 
@@ -44,51 +44,54 @@ class Nodes:
     def take_jobs(self) -> bool:
         return self.is_up and self.state.startswith(READY)
 
-    def gpus_like(self, kind: str) -> int:
+    def gpus_of_type(self, kind: str) -> int:
+        """GPUs of this type in each node; of any type if `kind` is empty."""
         return self.gpus.get(kind, 0) if kind else sum(self.gpus.values())
 
 
 def all_nodes(text: str) -> list[Nodes]:
-    """From what sinfo prints; lines that are not as expected are left out."""
-    found = []
+    """The nodes in the output of `sinfo` with the arguments SINFO; lines of another form are skipped."""
+    groups = []
     for line in text.splitlines():
         if line.count("|") < 8:
             continue
         name, up, limit, count, mb, cpus, gres, features, state = line.split("|", 8)
         words = frozenset(features.split(",")) - {"(null)"}
-        there, is_up, gpus = number(count), up == "up", gpus_of(gres)
+        total, is_up, gpus = number(count), up == "up", gpus_of(gres)
         name, is_default = name.rstrip("*"), name.endswith("*")
-        found.append(
-            Nodes(name, is_default, is_up, minutes(limit), there, number(mb), number(cpus), gpus, words, state)
+        groups.append(
+            Nodes(name, is_default, is_up, minutes(limit), total, number(mb), number(cpus), gpus, words, state)
         )
-    return found
+    return groups
 
 
 def number(text: str) -> int:
-    """`4000`, `4000+` where the nodes of a line differ after all."""
+    """The number in `4000`, or in `4000+`, which sinfo writes if the nodes of a line differ; 0 for other texts."""
     digits = re.match(r"\d{1,18}", text, re.ASCII)
     return int(digits[0]) if digits else 0
 
 
 def gpus_of(gres: str) -> dict[str, int]:
-    """`gpu:a100:4(S:0-1),nvme:1` as {"a100": 4}."""
-    found: dict[str, int] = {}
+    """GPUs by type: {"a100": 4} for `gpu:a100:4(S:0-1),nvme:1`."""
+    gpus: dict[str, int] = {}
     for kind, count in re.findall(r"(?:^|,)gpu\b(?::([A-Za-z][^:,(]*))?(?::(\d+))?", gres):
-        found[kind] = found.get(kind, 0) + int(count or 1)
-    return found
+        gpus[kind] = gpus.get(kind, 0) + int(count or 1)
+    return gpus
 
 
 def minutes(limit: str) -> float:
-    """`1-12:00:00`, `2:30:00`, `30:00`, `infinite` as sinfo writes them; what is no time limits nothing."""
-    found = re.fullmatch(r"((\d{1,9})-)?((\d{1,9}):)?(\d{1,9}):(\d{1,9})", limit, re.ASCII)
-    if not found:
+    """Minutes of a time limit as sinfo writes it: `1-12:00:00`, `2:30:00`, `30:00`; infinite for `infinite` and other words."""
+    match = re.fullmatch(r"((\d{1,9})-)?((\d{1,9}):)?(\d{1,9}):(\d{1,9})", limit, re.ASCII)
+    if not match:
         return math.inf
-    days, hours, mins, seconds = (int(found[i] or 0) for i in (2, 4, 5, 6))
+    days, hours, mins, seconds = (int(match[i] or 0) for i in (2, 4, 5, 6))
     return days * 1440 + hours * 60 + mins + seconds / 60
 
 
 @dataclass(frozen=True)
 class Site:
+    """The cluster settings, and the nodes that SLURM has."""
+
     cluster: Cluster
     nodes: Sequence[Nodes]
 
@@ -98,17 +101,18 @@ class Site:
 
     @cached_property
     def ours(self) -> list[Nodes]:
-        """Where the jobs can go."""
+        """The nodes of the partitions that the jobs are sent to."""
         if self.cluster.partition is None:
             return [group for group in self.nodes if group.is_default]
         return [group for group in self.nodes if group.partition in self.cluster.partition.split(",")]
 
     @property
     def where(self) -> str:
-        """In words."""
+        """The names of these partitions, for messages."""
         return " or ".join(dict.fromkeys(group.partition for group in self.ours))
 
     def findings(self) -> Iterator[Finding]:
+        """All checks of the settings against the cluster."""
         cluster = self.cluster
         yield self.partition()
         if self.ours:
@@ -125,14 +129,14 @@ class Site:
         yield from accounts(cluster)
 
     def partition(self) -> Finding:
-        named, known = self.cluster.partition, f"there are {listed(self.partitions)}"
+        named, existing = self.cluster.partition, f"there are {listed(self.partitions)}"
         for name in named.split(",") if named else ():
             if name not in self.partitions:
                 line = mine(f"partition: {nearest(name, self.partitions)}")
-                return bad("partition", f"cluster.partition={named}: there is no {name}; {known}", line)
+                return bad("partition", f"cluster.partition={named}: there is no {name}; {existing}", line)
         if not self.ours:
             return bad(
-                "partition", f"no partition is the default one; {known}", mine(f"partition: {self.partitions[0]}")
+                "partition", f"no partition is the default one; {existing}", mine(f"partition: {self.partitions[0]}")
             )
         total = sum(group.count for group in self.ours)
         ready = sum(group.count for group in self.ours if group.take_jobs)
@@ -143,7 +147,11 @@ class Site:
         return bad("partition", text, first.removeprefix("or  "), *rest)
 
     def amount(self, key: str, wanted: float, of: Callable[[Nodes], float], text: str, gres: str = "") -> Finding:
-        """Is there so much of it? `gres`: how cluster.gres asks for it, if it does."""
+        """Checks that a node, or a job's time limit, has as much of something as the setting `key` wants.
+
+        `of`: how much of it nodes have; `text`: a sentence with %s for the most that they have; `gres`: the beginning of a line
+        for cluster.gres that asks for it, if there is one.
+        """
         most = max(map(of, self.ours))
         found = f"cluster.{key}={wanted:g}; {text % ('any number of' if math.isinf(most) else f'{most:g}')}"
         if wanted <= most:
@@ -152,49 +160,52 @@ class Site:
         return bad(key, f"{found} at most", *lines, *self.others(lambda group: of(group) >= wanted))
 
     def others(self, fits: Callable[[Nodes], bool]) -> list[str]:
-        """Advice: other partitions that would do."""
+        """Advice: at most two lines that choose another partition, one with nodes that fit."""
         names = dict.fromkeys(group.partition for group in self.nodes if group not in self.ours and fits(group))
         return [f"or  {mine(f'partition: {name}')}" for name in names][:2]
 
     def gpus(self, node: str) -> Iterator[Finding]:
-        """`cluster.gres` may name a type."""
+        """Checks the number of GPUs, and their types, which `cluster.gres` may name."""
         if not self.cluster.gpus:
             return
         kinds = sorted({kind for group in self.ours for kind in group.gpus if kind})
-        for kind, count in self.asked.items():
+        for kind, count in self.requested_gpus.items():
             if kind and kind not in kinds:
                 found = f"cluster.gres={self.cluster.gres}: {node} {listed(kinds) if kinds else 'no GPUs with names'}"
                 line = mine(f"gres: gpu:{nearest(kind, kinds)}:{count}" if kinds else "gres: null")
                 yield bad("gpus", found, line, *self.others(lambda group, kind=kind: kind in group.gpus))  # type: ignore[misc]
             else:
                 gres = f"gpu:{kind}" if kind else ""
-                yield self.amount("gpus", count, lambda group, kind=kind: group.gpus_like(kind), f"{node} %s", gres)  # type: ignore[misc]
+                yield self.amount("gpus", count, lambda group, kind=kind: group.gpus_of_type(kind), f"{node} %s", gres)  # type: ignore[misc]
 
     @property
-    def asked(self) -> dict[str, int]:
-        """GPUs, by type."""
+    def requested_gpus(self) -> dict[str, int]:
+        """The GPUs that the settings ask for, by type."""
         return gpus_of(self.cluster.gres or f"gpu:{self.cluster.gpus}")
 
     def constraint(self) -> Iterator[Finding]:
-        asked = self.cluster.constraint
-        if asked is None:
+        constraint = self.cluster.constraint
+        if constraint is None:
             return
-        there = sorted({word for group in self.ours for word in group.features})
-        unknown = [word for word in re.findall(r"[A-Za-z_][\w.-]*", asked) if word not in there]
+        features = sorted({word for group in self.ours for word in group.features})
+        unknown = [word for word in re.findall(r"[A-Za-z_][\w.-]*", constraint) if word not in features]
         if unknown:
-            found = f"cluster.constraint={asked}: no node of {self.where} is {unknown[0]}; they are {listed(there) or 'nothing'}"
-            yield bad("constraint", found, mine(f"constraint: {nearest(unknown[0], there)}"))
+            found = (
+                f"cluster.constraint={constraint}: no node of {self.where} is {unknown[0]}; "
+                f"they are {listed(features) or 'nothing'}"
+            )
+            yield bad("constraint", found, mine(f"constraint: {nearest(unknown[0], features)}"))
         else:
-            yield good("constraint", f"there are nodes that are {asked}")
+            yield good("constraint", f"there are nodes that are {constraint}")
 
     def together(self) -> Iterator[Finding]:
-        """Each may be there, and not in one node."""
-        asked, mb = self.asked if self.cluster.gpus else {}, self.cluster.mem_gb * 1024
+        """Checks that one node has the memory, the cores and the GPUs at once."""
+        gpus, mb = self.requested_gpus if self.cluster.gpus else {}, self.cluster.mem_gb * 1024
         fits = [
             [
                 group.mb >= mb,
                 group.cpus >= self.cluster.cpus,
-                *(group.gpus_like(kind) >= n for kind, n in asked.items()),
+                *(group.gpus_of_type(kind) >= n for kind, n in gpus.items()),
             ]
             for group in self.ours
         ]
@@ -217,12 +228,12 @@ class Site:
 
 
 def accounts(cluster: Cluster) -> Iterator[Finding]:
-    """Account, QOS, and how many jobs one may have."""
+    """Checks the account and the QOS, and reports how many jobs the user may have."""
     settings = config() or {}
     arrays = [f"arrays of up to {max_array()} jobs"] if "MaxArraySize" in settings else []
     where = [f"user={who()}", *([f"cluster={settings['ClusterName']}"] if "ClusterName" in settings else [])]
     answer, problem = None, "this cluster keeps no accounts"
-    if not is_bare(settings):
+    if not has_no_accounting(settings):
         fields = "format=Account,QOS,MaxSubmitJobs,GrpSubmitJobs"
         answer, problem = ask("sacctmgr", "-n", "-P", "show", "assoc", *where, fields)
     if answer is None:
@@ -241,40 +252,41 @@ def accounts(cluster: Cluster) -> Iterator[Finding]:
     yield good("limits", "; ".join([*arrays, text]))
 
 
-def is_bare(settings: dict[str, str]) -> bool:
-    """Does nobody keep accounts?"""
+def has_no_accounting(settings: dict[str, str]) -> bool:
+    """Whether the cluster has no accounting, by its configuration."""
     return settings.get("AccountingStorageType", "").endswith("/none")
 
 
-def among(key: str, named: str | None, there: Sequence[str], enforced: bool) -> Iterator[Finding]:
-    """Is the account, or the QOS, one that the user may use? Clusters that do not enforce it take any."""
-    known = f"you may use {listed(there) or 'none'}"
-    if named in there or (named is None and (there or not enforced or key == "qos")):
-        yield good(key, f"{named} is yours" if named else known)
+def among(key: str, named: str | None, allowed: Sequence[str], enforced: bool) -> Iterator[Finding]:
+    """Checks that the user may use the named account or QOS. A cluster that does not enforce this accepts any name."""
+    choice = f"you may use {listed(allowed) or 'none'}"
+    if named in allowed or (named is None and (allowed or not enforced or key == "qos")):
+        yield good(key, f"{named} is yours" if named else choice)
     elif named is None:
-        yield bad(key, f"this cluster takes only jobs of an {key}, and {known}", "ask the cluster's people for one")
+        yield bad(key, f"this cluster takes only jobs of an {key}, and {choice}", "ask the cluster's people for one")
     else:
-        line = mine(f"{key}: {nearest(named, there)}")
-        found = f"cluster.{key}={named} is none of yours; {known}"
-        yield bad(key, found, line) if enforced else note(key, f"{found}. This cluster does not mind", line)
+        line = mine(f"{key}: {nearest(named, allowed)}")
+        found = f"cluster.{key}={named} is none of yours; {choice}"
+        yield bad(key, found, line) if enforced else note(key, f"{found}. This cluster does not enforce it", line)
 
 
-def nearest(word: str, there: Sequence[str]) -> str:
-    """The one that was most likely meant; null if there are none."""
-    return (difflib.get_close_matches(word, there, n=1, cutoff=0.0) or ["null"])[0]
+def nearest(word: str, names: Sequence[str]) -> str:
+    """The name that was most likely meant; `null` if there are no names."""
+    return (difflib.get_close_matches(word, names, n=1, cutoff=0.0) or ["null"])[0]
 
 
 def listed(names: Sequence[str]) -> str:
+    """The names, separated by commas; of many names the first few and the number of the others."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
 
 def commands() -> Iterator[Finding]:
-    """Do SLURM's commands answer, and how fast? Each asks a little of what a launch and `status` ask."""
-    asked = {"sinfo": ("-h",), "squeue": ("-h", "-u", who()), "scontrol": ("show", "config")}
-    asked |= {} if is_bare(config() or {}) else {"sacct": ("-n", "-X", "--starttime=now")}
+    """Checks that SLURM's programs answer, and how fast, with small queries of the kind that a launch and `status` make."""
+    queries = {"sinfo": ("-h",), "squeue": ("-h", "-u", who()), "scontrol": ("show", "config")}
+    queries |= {} if has_no_accounting(config() or {}) else {"sacct": ("-n", "-X", "--starttime=now")}
     took = {}
-    for program, arguments in asked.items():
+    for program, arguments in queries.items():
         began = time.monotonic()
         answer, problem = ask(program, *arguments)
         if answer is None:
@@ -290,6 +302,7 @@ def commands() -> Iterator[Finding]:
 
 
 def unanswered(program: str, problem: str) -> Finding:
+    """The finding about a program of SLURM that does not answer; for sacct it is only a note."""
     if program == "sacct":
         return note("sacct", f"{problem}: fine, the store knows how runs ended")
     return bad(program, problem, "scontrol ping  (says which controllers are up)")

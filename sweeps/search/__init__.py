@@ -1,5 +1,5 @@
-"""Searches: studies of trials that are made one after the other (`mmprompt.studies.study`), by workers that no process directs.
+"""Searches: studies whose trials are made one after another (`mmprompt.studies.study`), by workers that no process directs.
 
-`space` reads what conf/search says and freezes it; `advance` says what to do next; `halving` which trials go on;
-`worker` does it, on a node or here; `verb` is `python -m sweeps search`.
+`space` reads and checks a file of conf/search/; `advance` decides what to do next, and `halving` which trials go on; `worker`
+executes it, on a node or on this machine. The command is in `sweeps.verbs.search`.
 """

@@ -1,10 +1,10 @@
-"""Which trials go on after a rung: successive halving (Jamieson and Talwalkar 2016), or a pruner of Optuna's.
+"""Decides which trials go on after a rung: by successive halving (Jamieson and Talwalkar 2016) or a pruner of Optuna.
 
-Halving lets every trial come to the first rung and pause there. When no more can come, the best share `keep` of them, rounded
-up, goes on to the next. So which trials go on depends neither on their order nor on the number of workers. (Promoting while
-others still come, as asynchronous halving does, lets about twice as many go on: any that is among the best of the first few.)
-The default always goes on, and takes no other trial's place. A pruner decides at once, and for good. In the end the best
-quarter gets more seeds, where the search has any.
+With halving every trial is trained to the first rung and paused there. When no more trials can reach the rung, the best share
+`keep` of them, rounded up, goes on to the next. So the decision depends neither on the order of the trials nor on the number of
+workers. (Asynchronous halving, which decides while trials are still arriving, lets about twice as many go on: any trial that is
+among the best of the first few.) The default always goes on, and does not count towards the share. A pruner decides about a trial
+at once and for good. At the end the best quarter of the trials gets further seeds, if the search has any.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mmprompt.studies.outcomes import Observation, Outcome, Picture, next_rung
 from mmprompt.studies.study import VERSION, Decision, Definition, Named
 
 DEFAULT = "the default, which others are compared with"
-QUARTER = 0.25  # of the trials with their first seeds: these get more
+QUARTER = 0.25  # share of the trials, ranked by their first seeds, that gets further seeds
 
 
 def check_halving(stop: Named, several: bool) -> None:
-    """Raises ConfigError."""
+    """Checks the arguments of halving. `several`: there are several objectives. Raises ConfigError."""
     for argument in stop.arguments:
         if argument != "keep":
             raise ConfigError(f"stop.halving.{argument} does not exist{nearest(argument, ['keep'])}; it takes keep")
@@ -33,53 +33,59 @@ def check_halving(stop: Named, several: bool) -> None:
         raise ConfigError("stop=halving compares one score, and there are several objectives; leave out stop and rungs")
 
 
-def decisions(picture: Picture, group: int, is_asked_for: bool) -> Iterator[Decision]:
-    """What can be decided of a group now and is not yet. `is_asked_for`: more trials may come."""
-    found = list(_of_rungs(picture, group, is_asked_for))
-    yield from found
-    if not found and not is_asked_for:
-        yield from _of_seeds(picture, group)
+def decisions(picture: Picture, group: int, more_trials: bool) -> Iterator[Decision]:
+    """The decisions about a group's trials that can be made now and were not made yet.
+
+    `more_trials`: the group may get more trials.
+    """
+    at_rungs = list(_decisions_at_rungs(picture, group, more_trials))
+    yield from at_rungs
+    if not at_rungs and not more_trials:
+        yield from _decisions_on_seeds(picture, group)
 
 
-def _of_rungs(picture: Picture, group: int, is_asked_for: bool) -> Iterator[Decision]:
+def _decisions_at_rungs(picture: Picture, group: int, more_trials: bool) -> Iterator[Decision]:
     stop = picture.definition.stop
     if stop is None:
         return
-    open_below = is_asked_for  # may others still come to the rung at hand?
+    may_arrive = more_trials  # whether other trials may still reach the rung
     for rung in picture.definition.rungs:
-        there = [one for one in picture.of(group) if rung in one.rungs]
-        waiting = [one for one in there if one.state == "stopped" and _at(picture, one) == rung]
-        open_below = open_below or any(_may_come(picture, one, rung) for one in picture.of(group))
+        reached = [outcome for outcome in picture.of(group) if rung in outcome.rungs]
+        waiting = [one for one in reached if one.state == "stopped" and _next_rung(picture, one) == rung]
+        may_arrive = may_arrive or any(_may_reach(picture, outcome, rung) for outcome in picture.of(group))
         if stop.name == "halving":
-            found = list(_halved(there, waiting, rung, float(stop.arguments["keep"]), open_below))
+            decided = list(_halve(reached, waiting, rung, float(stop.arguments["keep"]), may_arrive))
         else:
-            found = [
-                _pruned(picture, group, one, rung)
-                for one in waiting
-                if (one.trial.number, rung) not in picture.decisions
+            decided = [
+                _prune(picture, group, outcome, rung)
+                for outcome in waiting
+                if (outcome.trial.number, rung) not in picture.decisions
             ]
-        yield from found
-        open_below = open_below or any(decision.goes_on for decision in found)
+        yield from decided
+        may_arrive = may_arrive or any(decision.goes_on for decision in decided)
 
 
-def _at(picture: Picture, outcome: Outcome) -> int | None:
+def _next_rung(picture: Picture, outcome: Outcome) -> int | None:
     return next_rung(picture.definition, outcome.trial, picture.decisions)
 
 
-def _may_come(picture: Picture, outcome: Outcome, rung: int) -> bool:
-    """Whether a trial that is at work now may come to this rung without another decision."""
-    until = _at(picture, outcome)
+def _may_reach(picture: Picture, outcome: Outcome, rung: int) -> bool:
+    """Whether a trial whose runs are open may reach this rung without another decision."""
+    until = _next_rung(picture, outcome)
     return outcome.state == "open" and rung not in outcome.rungs and (until is None or until >= rung)
 
 
-def _halved(
-    there: Sequence[Outcome], waiting: Sequence[Outcome], rung: int, keep: float, is_open: bool
+def _halve(
+    reached: Sequence[Outcome], waiting: Sequence[Outcome], rung: int, keep: float, may_arrive: bool
 ) -> Iterator[Decision]:
-    """Of trials that wait at a rung those that go on. Nothing is written of the others."""
+    """The decisions for those trials waiting at a rung that go on. No decision is written for the others.
+
+    `reached`: all trials that have reached the rung; `may_arrive`: others may still reach it, so that only the default goes on.
+    """
     yield from (_decision(one, rung, True, DEFAULT) for one in waiting if one.trial.origin == "default")
-    if is_open:
+    if may_arrive:
         return
-    others = [one for one in there if one.trial.origin != "default"]
+    others = [outcome for outcome in reached if outcome.trial.origin != "default"]
     ranked = sorted(others, key=lambda one: (-one.rungs[rung], one.trial.number))
     for rank, one in enumerate(ranked[: math.ceil(keep * len(ranked))], 1):
         if one in waiting:
@@ -87,20 +93,24 @@ def _halved(
 
 
 def steps_ahead(picture: Picture, group: int, steps: int) -> float:
-    """How many whole runs it takes to bring these trials through halving; 0 with a pruner, which cannot be foreseen."""
+    """The training that halving will still give the group's trials, in whole runs; 0 with a pruner, which cannot be foreseen.
+
+    `steps`: the updates of a whole run.
+    """
     definition = picture.definition
     if definition.stop is None or definition.stop.name != "halving":
         return 0.0
     keep, ends = float(definition.stop.arguments["keep"]), [*definition.rungs, steps]
     count, total = len(picture.of(group)), 0.0
-    for here, there in pairwise(ends):
+    for rung, next_end in pairwise(ends):
         count = math.ceil(keep * count)
-        gone = sum((one.trial.number, here) in picture.decisions for one in picture.of(group))
-        total += max(0, count - gone) * (there - here) / steps
+        gone_on = sum((outcome.trial.number, rung) in picture.decisions for outcome in picture.of(group))
+        total += max(0, count - gone_on) * (next_end - rung) / steps
     return total
 
 
-def _pruned(picture: Picture, group: int, outcome: Outcome, rung: int) -> Decision:
+def _prune(picture: Picture, group: int, outcome: Outcome, rung: int) -> Decision:
+    """The decision of a pruner about a trial at a rung."""
     from mmprompt.studies import sampler
 
     trial = outcome.trial
@@ -121,15 +131,15 @@ def _decision(outcome: Outcome, rung: int | None, goes_on: bool, why: str) -> De
     return Decision(version=VERSION, trial=outcome.trial.number, step=rung, goes_on=goes_on, score=score, why=why)
 
 
-def _of_seeds(picture: Picture, group: int) -> Iterator[Decision]:
-    """More seeds for the trials that the first ones put into the top quarter, once all have come to their end."""
-    definition, there = picture.definition, picture.of(group)
+def _decisions_on_seeds(picture: Picture, group: int) -> Iterator[Decision]:
+    """The decisions that give further seeds to the top quarter of the trials, once all trials are done with their first seeds."""
+    definition, outcomes = picture.definition, picture.of(group)
     first = definition.seeds.first
-    at_hand = [one for one in there if one.state == "open" and one.done < first]
-    if first == definition.seeds.most or at_hand:
+    unfinished = [outcome for outcome in outcomes if outcome.state == "open" and outcome.done < first]
+    if first == definition.seeds.most or unfinished:
         return
     sign = 1 if definition.directions[0] == "maximize" else -1
-    ended = [one for one in there if one.state != "diverged" and one.done >= first]
+    ended = [outcome for outcome in outcomes if outcome.state != "diverged" and outcome.done >= first]
     ranked = sorted(ended, key=lambda one: (-sign * first_value(definition, one), one.trial.number))
     for rank, one in enumerate(ranked[: math.ceil(QUARTER * len(ranked))], 1):
         if (one.trial.number, None) not in picture.decisions:
@@ -137,7 +147,7 @@ def _of_seeds(picture: Picture, group: int) -> Iterator[Decision]:
 
 
 def first_value(definition: Definition, outcome: Outcome) -> float:
-    """The first objective's mean over the first seeds, which all trials have."""
+    """The mean of the first objective over the first seeds, which every trial has."""
     runs = list(outcome.runs.values())[: definition.seeds.first]
     objective = next(iter(definition.objective))
     return sum(run.values[objective] for run in runs) / len(runs)

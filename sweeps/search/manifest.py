@@ -1,4 +1,4 @@
-"""The manifest of a study: a sweep whose points are trials and what confirms them, for all who read sweeps."""
+"""The manifest of a study: trials and their confirmation as the points of a sweep, for every reader of sweeps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SEARCH, CONFIRMATION = "search", "confirmation"  # values of the axis `phase`
 
 
 def manifest(study: Study, picture: Picture) -> str:
-    """STORE/sweeps/search-NAME.json. Like that of a sweep (`sweeps.grid.manifest`), with axes `trial` and `phase`."""
+    """The content of STORE/sweeps/search-NAME.json: like the manifest of a sweep (`sweeps.grid.manifest`), with the axes `trial`
+    and `phase`."""
     definition = picture.definition
     points = list(_points(picture))
     axes: dict[str, list[Any]] = {"trial": [], "phase": []}
@@ -25,7 +26,7 @@ def manifest(study: Study, picture: Picture) -> str:
         for key, value in point["values"].items():
             if key in axes and value not in axes[key]:
                 axes[key].append(value)
-    splits = {about["validation"] for about in definition.tasks.values()}
+    splits = {task["validation"] for task in definition.tasks.values()}
     content = {
         "sweep": study.manifest,
         "search": study.name,
@@ -49,10 +50,10 @@ def manifest(study: Study, picture: Picture) -> str:
 
 def _points(picture: Picture) -> Iterator[dict[str, Any]]:
     definition = picture.definition
-    for one in picture.outcomes:
-        trial = one.trial
+    for outcome in picture.outcomes:
+        trial = outcome.trial
         task = definition.task_of(trial.settings, trial.group)
-        for seed in one.seeds:
+        for seed in outcome.seeds:
             run = trial.runs[str(seed)]
             values: dict[str, Any] = {
                 "trial": trial.number,
@@ -60,17 +61,18 @@ def _points(picture: Picture) -> Iterator[dict[str, Any]]:
                 **definition.groups[trial.group],
                 **trial.settings,
             }
-            asked = {split: evaluation_id(run, {"split": split}) for split in [definition.tasks[task]["validation"]]}
-            yield {"values": {"task": task, "seed": seed, **values}, "run": run, "evaluations": asked}
+            split = definition.tasks[task]["validation"]
+            evaluations = {split: evaluation_id(run, {"split": split})}
+            yield {"values": {"task": task, "seed": seed, **values}, "run": run, "evaluations": evaluations}
     for group in picture.confirmation.groups if picture.confirmation else []:
-        warm = count(1)  # candidates of that kind have no number of their own
+        warm = count(1)  # warm trials have no number, so they are counted
         for candidate in group.candidates:
             task = definition.task_of(candidate.settings, group.group)
-            about: dict[str, Any] = {
+            settings: dict[str, Any] = {
                 "trial": f"warm {next(warm)}" if candidate.trial is None else candidate.trial,
                 "phase": CONFIRMATION,
             }
-            about |= {**definition.groups[group.group], **candidate.settings}
+            settings |= {**definition.groups[group.group], **candidate.settings}
             for fresh, run in candidate.runs.items():
-                asked = {split: evaluation_id(run, {"split": split}) for split in definition.splits[task]}
-                yield {"values": {"task": task, "seed": int(fresh), **about}, "run": run, "evaluations": asked}
+                evaluations = {split: evaluation_id(run, {"split": split}) for split in definition.splits[task]}
+                yield {"values": {"task": task, "seed": int(fresh), **settings}, "run": run, "evaluations": evaluations}

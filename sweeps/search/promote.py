@@ -1,4 +1,4 @@
-"""`python -m sweeps search promote NAME`: the confirmed best becomes a default, conf/tuned/, with its evidence."""
+"""`python -m sweeps search promote NAME`: makes the confirmed best settings a default in conf/tuned/, with their evidence."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from mmprompt.studies.outcomes import Picture, Reader
 from mmprompt.studies.study import Group, Study
 from sweeps.grid.compose import INNERMOST
 from sweeps.grid.launched import label
-from sweeps.search.report import said, verdict
-from sweeps.search.settings import at
-from sweeps.search.space import Asked
+from sweeps.search.report import interval_text, verdict
+from sweeps.search.settings import value_at
+from sweeps.search.space import CheckedSearch
 
 HEAD = "# @package _global_"
 COLUMNS = ("phase", "group", "trial", "state", "settings", "seed", "run", "split", "value")
 
 
-def promote(study: Study, one: Asked, force: bool, conf: Path) -> int:
-    """Writes what the fresh seeds tell apart from the default; returns 1 if there is nothing.
+def promote(study: Study, search: CheckedSearch, force: bool, conf: Path) -> int:
+    """Writes the best settings of each group if fresh seeds show that they are better than the default, or with `force`.
 
-    Raises ConfigError where the search is not over, has no single best, or the best is not told apart, unless `force` is given.
+    Returns 0 if it wrote any, else 1. Raises ConfigError if the search is not over or has several objectives, and so no single
+    best.
     """
     picture = Reader(study).look()
     if picture.confirmation is None or not is_over(picture):
@@ -40,76 +41,80 @@ def promote(study: Study, one: Asked, force: bool, conf: Path) -> int:
         )
     written = 0
     for group in picture.confirmation.groups:
-        found = confirmed(picture, group)
+        candidates = confirmed(picture, group)
         name = picture.definition.label(group.group) or study.name
-        if len(found) < 2:
+        if len(candidates) < 2:
             print(f"{name}: nothing but the default came to its end")
             continue
-        best = found[1]
+        best = candidates[1]
         validation = next(iter(best.differences))
         words = label({key: as_text(value) for key, value in best.candidate.settings.items()})
         difference = best.differences[validation]
-        print(f"{name}: {words}: on {validation} {said(best.intervals[validation])}; {verdict(difference)}")
+        print(f"{name}: {words}: on {validation} {interval_text(best.intervals[validation])}; {verdict(difference)}")
         if not difference.lower > 0 and not force:
             print(
                 "  not promoted: fresh seeds do not show that it is better than the default; --force promotes it all the same"
             )
             continue
-        files = _write(study, picture, one, group, best, conf)
+        files = _write(study, picture, search, group, best, conf)
         print("\n".join(f"  wrote {file}" for file in files))
         written += 1
     return 0 if written else 1
 
 
-def _write(study: Study, picture: Picture, one: Asked, group: Group, best: Confirmed, conf: Path) -> list[Path]:
+def _write(
+    study: Study, picture: Picture, search: CheckedSearch, group: Group, best: Confirmed, conf: Path
+) -> list[Path]:
+    """Writes the file of defaults, over what it holds already, and the file of evidence. Returns both."""
     settings = best.candidate.settings
-    config = one.composition.config(settings, group.group, 1)
+    config = search.composition.config(settings, group.group, 1)
     file = conf / "tuned" / f"{config.model.name}_{config.method}_{config.task.name}.yaml"
     evidence = conf.parent / "docs" / "evidence" / f"search_{study.name}.csv"
-    there = OmegaConf.load(file) if file.is_file() else OmegaConf.create({})
-    base = one.definition.bases[best.candidate.base]
+    content = OmegaConf.load(file) if file.is_file() else OmegaConf.create({})
+    base = search.definition.bases[best.candidate.base]
     values = config.model_dump(mode="json")
     for key, value in settings.items():
         if key not in base.choices:
-            OmegaConf.update(there, target(there, key, values), value, merge=False)
-    # A table that reports one of these seeds gets a note: its scores helped to choose.
-    before = OmegaConf.select(there, "tuned.seeds", default=[])
-    OmegaConf.update(there, "tuned.seeds", sorted({*before, *seeds_of(picture)}), merge=False)
+            OmegaConf.update(content, target(content, key, values), value, merge=False)
+    # A table that reports one of these seeds gets a note, because its scores helped to choose the settings.
+    before = OmegaConf.select(content, "tuned.seeds", default=[])
+    OmegaConf.update(content, "tuned.seeds", sorted({*before, *seeds_of(picture)}), merge=False)
     validation = next(iter(best.differences))
-    about = [
+    head = [
         HEAD,
         f"# Search {study.name}: the best of {len(picture.outcomes)} trials, on {validation} of fresh seeds",
-        f"# {said(best.intervals[validation])}, {verdict(best.differences[validation])} from the default before; "
+        f"# {interval_text(best.intervals[validation])}, {verdict(best.differences[validation])} from the default before; "
         f"docs/evidence/{evidence.name}.",
     ]
-    write_over(file, "\n".join([*about, OmegaConf.to_yaml(there).rstrip()]) + "\n")
+    write_over(file, "\n".join([*head, OmegaConf.to_yaml(content).rstrip()]) + "\n")
     write_over(evidence, table(picture))
     return [file, evidence]
 
 
 def seeds_of(picture: Picture) -> set[int]:
-    """All on which something was chosen."""
+    """All seeds whose scores helped to choose settings."""
     groups = picture.confirmation.groups if picture.confirmation else []
     confirmed_on = {int(seed) for group in groups for candidate in group.candidates for seed in candidate.runs}
-    return confirmed_on | {seed for one in picture.outcomes for seed in one.runs}
+    return confirmed_on | {seed for outcome in picture.outcomes for seed in outcome.runs}
 
 
-def target(there: Any, key: str, values: Mapping[str, Any]) -> str:
-    """Where a key's value stands in a file: at the key, or where that refers to: `${tuned.${prompt.reparameterization}}`."""
-    node = OmegaConf.to_container(there, resolve=False)
+def target(content: Any, key: str, values: Mapping[str, Any]) -> str:
+    """The key at which a file holds a setting's value: the setting's own key, or the key that it refers to by interpolation, as
+    in `${tuned.${prompt.reparameterization}}`. `values`: the settings that such references are resolved with."""
+    node = OmegaConf.to_container(content, resolve=False)
     try:
-        text = at(node, key)  # type: ignore[arg-type]
+        text = value_at(node, key)  # type: ignore[arg-type]
     except KeyError:
         return key
     if not isinstance(text, str) or not text.startswith("${"):
         return key
     while (match := INNERMOST.search(text)) and match.span() != (0, len(text)):
-        text = f"{text[: match.start()]}{at(values, match[1])}{text[match.end() :]}"
-    return target(there, text[2:-1], values)
+        text = f"{text[: match.start()]}{value_at(values, match[1])}{text[match.end() :]}"
+    return target(content, text[2:-1], values)
 
 
 def table(picture: Picture) -> str:
-    """Every trial and everything that confirms, a row per run and split, as CSV."""
+    """The evidence as CSV: all trials and all candidates of the confirmation, with a row for each run and split."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -120,18 +125,21 @@ def table(picture: Picture) -> str:
 def _rows(picture: Picture) -> Iterator[tuple[Any, ...]]:
     definition = picture.definition
     objective = next(iter(definition.objective))
-    for one in picture.outcomes:
-        words = label({key: as_text(value) for key, value in one.trial.settings.items()})
-        split = definition.tasks[definition.task_of(one.trial.settings, one.trial.group)]["validation"]
-        name = definition.label(one.trial.group)
-        for seed, outcome in one.runs.items():
-            value = outcome.values.get(objective, "")
-            yield "search", name, one.trial.number, one.state, words, seed, one.trial.runs[str(seed)], split, value
+    for outcome in picture.outcomes:
+        trial = outcome.trial
+        words = label({key: as_text(value) for key, value in trial.settings.items()})
+        split = definition.tasks[definition.task_of(trial.settings, trial.group)]["validation"]
+        name = definition.label(trial.group)
+        for seed, run in outcome.runs.items():
+            value = run.values.get(objective, "")
+            yield "search", name, trial.number, outcome.state, words, seed, trial.runs[str(seed)], split, value
     for group in picture.confirmation.groups if picture.confirmation else []:
-        for found in confirmed(picture, group):
-            words = label({key: as_text(value) for key, value in found.candidate.settings.items()})
-            for split, scores in found.scores.items():
+        name = definition.label(group.group)
+        for confirmed_candidate in confirmed(picture, group):
+            candidate = confirmed_candidate.candidate
+            words = label({key: as_text(value) for key, value in candidate.settings.items()})
+            number = "warm" if candidate.trial is None else candidate.trial
+            for split, scores in confirmed_candidate.scores.items():
                 for seed, score in scores.items():
-                    name, run = definition.label(group.group), found.candidate.runs[str(seed)]
-                    trial = "warm" if found.candidate.trial is None else found.candidate.trial
-                    yield "confirmation", name, trial, found.candidate.origin, words, seed, run, split, score
+                    run_id = candidate.runs[str(seed)]
+                    yield "confirmation", name, number, candidate.origin, words, seed, run_id, split, score

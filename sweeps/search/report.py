@@ -1,4 +1,4 @@
-"""How a search stands: a line for each trial, what they come to together, and what was confirmed in the end."""
+"""The status of a search: a line for each trial, the counts of states, and the outcome of the confirmation."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from mmprompt.studies.confirmation import confirmed, is_over, is_settled
 from mmprompt.studies.intervals import Interval
 from mmprompt.studies.outcomes import Outcome, Picture, Reader, next_rung
 from mmprompt.studies.study import Study
-from sweeps.display.live_table import FEWEST, aligned, fitted, short
+from sweeps.display.live_table import MIN_ROWS, align_columns, fit_to_terminal, shorten_keys
 from sweeps.grid.launched import label
 from sweeps.jobs.batch import batches
 from sweeps.states.state import Queue, State, queue, states
 from sweeps.wording import duration
 
-ORDER = ("running", "failed", "lost?", "queued", "to do", "stopped", "diverged", "done")  # of rows
-SQUEUE = 30.0  # seconds between two questions to SLURM
+ORDER = ("running", "failed", "lost?", "queued", "to do", "stopped", "diverged", "done")  # the order of rows
+SQUEUE = 30.0  # seconds between two queries of SLURM
 
 
 @dataclass(frozen=True)
 class TrialLine:
-    """A trial: the keys of the JSON."""
+    """A trial's row: the keys of the JSON."""
 
     trial: int
     settings: Mapping[str, Any]
     group: Mapping[str, Any]
     state: str
-    rung: int | None  # furthest update at which it was compared
+    rung: int | None  # the last update at which the trial was compared with others
     step: int | None
     steps: int | None
-    score: float | None  # of a done trial the objective, else the latest on validation
+    score: float | None  # the objective of a done trial, the latest validation score of any other
     values: Sequence[float] | None
     seeds: int
     job: str | None
@@ -46,12 +46,14 @@ class TrialLine:
 
     @property
     def differences(self) -> dict[str, str]:
+        """What tells the trial from others: its number, its group and its settings, as text."""
         return {"trial": str(self.trial)} | {
             key: as_text(value) for key, value in {**self.group, **self.settings}.items()
         }
 
     @property
     def cells(self) -> list[str]:
+        """The row's cells, from the column `job` on."""
         rung = "" if self.rung is None else str(self.rung)
         step = "" if self.step is None or self.state != "running" else f"{self.step}/{self.steps}"
         score = "" if self.score is None else f"{self.score:.1f}"
@@ -60,7 +62,7 @@ class TrialLine:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """A study at this moment."""
+    """The status of a study at one moment."""
 
     study: Study
     picture: Picture
@@ -68,8 +70,8 @@ class StudyStatus:
 
     @classmethod
     def of(cls, study: Study, picture: Picture, states: Mapping[str, State] | None = None) -> StudyStatus:
-        """`states`: of the runs that are open; None: as far as the store alone tells."""
-        return cls(study, picture, [line_of(picture, one, states or {}) for one in picture.outcomes])
+        """`states`: the states of open runs; None: the status is taken from the store alone."""
+        return cls(study, picture, [line_of(picture, outcome, states or {}) for outcome in picture.outcomes])
 
     @property
     def counts(self) -> dict[str, int]:
@@ -86,46 +88,50 @@ class StudyStatus:
 
     @property
     def conclusion(self) -> list[str]:
+        """Lines about the outcome of the confirmation; empty while the search goes on."""
         return list(conclusion(self.picture))
 
     def table(self, rows: int, width: int) -> list[str]:
-        """A head, and a row for each run that confirms now and each trial, those at work first; trials that have no place are
-        counted."""
+        """A head, a row for each run of the confirmation that is running, and a row for each trial, running trials first. Trials
+        beyond `rows` are counted in a last line."""
         lines = sorted(self.lines, key=lambda line: (ORDER.index(line.state), line.trial))
-        entries = [*at_confirming(self.picture), *((line.differences, self._cells(line)) for line in lines[:rows])]
+        entries = [
+            *running_confirmation(self.picture),
+            *((line.differences, self._cells(line)) for line in lines[:rows]),
+        ]
         if not entries:
             return []
         axes = list(dict.fromkeys(axis for line in self.lines for axis in line.differences))
         axes = list(dict.fromkeys([*axes, *(axis for differences, _ in entries for axis in differences)]))
-        head = [*short(axes), "state", "job", "node", "rung", "step", "score"]
+        head = [*shorten_keys(axes), "state", "job", "node", "rung", "step", "score"]
         body = [[*(differences.get(axis, "") for axis in axes), *cells] for differences, cells in entries]
         used = [i for i in range(len(head)) if any(row[i] for row in body)]
         cells = [[row[i] for i in used] for row in [head, *body]]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         numbers = [at for at, i in enumerate(used) if i >= len(head) - 3]
-        left = Counter(line.state for line in lines[rows:])
-        more = ", ".join(f"{left[state]} {state}" for state in ORDER if left[state])
-        return [*aligned(cells, widths, width - 1, numbers), *([f"  and {more}"] if more else [])]
+        hidden = Counter(line.state for line in lines[rows:])
+        more = ", ".join(f"{hidden[state]} {state}" for state in ORDER if hidden[state])
+        return [*align_columns(cells, widths, width - 1, numbers), *([f"  and {more}"] if more else [])]
 
     def drawn(self, width: int, height: int) -> list[str]:
-        """On a terminal of so many columns and rows, below lines that stay."""
-        return fitted([str(self), *self.table(FEWEST, width)], width, height)
+        """The lines to draw below permanent lines, on a terminal of `width` columns and `height` rows."""
+        return fit_to_terminal([str(self), *self.table(MIN_ROWS, width)], width, height)
 
     def _cells(self, line: TrialLine) -> list[str]:
-        """A trial at work says where it will be compared."""
-        [trial] = [one.trial for one in self.picture.outcomes if one.trial.number == line.trial]
+        """The row's cells, from the column `state` on; a running trial's state names the rung to which it is trained."""
+        [trial] = [outcome.trial for outcome in self.picture.outcomes if outcome.trial.number == line.trial]
         rung = next_rung(self.picture.definition, trial, self.picture.decisions) if line.state == "running" else None
         return [line.state if rung is None else f"{line.state}, to {rung}", *line.cells]
 
     @property
-    def asked(self) -> int | None:
-        """Trials that the budget allows; None where it is not counted in trials."""
+    def budget_trials(self) -> int | None:
+        """The number of trials that the budget allows in all groups; None if the budget is not counted in trials."""
         budget = self.picture.definition.budget.trials
         return None if budget is None else budget * len(self.picture.definition.groups)
 
     @property
     def confirming(self) -> tuple[int, int]:
-        """Of the runs that confirm: how many are settled, of how many."""
+        """The number of settled runs of the confirmation, and the number of all its runs."""
         confirmation = self.picture.confirmation
         runs = [
             (group.group, candidate, run)
@@ -133,39 +139,41 @@ class StudyStatus:
             for candidate in group.candidates
             for run in candidate.runs.values()
         ]
-        return sum(is_settled(self.picture, *one) for one in runs), len(runs)
+        return sum(is_settled(self.picture, *run) for run in runs), len(runs)
 
     @property
     def left(self) -> float | None:
-        """Seconds until all is done, at the pace until now; None where that is not known."""
-        ended = [one for one in self.picture.outcomes if one.state in ("done", "stopped", "diverged")]
-        whole = [
-            run_seconds(run.spans) for one in self.picture.outcomes for run in one.runs.values() if run.state == "done"
+        """Estimated seconds until the search is over, from what runs and trials have taken so far; None if that is unknown."""
+        outcomes = self.picture.outcomes
+        ended = [outcome for outcome in outcomes if outcome.state in ("done", "stopped", "diverged")]
+        of_done_runs = [
+            run_seconds(run.spans) for outcome in outcomes for run in outcome.runs.values() if run.state == "done"
         ]
-        at_work = sum(line.state == "running" for line in self.lines)
-        if self.is_over or not whole or (self.asked is None and self.picture.confirmation is None):
+        running = sum(line.state == "running" for line in self.lines)
+        is_counted = self.budget_trials is not None or self.picture.confirmation is not None
+        if self.is_over or not of_done_runs or not is_counted:
             return None
         definition = self.picture.definition
         if self.picture.confirmation is None:
-            each = mean(sum(run_seconds(run.spans) for run in one.runs.values()) for one in ended)
-            trials = (self.asked or 0) - len(ended)
+            each = mean(sum(run_seconds(run.spans) for run in outcome.runs.values()) for outcome in ended)
+            trials = (self.budget_trials or 0) - len(ended)
             confirming = len(definition.groups) * (definition.confirm.top + 1) * definition.confirm.seeds
-            ahead = trials * each + confirming * median(whole)
+            seconds = trials * each + confirming * median(of_done_runs)
         else:
             settled, total = self.confirming
-            ahead = (total - settled) * median(whole)
-        return ahead / max(1, at_work, self._at_once)
+            seconds = (total - settled) * median(of_done_runs)
+        return seconds / max(1, running, self._at_once)
 
     @property
     def _at_once(self) -> int:
-        """How many runs were at work together lately: of those that began last."""
-        spans = [span for one in self.picture.outcomes for run in one.runs.values() for span in run.spans]
+        """How many runs were executed at the same time when the latest run began."""
+        spans = [span for outcome in self.picture.outcomes for run in outcome.runs.values() for span in run.spans]
         last = max(spans, default=(0.0, 0.0))
         return sum(begin <= last[0] <= end for begin, end in spans)
 
     def __str__(self) -> str:
         definition = self.picture.definition
-        of = f" of {self.asked}" if self.asked is not None else ""
+        of = f" of {self.budget_trials}" if self.budget_trials is not None else ""
         words = ", ".join(f"{count} {state}" for state, count in self.counts.items()) or "none yet"
         parts = [f"search {self.study.name}: {len(self.lines)}{of} trials: {words}"]
         if self.picture.confirmation is not None:
@@ -174,7 +182,7 @@ class StudyStatus:
         if (left := self.left) is not None:
             parts.append(f"about {duration(left)} left")
         if len(definition.groups) == 1:
-            parts.append(best(self.picture, 0))  # last: on a terminal it may be cut
+            parts.append(best(self.picture, 0))  # comes last, because a narrow terminal cuts the end
         return "; ".join(part for part in parts if part)
 
     def json(self) -> dict[str, Any]:
@@ -187,34 +195,34 @@ class StudyStatus:
             }
             for line in self.lines
         ]
-        found = [
-            [found.trial for found in self.picture.best(group)[:1]]
+        best_trials = [
+            [best.trial for best in self.picture.best(group)[:1]]
             for group in range(len(self.picture.definition.groups))
         ]
         return {
             "search": self.study.name,
             "objective": dict(self.picture.definition.objective),
             "counts": self.counts,
-            "asked": self.asked,
+            "asked": self.budget_trials,
             "over": self.is_over,
             "confirming": {"done": settled, "of": total},
-            "best": [one[0] if one else None for one in found],
+            "best": [trials_of_group[0] if trials_of_group else None for trials_of_group in best_trials],
             "left": self.left,
             "trials": trials,
         }
 
 
 class StudyReader:
-    """Reports of studies, again and again; SLURM is asked now and then, about runs that are open."""
+    """Reads the status of studies repeatedly; SLURM is queried only now and then, about open runs."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._readers: dict[str, Reader] = {}
-        self.damaged: list[str] = []  # why some cannot be read
-        self._queue, self._asked = Queue({}), -SQUEUE
+        self.damaged: list[str] = []  # why some studies cannot be read
+        self._queue, self._queried = Queue({}), -SQUEUE
 
-    def again(self, names: Sequence[str]) -> list[StudyStatus]:
-        """Of those that can be read; why others cannot is in `damaged`."""
+    def read(self, names: Sequence[str]) -> list[StudyStatus]:
+        """The status of these studies. Studies that cannot be read are left out; `damaged` then says why."""
         pictures, self.damaged = [], []
         for name in names:
             reader = self._readers.setdefault(name, Reader(Study(self._store, name)))
@@ -223,24 +231,26 @@ class StudyReader:
             except StoreError as error:
                 self.damaged += map(str, reader.study.damage() or [error])
         runs = {run: None for picture in pictures for run in open_runs(picture)}
-        if runs and time.monotonic() - self._asked >= SQUEUE:
-            self._queue, self._asked = queue(self._store, list(runs), batches(self._store)), time.monotonic()
-        seen = states(self._store, list(runs), self._queue)
-        return [StudyStatus.of(picture.reader.study, picture, seen) for picture in pictures]
+        if runs and time.monotonic() - self._queried >= SQUEUE:
+            self._queue, self._queried = queue(self._store, list(runs), batches(self._store)), time.monotonic()
+        run_states = states(self._store, list(runs), self._queue)
+        return [StudyStatus.of(picture.reader.study, picture, run_states) for picture in pictures]
 
-    def at(self, study: Study) -> StudyStatus:
-        """Of this one. Raises StoreError if it cannot be read."""
-        reports = self.again([study.name])
+    def read_one(self, study: Study) -> StudyStatus:
+        """The status of this study. Raises StoreError if it cannot be read."""
+        reports = self.read([study.name])
         if self.damaged:
             raise StoreError(self.damaged[0])
         return reports[0]
 
 
 def open_runs(picture: Picture) -> list[str]:
+    """The ids of the runs of open trials."""
     return [one.trial.runs[str(seed)] for one in picture.outcomes if one.state == "open" for seed in one.seeds]
 
 
 def run_seconds(spans: Sequence[tuple[float, float]]) -> float:
+    """The seconds of a run's spans, (begin, end) for each attempt."""
     return sum(end - begin for begin, end in spans)
 
 
@@ -248,13 +258,13 @@ def line_of(picture: Picture, outcome: Outcome, states: Mapping[str, State]) -> 
     definition, trial = picture.definition, outcome.trial
     store = picture.reader.study.store
     runs = [trial.runs[str(seed)] for seed in outcome.seeds]
-    seen = {run: states[run] for run in runs if run in states}
-    running = next((one for one in seen.values() if one.name == "running"), None)
-    at_hand = running or next((one for one in seen.values() if one.name in ("queued", "lost?")), None)
+    run_states = [states[run] for run in runs if run in states]
+    running = next((one for one in run_states if one.name == "running"), None)
+    shown = running or next((one for one in run_states if one.name in ("queued", "lost?")), None)
     state: str = outcome.state
     if outcome.state == "open":
-        state = at_hand.name if at_hand else "to do"
-        if not seen and any(is_here(store.run(run)) for run in runs):
+        state = shown.name if shown else "to do"
+        if not run_states and any(is_running_here(store.run(run)) for run in runs):
             state = "running"
     score = outcome.values[0] if outcome.values is not None else None
     step = steps = None
@@ -266,7 +276,7 @@ def line_of(picture: Picture, outcome: Outcome, states: Mapping[str, State]) -> 
             score = progress["validation"][-1][1] if progress["validation"] else score
     if score is None and outcome.rungs:
         score = outcome.rungs[max(outcome.rungs)]
-    job = at_hand.job if at_hand else None
+    job = shown.job if shown else None
     return TrialLine(
         trial=trial.number,
         settings=trial.settings,
@@ -284,8 +294,8 @@ def line_of(picture: Picture, outcome: Outcome, states: Mapping[str, State]) -> 
     )
 
 
-def is_here(folder: RunFolder) -> bool:
-    """Whether a process of this machine is at a run."""
+def is_running_here(folder: RunFolder) -> bool:
+    """Whether a process of this machine works on a run."""
     attempts = folder.attempts()
     return (
         bool(attempts) and attempts[-1].reason is None and folder.result() is None and attempts[-1].is_running() is True
@@ -293,37 +303,36 @@ def is_here(folder: RunFolder) -> bool:
 
 
 def best(picture: Picture, group: int) -> str:
-    """The best so far, in words."""
-    found = picture.best(group)
-    if not found:
+    """The best trial of a group so far, or the size of its front, in words; empty if there is none."""
+    ranked = picture.best(group)
+    if not ranked:
         return ""
     if len(picture.definition.objective) > 1:
-        return f"{len(found)} on the front"
-    words = label({key: as_text(value) for key, value in found[0].settings.items()})
-    return f"best {found[0].values[0]:.1f} ({name_of(found[0].trial)}: {words})"
+        return f"{len(ranked)} on the front"
+    words = label({key: as_text(value) for key, value in ranked[0].settings.items()})
+    return f"best {ranked[0].values[0]:.1f} ({name_of(ranked[0].trial)}: {words})"
 
 
 def name_of(trial: int | None) -> str:
     return "a warm trial" if trial is None else f"trial {trial}"
 
 
-def settled(picture: Picture) -> Iterator[tuple[str, str]]:
-    """A line for each thing that has happened, with a key by which it is known: trials that ended, runs that confirm."""
+def events(picture: Picture) -> Iterator[tuple[str, str]]:
+    """A line for everything that has happened in a search, each with a key that identifies it: trials that ended, decisions at
+    rungs, and the begin and the end of the confirmation."""
     report = StudyStatus.of(picture.reader.study, picture)
-    of = f"/{report.asked}" if report.asked is not None else ""
-    for one, line in zip(picture.outcomes, report.lines, strict=True):
-        if one.state in ("done", "diverged", "failed"):
-            at = f" {line.score:.1f}" if line.score is not None and one.state == "done" else ""
+    of = f"/{report.budget_trials}" if report.budget_trials is not None else ""
+    for outcome, line in zip(picture.outcomes, report.lines, strict=True):
+        number, is_default = outcome.trial.number, outcome.trial.origin == "default"
+        if outcome.state in ("done", "diverged", "failed"):
+            score_text = f" {line.score:.1f}" if line.score is not None and outcome.state == "done" else ""
             words = label({key: text for key, text in line.differences.items() if key != "trial"})
-            yield f"{one.trial.number}", f"[{one.trial.number + 1}{of}] {one.state:<8} {words}{at}"
-        for rung, score in one.rungs.items():
-            decision = picture.decisions.get((one.trial.number, rung))
-            if decision is not None and (decision.goes_on is False or one.trial.origin != "default"):
+            yield f"{number}", f"[{number + 1}{of}] {outcome.state:<8} {words}{score_text}"
+        for rung, score in outcome.rungs.items():
+            decision = picture.decisions.get((number, rung))
+            if decision is not None and (decision.goes_on is False or not is_default):
                 words = "goes on" if decision.goes_on else "stopped"
-                yield (
-                    f"{one.trial.number}.{rung}",
-                    f"[{one.trial.number + 1}{of}] {words:<8} at {rung}: {score:.1f} ({decision.why})",
-                )
+                yield f"{number}.{rung}", f"[{number + 1}{of}] {words:<8} at {rung}: {score:.1f} ({decision.why})"
     if picture.confirmation is not None:
         done, total = report.confirming
         seeds = ", ".join(map(str, picture.confirmation.seeds))
@@ -332,14 +341,14 @@ def settled(picture: Picture) -> Iterator[tuple[str, str]]:
             yield "confirmed", f"{done} of {total} runs that confirm are done"
 
 
-def at_confirming(picture: Picture) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """Of each run that confirms and is at work on this machine: what tells it from others, and its cells."""
+def running_confirmation(picture: Picture) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """For each run of the confirmation that is running on this machine: what tells it from others, and its cells."""
     store = picture.reader.study.store
     for group in picture.confirmation.groups if picture.confirmation else []:
         for candidate in group.candidates:
             for seed, run in candidate.runs.items():
                 folder = store.run(run)
-                if is_here(folder):
+                if is_running_here(folder):
                     progress = folder.attempts()[-1].progress
                     step = f"{progress['step']}/{progress['steps']}" if progress else ""
                     score = f"{progress['validation'][-1][1]:.1f}" if progress and progress["validation"] else ""
@@ -348,27 +357,29 @@ def at_confirming(picture: Picture) -> Iterator[tuple[dict[str, str], list[str]]
 
 
 def conclusion(picture: Picture) -> Iterator[str]:
-    """What the fresh seeds say of each group: of the best one, on the test splits."""
+    """For each group, lines about its best candidate on fresh seeds beside the default, on every split; nothing while the search
+    goes on."""
     if picture.confirmation is None or not is_over(picture):
         return
     for group in picture.confirmation.groups:
         name = picture.definition.label(group.group)
         prefix = f"{name}: " if name else ""
-        found = confirmed(picture, group)
-        if len(found) < 2:
+        candidates = confirmed(picture, group)
+        if len(candidates) < 2:
             yield f"{prefix}nothing but the default came to its end, so there is nothing to confirm"
             continue
-        chosen = found[1]
-        words = label({key: as_text(value) for key, value in chosen.candidate.settings.items()})
-        yield f"{prefix}best of {len(found) - 1} on fresh seeds: {name_of(chosen.candidate.trial)} ({words})"
-        if chosen.candidate.found is not None:
-            yield f"  in the search it had {chosen.candidate.found[0]:.1f}, which is optimistic: it was chosen by that"
-        for split, interval in chosen.intervals.items():
-            usual = said(found[0].intervals[split])
-            yield f"  {split}: {said(interval)}, the default {usual}; {verdict(chosen.differences[split])}"
+        best = candidates[1]
+        words = label({key: as_text(value) for key, value in best.candidate.settings.items()})
+        yield f"{prefix}best of {len(candidates) - 1} on fresh seeds: {name_of(best.candidate.trial)} ({words})"
+        if best.candidate.found is not None:
+            yield f"  in the search it had {best.candidate.found[0]:.1f}, which is optimistic: it was chosen by that"
+        for split, interval in best.intervals.items():
+            default = interval_text(candidates[0].intervals[split])
+            yield f"  {split}: {interval_text(interval)}, the default {default}; {verdict(best.differences[split])}"
 
 
-def said(interval: Interval) -> str:
+def interval_text(interval: Interval) -> str:
+    """A mean with half the width of its interval and n, the number of seeds: `61.3 ± 0.8 (5)`."""
     return (
         f"{interval.value:.1f} ± {interval.half:.1f} ({interval.n})"
         if interval.n > 1
@@ -377,6 +388,7 @@ def said(interval: Interval) -> str:
 
 
 def verdict(difference: Interval) -> str:
+    """A difference from the default with its interval, and whether the interval excludes zero, in words."""
     if difference.n < 2:
         return "no difference is known"
     words = f"difference {difference.value:+.1f} ± {difference.half:.1f}"

@@ -1,4 +1,4 @@
-"""The settings of a trial as a run: composed from what study.json has frozen, so that nodes need no `conf/`."""
+"""Composes the run of a trial from what study.json has frozen, so that nodes need no `conf/`."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ from sweeps.grid.compose import Composed
 
 
 class Composition:
-    """Runs of a study by trial settings and seed."""
+    """Composes runs of a study from the settings and the seed of a trial."""
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
         self._composed: dict[tuple[int, frozenset[str]], Composed] = {}
 
     def base(self, settings: Mapping[str, Any], group: int) -> int:
-        """The number of the composed configuration that these settings choose. Raises KeyError if the study has none."""
-        known = {**self.definition.fixed, **self.definition.groups[group], **settings}
+        """The number of the base, a composed choice of config groups, for these settings. Raises KeyError if there is none."""
+        values = {**self.definition.fixed, **self.definition.groups[group], **settings}
         for number, base in enumerate(self.definition.bases):
-            if all(known.get(key, choice) == choice for key, choice in base.choices.items()):
+            if all(values.get(key, choice) == choice for key, choice in base.choices.items()):
                 return number
-        raise KeyError(f"no base for {known}")
+        raise KeyError(f"no base for {values}")
 
     def config(self, settings: Mapping[str, Any], group: int, seed: int) -> RunConfig:
-        """Raises ConfigError for settings that no run can have."""
+        """The configuration of the run with these settings and this seed. Raises ConfigError for settings that no run can have."""
         number = self.base(settings, group)
         base = self.definition.bases[number]
-        asked = {**self.definition.fixed, **self.definition.groups[group], **settings, "seed": seed}
-        return run_config(base, self._at(number, base, {k: v for k, v in asked.items() if k not in base.choices}))
+        values = {**self.definition.fixed, **self.definition.groups[group], **settings, "seed": seed}
+        return run_config(base, self._compose(number, base, {k: v for k, v in values.items() if k not in base.choices}))
 
-    def _at(self, number: int, base: Base, leaves: dict[str, Any]) -> dict[str, Any]:
+    def _compose(self, number: int, base: Base, leaves: dict[str, Any]) -> dict[str, Any]:
+        """A base with these values of single settings."""
         name = number, frozenset(leaves)
         if name not in self._composed:
             self._composed[name] = Composed(OmegaConf.create(base.settings), leaves)
@@ -43,13 +44,14 @@ class Composition:
 
 
 def run_config(base: Base, composed: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a run from a composed base, with the fingerprints of its files."""
     config = config_as_written(composed, base.checksum)
     return config if base.fingerprint is None else on_files(config, base.fingerprint)
 
 
-def at(values: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key; None where a section on the way is null."""
-    found: Any = values
+def value_at(values: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; None if a section on the way to it is null."""
+    value: Any = values
     for part in key.split("."):
-        found = found[part] if found is not None else None
-    return found
+        value = value[part] if value is not None else None
+    return value

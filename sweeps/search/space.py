@@ -1,4 +1,4 @@
-"""What `conf/search/NAME.yaml` says, checked and frozen as a study: everything that is wrong is said before anything is written."""
+"""Reads and checks `conf/search/NAME.yaml`, and composes the definition of its study, before anything is written."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ from sweeps.grid.compose import Composer
 from sweeps.grid.limits import check_points, points_allowed
 from sweeps.search.halving import check_halving
 from sweeps.search.parameters import check_conditions, check_key, read_parameter
-from sweeps.search.settings import Composition, at, run_config
+from sweeps.search.settings import Composition, run_config, value_at
 
-HEADER = ("model.name", "backbone.mode", "method", "optim.steps", "optim.batch_size")  # what a caption must say
+HEADER = ("model.name", "backbone.mode", "method", "optim.steps", "optim.batch_size")  # settings that captions name
 
 
 class Search(Section):
-    """What `conf/search/NAME.yaml` says, over conf/search/_defaults.yaml."""
+    """The content of `conf/search/NAME.yaml`, completed by conf/search/_defaults.yaml."""
 
     name: str
     claim: str
@@ -65,17 +65,17 @@ class Search(Section):
     confirm: Confirm
     warm: bool
     study_seed: int
-    workers: int  # SLURM jobs at once; here as many as the cores allow
+    workers: int  # SLURM jobs at once; on this machine there are as many as the cores allow
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A search as it was asked for, checked."""
+class CheckedSearch:
+    """A search as requested, with overrides applied, checked and composed."""
 
-    search: Search
+    spec: Search  # the file's content, with overrides
     definition: Definition  # without warm trials
     deployment: Deployment
-    backbones: list[Path]  # of each base
+    backbones: list[Path]  # the file of each base
     composition: Composition
     overrides: Sequence[str]
 
@@ -85,6 +85,7 @@ class Asked:
 
 
 def names(conf: Path) -> list[str]:
+    """The names of the searches in conf/search/."""
     return sorted(file.stem for file in (conf / "search").glob("[!_]*.yaml"))
 
 
@@ -92,7 +93,7 @@ def names(conf: Path) -> list[str]:
 
 
 def read(name: str, changes: Mapping[str, str], conf: Path) -> Search:
-    """The search of this name, with these keys of its own changed. Raises ConfigError, naming file and key."""
+    """The search with this name, with these changes to its own keys. Raises ConfigError that names the file and the key."""
     if name not in names(conf):
         raise ConfigError(f"there is no search {name}{nearest(name, names(conf))}; there are {', '.join(names(conf))}")
     try:
@@ -115,7 +116,7 @@ def read(name: str, changes: Mapping[str, str], conf: Path) -> Search:
 
 
 def _changed(content: dict[str, Any], changes: Mapping[str, str]) -> dict[str, Any]:
-    """With values from the command line. A budget replaces the budget, of whatever kind that was."""
+    """The content of a file with values from the command line. A given budget replaces the whole budget, whatever its kind."""
     if any(key.startswith("budget.") for key in changes):
         content = content | {"budget": {}}
     for value in changes.values():
@@ -133,55 +134,58 @@ def _table(key: str, value: Any) -> dict[str, Any]:
 
 
 def is_of_search(key: str) -> bool:
-    """Whether an override is meant for the search itself, not for its runs: `budget.trials=20`."""
+    """Whether an override changes the search itself, as `budget.trials=20` does, and not its runs."""
     return key.split(".")[0] in Search.model_fields and key.split(".")[0] not in ("name", "space")
 
 
-def asked(name: str, called: str, overrides: Sequence[str], conf: Path, about: Mapping[str, Any]) -> Asked:
-    """Everything that the search needs, checked and composed. `called`: the study's name; `about`: commit and dirty.
+def compose_search(
+    name: str, called: str, overrides: Sequence[str], conf: Path, provenance: Mapping[str, Any]
+) -> CheckedSearch:
+    """A search with everything that it needs, checked and composed.
 
-    Raises ConfigError with one sentence for whatever is wrong with it.
+    `called`: the study's name; `provenance`: `commit` and `dirty` of the code. Raises ConfigError, with one sentence, for a fault.
     """
     own = [text for text in overrides if "=" in text and is_of_search(text.split("=", 1)[0])]
     search = read(name, dict(text.split("=", 1) for text in own), conf)
-    most = points_allowed(overrides, conf)
-    place_keys: dict[str, Any] = {}
+    allowed = points_allowed(overrides, conf)
+    deployment_values: dict[str, Any] = {}
     fixed = dict(search.fixed)
     for text in overrides:
         if text in own:
             continue
-        key, values = compose.parse(text, conf, most)
+        key, values = compose.parse(text, conf, allowed)
         if len(values) != 1:
             raise ConfigError(f"{text!r} has several values; a search has one for what it does not search")
         if key.split(".")[0] in Deployment.model_fields:
-            place_keys[key] = values[0]
+            deployment_values[key] = values[0]
         elif key in search.space or key in search.each:
             raise ConfigError(f"{text!r}: search {name} looks for {key}; a search of your own in conf/search/ need not")
         else:
             fixed[key] = values[0]
     try:
-        _check_size(search, most)
-        return _asked(search.model_copy(update={"fixed": fixed}), called, place_keys, overrides, conf, about)
+        _check_size(search, allowed)
+        changed = search.model_copy(update={"fixed": fixed})
+        return _compose(changed, called, deployment_values, overrides, conf, provenance)
     except ConfigError as error:
         raise ConfigError(f"search {name}: {error}") from None
 
 
 def _check_size(search: Search, most: int) -> None:
-    """Nothing is made of a search whose runs nobody could count one by one, or whose groups or workers."""
+    """Refuses a search with more runs or workers than `most`, before they are composed one by one."""
     seeds: Seeds = search.seeds  # type: ignore[assignment]
     of_each = (search.budget.trials or 1) * seeds.most + (search.confirm.top + 1) * search.confirm.seeds
     runs = of_each * math.prod(map(len, search.each.values()))
     check_points("the search", max(runs, search.workers), most, "runs or workers", "ask for fewer")
 
 
-def _asked(
+def _compose(
     search: Search,
     called: str,
-    place_keys: Mapping[str, Any],
+    deployment_values: Mapping[str, Any],
     overrides: Sequence[str],
     conf: Path,
-    about: Mapping[str, Any],
-) -> Asked:
+    provenance: Mapping[str, Any],
+) -> CheckedSearch:
     for key, value in [
         *search.fixed.items(),
         *((key, value) for key, values in search.each.items() for value in values),
@@ -199,8 +203,8 @@ def _asked(
     check_sampler(sampler, several)
     stop = None if search.stop is None else _named("stop", search.stop)
     composer = Composer(conf)
-    bases, places = _bases(search, space, groups, place_keys, composer)
-    defaults = [run_config(base, composer_at(base, search.fixed)) for base in bases]
+    bases, deployments = _bases(search, space, groups, deployment_values, composer)
+    defaults = [run_config(base, compose_base(base, search.fixed)) for base in bases]
     _check_objective(search.objective, defaults)
     _check_rungs(search, stop, space, defaults, several)
     if search.seeds.most < search.seeds.first:  # type: ignore[union-attr]
@@ -242,26 +246,31 @@ def _asked(
         threads=max(config.threads for config in defaults),
         training_version=defaults[0].training_version,
         header=_header(defaults, space),
-        tracking={"project": places[0].tracking.project, "entity": places[0].tracking.entity},
-        commit=about["commit"],
-        dirty=about["dirty"],
+        tracking={"project": deployments[0].tracking.project, "entity": deployments[0].tracking.entity},
+        commit=provenance["commit"],
+        dirty=provenance["dirty"],
         created=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     )
     composition = Composition(definition)
     _check_values(definition, composition)
-    return Asked(
-        search, definition, places[0], [backbone_file(deployment) for deployment in places], composition, overrides
+    return CheckedSearch(
+        search,
+        definition,
+        deployments[0],
+        [backbone_file(deployment) for deployment in deployments],
+        composition,
+        overrides,
     )
 
 
 def _arguments(search: Search, called: str, overrides: Sequence[str]) -> list[str]:
-    """What a person types behind the target to have this study."""
+    """The arguments that a user types after the make target to get this study."""
     own = [text for text in overrides if text.split("=")[0].split(".")[0] not in Deployment.model_fields]
     return [*own, *(["--as", called] if called != search.name else [])]
 
 
-def composer_at(base: Base, fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """A base with what is fixed, but for the searched keys as configured."""
+def compose_base(base: Base, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a base with the fixed values; searched keys keep their configured values."""
     leaves = {key: value for key, value in fixed.items() if key not in base.choices}
     return compose.Composed(OmegaConf.create(base.settings), leaves).with_leaves(leaves)
 
@@ -281,13 +290,13 @@ def _named(what: str, value: str | dict[str, Any]) -> Named:
 
 
 def _check_values(definition: Definition, composition: Composition) -> None:
-    """Both ends of each range and each choice make a run, in each group where the key applies."""
+    """Checks that a run can have both ends of each range and every choice, in each group where the key applies."""
     for group in range(len(definition.groups)):
-        start = default(definition, composition, group)
+        defaults = default(definition, composition, group)
         for parameter in definition.space:
             values = parameter.choices if parameter.kind == "choice" else [parameter.low, parameter.high]
             for value in values or []:
-                settings = _reaching(definition, parameter, start, group)
+                settings = _reaching(definition, parameter, defaults, group)
                 if settings is not None:
                     try:
                         composition.config(definition.parameters({**settings, parameter.key: value}), group, 1)
@@ -298,7 +307,7 @@ def _check_values(definition: Definition, composition: Composition) -> None:
 def _reaching(
     definition: Definition, parameter: Parameter, start: Mapping[str, Any], group: int
 ) -> dict[str, Any] | None:
-    """Settings under which the parameter applies; None if there are none in this group."""
+    """The settings `start`, changed so that the parameter applies; None if it cannot apply in this group."""
     known = {**definition.fixed, **definition.groups[group]}
     settings = dict(start)
     for key, values in parameter.when.items():
@@ -315,55 +324,58 @@ def _reaching(
 
 
 def default(definition: Definition, composition: Composition, group: int) -> Settings:
-    """The searched keys as they are configured: trial 0 of the group."""
-    known = {**definition.fixed, **definition.groups[group]}
-    found: Settings = {}
+    """The configured values of the searched keys: the settings of trial 0 of the group."""
+    fixed = {**definition.fixed, **definition.groups[group]}
+    settings: Settings = {}
     for parameter in definition.space:
-        if parameter.applies({**known, **found}):
-            base = definition.bases[composition.base(found, group)]
+        if parameter.applies({**fixed, **settings}):
+            base = definition.bases[composition.base(settings, group)]
             if parameter.key in base.choices:
-                found[parameter.key] = base.choices[parameter.key]
+                settings[parameter.key] = base.choices[parameter.key]
             else:
-                config = composition.config(found, group, 1).model_dump(mode="json")
-                found[parameter.key] = at(config, parameter.key)
-    return found
+                config = composition.config(settings, group, 1).model_dump(mode="json")
+                settings[parameter.key] = value_at(config, parameter.key)
+    return settings
 
 
 def _bases(
     search: Search,
     space: Sequence[Parameter],
     groups: Sequence[Mapping[str, Any]],
-    place_keys: Mapping[str, Any],
+    deployment_values: Mapping[str, Any],
     composer: Composer,
 ) -> tuple[list[Base], list[Deployment]]:
-    """The composed configuration of every choice of config groups; the one that conf/ has as its default comes first."""
+    """The composed configuration and the deployment of every choice of config groups; the defaults of conf/ come first."""
     searched = {one.key: one.choices or [] for one in space if one.key in composer.options}
     for parameter in space:
         if parameter.key in searched and parameter.kind != "choice":
             raise ConfigError(
                 f"space.{parameter.key} is a choice of files; wanted: a list of {', '.join(composer.options[parameter.key])}"
             )
-    standing = composer.compose({})
+    defaults = composer.compose({})
     for key, values in searched.items():
-        now = standing[key] if isinstance(standing[key], str) else standing[key].get("name")
-        if now in values:
-            searched[key] = [now, *(value for value in values if value != now)]
+        configured = defaults[key] if isinstance(defaults[key], str) else defaults[key].get("name")
+        if configured in values:
+            searched[key] = [configured, *(value for value in values if value != configured)]
     bases: list[Base] = []
-    places: list[Deployment] = []
-    known: list[dict[str, str]] = []
+    deployments: list[Deployment] = []
+    composed_choices: list[dict[str, str]] = []
     for group in groups:
         for combination in itertools.product(*searched.values()):
             chosen = {**search.fixed, **group, **dict(zip(searched, combination, strict=True))}
             choices = {key: str(value) for key, value in chosen.items() if key in composer.options}
-            if choices in known:
+            if choices in composed_choices:
                 continue
-            known.append(choices)
+            composed_choices.append(choices)
             composed = composer.compose(
-                {**choices, **place_keys, **{k: v for k, v in search.fixed.items() if k not in choices}}
+                {**choices, **deployment_values, **{k: v for k, v in search.fixed.items() if k not in choices}}
             )
             deployment = deployment_of(composed)
-            if places and deployment.model_copy(update={"paths": places[0].paths}) != places[0]:
-                raise ConfigError(f"{choices} and {known[0]} are not to run in one place; a search does")
+            if deployments and deployment.model_copy(update={"paths": deployments[0].paths}) != deployments[0]:
+                raise ConfigError(
+                    f"{choices} and {composed_choices[0]} have different deployments (cluster, tracking, cache); all runs of a "
+                    "search need the same"
+                )
             checksum = checksum_of(deployment)
             task = config_as_written(composed, checksum).task
             fingerprint = data_checksum(task, composed["paths"]["data"]) if task.files else None
@@ -374,8 +386,8 @@ def _bases(
                 if key not in {*Deployment.model_fields, *Questions.model_fields}
             }
             bases.append(Base(choices=choices, settings=kept, checksum=checksum, fingerprint=fingerprint))
-            places.append(deployment)
-    return bases, places
+            deployments.append(deployment)
+    return bases, deployments
 
 
 # ---------------------------------------------------------------------------------------------------- objective, rungs, header
@@ -399,9 +411,9 @@ def _check_objective(objective: Mapping[str, str], configs: Sequence[RunConfig])
                 f"objective.{metric} is not what a search may look at; wanted: {SCORE}, the task's score on validation "
                 f"({logged}), or one of {', '.join(RECORDED)}"
             )
-        known = [SCORE, *RECORDED]
+        existing = [SCORE, *RECORDED]
         raise ConfigError(
-            f"objective.{metric} is logged by no run{nearest(metric, known)}; there are {', '.join(known)}"
+            f"objective.{metric} is logged by no run{nearest(metric, existing)}; there are {', '.join(existing)}"
         )
 
 
@@ -440,9 +452,9 @@ def _check_rungs(
 def _header(configs: Sequence[RunConfig], space: Sequence[Parameter]) -> dict[str, Any]:
     searched = {parameter.key for parameter in space}
     dumps = [config.model_dump(mode="json") for config in configs]
-    found = {}
+    header = {}
     for key in HEADER:
-        values = {at(dump, key) for dump in dumps}
+        values = {value_at(dump, key) for dump in dumps}
         if len(values) == 1 and key not in searched and key.removesuffix(".name") not in searched:
-            found[key.removesuffix(".name")] = values.pop()
-    return found
+            header[key.removesuffix(".name")] = values.pop()
+    return header

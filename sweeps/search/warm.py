@@ -1,4 +1,4 @@
-"""Finished runs of the store that a search knows of from the beginning."""
+"""Warm start: finished runs of the store that lie in the space of a search, as trials that it knows from the beginning."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from mmprompt.runs.records import DamagedError, ResultRecord
 from mmprompt.runs.store import RunFolder, Store
 from mmprompt.studies.outcomes import objectives
 from mmprompt.studies.study import Definition, Settings, Warm
-from sweeps.search.settings import Composition, at
-from sweeps.search.space import Asked
+from sweeps.search.settings import Composition, value_at
+from sweeps.search.space import CheckedSearch
 
 
-def warm_start(asked: Asked) -> tuple[list[Warm], list[str]]:
-    """Finished runs of the store that lie in the space, all seeds of one setting as one; and why others that are near do not.
+def warm_start(search: CheckedSearch) -> tuple[list[Warm], list[str]]:
+    """The finished runs of the store that lie in the space, one warm trial for all seeds of the same settings; and lines that say
+    why other runs, which are similar, do not lie in it.
 
-    Whether a run lies in the space is decided by its identity: the study's settings with the run's own values make its id.
+    A run lies in the space if the study's settings, together with the run's values of the searched keys, result in the run's id.
     """
-    definition, composition = asked.definition, asked.composition
-    found: dict[tuple[int, str], dict[int, tuple[str, dict[str, float]]]] = {}
+    definition, composition = search.definition, search.composition
+    # By group and settings, then by seed: the run's id and its objectives.
+    runs_by_settings: dict[tuple[int, str], dict[int, tuple[str, dict[str, float]]]] = {}
     settings_of: dict[tuple[int, str], Settings] = {}
     reasons: Counter[str] = Counter()
-    for folder, config, result in _finished(asked.store, {*definition.tasks}):
+    for folder, config, result in _finished(search.store, {*definition.tasks}):
         fits = [_fit(definition, composition, group, folder.id, config) for group in range(len(definition.groups))]
         inside = [(group, fit) for group, fit in enumerate(fits) if isinstance(fit, dict)]
         if not inside:
-            reason = next(
-                (fit for fit in fits if isinstance(fit, str) and fit), ""
-            )  # of the group that it is nearest to
+            reason = next((fit for fit in fits if isinstance(fit, str) and fit), "")  # of the first group that has one
             reasons[reason] += bool(reason)
             continue
         group, settings = inside[0]
@@ -41,15 +41,15 @@ def warm_start(asked: Asked) -> tuple[list[Warm], list[str]]:
             continue
         name = group, repr(sorted(settings.items()))
         settings_of[name] = settings
-        found.setdefault(name, {})[config["seed"]] = folder.id, values
+        runs_by_settings.setdefault(name, {})[config["seed"]] = folder.id, values
     warm = [
         Warm(
             group=name[0],
             settings=settings_of[name],
             runs={str(seed): run for seed, (run, _) in sorted(runs.items())},
-            values=[sum(v[one] for _, v in runs.values()) / len(runs) for one in definition.objective],
+            values=[sum(values[metric] for _, values in runs.values()) / len(runs) for metric in definition.objective],
         )
-        for name, runs in sorted(found.items())
+        for name, runs in sorted(runs_by_settings.items())
     ]
     return warm, [
         f"{count} run{'s' if count > 1 else ''}: {reason}" for reason, count in reasons.most_common() if reason
@@ -57,6 +57,7 @@ def warm_start(asked: Asked) -> tuple[list[Warm], list[str]]:
 
 
 def _finished(store: Store, tasks: set[str]) -> Iterator[tuple[RunFolder, dict[str, Any], ResultRecord]]:
+    """The finished runs of these tasks, each with its configuration and its result."""
     for run in sorted(store.runs()):
         folder = store.run(run)
         try:
@@ -66,21 +67,22 @@ def _finished(store: Store, tasks: set[str]) -> Iterator[tuple[RunFolder, dict[s
                 if config["task"]["name"] in tasks:
                     yield folder, config, result
         except (DamagedError, KeyError):
-            continue  # damaged, or of a version whose settings are others: it cannot be one of ours
+            continue  # damaged, or of a version with other settings: it cannot be a run of this study
 
 
 def _fit(
     definition: Definition, composition: Composition, group: int, run: str, config: dict[str, Any]
 ) -> Settings | str:
-    """The run's values of the searched keys, if with these the study makes this very run; else why not, or nothing to say."""
-    known = {**definition.fixed, **definition.groups[group]}
-    fixed = {key: at(config, key) if key != "task" and key != "model" else config[key]["name"] for key in known}
-    if any(fixed[key] != value for key, value in known.items() if key in ("task", "model", "method")):
+    """The run's values of the searched keys, if the study makes this very run with them. Else the reason why it does not, or an
+    empty text if the run is not similar enough for a reason."""
+    fixed = {**definition.fixed, **definition.groups[group]}
+    of_run = {key: value_at(config, key) if key != "task" and key != "model" else config[key]["name"] for key in fixed}
+    if any(of_run[key] != value for key, value in fixed.items() if key in ("task", "model", "method")):
         return ""
     settings: Settings = {}
     for parameter in definition.space:
-        if parameter.applies({**known, **settings}):
-            value = config["model"]["name"] if parameter.key == "model" else at(config, parameter.key)
+        if parameter.applies({**fixed, **settings}):
+            value = config["model"]["name"] if parameter.key == "model" else value_at(config, parameter.key)
             if not parameter.contains(value):
                 return f"{parameter.key}={value} is outside {parameter}" if value is not None else ""
             settings[parameter.key] = value
@@ -94,7 +96,7 @@ def _fit(
 
 
 def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> str:
-    """The first setting in which two runs differ."""
+    """The first setting in which two runs differ, in words."""
     for key, value in ours.items():
         other = theirs.get(key) if isinstance(theirs, Mapping) else None
         if isinstance(value, dict) and isinstance(other, dict):

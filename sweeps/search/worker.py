@@ -1,6 +1,6 @@
-"""A worker of a search: asks what is to be done next, does it, and asks again, as long as it may.
+"""A worker of a search: it repeatedly advances the study and executes the run that is next, as long as its batch allows.
 
-All workers are alike, here or on nodes, and none of them is in charge: whichever is free makes the next trial, the next
+All workers are alike, on this machine or on nodes, and none directs the others: a free worker makes the next trial, the next
 decision, or the confirmation.
 """
 
@@ -16,46 +16,49 @@ from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
 from mmprompt.studies.study import Study
-from sweeps.search.advance import Desk, Limits, Work
+from sweeps.search.advance import Limits, StudyDriver, Work
 
-POLL = 1.0  # seconds between two looks while others are at what comes before
+POLL = 1.0  # seconds between two readings of the study while other workers execute the runs that come first
 
 
 def work_on(frozen: Mapping[str, Any], job: Mapping[str, Any], wanted: Callable[[], bool]) -> bool:
-    """Works on the study of a batch until it is over, until nothing is left that the batch allows, or until it is not `wanted`.
-    Whether there may be more to do.
+    """Works on the study of a batch until it is over, until the batch allows no more, or until `wanted` returns False.
 
-    On SLURM, where a place costs something, it waits for others no longer than one of their runs may take.
-    Raises SystemExit, with a sentence, when the process has to end.
+    Returns whether there may be more to do. On SLURM, where an idle job costs something, it waits for other workers no longer than
+    one of their runs is likely to take. `frozen`: the content of batch.json; `job`: the facts of this job, for its attempts.
+    Raises SystemExit, with a sentence, if the study cannot be read or written.
     """
     search = frozen["search"]
     limits = Limits(search["trials"], frozenset(search["retry"]), str(job["batch"]))
-    desk = Desk(Study(Store(Path(frozen["store"])), search["name"]), limits)
+    driver = StudyDriver(Study(Store(Path(frozen["store"])), search["name"]), limits)
     try:
-        return _work(desk, [parse(JobSettings, one) for one in search["settings"]], job, wanted)
+        return _work(driver, [parse(JobSettings, settings) for settings in search["settings"]], job, wanted)
     except StoreError as error:
         raise SystemExit(f"this process ends: {error}") from error
 
 
-def _taken(desk: Desk, work: Work, settings: Sequence[JobSettings], job: Mapping[str, Any]) -> bool:
+def _execute(driver: StudyDriver, work: Work, settings: Sequence[JobSettings], job: Mapping[str, Any]) -> bool:
+    """Executes a run. Returns False if another process is working on it or nothing is missing of it."""
     from mmprompt.execution.execute import execute_for_search
 
-    desk.restore(work)
-    return execute_for_search(desk.study.store, work.run, settings[work.base], job, work.evaluations, work.until)
+    driver.restore(work)
+    return execute_for_search(driver.study.store, work.run, settings[work.base], job, work.evaluations, work.until)
 
 
-def _work(desk: Desk, settings: Sequence[JobSettings], job: Mapping[str, Any], wanted: Callable[[], bool]) -> bool:
+def _work(
+    driver: StudyDriver, settings: Sequence[JobSettings], job: Mapping[str, Any], wanted: Callable[[], bool]
+) -> bool:
     idle_since: float | None = None
     while wanted():
-        step = desk.advance()
+        step = driver.advance()
         if step.is_over or not (step.work or step.waits):
             return False
-        if any(_taken(desk, one, settings, job) for one in step.work):
-            idle_since = None  # it took the first that was still free
+        if any(_execute(driver, work, settings, job) for work in step.work):  # it executes the first run that is free
+            idle_since = None
             continue
         idle_since = idle_since or time.monotonic()
-        if job["scheduler"] == "slurm" and time.monotonic() - idle_since > desk.patience():
-            print("nothing to do here for a while; those who are at work go on", flush=True)
+        if job["scheduler"] == "slurm" and time.monotonic() - idle_since > driver.patience():
+            print("nothing to do here for a while; the other workers go on", flush=True)
             return False
         time.sleep(POLL)
     return True

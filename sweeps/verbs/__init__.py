@@ -1,1 +1,1 @@
-"""The commands, a module each."""
+"""What each command of the login node does, one module for each command."""

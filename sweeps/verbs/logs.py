@@ -1,6 +1,6 @@
-"""`python -m sweeps logs RUN`: what the job of a run printed, and how its attempt ended.
+"""`python -m sweeps logs RUN`: the output of a run's job, and how the run's attempt ended.
 
-A job that SLURM starts again goes on in the same log, and all the runs of a job print there: a log may hold several attempts.
+A log may hold several attempts: all runs of a job print into it, and a job that SLURM requeues continues it.
 """
 
 from __future__ import annotations
@@ -20,105 +20,112 @@ from sweeps.jobs.slurm import Job
 from sweeps.states.causes import CLOCKS, RunFailure, failures
 from sweeps.states.state import OPEN, queue, state
 
-LINES = 40  # of the end of a log
-POLL = 1.0  # seconds between two looks at what is followed
-SQUEUE = 30.0  # seconds between two questions to SLURM
-OVER = ("done", "damaged", *OPEN)  # states of a run that nobody is at
+LINES = 40  # how many lines are shown of the end of a log
+POLL = 1.0  # seconds between two readings of a run that is followed
+SQUEUE = 30.0  # seconds between two queries of SLURM
+IDLE = ("done", "damaged", *OPEN)  # states of a run that no process and no job works on
 
 
 def logs(run: str, runs: Path, follow: bool, attempt: int | None) -> int:
-    """Prints how a run's newest attempt, or attempt number `attempt`, goes or went, and the end of its job's log.
+    """Prints the status of a run's newest attempt, or of attempt number `attempt`, and the end of its job's log.
 
-    With `follow` it goes on while the run is at work, from attempt to attempt, until Ctrl-C. Raises StoreError for a run, or an
-    attempt, that is not there.
+    With `follow` it continues, from attempt to attempt, while the run is queued or running, until Ctrl-C. Raises StoreError if
+    there is no such run or attempt.
     """
     store = store_at(runs)
-    seen = LoggedRun(store, find_run(store, run))
-    chosen = seen.state.attempt if attempt is None else the_attempt(seen, attempt, follow)
-    print(f"{seen.folder.id}  {label_of(store, seen.folder.id)}".rstrip())
-    failure = seen.failure
-    print("\n".join(about(chosen, seen, failure) if chosen else [not_begun(seen, failure)]))
-    printed = Printed()
+    logged = LoggedRun(store, find_run(store, run))
+    chosen = logged.state.attempt if attempt is None else chosen_attempt(logged, attempt, follow)
+    print(f"{logged.folder.id}  {label_of(store, logged.folder.id)}".rstrip())
+    failure = logged.failure
+    print("\n".join(describe(chosen, logged, failure) if chosen else [describe_unbegun(logged, failure)]))
+    printer = LogPrinter()
     if chosen is None or (failure and failure.attempt is None):
-        printed.end(*files(failure.log if failure else None))
-    elif chosen == seen.state.attempt:
-        printed.end(*files(log_of(chosen)))
+        printer.print_ends(*files(failure.log if failure else None))
+    elif chosen == logged.state.attempt:
+        printer.print_ends(*files(log_of(chosen)))
     else:
         print("\n".join(own_part(chosen)))
     if follow:
         with contextlib.suppress(KeyboardInterrupt):
-            go_on(seen, chosen, printed)
+            follow_run(logged, chosen, printer)
     return 0
 
 
 class LoggedRun:
-    """What one sees of a run; SLURM is asked now and then."""
+    """A run's state, read repeatedly; SLURM is queried only now and then."""
 
     def __init__(self, store: Store, folder: RunFolder) -> None:
         self.store, self.folder = store, folder
-        self.ask()
+        self.read_with_queue()
 
-    def ask(self) -> None:
+    def read_with_queue(self) -> None:
+        """Queries SLURM, and reads the run's state."""
         self.batches = batches(self.store)
-        self.queue, self._asked = queue(self.store, [self.folder.id], self.batches), time.monotonic()
+        self.queue, self._queried = queue(self.store, [self.folder.id], self.batches), time.monotonic()
         self.wanted = evaluations_by_run(self.batches, [self.folder.id])[self.folder.id]
         self.state = state(self.folder, self.queue, self.wanted)
 
-    def again(self) -> None:
+    def read(self) -> None:
+        """Reads the run's state; queries SLURM if the run seems to be idle, or if the last query is too long ago."""
         self.state = state(self.folder, self.queue, self.wanted)
-        if (
-            self.state.name in OVER or time.monotonic() - self._asked > SQUEUE
-        ):  # it may be over only for what was known before
-            self.ask()
+        # The run may be idle only by the old answer of SLURM.
+        if self.state.name in IDLE or time.monotonic() - self._queried > SQUEUE:
+            self.read_with_queue()
 
     @property
     def failure(self) -> RunFailure | None:
+        """Why the run has stopped; None if it has not."""
         run = self.folder.id
         return failures(self.store, [run], {run: self.state}, self.batches).get(run)
 
 
-def the_attempt(seen: LoggedRun, number: int, follow: bool) -> Attempt:
-    attempts = {attempt.number: attempt for attempt in seen.folder.attempts()}
+def chosen_attempt(logged: LoggedRun, number: int, follow: bool) -> Attempt:
+    """The attempt with this number. Raises StoreError if there is none, or if it is over and cannot be followed."""
+    attempts = {attempt.number: attempt for attempt in logged.folder.attempts()}
     if number not in attempts:
-        there = f"there are {', '.join(map(str, attempts))}" if attempts else "it was never begun"
-        raise StoreError(f"--attempt {number}: run {seen.folder.id} has no such attempt; {there}")
-    if follow and attempts[number] != seen.state.attempt:
+        existing = f"there are {', '.join(map(str, attempts))}" if attempts else "it was never begun"
+        raise StoreError(f"--attempt {number}: run {logged.folder.id} has no such attempt; {existing}")
+    if follow and attempts[number] != logged.state.attempt:
         raise StoreError(
             f"--attempt {number} is over, and -f has nothing to wait for; without --attempt it follows the newest"
         )
     return attempts[number]
 
 
-def about(attempt: Attempt, seen: LoggedRun, failure: RunFailure | None) -> list[str]:
-    """Which attempt, where, and how it is or ended."""
-    facts, newest = attempt.job, attempt == seen.state.attempt
+def describe(attempt: Attempt, logged: LoggedRun, failure: RunFailure | None) -> list[str]:
+    """Lines about an attempt: its number, its job and host, its status, its error, and the other runs of its job."""
+    facts, newest = attempt.job, attempt == logged.state.attempt
     kind = "SLURM job" if facts["scheduler"] == "slurm" else "process"
-    how = how_it_is(seen, failure) if newest else "over"
+    status = status_of(logged, failure) if newest else "over"
     lines = [
-        f"attempt {attempt.number} of {seen.folder.attempts()[-1].number}: {kind} {facts.get('job')} on {facts['host']}; {how}"
+        f"attempt {attempt.number} of {logged.folder.attempts()[-1].number}: "
+        f"{kind} {facts.get('job')} on {facts['host']}; {status}"
     ]
     if (reason := attempt.reason) is not None:
         lines += ["", f"{attempt.error_text}:", *reason.text.splitlines()[-LINES:]]
-    held = [job for one in seen.batches if one.id == facts["batch"] for job in one.jobs if attempt.run.id in job]
+    held = [
+        job for batch in logged.batches if batch.id == facts["batch"] for job in batch.jobs if attempt.run.id in job
+    ]
     others = max(map(len, held), default=1) - 1
     if others:
         lines += ["", f"the log is that of a job that has {others} other run{'s' if others > 1 else ''} as well"]
     return lines
 
 
-def how_it_is(seen: LoggedRun, failure: RunFailure | None) -> str:
-    now = seen.state
+def status_of(logged: LoggedRun, failure: RunFailure | None) -> str:
+    """The status of a run's newest attempt, in words."""
+    now = logged.state
     if now.damage is not None:
         return f"damaged: {now.damage}"
     if failure:
-        return how_it_ended(failure)
+        return failure_text(failure)
     if now.name == "queued" and now.job:
-        return waits(now.job)
+        return queue_text(now.job)
     if now.name == "lost?":
         return (
-            f"lost? No information from SLURM ({seen.queue.problem})"
-            if seen.queue.problem
-            else "lost? Nobody can tell from here"
+            f"lost? No information from SLURM ({logged.queue.problem})"
+            if logged.queue.problem
+            else "lost? It cannot be checked from here"
         )
     progress = now.attempt.progress if now.attempt and now.name == "running" else None
     is_suspended = now.job is not None and now.job.state == "SUSPENDED"
@@ -127,37 +134,38 @@ def how_it_is(seen: LoggedRun, failure: RunFailure | None) -> str:
     )
 
 
-def how_it_ended(failure: RunFailure) -> str:
+def failure_text(failure: RunFailure) -> str:
     return f"{failure.cause}: {failure.reason}"
 
 
-def waits(job: Job) -> str:
-    named = f"SLURM job {job.id}".rstrip()
+def queue_text(job: Job) -> str:
+    """What the SLURM job of a queued run is doing, in words."""
+    name = f"SLURM job {job.id}".rstrip()
     if job.state == "PENDING":
-        return f"queued: {named} is pending{f' ({job.reason})' if job.reason else ''}"
-    return f"queued: {named} is {job.state.lower()}{f' on {job.node}' if job.node else ''}"
+        return f"queued: {name} is pending{f' ({job.reason})' if job.reason else ''}"
+    return f"queued: {name} is {job.state.lower()}{f' on {job.node}' if job.node else ''}"
 
 
-def not_begun(seen: LoggedRun, failure: RunFailure | None) -> str:
-    """About a run that no job was ever at."""
-    if seen.state.damage is not None:
-        return f"damaged: {seen.state.damage}"
+def describe_unbegun(logged: LoggedRun, failure: RunFailure | None) -> str:
+    """A line about a run that has no attempt."""
+    if logged.state.damage is not None:
+        return f"damaged: {logged.state.damage}"
     if failure:
-        return how_it_ended(failure)
-    if seen.state.job:
-        return waits(seen.state.job)
-    if seen.queue.problem:
-        return f"not begun; no information from SLURM ({seen.queue.problem})"
-    return "not begun; SLURM has no job for it: a launch on local processes may come to it, else the next launch will"
+        return failure_text(failure)
+    if logged.state.job:
+        return queue_text(logged.state.job)
+    if logged.queue.problem:
+        return f"not begun; no information from SLURM ({logged.queue.problem})"
+    return "not begun; SLURM has no job for it: a launch on local processes may execute it, else the next launch will"
 
 
 def files(log: Path | None) -> list[Path]:
-    """A job's log, and beside it what it printed to its standard output."""
+    """The two log files of a job: its standard error, which is named first, and its standard output."""
     return [log, log.with_suffix(".out")] if log else []
 
 
 def own_part(attempt: Attempt) -> list[str]:
-    """The end of what an attempt's job printed before it was started again."""
+    """The end of an earlier attempt's own part of its job's log: without the parts of later executions of that job."""
     log, job = log_of(attempt), attempt.job
     lines = tail(log).splitlines() if log else []
     begins = [i for i, line in enumerate(lines) if line.startswith(BEGINS)]
@@ -167,27 +175,27 @@ def own_part(attempt: Attempt) -> list[str]:
 
 
 def is_of(job: Mapping[str, Any], line: str) -> bool:
-    """Is it the first line of the execution of this job.json? Of those of long ago only times can tell."""
+    """Whether the line begins the execution that wrote this job.json. Old job.json do not name their execution: times decide."""
     return bool(line == job["execution"] if "execution" in job else started_at(line) > job["started"] - CLOCKS)
 
 
-class Printed:
-    """What was printed of logs that grow."""
+class LogPrinter:
+    """Prints logs that grow, each line once."""
 
     def __init__(self) -> None:
-        self._sizes: dict[Path, int] = {}
-        self._last: Path | None = None
+        self._sizes: dict[Path, int] = {}  # bytes of each log that were printed or skipped
+        self._last: Path | None = None  # the log that the last lines came from
 
-    def end(self, *logs: Path) -> None:
-        """The last lines of each that holds anything."""
+    def print_ends(self, *logs: Path) -> None:
+        """Prints the last lines of each log that is not empty."""
         for log in logs:
             self._sizes[log] = log.stat().st_size if log.is_file() else 0
             lines = tail(log).splitlines()[-LINES:]
             if lines:
                 self._print(log, "\n".join(lines))
 
-    def more(self, *logs: Path) -> None:
-        """What came since; all of one that is new."""
+    def print_new(self, *logs: Path) -> None:
+        """Prints what was added to each log since the last call; all of a log that is new."""
         for log in logs:
             with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
                 file.seek(self._sizes.get(log, 0))
@@ -203,20 +211,20 @@ class Printed:
         print(text, flush=True)
 
 
-def go_on(seen: LoggedRun, chosen: Attempt | None, printed: Printed) -> None:
-    """Follows the run until nobody is at it, and none of SLURM's jobs will be."""
-    said = ""
+def follow_run(logged: LoggedRun, chosen: Attempt | None, printer: LogPrinter) -> None:
+    """Prints what is new of a run until no process works on it and no job of SLURM will."""
+    last_text = ""
     while True:
-        seen.again()
-        now, is_over = seen.state, seen.state.name in OVER
+        logged.read()
+        now, is_over = logged.state, logged.state.name in IDLE
         if now.attempt is not None and now.attempt != chosen:
             chosen = now.attempt
-            print("\n" + "\n".join(about(chosen, seen, None)), flush=True)
+            print("\n" + "\n".join(describe(chosen, logged, None)), flush=True)
         if chosen is not None:
-            printed.more(*files(log_of(chosen)))
-        if now.job and now.name == "queued" and said != (said := waits(now.job)):
-            print(said, flush=True)
+            printer.print_new(*files(log_of(chosen)))
+        if now.job and now.name == "queued" and last_text != (last_text := queue_text(now.job)):
+            print(last_text, flush=True)
         if is_over:
-            print(f"\n{how_it_is(seen, seen.failure)}")
+            print(f"\n{status_of(logged, logged.failure)}")
             return
         time.sleep(POLL)

@@ -1,7 +1,7 @@
-"""`python -m sweeps measure NAME`: what the rows of a sweep take, in a measurement of their own (`mmprompt.execution.measurement`).
+"""`python -m sweeps measure NAME`: measures the seconds and the memory of the rows of a sweep (`mmprompt.execution.measurement`).
 
-Of every task and row, whatever the seed, one finished run is taken: that of the smallest seed. The measurement is one job, here
-or SLURM's, with a batch of its own, and trains nothing; its result is STORE/costs/NAME/N.json.
+It measures one finished run for each task and row, the one with the smallest seed. The measurement is one job, on this machine or
+on SLURM, with a batch of its own. It trains nothing; its result is STORE/costs/NAME/N.json.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mmprompt.runs.identity import is_of_evaluations, provenance
 from mmprompt.runs.overrides import as_text
 from mmprompt.runs.records import COSTS, CostsRecord, DamagedError, QuantityRecord, read
 from mmprompt.runs.store import Store
-from sweeps.display.live_table import aligned, confirmed
+from sweeps.display.live_table import align_columns, confirm
 from sweeps.grid.manifest import ExpandedSweep, expand
 from sweeps.jobs import slurm, snapshot
 from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put_batch
@@ -32,10 +32,10 @@ from sweeps.planning.launch_plan import CONF
 from sweeps.verbs.launch import hand_over
 
 UPDATES = 5  # of training, in a round
-POLL = 0.5  # seconds between two looks
-SQUEUE = 30.0  # seconds between two questions to SLURM
-NEWS = 60.0  # seconds until what another host has written is surely seen here (NFS)
-WIDTH = 120  # columns of what is printed
+POLL = 0.5  # seconds between two checks for the result
+SQUEUE = 30.0  # seconds between two queries of SLURM
+NEWS = 60.0  # seconds after which a file that another host has written is visible here (NFS)
+WIDTH = 120  # columns of the printed table
 COLUMNS = {
     "seconds_per_100": "s per 100 answers",
     "seconds_per_update": "s per update",
@@ -46,10 +46,10 @@ Row = dict[str, Any]
 
 
 def measure(name: str, overrides: Sequence[str], rounds: int, wait: bool) -> int:
-    """Measures here and prints the result, or submits a job that does; with `wait` that one is followed.
+    """Measures on this machine and prints the result, or submits a SLURM job that measures; with `wait` it follows that job.
 
     Returns 0 if all is well, 1 if a row has no finished run, or the measurement failed, 130 if interrupted.
-    Raises ConfigError for what is wrong with the sweep, an override or the cluster's settings.
+    Raises ConfigError for a fault in the sweep, an override or the cluster settings.
     """
     expanded = expand(name, overrides, CONF)
     store, cluster = expanded.store, expanded.deployment.cluster
@@ -60,39 +60,39 @@ def measure(name: str, overrides: Sequence[str], rounds: int, wait: bool) -> int
         return 1
     for row in missing:
         print(f"not measured: {row['task']} {label(row['values'])} has no finished run")
-    # Before anything is written: it may refuse.
+    # Chosen before anything is written, because it may raise ConfigError.
     kind, why = slurm.choose(cluster.kind)
     tasks = len({row["task"] for row in rows})
     print(
         f"{name}: {len(rows)} row{'s' * (len(rows) > 1)} of {tasks} task{'s' * (tasks > 1)}, {rounds} rounds ({why})",
         flush=True,
     )
-    about = provenance() | {"slurm_cluster": None}
+    facts = provenance() | {"slurm_cluster": None}
     if kind == "local":
         capacity(cluster, max(row["threads"] for row in rows))
-        batch = freeze(expanded, rows, missing, rounds, kind, about)
-        code = here(batch, store)
+        batch = freeze(expanded, rows, missing, rounds, kind, facts)
+        code = measure_here(batch, store)
     else:
-        about["slurm_cluster"] = (slurm.config() or {}).get("ClusterName")
-        if not confirmed("submit 1 job?"):
+        facts["slurm_cluster"] = (slurm.config() or {}).get("ClusterName")
+        if not confirm("submit 1 job?"):
             print("nothing was submitted")
             return 1
-        batch = freeze(expanded, rows, missing, rounds, kind, about)
+        batch = freeze(expanded, rows, missing, rounds, kind, facts)
         hand_over(batch, print)
         if not wait:
             job = " ".join(batch.job_ids.values())
             print(f"it writes {store.costs(name)}/N.json, which `make tables` reads; `scancel {job}` stops it")
             return 1 if missing else 0
-        code = followed(batch)
+        code = follow_job(batch)
     return code or (1 if missing else 0)
 
 
 def rows_of(expanded: ExpandedSweep) -> tuple[list[Row], list[Row]]:
-    """What can be measured, tasks together and each with the place of its baseline among them; and rows without a finished run.
+    """The rows that can be measured, ordered by task, each with the index of its baseline; and the rows without a finished run.
 
-    A row is a value of each axis but the seed and what finished weights are asked.
+    A row is a combination of values on the axes, without the seed and without axes of evaluations.
     """
-    store, found = expanded.store, dict[str, tuple[Row, dict[Any, str]]]()
+    store, entries = expanded.store, dict[str, tuple[Row, dict[Any, str]]]()  # a row, and its runs by seed
     for run, point in expanded.points:
         values = {
             axis: value
@@ -100,11 +100,11 @@ def rows_of(expanded: ExpandedSweep) -> tuple[list[Row], list[Row]]:
             if axis not in ("task", "seed") and not is_of_evaluations(axis)
         }
         row = {"task": point.values["task"], "values": values}
-        found.setdefault(json.dumps(row, sort_keys=True), (row, {}))[1].setdefault(point.values["seed"], run)
-    tasks = list(dict.fromkeys(row["task"] for row, _ in found.values()))
+        entries.setdefault(json.dumps(row, sort_keys=True), (row, {}))[1].setdefault(point.values["seed"], run)
+    tasks = list(dict.fromkeys(row["task"] for row, _ in entries.values()))
     rows, missing = list[Row](), list[Row]()
-    for row, seeds in sorted(found.values(), key=lambda one: tasks.index(one[0]["task"])):
-        done = [seeds[seed] for seed in sorted(seeds) if store.run(seeds[seed]).result_if_readable() is not None]
+    for row, by_seed in sorted(entries.values(), key=lambda entry: tasks.index(entry[0]["task"])):
+        done = [by_seed[seed] for seed in sorted(by_seed) if store.run(by_seed[seed]).result_if_readable() is not None]
         if not done:
             missing.append(row)
             continue
@@ -119,23 +119,26 @@ def rows_of(expanded: ExpandedSweep) -> tuple[list[Row], list[Row]]:
 
 
 def baseline_of(expanded: ExpandedSweep, row: Row, rows: Sequence[Row], baseline: Mapping[str, Any]) -> int | None:
-    """The place of what this row is measured against: of the same task, with the baseline's values, and the same on all axes
-    that do not name a row together with one of the baseline's. None where it is not there, or not clear."""
+    """The index of the row that this row is compared with; None if there is none, or more than one.
+
+    It has the same task, the baseline's values, and this row's values on all other axes. Axes that the sweep compares together with
+    an axis of the baseline are not among these other axes.
+    """
     named = set(baseline)
     for together in (expanded.sweep.compared, expanded.sweep.each):
         named |= set(together) if named.intersection(together) else set()
 
-    def others(one: Row) -> dict[str, Any]:
+    def other_values(one: Row) -> dict[str, Any]:
         return {axis: value for axis, value in one["values"].items() if axis not in named}
 
-    found = [
-        place
-        for place, one in enumerate(rows)
+    indices = [
+        index
+        for index, one in enumerate(rows)
         if one["task"] == row["task"]
         and all(one["values"].get(axis) == value for axis, value in baseline.items())
-        and others(one) == others(row)
+        and other_values(one) == other_values(row)
     ]
-    return found[0] if len(found) == 1 else None
+    return indices[0] if len(indices) == 1 else None
 
 
 def freeze(
@@ -144,20 +147,20 @@ def freeze(
     missing: Sequence[Row],
     rounds: int,
     kind: Kind,
-    about: Mapping[str, Any],
+    facts: Mapping[str, Any],
 ) -> Batch:
-    """The batch, in place. Raises StoreError."""
-    store, place = expanded.store, expanded.deployment
+    """Puts the batch of the measurement into the store. Raises StoreError."""
+    store, deployment = expanded.store, expanded.deployment
     copy = snapshot.take(ROOT, store)
     backbones = list(dict.fromkeys(expanded.backbones[row["run"]] for row in rows))
-    own = {
+    content = {
         "measure": {
             "name": expanded.sweep.name,
             "rounds": rounds,
             "updates": UPDATES,
             "baseline": expanded.sweep.baseline,
             "missing": list(missing),
-            "settings": [job_settings(place, backbone, copy) for backbone in backbones],
+            "settings": [job_settings(deployment, backbone, copy) for backbone in backbones],
             "rows": [row | {"settings": backbones.index(expanded.backbones[row["run"]])} for row in rows],
         },
         "sweeps": {},
@@ -165,57 +168,58 @@ def freeze(
         "threads": max(row["threads"] for row in rows),
         "jobs": [[]],
     }
-    while True:  # until no other launch was faster
-        batch = put_batch(store, place, copy, kind, about, batches(store), own)
+    while True:  # until no other launch has taken the same number
+        batch = put_batch(store, deployment, copy, kind, facts, batches(store), content)
         if batch is not None:
             return batch
 
 
-def here(batch: Batch, store: Store) -> int:
-    """In a local process that lives as long as this one."""
+def measure_here(batch: Batch, store: Store) -> int:
+    """Measures in a local process, which ends with this one. Returns the exit code."""
     for ending in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(ending, signal.default_int_handler)  # as Ctrl-C
-    there = running_workers(store)
+        if signal.getsignal(ending) != signal.SIG_IGN:  # nohup has it ignored
+            signal.signal(ending, signal.default_int_handler)  # as for Ctrl-C
+    running = running_workers(store)
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    others = f"{len(there)} process{'es' if len(there) != 1 else ''} of this store"
+    others = f"{len(running)} process{'es' if len(running) != 1 else ''} of this store"
     print(
         f"this machine: load {load:.2f} of {cores} cores, {others} at work beside it; log in {batch.folder}", flush=True
     )
-    workers = Workers(batch, len(there) + 1)
+    workers = Workers(batch, len(running) + 1)
     try:
-        if not workers.start(1, there):
+        if not workers.start(1, running):
             raise ConfigError("all GPUs of this machine are given to processes of this store; measure when one is free")
         while workers.alive():
             time.sleep(POLL)
     except KeyboardInterrupt:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(ending, signal.SIG_IGN)  # once is enough
+            signal.signal(ending, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the stopping
         workers.stop()
         print("interrupted: nothing of this measurement is kept")
         return 130
-    return ended(batch, workers.last_words())
+    return conclude(batch, workers.last_words())
 
 
-def followed(batch: Batch) -> int:
-    """A job of SLURM's, until it has measured or is gone."""
-    asked, gone = -SQUEUE, None
+def follow_job(batch: Batch) -> int:
+    """Waits until the SLURM job has written its result or is gone, and prints the result. Returns the exit code."""
+    queried, gone = -SQUEUE, None
     try:
         while result_of(batch) is None and (gone is None or time.monotonic() - gone < NEWS):
-            if time.monotonic() - asked >= SQUEUE and gone is None:
-                answer, asked = slurm.jobs([batch]), time.monotonic()
+            if time.monotonic() - queried >= SQUEUE and gone is None:
+                answer, queried = slurm.jobs([batch]), time.monotonic()
                 gone = None if answer.jobs or answer.unknown else time.monotonic()
             time.sleep(POLL)
     except KeyboardInterrupt:
         print("interrupted: the SLURM job goes on")
         return 130
     log = batch.log(0)
-    return ended(
+    return conclude(
         batch, f"{log} ends with\n  {conclusion(log.read_text(errors='replace'))}" if log else "it wrote no log"
     )
 
 
-def ended(batch: Batch, last_words: str) -> int:
+def conclude(batch: Batch, last_words: str) -> int:
+    """Prints the result, or `last_words` if there is none. Returns the exit code. Raises StoreError if the result was removed."""
     file = result_of(batch)
     if file is None:
         print(f"nothing was measured; {last_words}")
@@ -228,7 +232,7 @@ def ended(batch: Batch, last_words: str) -> int:
 
 
 def result_of(batch: Batch) -> Path | None:
-    """What this batch has measured, once it has."""
+    """The file with the result of this batch's measurement; None while there is none."""
     for file in batch.store.measurements(str(batch.measured)).values():
         with contextlib.suppress(DamagedError):
             content = read(file, COSTS)
@@ -238,7 +242,7 @@ def result_of(batch: Batch) -> Path | None:
 
 
 def lines(content: CostsRecord) -> Iterator[str]:
-    """The result, a table for each task."""
+    """The result as lines of text: a table for each task."""
     for task in dict.fromkeys(row["task"] for row in content["rows"]):
         rows = [row for row in content["rows"] if row["task"] == task]
         cells = [[task, *COLUMNS.values()]]
@@ -246,7 +250,7 @@ def lines(content: CostsRecord) -> Iterator[str]:
             name = label(row["values"]) + (" (baseline)" if row["baseline"] else "")
             cells.append([name, *(text(row["quantities"].get(quantity)) for quantity in COLUMNS)])
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        yield from aligned(cells, widths, WIDTH, range(1, len(widths)))
+        yield from align_columns(cells, widths, WIDTH, range(1, len(widths)))
     load = content["load"]
     yield (
         f"median (lowest to highest) of {content['rounds']} rounds, x the ratio to the baseline in the same round; "
@@ -255,6 +259,7 @@ def lines(content: CostsRecord) -> Iterator[str]:
 
 
 def text(quantity: QuantityRecord | None) -> str:
+    """A measured quantity as `MEDIAN (LOWEST to HIGHEST) x RATIO`; `-` if it was not measured."""
     if quantity is None:
         return "-"
     numbers = quantity["median"], quantity["lowest"], quantity["highest"]

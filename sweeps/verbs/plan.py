@@ -1,4 +1,4 @@
-"""`python -m sweeps plan`: what a launch would do, and what it costs. It changes nothing, and loads no torch."""
+"""`python -m sweeps plan`: prints what a launch would do and what it costs, without changing anything or loading torch."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ from sweeps.planning.precision import precision
 from sweeps.states.state import State
 from sweeps.wording import count, duration, volume
 
-SHOWN = 12  # values of an axis
-OURS = ("kind", "checkpoint_every", "runs_per_job", "max_parallel", "setup", "sbatch")  # settings that are not sbatch's
+SHOWN = 12  # how many values of an axis are listed
+# Cluster settings that are not arguments of sbatch.
+OURS = ("kind", "checkpoint_every", "runs_per_job", "max_parallel", "setup", "sbatch")
 
 
 def plan(names: Sequence[str], overrides: Sequence[str], retry: str | None, limit: int | None, json: bool) -> int:
-    """Prints it, as text or as JSON. Raises ConfigError for what is wrong with a sweep, an override or the cluster's settings."""
+    """Prints the plan, as text or as JSON. Raises ConfigError for a fault in a sweep, an override or the cluster settings."""
     planned = plan_launch(names, overrides, retry, limit)
     print(as_json(planned) if json else "\n".join(lines(planned, retry)))
     return 0
 
 
 def lines(planned: LaunchPlan, retry: str | None) -> Iterator[str]:
-    for one in planned.launch.sweeps:
-        states = planned.states_of(one)
-        yield f"{one.sweep.name}: {one.sweep.claim}"
+    """The plan as lines of text."""
+    for sweep in planned.launch.sweeps:
+        states = planned.states_of(sweep)
+        yield f"{sweep.sweep.name}: {sweep.sweep.claim}"
         yield f"  {counted(states)}"
-        yield from (f"  {line}" for line in (*_axes(one, states), *precision(one, states)))
+        yield from (f"  {line}" for line in (*_axes(sweep, states), *precision(sweep, states)))
     if len(planned.launch.sweeps) > 1:
         yield f"as one launch\n  {planned}"
     yield from (f"  {line}" for line in (*_left_out(planned, retry), *(_work(planned) if planned.to_do else [])))
@@ -44,20 +46,20 @@ def lines(planned: LaunchPlan, retry: str | None) -> Iterator[str]:
 
 
 def as_json(planned: LaunchPlan) -> str:
-    """The same for programs. Seconds, bytes and hours are null where no finished run tells what runs take."""
+    """The plan as JSON. Seconds, bytes, files and hours are null if no finished run tells what the runs will take."""
     kind, why = slurm.choose(planned.launch.deployment.cluster.kind) if planned.to_do else (None, "nothing is to do")
     at_once = _at_once(planned, kind) if kind else 0
     jobs = _jobs(planned, kind) if kind else []
     disk = planned.cost.disk(at_once) if jobs else (0.0, 0.0)
     sweeps = [
         {
-            "sweep": one.sweep.name,
-            "claim": one.sweep.claim,
-            "axes": one.axes,
-            "counts": dict(Counter(state.name for state in planned.states_of(one).values())),
-            "runs": [{"run": run, "state": state.name} for run, state in planned.states_of(one).items()],
+            "sweep": sweep.sweep.name,
+            "claim": sweep.sweep.claim,
+            "axes": sweep.axes,
+            "counts": dict(Counter(state.name for state in planned.states_of(sweep).values())),
+            "runs": [{"run": run, "state": state.name} for run, state in planned.states_of(sweep).items()],
         }
-        for one in planned.launch.sweeps
+        for sweep in planned.launch.sweeps
     ]
     return dumps(
         {
@@ -83,24 +85,26 @@ def as_json(planned: LaunchPlan) -> str:
 
 
 def _axes(expanded: ExpandedSweep, states: Mapping[str, State]) -> Iterator[str]:
-    """Of each value how many of its runs are done, with the evaluations that are asked of them there."""
+    """A line for each axis: how many runs each of its values has, and how many of them are done with the evaluations of their
+    points."""
     runs: dict[str, dict[str, dict[str, bool]]] = {key: defaultdict(dict) for key in expanded.axes}
-    for (run, point), asked in zip(expanded.points, expanded.point_evaluations, strict=True):
+    for (run, point), evaluations in zip(expanded.points, expanded.point_evaluations, strict=True):
         state = states[run]
         is_done = state.name == "done" or (
             state.result is not None
-            and state.missing.isdisjoint(evaluation_id(run, settings) for settings in asked.values())
+            and state.missing.isdisjoint(evaluation_id(run, settings) for settings in evaluations.values())
         )
         for key, value in point.values.items():
-            those = runs[key][str(value)]
-            those[run] = those.get(run, True) and is_done
+            done_by_run = runs[key][str(value)]
+            done_by_run[run] = done_by_run.get(run, True) and is_done
     for key, values in runs.items():
-        counts = [(value, those.values()) for value, those in list(values.items())[:SHOWN]]
-        shown = [f"{value} ({sum(those)}/{len(those)} done)" for value, those in counts]
+        counts = [(value, done_by_run.values()) for value, done_by_run in list(values.items())[:SHOWN]]
+        shown = [f"{value} ({sum(done)}/{len(done)} done)" for value, done in counts]
         yield f"{key}: " + ", ".join(shown) + (f", and {len(values) - SHOWN} more" if len(values) > SHOWN else "")
 
 
 def _left_out(planned: LaunchPlan, retry: str | None) -> Iterator[str]:
+    """Lines about runs that a launch would leave alone."""
     diverged = set(planned.diverged)
     failed = [run for run in planned.left_alone if run not in diverged]
     if planned.diverged and retry is None:
@@ -116,7 +120,7 @@ def _left_out(planned: LaunchPlan, retry: str | None) -> Iterator[str]:
 
 
 def _work(planned: LaunchPlan) -> Iterator[str]:
-    """What would be submitted, and what that costs."""
+    """Lines about the jobs that would be submitted, their cost, the disk, and the arguments of sbatch."""
     kind, why = slurm.choose(planned.launch.deployment.cluster.kind)
     yield f"{planned.submission(kind)} ({why})"
     cluster, jobs, at_once = planned.launch.deployment.cluster, _jobs(planned, kind), _at_once(planned, kind)
@@ -142,18 +146,18 @@ def _at_once(planned: LaunchPlan, kind: Kind) -> int:
 def _arrays(jobs: int, cluster: Cluster) -> str:
     most = slurm.max_array()
     arrays = math.ceil(jobs / most)
-    said = "MaxArraySize" if slurm.config() else "SLURM's own MaxArraySize; scontrol does not say this cluster's"
-    together = f", {cluster.max_parallel} jobs at once" if cluster.max_parallel else ""
+    source = "MaxArraySize" if slurm.config() else "SLURM's own MaxArraySize; scontrol does not say this cluster's"
+    at_once = f", {cluster.max_parallel} jobs at once" if cluster.max_parallel else ""
     if arrays == 1:
-        return f"1 array{together}"
+        return f"1 array{at_once}"
     order = ", one after another" if cluster.max_parallel else ""
-    return f"{arrays} arrays of up to {most} jobs ({said}){order}{together}"
+    return f"{arrays} arrays of up to {most} jobs ({source}){order}{at_once}"
 
 
 def _disk(planned: LaunchPlan, at_once: int) -> str:
     root = planned.launch.store.root
-    there = os.statvfs(next(folder for folder in (root, *root.parents) if folder.is_dir()))
-    free, files = there.f_bavail * there.f_frsize, there.f_favail if there.f_files else math.inf
+    stat = os.statvfs(next(folder for folder in (root, *root.parents) if folder.is_dir()))
+    free, files = stat.f_bavail * stat.f_frsize, stat.f_favail if stat.f_files else math.inf
     free_text = volume(free) + (f" and {files:,} files" if files < math.inf else "")
     needed = planned.cost.disk(at_once)
     if needed is None:
@@ -164,12 +168,14 @@ def _disk(planned: LaunchPlan, at_once: int) -> str:
 
 
 def _sbatch(cluster: Cluster) -> Iterator[str]:
-    asked = cluster.model_dump(exclude=set(OURS))
-    given = {key: value for key, value in asked.items() if value is not None}
+    settings = cluster.model_dump(exclude=set(OURS))
+    given = {key: value for key, value in settings.items() if value is not None}
     given |= {f"sbatch.{key}": value for key, value in cluster.sbatch.items()}
-    left = ", ".join(key for key, value in asked.items() if value is None)
+    unset = ", ".join(key for key, value in settings.items() if value is None)
     yield (
-        "sbatch: " + " ".join(f"{key}={value}" for key, value in given.items()) + (f"; not set: {left}" if left else "")
+        "sbatch: "
+        + " ".join(f"{key}={value}" for key, value in given.items())
+        + (f"; not set: {unset}" if unset else "")
     )
     yield from (f"setup: {line}" for line in cluster.setup)
     ignored = sorted(key for key in os.environ if key.startswith("SBATCH_"))

@@ -1,7 +1,7 @@
-"""`python -m sweeps search NAME`: begins or goes on with a search; `search plan`, `search promote`.
+"""`python -m sweeps search NAME`: begins or continues a search; also `search plan` and `search promote`.
 
-It freezes the study, starts workers (`sweeps.search.worker`) here or as SLURM jobs, and follows them. It directs none of them:
-killed at any moment, it is called again and goes on.
+It freezes the study's definition, starts workers (`sweeps.search.worker`) on this machine or as SLURM jobs, and follows them. It
+does not direct them: if it is killed at any moment, the same command continues.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from mmprompt.runs.store import TRIES
 from mmprompt.studies.confirmation import is_over
 from mmprompt.studies.outcomes import Picture, Reader
 from mmprompt.studies.study import Definition, Study
-from sweeps.display.live_table import LiveTable, confirmed
+from sweeps.display.live_table import LiveTable, confirm
 from sweeps.jobs import slurm, snapshot
 from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put_batch
 from sweeps.jobs.local import Workers, capacity, running_workers
-from sweeps.search.advance import Desk, Limits
+from sweeps.search.advance import Limits, StudyDriver
 from sweeps.search.plan import SearchPlan, differences, plan_lines
 from sweeps.search.promote import promote
-from sweeps.search.report import StudyReader, StudyStatus, conclusion, settled
-from sweeps.search.space import Asked, asked
+from sweeps.search.report import StudyReader, StudyStatus, conclusion, events
+from sweeps.search.space import CheckedSearch, compose_search
 from sweeps.search.warm import warm_start
 from sweeps.states import causes
 from sweeps.states.state import State
@@ -37,9 +37,9 @@ from sweeps.verbs.launch import hand_over
 from sweeps.wording import plural
 
 CONF = ROOT / "conf"
-POLL = 1.0  # seconds between two looks
-Submit = Callable[[Callable[[str], None], bool], None]  # missing workers: where to say so; whether it was asked before
-RECONCILE = 60.0  # seconds between two looks whether jobs are missing
+POLL = 1.0  # seconds between two readings of the study
+Submit = Callable[[Callable[[str], None], bool], None]  # submits missing workers: (print a line, is it a repeated call)
+RECONCILE = 60.0  # seconds between two checks for missing jobs
 
 
 def search(
@@ -55,42 +55,44 @@ def search(
     journal: str | None,
     force: bool,
 ) -> int:
-    """Begins a search or goes on with it; with an `action` plans it, or promotes its outcome.
+    """Begins or continues a search; or plans it or promotes its outcome, as `action` says; or verifies or exports its trials.
 
-    Returns 0 if all is well, 1 if runs failed or something is not done, 130 if interrupted. Raises ConfigError, StoreError.
+    `called`: the study's name, if it is not that of the search; `limit`: the number of new trials. Returns 0 if all is well, 1 if
+    trials failed or something is not done, 130 if interrupted. Raises ConfigError, StoreError.
     """
-    about = provenance()
-    one = asked(name, called or name, overrides, CONF, about)
-    follow_mode(one.store.root)
-    study = Study(one.store, one.definition.name)
-    is_there = study.file.exists()
-    if is_there:
-        check_same(study, one)
+    facts = provenance()
+    checked = compose_search(name, called or name, overrides, CONF, facts)
+    follow_mode(checked.store.root)
+    study = Study(checked.store, checked.definition.name)
+    is_begun = study.file.exists()
+    if is_begun:
+        check_same(study, checked)
     if action == "plan":
-        print("\n".join(plan_lines(one, study if is_there else None)))
+        print("\n".join(plan_lines(checked, study if is_begun else None)))
         return 0
     if action == "promote":
-        return promote(began(study, is_there), one, force, CONF)
+        return promote(require_begun(study, is_begun), checked, force, CONF)
     if verify:
-        return verified(began(study, is_there))
+        return verify_trials(require_begun(study, is_begun))
     if journal is not None:
-        return exported(began(study, is_there), journal)
-    return run(one, study, is_there, about, wait, limit, retry)
+        return export_trials(require_begun(study, is_begun), journal)
+    return run(checked, study, is_begun, facts, wait, limit, retry)
 
 
-def began(study: Study, is_there: bool) -> Study:
-    if not is_there:
+def require_begun(study: Study, is_begun: bool) -> Study:
+    """The study. Raises StoreError if it was not begun."""
+    if not is_begun:
         raise StoreError(
             f"search {study.name} was not begun in {study.store.root}; `make search-{study.name}` begins it"
         )
     return study
 
 
-def check_same(study: Study, one: Asked) -> None:
-    """A study of that name is what is asked for. Raises ConfigError that shows the difference, and changes nothing."""
-    found = differences(study.definition, one.definition)
-    if found:
-        shown = "\n".join(f"  {key}: {there} there, {here} asked for" for key, (there, here) in found.items())
+def check_same(study: Study, requested: CheckedSearch) -> None:
+    """Checks that an existing study has the requested definition. Raises ConfigError that shows the differences."""
+    changes = differences(study.definition, requested.definition)
+    if changes:
+        shown = "\n".join(f"  {key}: {begun} there, {new} asked for" for key, (begun, new) in changes.items())
         raise ConfigError(
             f"search {study.name} was begun in {study.store.root} otherwise:\n{shown}\nnothing is changed; --as NAME makes a "
             "study of its own, which takes over all runs that are done"
@@ -101,131 +103,152 @@ def check_same(study: Study, one: Asked) -> None:
 
 
 def run(
-    one: Asked, study: Study, is_there: bool, about: Mapping[str, Any], wait: bool, limit: int | None, retry: str | None
+    search: CheckedSearch,
+    study: Study,
+    is_begun: bool,
+    provenance: Mapping[str, Any],
+    wait: bool,
+    limit: int | None,
+    retry: str | None,
 ) -> int:
-    if not is_there:
-        warm, left_out = warm_start(one) if one.search.warm else ([], [])
-        definition = one.definition.model_copy(update={"warm": warm, "left_out": left_out})
+    """Begins the study if it was not begun, and runs workers until it is over; on SLURM only with `wait`."""
+    if not is_begun:
+        warm, left_out = warm_start(search) if search.spec.warm else ([], [])
+        definition = search.definition.model_copy(update={"warm": warm, "left_out": left_out})
     else:
         definition = study.definition
-    outlook = SearchPlan.of(one, definition, study if is_there else None)
-    if outlook.picture is not None:
-        Desk(study).restore_all(outlook.picture)
-    if outlook.picture is not None and is_over(outlook.picture) and retry is None:
+    plan = SearchPlan.of(search, definition, study if is_begun else None)
+    if plan.picture is not None:
+        StudyDriver(study).restore_all(plan.picture)
+    if plan.picture is not None and is_over(plan.picture) and retry is None:
         print(f"search {study.name} is over already")
-        Desk(study).record(outlook.picture)  # the manifest, if it was lost
-        return ended(study, outlook.picture)
-    # Before anything is written: it may refuse.
-    kind, why = slurm.choose(one.deployment.cluster.kind)
-    facts: dict[str, Any] = {**about, "slurm_cluster": None}
-    workers = one.deployment.cluster.max_parallel or one.search.workers
+        StudyDriver(study).write_manifest(plan.picture)  # in case that it was lost
+        return conclude(study, plan.picture)
+    # Chosen before anything is written, because it may raise ConfigError.
+    kind, why = slurm.choose(search.deployment.cluster.kind)
+    facts: dict[str, Any] = {**provenance, "slurm_cluster": None}
+    workers = search.deployment.cluster.max_parallel or search.spec.workers
     if kind == "slurm":
         facts["slurm_cluster"] = (slurm.config() or {}).get("ClusterName")
-    print("\n".join(outlook.lines(kind)), flush=True)
-    retried = failed_runs(study, retry) if is_there and retry is not None else []
-    there = outlook.picture.outcomes if outlook.picture else ()
+    print("\n".join(plan.lines(kind)), flush=True)
+    retried = failed_runs(study, retry) if is_begun and retry is not None else []
+    existing = plan.picture.outcomes if plan.picture else ()
     frozen: dict[str, Any] = {
         "search": {
             "name": study.name,
             "manifest": study.manifest,
-            "trials": len(there) + limit if limit is not None else None,
+            "trials": len(existing) + limit if limit is not None else None,
             "retry": retried,
         },
         "sweeps": {},
-        "overrides": list(one.overrides),
+        "overrides": list(search.overrides),
         "threads": definition.threads,
     }
     if kind == "local":
-        capacity(one.deployment.cluster, definition.threads)  # it may refuse
-    elif not confirmed(f"submit {workers} workers?"):
+        capacity(search.deployment.cluster, definition.threads)  # it may raise ConfigError
+    elif not confirm(f"submit {workers} workers?"):
         print("nothing was submitted")
         return 1
-    if not is_there:
-        study.define(definition)  # of two that begin it together one does
-        check_same(study, one)
-        Desk(study, Limits(frozen["search"]["trials"])).advance()  # trial 0: from now on there is something to look at
+    if not is_begun:
+        study.define(definition)  # if two processes begin the study together, only one of them defines it
+        check_same(study, search)
+        # This makes trial 0, so that `status` has something to show.
+        StudyDriver(study, Limits(frozen["search"]["trials"])).advance()
     if kind == "local":
-        return here(one, study, frozen, facts, why)
-    return on_slurm(one, study, frozen, facts, workers, wait)
+        return run_here(search, study, frozen, facts, why)
+    return run_on_slurm(search, study, frozen, facts, workers, wait)
 
 
 def freeze(
-    one: Asked, study: Study, frozen: Mapping[str, Any], facts: Mapping[str, Any], kind: Kind, workers: int
+    search: CheckedSearch,
+    study: Study,
+    frozen: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    kind: Kind,
+    workers: int,
 ) -> Batch:
-    """The batch of so many workers, in place. Raises StoreError."""
+    """Puts a batch of this many workers into the store. Raises StoreError."""
     copy = snapshot.take(ROOT, study.store)
-    at = [job_settings(one.deployment, backbone, copy) for backbone in one.backbones]
-    own = {**frozen, "search": {**frozen["search"], "settings": at}, "jobs": [[] for _ in range(workers)]}
-    while True:  # until no other launch was faster
-        batch = put_batch(study.store, one.deployment, copy, kind, facts, batches(study.store), own)
+    settings = [job_settings(search.deployment, backbone, copy) for backbone in search.backbones]
+    content = {**frozen, "search": {**frozen["search"], "settings": settings}, "jobs": [[] for _ in range(workers)]}
+    while True:  # until no other launch has taken the same number
+        batch = put_batch(study.store, search.deployment, copy, kind, facts, batches(study.store), content)
         if batch is not None:
             return batch
 
 
 def failed_runs(study: Study, retry: str) -> list[str]:
-    """Of the study's runs those that failed too often, of this cause: of trials, and of what confirms."""
+    """The ids of the study's runs, of trials and of the confirmation, that failed too often for this cause (or any, for `all`)."""
     reader = Reader(study)
-    picture, found = reader.look(), list[str]()
+    picture, failed = reader.look(), list[str]()
     for outcome in picture.outcomes:
-        found += [outcome.trial.runs[str(seed)] for seed, run in outcome.runs.items() if run.state == "failed"]
+        failed += [outcome.trial.runs[str(seed)] for seed, run in outcome.runs.items() if run.state == "failed"]
     for group in picture.confirmation.groups if picture.confirmation else []:
         for candidate in group.candidates:
             task = picture.definition.task_of(candidate.settings, group.group)
-            found += [run for run in candidate.runs.values() if reader.run(run, task).state == "failed"]
+            failed += [run for run in candidate.runs.values() if reader.run(run, task).state == "failed"]
     if retry != "all":
-        states = {run: State("failed", study.store.run(run).attempts()[-1], None, None) for run in found}
-        why = causes.failures(study.store, found, states)
-        found = [run for run in found if run in why and why[run].cause == RETRIED[retry]]
-    return found
+        states = {run: State("failed", study.store.run(run).attempts()[-1], None, None) for run in failed}
+        failures = causes.failures(study.store, failed, states)
+        failed = [run for run in failed if run in failures and failures[run].cause == RETRIED[retry]]
+    return failed
 
 
-def here(one: Asked, study: Study, frozen: Mapping[str, Any], facts: Mapping[str, Any], why: str) -> int:
-    """With local processes that live as long as the search."""
-    most = capacity(one.deployment.cluster, study.definition.threads)
-    batch = freeze(one, study, frozen, facts, "local", 1)
+def run_here(search: CheckedSearch, study: Study, frozen: Mapping[str, Any], facts: Mapping[str, Any], why: str) -> int:
+    """Runs the search with local processes, which live as long as it."""
+    most = capacity(search.deployment.cluster, study.definition.threads)
+    batch = freeze(search, study, frozen, facts, "local", 1)
     workers = Workers(batch, most)
     print(f"{most} worker{'s' if most > 1 else ''} here ({why}); logs in {batch.folder}", flush=True)
-    return followed(study, workers, None)
+    return follow_to_end(study, workers, None)
 
 
-def on_slurm(
-    one: Asked, study: Study, frozen: Mapping[str, Any], facts: Mapping[str, Any], workers: int, wait: bool
+def run_on_slurm(
+    search: CheckedSearch,
+    study: Study,
+    frozen: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    workers: int,
+    wait: bool,
 ) -> int:
-    def submit(say: Callable[[str], None], again: bool) -> None:
-        """The workers that are missing, if SLURM says how many are there. `again`: nothing is said where none is."""
-        known = [batch for batch in batches(study.store) if batch.search == study.name and batch.is_slurm]
-        answer = slurm.jobs(known)
+    """Submits workers to SLURM; with `wait` follows them, and submits workers again that were lost."""
+
+    def submit(say: Callable[[str], None], is_repeated: bool) -> None:
+        """Submits the missing workers, if SLURM tells how many exist. A repeated call prints nothing if none is missing."""
+        of_search = [batch for batch in batches(study.store) if batch.search == study.name and batch.is_slurm]
+        answer = slurm.jobs(of_search)
         if answer.unknown:
             say(f"no information from SLURM: {answer.problem}; no worker is submitted")
             return
-        submitting = sum(len(batch.record["jobs"]) for batch in known if slurm.is_submitting(batch))
+        submitting = sum(len(batch.record["jobs"]) for batch in of_search if slurm.is_submitting(batch))
         missing = workers - len(answer.jobs) - submitting
         if missing <= 0:
-            if not again:
+            if not is_repeated:
                 say(f"{plural(len(answer.jobs) + submitting, 'worker')} queued or at work already")
             return
-        batch = freeze(one, study, frozen, facts, "slurm", missing)
+        batch = freeze(search, study, frozen, facts, "slurm", missing)
         hand_over(batch, say)
 
     submit(print, False)
     if wait:
-        return followed(study, None, submit)
+        return follow_to_end(study, None, submit)
     print(f"the workers go on by themselves; `python -m sweeps status {study.name}` says how far they are")
     return 0
 
 
-def followed(study: Study, workers: Workers | None, submit: Submit | None) -> int:
+def follow_to_end(study: Study, workers: Workers | None, submit: Submit | None) -> int:
+    """Follows the study until it is over, no worker is left, or Ctrl-C, which stops local workers. Returns the exit code."""
     for ending in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(ending) != signal.SIG_IGN:  # as nohup leaves it
-            signal.signal(ending, signal.default_int_handler)  # as Ctrl-C
+        if signal.getsignal(ending) != signal.SIG_IGN:  # nohup has it ignored
+            signal.signal(ending, signal.default_int_handler)  # as for Ctrl-C
     try:
-        with LiveTable() as screen:
-            picture = follow(study, workers, submit, screen)
+        with LiveTable() as table:
+            picture = follow(study, workers, submit, table)
         if workers:
             workers.finish()
     except KeyboardInterrupt:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(ending, signal.SIG_IGN)  # once is enough
+            signal.signal(ending, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the stopping
         print(
             "interrupted: stopping the workers here" if workers else "interrupted: the workers on SLURM go on",
             flush=True,
@@ -238,54 +261,54 @@ def followed(study: Study, workers: Workers | None, submit: Submit | None) -> in
         if workers:
             workers.stop()
         raise
-    return ended(study, picture, workers)
+    return conclude(study, picture, workers)
 
 
-def follow(study: Study, workers: Workers | None, submit: Submit | None, screen: LiveTable) -> Picture:
-    """Until the study is over, or no worker is left. What it shows is what `status` does."""
-    looks = StudyReader(study.store)
-    said = {key for key, _ in settled(looks.at(study).picture)}
-    began = len(said)
+def follow(study: Study, workers: Workers | None, submit: Submit | None, table: LiveTable) -> Picture:
+    """Shows the study as `status` does, until it is over or no worker is left. Returns the last picture."""
+    reader = StudyReader(study.store)
+    printed = {key for key, _ in events(reader.read_one(study).picture)}
+    events_before = len(printed)
     reconciled = time.monotonic()
     while True:
-        alive = workers.alive() if workers else 0  # before the store: what the dead did is there
-        report = looks.at(study)
-        for key, line in settled(report.picture):
-            if key not in said:
-                said.add(key)
-                screen.line(line)
+        alive = workers.alive() if workers else 0  # before reading: the store then has all that dead workers wrote
+        report = reader.read_one(study)
+        for key, line in events(report.picture):
+            if key not in printed:
+                printed.add(key)
+                table.print_line(line)
         if report.is_over:
             return report.picture
         if workers:
-            if not start_missing(study, workers, alive, len(said) - began):
+            if not start_missing(study, workers, alive, len(printed) - events_before):
                 return report.picture
         elif submit and time.monotonic() - reconciled > RECONCILE:
             reconciled = time.monotonic()
-            submit(screen.line, True)
-        screen.show(report.drawn, str(report))
+            submit(table.print_line, True)
+        table.show(report.drawn, str(report))
         time.sleep(POLL)
 
 
-def start_missing(study: Study, workers: Workers, alive: int, happened: int) -> bool:
-    """Starts the workers that are missing and have a place. False: none is at work, and none is worth starting.
+def start_missing(study: Study, workers: Workers, alive: int, new_events: int) -> bool:
+    """Starts the workers that are missing, as far as this machine has room. Returns False if none is running or worth starting.
 
-    One more than there are places for each thing that has `happened`, and a few: some die before they work.
+    Workers may die before they do anything, so it starts a few more in all than can run at once, and one more for each new event.
     """
-    if workers.any_ended_well:  # it found nothing more to do, nor would another
+    if workers.any_ended_well:  # that worker found nothing more to do, so another one would not either
         return alive > 0
-    left = workers.most + happened + TRIES - workers.started
-    missing = min(workers.most - alive, left)
+    may_start = workers.most + new_events + TRIES - workers.started
+    missing = min(workers.most - alive, may_start)
     if missing <= 0:
         return alive > 0
-    there = running_workers(study.store)
-    return bool(workers.start(missing, there) or there or alive)
+    running = running_workers(study.store)
+    return bool(workers.start(missing, running) or running or alive)
 
 
-def ended(study: Study, picture: Picture, workers: Workers | None = None) -> int:
-    """Says how it stands, and what was confirmed. Returns the exit code."""
+def conclude(study: Study, picture: Picture, workers: Workers | None = None) -> int:
+    """Prints the status of the study and the outcome of its confirmation. Returns the exit code."""
     print(StudyStatus.of(study, picture))
     print("\n".join(conclusion(picture)), end="\n" if is_over(picture) else "")
-    failed = [one for one in picture.outcomes if one.state == "failed"]
+    failed = [outcome for outcome in picture.outcomes if outcome.state == "failed"]
     if failed:
         print(
             f"{plural(len(failed), 'trial')} failed for reasons that do not lie in their settings; --retry tries again"
@@ -300,25 +323,28 @@ def ended(study: Study, picture: Picture, workers: Workers | None = None) -> int
 # ------------------------------------------------------------------------------------------------------------ verify, export
 
 
-def verified(study: Study) -> int:
-    """Asks for each trial again, knowing what was known then. Returns 1 if one comes out otherwise."""
-    desk, picture = Desk(study, Limits()), Reader(study).look()
+def verify_trials(study: Study) -> int:
+    """Proposes each trial again, from what was known when it was made. Returns 1 if one comes out different, else 0."""
+    driver, picture = StudyDriver(study, Limits()), Reader(study).look()
     wrong = []
     for outcome in picture.outcomes:
         trial = outcome.trial
-        again = desk.proposed(picture, trial.group, trial.number // len(picture.definition.groups), trial.knew)
+        again = driver.propose(picture, trial.group, trial.number // len(picture.definition.groups), trial.knew)
         if again.settings != trial.settings or again.runs != trial.runs:
-            wrong.append(f"trial {trial.number}: {trial.settings} on record, {again.settings} when asked again")
+            wrong.append(f"trial {trial.number}: {trial.settings} on record, {again.settings} when proposed again")
     for line in wrong:
         print(line)
     print(
-        f"{len(picture.outcomes) - len(wrong)} of {len(picture.outcomes)} trials come out the same when they are asked for again"
+        f"{len(picture.outcomes) - len(wrong)} of {len(picture.outcomes)} trials come out the same when they are proposed again"
     )
     return 1 if wrong else 0
 
 
-def exported(study: Study, journal: str) -> int:
-    """A copy for optuna-dashboard, or whatever reads Optuna's storage."""
+def export_trials(study: Study, journal: str) -> int:
+    """Copies the trials into Optuna's storage, a journal file or a URL, for optuna-dashboard and other readers. Returns 0.
+
+    Raises ConfigError if the file exists.
+    """
     from mmprompt.studies import sampler
 
     picture = Reader(study).look()

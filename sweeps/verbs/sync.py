@@ -1,6 +1,6 @@
-"""`python -m sweeps sync`: the records of the store's runs, on the W&B server.
+"""`python -m sweeps sync`: sends the W&B records of the store's runs to the W&B server.
 
-It may be asked again at any time: what arrived is not sent twice, and what an attempt is still writing waits for its end.
+It may be repeated at any time: no record is sent twice, and records of attempts that are still running are left for later.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from mmprompt.runs.wandb_server import ServerError, is_marked, known, mark, send
 from sweeps.grid.launched import read
 from sweeps.states.state import Queue, is_alive, queue
 
-SHOWN = 5  # records that were not sent
+SHOWN = 5  # how many of the records that were not sent are listed
 
 
 def sync(names: Sequence[str], runs: Path) -> int:
-    """Sends what the server has not: of these sweeps, of all runs if none is named.
+    """Sends the records that the server does not have: of these sweeps, or of all runs if none is named.
 
-    Returns 0 if every record of an attempt that is over is there, 1 if not. Raises StoreError for an unknown sweep.
+    Returns 0 if the server then has the record of every ended attempt, else 1. Raises StoreError for an unknown sweep.
     """
     store = Store(runs.absolute())
     folders = [store.run(run) for run in _runs(store, names)]
     queued = queue(store, [folder.id for folder in folders])
-    found = [one for folder in folders for one in _records(folder, queued)]
-    over = [file for file, is_over in found if is_over]
-    unmarked = [file for file in over if not is_marked(file)]
+    files = [file for folder in folders for file in _record_files(folder, queued)]
+    complete = [file for file, is_over in files if is_over]
+    unmarked = [file for file in complete if not is_marked(file)]
     records = [record for file in unmarked if (record := sendable(file))]
     parts = {
-        "are on the server": len(over) - len(unmarked),
+        "are on the server": len(complete) - len(unmarked),
         "to check": len(records),
         "with nothing in it": len(unmarked) - len(records),
-        "of attempts at work": len(found) - len(over),
+        "of attempts at work": len(files) - len(complete),
     }
-    print(f"{len(found)} records: " + ", ".join(f"{count} {what}" for what, count in parts.items() if count))
+    print(f"{len(files)} records: " + ", ".join(f"{count} {what}" for what, count in parts.items() if count))
     try:
         return _send(records) if records else 0
     except ServerError as error:
@@ -46,14 +46,14 @@ def sync(names: Sequence[str], runs: Path) -> int:
 def _runs(store: Store, names: Sequence[str]) -> list[str]:
     if not names:
         return sorted(store.runs())
-    found: dict[str, None] = {}
+    runs: dict[str, None] = {}
     for name in names:
-        found |= dict.fromkeys(read(store, store.manifest_name(name)).runs)
-    return list(found)
+        runs |= dict.fromkeys(read(store, store.manifest_name(name)).runs)
+    return list(runs)
 
 
-def _records(folder: RunFolder, queued: Queue) -> Iterator[tuple[Path, bool]]:
-    """The record of each attempt, and whether the attempt is over."""
+def _record_files(folder: RunFolder, queued: Queue) -> Iterator[tuple[Path, bool]]:
+    """The record file of each attempt, and whether the attempt has ended."""
     result = folder.result_if_readable()
     for attempt in folder.readable_attempts():
         file = attempt.wandb
@@ -72,11 +72,11 @@ def _is_over(attempt: Attempt, queued: Queue) -> bool:
 
 def _send(records: Sequence[WandbRecord]) -> int:
     with server() as api:
-        there = known(api, records)
-        for record in there:
+        on_server = known(api, records)
+        for record in on_server:
             mark(record.path)
-        missing = [record for record in records if record not in there]
-        print(f"{len(there)} are there already, {len(missing)} to send", flush=True)
+        missing = [record for record in records if record not in on_server]
+        print(f"{len(on_server)} are there already, {len(missing)} to send", flush=True)
         refused = [(record, why) for record, why in send(api, missing) if why is not None]
     print(f"{len(missing) - len(refused)} sent" + (f", {len(refused)} not:" if refused else ""))
     for record, why in refused[:SHOWN]:

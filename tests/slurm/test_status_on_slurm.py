@@ -16,9 +16,9 @@ from lab import Lab, beside
 from patience import ended
 
 from mmprompt.runs.processes import who
-from sweeps.display.report import QUIET
+from sweeps.display.report import SUSPICIOUS_SILENCE
 
-SOON = "import sys; from sweeps.display import live_table as table; table.QUIET = table.QUIETEST = 0.2; "
+SOON = "import sys; from sweeps.display import live_table as table; table.LOG_INTERVAL = table.MAX_LOG_INTERVAL = 0.2; "
 SOON += "from sweeps.__main__ import main; sys.exit(main(sys.argv[1:]))"
 SLOW = f"cluster.python='faketime -f -3600 {sys.executable}'"  # the clock of its node is an hour behind
 
@@ -76,7 +76,7 @@ def test_the_log_of_a_launch_that_waits_says_what_status_says_and_no_clock_of_a_
         )
         assert [row[head.index("state") :].split()[0] for row in rows[:3]] == ["running", "running", "queued"]
         assert "silent" not in output and "0 s" not in [row.split("  ")[-1].strip() for row in rows]
-        assert all(0 <= time.time() - sweep.row(seed)["heard"] < QUIET for seed in (1, 2))
+        assert all(0 <= time.time() - sweep.row(seed)["heard"] < SUSPICIOUS_SILENCE for seed in (1, 2))
     finally:
         process.send_signal(signal.SIGINT)
         assert ended(process) == 130
