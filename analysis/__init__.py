@@ -1,4 +1,6 @@
-"""From runs to statistics to tables and figures. Reads the store; never torch, Hydra or `sweeps`.
+"""The analysis of finished runs: it reads the store and makes statistics, tables and figures of it.
+
+It imports neither torch nor Hydra nor `sweeps`.
 
 For notebooks and scripts:
 
@@ -10,7 +12,7 @@ For notebooks and scripts:
     diff("3f2a", "91b") the settings in which two runs differ
     published()         the paper's own values
 
-Each is loaded when it is first used: `import analysis` takes no time.
+Each of these is imported when it is first used, so `import analysis` takes no time.
 """
 
 from __future__ import annotations

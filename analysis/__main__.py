@@ -1,17 +1,16 @@
-"""Results of sweeps and searches, from their records.
+"""The command line of the analysis: `python -m analysis VERB`.
 
-`python -m analysis tables [NAME ...]` writes tables/NAME.md, .tex, .csv, .runs.csv (the runs behind it) and more,
-figures/NAME.pdf, .png and its caption, the paper's values apart as NAME_paper; it prints the tables, what is wrong with the
-data, and where everything lies. `verify` says whether what is read belongs together, `curves` writes every logged step as
-CSV, `claims` says what sweeps claim and whether their runs show it. `trace SWEEP KEY=VALUE ...` goes from a cell to its runs,
-files and commands; `compare SWEEP ROW ROW` compares any two rows; `publish FILE ...` writes results into documents.
+`tables [NAME ...]` writes tables/NAME.md, .tex, .csv, .runs.csv (the runs behind each cell) and more, and figures/NAME.pdf, .png
+and the caption; the paper's own values go into separate files, NAME_paper. It prints the tables, the problems of the data, and
+the paths of all files. `verify` reports whether the files and records agree with each other. `curves` writes every logged step as
+CSV. `claims` lists the claims of sweeps and whether their runs show them. `trace SWEEP KEY=VALUE ...` lists the runs, files and
+commands behind a cell. `compare SWEEP ROW ROW` compares any two rows. `publish FILE ...` writes results into documents.
 
-NAME is a sweep's, or a search's: search-NAME, or NAME where no sweep has that name. All read the store, or with `--from
-server` the runs' W&B records from the server that `wandb login` or WANDB_BASE_URL and WANDB_API_KEY name. What is cheap is
-always checked; `verify`, and `--verify`, read every byte.
+NAME is the name of a sweep or a search. A search is called search-NAME, or NAME where no sweep has that name. All verbs read the
+store, or with `--from server` the runs' W&B records on the server that `wandb login` or WANDB_BASE_URL and WANDB_API_KEY
+select. Cheap checks are always made; `verify` and `--verify` read every byte.
 
-The exit status is 0, or 1 where something does not belong together or a run's file is damaged, or 2 where a sweep cannot be
-read.
+The exit status is 0; 1 where files or records contradict each other or a run's file is damaged; 2 where a sweep cannot be read.
 """
 
 from __future__ import annotations
@@ -39,13 +38,15 @@ CHECKED = (
     "configurations, labels and header of the manifest, settings and splits of evaluations, W&B records to the last byte, "
     "scores of single examples, ranges, weights"
 )
-Read = tuple[Store, dict[str, Any], "Source"]  # a sweep, and where its records are
-Verb = Callable[[Read, argparse.Namespace], tuple[str, bool]]  # gives what to print, and whether all belongs together
+Read = tuple[Store, dict[str, Any], "Source"]  # the store, a sweep's manifest, and the source of its W&B records
+Verb = Callable[
+    [Read, argparse.Namespace], tuple[str, bool]
+]  # returns the text to print, and whether there is no conflict
 
 
 def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
-    # Matplotlib keeps a list of fonts, under $HOME unless told otherwise before it is imported; so that comes later.
+    # Matplotlib caches a list of fonts under $HOME unless MPLCONFIGDIR is set before it is imported: hence the late imports.
     os.environ.setdefault("MPLCONFIGDIR", str((given.runs / "cache" / "matplotlib").absolute()))
     from analysis.manifest import read_manifest
     from mmprompt.runs.wandb_server import ServerError
@@ -59,9 +60,9 @@ def main(arguments: Sequence[str]) -> int:
             print(publish(store, given.files, given.docs))
             return 0
         if given.verb == "report":
-            from analysis.inventory import store_at
+            from analysis.inventory import open_store
 
-            store_at(store)  # before Matplotlib is imported, which makes a folder in it
+            open_store(store)  # checks that the store exists before Matplotlib is imported, which makes a folder in it
             from analysis.page.render import write_page
 
             print(write_page(store))
@@ -73,9 +74,9 @@ def main(arguments: Sequence[str]) -> int:
         if given.verb == "notebooks":
             from analysis.notebook_files import write
 
-            for line, is_well in write(store, given.out, given.names):
+            for line, is_ok in write(store, given.out, given.names):
                 print(line, flush=True)
-                status = max(status, 0 if is_well else 1)
+                status = max(status, 0 if is_ok else 1)
             return status
         names = given.names or sorted(store.sweeps())
         if not names:
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
                     text, is_sound = VERBS[given.verb]((store, manifest, source), given)
                 documents.append(text) if is_json(given) else print(text)
                 status = max(status, 0 if is_sound else 1)
-            except StoreError as error:  # of one sweep; the others can be read all the same
+            except StoreError as error:  # concerns this sweep alone; the others can still be read
                 print(f"analysis: {error}", file=sys.stderr)
                 status = 2
         if is_json(given):
@@ -110,48 +111,48 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = whole.add_subparsers(dest="verb", required=True)
 
-    def verb(name: str, what: str) -> argparse.ArgumentParser:
-        options = verbs.add_parser(name, help=what, description=what)
+    def verb(name: str, description: str) -> argparse.ArgumentParser:
+        options = verbs.add_parser(name, help=description, description=description)
         help = "the store; default: MMPROMPT_RUNS, or runs/ in the clone"
         options.add_argument("--runs", type=store_folder, default=default_store(), help=help)
         options.add_argument("--from", dest="place", choices=["store", "server"], default="store", help="W&B records")
         options.add_argument("--project", metavar="[ENTITY/]PROJECT", help="on the server; default: as launched")
         return options
 
-    def of_all(name: str, what: str) -> argparse.ArgumentParser:
-        options = verb(name, what)
+    def verb_of_many(name: str, description: str) -> argparse.ArgumentParser:
+        options = verb(name, description)
         options.add_argument("names", nargs="*", metavar="NAME", help="sweeps and searches; none: all in the store")
         return options
 
-    def of_one(name: str, what: str) -> argparse.ArgumentParser:
-        options = verb(name, what)
+    def verb_of_one(name: str, description: str) -> argparse.ArgumentParser:
+        options = verb(name, description)
         options.add_argument("names", nargs=1, metavar="SWEEP")
         return options
 
-    tables = of_all("tables", "table and figure of sweeps")
+    tables = verb_of_many("tables", "tables and figures of sweeps")
     tables.add_argument("--verify", action="store_true", help="check all that `verify` checks")
     widths = "of figures, as they are printed: text (5.5 in, NAME.pdf) or column (3.25 in, NAME_column.pdf)"
     tables.add_argument("--width", choices=["text", "column"], default="text", help=widths)
     kinds = "of figures, with commas between: pdf, png, svg; default: pdf,png"
     tables.add_argument("--json", action="store_true", help="for programs: one JSON document, a list of sweeps")
     tables.add_argument("--format", type=_kinds, default=("pdf", "png"), help=kinds)
-    for one in (tables, of_all("curves", "every logged step of their runs, as CSV")):
-        one.add_argument("--out", type=Path, help="where the files are made; default: in the store")
-    of_all("verify", "whether runs, records and manifest belong together; writes nothing")
-    of_all("claims", "what sweeps claim, and whether their runs show it")
-    trace = of_one("trace", "from a cell of a table to its runs, their files and the commands that repeat them")
+    for options in (tables, verb_of_many("curves", "every logged step of their runs, as CSV")):
+        options.add_argument("--out", type=Path, help="where the files are made; default: in the store")
+    verb_of_many("verify", "whether runs, records and manifest agree; writes no file")
+    verb_of_many("claims", "what sweeps claim, and whether their runs show it")
+    trace = verb_of_one("trace", "from a cell of a table to its runs, their files and the commands that repeat them")
     trace.add_argument("cell", nargs="*", metavar="KEY=VALUE", help="the cell; axes, task and split; none: all")
-    compare = of_one("compare", "one row less another, whichever two")
+    compare = verb_of_one("compare", "one row minus another, for any two rows")
     compare.add_argument("rows", nargs=2, metavar="ROW", help="as the table calls it: 120, prompt, 'bitfit all'")
     compare.add_argument("--quantity", default="score", help="score, kept, or a fact that runs record; default: score")
-    publish = verb("publish", "write results into documents, between their marks, and what they rest on into docs/")
+    publish = verb("publish", "write results into the marked blocks of documents, and the data behind them into docs/")
     publish.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Markdown")
     publish.add_argument(
         "--docs", type=Path, default=Path("docs"), help="where results/ and figures/ are; default: docs"
     )
     page = verb("report", "write the report page, STORE/report.html: one file, no network")
     page.add_argument("--wandb", action="store_true", help="send it, tables and figures to the W&B project, as one run")
-    notebooks = verb("notebooks", "execute the notebooks, and write them with what they show")
+    notebooks = verb("notebooks", "execute the notebooks, and write them with their outputs")
     notebooks.add_argument("names", nargs="*", metavar="NAME", help="notebooks; none: all")
     notebooks.add_argument("--out", type=Path, default=Path("docs/notebooks"), help="default: docs/notebooks")
     return whole
@@ -165,7 +166,7 @@ def _kinds(text: str) -> tuple[str, ...]:
 
 
 def source_of(given: argparse.Namespace, manifest: Mapping[str, Any]) -> AbstractContextManager[Source]:
-    """Where the W&B records of this sweep are read; those of the store to the last byte where everything is checked."""
+    """The source of this sweep's W&B records. Records in the store are read to the last byte if everything is checked."""
     from analysis.server import on_server
     from analysis.sources import InStore
 
@@ -173,7 +174,7 @@ def source_of(given: argparse.Namespace, manifest: Mapping[str, Any]) -> Abstrac
 
 
 def is_deep(given: argparse.Namespace) -> bool:
-    """Whether everything is checked."""
+    """Whether the slow checks are made too."""
     return given.verb == "verify" or getattr(given, "verify", False)
 
 
@@ -185,30 +186,30 @@ def tables(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Writes the files of a sweep or a search."""
     (store, manifest, source), out = read, given.out or read[0].root
 
-    def as_text(one: SweepReport | SearchReport, text: str) -> str:
+    def as_text(report: SweepReport | SearchReport, text: str) -> str:
         from analysis.document import document
 
-        return json.dumps(document(one, out), indent=1) if given.json else text
+        return json.dumps(document(report, out), indent=1) if given.json else text
 
     if manifest["search"] is not None:
         from analysis.search_report import SearchReport, report_search
 
-        found = SearchReport(store, manifest, source, is_deep(given))
-        text = report_search(found, out, given.width, given.format)
-        return as_text(found, text), not found.searched.sweep.conflicts
+        search = SearchReport(store, manifest, source, is_deep(given))
+        text = report_search(search, out, given.width, given.format)
+        return as_text(search, text), not search.searched.sweep.conflicts
     from analysis.report import printed, read_report, write
 
-    one = read_report(store, manifest, source, is_deep(given))
-    if not one.is_begun:
-        why = "no run can be read" if one.sweep.conflicts else "none of its runs is done yet"
-        text = "\n".join([f"{one.name}: {why}, so there is no table", *one.sweep.notes])
-        return as_text(one, text), not one.sweep.conflicts
-    places = write(one, out, given.width, given.format)
-    return as_text(one, printed(one, places)), not one.sweep.conflicts
+    report = read_report(store, manifest, source, is_deep(given))
+    if not report.is_begun:
+        why = "no run can be read" if report.sweep.conflicts else "none of its runs is done yet"
+        text = "\n".join([f"{report.name}: {why}, so there is no table", *report.sweep.notes])
+        return as_text(report, text), not report.sweep.conflicts
+    places = write(report, out, given.width, given.format)
+    return as_text(report, printed(report, places)), not report.sweep.conflicts
 
 
 def verify(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
-    """Says what was checked and what is wrong; writes nothing."""
+    """Reports what was checked and what is wrong; writes no file."""
     from analysis import remarks
     from analysis.reading import assemble
 
@@ -216,16 +217,18 @@ def verify(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     sweep = assemble(*read, deep=True)
     frame = sweep.frame
     done = frame.loc[frame["attempt"].notna() | frame["state"].isin(("conflict", "unreadable")), "run"].nunique()
-    about = f"{manifest['sweep']}: {done} of {frame['run'].nunique()} runs checked"
+    heading = f"{manifest['sweep']}: {done} of {frame['run'].nunique()} runs checked"
     if not done:
-        return f"{about}; none is done yet", True
-    found = f"{len(sweep.conflicts)} conflict{'s' * (len(sweep.conflicts) != 1)}" if sweep.conflicts else "no conflict"
+        return f"{heading}; none is done yet", True
+    conflict_count = (
+        f"{len(sweep.conflicts)} conflict{'s' * (len(sweep.conflicts) != 1)}" if sweep.conflicts else "no conflict"
+    )
     notes = list(sweep.notes) if manifest["search"] is not None else [*sweep.notes, *remarks.notes(sweep)]
-    return "\n".join([f"{about}: {CHECKED}: {found}", *(f"- {note}" for note in notes)]), not sweep.conflicts
+    return "\n".join([f"{heading}: {CHECKED}: {conflict_count}", *(f"- {note}" for note in notes)]), not sweep.conflicts
 
 
 def curves(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
-    """Writes every logged step; of curves nothing is checked."""
+    """Writes every logged step of a sweep's runs; curves are not checked."""
     from analysis.curves import curves
 
     store, manifest, source = read
@@ -238,21 +241,21 @@ def curves(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
 
 
 def claims(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
-    """Prints a sweep's claims."""
+    """Shows the claims of a sweep and their verdicts."""
     from analysis.claim_tables import claim_table
     from analysis.claims import claims
     from analysis.reading import assemble
     from analysis.terminal import terminal
 
     sweep = assemble(*read)
-    found = claims(sweep)
-    if not len(found):
+    claim_rows = claims(sweep)
+    if not len(claim_rows):
         return f"{sweep.manifest['sweep']}: no claim, or no run of one is done", not sweep.conflicts
-    return terminal([claim_table(found)], _notes(sweep)), not sweep.conflicts
+    return terminal([claim_table(claim_rows)], _notes(sweep)), not sweep.conflicts
 
 
 def trace(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
-    """Prints all that a cell comes from."""
+    """Lists the runs, files and commands behind a cell."""
     from analysis.reading import assemble
     from analysis.trace import trace
 
@@ -261,7 +264,7 @@ def trace(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
 
 
 def compare(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
-    """Prints one row less another."""
+    """Shows one row minus another."""
     from analysis.claim_tables import comparison_table
     from analysis.compare import compare
     from analysis.reading import assemble
@@ -269,13 +272,13 @@ def compare(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
 
     sweep = assemble(*read)
     first, second = given.rows
-    found = compare(sweep, first, second, given.quantity)
-    table = comparison_table(found, first, second, sweep.manifest["sweep"])
+    comparison = compare(sweep, first, second, given.quantity)
+    table = comparison_table(comparison, first, second, sweep.manifest["sweep"])
     return terminal([table], _notes(sweep)), not sweep.conflicts
 
 
 def _notes(sweep: Sweep) -> list[str]:
-    """What has to be known of contrasts: what does not belong together, and what their intervals leave out."""
+    """The notes below contrasts: the conflicts, and what their intervals leave out."""
     from analysis.samples import SEEDS_ALONE, has_examples
 
     return [*sweep.conflicts, *([] if has_examples(sweep) else [SEEDS_ALONE])]

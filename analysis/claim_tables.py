@@ -1,4 +1,4 @@
-"""Claims and comparisons as tables: of each the value, its interval and the verdict."""
+"""Tables of claims and of compared rows, with the value, the interval and the verdict of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 
 from analysis import names
-from analysis.claims import AVERAGE, counted
+from analysis.claims import AVERAGE, verdict_counts
 from analysis.layout import Cell, Column, Table, table
 
 RESULT = Column("Result")
@@ -19,13 +19,14 @@ WORDS = (
 )
 
 
-def claim_table(found: pd.DataFrame) -> Table:
-    """A row per claim and task: the contrast, and what came of it. `found`: of `analysis.claims`, of one sweep or several.
+def claim_table(claim_rows: pd.DataFrame) -> Table:
+    """Returns a table with a row per claim and task: the contrast and its verdict.
 
-    Intervals are at the level of each one's step of Holm's procedure, among all claims of its sweep.
+    `claim_rows`: from `analysis.claims`, of one sweep or several. Each interval has the level of its step in Holm's procedure,
+    among all claims of its sweep.
     """
     entries = []
-    for row in _rows(found):
+    for row in _rows(claim_rows):
         claim = f"{row.claim} ({row.of})" if row.of else row.claim
         labels = (f"{claim} [{row.paper}]" if row.paper else claim, _task(row.task))
         entries.append((labels, Column("Contrast"), _cell(row)))
@@ -40,20 +41,20 @@ def claim_table(found: pd.DataFrame) -> Table:
     return table(caption, ["Claim", "Task"], entries, name="claims", notes=tuple(notes))
 
 
-def result_table(found: pd.DataFrame) -> Table:
-    """The same in short: a row per claim, what came of it, and n."""
+def result_table(claim_rows: pd.DataFrame) -> Table:
+    """Returns a short table with a row per claim: its verdicts, counted over tasks, and n."""
     entries = []
-    for (claim, of, paper), rows in found.groupby(["claim", "of", "paper"], sort=False):
+    for (claim, of, paper), rows in claim_rows.groupby(["claim", "of", "paper"], sort=False):
         labels = (f"{claim} ({of})" if of else str(claim), str(paper or "-"))
-        entries.append((labels, RESULT, Cell(word=counted(rows))))
+        entries.append((labels, RESULT, Cell(word=verdict_counts(rows))))
         entries.append((labels, Column("n"), Cell(word=_counts(rows["n"].tolist()))))
     return table("", ["Claim", "Paper"], entries, [RESULT, Column("n")], name="results")
 
 
-def comparison_table(found: pd.DataFrame, first: str, second: str, sweep: str) -> Table:
-    """Of `analysis.compare`: a row per task."""
+def comparison_table(task_rows: pd.DataFrame, first: str, second: str, sweep: str) -> Table:
+    """Returns a table with a row per task. `task_rows`: from `analysis.compare`."""
     entries = []
-    for row in _rows(found):
+    for row in _rows(task_rows):
         labels = (_task(row.task),)
         entries.append((labels, Column("Quantity"), Cell(word=_quantity(row.quantity))))
         entries.append((labels, Column("Difference"), _cell(row)))
@@ -64,7 +65,7 @@ def comparison_table(found: pd.DataFrame, first: str, second: str, sweep: str) -
         entries.append((labels, Column("p"), Cell(word="-" if pd.isna(p) else f"{p:.2g}")))
         entries.append((labels, Column("n"), Cell(word=str(row.n))))
     notes = ["Intervals of differences are corrected for the tasks (Holm)."]
-    if found["p_examples"].notna().any():
+    if task_rows["p_examples"].notna().any():
         notes.append(
             "p of single runs is over the examples of the test set alone: of these two runs, not of the settings."
         )

@@ -1,7 +1,7 @@
-"""What a sweep declares to show, and whether its runs show it.
+"""The claims of a sweep, and whether its runs show them.
 
-A claim is a contrast that the sweep's file declares, with the direction in which it is expected to go. All of a sweep's
-claims, on all their tasks, are one family (Holm), apart from the comparisons of its table.
+A claim is a contrast that the sweep's file declares, with the expected direction. All claims of a sweep, on all their tasks,
+form one family (Holm), separate from the comparisons in its table.
 """
 
 from __future__ import annotations
@@ -30,126 +30,136 @@ COLUMNS += ["among", "verdict"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Contrast:
     """A contrast of rows on one task, or on their average."""
 
     task: str
     quantity: str  # the metric, kept, or a fact
     estimate: Estimate
-    n: int  # runs of the smaller row; of a trend, of all rows
-    margin: float | None  # differences that do not matter
+    n: int  # runs of the smaller row; for a trend, of all rows
+    margin: float | None  # a smaller difference does not matter
 
 
 def claims(sweep: Sweep) -> pd.DataFrame:
-    """A row per claim and task. Columns:
+    """Returns a row per claim and task.
 
-    claim (the sentence), paper (where it says so), expect (higher, lower, equivalent), of (labels that tell rows of several
-    apart), task, quantity (metric, kept or a fact), n (runs of the smaller row), value of the contrast, lower and upper (at
-    the level of its step of Holm's procedure), single_lower and single_upper (95 %, by itself), p, p_corrected, margin, among
-    (how many were asked together), verdict.
+    Columns: claim (the sentence), paper (the place in the paper), expect (higher, lower, equivalent), of (the labels that
+    distinguish this contrast from the claim's other ones), task, quantity (metric, kept or a fact), n (runs of the smaller row),
+    value of the contrast, lower and upper (at the level of its step in Holm's procedure), single_lower and single_upper (95 %,
+    uncorrected), p, p_corrected, margin, among (the size of the family), verdict.
     """
-    asked = [(claim, *one) for claim in sweep.manifest["claims"] for one in _asked(sweep, claim)]
-    made = families.contrasts([one.estimate for _, _, one in asked], 1 - LEVEL, [one.margin for _, _, one in asked])
-    found = [
+    family = [(claim, *labelled) for claim in sweep.manifest["claims"] for labelled in _contrasts(sweep, claim)]
+    comparisons = families.contrasts(
+        [contrast.estimate for _, _, contrast in family], 1 - LEVEL, [contrast.margin for _, _, contrast in family]
+    )
+    table_rows = [
         {key: claim[key] for key in ("claim", "expect")}
-        | {"paper": claim["paper"] or "", "of": of, "among": len(asked)}
-        | columns(one, seen)
-        | {"verdict": verdict(claim["expect"], seen)}
-        for (claim, of, one), seen in zip(asked, made, strict=True)
+        | {"paper": claim["paper"] or "", "of": of, "among": len(family)}
+        | contrast_columns(contrast, comparison)
+        | {"verdict": verdict(claim["expect"], comparison)}
+        for (claim, of, contrast), comparison in zip(family, comparisons, strict=True)
     ]
-    return pd.DataFrame(found, columns=COLUMNS)
+    return pd.DataFrame(table_rows, columns=COLUMNS)
 
 
-def columns(asked: Asked, seen: Comparison) -> dict[str, Any]:
-    """What was asked and what came of it."""
-    about = {key: getattr(asked, key) for key in ("task", "quantity", "n", "margin")}
-    return about | {key: getattr(seen, key) for key in ("value", *ENDS, "p", "p_corrected", "verdict")}
+def contrast_columns(contrast: Contrast, comparison: Comparison) -> dict[str, Any]:
+    """The columns that describe a contrast, and those that give its result."""
+    about = {key: getattr(contrast, key) for key in ("task", "quantity", "n", "margin")}
+    return about | {key: getattr(comparison, key) for key in ("value", *ENDS, "p", "p_corrected", "verdict")}
 
 
-def verdict(expect: str, seen: Comparison, level: float = LEVEL) -> str:
-    """holds, reversed, equivalent, differs or not known.
+def verdict(expect: str, comparison: Comparison, level: float = LEVEL) -> str:
+    """Returns holds, reversed, equivalent, differs or not known.
 
-    Where a difference was expected it holds if it is told apart from 0 on that side, is reversed if on the other, and is
-    equivalent if it is shown to be smaller than the margin. Where equivalence was expected that is what holds, and a
-    difference that is told apart, and not shown to be smaller than the margin, differs. Otherwise the verdict is not known.
+    A claim of a difference holds if the difference is significant in the expected direction. It is reversed if the difference is
+    significant in the other direction, and equivalent if the difference is shown to be smaller than the margin. A claim of
+    equivalence holds if the difference is shown to be smaller than the margin. If it is not, and the difference is significant,
+    the verdict is differs. In all other cases the verdict is not known.
     """
-    is_equivalent = seen.p_equivalent < 1 - level  # not where it is NaN
+    is_equivalent = comparison.p_equivalent < 1 - level  # False where p is NaN
     if expect == "equivalent":
-        return "holds" if is_equivalent else "differs" if seen.verdict in ("higher", "lower") else "not known"
-    if seen.verdict in ("higher", "lower"):
-        return "holds" if seen.verdict == expect else "reversed"
+        return "holds" if is_equivalent else "differs" if comparison.verdict in ("higher", "lower") else "not known"
+    if comparison.verdict in ("higher", "lower"):
+        return "holds" if comparison.verdict == expect else "reversed"
     return "equivalent" if is_equivalent else "not known"
 
 
-def _asked(sweep: Sweep, claim: Mapping[str, Any]) -> Iterator[tuple[str, Asked]]:
-    """With the labels that tell its rows from others of the kind."""
-    there = rows(sweep, claim["quantity"])
+def _contrasts(sweep: Sweep, claim: Mapping[str, Any]) -> Iterator[tuple[str, Contrast]]:
+    """Yields each contrast of a claim, after the labels that distinguish it from the claim's other contrasts."""
+    all_rows = rows(sweep, claim["quantity"])
     if claim["trend"] is not None:
-        yield from _trends(sweep, claim, there)
+        yield from _trends(sweep, claim, all_rows)
         return
-    for of, row, other in _pairs(sweep, claim, there):
-        yield from ((of, one) for one in asked_of(sweep, there, row, other, claim["quantity"], claim["tasks"]))
+    for of, row, other in _pairs(sweep, claim, all_rows):
+        yield from ((of, one) for one in row_contrasts(sweep, all_rows, row, other, claim["quantity"], claim["tasks"]))
 
 
-def asked_of(sweep: Sweep, there: Sequence[Row], row: Row, other: Row, quantity: str, tasks: str) -> Iterator[Asked]:
-    """One row less another: on each task that both have, or their average over all tasks. `there`: all rows of the sweep."""
+def row_contrasts(
+    sweep: Sweep, all_rows: Sequence[Row], row: Row, other: Row, quantity: str, tasks: str
+) -> Iterator[Contrast]:
+    """Yields one row minus another: on each task that both have, or on average over all tasks.
+
+    `all_rows`: all rows of the sweep, whose variances may be pooled. `tasks`: "each", or anything else for the average.
+    """
     both = [task for task in sweep.tasks if task in row.samples and task in other.samples]
     if tasks == "each":
         for task in both:
             n = min(row.samples[task].n, other.samples[task].n)
             name, margin = _quantity(sweep, quantity, task)
-            yield Asked(task, name, difference(task, row, other, there), n, margin)
+            yield Contrast(task, name, difference(task, row, other, all_rows), n, margin)
     elif len(both) == len(sweep.tasks):
         in_percent = quantity == KEPT or (quantity == "score" and is_in_percent(sweep))
         name = "mean" if in_percent else "percent of the other's"
         n = min(one.samples[task].n for one in (row, other) for task in both)
-        estimate = average_difference(both, row, other, there, in_percent)
-        yield Asked(AVERAGE, name, estimate, n, sweep.manifest["margin"].get("percent"))
+        estimate = average_difference(both, row, other, all_rows, in_percent)
+        yield Contrast(AVERAGE, name, estimate, n, sweep.manifest["margin"].get("percent"))
 
 
 def _quantity(sweep: Sweep, quantity: str, task: str) -> tuple[str, float | None]:
-    """What is compared on a task, by name, and how much of it does not matter."""
+    """The name of the quantity that is compared on a task, and the margin below which its differences do not matter."""
     if quantity == "score":
         return sweep.tasks[task], margin_of(sweep, sweep.tasks[task], "value")
     return quantity, sweep.manifest["margin"].get(quantity)
 
 
-def _pairs(sweep: Sweep, claim: Mapping[str, Any], there: list[Row]) -> Iterator[tuple[str, Row, Row]]:
-    """The two rows of a claim; of a sweep with further axes, those of each of their values."""
-    apart = [name for name in sweep.roles if name not in (sweep.compare, sweep.over)]
-    for row in there:
-        for other in there:
-            alike = all(row.label[name] == other.label[name] for name in apart)
-            if alike and _is(row, claim["row"]) and _is(other, claim["than"]):
-                yield " ".join(str(row.label[name]) for name in apart), row, other
+def _pairs(sweep: Sweep, claim: Mapping[str, Any], all_rows: list[Row]) -> Iterator[tuple[str, Row, Row]]:
+    """Yields the two rows of a claim after their common label; a sweep with further axes has a pair for each of their values."""
+    other_labels = [name for name in sweep.roles if name not in (sweep.compare, sweep.over)]
+    for row in all_rows:
+        for other in all_rows:
+            alike = all(row.label[name] == other.label[name] for name in other_labels)
+            if alike and _has_values(row, claim["row"]) and _has_values(other, claim["than"]):
+                yield " ".join(str(row.label[name]) for name in other_labels), row, other
 
 
-def _is(row: Row, wanted: Mapping[str, Any]) -> bool:
-    return all(row.values[axis] == axis_value(wanted, axis) for axis in wanted)
+def _has_values(row: Row, values: Mapping[str, Any]) -> bool:
+    return all(row.values[axis] == axis_value(values, axis) for axis in values)
 
 
-def _trends(sweep: Sweep, claim: Mapping[str, Any], there: list[Row]) -> Iterator[tuple[str, Asked]]:
-    """A claim on the slope per doubling, or on the curvature, of each task."""
-    apart = [name for name in sweep.roles if name not in (sweep.compare, sweep.over)]
+def _trends(sweep: Sweep, claim: Mapping[str, Any], all_rows: list[Row]) -> Iterator[tuple[str, Contrast]]:
+    """Yields the contrasts of a claim about a trend: the slope per doubling, or the curvature, on each task."""
+    other_labels = [name for name in sweep.roles if name not in (sweep.compare, sweep.over)]
     lines: dict[tuple[Any, ...], list[Row]] = {}
-    for row in there:
-        lines.setdefault(tuple(row.label[name] for name in apart), []).append(row)
+    for row in all_rows:
+        lines.setdefault(tuple(row.label[name] for name in other_labels), []).append(row)
     for label, line in lines.items():
         for task in sweep.tasks:
-            those = [row for row in line if task in row.samples]
-            found = trend_of([row.label[sweep.compare] for row in those], [row.samples[task] for row in those])
-            if found is not None:
+            rows_of_task = [row for row in line if task in row.samples]
+            fitted = trend_of(
+                [row.label[sweep.compare] for row in rows_of_task], [row.samples[task] for row in rows_of_task]
+            )
+            if fitted is not None:
                 name, _ = _quantity(sweep, claim["quantity"], task)
-                n = sum(row.samples[task].n for row in those)
-                estimate = getattr(found, claim["trend"])
-                yield " ".join(map(str, label)), Asked(task, f"{name} per doubling", estimate, n, None)
+                n = sum(row.samples[task].n for row in rows_of_task)
+                estimate = getattr(fitted, claim["trend"])
+                yield " ".join(map(str, label)), Contrast(task, f"{name} per doubling", estimate, n, None)
 
 
-def counted(found: pd.DataFrame) -> str:
-    """`holds on 2 of 4 tasks, not known on 2`: of one claim."""
-    counts = [(word, int((found["verdict"] == word).sum())) for word in VERDICTS]
-    there = [(word, count) for word, count in counts if count]
-    if len(found) == 1:
-        return there[0][0]
-    first, *rest = [f"{word} on {count}" for word, count in there]
-    return ", ".join([f"{first} of {len(found)} tasks", *rest])
+def verdict_counts(claim_rows: pd.DataFrame) -> str:
+    """Counts the verdicts of one claim: `holds on 2 of 4 tasks, not known on 2`."""
+    counts = [(word, int((claim_rows["verdict"] == word).sum())) for word in VERDICTS]
+    nonzero = [(word, count) for word, count in counts if count]
+    if len(claim_rows) == 1:
+        return nonzero[0][0]
+    first, *rest = [f"{word} on {count}" for word, count in nonzero]
+    return ", ".join([f"{first} of {len(claim_rows)} tasks", *rest])

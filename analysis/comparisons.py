@@ -1,7 +1,7 @@
-"""Rows against the baseline's: which comparisons are one family, and what comes of them.
+"""The comparisons of rows with the baseline: which of them form a family, and their results.
 
-A block is what is compared with one baseline: the rows of one task and split, in one column of a table. Within a block the
-intervals hold together (`analysis.inference.compare`); the blocks of a family share the chance to err between them.
+A block is a set of rows that are compared with one baseline: the rows of one task and split, in one column of a table. Within a
+block the intervals are simultaneous (`analysis.families.compare`); the blocks of a family share its error probability.
 """
 
 from __future__ import annotations
@@ -17,71 +17,74 @@ from analysis.frame import Sweep
 from analysis.samples import KEPT, Group, metric_range
 from mmprompt.studies.power import share_of
 
-Block = tuple[Any, ...]  # the labels that a row and the one it is measured against have in common
+Block = tuple[Any, ...]  # the labels that a row and its baseline have in common
 
 
-def blocks(sweep: Sweep, found: Sequence[Group], what: str) -> dict[Block, list[int]]:
-    """The groups that are compared with each other, by number: of one column of a table. The baseline's comes first.
+def blocks(sweep: Sweep, all_groups: Sequence[Group], column: str) -> dict[Block, list[int]]:
+    """Returns for each block, one column of a table, the indices of its groups in `all_groups`, the baseline first.
 
-    A block in which it is not clear which row is the baseline's is none, nor is one in which nothing can be told apart.
+    A block without exactly one baseline, or without another row to compare with it, is left out.
     """
     baseline = sweep.manifest["baseline"] or {}
-    named = {name for name, axes in sweep.roles.items() if any(axis in baseline for axis in axes)}
-    shared = [name for name in (*sweep.roles, "task", "split") if name not in named]
+    compared_labels = {name for name, axes in sweep.roles.items() if any(axis in baseline for axis in axes)}
+    shared = [name for name in (*sweep.roles, "task", "split") if name not in compared_labels]
     by_label: defaultdict[Block, list[int]] = defaultdict(list)
-    for number, group in enumerate(found):
-        if what == KEPT and group.label[str(sweep.over)] == sweep.manifest["kept_from"]:
-            continue  # there every run has all of its score
+    for number, group in enumerate(all_groups):
+        if column == KEPT and group.label[str(sweep.over)] == sweep.manifest["kept_from"]:
+            continue  # at this value every run keeps all of its score
         by_label[tuple(group.label[name] for name in shared)].append(number)
     sorted_blocks = {}
     for label, numbers in by_label.items():
-        first = [number for number in numbers if found[number].is_baseline]
-        others = [number for number in numbers if not found[number].is_baseline]
+        first = [number for number in numbers if all_groups[number].is_baseline]
+        others = [number for number in numbers if not all_groups[number].is_baseline]
         if len(first) == 1 and others:
             sorted_blocks[label] = [*first, *others]
     return sorted_blocks
 
 
-def compare(sweep: Sweep, found: Sequence[Group], what: str) -> dict[int, tuple[Comparison, int]]:
-    """Each row less the baseline's, by the number of its group, with the smaller n of the two."""
-    counts = sizes(sweep, found, what)
+def compare(sweep: Sweep, all_groups: Sequence[Group], column: str) -> dict[int, tuple[Comparison, int]]:
+    """Returns each row minus the baseline, by the index of its group, with the smaller n of the two."""
+    counts = family_sizes(sweep, all_groups, column)
     result = {}
-    for label, numbers in blocks(sweep, found, what).items():
-        those = [found[number] for number in numbers]
-        seeds = _common_seeds(those) if sweep.manifest["paired"] else None
-        baseline, *rows = (group.sample(what, seeds) for group in those)
-        margin = margin_of(sweep, those[0].metric, what)
-        made = families.compare(baseline, rows, share_of(counts[label]), sweep.manifest["paired"], margin)
-        for number, row, one in zip(numbers[1:], rows, made, strict=True):
+    for label, numbers in blocks(sweep, all_groups, column).items():
+        block_groups = [all_groups[number] for number in numbers]
+        seeds = _common_seeds(block_groups) if sweep.manifest["paired"] else None
+        baseline, *rows = (group.sample(column, seeds) for group in block_groups)
+        margin = margin_of(sweep, block_groups[0].metric, column)
+        comparisons = families.compare(baseline, rows, share_of(counts[label]), sweep.manifest["paired"], margin)
+        for number, row, comparison in zip(numbers[1:], rows, comparisons, strict=True):
             n = min(row.n, baseline.n)
-            if n:  # p is corrected within its block; here for all of the family's
-                result[number] = replace(one, p_corrected=1 - (1 - one.p_corrected) ** counts[label]), n
+            if n:  # p is corrected within its block; here it is corrected for all blocks of the family
+                result[number] = replace(comparison, p_corrected=1 - (1 - comparison.p_corrected) ** counts[label]), n
     return result
 
 
-def sizes(sweep: Sweep, found: Sequence[Group], what: str) -> dict[Block, int]:
-    """Of each block, how many its family has."""
-    family = {label: _family(sweep, found[numbers[0]]) for label, numbers in blocks(sweep, found, what).items()}
+def family_sizes(sweep: Sweep, all_groups: Sequence[Group], column: str) -> dict[Block, int]:
+    """Returns for each block the number of blocks in its family."""
+    family = {
+        label: _family(sweep, all_groups[numbers[0]]) for label, numbers in blocks(sweep, all_groups, column).items()
+    }
     counts = Counter(family.values())
     return {label: counts[which] for label, which in family.items()}
 
 
-def margin_of(sweep: Sweep, metric: str, what: str) -> float | None:
-    """The differences that the sweep declares not to matter: less than this, of this metric or of the share kept."""
+def margin_of(sweep: Sweep, metric: str, column: str) -> float | None:
+    """The margin that the sweep declares for this metric, or for the share kept: a smaller difference does not matter."""
     margins = sweep.manifest["margin"]
-    if what == KEPT:
+    if column == KEPT:
         return margins.get(KEPT)
     return margins.get(metric, margins.get("percent") if metric_range(metric)[1] == 100 else None)
 
 
 def _family(sweep: Sweep, group: Group) -> tuple[Any, ...]:
-    """What is corrected together: the columns of a table, or those of one task. What no table shows is apart."""
+    """The key of a group's family: all columns of a table, or those of one task. Groups that no table shows are a family of
+    their own."""
     task, split = group.label["task"], group.label["split"]
     is_shown = (task, split) in sweep.shown
     return (is_shown, task) if sweep.manifest["family"] == "task" else (is_shown,)
 
 
-def _common_seeds(those: Sequence[Group]) -> list[Any]:
-    """Those that every row has that has any."""
-    seeds = [group.seeds for group in those if group.seeds]
+def _common_seeds(block_groups: Sequence[Group]) -> list[Any]:
+    """The seeds that all rows with any seed have in common."""
+    seeds = [group.seeds for group in block_groups if group.seeds]
     return [seed for seed in seeds[0] if all(seed in other for other in seeds)] if seeds else []

@@ -1,4 +1,4 @@
-"""What the rows of a sweep take, as tables: the measurement, and the paper's Table 5 from it."""
+"""Tables of measured costs: time and memory per row of a sweep, and the paper's Table 5 derived from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from analysis import names
 from analysis.costs import Costs, labels_of, shown
 from analysis.frame import Sweep
-from analysis.layout import NOTHING, Cell, Column, Table, table, three
+from analysis.layout import NOTHING, Cell, Column, Table, digits_for_three, table
 
 HEADS = {  # quantity -> the head of its columns
     "seconds_per_update": "Seconds per update",
@@ -26,16 +26,17 @@ MEASURED = (
 
 
 def cost_tables(sweep: Sweep, costs: Costs) -> list[Table]:
-    """What the sweep asks for, of what was measured; none where nothing was."""
+    """Returns the tables of the measured quantities that the sweep asks for; empty if nothing was measured."""
     if not len(costs.frame):
         return []
     quantities = [quantity for _, quantity in shown(sweep.manifest["facts"])]
-    made = [measured(sweep, costs.frame, [one for one in quantities if one != HOURS])] if quantities else []
-    return made + ([hours(sweep, costs.frame)] if HOURS in quantities else [])
+    tables = [measured(sweep, costs.frame, [one for one in quantities if one != HOURS])] if quantities else []
+    return tables + ([hours(sweep, costs.frame)] if HOURS in quantities else [])
 
 
 def measured(sweep: Sweep, frame: pd.DataFrame, quantities: list[str]) -> Table:
-    """A row per task and row of the sweep; of each quantity the median with its range, and its ratio to the baseline."""
+    """Returns a table with a row per task and row of the sweep: each quantity's median with its range, and its ratio to the
+    baseline's."""
     stubs = labels_of(sweep)
     entries = []
     for row in _rows(frame[frame["quantity"].isin(quantities)]):
@@ -51,7 +52,8 @@ def measured(sweep: Sweep, frame: pd.DataFrame, quantities: list[str]) -> Table:
 
 
 def hours(sweep: Sweep, frame: pd.DataFrame) -> Table:
-    """The paper's Table 5: a row per row of the sweep, for each task device-hours of one training and their ratio."""
+    """Returns the paper's Table 5: a row per row of the sweep; for each task the device-hours of one training and their ratio
+    to the baseline's."""
     stubs = labels_of(sweep)
     entries = []
     for row in _rows(frame[frame["quantity"] == HOURS]):
@@ -66,10 +68,14 @@ def hours(sweep: Sweep, frame: pd.DataFrame) -> Table:
 
 
 def _range(value: float, lowest: float, highest: float) -> Cell:
-    """What was measured once, as peak memory is, has no range."""
+    """A value with its range. A quantity that was measured once, such as peak memory, has none."""
     if pd.isna(value):
         return Cell(word=NOTHING)
-    return Cell(value, digits=three(value)) if lowest == highest else Cell(value, lowest, highest, is_range=True)
+    return (
+        Cell(value, digits=digits_for_three(value))
+        if lowest == highest
+        else Cell(value, lowest, highest, is_range=True)
+    )
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[SimpleNamespace]:

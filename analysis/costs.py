@@ -1,9 +1,10 @@
-"""What the rows of a sweep take, from its newest measurement, STORE/costs/NAME/N.json (`python -m sweeps measure`).
+"""The measured time and memory of a sweep's rows, from its newest measurement, STORE/costs/NAME/N.json.
 
-Runs record how long they took as well, beside whatever else their machine did at that moment: an interval over such numbers
-says nothing, and none is made. Here are medians over rounds in which all rows of a task took turns on one device, with the
-lowest and the highest, and ratios to the baseline within the same rounds. Device hours are derived: an update's seconds, times
-the updates of a run, times its devices; validation and what comes after training are not in them.
+`python -m sweeps measure` makes measurements. Runs also record how long they took, but their machine may have done other work at
+the same time. An interval over such numbers means nothing, so none is computed. The values here are medians over rounds in which
+all rows of a task took turns on one device, with the lowest and the highest value, and ratios to the baseline within the same
+rounds. Device hours are derived: the seconds of an update, times the updates of a run, times its devices. They exclude
+validation and everything after training.
 """
 
 from __future__ import annotations
@@ -23,40 +24,45 @@ from mmprompt.runs.identity import is_of_evaluations
 from mmprompt.runs.records import COSTS, CostRow, CostsRecord, DamagedError, read
 from mmprompt.runs.store import RunFolder, Store, seconds_at_work
 
-# What a sweep may ask for (`facts:`) that depends on what else a machine does -> the quantities that are shown for it.
+# A fact that a sweep may ask for (`facts:`) and that depends on a machine's other work -> the measured quantities shown for it
 SHOWN: dict[str, tuple[str, ...]] = {
     "seconds": ("seconds_per_update",),
     "device_hours": ("seconds_per_update", "device_hours"),
-    "device_hours_spent": (),  # a sentence says their sum
+    "device_hours_spent": (),  # a note gives their sum instead
     "seconds_per_100": ("seconds_per_100",),
     "peak_memory_mb": ("peak_memory_mb",),
 }
 NUMBERS = ("median", "lowest", "highest", "ratio", "ratio_lowest", "ratio_highest", "rounds")
 RATIOS = NUMBERS[3:6]
-QUIET = 0.5  # load beside the measurement up to which a machine is said to do nothing else
-LISTED = 3  # runs, or rows, that a note names
+QUIET = 0.5  # load besides the measurement's own, up to which a machine counts as idle
+LISTED = 3  # number of runs or rows that a note names
 
 
 @dataclass(frozen=True)
 class Costs:
-    """`frame` has a row per row label, task and quantity (of `SHOWN`, and the model's parameters): the labels, task, quantity,
-    median, lowest, highest, ratio, ratio_lowest, ratio_highest (to the baseline's, NaN without one), rounds, baseline (whether it
-    is the baseline), run. Empty where nothing was measured."""
+    """The newest measurement of a sweep.
+
+    `frame` has a row per row label, task and quantity (of `SHOWN`, and the model's parameters). Columns: the labels, task,
+    quantity, median, lowest, highest, ratio, ratio_lowest, ratio_highest (to the baseline, NaN without one), rounds, baseline
+    (whether the row is the baseline), run. The frame is empty if nothing was measured.
+    """
 
     frame: pd.DataFrame
     notes: tuple[str, ...]
 
 
 def read_costs(store: Store, sweep: Sweep) -> Costs:
-    """The newest measurement of a sweep. What is to be known of it, and that there is none where the sweep asks for such facts, is
-    in the notes."""
+    """Reads the newest measurement of a sweep.
+
+    The notes say how it was made and what is wrong with it, or that there is none although the sweep asks for such facts.
+    """
     name, labels = sweep.manifest["sweep"], labels_of(sweep)
     empty = pd.DataFrame(columns=[*labels, "task", "quantity", *NUMBERS, "baseline", "run"])
     files = store.measurements(name)
     command = f"`make costs-{name}` measures it"
     if not files:
-        is_asked = set(SHOWN).intersection(sweep.manifest["facts"]) - {"device_hours_spent"}
-        return Costs(empty, (f"what its rows take was not measured; {command}",) if is_asked else ())
+        unmeasured_facts = set(SHOWN).intersection(sweep.manifest["facts"]) - {"device_hours_spent"}
+        return Costs(empty, (f"what its rows take was not measured; {command}",) if unmeasured_facts else ())
     file = files[max(files)]
     try:
         content = read(file, COSTS)
@@ -75,27 +81,27 @@ def read_costs(store: Store, sweep: Sweep) -> Costs:
 
 
 def labels_of(sweep: Sweep) -> list[str]:
-    """The columns that together name a row: those of settings that runs have, not of what their weights are asked."""
+    """The columns that together identify a measured row: those of the runs' settings, without those of evaluations."""
     return [name for name, axes in sweep.roles.items() if not all(map(is_of_evaluations, axes))]
 
 
 def _rows(content: CostsRecord) -> Iterator[dict[str, Any]]:
     for row in content["rows"]:
-        about = {key: row[key] for key in ("values", "task", "run", "baseline")}
-        for quantity, said in row["quantities"].items():
-            yield about | {"quantity": quantity} | {key: _number(said[key]) for key in NUMBERS}  # type: ignore[literal-required]
-        if "parameters" in row:  # not in measurements of earlier days
+        labels = {key: row[key] for key in ("values", "task", "run", "baseline")}
+        for quantity, measured in row["quantities"].items():
+            yield labels | {"quantity": quantity} | {key: _number(measured[key]) for key in NUMBERS}  # type: ignore[literal-required]
+        if "parameters" in row:  # older measurements do not have it
             size = dict.fromkeys(("median", "lowest", "highest"), float(row["parameters"]))
-            yield about | {"quantity": "parameters", "rounds": 1.0} | size | dict.fromkeys(RATIOS, math.nan)
+            yield labels | {"quantity": "parameters", "rounds": 1.0} | size | dict.fromkeys(RATIOS, math.nan)
         if (update := row["quantities"].get("seconds_per_update")) is not None:
             hours, base = _hours(row), math.nan if row["against"] is None else _hours(content["rows"][row["against"]])
             factors = {key: hours / base if key.startswith("ratio") else hours for key in NUMBERS if key != "rounds"}
             derived = {key: _number(update[key]) * factor for key, factor in factors.items()}  # type: ignore[literal-required]
-            yield about | {"quantity": "device_hours"} | derived | {"rounds": update["rounds"]}
+            yield labels | {"quantity": "device_hours"} | derived | {"rounds": update["rounds"]}
 
 
 def _hours(row: CostRow) -> float:
-    """Device hours of a run whose updates take a second each."""
+    """Device hours of a run whose updates take one second each."""
     return float(row["steps"] * row["devices"] / 3600)
 
 
@@ -103,50 +109,54 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _notes(content: CostsRecord, strangers: Sequence[str], command: str) -> Iterator[str]:
+def _notes(content: CostsRecord, foreign_runs: Sequence[str], command: str) -> Iterator[str]:
     load, cores, commit = content["load"], content["cores"], str(content["commit"])[:10]
     dirty = " with uncommitted changes" if content["dirty"] else ""
     yield (
         f"costs were measured on {content['device']}, threads: {content['threads']}, torch {content['torch']}, rounds: "
         f"{content['rounds']}, at {content['when']}, commit {commit}{dirty}"
     )
-    beside = max(load["before"], load["after"] - content["threads"])
-    if beside > QUIET or content["others"]:
+    other_load = max(load["before"], load["after"] - content["threads"])
+    if other_load > QUIET or content["others"]:
         others = f", {content['others']} other jobs of this store" if content["others"] else ""
-        yield f"costs were measured on a machine at work: load {beside:.1f} of {cores} cores beside the measurement{others}"
-    if strangers:
-        more = f" and {len(strangers) - LISTED} more" if len(strangers) > LISTED else ""
-        listed = ", ".join(strangers[:LISTED])
-        yield f"costs were measured on runs that the sweep does not have now, {listed}{more}; {command} again"
+        yield f"costs were measured on a machine at work: load {other_load:.1f} of {cores} cores beside the measurement{others}"
+    if foreign_runs:
+        unlisted = f" and {len(foreign_runs) - LISTED} more" if len(foreign_runs) > LISTED else ""
+        listed = ", ".join(foreign_runs[:LISTED])
+        yield f"costs were measured on runs that the sweep does not have now, {listed}{unlisted}; {command} again"
     if content["missing"]:
         rows = [
             " ".join(map(str, [row["task"], *row["values"].values()])) for row in content["missing"]
-        ]  # as they were called when it was measured
-        more = f" and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
-        yield f"costs of {', '.join(rows[:LISTED])}{more} were not measured: no run of it was finished then; {command}"
+        ]  # the names at the time of the measurement
+        unlisted = f" and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
+        yield f"costs of {', '.join(rows[:LISTED])}{unlisted} were not measured: no run of it was finished then; {command}"
 
 
 def shown(facts: Sequence[str]) -> list[tuple[str, str]]:
-    """Each quantity once, with the fact for which it is shown, in the order of the facts."""
-    found: dict[str, str] = {}
+    """Returns (fact, quantity) for each quantity that these facts show, once, in the order of the facts."""
+    fact_of: dict[str, str] = {}
     for fact in facts:
         for quantity in SHOWN.get(fact, ()):
-            found.setdefault(quantity, fact)
-    return [(fact, quantity) for quantity, fact in found.items()]
+            fact_of.setdefault(quantity, fact)
+    return [(fact, quantity) for quantity, fact in fact_of.items()]
 
 
-def spent_in_all(store: Store, sweep: Sweep) -> str | None:
-    """A sentence on the device hours that all runs of a sweep took, attempts that came to nothing and later evaluations included.
-    None where no run has recorded any."""
+def spent_device_hours(store: Store, sweep: Sweep) -> str | None:
+    """A sentence on the device hours that all runs of a sweep took, including failed attempts and later evaluations.
+
+    None if no run has recorded any.
+    """
     total = 0.0
     runs = sweep.frame.drop_duplicates("run")
     for run, published, hours in runs[["run", "attempt", "device_hours_spent"]].itertuples(index=False, name=None):
         folder = store.run(run)
-        try:  # its own record counts all until it was published
-            rest = [
+        try:  # the run's own record counts everything until it was published; later attempts are added here
+            later_attempts = [
                 attempt for attempt in folder.readable_attempts() if pd.isna(published) or attempt.number > published
             ]
-            seconds = [seconds_at_work([attempt]) * (attempt.job.get("gpus") or _threads(folder)) for attempt in rest]
+            seconds = [
+                seconds_at_work([attempt]) * (attempt.job.get("gpus") or _threads(folder)) for attempt in later_attempts
+            ]
         except StoreError:
             seconds = []
         total += sum(seconds) / 3600 + (0.0 if pd.isna(hours) else float(hours))
@@ -154,5 +164,5 @@ def spent_in_all(store: Store, sweep: Sweep) -> str | None:
 
 
 def _threads(folder: RunFolder) -> int:
-    """Raises StoreError if its settings cannot be read."""
+    """The number of threads of a run. Raises StoreError if its settings cannot be read."""
     return int(settings_of(folder).get("threads", 1))

@@ -1,4 +1,4 @@
-"""A sweep or a search as one JSON document, for programs: what its tables show, unrounded, with what has to be known of it."""
+"""A sweep or a search as one JSON document, for programs: the values of its tables, unrounded, with their notes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from analysis.report import SweepReport
 from analysis.search_report import SearchReport
 
 
-def document(one: SweepReport | SearchReport, out: Path) -> dict[str, Any]:
-    """`out`: the folder that tables and figures were written to. What has no value is null."""
-    if isinstance(one, SearchReport):
-        found = {"trials": one.trials, "confirmation": one.confirmation, "importances": one.importances}
-        sweep, notes = one.searched.sweep, one.notes
+def document(report: SweepReport | SearchReport, out: Path) -> dict[str, Any]:
+    """Returns the document. `out`: the folder that tables and figures were written to. A missing value is null."""
+    if isinstance(report, SearchReport):
+        frame_of = {"trials": report.trials, "confirmation": report.confirmation, "importances": report.importances}
+        sweep, notes = report.searched.sweep, report.notes
     else:
-        found = {"cells": one.cells, "facts": one.facts, "claims": one.claims, "averages": one.averages}
-        sweep, notes = one.sweep, one.notes
+        frame_of = {"cells": report.cells, "facts": report.facts, "claims": report.claims, "averages": report.averages}
+        sweep, notes = report.sweep, report.notes
     manifest = sweep.manifest
-    about = {key: manifest[key] for key in ("sweep", "search", "claim", "header", "tasks", "baseline")}
-    frames = {name: records(frame) for name, frame in found.items() if frame is not None}
-    return about | frames | {"notes": notes, "conflicts": list(sweep.conflicts), "folder": str(out)}
+    manifest_part = {key: manifest[key] for key in ("sweep", "search", "claim", "header", "tasks", "baseline")}
+    frames = {name: records(frame) for name, frame in frame_of.items() if frame is not None}
+    return manifest_part | frames | {"notes": notes, "conflicts": list(sweep.conflicts), "folder": str(out)}
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """A dictionary for each row."""
+    """Returns a dictionary per row."""
     rows: list[dict[str, Any]] = json.loads(
         frame.reset_index(drop=frame.index.names == [None]).to_json(orient="records")
     )

@@ -1,7 +1,7 @@
-"""Tests of two single runs by their examples, which rest on no distribution.
+"""Distribution-free tests of two single runs over their examples.
 
-With one seed nothing is known of the spread over seeds. What its examples tell is whether two trained models differ on new
-examples, not whether two methods do.
+One seed tells nothing about the spread over seeds. The examples tell whether two trained models differ on new examples, not
+whether two methods do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import numpy as np
 
 
 def mcnemar(row: Sequence[bool] | np.ndarray, baseline: Sequence[bool] | np.ndarray) -> float:
-    """Exact two-sided p that two runs answer equally many of the same examples right. 1 where they agree on each."""
+    """Exact two-sided p of McNemar's test that two runs are right on equally many of the same examples.
+
+    `row`, `baseline`: shape (m,). 1 where they agree on every example.
+    """
     from scipy.special import bdtr
 
     ours, theirs = np.asarray(row, bool), np.asarray(baseline, bool)  # m
@@ -26,9 +29,10 @@ def permutation(
     random: np.random.Generator,
     tries: int = 9999,
 ) -> float:
-    """Two-sided p that two runs score the same on the same examples, where a score is not just right or wrong.
+    """Two-sided p of a permutation test that two runs score the same on the same examples, for scores that are not binary.
 
-    Row and baseline change places at random, example by example; p = (1 + as far apart) / (1 + tries).
+    `row`, `baseline`: shape (m,). Row and baseline are exchanged at random, example by example;
+    p = (1 + permutations at least as far apart) / (1 + tries).
     """
     x = np.asarray(row, float) - np.asarray(baseline, float)
     x = x[x != 0]  # m

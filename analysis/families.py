@@ -1,7 +1,7 @@
-"""Families of comparisons that hold together: Dunnett, Welch with Holm, equivalence.
+"""Families of comparisons with simultaneous intervals: Dunnett, Welch with Holm, equivalence.
 
-Three outcomes: a difference is told apart from 0, or it is equivalent to 0 within a margin that was declared, or it is not
-known.
+A comparison has one of three outcomes: the difference is significant, or it is equivalent to 0 within a declared margin, or it is
+not known.
 """
 
 from __future__ import annotations
@@ -27,42 +27,43 @@ from mmprompt.studies.power import dunnett, dunnett_quantiles
 
 @dataclass(frozen=True)
 class Comparison:
-    """A contrast as a member of a family. NaN where there is no interval."""
+    """A contrast as a member of a family. Bounds and p are NaN where there is no interval."""
 
     value: float
-    lower: float  # for the family
+    lower: float  # simultaneous over the family
     upper: float
     half_seeds: float  # half = sqrt(half_seeds^2 + half_examples^2)
     half_examples: float
-    single_lower: float  # 95 %, by itself
+    single_lower: float  # 95 %, uncorrected
     single_upper: float
-    p: float  # by itself
+    p: float  # uncorrected
     p_corrected: float  # below the family's alpha exactly where lower..upper excludes 0
-    p_equivalent: float  # of lying outside the margin, corrected (Holm); NaN without a margin
+    p_equivalent: float  # p that the true value lies outside the margin, corrected (Holm); NaN without a margin
     method: str  # "Dunnett", "Welch, Holm", "paired, Holm" or "Holm"
-    verdict: str  # "higher", "lower", "equivalent", "not known"; "" where nothing can be said
+    verdict: str  # "higher", "lower", "equivalent", "not known"; "" where there is no interval
 
 
 def compare(
     baseline: Sample, rows: Sequence[Sample], alpha: float, paired: bool = False, margin: float | None = None
 ) -> list[Comparison]:
-    """Each row less the baseline: a family that errs with probability `alpha`, over seeds and examples together.
+    """Returns each row minus the baseline, as a family whose error probability is `alpha`, over seeds and examples together.
 
-    Pooled variance and Dunnett (1955). Where variances differ (`inference.variances`) a comparison has the variances of
-    its own two samples (Welch) and the level of its step of Holm's procedure among all rows: those of the rows that vary
-    more, and all where it is the baseline that does. `paired`: by seed, with Holm; the scores are aligned.
+    The method is Dunnett (1955) with a pooled variance. If the variances differ (`inference.variances`), the comparisons of the
+    noisier rows, or all comparisons if the baseline is the noisier one, use the variances of their own two samples (Welch) and
+    the level of their step in Holm's procedure among all rows. `paired`: differences by seed, with Holm; the scores of all
+    samples are in the same order of seeds.
 
-    A row of one seed, or a baseline of one, has a difference and no interval, and does not count in the family. The same
-    where all scores are equal over seeds.
+    A row with one seed, or any row if the baseline has one seed, has a difference without an interval and does not count in the
+    family. The same holds if all scores are equal over seeds.
 
-    Holm's intervals are each at the level of its own step (of the step that failed, from there on), so that one excludes 0
-    exactly where Holm rejects. As ranges that hold all true differences at once they are a little short: six large ones of
-    5 seeds are missed in 0.06 of tables.
+    Each of Holm's intervals has the level of its own step (after the first step that fails, the level of that step), so that an
+    interval excludes 0 exactly where Holm rejects. As simultaneous intervals for all true differences they are a little short:
+    with six large differences and 5 seeds, 0.06 of tables miss one.
 
-    A difference that is told from 0 is "higher" or "lower", be it within the margin or not; "equivalent" is corrected by
-    Holm whatever the method, as rows may lie at either end of the margin.
+    A significant difference is "higher" or "lower", whether it lies within the margin or not. The p of "equivalent" is corrected
+    by Holm for every method, as rows may lie at either end of the margin.
 
-    How often the whole procedure errs at alpha 0.05, standard deviations as given, the baseline's first; in brackets with
+    How often the whole procedure errs at alpha 0.05, for the given standard deviations, the baseline's first; in brackets with
     Dunnett alone. Normal scores, 20,000 tables each (+- 0.004):
 
         seeds                   3             4             5             10
@@ -78,40 +79,42 @@ def compare(
         2; 1 1 1 1 1 1          0.066 (0.133) 0.069 (0.135) 0.057 (0.137) 0.034 (0.139)
         1/3; 1 1                0.040 (0.046) 0.034 (0.039) 0.032 (0.037) 0.026 (0.030)
 
-    Power at 3 standard deviations, all equal (Dunnett alone; Welch and Holm alone): six rows 0.59 (0.77; 0.20) with 3
-    seeds, 0.79 (0.91; 0.53) with 4, 0.90 (0.97; 0.80) with 5; one row 0.73 (0.79; 0.68), 0.93 and 0.98. With 2 seeds
-    variances cannot be told apart: up to 0.10 of tables err. Brown and Forsythe's test at 0.05 together with a ratio of
-    standard deviations above 3 would take Welch in 82 % of tables of seven equal ones with 3 seeds (power 0.30).
+    Power at a difference of 3 standard deviations, all of them equal (Dunnett alone; Welch and Holm alone): six rows 0.59 (0.77;
+    0.20) with 3 seeds, 0.79 (0.91; 0.53) with 4, 0.90 (0.97; 0.80) with 5; one row 0.73 (0.79; 0.68), 0.93 and 0.98. With 2
+    seeds variances cannot be distinguished: up to 0.10 of tables err. Brown and Forsythe's test at 0.05, combined with a ratio
+    of standard deviations above 3, would choose Welch in 82 % of tables of seven equal variances with 3 seeds (power 0.30).
     """
     margins = [margin] * len(rows)
     if paired:
         by_seed = [difference_by_seed(row, baseline) for row in rows]
         return _by_holm(by_seed, alpha, margins, ["paired, Holm"] * len(rows))
     samples = [baseline, *rows]
-    found_out = variances(samples, baseline=0)
-    welch = [found_out.noisy[0] or of_row for of_row in found_out.noisy[1:]]
-    together = [not apart and min(row.n, baseline.n) > 1 for apart, row in zip(welch, rows, strict=True)]
-    shared = pooled_variance([sample for sample, pooled in zip(samples, found_out.pooled, strict=True) if pooled])
+    spread = variances(samples, baseline=0)
+    is_welch = [spread.noisy[0] or of_row for of_row in spread.noisy[1:]]
+    is_pooled = [not welch and min(row.n, baseline.n) > 1 for welch, row in zip(is_welch, rows, strict=True)]
+    shared = pooled_variance([sample for sample, pooled in zip(samples, spread.pooled, strict=True) if pooled])
     estimates = [
-        difference(row, baseline, shared if pooled else None) for row, pooled in zip(rows, together, strict=True)
+        difference(row, baseline, shared if pooled else None) for row, pooled in zip(rows, is_pooled, strict=True)
     ]
-    found = _by_holm(estimates, alpha, margins, ["Welch, Holm" if apart else "Dunnett" for apart in welch])
+    by_holm = _by_holm(estimates, alpha, margins, ["Welch, Holm" if welch else "Dunnett" for welch in is_welch])
     sizes = tuple(sorted(row.n for row in rows if row.n > 1))
     return [
-        _by_dunnett(estimate, one, baseline.n, sizes, alpha) if pooled and estimate.has_interval else one
-        for estimate, one, pooled in zip(estimates, found, together, strict=True)
+        _by_dunnett(estimate, holm_comparison, baseline.n, sizes, alpha)
+        if pooled and estimate.has_interval
+        else holm_comparison
+        for estimate, holm_comparison, pooled in zip(estimates, by_holm, is_pooled, strict=True)
     ]
 
 
 def contrasts(
     estimates: Sequence[Estimate], alpha: float, margins: Sequence[float | None] | None = None
 ) -> list[Comparison]:
-    """A declared family of any contrasts, by Holm: they need not be independent, nor of the same kind."""
+    """Returns a declared family of contrasts, corrected by Holm. They need be neither independent nor of the same kind."""
     return _by_holm(estimates, alpha, margins or [None] * len(estimates), ["Holm"] * len(estimates))
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """Corrected p values: p_(i) (M - i + 1), its running maximum, at most 1. NaN stays, and does not count."""
+    """Returns Holm's corrected p values: the running maximum of p_(i) (M - i + 1), at most 1. NaN stays NaN and does not count."""
     given = np.asarray(p, float)
     corrected = np.full(len(given), math.nan)
     order = np.argsort(given, kind="stable")[: int(np.sum(~np.isnan(given)))]  # NaN come last
@@ -121,9 +124,9 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def equivalent(estimate: Estimate, margin: float) -> float:
-    """p of two one-sided tests (TOST) that the true value lies outside ± margin; NaN without interval.
+    """p of two one-sided tests (TOST) that the true value lies outside ± margin; NaN without an interval.
 
-    Below a exactly where the interval of level 1 - 2a, over both sources of error, lies inside ± margin.
+    p is below a exactly where the interval of level 1 - 2a, over both sources of error, lies inside ± margin.
     """
     inside = margin - abs(estimate.value)
     two_sided = p_value(estimate, inside, estimate.quantiles)
@@ -133,19 +136,19 @@ def equivalent(estimate: Estimate, margin: float) -> float:
 def _by_holm(
     estimates: Sequence[Estimate], alpha: float, margins: Sequence[float | None], methods: Sequence[str]
 ) -> list[Comparison]:
-    p = [one.p for one in estimates]
+    p = [estimate.p for estimate in estimates]
     outside = holm(
-        [math.nan if of is None else equivalent(one, of) for one, of in zip(estimates, margins, strict=True)]
+        [math.nan if of is None else equivalent(estimate, of) for estimate, of in zip(estimates, margins, strict=True)]
     )
-    bounds = [one.alone(level) for one, level in zip(estimates, _levels(p, alpha), strict=True)]
+    bounds = [estimate.alone(level) for estimate, level in zip(estimates, _levels(p, alpha), strict=True)]
     return [
-        _comparison(alpha, *of_one)
-        for of_one in zip(estimates, bounds, p, holm(p).tolist(), outside.tolist(), methods, strict=True)
+        _comparison(alpha, *of_member)
+        for of_member in zip(estimates, bounds, p, holm(p).tolist(), outside.tolist(), methods, strict=True)
     ]
 
 
 def _levels(p: Sequence[float], alpha: float) -> np.ndarray:
-    """The level of each one's step of Holm's procedure; from the first that fails on, of that step."""
+    """Returns for each p the level of its step in Holm's procedure; after the first step that fails, the level of that step."""
     given = np.asarray(p, float)
     order = np.argsort(given, kind="stable")[: int(np.sum(~np.isnan(given)))]  # NaN come last
     levels = np.full(len(given), alpha)

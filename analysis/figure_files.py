@@ -1,5 +1,7 @@
-"""The files that the figures of a sweep become, each with its caption: ours, seconds at inference where models of several sizes
-were measured, and the paper's values in files of their own."""
+"""The figure files of a sweep, each with its caption.
+
+They are the sweep's own figure, the seconds at inference where models of several sizes were measured, and the paper's values.
+"""
 
 from __future__ import annotations
 
@@ -29,37 +31,37 @@ def write(
     references: References = NO_REFERENCES,
     costs: pd.DataFrame | None = None,
 ) -> list[Path]:
-    """NAME.pdf, NAME.png and NAME.caption.txt, NAME_inference.* where `costs` has models of several sizes, and NAME_paper.* where
-    the paper has scores; returns them, ours first.
+    """Writes NAME.pdf, NAME.png and NAME.caption.txt, NAME_inference.* if `costs` has models of several sizes, and NAME_paper.* if
+    the paper has scores. Returns the files, the sweep's own figure first.
 
-    As wide as a column, all are NAME_column.pdf and so on. `formats`: of `figures.KINDS`.
+    Figures of column width are called NAME_column.pdf and so on. `formats`: some of `figures.KINDS`.
     """
     name = sweep.manifest["sweep"]
-    more = {"averages": averages, "trends": trends}
-    ours = figures.draw(sweep, cells, curves, width=width, references=references, **more)
-    said = captions.caption(sweep, cells, curves, width=width, references=references, **more)
-    places = figures.save(ours, folder / named(name, width), formats)
-    places.append(_caption(folder, named(name, width), said))
+    summaries = {"averages": averages, "trends": trends}
+    ours = figures.draw(sweep, cells, curves, width=width, references=references, **summaries)
+    text = captions.caption(sweep, cells, curves, width=width, references=references, **summaries)
+    places = figures.save(ours, folder / file_stem(name, width), formats)
+    places.append(_caption(folder, file_stem(name, width), text))
     if costs is not None and has_sizes(costs):
         places += figures.save(
-            figures.inference(costs, width=width), folder / named(f"{name}_inference", width), formats
+            figures.inference(costs, width=width), folder / file_stem(f"{name}_inference", width), formats
         )
-        places.append(_caption(folder, named(f"{name}_inference", width), captions.inference(costs)))
-    part = paper_figures.drawn(published)
-    if part is not None:
-        theirs = paper_figures.draw(part, compared(sweep.manifest), width=width)
-        places += figures.save(theirs, folder / named(f"{name}_paper", width), formats)
-        places.append(_caption(folder, named(f"{name}_paper", width), paper_figures.caption(part)))
+        places.append(_caption(folder, file_stem(f"{name}_inference", width), captions.inference(costs)))
+    paper_values = paper_figures.choose_part(published)
+    if paper_values is not None:
+        theirs = paper_figures.draw(paper_values, compared(sweep.manifest), width=width)
+        places += figures.save(theirs, folder / file_stem(f"{name}_paper", width), formats)
+        places.append(_caption(folder, file_stem(f"{name}_paper", width), paper_figures.caption(paper_values)))
     return places
 
 
 def has_sizes(costs: pd.DataFrame) -> bool:
-    """Whether seconds at inference were measured of several models, each with several methods or one."""
+    """Whether seconds at inference were measured for several models, each with one method or several."""
     return {"model", "method"} <= set(costs.columns) and costs["model"].nunique() > 1
 
 
-def named(name: str, width: str) -> str:
-    """What is as wide as the text has the name alone."""
+def file_stem(name: str, width: str) -> str:
+    """The stem of a figure's files: the name; with the width appended unless that is the text's."""
     return name if width == "text" else f"{name}_{width}"
 
 

@@ -1,4 +1,4 @@
-"""Tables as HTML, for notebooks and the report page. Whatever a cell or a note says stays text."""
+"""Tables as HTML, for notebooks and the report page. The text of cells and notes is escaped."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ CODE = re.compile(r"`([^`]+)`")
 
 
 def html(tables: Iterable[Table], notes: Sequence[str] = ()) -> str:
-    """Caption, table and its notes, one after the other; at the end where they come from, and the notes on all."""
-    made = list(tables)
-    parts = [_table(table) for table in made]
-    about = list(dict.fromkeys(line for table in made for line in table.about))
-    parts += [f"<p>{said(line)}</p>" for line in about]
-    parts += [listed(notes)] if notes else []
+    """Returns each table with its caption and its notes; at the end their origin, and `notes` on all of them."""
+    all_tables = list(tables)
+    parts = [_table(table) for table in all_tables]
+    origins = list(dict.fromkeys(line for table in all_tables for line in table.about))
+    parts += [f"<p>{sentence(line)}</p>" for line in origins]
+    parts += [note_list(notes)] if notes else []
     return "\n".join(parts)
 
 
-def listed(notes: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{said(note)}</li>' for note in notes)}</ul>"
+def note_list(notes: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{sentence(note)}</li>' for note in notes)}</ul>"
 
 
 def _table(table: Table) -> str:
@@ -33,21 +33,23 @@ def _table(table: Table) -> str:
         f"{''.join(f'<td>{escape(cell.plain)}</td>' for cell in cells)}</tr>"
         for row, cells in rows
     )
-    caption = f"<p>{said(table.caption)}</p>\n" if table.caption else ""
-    notes = [f"[{letter}] {note}" if letter else note for letter, note in table.said]
-    made = f"{caption}<table>\n<thead>{heads(table)}</thead>\n<tbody>\n{body}\n</tbody></table>"
-    return f"{made}\n{listed(notes)}" if notes else made
+    caption = f"<p>{sentence(table.caption)}</p>\n" if table.caption else ""
+    notes = [f"[{letter}] {note}" if letter else note for letter, note in table.lettered_notes]
+    made = f"{caption}<table>\n<thead>{head_lines(table)}</thead>\n<tbody>\n{body}\n</tbody></table>"
+    return f"{made}\n{note_list(notes)}" if notes else made
 
 
-def said(text: str) -> str:
-    """A sentence, with what is to be typed set apart."""
+def sentence(text: str) -> str:
+    """A sentence as HTML, with commands between backticks set as code."""
     return CODE.sub(r"<code>\1</code>", escape(text))
 
 
-def heads(table: Table) -> str:
-    """One line of heads, or two where columns have groups."""
+def head_lines(table: Table) -> str:
+    """The lines of a table's head: one, or two where columns have groups."""
     stubs, groups = len(table.stubs), [column.group for column in table.columns]
-    over = "".join(f'<th colspan="{len(list(those))}">{escape(group)}</th>' for group, those in groupby(groups))
-    first = f'<tr><th colspan="{stubs}"></th>{over}</tr>' if any(groups) else ""
+    group_heads = "".join(
+        f'<th colspan="{len(list(columns))}">{escape(group)}</th>' for group, columns in groupby(groups)
+    )
+    first_line = f'<tr><th colspan="{stubs}"></th>{group_heads}</tr>' if any(groups) else ""
     names = "".join(f"<th>{escape(name)}</th>" for name in (*table.stubs, *(column.head for column in table.columns)))
-    return f"{first}<tr>{names}</tr>"
+    return f"{first_line}<tr>{names}</tr>"

@@ -1,9 +1,9 @@
-r"""Tables as LaTeX, to be \input as they are: booktabs, numbers aligned by siunitx, notes below the table.
+r"""Tables as LaTeX, ready for \input: booktabs, numbers aligned by siunitx, notes below the table.
 
-No table is wider than TEXT (a NeurIPS page). Those wider than COLUMN are `table*`, which spans both columns of a page that
-has two and is an ordinary table where there is one: so one file serves both. Too wide a table is set as several, one below
-the other, in one float; too long a one as several floats. Widths are estimated here, from the letters of Computer Modern,
-and measured by a test that compiles.
+No table is wider than TEXT (a NeurIPS page). Tables wider than COLUMN are `table*`, which spans both columns of a two-column page
+and is an ordinary table on a one-column page, so that one file serves both. A table that is too wide is split into several, one
+below the other, in one float; a table that is too long into several floats. Widths are estimated from the letters of Computer
+Modern; a test compiles tables and measures them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from analysis.layout import NOTHING, Column, Table, Text, split
 
 TEXT, COLUMN = 5.5 * 72.27, 3.25 * 72.27  # pt
 MARGIN = 2.0  # pt that an estimate may be wrong by
-THIN = 1.6  # pt, of \\, on one side of a sign
-LONGEST = 48  # lines of a float
-WIDEST_LABELS = 0.45  # of TEXT
+THIN = 1.6  # pt: width of \\, on one side of a sign
+LONGEST = 48  # most lines of a float
+WIDEST_LABELS = 0.45  # share of TEXT for all labels of a row together
 NEEDS = r"""% Needs \usepackage{booktabs} and \usepackage{siunitx} (version 2 or 3) in the preamble; then \input this file.
 % A table* spans both columns where a page has two; where it has one it is an ordinary table.
 """
@@ -43,21 +43,21 @@ ESCAPES = {char: f"\\{char}" for char in "&%$#_{}"} | {
 
 @dataclass(frozen=True)
 class Fit:
-    """How small a table is set."""
+    """A font size in which a table can be set."""
 
     command: str
-    size: float  # pt of an em, as wide as that at 9 pt is for its size
-    separation: float  # pt on both sides of a column
+    size: float  # pt: width of an em, in proportion to that at 9 pt
+    separation: float  # pt: space on either side of a column
 
 
 FITS = (
     Fit("small", 9.0, 4.0),
     Fit("footnotesize", 8.3, 3.0),
-)  # the first that a table fits in; else it is split in the first
+)  # the first in which a table fits is used; if it fits in none, it is split in the first
 MARK = {"*": "$^{*}$", "~": r"\,$\sim$", "=": r"\,$=$"}
 COUNT = re.compile(r"\bn = (\d+)")
-MINUS = re.compile(r"(?<![\w)\]])-(?=\d)")  # before a number; a hyphen within a word stays one
-WIDTHS = {  # em of Computer Modern at 9 pt -> characters
+MINUS = re.compile(r"(?<![\w)\]])-(?=\d)")  # a minus sign before a number; not a hyphen within a word
+WIDTHS = {  # width in em of Computer Modern at 9 pt -> the characters of this width
     0.285: "!',.:;[]_`il",
     0.314: "fj",
     0.343: "- ",
@@ -78,19 +78,19 @@ WIDTHS = {  # em of Computer Modern at 9 pt -> characters
     1.056: "W|",
 }
 WIDE = {char: wide for wide, chars in WIDTHS.items() for char in chars}
-UNKNOWN = 0.8  # em, of any other
+UNKNOWN = 0.8  # em: assumed width of any other character
 
 
 def latex(tables: Iterable[Table], label: str, notes: Sequence[str] = (), width: float = TEXT) -> str:
-    r"""Floats labelled tab:LABEL, tab:LABEL-differences, ... `notes`: on all of them, below the first. `width`: in pt."""
+    r"""Returns floats labelled tab:LABEL, tab:LABEL-differences, ... `notes`: on all tables, below the first. `width`: in pt."""
     first, *others = tables
-    whole = [replace(first, notes=(*first.notes, *notes)), *others]
-    return "\n".join([NEEDS, *(text for table in whole for text in _floats(table, label, width))])
+    all_tables = [replace(first, notes=(*first.notes, *notes)), *others]
+    return "\n".join([NEEDS, *(text for table in all_tables for text in _floats(table, label, width))])
 
 
 def _floats(table: Table, label: str, width: float) -> Iterator[str]:
     name = f"tab:{label}" + (f"-{table.name}" if table.name else "")
-    about = "".join(f"% {line}\n" for line in table.about)
+    origin_comment = "".join(f"% {line}\n" for line in table.about)
     fit = next((fit for fit in FITS if _width(table, fit) <= width - MARGIN), FITS[0])
     pages = _pages(table, len(_parts(table, width, fit)), fit)
     for number, page in enumerate(pages, start=1):
@@ -109,7 +109,7 @@ def _floats(table: Table, label: str, width: float) -> Iterator[str]:
             *_notes(table if number == len(pages) else replace(table, notes=())),
             rf"\end{{{kind}}}",
         ]
-        yield about + "\n".join(lines) + "\n"
+        yield origin_comment + "\n".join(lines) + "\n"
 
 
 def _parts(table: Table, width: float, fit: Fit) -> list[Table]:
@@ -117,31 +117,38 @@ def _parts(table: Table, width: float, fit: Fit) -> list[Table]:
 
 
 def _pages(table: Table, parts: int, fit: Fit) -> list[Table]:
-    """Rows in floats that a page can hold, as even as can be; `parts`: how often each row is set, one below the other."""
+    """Distributes rows over floats that fit on a page, as evenly as possible.
+
+    `parts`: the number of parts, one below the other, into which the table is split; each row is set once in each.
+    """
     lines = _lines(table, fit)
     for title, rows in table.blocks():
         lines[rows[0]] += bool(title)
-    room = max(LONGEST // parts - 3, *lines)  # beside heads and rules; a row at least
-    blocks = [some for _, rows in table.blocks() for some in _cut(rows, lines, room)]
-    costs = [sum(lines[at] for at in block) for block in blocks]
-    fewest = len(_cut(range(len(blocks)), costs, room))
+    room = max(LONGEST // parts - 3, *lines)  # lines besides heads and rules; at least one row
+    row_blocks = [some for _, rows in table.blocks() for some in _cut(rows, lines, room)]
+    costs = [sum(lines[at] for at in block) for block in row_blocks]
+    fewest = len(_cut(range(len(row_blocks)), costs, room))
     caps = range(max(-(-sum(costs) // fewest), *costs), room + 1)
-    pages = next(pages for cap in caps if len(pages := _cut(range(len(blocks)), costs, cap)) == fewest)
-    return [table.of_rows([at for block in page for at in blocks[block]]) for page in pages] if fewest > 1 else [table]
+    pages = next(pages for cap in caps if len(pages := _cut(range(len(row_blocks)), costs, cap)) == fewest)
+    return (
+        [table.select_rows([at for block in page for at in row_blocks[block]]) for page in pages]
+        if fewest > 1
+        else [table]
+    )
 
 
 def _cut(things: Sequence[int], costs: Sequence[int], room: int) -> list[list[int]]:
-    """One after the other in groups, each of which costs no more than `room`; `costs`: by number."""
+    """Cuts a sequence of indices into groups, each of which costs no more than `room`. `costs`: by index."""
     groups: list[list[int]] = [[]]
-    for one in things:
-        if groups[-1] and sum(costs[other] for other in groups[-1]) + costs[one] > room:
+    for index in things:
+        if groups[-1] and sum(costs[other] for other in groups[-1]) + costs[index] > room:
             groups.append([])
-        groups[-1].append(one)
+        groups[-1].append(index)
     return groups
 
 
 def _lines(table: Table, fit: Fit) -> list[int]:
-    """How many each row takes: those with a label that is broken more than one."""
+    """The number of lines of each row: more than one if its label is wrapped."""
     broken = [(at, wide) for at, (wide, kind) in enumerate(_stubs(table, fit)) if kind != "l"]
     return [
         max((math.ceil(1.15 * fit.size * _wide(row[at]) / wide) for at, wide in broken), default=1)
@@ -154,11 +161,11 @@ def _lines(table: Table, fit: Fit) -> list[int]:
 
 @dataclass(frozen=True)
 class _Leaf:
-    """A column of a table as the columns that it is set in: the value, a sign, the half-width, and what stands after."""
+    """A column of a table as several columns of a tabular: the value, a sign, the half-width, and the text after them."""
 
     column: Column
     texts: list[Text]
-    edge: str  # what ends a cell that spans its columns: @{} in the last, which has no space behind it
+    edge: str  # ends a cell that spans its columns: @{} in the last column, which has no space after it
 
     @property
     def has_numbers(self) -> bool:
@@ -170,7 +177,7 @@ class _Leaf:
 
     @property
     def has_more(self) -> bool:
-        """Limits too: they may be wider than a half-width, which only a last column of text can give room to."""
+        """Whether there is a last column of text: for n, marks, letters, and limits, which may be wider than a half-width."""
         return any(not one.word and (one.limits or one.n or one.mark or one.letter) for one in self.texts)
 
     @property
@@ -180,16 +187,16 @@ class _Leaf:
     @property
     def specification(self) -> str:
         if not self.has_numbers:
-            return "r" if all(re.match(r"[-+<\d]", one.word) for one in self.texts) else "l"
-        values, halves = (_format([getattr(one, what) for one in self.texts]) for what in ("value", "half"))
+            return "r" if all(re.match(r"[-+<\d]", text.word) for text in self.texts) else "l"
+        values, halves = (_format([getattr(text, name) for text in self.texts]) for name in ("value", "half"))
         interval = rf"@{{\,}}c@{{\,}}S[table-format={halves}]" if self.has_intervals else ""
         return f"S[table-format={values}]{interval}{'@{}l' if self.has_more else ''}"
 
     def width(self, em: float) -> float:
-        """Without the space around it, in pt; with that of its head."""
+        """The width in pt, head included, without the space around the column. `em`: in pt."""
         if not self.has_numbers:
             return em * max(map(_wide, [self.column.head, *(one.word for one in self.texts)]))
-        values, halves = ([getattr(one, what) for one in self.texts] for what in ("value", "half"))
+        values, halves = ([getattr(one, name) for one in self.texts] for name in ("value", "half"))
         interval = em * (_number_width(halves) + _wide("±")) + 2 * THIN if any(halves) else 0.0
         after = max((_wide(f"({one.n})") if one.n else 0) + _wide(one.mark + one.letter) for one in self.texts)
         limits = max(_wide(f"({one.limits})") if one.limits else 0.0 for one in self.texts)
@@ -210,13 +217,13 @@ def _leaves(table: Table) -> list[_Leaf]:
 
 
 def _labels(table: Table) -> tuple[list[str], list[list[str]]]:
-    """The heads of labels and the labels; the first of several stands over its rows."""
+    """The heads of the label columns, and each row's labels; without the first ones of a grouped table, which are titles."""
     inner = slice(1 if table.grouped else 0, None)
     return list(table.stubs[inner]), [list(row.labels[inner]) for row in table.rows]
 
 
 def _stubs(table: Table, fit: Fit) -> list[tuple[float, str]]:
-    """Of each label column its width in pt and its specification. Labels that are sentences are broken into lines."""
+    """The width in pt and the specification of each label column. Labels that are sentences are wrapped."""
     heads, labels = _labels(table)
     natural = [fit.size * max(map(_wide, [head, *(row[at] for row in labels)])) for at, head in enumerate(heads)]
     room = WIDEST_LABELS * TEXT - sum(natural) + max(natural)
@@ -229,13 +236,13 @@ def _stubs(table: Table, fit: Fit) -> list[tuple[float, str]]:
 
 
 def _width(table: Table, fit: Fit) -> float:
-    """In pt, of a table set in one."""
-    em, apart = fit.size, 2 * fit.separation
+    """The width of an unsplit table in pt."""
+    em, spacing = fit.size, 2 * fit.separation
     stubs = [wide for wide, _ in _stubs(table, fit)]
-    total = sum(stubs) + apart * (len(stubs) - 1) + (em if table.grouped else 0.0)
+    total = sum(stubs) + spacing * (len(stubs) - 1) + (em if table.grouped else 0.0)
     for group, leaves in groupby(_leaves(table), key=lambda leaf: leaf.column.group):
         widths = [leaf.width(em) for leaf in leaves]
-        total += max(sum(widths) + apart * (len(widths) - 1), em * _wide(group)) + apart
+        total += max(sum(widths) + spacing * (len(widths) - 1), em * _wide(group)) + spacing
     return total
 
 
@@ -263,14 +270,14 @@ def _tabular(table: Table, fit: Fit) -> str:
 
 
 def _heads(stubs: Sequence[str], leaves: Sequence[_Leaf]) -> Iterator[str]:
-    """The line of groups, rules below those that have several columns, the line of heads."""
+    """Yields the line of groups, the rules below groups with several columns, and the line of heads."""
     at = len(stubs) + 1
     cells, rules = [""] * len(stubs), []
-    for group, those in groupby(leaves, key=lambda leaf: leaf.column.group):
-        own = list(those)
-        count = sum(leaf.count for leaf in own)
-        cells.append(rf"\multicolumn{{{count}}}{{c{own[-1].edge}}}{{{_escaped(group)}}}")
-        if group and len(own) > 1:
+    for group, leaves_of_group in groupby(leaves, key=lambda leaf: leaf.column.group):
+        group_leaves = list(leaves_of_group)
+        count = sum(leaf.count for leaf in group_leaves)
+        cells.append(rf"\multicolumn{{{count}}}{{c{group_leaves[-1].edge}}}{{{_escaped(group)}}}")
+        if group and len(group_leaves) > 1:
             rules.append(rf"\cmidrule(lr){{{at}-{at + count - 1}}}")
         at += count
     if any(leaf.column.group for leaf in leaves):
@@ -306,16 +313,16 @@ def _cell(leaf: _Leaf, text: Text) -> str:
 
 
 def _notes(table: Table) -> list[str]:
-    if not table.said:
+    if not table.lettered_notes:
         return []
-    said = " ".join(
-        (rf"\textsuperscript{{{letter}}}\," if letter else "") + _noted(note) for letter, note in table.said
+    notes = " ".join(
+        (rf"\textsuperscript{{{letter}}}\," if letter else "") + _noted(note) for letter, note in table.lettered_notes
     )
-    return [rf"\par\smallskip\begin{{minipage}}{{\linewidth}}\footnotesize {said}\end{{minipage}}"]
+    return [rf"\par\smallskip\begin{{minipage}}{{\linewidth}}\footnotesize {notes}\end{{minipage}}"]
 
 
 def _noted(note: str) -> str:
-    """A sentence; a note on a mark begins with that mark."""
+    """A note as a sentence. A note on a mark begins with that mark."""
     note = note if note.endswith(".") else f"{note}."
     mark, _, rest = note.partition(" ")
     if mark == NOTHING:
@@ -323,11 +330,11 @@ def _noted(note: str) -> str:
     return f"{MARK[mark].removeprefix(chr(92) + ',')}~{_escaped(rest)}" if mark in MARK else _escaped(note)
 
 
-# Letters
+# Numbers and characters
 
 
 def _format(numbers: Sequence[str]) -> str:
-    """`+3.1`: the digits that a column of numbers needs."""
+    """The table-format of a column of numbers: `+3.1` has a sign, three digits before and one after the marker."""
     parts = [_plain(number).lstrip("+-").partition(".") for number in numbers if number] or [("1", "", "")]
     sign = "+" if any(number[:1] in ("+", "-") for number in numbers) else ""
     before, after = (max(len(part[at]) for part in parts) for at in (0, 2))
@@ -335,14 +342,14 @@ def _format(numbers: Sequence[str]) -> str:
 
 
 def _number_width(numbers: Sequence[str]) -> float:
-    whole, digits = _format(numbers).lstrip("+").split(".")
+    integer_digits, digits = _format(numbers).lstrip("+").split(".")
     signed = _wide("+") if any(number[:1] in ("+", "-") for number in numbers) else 0.0
-    commas = _wide(",") * ((int(whole) - 1) // 3)
-    return _wide("0") * (int(whole) + int(digits)) + commas + (_wide(".") if int(digits) else 0.0) + signed
+    commas = _wide(",") * ((int(integer_digits) - 1) // 3)
+    return _wide("0") * (int(integer_digits) + int(digits)) + commas + (_wide(".") if int(digits) else 0.0) + signed
 
 
 def _wide(text: str) -> float:
-    """In em."""
+    """The width of a text in em."""
     return sum(WIDE.get(char, UNKNOWN) for char in text)
 
 

@@ -1,4 +1,7 @@
-"""The manifest of a sweep, STORE/sweeps/NAME.json, as `sweeps.grid.manifest` wrote it; all that analysis knows of a sweep."""
+"""The manifest of a sweep, STORE/sweeps/NAME.json, which `sweeps.grid.manifest` writes and the analysis reads.
+
+The analysis has no other source of information about a sweep's design.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from mmprompt.runs.comparison import Comparison
 from mmprompt.runs.records import OPEN, PointRecord, Text, task_is_described
 from mmprompt.runs.store import NoSweepError, Store
 
-DEFAULTS: dict[str, Any] = {  # what manifests mean that do not have these keys: they were written before there were any
+DEFAULTS: dict[str, Any] = {  # the values of keys that older manifests lack
     **Comparison(compare=[]).model_dump(exclude={"compare"}),
     "search": None,
     "tuned_seeds": [],
 }
-UNSET = "as configured"  # where a block of the grid does not vary an axis
+UNSET = "as configured"  # the value of an axis that a block of the grid does not vary
 
 
 @with_config(OPEN)
@@ -32,7 +35,7 @@ class TaskRecord(TypedDict):
 
 @with_config(OPEN)
 class ManifestRecord(TypedDict):
-    """All that tables need of it."""
+    """The keys of a manifest that the analysis needs."""
 
     sweep: Text
     claim: str
@@ -48,7 +51,7 @@ class ManifestRecord(TypedDict):
 
 
 def _is_consistent(manifest: ManifestRecord) -> ManifestRecord:
-    """Raises ValueError where one part names what another does not have."""
+    """Raises ValueError where one part of a manifest refers to something that another part lacks."""
     for point in manifest["points"]:
         task_is_described(point, manifest["tasks"])
         if unknown := point["values"].keys() - manifest["axes"].keys() - {"task"}:
@@ -65,7 +68,7 @@ def _is_consistent(manifest: ManifestRecord) -> ManifestRecord:
 
 
 def comparison_of(manifest: Mapping[str, Any]) -> Comparison:
-    """Raises ValidationError."""
+    """The comparison that a manifest declares. Raises ValidationError if it is none."""
     return Comparison.model_validate({key: manifest[key] for key in Comparison.model_fields if key in manifest})
 
 
@@ -73,12 +76,13 @@ MANIFEST = TypeAdapter(Annotated[ManifestRecord, AfterValidator(_is_consistent)]
 
 
 def read_manifest(store: Store, name: str) -> dict[str, Any]:
-    """Of a sweep, else of the search of that name. Raises StoreError when there is neither, DamagedError."""
+    """Returns the manifest of a sweep, or of the search of this name. Raises StoreError if there is neither, DamagedError if it
+    is damaged."""
     cure = f"remove it, and launch sweep {name} again: no run is lost"
-    found = records.read(store.manifest(store.manifest_name(name)), MANIFEST, cure)
-    if found is None:  # removed at this moment
+    record = records.read(store.manifest(store.manifest_name(name)), MANIFEST, cure)
+    if record is None:  # it was removed in the meantime
         raise NoSweepError(store, name)
-    return DEFAULTS | dict(found) | comparison_of(found).model_dump()
+    return DEFAULTS | dict(record) | comparison_of(record).model_dump()
 
 
 def point_values(manifest: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +93,7 @@ def point_values(manifest: Mapping[str, Any], point: Mapping[str, Any]) -> dict[
 
 
 def axis_value(values: Mapping[str, Any], axis: str) -> Any:
-    """Numbers and words as they are; the rest as text, so that rows can be grouped by it."""
+    """Returns a number or a word as it is, anything else as JSON text, so that rows can be grouped by it."""
     if axis not in values:
         return UNSET
     value = values[axis]

@@ -1,27 +1,29 @@
-"""Tables as Markdown, for a file that is read on GitHub and as it is."""
+"""Tables as Markdown that is readable both on GitHub and as plain text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from analysis.layout import Table, filled
+from analysis.layout import Table, wrapped
 
 WIDTH = 120  # of the text
 
 
 def markdown(tables: Iterable[Table], notes: Sequence[str] = ()) -> str:
-    """Caption, table and its notes, one after the other; at the end where they come from, and the notes on all."""
-    made = list(tables)
-    parts = [part for table in made for part in (filled(table.caption, WIDTH), _pipes(table), _notes(table)) if part]
-    about = list(dict.fromkeys(line for table in made for line in table.about))
-    parts += [filled(line, WIDTH) for line in about]
+    """Returns each table with its caption and its notes; at the end their origin, and `notes` on all of them."""
+    all_tables = list(tables)
+    parts = [
+        part for table in all_tables for part in (wrapped(table.caption, WIDTH), _pipes(table), _notes(table)) if part
+    ]
+    origins = list(dict.fromkeys(line for table in all_tables for line in table.about))
+    parts += [wrapped(line, WIDTH) for line in origins]
     if notes:
         parts.append("\n".join(["Notes:", *(_item(note) for note in notes)]))
     return "\n\n".join(parts) + "\n"
 
 
 def _pipes(table: Table) -> str:
-    """Columns line up in the file too; labels to the left, cells to the right."""
+    """A table whose columns also line up as plain text; labels are left-aligned, cells right-aligned."""
     heads = [*table.stubs, *(" ".join(filter(None, (column.group, column.head))) for column in table.columns)]
     lines = [[*row.labels, *(cell.plain for cell in cells)] for row, cells in zip(table.rows, table.texts, strict=True)]
     lines = [[cell.replace("|", r"\|").replace("*", r"\*") for cell in line] for line in [heads, *lines]]
@@ -36,11 +38,11 @@ def _pipes(table: Table) -> str:
 
 
 def _notes(table: Table) -> str:
-    return "\n".join(_item(f"[{letter}] {note}" if letter else note) for letter, note in table.said)
+    return "\n".join(_item(f"[{letter}] {note}" if letter else note) for letter, note in table.lettered_notes)
 
 
 def _item(note: str) -> str:
-    # a mark at the beginning would make a list of its own, or emphasis
-    shown = note.replace("*", r"\*").replace("~", r"\~")
-    shown = rf"\{shown}" if shown.startswith("- ") else shown
-    return filled(f"- {shown}", WIDTH, "  ")
+    # an unescaped mark at the beginning would start a list or emphasis
+    escaped = note.replace("*", r"\*").replace("~", r"\~")
+    escaped = rf"\{escaped}" if escaped.startswith("- ") else escaped
+    return wrapped(f"- {escaped}", WIDTH, "  ")

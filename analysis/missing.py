@@ -1,4 +1,4 @@
-"""What a sweep lacks: runs without a value, why, the command that fills them, and what that should take."""
+"""The runs of a sweep that lack a value: why, the command that completes them, and the time that should take."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ COLUMNS = ["run", "state", "why", "command", "seconds"]
 
 
 def missing(sweep: Sweep) -> pd.DataFrame:
-    """A row per run that is not done, or was not asked all that the sweep wants to know.
+    """Returns a row per run that is not done or lacks an evaluation of the sweep.
 
-    Columns: the axes, run, state, why (what its last attempt said; empty where nothing ever went wrong), command, seconds (that
-    finished runs of its task took, their median; NaN where none is finished, and where the run is there and only questions are
-    missing).
+    Columns: the axes, run, state, why (the message of its last attempt; empty if nothing went wrong), command, seconds (the
+    median that finished runs of its task took; NaN if none is finished, and if only evaluations are missing).
     """
     rows, finished = (sweep.frame[(sweep.frame["state"] == DONE) == is_done] for is_done in (False, True))
-    typical: dict[Any, float] = finished.groupby("task")["seconds"].median().to_dict() if len(finished) else {}
+    median_seconds: dict[Any, float] = finished.groupby("task")["seconds"].median().to_dict() if len(finished) else {}
     axes = list(sweep.manifest["axes"])
-    found = []
+    table_rows = []
     for _, row in rows.drop_duplicates("run").iterrows():
-        seconds = typical.get(row["task"], math.nan) if pd.isna(row["attempt"]) else math.nan
-        about = {
+        seconds = median_seconds.get(row["task"], math.nan) if pd.isna(row["attempt"]) else math.nan
+        columns_of_run = {
             "run": row["run"],
             "state": row["state"],
             "why": _why(sweep.store, row),
             "command": _command(sweep, row),
         }
-        found.append({axis: row[axis] for axis in axes} | about | {"seconds": seconds})
-    return pd.DataFrame(found, columns=[*axes, *COLUMNS])
+        table_rows.append({axis: row[axis] for axis in axes} | columns_of_run | {"seconds": seconds})
+    return pd.DataFrame(table_rows, columns=[*axes, *COLUMNS])
 
 
 def _why(store: Store | None, row: pd.Series) -> str:
@@ -47,10 +46,10 @@ def _why(store: Store | None, row: pd.Series) -> str:
 
 
 def _command(sweep: Sweep, row: pd.Series) -> str:
-    """That of the sweep; where it would leave a run alone, what is to be told besides."""
+    """The sweep's command; with `--retry` where the command alone would skip the run."""
     command, failed = str(sweep.manifest["command"]), row["state"] == "failed"
     has_failed_often = failed and sweep.store is not None and sweep.store.run(row["run"]).tries() >= TRIES
     if row["state"] != "diverged" and not has_failed_often:
         return command
-    more = "--retry" if failed else "--retry diverged"
-    return f'{command[:-1]} {more}"' if command.endswith('"') else f'{command} ARGS="{more}"'
+    option = "--retry" if failed else "--retry diverged"
+    return f'{command[:-1]} {option}"' if command.endswith('"') else f'{command} ARGS="{option}"'

@@ -1,6 +1,6 @@
-"""Names of tasks, splits, metrics, axes, values and facts as people write them; one place for tables and figures.
+"""The display names of tasks, splits, metrics, axes, values and facts, for tables and figures.
 
-A name that is not known here is returned as it is, with its dots and underscores as spaces: a user's own axis stays readable.
+A name without an entry here is returned with its dots and underscores as spaces, so a user's own axis stays readable.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TASKS = {
     "vqa": "VQA",
     "average": "Average",
 }
-SMALL = "micro_"  # tasks of the small world begin so; no data set of the paper does
+SMALL = "micro_"  # prefix of the small world's tasks; no data set of the paper has it
 SPLITS = {  # in the order in which the paper prints them
     "val": "val",
     "dev": "dev",
@@ -35,8 +35,8 @@ SPLITS = {  # in the order in which the paper prints them
     "test_dev": "test-dev",
     "test_std": "test-std",
 }
-OF_TASK = {("refcocog", "val"): "val-u", ("refcocog", "test"): "test-u"}  # the UMD partition, as the paper calls it
-METRICS = {  # in full, and short as the head of a column
+OF_TASK = {("refcocog", "val"): "val-u", ("refcocog", "test"): "test-u"}  # the paper's names for the UMD partition
+METRICS = {  # the full name, and the short one for the head of a column
     **{metric.name: (metric.label, metric.short) for family in ALL for metric in family.shown},
     "gpu_hours": ("GPU-hours", "GPU-hours"),
     "average": ("Average score", "Score"),
@@ -63,7 +63,7 @@ AXES = {
 METHODS = {method: settings.label for method, settings in runs.METHODS.items()}
 WORDS = {"mlp": "MLP", "none": "None", "both": "Both", "encoder": "Encoder", "decoder": "Decoder"}
 WORDS |= {"plain": "Plain", "texture": "Texture", "fgsm": "FGSM", "pgd": "PGD"}
-FACTS = {  # in full, and short as the head of a column
+FACTS = {  # the full name, and the short one for the head of a column
     "trainable_parameters": ("Trainable parameters", "Trained"),
     "epochs": ("Epochs", "Epochs"),
     "epochs_to_99": ("Epochs to 99 % of best", "Epochs to 99 %"),
@@ -86,19 +86,19 @@ def is_small(name: str) -> bool:
 
 
 def split(name: str, of: str = "") -> str:
-    """`test_dev` -> test-dev; `of`: the task, as RefCOCOg's splits have names of their own (val-u, test-u)."""
+    """`test_dev` -> test-dev. `of`: the task; RefCOCOg's splits have names of their own (val-u, test-u)."""
     return OF_TASK.get((of, name), SPLITS.get(name, _readable(name)))
 
 
-def split_place(name: str) -> tuple[int, str]:
-    """What splits are sorted by: validation first, as the paper prints them; unknown ones last, by name."""
-    known = list(SPLITS)
-    return (known.index(name), "") if name in known else (len(known), name)
+def split_order(name: str) -> tuple[int, str]:
+    """The sorting key of splits: validation first, in the paper's order; unknown splits last, by name."""
+    all_splits = list(SPLITS)
+    return (all_splits.index(name), "") if name in all_splits else (len(all_splits), name)
 
 
 def metric(name: str, short: bool = False) -> str:
-    """`acc@0.5` -> Acc@0.5 (%), short Acc@0.5; also of a fact."""
-    return _two(METRICS | FACTS, name, short)
+    """`acc@0.5` -> Acc@0.5 (%), short Acc@0.5. Facts are accepted too."""
+    return _long_or_short(METRICS | FACTS, name, short)
 
 
 def has_own_scale(name: str) -> bool:
@@ -106,15 +106,15 @@ def has_own_scale(name: str) -> bool:
     return highest(name) != PERCENT
 
 
-def metric_place(name: str) -> float:
-    """What the metrics of one split are sorted by, as the paper prints them: B@4 M C S. Below 1."""
-    known = list(METRICS)
-    return known.index(name) / len(known) if name in known else 0.0
+def metric_order(name: str) -> float:
+    """The sorting key of one split's metrics, below 1: the paper's order, B@4 M C S."""
+    all_metrics = list(METRICS)
+    return all_metrics.index(name) / len(all_metrics) if name in all_metrics else 0.0
 
 
 def fact(name: str, short: bool = False) -> str:
     """`peak_memory_mb` -> Peak memory (MB), short Peak MB."""
-    return _two(FACTS, name, short)
+    return _long_or_short(FACTS, name, short)
 
 
 def axis(name: str) -> str:
@@ -124,7 +124,7 @@ def axis(name: str) -> str:
 
 
 def value(axis: str, value: Any) -> str:
-    """Of an axis, or of several that are compared together: `bitfit all` on method -> BitFit (all); 0.0 -> 0."""
+    """The name of a value on an axis, or on several compared together: `bitfit all` on method -> BitFit (all); 0.0 -> 0."""
     if isinstance(value, float):
         return f"{value:g}"
     if not isinstance(value, str):
@@ -132,18 +132,18 @@ def value(axis: str, value: Any) -> str:
     if axis != "method":
         return " ".join(WORDS.get(word, word) for word in value.split(" "))
     first, *rest = value.split(" ")
-    said = " ".join(WORDS.get(word, word) for word in rest if word != "none")
-    return METHODS.get(first, first) + (f" ({said})" if said else "")
+    words = " ".join(WORDS.get(word, word) for word in rest if word != "none")
+    return METHODS.get(first, first) + (f" ({words})" if words else "")
 
 
 def in_sentence(text: str) -> str:
-    """Within a sentence: `Prompt tuning` -> prompt tuning; LoRA, VQA and BitFit stay as they are."""
+    """A name for use within a sentence: `Prompt tuning` -> prompt tuning; LoRA, VQA and BitFit stay as they are."""
     first = text.split(" ")[0]
     return text[:1].lower() + text[1:] if first == first.capitalize() else text
 
 
-def _two(known: Mapping[str, tuple[str, str]], name: str, short: bool) -> str:
-    return known[name][short] if name in known else _readable(name)
+def _long_or_short(pairs: Mapping[str, tuple[str, str]], name: str, short: bool) -> str:
+    return pairs[name][short] if name in pairs else _readable(name)
 
 
 def _readable(name: str) -> str:

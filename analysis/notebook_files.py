@@ -1,7 +1,7 @@
-"""`python -m analysis notebooks`: every notebook executed on the store at hand, and written with what it shows.
+"""The execution of notebooks on a store, for `python -m analysis notebooks`: each is run and written with its outputs.
 
-The source of a notebook is `analysis/notebooks/NAME.py`, in jupytext's percent format. What is written is the same bytes for the
-same source, store and versions: cells are numbered, nothing says when it was made or by which interpreter.
+The source of a notebook is `analysis/notebooks/NAME.py`, in jupytext's percent format. The same source, store and versions give
+the same bytes: cells are numbered, and neither the time nor the interpreter is recorded.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ NEEDED = ("jupytext", "nbclient", "ipykernel")
 
 
 def sources(names: Sequence[str] = ()) -> dict[str, Path]:
-    """By name, of all or of those that are named. Raises StoreError for a notebook that does not exist."""
-    there = {file.stem: file for file in sorted(SOURCES.glob("*.py"))}
+    """Returns the source files of these notebooks, or of all, by name. Raises StoreError for a notebook that does not exist."""
+    files = {file.stem: file for file in sorted(SOURCES.glob("*.py"))}
     for name in names:
-        if name not in there:
-            raise StoreError(f"there is no notebook {name}{nearest(name, there)}; there are {', '.join(there)}")
-    return {name: there[name] for name in names} if names else there
+        if name not in files:
+            raise StoreError(f"there is no notebook {name}{nearest(name, files)}; there are {', '.join(files)}")
+    return {name: files[name] for name in names} if names else files
 
 
 def write(store: Store, out: Path, names: Sequence[str] = ()) -> Iterator[tuple[str, bool]]:
-    """A line on each notebook, and whether it is well. One whose sweep is not in the store is left as it is.
+    """Executes and writes notebooks. Yields a line about each, and False if a cell failed.
 
-    Raises StoreError if Jupyter is not installed.
+    A notebook whose sweep is not in the store is not written. Raises StoreError if Jupyter is not installed.
     """
     for name, file in sources(names).items():
         notebook = read(file)
-        error = executed(notebook, store)
+        error = execute(notebook, store)
         if error is None:
-            write_over(out / f"{name}.ipynb", text(notebook))
+            write_over(out / f"{name}.ipynb", stored_text(notebook))
             yield f"{out / name}.ipynb", True
         elif error[0] == StoreError.__name__:
             yield f"{name}: not made, {error[1]}", True
@@ -51,7 +51,7 @@ def write(store: Store, out: Path, names: Sequence[str] = ()) -> Iterator[tuple[
 
 
 def read(file: Path) -> NotebookNode:
-    """A notebook without outputs. Raises StoreError if jupytext is not installed."""
+    """Returns a notebook without outputs. Raises StoreError if jupytext is not installed."""
     try:
         import jupytext
     except ImportError:
@@ -59,30 +59,31 @@ def read(file: Path) -> NotebookNode:
     return jupytext.read(file, fmt="py:percent")
 
 
-def executed(notebook: NotebookNode, store: Store) -> tuple[str, str] | None:
-    """Executes it in place, in the clone's folder. Returns name and message of the error that ended it, None if none did."""
+def execute(notebook: NotebookNode, store: Store) -> tuple[str, str] | None:
+    """Executes a notebook in place, in the clone's folder. Returns name and message of the error that ended it, or None."""
     from jupyter_client.manager import KernelManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
-    own = {"MMPROMPT_RUNS": str(store.root.absolute()), "PYTHONPATH": str(ROOT)}
-    there = {key: os.environ.get(key) for key in own}
-    os.environ.update(own)  # the kernel inherits it
-    kernel = KernelManager(kernel_name="python3", transport="ipc")  # no port that others on this machine could reach
-    where = {"metadata": {"path": str(ROOT)}}
+    variables = {"MMPROMPT_RUNS": str(store.root.absolute()), "PYTHONPATH": str(ROOT)}
+    previous = {key: os.environ.get(key) for key in variables}
+    os.environ.update(variables)  # the kernel inherits these
+    # ipc opens no port that other users of the machine could reach
+    kernel = KernelManager(kernel_name="python3", transport="ipc")
+    resources = {"metadata": {"path": str(ROOT)}}
     try:
-        NotebookClient(notebook, km=kernel, timeout=PATIENCE, record_timing=False, resources=where).execute()
+        NotebookClient(notebook, km=kernel, timeout=PATIENCE, record_timing=False, resources=resources).execute()
     except CellExecutionError as error:
         return error.ename, error.evalue
     finally:
         kernel.shutdown_kernel(now=True)
-        for key, value in there.items():
+        for key, value in previous.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
     return None
 
 
-def text(notebook: NotebookNode) -> str:
-    """As it is kept: cells by number, and nothing of the machine."""
+def stored_text(notebook: NotebookNode) -> str:
+    """The notebook as it is stored: cells are numbered, and nothing describes the machine."""
     import nbformat
 
     for number, cell in enumerate(notebook.cells):

@@ -1,7 +1,8 @@
-"""Two rows of a sweep, example by example: where they differ most, and how often each is ahead.
+"""The comparison of two rows of a sweep example by example: where they differ most, and how often each is ahead.
 
-Both were asked the same examples. The score of an example is its mean over the seeds of a row. What is seen here is of these
-runs on these examples; whether the rows differ is for `analysis.compare` to say, which takes both sources of error in.
+Both rows were evaluated on the same examples. The score of an example is its mean over the seeds of a row. The result describes
+these runs on these examples; whether the rows differ in general, `analysis.compare` decides, which includes both sources of
+error.
 """
 
 from __future__ import annotations
@@ -28,31 +29,34 @@ SHOWN = 10  # examples that a notebook shows
 
 @dataclass(frozen=True)
 class Paired:
-    """m examples of a split under two rows of a sweep."""
+    """The scores of m examples of a split in two rows of a sweep."""
 
-    names: tuple[str, str]  # of the rows
+    names: tuple[str, str]  # names of the rows
     task: str
     split: str
-    seeds: tuple[int, int]  # of each row
+    seeds: tuple[int, int]  # number of seeds of each row
     scores: np.ndarray  # 2 m: means over seeds, on the metric's scale
-    asked: Scenes | None  # None where the pictures are not at hand
+    scenes: Scenes | None  # None if the pictures are not available
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """A row per example, those with the largest differences first. Columns: question and answer (where at hand), the score
-        of each row, and difference, the first less the second. The index is the example's number in its split."""
+        """A row per example, the largest differences first.
+
+        Columns: question and answer (if available), the score of each row, and difference (the first minus the second). The index
+        is the example's number in its split.
+        """
         first, second = self.scores
         frame = pd.DataFrame({self.names[0]: first, self.names[1]: second, "difference": first - second})
-        if self.asked is not None:
+        if self.scenes is not None:
             m = len(frame)
-            frame.insert(0, "question", self.asked.questions[:m])
-            frame.insert(1, "answer", [text or "(the box)" for text in self.asked.answers[:m]])
+            frame.insert(0, "question", self.scenes.questions[:m])
+            frame.insert(1, "answer", [text or "(the box)" for text in self.scenes.answers[:m]])
         frame.index.name = "example"
         return frame.sort_values("difference", key=lambda column: -column.abs(), kind="stable")
 
     @property
     def summary(self) -> pd.Series:
-        """examples, how many the first and the second is ahead on, on how many they are level, and the mean difference."""
+        """The number of examples, how many of them each row is ahead on, how many are level, and the mean difference."""
         difference = self.frame["difference"]
         return pd.Series(
             {
@@ -65,20 +69,20 @@ class Paired:
         )
 
     def __repr__(self) -> str:
-        said = ", ".join(f"{key} {value:,.4g}" for key, value in self.summary.items())
-        return f"<{self.names[0]} and {self.names[1]} on {names.task(self.task)}, {names.split(self.split, self.task)}: {said}>"
+        summary = ", ".join(f"{key} {value:,.4g}" for key, value in self.summary.items())
+        return f"<{self.names[0]} and {self.names[1]} on {names.task(self.task)}, {names.split(self.split, self.task)}: {summary}>"
 
     def _repr_html_(self) -> str:
         return self.html()
 
     def html(self, count: int = SHOWN) -> str:
-        """The examples that differ most, with their pictures."""
-        said = "; ".join(f"{key} {value:,.4g}" for key, value in self.summary.items())
+        """The `count` examples that differ most, with their pictures, as HTML."""
+        summary = "; ".join(f"{key} {value:,.4g}" for key, value in self.summary.items())
         n = " and ".join(dict.fromkeys(map(str, self.seeds)))
         where = f"{names.task(self.task)}, {names.split(self.split, self.task)}"
-        caption = f"{where}: {said}. Scores are means over n = {n} seeds; of these runs alone."
+        caption = f"{where}: {summary}. Scores are means over n = {n} seeds; of these runs alone."
         first = self.frame.head(count)
-        heads = ["example", *(["picture"] if self.asked else []), *first.columns]
+        heads = ["example", *(["picture"] if self.scenes else []), *first.columns]
         body = "".join(self._line(example, values) for example, *values in first.itertuples(name=None))
         head = "".join(f"<th>{escape(text)}</th>" for text in heads)
         return f"<p>{escape(caption)}</p>\n<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -88,9 +92,9 @@ class Paired:
         return f"<tr><th>{example}</th>{self._picture(example)}{cells}</tr>"
 
     def _picture(self, example: int) -> str:
-        if self.asked is None:
+        if self.scenes is None:
             return ""
-        return f'<td><img alt="the scene of example {example}" src="{self.asked.data_uri(example)}"></td>'
+        return f'<td><img alt="the scene of example {example}" src="{self.scenes.data_uri(example)}"></td>'
 
 
 def _text(value: Any) -> str:
@@ -98,16 +102,17 @@ def _text(value: Any) -> str:
 
 
 def paired(sweep: Sweep, first: str, second: str, task: str | None, split: str | None, at: Mapping[str, Any]) -> Paired:
-    """Two rows, as a table calls them, on a task (the sweep's first unless given) and a split (the first that tables show).
-    `at`: values of further axes, where rows alone leave several cells.
+    """Compares two rows example by example.
 
-    Raises StoreError for what is not there, and where the scores of single examples are not at hand.
+    `first`, `second`: the rows' names in a table. `task`: None for the sweep's first. `split`: None for the first that tables
+    show. `at`: values of further axes, where a row's name alone matches several cells. Raises StoreError for a row, task or cell
+    that does not exist, and if scores of single examples are not available.
     """
     name, task = sweep.manifest["sweep"], task or next(iter(sweep.tasks))
-    shown = [split for of, split in sweep.shown if of == task]
-    if not shown:
+    shown_splits = [split for of, split in sweep.shown if of == task]
+    if not shown_splits:
         raise StoreError(f"{name} has no task {task}{nearest(task, sweep.tasks)}; it has {', '.join(sweep.tasks)}")
-    split = split or shown[0]
+    split = split or shown_splits[0]
     cells = [_cell(sweep, name, task, split, at) for name in (first, second)]
     scores = [cell.sample().examples for cell in cells]
     if scores[0] is None or scores[1] is None:
@@ -117,34 +122,36 @@ def paired(sweep: Sweep, first: str, second: str, task: str | None, split: str |
     if len(scores[0]) != len(scores[1]):
         raise StoreError(f"{first} was asked {len(scores[0])} examples of {split}, {second} {len(scores[1])}")
     run = cells[0].rows["run"].iloc[0]
-    asked = None if sweep.store is None else scenes(sweep.store.run(run), split)
+    pictures = None if sweep.store is None else scenes(sweep.store.run(run), split)
     seeds = len(cells[0].seeds), len(cells[1].seeds)
-    return Paired((first, second), task, split, seeds, np.stack(scores), asked)  # type: ignore[arg-type]
+    return Paired((first, second), task, split, seeds, np.stack(scores), pictures)  # type: ignore[arg-type]
 
 
 def _cell(sweep: Sweep, name: str, task: str, split: str, at: Mapping[str, Any]) -> Group:
-    """The one cell of a row on this task and split."""
-    there = [group for group in groups(sweep) if (group.label["task"], group.label["split"]) == (task, split)]
-    there = [
+    """The one cell of a row on this task and split. Raises StoreError if there is none or several."""
+    candidates = [group for group in groups(sweep) if (group.label["task"], group.label["split"]) == (task, split)]
+    candidates = [
         group
-        for group in there
-        if all(_is(group.rows[key].iloc[0], value) for key, value in at.items() if key in group.rows)
+        for group in candidates
+        if all(_is_same(group.rows[key].iloc[0], value) for key, value in at.items() if key in group.rows)
     ]
-    labels = {_name(sweep, group): group for group in there}
-    found = [group for group in there if name in (_name(sweep, group), str(group.label[sweep.compare]))]
-    if len(found) == 1:
-        return found[0]
-    where, known = f"{sweep.manifest['sweep']} on {task}, {split}:", ", ".join(labels)
-    if not found:
-        raise StoreError(f"{where} there is no row {name!r}{nearest(name, labels)}; there are {known}")
-    apart = [key for key in found[0].label if len({str(group.label[key]) for group in found}) > 1]
-    said = "; ".join(f"{key}: {', '.join(as_text(plain(group.label[key])) for group in found)}" for key in apart)
-    raise StoreError(f"{where} there are {len(found)} cells of {name!r}; choose one by {said}")
+    labels = {_row_name(sweep, group): group for group in candidates}
+    matching = [group for group in candidates if name in (_row_name(sweep, group), str(group.label[sweep.compare]))]
+    if len(matching) == 1:
+        return matching[0]
+    where, row_names = f"{sweep.manifest['sweep']} on {task}, {split}:", ", ".join(labels)
+    if not matching:
+        raise StoreError(f"{where} there is no row {name!r}{nearest(name, labels)}; there are {row_names}")
+    differing_labels = [key for key in matching[0].label if len({str(group.label[key]) for group in matching}) > 1]
+    choices = "; ".join(
+        f"{key}: {', '.join(as_text(plain(group.label[key])) for group in matching)}" for key in differing_labels
+    )
+    raise StoreError(f"{where} there are {len(matching)} cells of {name!r}; choose one by {choices}")
 
 
-def _is(value: Any, wanted: Any) -> bool:
-    return bool(value == wanted) or str(value) == str(wanted)
+def _is_same(value: Any, expected: Any) -> bool:
+    return bool(value == expected) or str(value) == str(expected)
 
 
-def _name(sweep: Sweep, group: Group) -> str:
+def _row_name(sweep: Sweep, group: Group) -> str:
     return " ".join(str(value) for key, value in group.label.items() if key not in ("task", "split", sweep.over))

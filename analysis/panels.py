@@ -1,7 +1,7 @@
-"""The ink of single panels: rows with a mean and its interval each, lines over a number, learning curves.
+"""The drawing of single panels: rows with a mean and its interval, lines over a number, learning curves.
 
-Nothing is computed here but where ink goes. A frame of `analysis.statistics.cells` comes with the columns `key` (which row or
-line a value belongs to) and, of lines, `x`; a quantity is three columns: its value, its lower and its upper end.
+Only positions are computed here. The frames are those of `analysis.statistics.cells` with the additional columns `key` (the row
+or line that a value belongs to) and, for lines, `x`. A quantity is three columns: its value, its lower and its upper end.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from analysis.scales import LOG_FROM, MARGIN, Scale, limits, metric_range, ticks
 from analysis.statistics import whole_state
 from analysis.style import DOT, GREY, LINE_GREY, MARKER, WHISKER, Look
 
-MARKS = {"equivalent": "=", "not known": "~"}  # as in the tables; of what is told apart there is none
-MEAN_AT, RUNS_AT = -0.14, 0.16  # of a row's height: where its mean lies, where its first run; rows go downward
-RUNS_SPREAD = 0.2  # of a row's height, for all runs of a cell
-ASIDE, APART = 0.045, 0.009  # inches, in panels of lines: from a mean to its first run, from one run to the next
+MARKS = {"equivalent": "=", "not known": "~"}  # as in the tables; a significant difference has no mark
+MEAN_AT, RUNS_AT = (
+    -0.14,
+    0.16,
+)  # in row heights, downward from the row's middle: position of the mean, and of the first run
+RUNS_SPREAD = 0.2  # in row heights: distance from the first to the last run of a cell
+ASIDE, APART = 0.045, 0.009  # inches, in panels of lines: from a mean to its first run, and from one run to the next
 REFERENCES: dict[str, dict[str, Any]] = {
     "baseline": {"ls": (0, (4, 2)), "label": "Mean of the baseline"},
     "zero_shot": {"ls": (0, (5, 1.5, 1, 1.5)), "label": "Backbone without tuning"},
@@ -34,21 +37,21 @@ RULE: dict[str, Any] = {"color": LINE_GREY, "lw": 0.7, "zorder": 1}
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a panel's axis of values shows."""
+    """The quantity on a panel's axis of values."""
 
-    value: str  # its column; `_lower` and `_upper` are appended to `ends`
-    ends: str  # "" for lower and upper
-    metric: str  # whose range and unit it has
+    value: str  # the column of its value
+    ends: str  # the columns of its ends are ENDS_lower and ENDS_upper; "" for lower and upper
+    metric: str  # the metric that gives its range and unit
     is_difference: bool = False
 
     def ends_of(self, rows: pd.DataFrame) -> np.ndarray:
-        """Lower and upper of each row, within the metric's range. Shape: rows, 2."""
+        """The lower and upper ends of each row, within the metric's range. Shape: (rows, 2)."""
         prefix = f"{self.ends}_" if self.ends else ""
         both = rows[[f"{prefix}lower", f"{prefix}upper"]].to_numpy(float)
         return both if self.is_difference else np.clip(both, *metric_range(self.metric))
 
     def limits(self, rows: pd.DataFrame, more: Iterable[float] = ()) -> tuple[float, float]:
-        """Of its axis. `more`: what is shown besides values and intervals."""
+        """The limits of its axis. `more`: values that are shown besides means and intervals."""
         shown = [*rows[self.value], *self.ends_of(rows).flat, *more]
         return limits(shown, self.metric, self.is_difference)
 
@@ -60,7 +63,7 @@ KEPT_DIFFERENCE = "kept_difference", "kept_difference"
 
 
 def face(look: Look, is_baseline: bool) -> dict[str, Any]:
-    """A marker; the baseline's is hollow."""
+    """The style of a marker; the baseline's is hollow."""
     size = MARKER * {"s": 0.9, "D": 0.85, "d": 1.1, "P": 1.15, "X": 1.15, "^": 1.05, "v": 1.05}.get(look.marker, 1.0)
     style: dict[str, Any] = {"marker": look.marker, "color": look.colour, "ms": size, "mew": 0.8, "lw": 0}
     return style | {"mfc": "white" if is_baseline else look.colour}
@@ -70,14 +73,14 @@ def face(look: Look, is_baseline: bool) -> dict[str, Any]:
 
 
 def rows(ax: Axes, cells: pd.DataFrame, keys: Sequence[str], looks: Mapping[str, Look], quantity: Quantity) -> None:
-    """A row for each key, downward: mean and interval."""
+    """Draws a row for each key, downward: mean and interval."""
     cell: Any
     for (low, high), cell in zip(quantity.ends_of(cells), cells.itertuples(), strict=True):
         at, look = keys.index(cell.key) + (0.0 if quantity.is_difference else MEAN_AT), looks[cell.key]
         value = getattr(cell, quantity.value)
         if math.isnan(value):
-            said = "" if quantity.is_difference else _state(cell)
-            ax.text(0.5, at - MEAN_AT * (not quantity.is_difference), said, **_words(ax.get_yaxis_transform()))
+            word = "" if quantity.is_difference else _state(cell)
+            ax.text(0.5, at - MEAN_AT * (not quantity.is_difference), word, **_words(ax.get_yaxis_transform()))
             continue
         ax.plot([low, high], [at, at], color=look.colour, lw=WHISKER, solid_capstyle="butt", gid="interval")
         ax.plot([value], [at], gid="mean", **face(look, cell.baseline))
@@ -88,7 +91,7 @@ def rows(ax: Axes, cells: pd.DataFrame, keys: Sequence[str], looks: Mapping[str,
 
 
 def runs_of_rows(ax: Axes, runs: pd.DataFrame, keys: Sequence[str], looks: Mapping[str, Look]) -> None:
-    """A dot per run below its mean, each a little lower than the one before, so that none hides another."""
+    """Draws a dot per run below its mean, each a little lower than the one before, so that none hides another."""
     for key, group in runs.groupby("key", sort=False):
         step = RUNS_SPREAD / max(1, len(group) - 1)
         places = keys.index(str(key)) + RUNS_AT + step * np.arange(len(group))
@@ -96,11 +99,11 @@ def runs_of_rows(ax: Axes, runs: pd.DataFrame, keys: Sequence[str], looks: Mappi
 
 
 def marks_of_rows(ax: Axes, cells: pd.DataFrame, keys: Sequence[str]) -> None:
-    """Which differences are not told from nothing, right of their rows."""
+    """Marks the differences that are not significant, to the right of their rows."""
     for cell in cells[~cells["baseline"]].itertuples():
-        if said := _mark(cell):
+        if mark := _mark(cell):
             ax.annotate(
-                said,
+                mark,
                 (1.0, keys.index(cell.key)),
                 (1, 0),
                 xycoords=ax.get_yaxis_transform(),
@@ -113,22 +116,22 @@ def marks_of_rows(ax: Axes, cells: pd.DataFrame, keys: Sequence[str]) -> None:
 
 
 def value_axis(ax: Axes, which: str, quantity: Quantity, bounds: tuple[float, float], inches: float) -> None:
-    """Limits and ticks of the axis of values, x or y, on which there are so many inches."""
+    """Sets limits and ticks of the axis of values. `which`: x or y. `inches`: the length of the axis."""
     set_limits, axis = (ax.set_xlim, ax.xaxis) if which == "x" else (ax.set_ylim, ax.yaxis)
     set_limits(*bounds)
     places = ticks(*bounds, inches, quantity.metric, quantity.is_difference, across=which == "x")
     axis.set_ticks(places, [_number(place) for place in places])
 
 
-def reference_lines(ax: Axes, which: str, found: Mapping[str, float]) -> None:
-    """Lines across a panel at these values of its axis of values."""
+def reference_lines(ax: Axes, which: str, references: Mapping[str, float]) -> None:
+    """Draws lines across a panel at these values of its axis of values."""
     draw = ax.axvline if which == "x" else ax.axhline
-    for name, value in found.items():
+    for name, value in references.items():
         draw(value, ls=REFERENCES[name]["ls"], gid=name, **RULE)
 
 
 def zero(ax: Axes, which: str, margin: float | None) -> None:
-    """No difference; and where there is a margin, the band within which a difference counts as none."""
+    """Draws the line of no difference and, if there is a margin, the band within which a difference counts as none."""
     line, span = (ax.axvline, ax.axvspan) if which == "x" else (ax.axhline, ax.axhspan)
     line(0.0, color="#444444", lw=0.6, zorder=1, gid="zero")
     if margin is not None:
@@ -147,23 +150,23 @@ def lines(
     scale: Scale,
     dodge: float,
 ) -> None:
-    """Means with whiskers, a line for each key; keys are set apart by so much of the axis."""
+    """Draws means with whiskers, a line for each key. `dodge`: the shift between keys, as a share of the axis."""
     for key in keys:
         line = cells[cells["key"] == key]
         look, shift = looks[key], _shift(keys, key, dodge)
         x = np.array(scale.at(line["x"], shift))
         ends = quantity.ends_of(line)
         ax.vlines(x, ends[:, 0], ends[:, 1], color=look.colour, lw=WHISKER * (0.8 if len(keys) > 3 else 1.0))
-        joined = look.line if scale.line and not quantity.is_difference else ""
-        known = line[quantity.value].notna().to_numpy()
-        ax.plot(x, line[quantity.value], ls=joined, color=look.colour, lw=0.8, gid="line")
+        line_style = look.line if scale.line and not quantity.is_difference else ""
+        has_value = line[quantity.value].notna().to_numpy()
+        ax.plot(x, line[quantity.value], ls=line_style, color=look.colour, lw=0.8, gid="line")
         for is_baseline in (False, True):
-            those = (line["baseline"] == is_baseline).to_numpy() & known
-            if those.any():
+            marked = (line["baseline"] == is_baseline).to_numpy() & has_value
+            if marked.any():
                 style = face(look, is_baseline)
-                ax.plot(x[those], line.loc[those, quantity.value], gid="mean", **(style | _small(keys, style)))
+                ax.plot(x[marked], line.loc[marked, quantity.value], gid="mean", **(style | _small(keys, style)))
         if not quantity.is_difference:
-            _say_what_is_missing(ax, line[~known], x[~known], look, len(keys))
+            _mark_missing(ax, line[~has_value], x[~has_value], look, len(keys))
 
 
 def runs_of_lines(
@@ -175,32 +178,32 @@ def runs_of_lines(
     dodge: float,
     inches: float,
 ) -> None:
-    """A dot per run, left of its mean, each a little further than the one before."""
+    """Draws a dot per run to the left of its mean, each a little further away than the one before."""
     for (key, x), group in runs.groupby(["key", "x"], sort=False):
         places = scale.places[x] + _shift(keys, str(key), dodge) - (ASIDE + APART * np.arange(len(group))) / inches
         ax.plot(places, group["value"], gid="runs", **_dots(looks[str(key)]))
 
 
 def marks_of_lines(ax: Axes, cells: pd.DataFrame, scale: Scale) -> None:
-    """Which differences are not told from nothing, above the panel. Of one line."""
+    """Marks the differences of one line that are not significant, above the panel."""
     for cell in cells[~cells["baseline"]].itertuples():
-        if said := _mark(cell):
+        if mark := _mark(cell):
             at = (scale.places[cell.x], 1.0)
-            ax.text(*at, said, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=7, color=GREY)
+            ax.text(*at, mark, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=7, color=GREY)
 
 
 def trend(ax: Axes, cells: pd.DataFrame, slope: float, scale: Scale) -> None:
-    """A straight line of this slope per doubling, through the middle of the means."""
-    known = cells[cells["value"].notna()]
-    doublings = np.log2(known["x"].to_numpy(float))
-    fitted = known["value"].mean() + slope * (doublings - doublings.mean())
-    ax.plot(scale.at(known["x"]), fitted, ls=(0, (2, 1.5)), gid="trend", **RULE)
+    """Draws a straight line of this slope per doubling through the middle of the means."""
+    with_value = cells[cells["value"].notna()]
+    doublings = np.log2(with_value["x"].to_numpy(float))
+    fitted = with_value["value"].mean() + slope * (doublings - doublings.mean())
+    ax.plot(scale.at(with_value["x"]), fitted, ls=(0, (2, 1.5)), gid="trend", **RULE)
 
 
 def number_axis(ax: Axes, scale: Scale, names: Mapping[Any, str], beside: tuple[float, float], is_last: bool) -> None:
-    """A tick at each value of the compared axis and nowhere else; names below the last of several panels.
+    """Sets a tick at each value of the compared axis and nowhere else, with names only below the last of several panels.
 
-    `beside`: how far left and right of a value there is still something, of the axis.
+    `beside`: how far marks reach to the left and right of a value, as shares of the axis.
     """
     ax.set_xticks([scale.places[value] for value in names], list(names.values()) if is_last else [""] * len(names))
     ax.set_xlim(-MARGIN - beside[0], 1 + MARGIN + beside[1])
@@ -213,7 +216,10 @@ def number_axis(ax: Axes, scale: Scale, names: Mapping[Any, str], beside: tuple[
 
 
 def logarithmic(ax: Axes, cells: pd.DataFrame, quantity: Quantity, more: Iterable[float]) -> bool:
-    """Make the axis of values logarithmic where its values need that and no interval ends at 0; whether it is."""
+    """Makes the axis of values logarithmic if its values span a wide range and no interval ends near 0.
+
+    Returns whether it is logarithmic now.
+    """
     if metric_range(quantity.metric)[1] <= 100.0:  # percent
         return False
     values, ends = cells[quantity.value].to_numpy(float), quantity.ends_of(cells)
@@ -240,7 +246,7 @@ def logarithmic(ax: Axes, cells: pd.DataFrame, quantity: Quantity, more: Iterabl
 
 
 def curve(ax: Axes, line: pd.DataFrame, x: str, metric: str, look: Look, number: int) -> None:
-    """Mean and band over seeds of one line; its marks are not where those of other lines are."""
+    """Draws mean and band over seeds of one line. `number`: its place among the lines, which shifts its markers from theirs."""
     low, high = metric_range(metric)
     ax.fill_between(
         line[x], line["lower"].clip(low, high), line["upper"].clip(low, high), color=look.colour, alpha=0.16, lw=0
@@ -251,29 +257,29 @@ def curve(ax: Axes, line: pd.DataFrame, x: str, metric: str, look: Look, number:
 
 
 def reached(ax: Axes, line: pd.DataFrame, x: str, share: float, look: Look) -> None:
-    """A line at this share of the curve's best, and from where the curve first reaches it one down to the axis."""
-    wanted = share * line["value"].max()
-    first = line[line["value"] >= wanted].iloc[0]
-    ax.axhline(wanted, color=look.colour, lw=0.6, ls=(0, (1, 1.5)), zorder=1)
+    """Draws a line at this share of the curve's best score, and one down to the axis from where the curve first reaches it."""
+    threshold = share * line["value"].max()
+    first = line[line["value"] >= threshold].iloc[0]
+    ax.axhline(threshold, color=look.colour, lw=0.6, ls=(0, (1, 1.5)), zorder=1)
     ax.plot([first[x]] * 2, [ax.get_ylim()[0], first["value"]], color=look.colour, lw=0.6, ls=(0, (1, 1.5)), zorder=1)
     ax.plot([first[x]], [first["value"]], gid="reached", **(face(look, True) | {"ms": MARKER * 1.4, "zorder": 4}))
 
 
-# What they share
+# Shared by all panels
 
 
 def label(ax: Axes, text: str) -> None:
-    """Of the axis of values, upward; its lines as close as those of print."""
+    """Labels the vertical axis of values; the lines of the label are as close as in print."""
     ax.set_ylabel(text, linespacing=0.95)
 
 
 def above(ax: Axes, text: str) -> None:
-    """Small, at the right end of the line of a panel's title."""
+    """Writes a small text at the right end of a panel's title line."""
     ax.set_title(text, loc="right", fontsize=6.5, color=GREY)
 
 
 def _mark(cell: Any) -> str:
-    """Of a difference that stands there; without an interval it is not known."""
+    """The mark of a difference that is not significant; a difference without an interval is not known."""
     if math.isnan(cell.difference) or cell.difference_verdict in ("higher", "lower"):
         return ""
     return MARKS.get(cell.difference_verdict, MARKS["not known"])
@@ -284,7 +290,7 @@ def _shift(keys: Sequence[str], key: str, dodge: float) -> float:
 
 
 def _small(keys: Sequence[str], style: Mapping[str, Any]) -> dict[str, Any]:
-    """Markers of many lines are smaller."""
+    """The style of smaller markers, for panels with many lines."""
     return {"ms": 0.72 * style["ms"], "mew": 0.6} if len(keys) > 3 else {}
 
 
@@ -298,21 +304,21 @@ def _words(transform: Any) -> dict[str, Any]:
 
 
 def _state(cell: Any) -> str:
-    """Why a value is not there."""
+    """The word that explains why a value is absent."""
     return "conflict" if getattr(cell, "conflict", 0) else whole_state(cell) or "missing"
 
 
-def _say_what_is_missing(ax: Axes, cells: pd.DataFrame, x: np.ndarray, look: Look, lines: int) -> None:
-    """In words where there is room for them, else by a cross on the axis for runs that diverged or failed."""
+def _mark_missing(ax: Axes, cells: pd.DataFrame, x: np.ndarray, look: Look, lines: int) -> None:
+    """Writes why values are absent; if there are many lines, draws a cross on the axis for runs that diverged or failed."""
     for place, cell in zip(x, cells.itertuples(), strict=True):
-        said = _state(cell)
+        word = _state(cell)
         if lines <= 3:
-            ax.text(place, 0.04, said, rotation=90, **(_words(ax.get_xaxis_transform()) | {"va": "bottom"}))
-        elif said != "missing":
+            ax.text(place, 0.04, word, rotation=90, **(_words(ax.get_xaxis_transform()) | {"va": "bottom"}))
+        elif word != "missing":
             style: dict[str, Any] = {"marker": "x", "color": look.colour, "ms": 2.8, "mew": 0.9}
             ax.plot([place], [0.03], transform=ax.get_xaxis_transform(), lw=0, gid="lost", **style)
 
 
 def _number(value: float) -> str:
-    """With a minus sign, not a hyphen."""
+    """The number with a minus sign instead of a hyphen."""
     return f"{value:g}".replace("-", "\N{MINUS SIGN}")

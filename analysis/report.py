@@ -1,5 +1,7 @@
-"""All that is computed of a sweep, each thing once and when it is asked for; and its files: tables, the runs behind them, claims,
-figures and captions."""
+"""The report of a sweep: all its results, each computed once and on demand, and their files.
+
+The files are tables, the runs behind them, claims, figures and captions.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from analysis import curves, remarks, statistics, summaries, tables
 from analysis.claim_tables import claim_table
 from analysis.claims import claims
 from analysis.cost_tables import cost_tables
-from analysis.costs import Costs, read_costs, spent_in_all
+from analysis.costs import Costs, read_costs, spent_device_hours
 from analysis.frame import Sweep
 from analysis.latex import latex
 from analysis.layout import Table
@@ -34,13 +36,13 @@ if TYPE_CHECKING:
 
 
 class SweepReport:
-    """What tables, figures, documents, notebooks and the page of a sweep are made of."""
+    """The results of a sweep, from which tables, figures, documents, notebooks and the page are made."""
 
     def __init__(self, store: Store, sweep: Sweep, source: Source) -> None:
         self.store, self.sweep, self.source = store, sweep, source
 
-    def of(self, **manifest: Any) -> SweepReport:
-        """The same runs under a manifest that differs in this."""
+    def with_manifest(self, **manifest: Any) -> SweepReport:
+        """A report on the same runs under a manifest that differs in these keys."""
         return SweepReport(self.store, replace(self.sweep, manifest={**self.sweep.manifest, **manifest}), self.source)
 
     @property
@@ -49,7 +51,7 @@ class SweepReport:
 
     @property
     def is_begun(self) -> bool:
-        """Whether any run is done; else there is nothing to compute."""
+        """Whether any run is done; otherwise there is nothing to compute."""
         return bool(self.sweep.frame["attempt"].notna().any())
 
     @cached_property
@@ -82,14 +84,14 @@ class SweepReport:
 
     @cached_property
     def steps(self) -> tuple[pd.DataFrame, list[str]]:
-        """Every logged step of its runs, and what is to be said of them."""
+        """Every logged step of its runs, and the notes on them."""
         notes: list[str] = []
         rows = curves.curves(self.store, self.sweep.manifest, self.source, notes)
         return rows, list(dict.fromkeys(notes))
 
     @cached_property
     def curves(self) -> pd.DataFrame | None:
-        """Learning curves over seeds, where the sweep asks for them."""
+        """Learning curves over seeds; None if the sweep does not ask for them."""
         return statistics.learning_curves(self.sweep, self.steps[0]) if self.sweep.manifest["curves"] else None
 
     @cached_property
@@ -97,49 +99,52 @@ class SweepReport:
         return references(self.store, self.sweep)
 
     @cached_property
-    def papers(self) -> list[Published]:
+    def paper_parts(self) -> list[Published]:
         return list(published(self.sweep.manifest))
 
     @cached_property
-    def own(self) -> list[str]:
-        """Notes on our numbers."""
-        said = [
+    def own_notes(self) -> list[str]:
+        """The notes on our own numbers."""
+        notes = [
             *self.sweep.notes,
             *remarks.notes(self.sweep),
             *statistics.edges(self.sweep, self.cells),
             *self.costs.notes,
         ]
-        spent = spent_in_all(self.store, self.sweep)
-        said += [spent] if spent else []
-        return list(dict.fromkeys([*said, *(self.steps[1] if self.sweep.manifest["curves"] else [])]))
+        spent = spent_device_hours(self.store, self.sweep)
+        notes += [spent] if spent else []
+        return list(dict.fromkeys([*notes, *(self.steps[1] if self.sweep.manifest["curves"] else [])]))
 
     @property
     def notes(self) -> list[str]:
-        """And on the paper's."""
-        return [*self.own, *unpublished(self.sweep.manifest)]
+        """The notes on our own numbers and on the paper's."""
+        return [*self.own_notes, *unpublished(self.sweep.manifest)]
 
     @cached_property
     def primary(self) -> pd.DataFrame:
-        """The cells of the metric that each task is judged by."""
+        """The cells of each task's primary metric."""
         return self.cells[self.cells["metric"] == self.cells["task"].map(self.sweep.tasks)]
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Ours."""
-        more = [*cost_tables(self.sweep, self.costs), *([claim_table(self.claims)] if len(self.claims) else [])]
+        """The tables of our own numbers."""
+        further_tables = [
+            *cost_tables(self.sweep, self.costs),
+            *([claim_table(self.claims)] if len(self.claims) else []),
+        ]
         pairs = zip(self.trends["task"], self.trends["split"], strict=True)
-        shown = self.trends[[pair in self.sweep.shown for pair in pairs]]
-        summed = shown, self.averages, self.detectable
-        return tables.ours(self.sweep, self.cells, self.facts, *summed, more, self.references)
+        shown_trends = self.trends[[pair in self.sweep.shown for pair in pairs]]
+        summaries = shown_trends, self.averages, self.detectable
+        return tables.ours(self.sweep, self.cells, self.facts, *summaries, further_tables, self.references)
 
     def figure(self, width: str = "text") -> Figure:
-        """`width`: column or text, as it is printed."""
+        """The figure of the sweep. `width`: column or text, the width it is printed at."""
         from analysis import figures
 
         return figures.draw(self.sweep, self.primary, self.curves, width=width, **self._drawn)
 
     def caption(self, width: str = "text") -> str:
-        """Of the figure, a sentence per line."""
+        """The caption of the figure, a sentence per line."""
         from analysis import captions
 
         return captions.caption(self.sweep, self.primary, self.curves, width=width, **self._drawn)
@@ -150,71 +155,74 @@ class SweepReport:
 
 
 def read_report(store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> SweepReport:
-    """`deep`: every byte of the sweep is checked (`analysis.verify.deeply`)."""
+    """Reads a sweep. `deep`: every byte of it is checked (`analysis.verify.check_deeply`)."""
     return SweepReport(store, assemble(store, manifest, source, deep), source)
 
 
-def texts(one: SweepReport) -> dict[str, str]:
-    """What goes into files beside each other, by the ending of their name."""
-    theirs = tables.paper(one.papers)
-    made = {
-        ".md": markdown([*one.tables, *theirs], one.notes),
-        ".tex": latex(one.tables, one.name, one.own),
-        ".csv": tables.csv(one.cells, one.facts, one.costs),
-        ".runs.csv": run_table(one.sweep, one.store).to_csv(index=False),
+def texts(report: SweepReport) -> dict[str, str]:
+    """Returns the contents of a sweep's text files, by the ending of their names."""
+    paper_tables = tables.paper(report.paper_parts)
+    contents = {
+        ".md": markdown([*report.tables, *paper_tables], report.notes),
+        ".tex": latex(report.tables, report.name, report.own_notes),
+        ".csv": tables.csv(report.cells, report.facts, report.costs),
+        ".runs.csv": run_table(report.sweep, report.store).to_csv(index=False),
     }
-    frames = {"claims": one.claims, "trends": one.trends, "averages": one.averages}
-    made |= {f".{kind}.csv": frame.to_csv(index=False) for kind, frame in frames.items() if len(frame)}
-    return made | ({"_paper.tex": latex(theirs, one.name)} if theirs else {})
+    frames = {"claims": report.claims, "trends": report.trends, "averages": report.averages}
+    contents |= {f".{kind}.csv": frame.to_csv(index=False) for kind, frame in frames.items() if len(frame)}
+    return contents | ({"_paper.tex": latex(paper_tables, report.name)} if paper_tables else {})
 
 
-def write(one: SweepReport, out: Path, width: str, formats: Sequence[str]) -> list[str]:
-    """Puts every file in place; returns a line on each kind."""
-    drawn = draw(one, out / "figures", width, formats)
-    return put(out, one.name, texts(one), drawn, one.store, one.source)
+def write(report: SweepReport, out: Path, width: str, formats: Sequence[str]) -> list[str]:
+    """Writes every file of a sweep; returns a line about each kind."""
+    drawn = draw(report, out / "figures", width, formats)
+    return write_texts(out, report.name, texts(report), drawn, report.store, report.source)
 
 
-def draw(one: SweepReport, folder: Path, width: str, formats: Sequence[str]) -> list[Path]:
-    """The figure's files, ours first."""
+def draw(report: SweepReport, folder: Path, width: str, formats: Sequence[str]) -> list[Path]:
+    """Draws the figures of a sweep into a folder. Returns their files, our own figure first."""
     from analysis import figure_files
 
     return figure_files.write(
         folder,
-        one.sweep,
-        one.primary,
-        one.papers,
-        one.curves,
+        report.sweep,
+        report.primary,
+        report.paper_parts,
+        report.curves,
         width=width,
         formats=formats,
-        averages=one.averages,
-        trends=one.trends,
-        references=one.references,
-        costs=one.costs.frame,
+        averages=report.averages,
+        trends=report.trends,
+        references=report.references,
+        costs=report.costs.frame,
     )
 
 
-def put(
-    out: Path, name: str, written: Mapping[str, str], drawn: Sequence[Path], store: Store, source: Source
+def write_texts(
+    out: Path, name: str, contents: Mapping[str, str], drawn: Sequence[Path], store: Store, source: Source
 ) -> list[str]:
-    """Puts tables in place; returns a line on each kind. `drawn`: what the figure became; `source`: where records were read."""
-    for ending, text in written.items():
+    """Writes the text files; returns a line about each kind of file.
+
+    `written`: the texts by the ending of their files. `drawn`: the files of the figures. `source`: where W&B records were read.
+    """
+    for ending, text in contents.items():
         write_over(out / "tables" / f"{name}{ending}", text)
     records = f"{store.run('ID').path}/attempts/N/wandb" if isinstance(source, InStore) else "on the W&B server"
-    first, *more = written
+    first, *other_endings = contents
     return [
-        f"tables   {out / 'tables' / name}{first}, {', '.join(more)}",
+        f"tables   {out / 'tables' / name}{first}, {', '.join(other_endings)}",
         f"figure   {', '.join([str(drawn[0]), *(_ending(place, drawn[0]) for place in drawn[1:])])}",
         f"records  {records}, IDs in {name}.runs.csv"
-        if ".runs.csv" in written
+        if ".runs.csv" in contents
         else f"records  {records}, IDs in the csv",
     ]
 
 
 def _ending(place: Path, first: Path) -> str:
-    """What is not the same as in the first one's name: `.png`, `_paper.pdf`."""
+    """The part of a file's name that differs from the first file's: `.png`, `_paper.pdf`."""
     return place.name.removeprefix(first.stem)
 
 
-def printed(one: SweepReport, places: Sequence[str]) -> str:
-    """What its user should read."""
-    return "\n".join([terminal(one.tables, one.notes), *places])
+def printed(report: SweepReport, places: Sequence[str]) -> str:
+    """Returns the text for the terminal: the tables, their notes, and the lines about the files."""
+    return "\n".join([terminal(report.tables, report.notes), *places])

@@ -1,4 +1,4 @@
-"""One run, with all that there is to know of it: settings, where it comes from, what it scored, how it learnt."""
+"""One run with all its data: settings, origin, scores, attempts, evaluations and history."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pydantic import TypeAdapter
 from analysis.inventory import settings_of
 from analysis.reading import as_result, config_of
 from analysis.sources import AnyRecord, Source, in_store
-from analysis.stored import Unreadable, read, read_scores, unfinished
-from analysis.trace import again
+from analysis.stored import Unreadable, read, read_scores, unfinished_state
+from analysis.trace import command_to_repeat
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import NEUTRAL, dotted
 from mmprompt.runs.records import EVALUATION, RESULT, Record
@@ -26,7 +26,7 @@ from mmprompt.runs.store import Attempt, RunFolder
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the store. `point`: the one of a sweep's manifest through which it was found."""
+    """A run of the store. `point`: the point of a sweep's manifest that led to it."""
 
     folder: RunFolder
     point: Mapping[str, Any]
@@ -38,34 +38,34 @@ class Run:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """`result.json`, or in its place what the W&B record of a finished attempt says; empty while there is neither.
+        """The content of `result.json`, or of the W&B record of a finished attempt in its place; empty while there is neither.
 
         Raises StoreError if the file is damaged.
         """
-        found: Any = _read(self, self.folder.result_file, RESULT)
-        if found is None and self._wandb_record is not None and self._wandb_record.state == "finished":
-            found = as_result(self._wandb_record)
-        return found or {}
+        result: Any = _read(self, self.folder.result_file, RESULT)
+        if result is None and self._wandb_record is not None and self._wandb_record.state == "finished":
+            result = as_result(self._wandb_record)
+        return result or {}
 
     @cached_property
     def _wandb_record(self) -> AnyRecord | None:
-        """The record of the attempt whose files are the run's."""
+        """The W&B record of the published attempt."""
         return self.source.published(self.folder, _read(self, self.folder.result_file, RESULT), [])
 
     @property
     def state(self) -> str:
-        """done, diverged, failed or not done."""
-        return "done" if self.result else unfinished(self.folder) or "not done"
+        """The run's state: done, diverged, failed or not done."""
+        return "done" if self.result else unfinished_state(self.folder) or "not done"
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Every setting under its dotted key, as it was frozen. Raises StoreError if that was changed after launch."""
+        """Every setting by its dotted key, as it was at launch. Raises StoreError if the file was changed after launch."""
         settings = settings_of(self.folder) or dict(dotted(config_of(None, self._wandb_record) or {}))
         return {**NEUTRAL, **settings}
 
     @property
     def metrics(self) -> dict[str, float]:
-        """By `split/metric`."""
+        """The run's metrics by `split/metric`."""
         return dict(self.result.get("metrics", {}))
 
     @property
@@ -74,7 +74,7 @@ class Run:
 
     @property
     def dirty(self) -> bool | None:
-        """Whether the code had changes that were not committed."""
+        """Whether the code had uncommitted changes."""
         return self.result.get("dirty")
 
     @property
@@ -83,8 +83,11 @@ class Run:
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
-        """A row per attempt, oldest first: number, work (train or evaluate), host, began, published (whether its files are the
-        run's), resumed_from (the step), error (one line)."""
+        """A row per attempt, oldest first.
+
+        Columns: number, work (train or evaluate), host, began, published (whether its result is the run's), resumed_from (the
+        step), error (one line).
+        """
         rows = [self._attempt(attempt) for attempt in self.folder.readable_attempts()]
         return pd.DataFrame(rows, columns=["number", "work", "host", "began", "published", "resumed_from", "error"])
 
@@ -103,26 +106,31 @@ class Run:
 
     @cached_property
     def evaluations(self) -> pd.DataFrame:
-        """A row per evaluation, indexed by its id: split, settings (what was asked besides), examples, then a column per metric."""
+        """A row per evaluation, indexed by its id.
+
+        Columns: split, settings (all but the split), examples (their number), then a column per metric.
+        """
         rows = []
         for file in sorted(self._evaluation_files().values()):
-            about = _read(self, file, EVALUATION)
-            if about is None:
-                continue  # removed at this moment
-            settings = dict(about["settings"])
+            record = _read(self, file, EVALUATION)
+            if record is None:
+                continue  # it was removed in the meantime
+            settings = dict(record["settings"])
             row = {
                 "evaluation": file.stem,
                 "split": settings.pop("split"),
                 "settings": settings,
-                "examples": about["n"],
+                "examples": record["n"],
             }
-            rows.append(row | about["metrics"])
+            rows.append(row | record["metrics"])
         frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=["evaluation", "split", "settings", "examples"])
         return frame.set_index("evaluation")
 
     def examples(self, which: str = "test") -> np.ndarray:
-        """The score of each example, shape (m,), on the metric's scale. `which`: a split, as the run was evaluated on it by
-        itself, or an evaluation's id. Raises StoreError where there is no such file."""
+        """The score of each example, shape (m,), on the metric's scale.
+
+        `which`: a split, for its default evaluation, or the id of an evaluation. Raises StoreError if there are no such scores.
+        """
         evaluation = self.result.get("evaluations", {}).get(which, which)
         file = self._evaluation_files().get(evaluation)
         try:
@@ -130,19 +138,21 @@ class Run:
         except Unreadable as error:
             raise StoreError(f"run {self.id}: {error}") from None
         if scores is None:
-            there = ", ".join([*self.result.get("evaluations", {}), *self._evaluation_files()]) or "none"
-            raise StoreError(f"run {self.id} has no scores of single examples of {which}; it has evaluations {there}")
+            available = ", ".join([*self.result.get("evaluations", {}), *self._evaluation_files()]) or "none"
+            raise StoreError(
+                f"run {self.id} has no scores of single examples of {which}; it has evaluations {available}"
+            )
         return scores
 
     def _evaluation_files(self) -> dict[str, Any]:
-        """By id; those of the attempt that was published come before later ones."""
+        """The files of evaluations by id, those of the published attempt before later ones."""
         if not self.result:
             return {}
         return {file.stem: file for file in self.folder.evaluation_files(self.result["attempt"])}
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """A row per logged step, with the step as the index, from the W&B record. Empty without one."""
+        """A row per logged step, indexed by the step, from the W&B record; empty without a record."""
         rows = pd.DataFrame() if self._wandb_record is None else self.source.history(self._wandb_record, [])
         if not len(rows):
             return pd.DataFrame()
@@ -151,14 +161,14 @@ class Run:
 
     @property
     def record(self) -> str | None:
-        """The W&B record's file."""
+        """The path of the W&B record's file; None if the result names none."""
         place = self.result.get("wandb")
         return None if place is None else str(self.folder.path / place)
 
     @property
     def command(self) -> str:
-        """What trains and evaluates it anew, in a store of its own."""
-        return again(self.point, self.commit)
+        """The command that trains and evaluates the run again, in a separate store."""
+        return command_to_repeat(self.point, self.commit)
 
     def __repr__(self) -> str:
         values = " ".join(f"{key}={value}" for key, value in self.point.get("values", {}).items())
@@ -181,7 +191,7 @@ class Run:
 
 
 def _read(run: Run, file: Path, schema: TypeAdapter[Record]) -> Record | None:
-    """None if there is no such file. Raises StoreError."""
+    """Reads a file of the run; None if it does not exist. Raises StoreError if it is damaged."""
     try:
         return read(file, schema)
     except Unreadable as error:

@@ -1,4 +1,4 @@
-"""The runs behind a table, one row per run and split: all that a reader needs to compute a cell again."""
+"""The table of the runs behind a sweep's cells: a row per run and split, with everything needed to compute a cell again."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ COLUMNS = ("task", "seed", "split", "metric", "value", "examples", "state", "con
 
 
 def run_table(sweep: Sweep, store: Store) -> pd.DataFrame:
-    """Columns: the sweep's axes, then task, seed, split, metric, value (at full precision), examples (of the split; NaN where
-    their scores are not at hand), state, conflict, run (its id), evaluation (its id), attempt, commit, dirty, device; record (the
-    W&B file) and config, below the store; weights (sha256 of the file). The index is that of `Sweep.scores`.
+    """Returns a row per run and split, with the index of `Sweep.scores`.
+
+    Columns: the sweep's axes, then task, seed, split, metric, value (at full precision), examples (their number; NaN if their
+    scores are not available), state, conflict, run (its id), evaluation (its id), attempt, commit, dirty, device; record (the W&B
+    file) and config, both relative to the store; weights (sha256 of the file).
     """
     scores = sweep.scores
     axes = [axis for axis in sweep.manifest["axes"] if axis not in ("task", "seed")]
     results = {run: _result(store, run) for run in scores["run"].unique()}
-    of = scores[["run", "evaluation"]].where(scores["conflict"].isna())  # else the file itself may be damaged
-    examples = [sweep.examples(*one) for one in of.itertuples(index=False, name=None)]
+    readable = scores[["run", "evaluation"]].where(scores["conflict"].isna())  # with a conflict the file may be damaged
+    examples = [sweep.examples(*ids) for ids in readable.itertuples(index=False, name=None)]
     frame = scores[axes].assign(
         **{key: scores.get(key) for key in COLUMNS if key != "examples"},
         examples=[len(one) if one is not None else float("nan") for one in examples],
@@ -35,13 +37,13 @@ def run_table(sweep: Sweep, store: Store) -> pd.DataFrame:
     return frame[[*axes, *COLUMNS, *ABOUT, "record", "config", "weights"]]
 
 
-def _words(scores: pd.DataFrame, of: Callable[[str], str | None]) -> pd.Series:
-    """Of each row's run; None where there is none, also in a column that has nothing else."""
-    return pd.Series([of(run) for run in scores["run"]], index=scores.index, dtype=object)
+def _words(scores: pd.DataFrame, text_of: Callable[[str], str | None]) -> pd.Series:
+    """A column of text computed from each row's run; a missing text is None, even if the whole column is missing."""
+    return pd.Series([text_of(run) for run in scores["run"]], index=scores.index, dtype=object)
 
 
 def _result(store: Store, run: str) -> Mapping[str, Any]:
-    """Empty where there is none, or a damaged one: that stands in `conflict`."""
+    """The result of a run; empty if there is none or if it is damaged, which the column `conflict` reports."""
     return store.run(run).result_if_readable() or {}
 
 

@@ -1,7 +1,7 @@
-"""The runs of a sweep as samples: of each table cell the scores by seed, and the scores of the examples behind them.
+"""The runs of a sweep as samples: for each table cell the scores by seed, and the scores of the examples behind them.
 
-Two things make a reported score uncertain: the seed, and that the test set is one sample of examples. Both are kept apart
-here and put together in `analysis.inference`.
+A reported score is uncertain for two reasons: the seed, and the test set, which is one sample of examples. They are kept separate
+here and combined in `analysis.inference`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEPT = "kept"  # the share of its own score that a run keeps, in percent
 
 
 def metric_range(metric: str) -> tuple[float, float]:
-    """The lowest and the highest value that a metric can have; what runs took has no highest."""
+    """The lowest and the highest possible value of a metric; facts of runs have no highest value."""
     return 0.0, highest(metric) if metric in PRIMARY_METRIC.values() else math.inf
 
 
@@ -33,8 +33,8 @@ def metric_range(metric: str) -> tuple[float, float]:
 class Group:
     """The runs of one table cell: a row, a task, a split."""
 
-    label: dict[str, Any]  # by `Sweep.roles`, then task and split
-    rows: pd.DataFrame  # of `Sweep.scores`, with the column `kept` where the sweep asks for it
+    label: dict[str, Any]  # keys: `Sweep.roles`, then task and split
+    rows: pd.DataFrame  # rows of `Sweep.scores`, with the column `kept` if the sweep asks for it
     sweep: Sweep
 
     @property
@@ -43,17 +43,17 @@ class Group:
 
     @property
     def family(self) -> str:
-        """The task's."""
+        """The family of the task."""
         return str(self.sweep.manifest["tasks"][self.label["task"]]["family"])
 
     @property
     def words(self) -> str:
-        """What names it, as `analysis trace` reads it: `prompt.length=64 task=micro_vqa split=test`."""
+        """The cell's name, as `analysis trace` reads it: `prompt.length=64 task=micro_vqa split=test`."""
         return " ".join(f"{key}={as_text(plain(value))}" for key, value in self.label.items())
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether a score is: then there are none, as the mean of the others would be that of a choice."""
+        """Whether a run's score has a conflict. Then the cell has no scores at all: the mean of the rest would be selective."""
         return bool(self.rows["state"].isin(WRONG).any())
 
     @property
@@ -62,112 +62,127 @@ class Group:
 
     @property
     def seeds(self) -> list[Any]:
-        """Those that have a score."""
+        """The seeds that have a score."""
         return list(self.rows.loc[self.rows["value"].notna(), "seed"]) if "seed" in self.rows else []
 
-    def sample(self, what: str = "value", seeds: Sequence[Any] | None = None) -> Sample:
-        """`what`: value, or kept. `seeds`: these alone, in this order; None: all that have a value."""
-        key = (what, None if seeds is None else tuple(seeds))
+    def sample(self, column: str = "value", seeds: Sequence[Any] | None = None) -> Sample:
+        """Returns the cell's sample. `column`: value or kept. `seeds`: only these, in this order; None: all that have a value."""
+        key = (column, None if seeds is None else tuple(seeds))
         if key not in self._samples:
-            self._samples[key] = self._sample(what, seeds)
+            self._samples[key] = self._sample(column, seeds)
         return self._samples[key]
 
     @cached_property
     def _samples(self) -> dict[Any, Sample]:
-        """Those that were asked for: of one cell, by its table, its differences, its trend and its claims."""
+        """A cache: table, differences, trend and claims of a cell need the same samples."""
         return {}
 
-    def _sample(self, what: str, seeds: Sequence[Any] | None) -> Sample:
-        rows = self.rows[self.rows[what].notna()]
+    def _sample(self, column: str, seeds: Sequence[Any] | None) -> Sample:
+        rows = self.rows[self.rows[column].notna()]
         if seeds is not None:
             rows = rows.set_index("seed", drop=False).loc[list(seeds)]
-        wholes = rows["whole_evaluation"] if what == KEPT else [None] * len(rows)
-        examples = [self._examples(*of) for of in zip(rows["run"], rows["evaluation"], wholes, strict=True)]
-        known = [one for one in examples if one is not None]
-        whole = len(known) == len(rows) > 0 and len({len(one) for one in known}) == 1
-        return Sample(rows[what].to_numpy(float), np.mean(known, axis=0) if whole else None)
+        wholes = rows["whole_evaluation"] if column == KEPT else [None] * len(rows)
+        examples = [self._examples(*ids) for ids in zip(rows["run"], rows["evaluation"], wholes, strict=True)]
+        available = [one for one in examples if one is not None]
+        is_complete = len(available) == len(rows) > 0 and len({len(one) for one in available}) == 1
+        return Sample(rows[column].to_numpy(float), np.mean(available, axis=0) if is_complete else None)
 
-    def _examples(self, run: str, evaluation: str, of_whole: str | None) -> np.ndarray | None:
-        """Of one run, an array of m whose mean is its value; or the share of that of `of_whole`, an evaluation, in percent."""
-        now = self.sweep.examples(run, evaluation)
-        if of_whole is None or now is None:
-            return now
-        whole = self.sweep.examples(run, of_whole)
-        if whole is None or len(whole) != len(now) or not whole.mean():
+    def _examples(self, run: str, evaluation: str, reference_evaluation: str | None) -> np.ndarray | None:
+        """The scores of a run's examples, shape (m,), whose mean is its value.
+
+        With `reference_evaluation`, the id of another evaluation, their mean is the value in percent of that evaluation's value.
+        """
+        own_scores = self.sweep.examples(run, evaluation)
+        if reference_evaluation is None or own_scores is None:
+            return own_scores
+        reference = self.sweep.examples(run, reference_evaluation)
+        if reference is None or len(reference) != len(own_scores) or not reference.mean():
             return None
-        # A ratio of two means of the same examples: each example as far as it moves the ratio (delta method).
-        share = now.mean() / whole.mean()
-        return 100 * (share + (now - share * whole) / whole.mean())
+        # The ratio of two means of the same examples. Each example counts by its influence on the ratio (delta method).
+        share = own_scores.mean() / reference.mean()
+        return 100 * (share + (own_scores - share * reference) / reference.mean())
 
 
-@lru_cache(maxsize=4)  # a report asks for them again and again
+@lru_cache(maxsize=4)  # a report needs them many times
 def groups(sweep: Sweep) -> tuple[Group, ...]:
-    """Of every cell and split, in the order of the points."""
+    """The group of every cell and split, in the order of the points."""
     scores = with_kept(sweep) if sweep.manifest["kept_from"] is not None else sweep.scores
     keys = [*sweep.roles, "task", "split"]
     return tuple(
-        Group(dict(zip(keys, label, strict=True)), _sound(rows), sweep)
+        Group(dict(zip(keys, label, strict=True)), _without_conflicts(rows), sweep)
         for label, rows in scores.groupby(keys, sort=False)
     )
 
 
 def plain(value: Any) -> Any:
-    """A number of numpy's as Python's."""
+    """Converts a NumPy scalar to a Python number."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def has_examples(sweep: Sweep) -> bool:
-    """Whether the scores of single examples are at hand for any cell; not where a sweep is read from a server alone."""
+    """Whether scores of single examples are available for any cell. They are not if a sweep is read from a server alone."""
     return any(group.sample().examples is not None for group in groups(sweep))
 
 
-def _sound(rows: pd.DataFrame) -> pd.DataFrame:
-    """A cell's scores; none of them where one is in doubt: the mean of the others would be that of a choice."""
+def _without_conflicts(rows: pd.DataFrame) -> pd.DataFrame:
+    """A cell's scores; without any value if one has a conflict, as the mean of the rest would be selective."""
     if not rows["state"].isin(WRONG).any():
         return rows
     return rows.assign(**{what: math.nan for what in ("value", KEPT) if what in rows})
 
 
 def with_kept(sweep: Sweep) -> pd.DataFrame:
-    """`Sweep.scores` with `kept`, the percent of the score that the same run has at the value of `over` that the manifest
-    names, and `whole_evaluation`, the evaluation of that score."""
+    """Returns `Sweep.scores` with two more columns.
+
+    `kept`: the score in percent of the same run's score at the manifest's value `kept_from` of the axis `over`.
+    `whole_evaluation`: the evaluation of that other score.
+    """
     over, scores = sweep.over, sweep.scores
     keys = [name for name in (*sweep.roles, "task", "split", "run") if name != over]
-    at = scores[scores[over] == sweep.manifest["kept_from"]].drop_duplicates(keys).set_index(keys)
-    place = pd.MultiIndex.from_frame(scores[keys])
-    whole = pd.Series(place.map(at["value"].to_dict()), index=scores.index, dtype="float64").replace(0.0, np.nan)
-    evaluations = pd.Series(place.map(at["evaluation"].to_dict()), index=scores.index, dtype=object)
-    return scores.assign(kept=100 * scores["value"] / whole, whole_evaluation=evaluations)
+    reference_rows = scores[scores[over] == sweep.manifest["kept_from"]].drop_duplicates(keys).set_index(keys)
+    row_keys = pd.MultiIndex.from_frame(scores[keys])
+    reference_score = pd.Series(
+        row_keys.map(reference_rows["value"].to_dict()), index=scores.index, dtype="float64"
+    ).replace(0.0, np.nan)
+    reference_evaluations = pd.Series(
+        row_keys.map(reference_rows["evaluation"].to_dict()), index=scores.index, dtype=object
+    )
+    return scores.assign(kept=100 * scores["value"] / reference_score, whole_evaluation=reference_evaluations)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table with all of its columns: what is compared as a whole."""
+    """A row of a table over all of its columns, which claims compare as a whole."""
 
-    label: dict[str, Any]  # by `Sweep.roles`, without the axis that rows are followed over
-    values: dict[str, Any]  # of every axis but task, seed and that one
-    samples: dict[str, Sample]  # by task; of several splits, or of several values of that axis, their mean
+    label: dict[str, Any]  # keys: `Sweep.roles` without the axis `over`
+    values: dict[str, Any]  # axis -> value, for every axis but task, seed and `over`
+    samples: dict[str, Sample]  # by task; for several splits, or several values on the axis `over`, their mean
     is_baseline: bool
 
 
 def rows(sweep: Sweep, quantity: str = "score") -> list[Row]:
-    """`quantity`: score (on what tables show), kept (its mean over what is above the value it is kept from), or a fact that
-    runs record."""
+    """Returns the rows of a sweep's table.
+
+    `quantity`: score (on the splits that tables show), kept (its mean over all values of the axis `over` but the one it is kept
+    from), or a fact that runs record.
+    """
     labels = [name for name in sweep.roles if name != sweep.over]
     axes = [axis for axis in sweep.manifest["axes"] if axis not in ("task", "seed", sweep.over)]
-    found: dict[tuple[Any, ...], Row] = {}
-    for (*label, task), those in _by_row(sweep, labels, quantity).items():
-        first = those[0].rows.iloc[0]
-        known = dict(zip(labels, label, strict=True)), {axis: first[axis] for axis in axes}
-        row = found.setdefault(tuple(label), Row(*known, {}, those[0].is_baseline))
-        sample = _of_fact(those[0], quantity) if quantity not in ("score", KEPT) else _together(those, quantity)
+    row_of: dict[tuple[Any, ...], Row] = {}
+    for (*label, task), cells in _cells_of_rows(sweep, labels, quantity).items():
+        first = cells[0].rows.iloc[0]
+        label_and_values = dict(zip(labels, label, strict=True)), {axis: first[axis] for axis in axes}
+        row = row_of.setdefault(tuple(label), Row(*label_and_values, {}, cells[0].is_baseline))
+        sample = (
+            _fact_sample(cells[0], quantity) if quantity not in ("score", KEPT) else _mean_of_cells(cells, quantity)
+        )
         if sample.n:
             row.samples[task] = sample
-    return list(found.values())
+    return list(row_of.values())
 
 
-def _by_row(sweep: Sweep, labels: list[str], quantity: str) -> dict[tuple[Any, ...], list[Group]]:
-    """By the labels and the task, the cells that are taken together."""
+def _cells_of_rows(sweep: Sweep, labels: list[str], quantity: str) -> dict[tuple[Any, ...], list[Group]]:
+    """The cells that belong to one row and task, by the row's labels and the task."""
     cells: dict[tuple[Any, ...], list[Group]] = {}
     for group in groups(sweep):
         task, split = group.label["task"], group.label["split"]
@@ -177,38 +192,45 @@ def _by_row(sweep: Sweep, labels: list[str], quantity: str) -> dict[tuple[Any, .
     return cells
 
 
-def _of_fact(group: Group, fact: str) -> Sample:
+def _fact_sample(group: Group, fact: str) -> Sample:
     runs = group.rows.drop_duplicates("run")
     return Sample(runs.loc[runs[fact].notna(), fact].to_numpy(float), None)
 
 
-def _together(those: list[Group], quantity: str) -> Sample:
+def _mean_of_cells(cells: list[Group], quantity: str) -> Sample:
     """The mean of several cells of the same runs, as a sample over the seeds that all of them have."""
-    what = "value" if quantity == "score" else KEPT
-    if len(those) == 1:
-        return those[0].sample(what)
-    seeds = [seed for seed in those[0].seeds if all(seed in group.seeds for group in those)]
+    column = "value" if quantity == "score" else KEPT
+    if len(cells) == 1:
+        return cells[0].sample(column)
+    seeds = [seed for seed in cells[0].seeds if all(seed in group.seeds for group in cells)]
     by_split: dict[str, list[Sample]] = {}
-    for group in those:
-        by_split.setdefault(group.label["split"], []).append(group.sample(what, seeds))
+    for group in cells:
+        by_split.setdefault(group.label["split"], []).append(group.sample(column, seeds))
     scores = np.mean([sample.scores for samples in by_split.values() for sample in samples], axis=0)
-    of_splits = [_mean_of([sample.examples for sample in samples]) for samples in by_split.values()]
-    return Sample(scores, _side_by_side(of_splits))
+    of_splits = [_mean_over_cells([sample.examples for sample in samples]) for samples in by_split.values()]
+    return Sample(scores, _joined_splits(of_splits))
 
 
-def _mean_of(examples: list[np.ndarray | None]) -> np.ndarray | None:
-    """Of the same examples, several times."""
-    known = [one for one in examples if one is not None]
-    return np.mean(known, axis=0) if len(known) == len(examples) and len({len(one) for one in known}) == 1 else None
+def _mean_over_cells(examples: list[np.ndarray | None]) -> np.ndarray | None:
+    """The mean of several arrays over the same examples, shape (m,); None if one is unknown or their lengths differ."""
+    available = [scores for scores in examples if scores is not None]
+    return (
+        np.mean(available, axis=0)
+        if len(available) == len(examples) and len({len(scores) for scores in available}) == 1
+        else None
+    )
 
 
-def _side_by_side(examples: list[np.ndarray | None]) -> np.ndarray | None:
-    """Of K splits of m_k examples, M in all, an array of M with the mean of their means, and the variance of that mean.
+def _joined_splits(examples: list[np.ndarray | None]) -> np.ndarray | None:
+    """Joins the examples of K splits, m_k each and M in all, into one array of M examples for the mean of the splits' means.
 
-    Each deviation is stretched by M / (K m_k), so that sum(s_k^2 / m_k) / K^2 is what M examples of it have.
+    The array's mean is the mean of their means. Each deviation is scaled by M / (K m_k), so that the variance of the array's mean
+    is that of the mean of means, sum(s_k^2 / m_k) / K^2. None if the examples of a split are unknown.
     """
-    known = [one for one in examples if one is not None]
-    if len(known) < len(examples) or not known:
+    available = [scores for scores in examples if scores is not None]
+    if len(available) < len(examples) or not available:
         return None
-    mean, whole = np.mean([one.mean() for one in known]), sum(map(len, known))
-    return np.concatenate([mean + (one - one.mean()) * whole / (len(known) * len(one)) for one in known])
+    mean, whole = np.mean([scores.mean() for scores in available]), sum(map(len, available))
+    return np.concatenate(
+        [mean + (scores - scores.mean()) * whole / (len(available) * len(scores)) for scores in available]
+    )

@@ -1,7 +1,7 @@
-"""What a run was asked on the small world: the pictures, questions and right answers of a split. Of files there is nothing here:
-those lie where the runs were, and need torch to be read.
+"""The scenes of the small world that a run was evaluated on: the pictures, questions and right answers of a split.
 
-m examples of a split, S x S pixels of a picture.
+Tasks that read files have none here: their files are on the machine of the runs, and reading them needs torch. m examples of a
+split, S x S pixels of a picture.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mmprompt.runs.config import WORLD_VERSION, Digits, parse
 from mmprompt.runs.store import RunFolder
 from mmprompt.world import small_world
 
-SCALE = 3  # a pixel of a scene is so many of its picture
+SCALE = 3  # pixels of a picture per pixel of the scene
 FRAME = (255, 255, 255)  # colour of the box that is the right answer
 
 
@@ -33,7 +33,7 @@ class Scenes:
     boxes: list[tuple[float, float, float, float] | None]  # x0 y0 x1 y1 in pixels
 
     def picture(self, example: int) -> bytes:
-        """A PNG, with the box that is the right answer where there is one."""
+        """The scene as a PNG, with a frame around the box that is the right answer, if there is one."""
         image = Image.fromarray(self.images[example]).resize(
             [SCALE * side for side in self.images.shape[2:0:-1]], Image.Resampling.NEAREST
         )
@@ -46,12 +46,12 @@ class Scenes:
         return buffer.getvalue()
 
     def data_uri(self, example: int) -> str:
-        """The picture as the address of an <img>."""
+        """The picture as the source of an <img>."""
         return f"data:image/png;base64,{base64.b64encode(self.picture(example)).decode()}"
 
 
 def scenes(run: RunFolder, split: str) -> Scenes | None:
-    """What a run was asked; None if its task reads files, or the small world of its time was another."""
+    """Returns the scenes of a run's split; None if its task reads files, or if the small world has changed since the run."""
     task = json.loads(run.config_file.read_text(encoding="utf-8"))["task"]
     if task["data"].get("world") != "digits" or task["data"]["fingerprint"] != f"digits-{WORLD_VERSION}":
         return None
@@ -66,7 +66,7 @@ def _scenes(data: str, family: str, template: str, split: str) -> Scenes:
 
 
 class _Blank(dict[str, Any]):
-    """A template's field that the words do not fill, as the place asked about."""
+    """The fields of a template; a field without a value, such as the place that a question is about, becomes `[field]`."""
 
     def __init__(self, fields: Mapping[str, str]) -> None:
         super().__init__(fields)

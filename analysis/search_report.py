@@ -1,5 +1,7 @@
-"""All that is computed of a search, each thing once and when it is asked for; and its files: tables, trials as CSV, figure and
-caption."""
+"""The report of a search: all its results, each computed once and on demand, and their files.
+
+The files are tables, trials as CSV, the figure and its caption.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analysis import figures, search, search_figures, search_tables
-from analysis.figure_files import named
-from analysis.html import html, listed
+from analysis.figure_files import file_stem
+from analysis.html import html, note_list
 from analysis.latex import latex
 from analysis.layout import Table
 from analysis.markdown import markdown
-from analysis.report import put
+from analysis.report import write_texts
 from analysis.sources import Source
 from analysis.terminal import terminal
 from mmprompt.runs.files import StoreError, write_over
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class SearchReport:
-    """What tables, the figure, notebooks and the page of a search are made of."""
+    """The results of a search, from which tables, the figure, notebooks and the page are made."""
 
     def __init__(self, store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> None:
         """Reads the search. Raises StoreError for a damaged file of the study."""
@@ -37,7 +39,7 @@ class SearchReport:
 
     @property
     def name(self) -> str:
-        """That of the study: `prompt`."""
+        """The name of the study: `prompt`."""
         return self.searched.name
 
     @property
@@ -51,7 +53,7 @@ class SearchReport:
 
     @cached_property
     def confirmation(self) -> pd.DataFrame:
-        """What fresh seeds say of the default and the best (`analysis.search.confirmation`)."""
+        """The scores of the default and the best trials on fresh seeds (`analysis.search.confirmation`)."""
         return search.confirmation(self.searched)
 
     @cached_property
@@ -66,7 +68,7 @@ class SearchReport:
 
     @cached_property
     def front(self) -> pd.DataFrame | None:
-        """The trials that no other beats on all objectives; None of a search with one."""
+        """The trials that no other beats on all objectives; None for a search with one objective."""
         return search.front(self.searched) if len(self.searched.definition.objective) > 1 else None
 
     @cached_property
@@ -75,9 +77,9 @@ class SearchReport:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """Raises StoreError while none of its trials has come to anything."""
+        """The tables of the search. Raises StoreError while no trial has a result."""
         if not self.is_begun:
-            raise StoreError(self._nothing)
+            raise StoreError(self._not_begun)
         frames = self.trials, self.confirmation, self.groups, self.importances, self.front
         return search_tables.tables(self.searched, *frames)
 
@@ -86,7 +88,10 @@ class SearchReport:
         return search_figures.draw(self.searched, self.trials, self.confirmation, self.front, width)
 
     def optuna(self, group: str | int = 0) -> Any:
-        """The trials as an `optuna.Study` in memory: its plots and importances work on it. `group`: its label or number."""
+        """The trials as an `optuna.Study` in memory, for Optuna's own plots and importances. `group`: its label or number.
+
+        Raises StoreError if there is no such group.
+        """
         from mmprompt.studies import sampler
 
         labels = self.searched.labels
@@ -100,32 +105,34 @@ class SearchReport:
         return sampler.as_optuna(self.searched.definition, group, told, readable=True)
 
     @property
-    def _nothing(self) -> str:
+    def _not_begun(self) -> str:
         return f"search {self.name}: none of its trials has come to anything yet"
 
     def __repr__(self) -> str:
-        return terminal(self.tables[:1]).rstrip() if self.is_begun else f"<{self._nothing}>"
+        return terminal(self.tables[:1]).rstrip() if self.is_begun else f"<{self._not_begun}>"
 
     def _repr_html_(self) -> str:
         return (
             html(self.tables[:1], self.notes)
             if self.is_begun
-            else f"<p>{escape(self._nothing)}</p>{listed(self.notes)}"
+            else f"<p>{escape(self._not_begun)}</p>{note_list(self.notes)}"
         )
 
 
-def report_search(one: SearchReport, out: Path, width: str, formats: Sequence[str]) -> str:
-    """Writes a search's files; returns what its user should read."""
-    name = one.searched.sweep.manifest["sweep"]
-    if not one.is_begun:
+def report_search(report: SearchReport, out: Path, width: str, formats: Sequence[str]) -> str:
+    """Writes the files of a search; returns the text for the terminal."""
+    name = report.searched.sweep.manifest["sweep"]
+    if not report.is_begun:
         nothing = f"{name}: none of its trials has come to anything yet, so there is no table"
-        return "\n".join([nothing, *one.searched.sweep.notes])
-    written = {
-        ".md": markdown(one.tables, one.notes),
-        ".tex": latex(one.tables, name, one.notes),
-        ".csv": search.csv(one.searched, one.trials, one.confirmation),
+        return "\n".join([nothing, *report.searched.sweep.notes])
+    contents = {
+        ".md": markdown(report.tables, report.notes),
+        ".tex": latex(report.tables, name, report.notes),
+        ".csv": search.csv(report.searched, report.trials, report.confirmation),
     }
-    drawn = figures.save(one.figure(width), out / "figures" / named(name, width), formats)
-    drawn.append(out / "figures" / f"{named(name, width)}.caption.txt")
-    write_over(drawn[-1], search_figures.caption(one.searched))
-    return "\n".join([terminal(one.tables, one.notes), *put(out, name, written, drawn, one.store, one.source)])
+    drawn = figures.save(report.figure(width), out / "figures" / file_stem(name, width), formats)
+    drawn.append(out / "figures" / f"{file_stem(name, width)}.caption.txt")
+    write_over(drawn[-1], search_figures.caption(report.searched))
+    return "\n".join(
+        [terminal(report.tables, report.notes), *write_texts(out, name, contents, drawn, report.store, report.source)]
+    )

@@ -1,7 +1,7 @@
-"""The tables of a search: what fresh seeds confirm, what was found, groups side by side, the front, importances.
+"""The tables of a search: the confirmation on fresh seeds, the best trials, groups side by side, the front, importances.
 
-Nothing is selected or computed here. Confirmation comes first: what a search found is optimistic, because it was chosen by
-the very number that it is shown with.
+Nothing is selected or computed here. The confirmation comes first: the scores of the search itself are optimistic, because its
+best trials were chosen by these scores.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.layout import NOTHING, Cell, Table, of_frame
+from analysis.layout import NOTHING, Cell, Table, table_of_frame
 from analysis.search import NOT_IN_ALL, QUARTILES, TOO_FEW, WARM, Searched, top
 from analysis.table_notes import UNKNOWN, commits
 from analysis.tables import INTERVAL, score
 from mmprompt.studies.study import SCORE, Definition, Named, as_yaml
 
-SHOWN = 10  # trials; all are in the CSV
+SHOWN = 10  # trials in a table; the CSV has them all
 OPTIMISTIC = "optimistic"
-STATES = ("done", "stopped", "diverged", "failed", "open")  # in the order in which they are counted
+STATES = ("done", "stopped", "diverged", "failed", "open")  # in the order in which their numbers are shown
 
 
 def tables(
@@ -32,70 +32,74 @@ def tables(
     importances: pd.DataFrame,
     front: pd.DataFrame | None,
 ) -> list[Table]:
-    """Of the frames that `analysis.search` makes; `front`: of a study with several objectives."""
-    made = []
+    """Returns the tables of a search from the frames that `analysis.search` makes. `front`: None with one objective."""
+    all_tables = []
     if len(confirmation):
-        made.append(confirmed(searched, confirmation))
+        all_tables.append(confirmation_table(searched, confirmation))
     if searched.definition.each:
-        made.append(fair(searched, groups, confirmation))
+        all_tables.append(groups_table(searched, groups, confirmation))
     if front is not None and len(front):
-        made.append(fronts(searched, front))
-    made += found(searched, trials)
-    made.append(weights(searched, importances))
-    first, *others = made
+        all_tables.append(front_table(searched, front))
+    all_tables += best_trials(searched, trials)
+    all_tables.append(importance_table(searched, importances))
+    first, *others = all_tables
     return [replace(first, about=(about(searched), commits(searched.sweep.frame))), *others]
 
 
 # Tables
 
 
-def confirmed(searched: Searched, rows: pd.DataFrame) -> Table:
-    """A row per candidate: a column per split, and per split the difference from the default; beside it the search's own score."""
+def confirmation_table(searched: Searched, rows: pd.DataFrame) -> Table:
+    """The table of the confirmation, with a row per candidate.
+
+    Columns: the score on each split, its difference from the default, and the candidate's score in the search itself.
+    """
     definition = searched.definition
-    several, with_differences = rows["metric"].nunique() > 1, not rows["baseline"].all()
-    named = dict(zip(searched.labels, searched.names, strict=True))
+    has_several_metrics, with_differences = rows["metric"].nunique() > 1, not rows["baseline"].all()
+    name_of_group = dict(zip(searched.labels, searched.names, strict=True))
     lines, index = [], []
-    for _, here in rows.groupby(["group", "rank"], sort=False):
+    for _, rows_of_candidate in rows.groupby(["group", "rank"], sort=False):
         names = {
-            str(row.split): f"{row.split} ({row.metric})" if several else str(row.split) for row in here.itertuples()
+            str(row.split): f"{row.split} ({row.metric})" if has_several_metrics else str(row.split)
+            for row in rows_of_candidate.itertuples()
         }
-        first = here.iloc[0]
-        index.append((named[first["group"]], _name(first), settings_text(definition, first)))
-        line: dict[str, Cell | str] = {names[str(row.split)]: score(row) for row in here.itertuples()}
+        first = rows_of_candidate.iloc[0]
+        index.append((name_of_group[first["group"]], _candidate_name(first), settings_text(definition, first)))
+        line: dict[str, Cell | str] = {names[str(row.split)]: score(row) for row in rows_of_candidate.itertuples()}
         if with_differences:
-            line |= {f"{names[str(row.split)]}: difference": _difference(row) for row in here.itertuples()}
-        line |= {f"{OPTIMISTIC} {one}": _found(first, one) for one in definition.objective}
+            line |= {f"{names[str(row.split)]}: difference": _difference(row) for row in rows_of_candidate.itertuples()}
+        line |= {f"{OPTIMISTIC} {one}": _search_score(first, one) for one in definition.objective}
         lines.append(line)
     frame = pd.DataFrame(lines).fillna(NOTHING)
     order = sorted(frame.columns, key=lambda name: (OPTIMISTIC in name, name.endswith(": difference")))
-    metric = "" if several else f" ({rows['metric'].iloc[0]})"
-    others = max(len(searched.of(group)) for group in range(len(searched.labels))) - 1
+    metric = "" if has_several_metrics else f" ({rows['metric'].iloc[0]})"
+    other_candidates = max(len(searched.entries_of(group)) for group in range(len(searched.labels))) - 1
     together = (
         f" They hold together for all candidates{' of a group' if definition.each else ''} (Bonferroni)."
-        if others > 1
+        if other_candidates > 1
         else ""
     )
-    said = [
+    sentences = [
         f"Confirmation on {_seeds(searched)} fresh seeds, which the search never used: {INTERVAL} over seeds{metric}.",
         "The default, then candidates by their mean on validation, where the best is chosen. Test is shown for these alone.",
     ]
     if with_differences:
-        said += [
+        sentences += [
             f"Difference from the default in points, seed by seed: {INTERVAL} (pairs).{together}",
             f"{UNKNOWN} the interval contains 0: the two are not told apart.",
         ]
-    said.append(f"What is {OPTIMISTIC} is the search's own: candidates were chosen by it.")
-    frame = _indexed(frame[order], index, [_each(definition), "trial", "settings"])
-    return _table(searched, said, frame, grouped=bool(definition.each))
+    sentences.append(f"What is {OPTIMISTIC} is the search's own: candidates were chosen by it.")
+    frame = _indexed(frame[order], index, [_group_head(definition), "trial", "settings"])
+    return _table(searched, sentences, frame, grouped=bool(definition.each))
 
 
-def found(searched: Searched, rows: pd.DataFrame) -> Iterator[Table]:
-    """A table per group: its best trials."""
+def best_trials(searched: Searched, rows: pd.DataFrame) -> Iterator[Table]:
+    """Yields a table per group with its best trials."""
     definition = searched.definition
-    several = len(searched.labels) > 1
+    has_groups = len(searched.labels) > 1
     for group, label in enumerate(searched.labels):
-        here = rows[rows["group"] == label]
-        best = top(searched, here, SHOWN)
+        rows_of_group = rows[rows["group"] == label]
+        best = top(searched, rows_of_group, SHOWN)
         if not len(best):
             continue
         keys = [one.key for one in searched.parameters(group)]
@@ -108,50 +112,54 @@ def found(searched: Searched, rows: pd.DataFrame) -> Iterator[Table]:
         if definition.rungs:
             frame["rung"] = [_value(value, NOTHING) for value in best["rung"]]
             frame["score at the rung"] = [amount(SCORE, value) for value in best["rung_score"]]
-        counts = count_text(here[here["origin"] != WARM])
-        known = int((here["origin"] == WARM).sum())
-        warm = f" and {known} warm" if known else ""
-        said = [
-            f"What was found{f' with {label}' if several else ''}: the best {len(best)} of {counts}{warm}; all are in the CSV.",
+        counts = count_text(rows_of_group[rows_of_group["origin"] != WARM])
+        warm_count = int((rows_of_group["origin"] == WARM).sum())
+        warm = f" and {warm_count} warm" if warm_count else ""
+        sentences = [
+            f"What was found{f' with {label}' if has_groups else ''}: the best {len(best)} of {counts}{warm}; all are in the CSV.",
             f"Scores are {OPTIMISTIC}: the best of many is partly luck.",
         ]
         if definition.rungs:
-            said.append(
+            sentences.append(
                 "Rung: the last update at which a trial was compared. Stopped trials come behind those that are done."
             )
-        name = f"found-{group + 1}" if several else "found"
-        index = [(_trial(row),) for row in best.itertuples()]
-        yield _table(searched, said, _indexed(frame, index, ["trial"]), name)
+        name = f"found-{group + 1}" if has_groups else "found"
+        index = [(_trial_name(row),) for row in best.itertuples()]
+        yield _table(searched, sentences, _indexed(frame, index, ["trial"]), name)
 
 
-def fair(searched: Searched, groups: pd.DataFrame, rows: pd.DataFrame) -> Table:
-    """A row per group: what it got of the budget, the default and the confirmed best, spread, and what it cost."""
+def groups_table(searched: Searched, groups: pd.DataFrame, rows: pd.DataFrame) -> Table:
+    """The table of groups, with a row per group: its trials, the default and the confirmed best, the spread, and the cost."""
     definition = searched.definition
     lines, index = [], []
     objective = next(iter(definition.objective))
-    for name, about in zip(searched.names, groups.to_dict("records"), strict=True):
+    for name, group_record in zip(searched.names, groups.to_dict("records"), strict=True):
         line: dict[str, Cell | str] = {
-            "trials": " / ".join(str(about[state]) for state in ("done", "stopped", "diverged"))
+            "trials": " / ".join(str(group_record[state]) for state in ("done", "stopped", "diverged"))
         }
         settings = NOTHING
-        for _, row in rows[(rows["group"] == about["group"]) & (rows["rank"] <= 1)].iterrows() if len(rows) else []:
+        for _, row in (
+            rows[(rows["group"] == group_record["group"]) & (rows["rank"] <= 1)].iterrows() if len(rows) else []
+        ):
             if row["rank"]:
                 settings = settings_text(definition, row)
             if not row["validation"]:
                 line[f"{'best' if row['rank'] else 'default'}, {row['split']}"] = score(row)
                 if row["rank"]:
                     line[f"difference, {row['split']}"] = _difference(row)
-        values = [amount(objective, about[quartile]) for quartile in QUARTILES]
-        line["quartiles"] = " / ".join(values) if not math.isnan(about["median"]) else NOTHING
-        line["diverged"] = NOTHING if math.isnan(about["share_diverged"]) else f"{about['share_diverged']:.0%}"
-        line["device hours"] = f"{about['device_hours']:.3g} + {about['confirmation_hours']:.3g}"
+        values = [amount(objective, group_record[quartile]) for quartile in QUARTILES]
+        line["quartiles"] = " / ".join(values) if not math.isnan(group_record["median"]) else NOTHING
+        line["diverged"] = (
+            NOTHING if math.isnan(group_record["share_diverged"]) else f"{group_record['share_diverged']:.0%}"
+        )
+        line["device hours"] = f"{group_record['device_hours']:.3g} + {group_record['confirmation_hours']:.3g}"
         lines.append(line)
         index.append((name, settings))
     frame = pd.DataFrame(lines).fillna(NOTHING)
     spread = "the score of done trials in the search"
     if definition.rungs:
         spread = f"the score after {definition.rungs[0]} updates, where every trial is compared"
-    said = [
+    sentences = [
         f"The same budget for each {' and '.join(definition.each)}: default and best on {_seeds(searched)} fresh seeds,"
         f" {INTERVAL} over seeds.",
         "Trials: done / stopped early / diverged. The best is the candidate with the highest mean on validation there.",
@@ -161,73 +169,75 @@ def fair(searched: Searched, groups: pd.DataFrame, rows: pd.DataFrame) -> Table:
         f"Quartiles of {spread}: how much depends on the settings. Diverged: share of the trials that are over. Device"
         " hours: of the trials + of the runs that confirm.",
     ]
-    order = sorted(frame.columns, key=lambda name: _rank(name, ["trials", "default", "best", "difference"]))
-    return _table(searched, said, _indexed(frame[order], index, [_each(definition), "best settings"]), "groups")
+    order = sorted(frame.columns, key=lambda name: _column_order(name, ["trials", "default", "best", "difference"]))
+    return _table(
+        searched, sentences, _indexed(frame[order], index, [_group_head(definition), "best settings"]), "groups"
+    )
 
 
-def fronts(searched: Searched, front: pd.DataFrame) -> Table:
-    """A row per trial of the front."""
+def front_table(searched: Searched, front: pd.DataFrame) -> Table:
+    """The table of the front, with a row per trial."""
     definition = searched.definition
     frame = pd.DataFrame({one: [amount(one, value) for value in front[one]] for one in definition.objective})
     frame = frame.assign(seeds=front["planned"].astype(str).to_list(), runs=front["runs"].to_list())
-    named = dict(zip(searched.labels, searched.names, strict=True))
-    index = [(named[row["group"]], str(row["trial"]), settings_text(definition, row)) for _, row in front.iterrows()]
-    said = [
+    name_of_group = dict(zip(searched.labels, searched.names, strict=True))
+    index = [
+        (name_of_group[row["group"]], str(row["trial"]), settings_text(definition, row)) for _, row in front.iterrows()
+    ]
+    sentences = [
         "The front: trials that no other is at least as good as in all objectives and better in one.",
         f"The best of the first objective first. Scores are {OPTIMISTIC}: trials are on the front by them.",
         "Runs: their ids in the store, a seed each.",
     ]
-    return _table(searched, said, _indexed(frame, index, [_each(definition), "trial", "settings"]), "front")
+    return _table(searched, sentences, _indexed(frame, index, [_group_head(definition), "trial", "settings"]), "front")
 
 
-def weights(searched: Searched, rows: pd.DataFrame) -> Table:
-    """A row per searched key, a column per objective: its importance."""
+def importance_table(searched: Searched, rows: pd.DataFrame) -> Table:
+    """The table of importances, with a row per searched key and a column per objective."""
     from mmprompt.studies.sampler import FEWEST, TOP, TOP_TRIALS
 
-    same = rows["n"].nunique() == 1
+    is_same_n = rows["n"].nunique() == 1
     of_n = rows["n"].map(" (n = {})".format)
     names = rows["group"].map(dict(zip(searched.labels, searched.names, strict=True)))
-    long = rows.assign(
+    long_form = rows.assign(
         text=rows["why"].where(rows["why"] != "", rows["importance"].map("{:.2f}".format)),
-        column=rows["objective"] + of_n if same else rows["objective"],
-        group=names if same else names + of_n,
+        column=rows["objective"] + of_n if is_same_n else rows["objective"],
+        group=names if is_same_n else names + of_n,
     )
-    wide = long.pivot(index=["group", "key"], columns="column", values="text").fillna(NOTHING)
-    order = pd.MultiIndex.from_frame(long[["group", "key"]].drop_duplicates())
-    wide = wide.reindex(index=order, columns=long["column"].drop_duplicates()).rename_axis(columns=None)
+    wide_form = long_form.pivot(index=["group", "key"], columns="column", values="text").fillna(NOTHING)
+    order = pd.MultiIndex.from_frame(long_form[["group", "key"]].drop_duplicates())
+    wide_form = wide_form.reindex(index=order, columns=long_form["column"].drop_duplicates()).rename_axis(columns=None)
     rungs = searched.definition.rungs
-    which = f"n trials by their score after {rungs[0]} updates, where all are compared" if rungs else "n done trials"
-    said = [
-        f"Importances by PED-ANOVA, of {which}: how much of what sets the best {TOP:.0%} ({TOP_TRIALS} at least) apart from the"
+    basis = f"n trials by their score after {rungs[0]} updates, where all are compared" if rungs else "n done trials"
+    sentences = [
+        f"Importances by PED-ANOVA, of {basis}: how much of what sets the best {TOP:.0%} ({TOP_TRIALS} at least) apart from the"
         " others lies in each key.",
         "Shares of 1 among the keys that all trials have. They describe the trials that there were, not the space: a sampler"
         " tries most where it expects most.",
     ]
     if NOT_IN_ALL in set(rows["why"]):
-        said.append(f"{NOT_IN_ALL.capitalize()}: the key depends on another; such shares cannot be compared.")
+        sentences.append(f"{NOT_IN_ALL.capitalize()}: the key depends on another; such shares cannot be compared.")
     if TOO_FEW in set(rows["why"]):
-        said.append(f"{TOO_FEW.capitalize()}: fewer than {FEWEST}{' came there' if rungs else ' are done'}.")
-    frame = _indexed(wide, list(wide.index), [_each(searched.definition), "key"])
-    return _table(searched, said, frame, "importances", grouped=bool(searched.definition.each))
+        sentences.append(f"{TOO_FEW.capitalize()}: fewer than {FEWEST}{' came there' if rungs else ' are done'}.")
+    frame = _indexed(wide_form, list(wide_form.index), [_group_head(searched.definition), "key"])
+    return _table(searched, sentences, frame, "importances", grouped=bool(searched.definition.each))
 
 
-# What is said
+# Captions, notes and words
 
 
 def _table(
-    searched: Searched, said: Sequence[str], frame: pd.DataFrame, name: str = "", grouped: bool = False
+    searched: Searched, sentences: Sequence[str], frame: pd.DataFrame, name: str = "", grouped: bool = False
 ) -> Table:
-    """The first that is said is the caption, the rest are notes; what there is to know of the search stands with the first
-    table (`about`).
-    """
-    caption, *notes = said
+    """A table whose caption is the first sentence; the others are its notes."""
+    caption, *notes = sentences
     incomplete = [] if searched.is_over else ["INCOMPLETE: the search is not over."]
-    made = of_frame(f"Search {searched.name}. {caption}", frame, name, [*notes, *incomplete])
+    made = table_of_frame(f"Search {searched.name}. {caption}", frame, name, [*notes, *incomplete])
     return replace(made, grouped=grouped and frame.index.nlevels > 1)
 
 
 def about(searched: Searched) -> str:
-    """What a reader of any of its tables has to know of the search."""
+    """The description of the search that accompanies its tables."""
     definition = searched.definition
     settings = ", ".join(f"{key} {value}" for key, value in (definition.header | definition.fixed).items())
     space = "; ".join(space_text(definition))
@@ -244,22 +254,23 @@ def about(searched: Searched) -> str:
 
 
 def objective_text(searched: Searched) -> str:
-    """`score (val acc@0.5) maximized`."""
+    """The objectives in words: `score (val acc@0.5) maximized`."""
     names = []
-    for one, direction in searched.definition.objective.items():
-        about = dict.fromkeys(f"{task['validation']} {task['metric']}" for task in searched.definition.tasks.values())
-        names.append(f"{one}{f' ({chr(44).join(about)})' if one == SCORE else ''} {direction}d")
+    for objective, direction in searched.definition.objective.items():
+        metrics = dict.fromkeys(f"{task['validation']} {task['metric']}" for task in searched.definition.tasks.values())
+        names.append(f"{objective}{f' ({chr(44).join(metrics)})' if objective == SCORE else ''} {direction}d")
     return " and ".join(names)
 
 
 def space_text(definition: Definition) -> Iterator[str]:
-    for one in definition.space:
-        when = " and ".join(f"{key} is {' or '.join(map(as_yaml, values))}" for key, values in one.when.items())
-        yield f"{one.key} {one}{f' where {when}' if when else ''}"
+    """Yields each searched parameter in words, with its condition."""
+    for parameter in definition.space:
+        when = " and ".join(f"{key} is {' or '.join(map(as_yaml, values))}" for key, values in parameter.when.items())
+        yield f"{parameter.key} {parameter}{f' where {when}' if when else ''}"
 
 
 def named_text(named: Named | None) -> str:
-    """`TPESampler(n_startup_trials=8)`."""
+    """A sampler or a stopping rule in words: `TPESampler(n_startup_trials=8)`."""
     if named is None:
         return NOTHING
     arguments = ", ".join(f"{key}={value}" for key, value in named.arguments.items())
@@ -269,29 +280,29 @@ def named_text(named: Named | None) -> str:
 def budget_text(searched: Searched) -> str:
     budget = searched.definition.budget
     words = {"trials": budget.trials, "device hours": budget.device_hours, "hours": budget.hours}
-    said = " or ".join(f"{value:g} {unit}" for unit, value in words.items() if value is not None)
+    limits = " or ".join(f"{value:g} {unit}" for unit, value in words.items() if value is not None)
     each = f" for each {' and '.join(searched.definition.each)}" if searched.definition.each else ""
-    return f"budget {said}{each} ({len(searched.picture.outcomes)} trials made)"
+    return f"budget {limits}{each} ({len(searched.picture.outcomes)} trials made)"
 
 
 def seeds_text(definition: Definition) -> str:
     seeds = definition.seeds
-    more = f", {seeds.most} for the top quarter" if seeds.most > seeds.first else ""
-    return f"{seeds.first} seed{'s' if seeds.first > 1 else ''} a trial{more}"
+    addition = f", {seeds.most} for the top quarter" if seeds.most > seeds.first else ""
+    return f"{seeds.first} seed{'s' if seeds.first > 1 else ''} a trial{addition}"
 
 
 def count_text(rows: pd.DataFrame) -> str:
-    """`12 trials (5 done, 6 stopped, 1 diverged)`."""
+    """The number of trials, by state: `12 trials (5 done, 6 stopped, 1 diverged)`."""
     counts = rows["state"].value_counts()
-    said = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
-    return f"{len(rows)} trials ({said})"
+    by_state = ", ".join(f"{counts[state]} {state}" for state in STATES if state in counts)
+    return f"{len(rows)} trials ({by_state})"
 
 
 # Cells
 
 
 def amount(objective: str, value: float) -> str:
-    """A score to one digit, a count whole, other numbers to three digits."""
+    """An objective's value in words: a score with one decimal, a number from 100 on as an integer, others with three digits."""
     if math.isnan(value):
         return NOTHING
     if objective == SCORE:
@@ -300,7 +311,7 @@ def amount(objective: str, value: float) -> str:
 
 
 def settings_text(definition: Definition, row: Any) -> str:
-    """`optim.lr=0.3 prompt.length=64`."""
+    """The settings of a trial in words: `optim.lr=0.3 prompt.length=64`."""
     return " ".join(f"{one.key}={_value(row[one.key])}" for one in definition.space if not pd.isna(row[one.key]))
 
 
@@ -310,26 +321,26 @@ def _value(value: Any, missing: str = "") -> str:
     return f"{value:g}" if isinstance(value, float) else as_yaml(value)
 
 
-def _trial(row: Any) -> str:
+def _trial_name(row: Any) -> str:
     return f"{row.trial} (default)" if getattr(row, "origin", "") == "default" else str(row.trial)
 
 
-def _name(row: pd.Series) -> str:
+def _candidate_name(row: pd.Series) -> str:
     return f"{row['trial']} (default)" if row["baseline"] else str(row["trial"])
 
 
 def _difference(row: Any) -> Cell:
-    """In points; marked where its interval contains 0."""
+    """The cell of a difference in points; it is marked if its interval contains 0."""
     if row.baseline or (row.n and not row.difference_n):
         return Cell(word=NOTHING)
     if not row.n:
         return score(row)
-    told = row.difference_lower > 0 or row.difference_upper < 0
+    is_significant = row.difference_lower > 0 or row.difference_upper < 0
     ends = (row.difference, row.difference_lower, row.difference_upper)
-    return Cell(*ends, int(row.difference_n), int(row.planned), signed=True, mark="" if told else UNKNOWN)
+    return Cell(*ends, int(row.difference_n), int(row.planned), signed=True, mark="" if is_significant else UNKNOWN)
 
 
-def _found(row: pd.Series, objective: str) -> str:
+def _search_score(row: pd.Series, objective: str) -> str:
     value = row[f"search_{objective}"]
     return "not at its end" if math.isnan(value) and row["origin"] != "default" else amount(objective, value)
 
@@ -339,17 +350,17 @@ def _seeds(searched: Searched) -> int:
     return searched.definition.confirm.seeds if confirmation is None else len(confirmation.seeds)
 
 
-def _each(definition: Definition) -> str:
-    """What tells groups apart."""
+def _group_head(definition: Definition) -> str:
+    """The head of the column of groups: the keys in which groups differ."""
     return " ".join(definition.each)
 
 
-def _rank(name: str, first: Sequence[str]) -> int:
+def _column_order(name: str, first: Sequence[str]) -> int:
     return next((at for at, word in enumerate(first) if name == word or name.startswith(f"{word},")), len(first))
 
 
 def _indexed(frame: pd.DataFrame, index: Sequence[tuple[str, ...]], names: Sequence[str]) -> pd.DataFrame:
-    """Rows are named by these; a name that is empty in all rows, as that of the only group, is left out."""
-    kept = [at for at, _ in enumerate(names) if any(row[at] for row in index)]
-    columns = {names[at]: [row[at] for row in index] for at in kept}
+    """The frame with these labels as its index. A label that is empty in all rows, as with a single group, is left out."""
+    used = [at for at, _ in enumerate(names) if any(row[at] for row in index)]
+    columns = {names[at]: [row[at] for row in index] for at in used}
     return frame.set_axis(pd.MultiIndex.from_frame(pd.DataFrame(columns)), axis=0)

@@ -1,4 +1,4 @@
-"""A table as a notebook holds it: it shows itself, and is written down as a paper, a page or a spreadsheet wants it."""
+"""A table for notebooks: it displays itself, and converts itself to Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from analysis.terminal import terminal
 
 @dataclass(frozen=True)
 class ShownTable(Table):
+    """A table that displays itself in a notebook."""
+
     @classmethod
     def of(cls, table: Table) -> ShownTable:
         return cls(**{field.name: getattr(table, field.name) for field in fields(table)})
 
     def __str__(self) -> str:
-        """As a terminal shows it."""
+        """The table as text for a terminal."""
         return terminal([self]).rstrip()
 
     __repr__ = __str__
@@ -30,9 +32,9 @@ class ShownTable(Table):
         return markdown([self])
 
     def latex(self) -> str:
-        """A table environment for a paper."""
+        """The table as a table environment for a paper."""
         return latex([self], self.name or "table")
 
     def csv(self) -> str:
-        """The cells in plain words; the numbers at full precision are in `cells()`."""
+        """The table's cells as text. Numbers at full precision are in `Results.cells()`."""
         return self.frame.to_csv()

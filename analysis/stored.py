@@ -1,5 +1,6 @@
-"""What lies in a store beside W&B records, read with care: JSON, and the files of evaluations. A damaged file is an exception
-that says which, and what is wrong with it.
+"""The readers of a run's files other than W&B records: JSON, and the files of evaluations.
+
+A damaged file raises an exception that names the file and says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -17,65 +18,65 @@ from mmprompt.runs.store import Attempt, RunFolder
 
 
 class Unreadable(Exception):
-    """A file is damaged. The message says which, and what is wrong with it."""
+    """A file is damaged. The message names the file and says what is wrong with it."""
 
 
 def read(file: Path, schema: TypeAdapter[Record]) -> Record | None:
-    """None if there is no such file. Raises Unreadable."""
+    """Reads a JSON file; None if it does not exist. Raises Unreadable if it is damaged."""
     try:
         return records.read(file, schema)
     except DamagedError as error:
-        raise Unreadable(f"{_place(file)} {error.why}") from None
+        raise Unreadable(f"{_displayed_path(file)} {error.why}") from None
 
 
 ANYTHING: TypeAdapter[dict[str, Any]] = TypeAdapter(records.Settings)
 
 
 def read_scores(file: Path) -> np.ndarray | None:
-    """Of each example, shape (m,). None if there is no such file. Raises Unreadable."""
+    """Reads the scores of an evaluation's examples, shape (m,); None if there is no such file. Raises Unreadable."""
     try:
         with file.open("rb") as stream:
-            found = np.lib.format.read_array(stream, allow_pickle=False)
+            scores = np.lib.format.read_array(stream, allow_pickle=False)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Unreadable(f"{_place(file)} cannot be read: {error.strerror}") from None
+        raise Unreadable(f"{_displayed_path(file)} cannot be read: {error.strerror}") from None
     except (ValueError, EOFError) as error:
-        raise Unreadable(f"{_place(file)} is cut off or damaged: {str(error).splitlines()[0]}") from None
-    if found.ndim != 1 or found.dtype.kind != "f" or not len(found):
-        raise Unreadable(f"{_place(file)} is damaged: it holds {found.dtype} of shape {found.shape}")
-    return found.astype(np.float64)
+        raise Unreadable(f"{_displayed_path(file)} is cut off or damaged: {str(error).splitlines()[0]}") from None
+    if scores.ndim != 1 or scores.dtype.kind != "f" or not len(scores):
+        raise Unreadable(f"{_displayed_path(file)} is damaged: it holds {scores.dtype} of shape {scores.shape}")
+    return scores.astype(np.float64)
 
 
-def _place(file: Path) -> str:
-    """As it is said: `result.json`, `evaluations/ID.json`."""
+def _displayed_path(file: Path) -> str:
+    """A file's path as messages show it: `result.json`, `evaluations/ID.json`."""
     return f"{file.parent.name}/{file.name}" if file.parent.name == "evaluations" else file.name
 
 
 @dataclass(frozen=True)
-class Files:
-    """What lies there of an evaluation; None is what does not."""
+class EvaluationFiles:
+    """The content of an evaluation's files; None for a file that does not exist."""
 
-    about: EvaluationRecord | None  # what its file says
-    scores: np.ndarray | None  # of single examples, shape (m,)
-
-
-def evaluation_files(folder: RunFolder, attempt: int, one: str) -> tuple[Path, Path]:
-    """Where an evaluation lies: with the published attempt, else where later ones are."""
-    return Attempt(folder, attempt).evaluation_file(one), folder.evaluations / f"{one}.json"
+    about: EvaluationRecord | None  # the content of ID.json
+    scores: np.ndarray | None  # the scores of single examples, shape (m,)
 
 
-def read_evaluation(folder: RunFolder, attempt: int, one: str) -> Files:
-    """Of an evaluation: the published attempt's, else a later one's. Raises Unreadable."""
-    for file in evaluation_files(folder, attempt, one):
-        about = read(file, records.EVALUATION)
-        if about is not None:
-            return Files(about, read_scores(file.with_suffix(".npy")))
-    return Files(None, None)
+def evaluation_files(folder: RunFolder, attempt: int, evaluation: str) -> tuple[Path, Path]:
+    """The two possible files of an evaluation: with the published attempt, and among the later evaluations."""
+    return Attempt(folder, attempt).evaluation_file(evaluation), folder.evaluations / f"{evaluation}.json"
 
 
-def unfinished(folder: RunFolder) -> str | None:
-    """What the newest attempt of a run without a result came to: diverged, failed or not done. None if there was none."""
+def read_evaluation(folder: RunFolder, attempt: int, evaluation: str) -> EvaluationFiles:
+    """Reads an evaluation's files: the published attempt's, otherwise a later one's. Raises Unreadable."""
+    for file in evaluation_files(folder, attempt, evaluation):
+        record = read(file, records.EVALUATION)
+        if record is not None:
+            return EvaluationFiles(record, read_scores(file.with_suffix(".npy")))
+    return EvaluationFiles(None, None)
+
+
+def unfinished_state(folder: RunFolder) -> str | None:
+    """The state of a run without a result by its newest attempt: diverged, failed or not done. None without an attempt."""
     try:
         attempts = folder.attempts()
         if not attempts:

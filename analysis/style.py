@@ -1,7 +1,7 @@
-"""How every figure looks: the two widths of a paper, one font, and one colour and marker for each method, everywhere.
+"""The style of all figures: the two widths of a paper, one font, and one colour and marker for each method.
 
-Sizes are those on paper: figures are made as wide as they are printed. The colours are those of Okabe and Ito, which every
-eye tells apart; orange and sky blue are darkened until a thin line of them stands out from white paper (3 to 1).
+Sizes are those on paper, as figures are made as wide as they are printed. The colours are those of Okabe and Ito, which are
+distinguishable with colour blindness; orange and sky blue are darkened so that a thin line has a contrast of 3 to 1 on white.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 
 import matplotlib
 
-WIDTHS = {"column": 3.25, "text": 5.5}  # inches: of a column and of the text of a NeurIPS or ACL page
-FONT = "STIXGeneral"  # goes with Times, and comes with Matplotlib
-GREY = "#555555"  # of what is said in passing
-LINE_GREY = "#8a8a8a"  # of lines to compare with
-MARKER = 3.6  # points: of a mean
-DOT = 1.7  # points: of a single run
-WHISKER = 0.9  # points: width of the line of an interval
+WIDTHS = {"column": 3.25, "text": 5.5}  # inches: width of a column and of the text of a NeurIPS or ACL page
+FONT = "STIXGeneral"  # matches Times, and comes with Matplotlib
+GREY = "#555555"  # secondary text
+LINE_GREY = "#8a8a8a"  # reference lines
+MARKER = 3.6  # points: size of a mean's marker
+DOT = 1.7  # points: size of a single run's dot
+WHISKER = 0.9  # points: width of an interval's line
 
 STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -45,7 +45,7 @@ STYLE: dict[str, Any] = {
     "legend.handlelength": 1.5,
     "legend.handletextpad": 0.4,
     "legend.labelspacing": 0.25,
-    "pdf.fonttype": 42,  # Type 3 fonts are turned away by conferences
+    "pdf.fonttype": 42,  # conferences reject Type 3 fonts
     "svg.fonttype": "path",
     "svg.hashsalt": "mmprompt",
     "xtick.labelsize": 7,
@@ -61,7 +61,7 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Look:
-    """Of a line or a row."""
+    """The look of a line or a row."""
 
     colour: str
     marker: str
@@ -78,10 +78,10 @@ KNOWN = {
     "bitfit all": Look(ORANGE, "D"),
     "lora": Look(PURPLE, "P"),
 }
-ALIKE = {  # other names of the same thing
+ALIKE = {  # other names of the same method
     "bitfit": "bitfit published",
     "prompt none": "prompt",
-    "both": "prompt",  # prompts in both stacks, made by nothing else, are what `prompt` means elsewhere
+    "both": "prompt",  # `prompt` in other sweeps means prompts in both stacks, without reparameterization
     "none": "prompt",
 }
 OTHERS = (
@@ -93,22 +93,22 @@ LINES = ("-", "--", ":", "-.")
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A method's own look; anything else takes what is left, in order. More names than looks take them again."""
-    found: dict[str, Look] = {}
+    """Returns the look of each name: a method has its own, other names take the remaining ones in order, repeatedly if needed."""
+    look_of: dict[str, Look] = {}
     others = 0
     for name in dict.fromkeys(names):
-        if (known := ALIKE.get(name, name)) in KNOWN:
-            found[name] = KNOWN[known]
+        if (canonical := ALIKE.get(name, name)) in KNOWN:
+            look_of[name] = KNOWN[canonical]
         else:
-            found[name] = OTHERS[others % len(OTHERS)]
+            look_of[name] = OTHERS[others % len(OTHERS)]
             others += 1
-    return found
+    return look_of
 
 
 @contextmanager
 def applied() -> Iterator[None]:
-    """Matplotlib's own defaults and `STYLE`, whatever the user's are."""
-    chosen: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
+    """A context with Matplotlib's own defaults and `STYLE`, whatever the user's settings are."""
+    defaults: Any = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
     with matplotlib.rc_context():
-        matplotlib.rcParams.update(chosen | STYLE)
+        matplotlib.rcParams.update(defaults | STYLE)
         yield

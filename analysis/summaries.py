@@ -1,4 +1,4 @@
-"""What the cells of a table say together: the trend along an axis of numbers, the average over tasks, and what n can show."""
+"""Summaries over the cells of a table: the trend along a numeric axis, the average over tasks, the detectable difference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import families, inference
-from analysis.comparisons import blocks, sizes
+from analysis.comparisons import blocks, family_sizes
 from analysis.families import Comparison
 from analysis.frame import Sweep
 from analysis.inference import Estimate, Sample
@@ -23,79 +23,95 @@ from mmprompt.studies import power
 from mmprompt.studies.intervals import LEVEL
 from mmprompt.studies.power import share_of
 
-FIVE = 5  # seeds, to which a table compares what it has
+FIVE = 5  # number of seeds for which the detectable difference is computed besides the actual number
 POWER = 0.8
-FEWEST = 3  # values of an axis that have a trend
+FEWEST = 3  # number of values from which an axis has a trend
 ENDS = ("", "_lower", "_upper", "_p")
 
 
 def trends(sweep: Sweep) -> pd.DataFrame:
-    """How the score changes along the axis that is compared, where its values are numbers above 0: a row per other label,
-    task and split.
+    """Returns the trend of the score along the compared axis, if its values are numbers above 0.
 
-    Columns: the labels, task, split, metric, axis, n (runs); slope (points per doubling), slope_lower, slope_upper, slope_p;
-    curvature (points per doubling squared; below 0 the slope falls) and the same of it; turning_point (the value of the axis
-    at which a parabola turns; NaN unless its curvature is told from 0 and it turns between the ends); lack_of_fit_p (of the
-    straight line).
+    There is a row per other label, task and split. Columns: the labels, task, split, metric, axis, n (runs); slope (points per
+    doubling), slope_lower, slope_upper, slope_p; curvature (points per doubling squared; negative if the slope falls) with
+    curvature_lower, curvature_upper, curvature_p; turning_point (the value of the axis at which the parabola turns; NaN unless
+    the curvature is significant and it turns within the range); lack_of_fit_p (of the straight line).
     """
     labels = [*(name for name in sweep.roles if name != sweep.compare), "task", "split"]
-    found: dict[tuple[Any, ...], list[Group]] = {}
+    cells_of_label: dict[tuple[Any, ...], list[Group]] = {}
     for group in groups(sweep):
-        found.setdefault(tuple(group.label[name] for name in labels), []).append(group)
+        cells_of_label.setdefault(tuple(group.label[name] for name in labels), []).append(group)
     rows = []
-    for label, those in found.items():
-        found_trend = trend_of([group.label[sweep.compare] for group in those], [group.sample() for group in those])
+    for label, cells in cells_of_label.items():
+        found_trend = trend_of([group.label[sweep.compare] for group in cells], [group.sample() for group in cells])
         if found_trend is None:
             continue
-        row = dict(zip(labels, label, strict=True)) | {"metric": those[0].metric, "axis": sweep.compare}
-        row |= {"n": sum(len(group.seeds) for group in those)}
-        for name, one in (("slope", found_trend.slope), ("curvature", found_trend.curvature)):
-            ends = one.alone()
-            row |= {name: one.value, f"{name}_lower": ends.lower, f"{name}_upper": ends.upper, f"{name}_p": one.p}
+        row = dict(zip(labels, label, strict=True)) | {"metric": cells[0].metric, "axis": sweep.compare}
+        row |= {"n": sum(len(group.seeds) for group in cells)}
+        for name, estimate in (("slope", found_trend.slope), ("curvature", found_trend.curvature)):
+            ends = estimate.alone()
+            row |= {
+                name: estimate.value,
+                f"{name}_lower": ends.lower,
+                f"{name}_upper": ends.upper,
+                f"{name}_p": estimate.p,
+            }
         rows.append(row | {"turning_point": found_trend.turning_point, "lack_of_fit_p": found_trend.lack_of_fit_p})
     columns = [f"{name}{end}" for name in ("slope", "curvature") for end in ENDS]
     return pd.DataFrame(rows, columns=[*labels, "metric", "axis", "n", *columns, "turning_point", "lack_of_fit_p"])
 
 
 def trend_of(x: Sequence[Any], samples: Sequence[Sample]) -> Trend | None:
-    """Of the values that have runs. None where they are no positive numbers, or too few, or of one seed each."""
-    there = [(value, sample) for value, sample in zip(x, samples, strict=True) if sample.n]
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 for value in x)
-    if not numbers or len(there) < FEWEST or all(sample.n < 2 for _, sample in there):
+    """Returns the trend over the values that have runs; None if values are not positive numbers, too few, or of one seed each."""
+    with_runs = [(value, sample) for value, sample in zip(x, samples, strict=True) if sample.n]
+    are_positive_numbers = all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 for value in x
+    )
+    if not are_positive_numbers or len(with_runs) < FEWEST or all(sample.n < 2 for _, sample in with_runs):
         return None
-    return trend([float(value) for value, _ in there], [sample for _, sample in there])
+    return trend([float(value) for value, _ in with_runs], [sample for _, sample in with_runs])
 
 
 def averages(sweep: Sweep) -> pd.DataFrame:
-    """The average over tasks of each row that has them all: of scores where every metric is in percent, else of scores in
-    percent of the baseline's. Several splits of a task are averaged first. (The paper does not say how its Table 6 averages.)
+    """Returns the average over tasks of each row that has all of them.
 
-    Columns: the row labels, rule, tasks, n (the smallest of a task), value, lower, upper; difference from the baseline's with
-    its difference_lower, difference_upper, difference_p, difference_p_corrected and difference_verdict (Holm); better (how
-    often a run of this row beats one of the baseline's on the same task, ties counted half, mean over tasks); baseline.
-    Empty for one task, for rows that are followed over an axis, and where metrics differ and there is no baseline.
+    It averages scores if every metric is in percent, otherwise scores in percent of the baseline's. Several splits of a task are
+    averaged first. (The paper does not say how its Table 6 averages.)
+
+    Columns: the row labels, rule, tasks, n (the smallest of a task), value, lower, upper; difference from the baseline with
+    difference_lower, difference_upper, difference_p, difference_p_corrected and difference_verdict (Holm); better (how often a
+    run of this row beats a run of the baseline on the same task, ties counted half, mean over tasks); baseline. Empty for a single
+    task, for rows along a further axis (`over`), and if metrics differ and there is no baseline.
     """
     labels, tasks, in_percent = list(sweep.roles), list(sweep.tasks), is_in_percent(sweep)
     columns = [*labels, "rule", "tasks", "n", *OF_AVERAGE]
-    found = [row for row in rows_of(sweep) if all(task in row.samples for task in tasks)] if sweep.over is None else []
-    baseline = next((row for row in found if row.is_baseline), None)
-    if len(tasks) < 2 or not found or (baseline is None and not in_percent):
+    complete_rows = (
+        [row for row in rows_of(sweep) if all(task in row.samples for task in tasks)] if sweep.over is None else []
+    )
+    baseline = next((row for row in complete_rows if row.is_baseline), None)
+    if len(tasks) < 2 or not complete_rows or (baseline is None and not in_percent):
         return pd.DataFrame(columns=columns)
-    compared = _compared(sweep, found, baseline)
+    compared = _compared(sweep, complete_rows, baseline)
     rule = "mean over tasks" if in_percent else "mean over tasks of the score in percent of the baseline's"
-    made = []
-    for row, one in zip(found, compared, strict=True):
-        score = average_score(tasks, row, baseline, found, in_percent)
+    table_rows = []
+    for row, comparison in zip(complete_rows, compared, strict=True):
+        score = average_score(tasks, row, baseline, complete_rows, in_percent)
         ends = score.alone()
-        about = row.label | {"rule": rule, "tasks": len(tasks), "n": min(row.samples[task].n for task in tasks)}
-        about |= {"value": score.value, "lower": ends.lower, "upper": ends.upper, "baseline": row.is_baseline}
-        if one is not None and baseline is not None:
-            about |= {"difference": one.value, "difference_verdict": one.verdict}
-            about |= {f"difference_{key}": getattr(one, key) for key in ("lower", "upper", "p", "p_corrected")}
-            wins = [inference.better(row.samples[task].scores, baseline.samples[task].scores) for task in tasks]
-            about |= {"better": float(np.mean(wins))}
-        made.append(about)
-    return pd.DataFrame([{"difference_verdict": ""} | row for row in made], columns=columns)
+        columns_of_row = row.label | {
+            "rule": rule,
+            "tasks": len(tasks),
+            "n": min(row.samples[task].n for task in tasks),
+        }
+        columns_of_row |= {"value": score.value, "lower": ends.lower, "upper": ends.upper, "baseline": row.is_baseline}
+        if comparison is not None and baseline is not None:
+            columns_of_row |= {"difference": comparison.value, "difference_verdict": comparison.verdict}
+            columns_of_row |= {
+                f"difference_{key}": getattr(comparison, key) for key in ("lower", "upper", "p", "p_corrected")
+            }
+            wins = [inference.share_of_wins(row.samples[task].scores, baseline.samples[task].scores) for task in tasks]
+            columns_of_row |= {"better": float(np.mean(wins))}
+        table_rows.append(columns_of_row)
+    return pd.DataFrame([{"difference_verdict": ""} | row for row in table_rows], columns=columns)
 
 
 OF_AVERAGE = (
@@ -105,34 +121,36 @@ OF_AVERAGE = (
 
 
 def is_in_percent(sweep: Sweep) -> bool:
-    """Whether the metrics of all tasks are, so that their mean is one."""
+    """Whether the metrics of all tasks are in percent, so that their mean is too."""
     return all(metric_range(metric)[1] == 100 for metric in sweep.tasks.values())
 
 
-def _compared(sweep: Sweep, found: Sequence[Row], baseline: Row | None) -> list[Comparison | None]:
-    """Each row's average less the baseline's, as a family of their own."""
-    others = [row for row in found if not row.is_baseline] if baseline is not None else []
+def _compared(sweep: Sweep, all_rows: Sequence[Row], baseline: Row | None) -> list[Comparison | None]:
+    """Each row's average minus the baseline's, as a separate family; None for the baseline itself, or without one."""
+    others = [row for row in all_rows if not row.is_baseline] if baseline is not None else []
     if baseline is None or not others:
-        return [None] * len(found)
-    estimates = [average_difference(list(sweep.tasks), row, baseline, found, is_in_percent(sweep)) for row in others]
-    made = iter(families.contrasts(estimates, 1 - LEVEL, [sweep.manifest["margin"].get("percent")] * len(others)))
-    return [None if row.is_baseline else next(made) for row in found]
+        return [None] * len(all_rows)
+    estimates = [average_difference(list(sweep.tasks), row, baseline, all_rows, is_in_percent(sweep)) for row in others]
+    comparisons = iter(
+        families.contrasts(estimates, 1 - LEVEL, [sweep.manifest["margin"].get("percent")] * len(others))
+    )
+    return [None if row.is_baseline else next(comparisons) for row in all_rows]
 
 
 def average_score(
     tasks: Sequence[str], row: Row, baseline: Row | None, among: Sequence[Row], in_percent: bool
 ) -> Estimate:
-    """`among`: the rows of the table, whose variance is pooled where they have one in common."""
+    """Estimates a row's average over tasks. `among`: the rows of the table, whose variances are pooled where they agree."""
     if in_percent:
         return inference.average([inference.mean(row.samples[task]) for task in tasks])
-    assert baseline is not None  # or there is no average of metrics that differ
+    assert baseline is not None  # without a baseline there is no average of different metrics
     if row.is_baseline:
-        return Estimate(100.0, math.nan, 0, math.nan)  # of itself
+        return Estimate(100.0, math.nan, 0, math.nan)  # percent of itself
     return inference.average([_relative(task, row, baseline, among) for task in tasks])
 
 
 def average_difference(tasks: Sequence[str], row: Row, other: Row, among: Sequence[Row], in_percent: bool) -> Estimate:
-    """One row's average less another's; where metrics differ, in percent of the other's score."""
+    """Estimates one row's average minus another's; if metrics differ, in percent of the other's score."""
     if in_percent:
         return inference.average([difference(task, row, other, among) for task in tasks])
     shares = [_relative(task, row, other, among) for task in tasks]
@@ -140,66 +158,70 @@ def average_difference(tasks: Sequence[str], row: Row, other: Row, among: Sequen
 
 
 def difference(task: str, row: Row, other: Row, among: Sequence[Row]) -> Estimate:
-    """One row less another on one task, with the variance of all rows, or with their own two where theirs are higher."""
+    """Estimates one row minus another on one task, with the variance of all rows, or with their own two if these are higher."""
     return inference.contrast(*_weighed(task, {id(row): 1.0, id(other): -1.0}, among))
 
 
 def _relative(task: str, row: Row, baseline: Row, among: Sequence[Row]) -> Estimate:
-    """In percent of the baseline's score. Both answer the same examples, so each counts as far as it moves the ratio."""
+    """Estimates a row's score in percent of the baseline's. Both answer the same examples, so each example counts by its influence
+    on the ratio (delta method)."""
     means = [inference.contrast(*_weighed(task, {id(one): 1.0}, among)) for one in (row, baseline)]
-    found = inference.relative(*means)
+    ratio = inference.relative(*means)
     ours, theirs = row.samples[task].examples, baseline.samples[task].examples
     if ours is None or theirs is None or len(ours) != len(theirs):
-        return found
-    moved = 100 * (ours - found.value / 100 * theirs) / means[1].value
-    return replace(found, se_examples=float(moved.std(ddof=1)) / math.sqrt(len(moved)))
+        return ratio
+    moved = 100 * (ours - ratio.value / 100 * theirs) / means[1].value
+    return replace(ratio, se_examples=float(moved.std(ddof=1)) / math.sqrt(len(moved)))
 
 
 def _weighed(task: str, weights: dict[int, float], among: Sequence[Row]) -> tuple[list[float], list[Sample], bool]:
-    """Weights, samples, and whether one variance is pooled: not where a sample with a weight varies more than the rest."""
-    there = [row for row in among if task in row.samples]
-    samples, of_each = [row.samples[task] for row in there], [weights.get(id(row), 0.0) for row in there]
-    seen = inference.variances(samples)
-    if any(weight and noisy for weight, noisy in zip(of_each, seen.noisy, strict=True)):
-        return of_each, samples, False
-    kept = [at for at, pooled in enumerate(seen.pooled) if pooled or of_each[at]]
-    return [of_each[at] for at in kept], [samples[at] for at in kept], True
+    """The weights, the samples, and whether their variance is pooled: not if a sample with a weight varies more than the rest."""
+    with_task = [row for row in among if task in row.samples]
+    samples, all_weights = [row.samples[task] for row in with_task], [weights.get(id(row), 0.0) for row in with_task]
+    found_variances = inference.variances(samples)
+    if any(weight and noisy for weight, noisy in zip(all_weights, found_variances.noisy, strict=True)):
+        return all_weights, samples, False
+    used = [at for at, pooled in enumerate(found_variances.pooled) if pooled or all_weights[at]]
+    return [all_weights[at] for at in used], [samples[at] for at in used], True
 
 
 def detectable(sweep: Sweep) -> pd.DataFrame:
-    """The smallest differences from the baseline that the table tells apart with power 0.8: a row per task and split that it
-    shows, the median over its columns.
+    """Returns the smallest differences from the baseline that the table can detect with power 0.8.
 
-    Columns: task, split, metric, n (the smallest), difference (points of the metric, or of the share kept), with_5_seeds.
+    There is a row per task and split that it shows, with the median over the columns of the table. Columns: task, split, metric, n
+    (the smallest), difference (points of the metric, or of the share kept), with_5_seeds (the same with 5 seeds).
     """
-    what = KEPT if sweep.manifest["kept_from"] is not None else "value"
-    found = groups(sweep)
-    counts = sizes(sweep, found, what)
+    column = KEPT if sweep.manifest["kept_from"] is not None else "value"
+    all_groups = groups(sweep)
+    counts = family_sizes(sweep, all_groups, column)
     columns: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
-    for label, numbers in blocks(sweep, found, what).items():
-        samples = [found[number].sample(what) for number in numbers]
+    for label, numbers in blocks(sweep, all_groups, column).items():
+        samples = [all_groups[number].sample(column) for number in numbers]
         n = min(sample.n for sample in samples)
         variance, df = inference.pooled_variance(samples)
-        first = found[numbers[0]].label
+        first = all_groups[numbers[0]].label
         if (first["task"], first["split"]) not in sweep.shown or n < 2 or not df:
             continue
         errors = [inference.contrast([1, -1], [row, samples[0]], pooled=False).se_examples for row in samples[1:]]
         of_examples = 0.0 if math.isnan(median(errors)) else median(errors)
-        both = [
+        differences = [
             _detectable(seeds, len(samples) - 1, share_of(counts[label]), math.sqrt(variance), of_examples)
             for seeds in (n, FIVE)
         ]
-        columns.setdefault((first["task"], first["split"]), []).append((n, both[0], both[1]))
+        columns.setdefault((first["task"], first["split"]), []).append((n, differences[0], differences[1]))
     rows = [
-        {"task": task, "split": split, "metric": sweep.tasks[task], "n": min(n for n, _, _ in ones)}
-        | {"difference": median(now for _, now, _ in ones), "with_5_seeds": median(five for _, _, five in ones)}
-        for (task, split), ones in columns.items()
+        {"task": task, "split": split, "metric": sweep.tasks[task], "n": min(n for n, _, _ in values)}
+        | {"difference": median(now for _, now, _ in values), "with_5_seeds": median(five for _, _, five in values)}
+        for (task, split), values in columns.items()
     ]
     return pd.DataFrame(rows, columns=["task", "split", "metric", "n", "difference", "with_5_seeds"])
 
 
 def _detectable(n: int, rows: int, alpha: float, sd: float, of_examples: float) -> float:
-    """In points: what seeds of this standard deviation allow, and a test set with this standard error of a difference."""
+    """The detectable difference in points, for n seeds.
+
+    `sd`: standard deviation over seeds. `of_examples`: standard error that the test set adds to a difference.
+    """
     critical = power.dunnett(math.inf, n, [n] * rows, alpha)
-    reached = power.two_sided(math.inf, 2 * (1 - POWER))  # what a difference must exceed the critical value by
+    reached = power.two_sided(math.inf, 2 * (1 - POWER))  # by so much a difference must exceed the critical value
     return math.hypot(sd * power.detectable(n, rows, alpha, POWER), of_examples * (critical + reached))

@@ -1,4 +1,4 @@
-"""What is said about a sweep's tables, in words: their notes, and what their captions are made of."""
+"""The notes of a sweep's tables, and the words of their captions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis import names
 from analysis.frame import Sweep
-from analysis.layout import number, three
+from analysis.layout import digits_for_three, number
 from analysis.manifest import axis_value
 from analysis.references import References
 from analysis.samples import SEEDS_ALONE
@@ -22,12 +22,12 @@ from mmprompt.studies.intervals import LEVEL
 PERCENT_LEVEL = f"{100 * LEVEL:g} %"
 UNITS = {metric.name: metric.unit for family in ALL for metric in family.shown}
 EQUIVALENT, UNKNOWN = "=", "~"
-MOST = 4  # columns of which it is said one by one what can be told apart
-SEEN_AGAINST = {"zero_shot": "without tuning", "chance": "always the same answer"}  # reference -> its words
+MOST = 4  # number of columns up to which a note names the detectable difference of each
+REFERENCE_WORDS = {"zero_shot": "without tuning", "chance": "always the same answer"}
 
 
 def about(sweep: Sweep) -> Iterator[str]:
-    """Where a table comes from: what a paper does not print, and who has the table wants to know."""
+    """Yields the origin of a table, which accompanies it but is no part of it in a paper."""
     manifest = sweep.manifest
     places = ", ".join(f"{kind.capitalize()} {number}" for kind, number in (manifest["paper"] or {}).items())
     yield f"Sweep {manifest['sweep']}: `{manifest['command']}`."
@@ -36,6 +36,7 @@ def about(sweep: Sweep) -> Iterator[str]:
 
 
 def score_notes(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
+    """Yields the notes of the table of scores."""
     manifest, frame = sweep.manifest, sweep.frame
     yield _unit(shown)
     yield from limit_note(shown, "")
@@ -58,51 +59,51 @@ def score_notes(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
 
 
 def reference_notes(sweep: Sweep, references: References) -> Iterator[str]:
-    """`Without tuning: 3.7 on Grounding, 67.3 on Entailment; always the same answer: 50.1 on Entailment.`"""
-    tasks, said = [task for task, _ in sweep.shown], []
-    for name, words in SEEN_AGAINST.items():
-        known = [
+    """Yields `Without tuning: 3.7 on Grounding, 67.3 on Entailment; always the same answer: 50.1 on Entailment.`"""
+    tasks, phrases = [task for task, _ in sweep.shown], []
+    for name, words in REFERENCE_WORDS.items():
+        scores = [
             f"{number(value, 1)} on {names.task(task)}{f' {names.split(split, task)}' if tasks.count(task) > 1 else ''}"
             for task, split in sweep.shown
             if (value := references.get((task, split), {}).get(name)) is not None
         ]
-        if known:
-            said.append(f"{words}: {', '.join(known)}")
-    if said:
-        text = "; ".join(said)
+        if scores:
+            phrases.append(f"{words}: {', '.join(scores)}")
+    if phrases:
+        text = "; ".join(phrases)
         yield f"{text[0].upper()}{text[1:]}."
 
 
 def _sources(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
-    """What the intervals cover. A cell that differs from the others says so in its note."""
-    known, judged = shown[shown["lower"].notna()], judged_cells(sweep, shown)
-    if covers_seeds_alone(judged):
+    """Yields what the intervals cover. A cell that differs from the others says so in its own note."""
+    with_interval, primary = shown[shown["lower"].notna()], primary_cells(sweep, shown)
+    if covers_seeds_alone(primary):
         yield SEEDS_ALONE
-    elif judged["lower"].notna().any():
-        yield f"Intervals cover both sources of error, seeds and test examples{_examples(judged)}."
-    further = known.loc[~known.index.isin(judged.index), "metric"].unique()
+    elif primary["lower"].notna().any():
+        yield f"Intervals cover both sources of error, seeds and test examples{_examples(primary)}."
+    further = with_interval.loc[~with_interval.index.isin(primary.index), "metric"].unique()
     if len(further):
-        which = listed([names.metric(one) for one in further])
-        yield f"Intervals of {which} cover seeds alone: single examples have no such score."
+        further_metrics = listed([names.metric(one) for one in further])
+        yield f"Intervals of {further_metrics} cover seeds alone: single examples have no such score."
 
 
-def judged_cells(sweep: Sweep, cells: pd.DataFrame) -> pd.DataFrame:
-    """By the metric of each task, and not by further ones."""
+def primary_cells(sweep: Sweep, cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of each task's primary metric."""
     return cells[cells["metric"] == cells["task"].map(sweep.tasks)]
 
 
 def covers_seeds_alone(cells: pd.DataFrame) -> bool:
-    """Whether there are intervals, and none has the part of the examples."""
-    known = cells[cells["lower"].notna()]
-    return len(known) > 0 and bool(known["half_examples"].isna().all())
+    """Whether there are intervals, and none includes the error from the examples."""
+    with_interval = cells[cells["lower"].notna()]
+    return len(with_interval) > 0 and bool(with_interval["half_examples"].isna().all())
 
 
 def _choice(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
-    """Of `*`, and of rates that were chosen with the seeds that are shown."""
+    """Yields the notes on the mark `*`, and on learning rates that were chosen with seeds that the table shows."""
     chosen = shown[shown["chosen"]]
     if len(chosen):
-        apart = [names.axis(name) for name in sweep.roles if name not in (sweep.compare, *sweep.extra_axes)]
-        each = f" for each {names.in_sentence(listed(apart))}" if apart else ""
+        other_axes = [names.axis(name) for name in sweep.roles if name not in (sweep.compare, *sweep.extra_axes)]
+        each = f" for each {names.in_sentence(listed(other_axes))}" if other_axes else ""
         among = sorted(int(k) for k in chosen["among"].unique() if k)
         k = f" among {among[0]}" + (f" to {among[-1]}" if len(among) > 1 else "") if among else ""
         tests = [split for task, split in sweep.shown if split != sweep.validation[task]]
@@ -114,7 +115,7 @@ def _choice(sweep: Sweep, shown: pd.DataFrame) -> Iterator[str]:
 
 
 def _unit(shown: pd.DataFrame) -> str:
-    """`Scores in percent; Captions in CIDEr-D times 100.`"""
+    """The units of the scores: `Scores in percent; Captions in CIDEr-D times 100.`"""
     metrics = shown.drop_duplicates(["task", "metric"])
     percent = metrics["metric"].isin([name for name, unit in UNITS.items() if unit == "percent"])
     others = [
@@ -125,12 +126,14 @@ def _unit(shown: pd.DataFrame) -> str:
 
 
 def limit_note(shown: pd.DataFrame, prefix: str) -> Iterator[str]:
+    """Yields the note on asymmetric intervals, if there are any. `prefix`: of the columns, such as `kept_`."""
     value, lower, upper = (shown[name] for name in (prefix.rstrip("_") or "value", f"{prefix}lower", f"{prefix}upper"))
     if ((upper + lower - 2 * value).abs() > 1e-6 * value.abs()).any():
         yield "In brackets: the limits of an interval that is cut off at the end of the metric's range."
 
 
 def state_notes(sweep: Sweep) -> Iterator[str]:
+    """Yields the notes on mixed commits, mixed devices, and runs that are not done."""
     frame = sweep.frame
     if len(mixed := _commits(frame)) > 1:
         yield f"Mixed commits: {', '.join(mixed)}."
@@ -139,64 +142,73 @@ def state_notes(sweep: Sweep) -> Iterator[str]:
         yield f"Mixed devices: {', '.join(devices)}."
     if (frame["state"] != "done").any():
         several = "points" if frame["run"].duplicated().any() else "runs"
-        lacking = "Of" if frame["state"].isin(("done", "diverged")).all() else "INCOMPLETE: of"
-        yield f"{lacking} {len(frame)} {several} {_count(frame)}."
+        beginning = "Of" if frame["state"].isin(("done", "diverged")).all() else "INCOMPLETE: of"
+        yield f"{beginning} {len(frame)} {several} {_state_counts(frame)}."
 
 
 def detectable_notes(sweep: Sweep, detectable: pd.DataFrame) -> Iterator[str]:
-    """`With 3 seeds differences from 5.1 points on (Grounding), 8.0 (Entailment) are told apart with power 0.8; ...`"""
+    """Yields `With 3 seeds differences from 5.1 points on (Grounding), 8.0 (Entailment) are told apart with power 0.8; ...`"""
     if not len(detectable):
         return
     rows = shown_cells(sweep, detectable).sort_values("place", kind="stable")
     rows = rows[rows["difference"].notna()]
-    for n, those in rows.groupby("n", sort=False):
-        now, then = ([number(x, three(x) - 1) for x in those[what]] for what in ("difference", "with_5_seeds"))
-        if len(those) > MOST:
-            low, high = those["difference"].argmin(), those["difference"].argmax()
-            points = f"{now[low]} to {now[high]} points on, by column,"
-            later = f"{then[those['with_5_seeds'].argmin()]} to {then[those['with_5_seeds'].argmax()]}"
+    for n, group in rows.groupby("n", sort=False):
+        present, with_five = (
+            [number(x, digits_for_three(x) - 1) for x in group[what]] for what in ("difference", "with_5_seeds")
+        )
+        if len(group) > MOST:
+            low, high = group["difference"].argmin(), group["difference"].argmax()
+            points = f"{present[low]} to {present[high]} points on, by column,"
+            later = f"{with_five[group['with_5_seeds'].argmin()]} to {with_five[group['with_5_seeds'].argmax()]}"
         else:
-            several = those["task"].duplicated().any()
+            several = group["task"].duplicated().any()
             first, *others = (
                 f"({names.task(row.task)}{f' {names.split(row.split, row.task)}' if several else ''})"
-                for row in records(those)
+                for row in records(group)
             )
-            of = [f"{now[0]} points on {first}", *(f"{x} {word}" for x, word in zip(now[1:], others, strict=True))]
-            points, later = ", ".join(of), listed(then)
-        more = f"; with {FIVE} seeds {later}" if those["n"].iloc[0] < FIVE else ""
-        yield f"With {n} seeds differences from {points} are told apart with power 0.8{more}."
+            phrases = [
+                f"{present[0]} points on {first}",
+                *(f"{x} {word}" for x, word in zip(present[1:], others, strict=True)),
+            ]
+            points, later = ", ".join(phrases), listed(with_five)
+        addition = f"; with {FIVE} seeds {later}" if group["n"].iloc[0] < FIVE else ""
+        yield f"With {n} seeds differences from {points} are told apart with power 0.8{addition}."
 
 
-def simultaneous(sweep: Sweep, shown: pd.DataFrame, what: str) -> str:
-    """What the interval of a difference is, and of how many it holds."""
-    known = shown[shown[f"{what}_lower"].notna()]
-    methods = {str(method): those["task"].unique() for method, those in known.groupby(f"{what}_method", sort=False)}
+def simultaneous(sweep: Sweep, shown: pd.DataFrame, column: str) -> str:
+    """The kind of a difference's intervals in words, and the number of comparisons over which they are simultaneous."""
+    with_interval = shown[shown[f"{column}_lower"].notna()]
+    methods = {
+        str(method): rows["task"].unique() for method, rows in with_interval.groupby(f"{column}_method", sort=False)
+    }
     if not methods:
         return "without intervals"
-    by = " and ".join(
+    method_words = " and ".join(
         method + (f" on {listed([names.task(task) for task in tasks])}" if len(methods) > 1 else "")
         for method, tasks in methods.items()
     )
-    of = f"the {len(known)} comparison{'s' * (len(known) > 1)} of this table"
+    family = f"the {len(with_interval)} comparison{'s' * (len(with_interval) > 1)} of this table"
     if sweep.manifest["family"] == "task":
-        of += ", task by task"
-    n = of_n(_common(known[f"{what}_n"]), known, f"{what}_n").strip(" ()")
-    return f"simultaneous {PERCENT_LEVEL} intervals over {of} ({by}; {n})"
+        family += ", task by task"
+    n = of_n(_common(with_interval[f"{column}_n"]), with_interval, f"{column}_n").strip(" ()")
+    return f"simultaneous {PERCENT_LEVEL} intervals over {family} ({method_words}; {n})"
 
 
-def mark_notes(sweep: Sweep, shown: pd.DataFrame, what: str) -> Iterator[str]:
+def mark_notes(sweep: Sweep, shown: pd.DataFrame, column: str) -> Iterator[str]:
+    """Yields the notes on the marks of the differences in this column."""
     margins = sweep.manifest["margin"] or {}
     words = ", ".join(
         f"{margins[key]:g} points{f' of {names.metric(key, short=True)}' if key != 'percent' else ''}"
         for key in margins
     )
-    verdicts = set(shown[f"{what}_verdict"])
-    if shown.loc[shown[what].notna(), f"{what}_lower"].isna().any():
+    verdicts = set(shown[f"{column}_verdict"])
+    if shown.loc[shown[column].notna(), f"{column}_lower"].isna().any():
         verdicts.add("not known")
-    yield from marks_said(verdicts, words)
+    yield from verdict_notes(verdicts, words)
 
 
-def marks_said(verdicts: set[str], margin: str) -> Iterator[str]:
+def verdict_notes(verdicts: set[str], margin: str) -> Iterator[str]:
+    """Yields a note on the mark of each of these verdicts. `margin`: the margin in words; empty without one."""
     if "not known" in verdicts:
         yield f"{UNKNOWN} not known: {'neither told apart nor equivalent' if margin else 'not told apart, which is not equal'}."
     if "equivalent" in verdicts:
@@ -206,7 +218,7 @@ def marks_said(verdicts: set[str], margin: str) -> Iterator[str]:
 
 
 def of_n(n: int | None, rows: pd.DataFrame, column: str = "n") -> str:
-    """` (n = 3 seeds)`; that of most cells, where some say another."""
+    """The common n in words: ` (n = 3 seeds)`, with `unless given` if some cells have another."""
     if n is None:
         return ""
     counts = {count for count in rows[column] if count}
@@ -214,8 +226,8 @@ def of_n(n: int | None, rows: pd.DataFrame, column: str = "n") -> str:
 
 
 def _common(counts: Iterable[Any]) -> int | None:
-    known = Counter(int(count) for count in counts if count)
-    return known.most_common(1)[0][0] if known else None
+    counted = Counter(int(count) for count in counts if count)
+    return counted.most_common(1)[0][0] if counted else None
 
 
 def _examples(shown: pd.DataFrame) -> str:
@@ -224,12 +236,12 @@ def _examples(shown: pd.DataFrame) -> str:
 
 
 def baseline_words(sweep: Sweep) -> str:
-    """`Finetuning`, `prompt length 64`."""
-    said = []
+    """The baseline in words: `Finetuning`, `prompt length 64`."""
+    words = []
     for axis, value in (sweep.manifest["baseline"] or {}).items():
         word = value_name(axis, axis_value({axis: value}, axis))
-        said.append(word if axis == "method" else f"{names.in_sentence(names.axis(axis))} {names.in_sentence(word)}")
-    return ", ".join(said)
+        words.append(word if axis == "method" else f"{names.in_sentence(names.axis(axis))} {names.in_sentence(word)}")
+    return ", ".join(words)
 
 
 def axis_words(sweep: Sweep) -> str:
@@ -237,15 +249,16 @@ def axis_words(sweep: Sweep) -> str:
 
 
 def split_words(sweep: Sweep) -> str:
-    """`the test split`, `testA, testB and test`: those that are shown."""
-    splits = sorted({split for _, split in sweep.shown}, key=names.split_place)
-    said = listed([names.split(split) for split in splits])
-    return f"the {said} split" if len(splits) == 1 else said
+    """The shown splits in words: `the test split`, `testA, testB and test`."""
+    splits = sorted({split for _, split in sweep.shown}, key=names.split_order)
+    words = listed([names.split(split) for split in splits])
+    return f"the {words} split" if len(splits) == 1 else words
 
 
 def commits(frame: pd.DataFrame) -> str:
-    found = _commits(frame)
-    return f"{'Mixed commits' if len(found) > 1 else 'Commit'}: {', '.join(found) or 'none yet'}."
+    """The commits of the done runs in a sentence."""
+    names_of_commits = _commits(frame)
+    return f"{'Mixed commits' if len(names_of_commits) > 1 else 'Commit'}: {', '.join(names_of_commits) or 'none yet'}."
 
 
 def _commits(frame: pd.DataFrame) -> list[str]:
@@ -259,20 +272,20 @@ def _commits(frame: pd.DataFrame) -> list[str]:
     )
 
 
-def _count(frame: pd.DataFrame) -> str:
+def _state_counts(frame: pd.DataFrame) -> str:
     counts = frame["state"].value_counts()
-    known = ("done", "diverged", "not evaluated", "failed", "conflict", "unreadable", "not done")
-    return ", ".join(f"{counts[state]} {state}" for state in known if state in counts)
+    order = ("done", "diverged", "not evaluated", "failed", "conflict", "unreadable", "not done")
+    return ", ".join(f"{counts[state]} {state}" for state in order if state in counts)
 
 
 def listed(words: Sequence[Any]) -> str:
-    """`a, b and c`."""
+    """A list in words: `a, b and c`."""
     *first, last = [str(word) for word in words] or [""]
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def row_names(sweep: Sweep) -> list[str]:
-    """Those of rows; the values of the axis that rows are followed over are columns."""
+    """The labels of rows; the values of the axis `over` are columns instead."""
     return [name for name in sweep.roles if name != sweep.over]
 
 
@@ -281,7 +294,7 @@ def stub_heads(sweep: Sweep) -> list[str]:
 
 
 def records(frame: pd.DataFrame) -> Iterator[SimpleNamespace]:
-    """With names that hold a dot as attributes too, which `itertuples` does not give."""
+    """Yields the rows as objects. Unlike with `itertuples`, names that contain a dot are attributes too."""
     return (SimpleNamespace(**{str(key): value for key, value in row.items()}) for row in frame.to_dict("records"))
 
 
@@ -290,9 +303,12 @@ def value_name(axis: str, value: Any) -> str:
 
 
 def shown_cells(sweep: Sweep, cells: pd.DataFrame) -> pd.DataFrame:
-    """Of what tables show, validation first within a task, as the paper prints splits; tasks as the sweep has them."""
+    """The cells on the splits that tables show, with their position in the column `place`.
+
+    Tasks are in the sweep's order, the splits of a task in the paper's, validation first.
+    """
     tasks = list(sweep.tasks)
-    pairs = sorted(sweep.shown, key=lambda pair: (tasks.index(pair[0]), names.split_place(pair[1])))
+    pairs = sorted(sweep.shown, key=lambda pair: (tasks.index(pair[0]), names.split_order(pair[1])))
     place = {pair: at for at, pair in enumerate(pairs)}
-    found = [place.get(pair, -1) for pair in zip(cells["task"], cells["split"], strict=True)]
-    return cells.assign(place=found)[[at >= 0 for at in found]]
+    places = [place.get(pair, -1) for pair in zip(cells["task"], cells["split"], strict=True)]
+    return cells.assign(place=places)[[at >= 0 for at in places]]

@@ -1,10 +1,10 @@
-"""The tables of a sweep, from its cells: what is in them, how they are arranged, and what is said about them.
+"""The tables of a sweep, made from its cells: their content, arrangement, captions and notes.
 
-Rows are the compared axis (and any extra one), columns the tasks and their splits, as in the paper; of a sweep that follows
-rows over an axis, columns are its values. Where the sweep asks for it: which share of a score is kept; how far rows are from
-the baseline; a trend; an average; what runs took. All splits are in the CSV. Nothing is selected or estimated here. No cell
-is set in bold as the best on test: choosing there and reporting there overstates the choice. What is marked is the choice on
-validation. How a table is written down is for `analysis.markdown`, `analysis.latex` and `analysis.terminal`.
+Rows are the values of the compared axis (and of any extra one), columns the tasks and their splits, as in the paper. If a row has
+values along a further axis (`over`), these are the columns. If the sweep asks for it, there are tables of the share of a score
+that is kept, the differences from the baseline, a trend, an average, and what runs took. The CSV has all splits. Nothing is
+selected or estimated here. No cell is set in bold as the best on test: choosing and reporting on the same split overstates the
+choice. The choice on validation is marked instead. `analysis.markdown`, `analysis.latex` and `analysis.terminal` write tables.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pandas as pd
 from analysis import names
 from analysis.costs import Costs
 from analysis.frame import Sweep
-from analysis.layout import NOTHING, Cell, Column, Row, Table, table, three, turned
+from analysis.layout import NOTHING, Cell, Column, Row, Table, digits_for_three, table, transposed
 from analysis.paper_values import Published
 from analysis.references import NO_REFERENCES, References
 from analysis.samples import SEEDS_ALONE
@@ -33,12 +33,11 @@ from analysis.table_notes import (
     baseline_words,
     covers_seeds_alone,
     detectable_notes,
-    judged_cells,
     limit_note,
     listed,
     mark_notes,
-    marks_said,
     of_n,
+    primary_cells,
     records,
     reference_notes,
     row_names,
@@ -49,11 +48,12 @@ from analysis.table_notes import (
     state_notes,
     stub_heads,
     value_name,
+    verdict_notes,
 )
 
 INTERVAL = f"mean ± half-width of the {PERCENT_LEVEL} interval"
-PARAMETERS = "trainable_parameters"  # a row's, whatever the task
-MARKS = {"equivalent": EQUIVALENT, "not known": UNKNOWN}  # verdict -> its mark; what is told apart has none
+PARAMETERS = "trainable_parameters"  # the same for all tasks of a row
+MARKS = {"equivalent": EQUIVALENT, "not known": UNKNOWN}  # verdict -> its mark; a significant difference has none
 NONE = pd.DataFrame()
 
 
@@ -67,28 +67,30 @@ def ours(
     extra: Sequence[Table] = (),
     references: References = NO_REFERENCES,
 ) -> list[Table]:
-    """The tables that a sweep becomes: scores, the share that is kept, differences from the baseline, trend, average, what
-    runs took, and `extra`. The frames are those of `analysis.statistics`; an empty one makes no table. `references`
-    (`analysis.references`) stand below the scores. Where no scores of single examples are at hand, each that has intervals
+    """Returns the tables of a sweep: scores, the share that is kept, differences from the baseline, trend, average, what runs took,
+    and `extra`.
+
+    The frames come from `analysis.statistics` and `analysis.summaries`; an empty one gives no table. `references`
+    (`analysis.references`) are stated below the scores. If scores of single examples are not available, each table with intervals
     says that they cover seeds alone.
     """
     kept = sweep.manifest["kept_from"] is not None
-    what = "kept_difference" if kept else "difference"
-    made = [comparison(sweep, cells, facts, detectable, references)]
-    judged = judged_cells(sweep, cells)
+    column = "kept_difference" if kept else "difference"
+    all_tables = [comparison(sweep, cells, facts, detectable, references)]
+    primary = primary_cells(sweep, cells)
     if kept:
-        made.append(shares(sweep, judged))
-    if judged[what].notna().any():
-        made.append(differences(sweep, judged, what, detectable))
+        all_tables.append(shares(sweep, primary))
+    if primary[column].notna().any():
+        all_tables.append(differences(sweep, primary, column, detectable))
     if len(trends):
-        made.append(trend(sweep, trends))
+        all_tables.append(trend(sweep, trends))
     if len(averages):
-        made.append(average(sweep, averages))
-    if covers_seeds_alone(judged):
-        made[1:] = [replace(one, notes=(*one.notes, SEEDS_ALONE)) for one in made[1:]]
+        all_tables.append(average(sweep, averages))
+    if covers_seeds_alone(primary):
+        all_tables[1:] = [replace(made, notes=(*made.notes, SEEDS_ALONE)) for made in all_tables[1:]]
     if set(facts["metric"]) - {PARAMETERS}:
-        made.append(costs(sweep, facts))
-    return [*made, *extra]
+        all_tables.append(costs(sweep, facts))
+    return [*all_tables, *extra]
 
 
 # Tables
@@ -101,6 +103,7 @@ def comparison(
     detectable: pd.DataFrame = NONE,
     references: References = NO_REFERENCES,
 ) -> Table:
+    """The table of scores, with the number of trainable parameters of each row if runs recorded it."""
     shown = shown_cells(sweep, cells)
     scores = _arranged(sweep, shown, score)
     columns = scores.columns
@@ -108,7 +111,7 @@ def comparison(
     if len(parameters):
         columns = (*columns, Column("parameters", "Trainable"))
         by_row = _by_row(sweep, parameters, _range)
-        first = len(scores.stubs) - len(row_names(sweep))  # behind the task, where that is a label
+        first = len(scores.stubs) - len(row_names(sweep))  # skips the task where it is a label
         rows = (
             Row(row.labels, (*row.cells, by_row.get(row.labels[first:], Cell(word=NOTHING)))) for row in scores.rows
         )
@@ -121,7 +124,8 @@ def comparison(
 
 
 def shares(sweep: Sweep, cells: pd.DataFrame) -> Table:
-    shown = shown_cells(sweep, _apart(sweep, cells))
+    """The table of the share of its own score that a run keeps."""
+    shown = shown_cells(sweep, _without_whole_score(sweep, cells))
     made = _arranged(sweep, shown, share)
     at = f"{names.in_sentence(names.axis(str(sweep.over)))} = {sweep.manifest['kept_from']:g}"
     caption = f"Share of its own score at {at} that a run keeps, in percent: {INTERVAL}{of_n(made.n, shown)}."
@@ -130,21 +134,21 @@ def shares(sweep: Sweep, cells: pd.DataFrame) -> Table:
     return _with(made, caption, notes, sweep, "kept")
 
 
-def differences(sweep: Sweep, cells: pd.DataFrame, what: str, detectable: pd.DataFrame = NONE) -> Table:
-    """`what`: the column of the difference, of scores or of shares."""
-    rows = cells if what == "difference" else _apart(sweep, cells)
+def differences(sweep: Sweep, cells: pd.DataFrame, column: str, detectable: pd.DataFrame = NONE) -> Table:
+    """The table of differences from the baseline. `column`: `difference` (scores) or `kept_difference` (shares)."""
+    rows = cells if column == "difference" else _without_whole_score(sweep, cells)
     shown = shown_cells(sweep, rows[~rows["baseline"]])
-    made = _arranged(sweep, shown, lambda row: difference(row, what))
-    of = "Share kept" if what == "kept_difference" else "Score"
+    made = _arranged(sweep, shown, lambda row: difference(row, column))
+    of = "Share kept" if column == "kept_difference" else "Score"
     caption = (
-        f"{of} minus that of the baseline ({baseline_words(sweep)}), in points: {simultaneous(sweep, shown, what)}."
+        f"{of} minus that of the baseline ({baseline_words(sweep)}), in points: {simultaneous(sweep, shown, column)}."
     )
-    notes = [*mark_notes(sweep, shown, what), *detectable_notes(sweep, detectable)]
+    notes = [*mark_notes(sweep, shown, column), *detectable_notes(sweep, detectable)]
     return _with(made, caption, notes, sweep, "differences")
 
 
 def trend(sweep: Sweep, trends: pd.DataFrame) -> Table:
-    """A row per task and split (and other label): how the score goes with the logarithm of the axis."""
+    """The table of trends, with a row per task and split (and other label): the score against the logarithm of the axis."""
     axis = str(trends["axis"].iloc[0])
     others = [name for name in row_names(sweep) if name in trends]
     heads = [("slope", "per doubling", "Slope"), ("slope_p", "p", "Slope"), ("curvature", "", "Curvature")]
@@ -168,43 +172,43 @@ def trend(sweep: Sweep, trends: pd.DataFrame) -> Table:
 
 
 def average(sweep: Sweep, averages: pd.DataFrame) -> Table:
-    """A row per row label; of a numeric axis its values are the columns, as in the paper's Table 6."""
+    """The table of averages, with a row per row label. The values of a numeric axis are columns, as in the paper's Table 6."""
     labels = [name for name in row_names(sweep) if name in averages]
     entries = []
     for row in records(averages):
         label = tuple(value_name(name, getattr(row, name)) for name in labels)
         mean = Cell(row.value, row.lower, row.upper, int(row.n), int(row.n))
-        against = Cell(row.difference, row.difference_lower, row.difference_upper, signed=True)
-        is_known = not row.baseline and not math.isnan(row.difference)  # the baseline may be missing in a task
+        difference = Cell(row.difference, row.difference_lower, row.difference_upper, signed=True)
+        has_difference = not row.baseline and not math.isnan(row.difference)  # the baseline may lack a task
         entries += [
             (label, Column("Average score"), mean if row.n else Cell(word="missing")),
             (
                 label,
                 Column("Difference"),
-                _marked(against, row.difference_verdict) if is_known else Cell(word=NOTHING),
+                _marked(difference, row.difference_verdict) if has_difference else Cell(word=NOTHING),
             ),
             (label, Column("Better (%)"), Cell(word=NOTHING) if row.baseline else _plain(100 * row.better, 0)),
         ]
     made = table("", [names.axis(name) for name in labels], entries, grouped=len(labels) > 1)
     if len(labels) == 1 and pd.api.types.is_numeric_dtype(averages[labels[0]]):
-        made = turned(made, "")
+        made = transposed(made, "")
     tasks, rules = int(averages["tasks"].max()), ", ".join(averages["rule"].unique())
-    of = listed([names.task(task) for task in sweep.tasks])
+    task_list = listed([names.task(task) for task in sweep.tasks])
     caption = f"Average over {tasks} tasks ({rules}): {INTERVAL}{of_n(made.n, averages)}."
     notes = [
-        f"Tasks: {of}. Difference: from the baseline ({baseline_words(sweep)}). Better: share of pairs of a task and a seed in"
-        " which the row's score is above the baseline's, ties as half.",
-        *marks_said(set(averages["difference_verdict"]), ""),
+        f"Tasks: {task_list}. Difference: from the baseline ({baseline_words(sweep)}). Better: share of pairs of a task and a seed"
+        " in which the row's score is above the baseline's, ties as half.",
+        *verdict_notes(set(averages["difference_verdict"]), ""),
     ]
     return _with(made, caption, notes, sweep, "average")
 
 
 def costs(sweep: Sweep, facts: pd.DataFrame) -> Table:
-    """What runs took: a row per task and row label."""
+    """The table of what runs took, with a row per task and row label."""
     shown = facts[facts["metric"] != PARAMETERS]
     entries = [
         ((names.task(row.task), *_row_labels(sweep, row)), Column(names.fact(row.metric, short=True)), _cost(row))
-        for row in records(_together(shown))
+        for row in records(_ordered_by_task(shown))
     ]
     made = table("", ["Task", *stub_heads(sweep)], entries, grouped=True)
     caption = f"What one training took: mean{of_n(made.n, shown)}."
@@ -213,13 +217,16 @@ def costs(sweep: Sweep, facts: pd.DataFrame) -> Table:
 
 
 def paper(published: Iterable[Published]) -> list[Table]:
-    """The paper's own values in its layout: a row per value of the axis, a column per data set, split and metric."""
+    """The tables of the paper's own values, in its layout: a row per value of the axis, a column per data set, split and metric."""
     return [_published(part, at) for at, part in enumerate(published, start=1)]
 
 
 def csv(cells: pd.DataFrame, facts: pd.DataFrame, measured: Costs) -> str:
-    """Every column and every split, at full precision, and what runs took as further metrics, of no split; what was measured
-    has no interval, but a lowest and a highest value, and a ratio to the baseline."""
+    """Returns all columns and all splits as CSV, at full precision.
+
+    Facts and measured costs are further metrics with an empty split. A measured cost has no interval, but a lowest and a highest
+    value, and a ratio to the baseline.
+    """
     parts = [cells, *([facts.drop(columns="done")] if len(facts) else [])]
     if len(measured.frame):
         names = {"quantity": "metric", "median": "value", "run": "runs"}
@@ -228,49 +235,50 @@ def csv(cells: pd.DataFrame, facts: pd.DataFrame, measured: Costs) -> str:
 
 
 def score(row: Any) -> Cell:
-    """Of any row with value, lower, upper, n and planned: mean, interval, n; why there is none."""
+    """The cell of any row with value, lower, upper, n and planned: mean, interval and n, or why there is no value."""
     return _cell(row, "value", "*" if getattr(row, "chosen", False) and row.n else "")
 
 
 def share(row: Any) -> Cell:
+    """The cell of the share kept; a dash if there is nothing to keep."""
     return Cell(word=NOTHING) if row.n and not row.kept_n else _cell(row, "kept")
 
 
-def difference(row: Any, what: str = "difference") -> Cell:
-    """With the mark of its verdict; a dash where the baseline is missing, or has nothing to keep."""
-    if row.n and not getattr(row, f"{what}_n"):
+def difference(row: Any, column: str = "difference") -> Cell:
+    """The cell of a difference with the mark of its verdict; a dash if the baseline is missing or has nothing to keep."""
+    if row.n and not getattr(row, f"{column}_n"):
         return Cell(word=NOTHING)
-    cell = _cell(row, what, signed=True)
-    return cell if cell.word else _marked(cell, getattr(row, f"{what}_verdict"))
+    cell = _cell(row, column, signed=True)
+    return cell if cell.word else _marked(cell, getattr(row, f"{column}_verdict"))
 
 
-def _cell(row: Any, what: str, mark: str = "", signed: bool = False) -> Cell:
-    prefix = "" if what == "value" else f"{what}_"
-    n, about = int(getattr(row, f"{prefix}n")), Cell(note=getattr(row, "note", ""), key=getattr(row, "cell", ""))
+def _cell(row: Any, column: str, mark: str = "", signed: bool = False) -> Cell:
+    prefix = "" if column == "value" else f"{column}_"
+    n, base = int(getattr(row, f"{prefix}n")), Cell(note=getattr(row, "note", ""), key=getattr(row, "cell", ""))
     if getattr(row, "conflict", 0):
-        return replace(about, word="conflict")
+        return replace(base, word="conflict")
     if n == 0:
         counts = {state: getattr(row, state) for state in ("failed", "diverged")}
-        said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        return replace(about, word=whole_state(row) or (f"missing ({said})" if said else "missing"))
-    value, lower, upper = (getattr(row, name) for name in (what, f"{prefix}lower", f"{prefix}upper"))
-    known = {"value": value, "lower": lower, "upper": upper, "n": n, "planned": int(row.planned)}
-    return replace(about, **known, signed=signed, mark=mark)
+        lost = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        return replace(base, word=whole_state(row) or (f"missing ({lost})" if lost else "missing"))
+    value, lower, upper = (getattr(row, name) for name in (column, f"{prefix}lower", f"{prefix}upper"))
+    numbers = {"value": value, "lower": lower, "upper": upper, "n": n, "planned": int(row.planned)}
+    return replace(base, **numbers, signed=signed, mark=mark)
 
 
 def _marked(cell: Cell, verdict: str) -> Cell:
-    """A difference without an interval is not known, whatever it says."""
+    """The cell with the mark of this verdict. A difference without an interval is marked as not known."""
     mark = UNKNOWN if math.isnan(cell.lower) else MARKS.get(verdict, "")
     return replace(cell, mark=mark)
 
 
 def _cost(row: Any) -> Cell:
-    """To three digits."""
+    """The cell of a fact, with three significant digits."""
     if row.n == 0:
         return Cell(word=NOTHING) if row.done else _cell(row, "value")
     has_interval = row.lower < row.upper
     lower, upper = (row.lower, row.upper) if has_interval else (math.nan, math.nan)
-    return Cell(row.value, lower, upper, int(row.n), int(row.planned), digits=three(row.value))
+    return Cell(row.value, lower, upper, int(row.n), int(row.planned), digits=digits_for_three(row.value))
 
 
 def _plain(value: float, digits: int) -> Cell:
@@ -278,13 +286,13 @@ def _plain(value: float, digits: int) -> Cell:
 
 
 def _range(rows: pd.DataFrame) -> Cell:
-    """Of a number that all runs of a row should have in common."""
-    known = rows.loc[rows["n"] > 0, "value"]
-    if not len(known):
+    """The cell of a number that all runs of a row should have in common; a range if they do not."""
+    values = rows.loc[rows["n"] > 0, "value"]
+    if not len(values):
         return Cell(word=NOTHING)
-    if known.min() == known.max():
-        return Cell(known.iloc[0], digits=0)
-    return Cell(word=f"{known.min():,.0f} to {known.max():,.0f}")
+    if values.min() == values.max():
+        return Cell(values.iloc[0], digits=0)
+    return Cell(word=f"{values.min():,.0f} to {values.max():,.0f}")
 
 
 def _trend_cell(row: Any, key: str) -> Cell:
@@ -299,7 +307,7 @@ def _trend_cell(row: Any, key: str) -> Cell:
 
 
 def p_text(p: float) -> str:
-    """To two significant digits; very small ones as a bound."""
+    """A p value with two significant digits; a very small one as a bound."""
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
@@ -310,18 +318,18 @@ def _row_labels(sweep: Sweep, row: Any) -> tuple[str, ...]:
     return tuple(value_name(name, getattr(row, name)) for name in row_names(sweep))
 
 
-def _apart(sweep: Sweep, cells: pd.DataFrame) -> pd.DataFrame:
-    """All but where every run has all of its score."""
+def _without_whole_score(sweep: Sweep, cells: pd.DataFrame) -> pd.DataFrame:
+    """All cells but those at the value where every run keeps all of its score."""
     return cells[cells[sweep.over] != sweep.manifest["kept_from"]]
 
 
-def _together(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one task one after the other, tasks in the order in which they come."""
+def _ordered_by_task(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows ordered by task, tasks in the order of their first row."""
     return rows.iloc[rows["task"].map(list(rows["task"].unique()).index).argsort(kind="stable")]
 
 
 def _arranged(sweep: Sweep, shown: pd.DataFrame, cell: Callable[[Any], Cell]) -> Table:
-    """A column per task and split, or per value of the axis that rows are followed over."""
+    """A table with a column per task and split, or per value of the sweep's axis `over`."""
     if sweep.over is not None:
         rows = shown.iloc[shown["place"].argsort(kind="stable")]
         group = names.axis(sweep.over)
@@ -340,8 +348,9 @@ def _arranged(sweep: Sweep, shown: pd.DataFrame, cell: Callable[[Any], Cell]) ->
 
 
 def _heads(shown: pd.DataFrame) -> dict[tuple[str, str, str], Column]:
-    """By task, split and metric: the data set above; below it what tells its columns apart, the metric if nothing does."""
-    order = shown["place"] + shown["metric"].map(names.metric_place)
+    """The column of each task, split and metric: the task as its group; as its head the split or metric in which columns differ,
+    the metric if there is only one."""
+    order = shown["place"] + shown["metric"].map(names.metric_order)
     keys = shown.iloc[order.argsort(kind="stable")][["task", "split", "metric"]].drop_duplicates()
     splits, metrics = (keys.groupby("task")[what].nunique() for what in ("split", "metric"))
     heads = {}
@@ -354,7 +363,7 @@ def _heads(shown: pd.DataFrame) -> dict[tuple[str, str, str], Column]:
 
 
 def _task_words(sweep: Sweep, row: Any) -> str:
-    """`Grounding, testA (Acc@0.5)`: as a label of a row."""
+    """The label of a row for a task and split: `Grounding, testA (Acc@0.5)`."""
     several = sum(task == row.task for task, _ in sweep.shown) > 1
     where = f", {names.split(row.split, row.task)}" if several else ""
     return f"{names.task(row.task)}{where} ({names.metric(row.metric, short=True)})"
@@ -363,7 +372,7 @@ def _task_words(sweep: Sweep, row: Any) -> str:
 def _by_row(sweep: Sweep, facts: pd.DataFrame, cell: Callable[[pd.DataFrame], Cell]) -> dict[tuple[str, ...], Cell]:
     labels = row_names(sweep)
     return {
-        tuple(value_name(name, one) for name, one in zip(labels, label, strict=True)): cell(rows)
+        tuple(value_name(name, value) for name, value in zip(labels, label, strict=True)): cell(rows)
         for label, rows in facts.groupby(labels, sort=False)
     }
 
@@ -372,7 +381,7 @@ def _with(made: Table, caption: str, notes: Iterable[str], sweep: Sweep, name: s
     return replace(made, caption=caption, notes=tuple(notes), name=name, about=tuple(about(sweep)))
 
 
-# The paper's
+# The paper's values
 
 
 def _published(part: Published, at: int) -> Table:
@@ -388,5 +397,5 @@ def _published(part: Published, at: int) -> Table:
     stubs = [*(["Size"] if sizes else []), names.axis(part.axis)]
     made = table(f"The paper's {part.place}: {part.about}.", stubs, entries, name=f"paper-{at}", grouped=sizes)
     if set(rows["metric"]) <= {"average", "gpu_hours"}:
-        made = turned(replace(made, columns=tuple(Column(column.group) for column in made.columns)), "")
+        made = transposed(replace(made, columns=tuple(Column(column.group) for column in made.columns)), "")
     return made

@@ -1,6 +1,6 @@
-"""From a table's cell to all that it comes from: the runs behind it, their files, and the command that repeats each.
+"""The origin of a table's cell: the runs behind it, their files, and the command that repeats each run.
 
-`python -m analysis trace length prompt.length=64 task=micro_grounding split=test`
+`python -m analysis trace length prompt.length=64 task=micro_grounding split=test` prints it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from mmprompt.runs.overrides import as_text
 from mmprompt.runs.store import Store
 
 
-def trace(sweep: Sweep, store: Store, wanted: Sequence[str]) -> str:
-    """Every cell that these KEY=VALUE choose, as text. Keys are the sweep's axes, task and split; a split that is not named is
-    every one that tables show.
+def trace(sweep: Sweep, store: Store, words: Sequence[str]) -> str:
+    """Describes every cell that these KEY=VALUE words select.
 
-    Raises StoreError for a key that is no axis, and where no cell is left.
+    Keys are the sweep's axes, task and split. Without a split, all splits that tables show are selected. Raises StoreError for a
+    key that is no axis, and if no cell matches.
     """
-    chosen = dict(_key_and_value(sweep, word) for word in wanted)
-    cells = [group for group in groups(sweep) if _matches(sweep, group, chosen)]
+    selection = dict(_key_and_value(sweep, word) for word in words)
+    cells = [group for group in groups(sweep) if _matches(sweep, group, selection)]
     if not cells:
-        raise StoreError(f"{sweep.manifest['sweep']} has no cell with {' '.join(wanted)}")
+        raise StoreError(f"{sweep.manifest['sweep']} has no cell with {' '.join(words)}")
     table = run_table(sweep, store)
     points = {point["run"]: point for point in reversed(sweep.manifest["points"])}
     return "\n\n".join("\n".join(_cell(group, table, points, store)) for group in cells)
@@ -41,21 +41,21 @@ def trace(sweep: Sweep, store: Store, wanted: Sequence[str]) -> str:
 
 def _key_and_value(sweep: Sweep, word: str) -> tuple[str, str]:
     key, equals, value = word.partition("=")
-    known = [axis for axis in sweep.manifest["axes"] if axis not in ("task", "seed")] + ["task", "split"]
+    keys = [axis for axis in sweep.manifest["axes"] if axis not in ("task", "seed")] + ["task", "split"]
     if not equals:
-        raise StoreError(f"{word!r} is not KEY=VALUE; keys are {', '.join(known)}")
-    if key not in known:
+        raise StoreError(f"{word!r} is not KEY=VALUE; keys are {', '.join(keys)}")
+    if key not in keys:
         raise StoreError(
-            f"{key} is no axis of {sweep.manifest['sweep']}{nearest(key, known)}; there are {', '.join(known)}"
+            f"{key} is no axis of {sweep.manifest['sweep']}{nearest(key, keys)}; there are {', '.join(keys)}"
         )
     return key, value
 
 
-def _matches(sweep: Sweep, group: Group, chosen: Mapping[str, str]) -> bool:
+def _matches(sweep: Sweep, group: Group, selection: Mapping[str, str]) -> bool:
     rows = group.rows
-    is_shown = "split" in chosen or (group.label["task"], group.label["split"]) in sweep.shown
+    is_shown = "split" in selection or (group.label["task"], group.label["split"]) in sweep.shown
     return is_shown and all(
-        value in (as_text(plain(rows[key].iloc[0])), str(rows[key].iloc[0])) for key, value in chosen.items()
+        value in (as_text(plain(rows[key].iloc[0])), str(rows[key].iloc[0])) for key, value in selection.items()
     )
 
 
@@ -70,7 +70,7 @@ def _cell(group: Group, table: pd.DataFrame, points: Mapping[str, Any], store: S
 
 
 def _halves(mean: Mapping[str, Any]) -> str:
-    """How the interval is made up."""
+    """The parts of a cell's interval in words."""
     if math.isnan(mean["half_seeds"]):
         return "; one seed has no interval"
     seeds = f"{mean['half_seeds']:.6g} over seeds"
@@ -81,12 +81,12 @@ def _halves(mean: Mapping[str, Any]) -> str:
 
 
 def _run(row: pd.Series, point: Mapping[str, Any], store: Store) -> Iterator[str]:
-    """What there is to say of one run and split."""
+    """Yields the lines about one run on one split."""
     folder = store.run(row["run"])
     yield f"seed {row['seed']}: {_value(row)}, run {row['run']}"
     if pd.isna(row["attempt"]):
         return
-    commit = row["commit"] if isinstance(row["commit"], str) else None  # NaN where only other runs say theirs
+    commit = row["commit"] if isinstance(row["commit"], str) else None  # NaN if only other runs recorded theirs
     is_dirty = not pd.isna(row["dirty"]) and bool(row["dirty"])
     changes = " with uncommitted changes" if is_dirty else ""
     yield f"  made     attempt {int(row['attempt'])}, {commit or 'an unknown commit'}{changes}, {row['device']}"
@@ -97,7 +97,7 @@ def _run(row: pd.Series, point: Mapping[str, Any], store: Store) -> Iterator[str
     yield f"  settings {store.root / row['config']}"
     yield f"  record   {store.root / row['record'] if row['record'] else 'none'}"
     yield f"  weights  sha256 {row['weights'] or 'not recorded'}"
-    yield f"  again    {again(point, commit)}"
+    yield f"  again    {command_to_repeat(point, commit)}"
 
 
 def _value(row: pd.Series) -> str:
@@ -107,12 +107,12 @@ def _value(row: pd.Series) -> str:
 
 
 def _decides_numbers(key: str) -> bool:
-    """Not where it ran, and how visibly."""
+    """Whether a setting can change a run's numbers. Where it runs and how it is tracked cannot."""
     return key.split(".")[0] not in Deployment.model_fields or key in ("paths.backbone", "paths.data")
 
 
-def again(point: Mapping[str, Any], commit: str | None) -> str:
-    """The command that trains and evaluates a run anew, in a store of its own."""
+def command_to_repeat(point: Mapping[str, Any], commit: str | None) -> str:
+    """The command that trains and evaluates a run again, in a separate store."""
     if "fixed" not in point:
         return "the manifest does not say what is fixed; launch the sweep again, which trains nothing that is done"
     settings = {**point["fixed"], **point["values"]}

@@ -1,4 +1,7 @@
-"""Trend of a score over a numeric axis, on log2 x: slope per doubling, curvature, lack of fit."""
+"""The trend of a score over a numeric axis x, on log2 x: slope per doubling, curvature, lack of fit.
+
+R values of x with a mean each; `runs` is the number of runs of each.
+"""
 
 from __future__ import annotations
 
@@ -14,47 +17,47 @@ from mmprompt.studies.intervals import LEVEL
 
 @dataclass(frozen=True)
 class Trend:
-    """Of R values of x with n_r seeds each. NaN where it cannot be told."""
+    """The trend over R values of x with n_r seeds each. A part that cannot be computed is NaN."""
 
     slope: Estimate  # of the straight line: points per doubling of x
-    curvature: Estimate  # coefficient of log2(x)^2 in the parabola: below 0 it bends down
-    turning_point: float  # x at the parabola's vertex; NaN unless curvature is told from 0 and it lies within the x
-    lack_of_fit_p: float  # F test of the straight line: low where the means do not lie on one
-    pooled: bool  # one variance for all x
+    curvature: Estimate  # coefficient of log2(x)^2 in the parabola: negative if it bends down
+    turning_point: float  # x at the parabola's vertex; NaN unless the curvature is significant and x within the range
+    lack_of_fit_p: float  # p of the F test of the straight line: low if the means do not lie on a line
+    pooled: bool  # whether all x share one variance
 
 
 def trend(x: Sequence[float], samples: Sequence[Sample], alpha: float = 1 - LEVEL) -> Trend:
-    """Least squares over all runs, as contrasts of the R means.
+    """Fits the trend by least squares over all runs, as contrasts of the R means.
 
-    Variances are pooled unless `inference.variances` finds one that is higher than the others; then each x has its own, with
-    Satterthwaite's degrees of freedom, and, for lack of fit, Box's (1954). Of six x of which none has a trend a slope is
-    told in 0.039 (3 seeds) and 0.047 (5), in at most 0.066 and 0.059 where one or two standard deviations are 2, 3 or 5
-    times the others (always pooled: 0.15; simulated 40,000 times at alpha 0.05). Values of x without a run are left out, and those
-    of one seed where nothing is pooled. Raises ValueError where x is not above 0.
+    Variances are pooled unless `inference.variances` finds one that is higher than the others. Then each x has its own, with
+    Satterthwaite's degrees of freedom and, for lack of fit, Box's (1954). With six x and no trend, a slope is significant in 0.039
+    of cases (3 seeds) and 0.047 (5 seeds), and in at most 0.066 and 0.059 if one or two standard deviations are 2, 3 or 5 times
+    the others (always pooled: 0.15; simulated 40,000 times at alpha 0.05). Values of x without a run are left out; without
+    pooling, those of one seed are left out too. Raises ValueError if an x is not above 0.
     """
     if min(x, default=1) <= 0:
         raise ValueError(f"a trend per doubling needs numbers above 0, not {min(x)}")
     pooled = not any(variances(samples).noisy)
-    used = [(at, sample) for at, sample in zip(x, samples, strict=True) if sample.n >= (1 if pooled else 2)]
-    log_x = np.log2([at for at, _ in used])
-    kept = [sample for _, sample in used]
-    runs = np.array([sample.n for sample in kept], float)
+    used_pairs = [(at, sample) for at, sample in zip(x, samples, strict=True) if sample.n >= (1 if pooled else 2)]
+    log_x = np.log2([at for at, _ in used_pairs])
+    used_samples = [sample for _, sample in used_pairs]
+    runs = np.array([sample.n for sample in used_samples], float)
     line, parabola = (_weights(log_x, runs, degree) for degree in (1, 2))  # R each
-    slope, curvature = (_estimate(weights, kept, pooled) for weights in (line, parabola))
+    slope, curvature = (_estimate(weights, used_samples, pooled) for weights in (line, parabola))
     turning_point = math.nan
     if curvature.p < alpha:
-        vertex = float(np.mean(log_x)) - _centred_slope(log_x, runs, kept) / (2 * curvature.value)
+        vertex = float(np.mean(log_x)) - _centred_slope(log_x, runs, used_samples) / (2 * curvature.value)
         turning_point = 2**vertex if min(log_x) < vertex < max(log_x) else math.nan
-    return Trend(slope, curvature, turning_point, _lack_of_fit(log_x, runs, kept, pooled), pooled)
+    return Trend(slope, curvature, turning_point, _lack_of_fit(log_x, runs, used_samples, pooled), pooled)
 
 
 def _powers(log_x: np.ndarray, degree: int) -> np.ndarray:
-    """R degree+1; centred, so that powers are not nearly the same."""
+    """The powers of log2 x, shape (R, degree + 1); log2 x is centred so that they are not nearly collinear."""
     return np.vander(log_x - log_x.mean(), degree + 1, increasing=True)
 
 
 def _weights(log_x: np.ndarray, runs: np.ndarray, degree: int) -> np.ndarray | None:
-    """R: those that make the highest coefficient of a polynomial out of the means; None from too few x."""
+    """Weights of the means, shape (R,), that give the highest coefficient of a polynomial; None if there are too few x."""
     if len(set(log_x)) <= degree:
         return None
     powers = _powers(log_x, degree)
@@ -62,7 +65,7 @@ def _weights(log_x: np.ndarray, runs: np.ndarray, degree: int) -> np.ndarray | N
 
 
 def _centred_slope(log_x: np.ndarray, runs: np.ndarray, samples: Sequence[Sample]) -> float:
-    """Of the parabola, at the mean of log2 x."""
+    """The slope of the parabola at the mean of log2 x."""
     powers = _powers(log_x, 2)
     means = np.array([sample.mean for sample in samples])
     return float(np.linalg.solve(powers.T @ (runs[:, None] * powers), powers.T @ (runs * means))[1])
@@ -75,19 +78,19 @@ def _estimate(weights: np.ndarray | None, samples: Sequence[Sample], pooled: boo
 
 
 def _lack_of_fit(log_x: np.ndarray, runs: np.ndarray, samples: Sequence[Sample], pooled: bool) -> float:
-    """p of F = sum n_r (mean_r - line_r)^2 over what it is without lack of fit; from three x on."""
+    """p of F = sum n_r (mean_r - line_r)^2 divided by its expectation without lack of fit; NaN for fewer than three x."""
     from scipy.special import fdtrc
 
     variance, df = pooled_variance(samples)
     if len(set(log_x)) < 3 or not variance > 0:
         return math.nan
-    of_each = np.array([variance if pooled else sample.variance for sample in samples])  # R
+    variance_of = np.array([variance if pooled else sample.variance for sample in samples])  # R
     root = np.sqrt(runs)
     powers = root[:, None] * _powers(log_x, 1)
     off_line = np.eye(len(runs)) - powers @ np.linalg.pinv(powers)  # R R, a projection
     residual = off_line @ (root * np.array([sample.mean for sample in samples]))
-    share = np.diag(off_line) * of_each
+    share = np.diag(off_line) * variance_of
     if not pooled:
         df = share.sum() ** 2 / float(np.sum(share**2 / (runs - 1)))
-    spread = off_line * of_each
+    spread = off_line * variance_of
     return float(fdtrc(share.sum() ** 2 / np.trace(spread @ spread), df, residual @ residual / share.sum()))

@@ -1,7 +1,7 @@
-"""Does what is read of a run belong together? Checks of its folder, its labels, its evaluations and their values.
+"""Checks that the data of a run agree with each other: its folder, its labels, its evaluations and their values.
 
-Each check says what is wrong in a sentence without the run's id, or None. What is cheap is checked whenever a sweep is read
-(`analysis.reading.assemble`): all but what `deeply` looks at, and damage in the middle of a W&B record.
+Each check returns a sentence that says what is wrong, without the run's id, or None. The cheap checks are made whenever a sweep is
+read (`analysis.reading.assemble`): all but those of `check_deeply`, and the search for damage in the middle of a W&B record.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from mmprompt.runs.records import EVALUATION
 from mmprompt.runs.store import Attempt, RunFolder
 
 RECORD, RESULT, CONFIG = "its W&B record", "result.json", "config.json"
-# Of a metric's highest value: so far the mean of the examples may be from the metric. An example of 7,500 is 130 times that.
+# Largest allowed distance of the metric from the examples' mean, as a share of the highest value. One of 7,500 examples counts for
+# 130 times as much.
 CLOSE = 1e-6
 MISSING = object()
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Why a value is not shown. `text` follows "run ID: "; several runs may have the same."""
+    """The reason why a value is not shown. `text` follows "run ID: "; several runs may have the same text."""
 
     kind: Literal["conflict", "unreadable"]
     run: str
@@ -44,16 +45,16 @@ class Finding:
 
 
 def sentences(findings: Iterable[Finding]) -> list[str]:
-    """One for each thing that is wrong, however many runs it is said of."""
+    """Returns a sentence for each distinct text, which names all of its runs."""
     runs: dict[str, list[str]] = {}
-    for one in findings:
-        known = runs.setdefault(one.text, [])
-        if one.run not in known:
-            known.append(one.run)
-    return [f"{_named(those)}: {text}" for text, those in runs.items()]
+    for finding in findings:
+        runs_of_text = runs.setdefault(finding.text, [])
+        if finding.run not in runs_of_text:
+            runs_of_text.append(finding.run)
+    return [f"{_runs_in_words(run_ids)}: {text}" for text, run_ids in runs.items()]
 
 
-def _named(runs: Sequence[str]) -> str:
+def _runs_in_words(runs: Sequence[str]) -> str:
     if len(runs) == 1:
         return f"run {runs[0]}"
     return f"{len(runs)} runs ({', '.join(runs[:3])}{', ...' if len(runs) > 3 else ''})"
@@ -62,30 +63,37 @@ def _named(runs: Sequence[str]) -> str:
 # The run's folder
 
 
-def of_folder(run: str, text: str | None, result: Mapping[str, Any] | None) -> str | None:
-    """`text`: what `config.json` holds, whose hash is the run's id; `result`: what `result.json` says."""
+def check_folder(run: str, text: str | None, result: Mapping[str, Any] | None) -> str | None:
+    """Checks that `config.json` and `result.json` belong to this run.
+
+    `text`: the text of `config.json`, whose hash is the run's id. `result`: the content of `result.json`.
+    """
     owner = run if result is None else result.get("run", run)
-    found = run if text is None else digest(text)
-    if found != run:
-        if owner == found:
-            return f"its folder holds another run's files: {CONFIG} and {RESULT} are those of run {found}"
-        return f"{CONFIG} is not what was launched: its hash is {found}, and the run's id {run} was expected"
+    actual = run if text is None else digest(text)
+    if actual != run:
+        if owner == actual:
+            return f"its folder holds another run's files: {CONFIG} and {RESULT} are those of run {actual}"
+        return f"{CONFIG} is not what was launched: its hash is {actual}, and the run's id {run} was expected"
     return f"{RESULT} is that of run {owner}" if owner != run else None
 
 
-def of_record(
-    run: str, attempt: int | None, said: Mapping[str, Any], config: Mapping[str, Any] | None, whose: str = RECORD
+def check_record(
+    run: str, attempt: int | None, logged: Mapping[str, Any], config: Mapping[str, Any] | None, whose: str = RECORD
 ) -> str | None:
-    """`said`: the configuration in a W&B record, which also says of which run and attempt it is; `attempt`: the expected one."""
-    if not said:
-        return None  # it lost its beginning, which is noted as damage
+    """Checks that a W&B record belongs to this run and attempt, and that its configuration is the run's.
+
+    `logged`: the configuration in the record, which also names its run and attempt. `attempt`: the expected one; None: any.
+    `config`: the run's configuration; None: unknown. `whose`: the name of the record in messages.
+    """
+    if not logged:
+        return None  # the record lost its beginning, which a note reports as damage
     for key, expected in (("run_id", run), ("attempt", attempt)):
-        if expected is not None and said.get(key, expected) != expected:
-            what = "run" if key == "run_id" else "attempt"
-            return f"{whose} is that of {what} {said[key]}, and {what} {expected} was expected"
+        if expected is not None and logged.get(key, expected) != expected:
+            kind = "run" if key == "run_id" else "attempt"
+            return f"{whose} is that of {kind} {logged[key]}, and {kind} {expected} was expected"
     if config is None:
         return None
-    ours, theirs = flat(config), flat({key: said[key] for key in RunConfig.model_fields if key in said})
+    ours, theirs = flat(config), flat({key: logged[key] for key in RunConfig.model_fields if key in logged})
     if ours == theirs:
         return None
     key = next(key for key in {**ours, **theirs} if ours.get(key, MISSING) != theirs.get(key, MISSING))
@@ -93,16 +101,16 @@ def of_record(
     return f"{key} is {there} in the configuration of {whose}, and {here} in {CONFIG}"
 
 
-def of_published(evaluations: Mapping[str, str], summary: Mapping[str, Any]) -> str | None:
-    """Evaluations by split, as `result.json` names them, against the final values of the W&B record."""
-    for split, one in evaluations.items():
-        if (found := summary.get(f"{split}/evaluation", one)) != one:
-            return f"{split} is evaluation {found} in {RECORD}; {one} in {RESULT}"
+def check_published(evaluations: Mapping[str, str], summary: Mapping[str, Any]) -> str | None:
+    """Checks that `result.json` and the W&B record's final values name the same evaluation for each split."""
+    for split, evaluation in evaluations.items():
+        if (logged := summary.get(f"{split}/evaluation", evaluation)) != evaluation:
+            return f"{split} is evaluation {logged} in {RECORD}; {evaluation} in {RESULT}"
     return None
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted key, without those at their neutral value, which a frozen configuration does not have either."""
+    """Returns settings by dotted key, without neutral values, which the stored configuration leaves out too."""
     return {key: value for key, value in _leaves(config, "") if key not in NEUTRAL or NEUTRAL[key] != value}
 
 
@@ -118,36 +126,36 @@ def _shown(value: Any) -> str:
     return "missing" if value is MISSING else json.dumps(value) if not isinstance(value, str) else value
 
 
-# What the manifest says of it
+# The manifest's labels and header
 
 
-def of_labels(values: Mapping[str, Any], config: Mapping[str, Any], run: str) -> str | None:
-    """A point's values against the run's configuration. Axes of evaluations, and what is no setting (`trial`), are left out."""
+def check_labels(values: Mapping[str, Any], config: Mapping[str, Any], run: str) -> str | None:
+    """Checks a point's values against the run's configuration. Axes of evaluations and non-settings (`trial`) are ignored."""
     wrong = []
     for axis, value in values.items():
         if axis.split(".")[0] not in RunConfig.model_fields:
             continue
-        found = setting(config, axis)
-        if found is not MISSING and found != value and not _means(config, axis, value, run):
-            wrong.append((axis, value, found))
+        actual = setting(config, axis)
+        if actual is not MISSING and actual != value and not _gives_same_run(config, axis, value, run):
+            wrong.append((axis, value, actual))
     if not wrong:
         return None
-    said = ", ".join(f"{axis} {_shown(value)}" for axis, value, _ in wrong)
-    return f"the manifest says {said}, its {CONFIG} {', '.join(_shown(found) for *_, found in wrong)}"
+    expected = ", ".join(f"{axis} {_shown(value)}" for axis, value, _ in wrong)
+    return f"the manifest says {expected}, its {CONFIG} {', '.join(_shown(actual) for *_, actual in wrong)}"
 
 
 def setting(config: Mapping[str, Any], key: str) -> Any:
-    """Its value in a frozen configuration; of a group (`task=micro_vqa`) its name; MISSING where a group has none."""
-    found: Any = config
+    """Returns a setting's value in a run's configuration; for a group (`task=micro_vqa`) its name, MISSING if it has none."""
+    value: Any = config
     for part in key.split("."):
-        if not isinstance(found, Mapping) or part not in found:
-            return NEUTRAL.get(key)  # the value for the time before the key; a section of another method has no values
-        found = found[part]
-    return found.get("name", MISSING) if isinstance(found, Mapping) else found
+        if not isinstance(value, Mapping) or part not in value:
+            return NEUTRAL.get(key)  # the value before the key existed; None for a section of another method
+        value = value[part]
+    return value.get("name", MISSING) if isinstance(value, Mapping) else value
 
 
-def _means(config: Mapping[str, Any], axis: str, value: Any, run: str) -> bool:
-    """Whether a value that is spelt otherwise makes the same run: layers in another order, a setting of another method."""
+def _gives_same_run(config: Mapping[str, Any], axis: str, value: Any, run: str) -> bool:
+    """Whether a value that is written differently gives the same run: layers in another order, a setting of another method."""
     values = copy.deepcopy(dict(config))
     *path, last = axis.split(".")
     try:
@@ -158,44 +166,49 @@ def _means(config: Mapping[str, Any], axis: str, value: Any, run: str) -> bool:
             section = section[part]
         section[last] = value
         return digest(frozen_text(parse(RunConfig, values))) == run
-    except (ConfigError, KeyError, TypeError, AttributeError):  # of a run from before today's schema
+    except (ConfigError, KeyError, TypeError, AttributeError):  # the run is older than the present schema
         return False
 
 
-def of_header(header: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
-    """What the caption says of all runs."""
+def check_header(header: Mapping[str, Any], config: Mapping[str, Any]) -> str | None:
+    """Checks the settings of the manifest's header, which captions state for all runs, against a run's configuration."""
     for key, value in header.items():
-        if key.split(".")[0] in RunConfig.model_fields and (found := setting(config, key)) != value:
-            return f"the manifest's header says {key} {_shown(value)}, its {CONFIG} {_shown(found)}"
+        if key.split(".")[0] in RunConfig.model_fields and (actual := setting(config, key)) != value:
+            return f"the manifest's header says {key} {_shown(value)}, its {CONFIG} {_shown(actual)}"
     return None
 
 
 # Evaluations
 
 
-def of_evaluation(
-    run: str, one: str, split: str, file: Mapping[str, Any], labels: Mapping[str, Any], config: Mapping[str, Any] | None
+def check_evaluation(
+    run: str,
+    evaluation: str,
+    split: str,
+    file: Mapping[str, Any],
+    labels: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
 ) -> str | None:
-    """An evaluation's file, evaluations/ID.json, against where its value is shown.
+    """Checks an evaluation's file, evaluations/ID.json, against the place where its value is shown.
 
-    `labels`: the point's values and the manifest's header. `config`: the run's.
+    `file`: its content. `labels`: the point's values and the manifest's header. `config`: the run's configuration.
     """
-    settings, place = file["settings"], f"evaluations/{one}.json"
+    settings, place = file["settings"], f"evaluations/{evaluation}.json"
     if file.get("run", run) != run:
         return f"{place} is of run {file['run']}"
-    if (found := settings.get("split")) != split:
-        return f"the manifest shows evaluation {one} as {split}, and {place} says {found}"
-    if (follows := evaluation_id(run, settings)) != one:
-        return f"{place} is not what was asked: its settings make evaluation {follows}"
+    if (actual := settings.get("split")) != split:
+        return f"the manifest shows evaluation {evaluation} as {split}, and {place} says {actual}"
+    if (expected_id := evaluation_id(run, settings)) != evaluation:
+        return f"{place} is not what was asked: its settings make evaluation {expected_id}"
     for key, value in labels.items():
-        found = asked(settings, key, config)
-        if found is not MISSING and found != value:
-            return f"the manifest says {key} {_shown(value)}, {place} {_shown(found)}"
+        actual = evaluation_setting(settings, key, config)
+        if actual is not MISSING and actual != value:
+            return f"the manifest says {key} {_shown(value)}, {place} {_shown(actual)}"
     return None
 
 
-def asked(settings: Mapping[str, Any], key: str, config: Mapping[str, Any] | None) -> Any:
-    """The value of `attack.epsilon`, `evaluation.beam`, ... in an evaluation's settings; MISSING where they have none."""
+def evaluation_setting(settings: Mapping[str, Any], key: str, config: Mapping[str, Any] | None) -> Any:
+    """The value of `attack.epsilon`, `evaluation.beam`, ... in an evaluation's settings; MISSING if they have none."""
     section, _, name = key.partition(".")
     if section not in Questions.model_fields or name == "splits":
         return MISSING
@@ -204,16 +217,19 @@ def asked(settings: Mapping[str, Any], key: str, config: Mapping[str, Any] | Non
         return attack.get(name, MISSING)
     if name in settings or name == "examples":
         return settings.get(name)
-    found = None if config is None else setting(config, f"task.{name}")  # as the task decodes
-    return MISSING if found is None else found
+    value = None if config is None else setting(config, f"task.{name}")  # as the task decodes
+    return MISSING if value is None else value
 
 
-def of_values(key: str, metric: str, values: Mapping[str, float], one: str, scores: np.ndarray | None) -> str | None:
-    """What several places say is one number, a possible one, and the mean of the scores of single examples, if these are there.
+def check_values(
+    key: str, metric: str, values: Mapping[str, float], evaluation: str, scores: np.ndarray | None
+) -> str | None:
+    """Checks that all places have the same value, that it is possible, and that it is the mean of the examples' scores.
 
-    `key`: what it is called, `test/cider`. `values`: by place. `one`: the evaluation.
+    `key`: its name, `test/cider`. `values`: the value by place. `evaluation`: its id. `scores`: the scores of the examples, shape
+    (m,); None: unknown.
     """
-    top, place = highest(metric), f"evaluations/{one}.npy"
+    top, place = highest(metric), f"evaluations/{evaluation}.npy"
     nan = [where for where, value in values.items() if math.isnan(value)]
     if nan:
         return f"{key} is NaN in {_listed(nan)}"
@@ -239,9 +255,12 @@ def of_values(key: str, metric: str, values: Mapping[str, float], one: str, scor
     return None
 
 
-def of_count(file: Mapping[str, Any], one: str, scores: np.ndarray | None) -> str | None:
+def check_count(file: Mapping[str, Any], evaluation: str, scores: np.ndarray | None) -> str | None:
+    """Checks that an evaluation's file names the number of examples that have scores."""
     if scores is not None and file.get("n", len(scores)) != len(scores):
-        return f"evaluations/{one}.json says {file['n']} examples, evaluations/{one}.npy has {len(scores)}"
+        return (
+            f"evaluations/{evaluation}.json says {file['n']} examples, evaluations/{evaluation}.npy has {len(scores)}"
+        )
     return None
 
 
@@ -253,41 +272,43 @@ def _number(value: float) -> str:
     return f"{value:.10g}"
 
 
-# What takes longer
+# Slow checks
 
 
-def deeply(folder: RunFolder, result: Mapping[str, Any] | None) -> Iterator[str]:
-    """What is only asked for: the checksum of the weights, and every evaluation that lies there, shown or not.
+def check_deeply(folder: RunFolder, result: Mapping[str, Any] | None) -> Iterator[str]:
+    """Checks the checksum of the weights, and every evaluation in the folder, shown or not; yields the problems.
 
-    Nothing that it finds changes a number that is shown.
+    They change no number that is shown.
     """
     if result is not None:
         file, checksum = Attempt(folder, result["attempt"]).weights_file, result.get("weights")
         if checksum is not None:
             try:
-                found = hashlib.sha256(file.read_bytes()).hexdigest()
+                actual = hashlib.sha256(file.read_bytes()).hexdigest()
             except OSError as error:
                 yield f"its weights cannot be read: {error.strerror}"
             else:
-                if found != checksum:
-                    yield f"its weights are damaged: their sha256 is {found}, {RESULT} says {checksum}"
+                if actual != checksum:
+                    yield f"its weights are damaged: their sha256 is {actual}, {RESULT} says {checksum}"
     for file in sorted(folder.evaluation_files(None if result is None else result["attempt"])):
         try:
-            about, scores = read(file, EVALUATION), read_scores(file.with_suffix(".npy"))
+            record, scores = read(file, EVALUATION), read_scores(file.with_suffix(".npy"))
         except Unreadable as error:
             yield str(error)
             continue
-        if about is None:
+        if record is None:
             continue
-        one, split = file.stem, str(about["settings"].get("split"))
-        said = of_evaluation(folder.id, one, split, about, {}, None) or of_count(about, one, scores)
-        if said:
-            yield said
+        evaluation, split = file.stem, str(record["settings"].get("split"))
+        problem = check_evaluation(folder.id, evaluation, split, record, {}, None) or check_count(
+            record, evaluation, scores
+        )
+        if problem:
+            yield problem
             continue
-        of_task = [metric for metric in PRIMARY_METRIC.values() if metric in about["metrics"]]
-        if not of_task:
+        metrics_of_task = [metric for metric in PRIMARY_METRIC.values() if metric in record["metrics"]]
+        if not metrics_of_task:
             yield f"evaluations/{file.name} has no value of {' or '.join(PRIMARY_METRIC.values())}"
-        for metric in of_task[:1]:
-            values = {f"evaluations/{file.name}": about["metrics"][metric]}
-            if said := of_values(f"{split}/{metric}", metric, values, one, scores):
-                yield said
+        for metric in metrics_of_task[:1]:
+            values = {f"evaluations/{file.name}": record["metrics"][metric]}
+            if problem := check_values(f"{split}/{metric}", metric, values, evaluation, scores):
+                yield problem

@@ -1,4 +1,4 @@
-"""The analysis of a store as one run of its W&B project: the report page, tables, figures, and every file that they are made of."""
+"""The upload of a store's analysis as one run of its W&B project: the report page, tables, figures, and the files behind them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMATS = ("pdf", "png")
 def report_to_wandb(store: Store, project: str | None) -> str:
     """Sends all sweeps and searches that have a result; returns a line with the address of the W&B run.
 
-    Raises StoreError where there is nothing to send, or a sweep cannot be read, and ServerError when there is no server.
+    Raises StoreError if there is nothing to send or a sweep cannot be read, and ServerError if no server answers.
     """
     names = sorted(store.sweeps())
     with tempfile.TemporaryDirectory(prefix="mmprompt-report-") as scratch:
@@ -32,10 +32,10 @@ def report_to_wandb(store: Store, project: str | None) -> str:
         for name in names:
             manifest = read_manifest(store, name)
             if manifest["search"] is not None:
-                found = SearchReport(store, manifest, in_store)
-                if found.is_begun:
-                    report_search(found, out, "text", FORMATS)
-                    pages[f"{name}/tables"] = html(found.tables, found.notes)
+                search = SearchReport(store, manifest, in_store)
+                if search.is_begun:
+                    report_search(search, out, "text", FORMATS)
+                    pages[f"{name}/tables"] = html(search.tables, search.notes)
                     sent.append(manifest)
                 continue
             report = read_report(store, manifest, in_store)

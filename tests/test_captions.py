@@ -1,4 +1,4 @@
-"""Scores of a whole set of captions, by hand and against COCO's own code where it is installed."""
+"""BLEU-4 and METEOR of a whole set of captions, computed by hand and by COCO's own code if it is installed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_bleu_4_equals_the_formula_worked_out_by_hand() -> None:
     assert score == pytest.approx(by_hand([5 / 6, 3 / 5, 2 / 4, 1 / 3]))
 
 
-def test_counts_are_of_all_captions_together_and_no_mean_of_single_scores() -> None:
+def test_bleu_counts_over_all_captions_and_does_not_average_single_scores() -> None:
     right = [given("the cat sat on a mat"), given("two dogs run fast")]
     score = bleu4(["the cat sat on the mat", "two dogs run fast"], right)
     assert score == pytest.approx(by_hand([9 / 10, 6 / 8, 4 / 6, 2 / 4]))
@@ -51,9 +51,7 @@ def test_an_n_gram_of_any_caption_of_the_image_counts_and_images_may_have_differ
 
 
 @pytest.mark.parametrize(("lengths", "closest"), [([4, 6], 4), ([6, 4], 4), ([9, 6], 6), ([6], 6), ([3, 9], 3)])
-def test_what_is_too_short_is_compared_with_the_closest_caption_the_shorter_of_two(
-    lengths: list[int], closest: int
-) -> None:
+def test_the_brevity_penalty_uses_the_closest_caption_the_shorter_of_two(lengths: list[int], closest: int) -> None:
     words = "a b c d e".split()
     others = [" ".join([*words, *"fghi"][:length]) for length in lengths]
     score = bleu4(["a b c d e"], [given(*others)])
@@ -78,7 +76,7 @@ def some_captions(count: int) -> tuple[list[str], list[Mapping[str, float]]]:
 
 
 @needs_package
-def test_bleu_4_is_that_of_cocos_own_code() -> None:
+def test_bleu_4_equals_cocos_own_code() -> None:
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
     predicted, right = some_captions(300)
@@ -90,7 +88,7 @@ def test_bleu_4_is_that_of_cocos_own_code() -> None:
 
 
 @needs_java
-def test_meteor_is_there_where_java_is_and_a_right_caption_is_worth_more_than_a_wrong_one() -> None:
+def test_with_java_there_is_meteor_and_a_right_caption_scores_higher_than_a_wrong_one() -> None:
     right = [given("a man rides a horse", "a person on a horse"), given("two dogs play in the grass")]
     scores = [
         CAPTION.values_beside(predicted, right)["meteor"]
@@ -104,7 +102,7 @@ def test_meteor_is_there_where_java_is_and_a_right_caption_is_worth_more_than_a_
 
 
 @needs_package
-def test_a_java_that_fails_costs_an_evaluation_its_score_and_no_more(
+def test_a_failing_java_costs_an_evaluation_its_meteor_score_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     java = tmp_path / "java"
@@ -115,7 +113,7 @@ def test_a_java_that_fails_costs_an_evaluation_its_score_and_no_more(
     assert "meteor is left out, its Java program failed" in capsys.readouterr().err
 
 
-def test_without_java_there_is_bleu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_java_there_is_only_bleu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert CAPTION.values_beside(["a b c d"], [given("a b c d")]) == {"bleu4": pytest.approx(100)}
 
@@ -140,7 +138,7 @@ def test_a_run_of_captions_has_bleu_beside_cider_in_result_evaluation_and_record
     assert {key: summary[key] for key in result["metrics"]} == result["metrics"]
 
 
-def test_what_is_asked_later_records_its_primary_metric_by_its_id_and_bleu_beside_it(captioned: Any) -> None:
+def test_a_later_evaluation_records_its_primary_metric_by_its_id_and_bleu_beside_it(captioned: Any) -> None:
     from mmprompt.runs.identity import evaluation_id
     from mmprompt.runs.wandb_record import read_record
 
@@ -156,7 +154,7 @@ def test_what_is_asked_later_records_its_primary_metric_by_its_id_and_bleu_besid
     assert summary[f"evaluation/{one}/bleu4"] == content["metrics"]["bleu4"]
 
 
-def test_a_sweeps_frame_has_bleu_beside_cider_and_nothing_where_a_store_is_older(captioned: Any) -> None:
+def test_a_sweeps_frame_has_bleu_beside_cider_and_nan_for_older_stores(captioned: Any) -> None:
     from analysis.manifest import DEFAULTS
     from analysis.reading import assemble
     from analysis.sources import in_store

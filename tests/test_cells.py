@@ -1,4 +1,4 @@
-"""A table's cells against numpy: intervals over seeds and examples, differences over a table, shares kept, averages, trends."""
+"""Cells of tables checked against NumPy: intervals over seeds and examples, differences, shares kept, averages, trends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METRIC = {"micro_grounding": "acc@0.5", "micro_entailment": "accuracy", "micro_c
 
 
 def stored(root: Path, scores: Scores, **shown: Any) -> tuple[Store, Sweep]:
-    """A sweep over lengths whose runs scored this, on validation and test alike."""
+    """A sweep over lengths whose runs have these scores, both on validation and on test."""
     store = Store(root)
     tasks, lengths = (list(dict.fromkeys(key[at] for key in scores)) for at in (0, 1))
     axes = {"task": tasks, "prompt.length": lengths, "seed": SEEDS[: max(map(len, scores.values()))]}
@@ -43,7 +43,7 @@ def stored(root: Path, scores: Scores, **shown: Any) -> tuple[Store, Sweep]:
 
 
 def of_examples(store: Store, task: str, length: int, split: str = "test") -> np.ndarray:
-    """Seeds by examples, from the files alone."""
+    """The scores of the examples from the files alone, shape (seeds, examples)."""
     rows = []
     for seed in SEEDS:
         point = {"task": task, "prompt.length": length, "seed": seed}
@@ -54,7 +54,7 @@ def of_examples(store: Store, task: str, length: int, split: str = "test") -> np
 
 
 def at(frame: pd.DataFrame, **wanted: Any) -> Any:
-    """The one row with these values; `length` stands for prompt.length."""
+    """The one row with these values. `length` means prompt.length."""
     for key, value in wanted.items():
         frame = frame[frame["prompt.length" if key == "length" else key] == value]
     (row,) = frame.itertuples(index=False)
@@ -74,7 +74,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Sweep]:
     return stored(tmp_path_factory.mktemp("store"), scores, margin={"percent": 2.0})
 
 
-def test_a_cells_two_halves_are_those_of_its_files(made: tuple[Store, Sweep]) -> None:
+def test_the_two_half_widths_of_a_cell_follow_from_its_files(made: tuple[Store, Sweep]) -> None:
     store, sweep = made
     row = at(cells(sweep), task="micro_grounding", length=10, split="test")
     x = of_examples(store, "micro_grounding", 10)  # seeds by examples
@@ -87,7 +87,7 @@ def test_a_cells_two_halves_are_those_of_its_files(made: tuple[Store, Sweep]) ->
     assert row.seeds == "11 12 13"
 
 
-def test_a_difference_is_dunnetts_over_the_columns_of_the_table_with_the_examples_of_the_difference(
+def test_a_difference_has_dunnetts_interval_over_the_tables_columns_and_the_examples_own_differences(
     made: tuple[Store, Sweep],
 ) -> None:
     store, sweep = made
@@ -105,7 +105,7 @@ def test_a_difference_is_dunnetts_over_the_columns_of_the_table_with_the_example
     assert 1.96 * of_test < row.difference_half_examples < 3 * of_test
     half = math.hypot(row.difference_half_seeds, row.difference_half_examples)
     assert row.difference_upper - row.difference == pytest.approx(half)
-    assert row.difference_single_upper < row.difference_upper  # by itself it is narrower
+    assert row.difference_single_upper < row.difference_upper  # the uncorrected interval is narrower
     assert row.difference_p < row.difference_p_corrected < 0.05
 
 
@@ -119,7 +119,7 @@ def test_a_family_of_one_task_is_corrected_less_than_that_of_the_table(
     assert task.difference_p == pytest.approx(table.difference_p)
 
 
-def test_the_baseline_has_no_difference_and_the_validation_split_has_a_family_of_its_own(
+def test_the_baseline_has_no_difference_and_the_validation_split_has_a_separate_family(
     made: tuple[Store, Sweep],
 ) -> None:
     _, sweep = made
@@ -138,7 +138,7 @@ def test_an_interval_ends_where_the_metric_does(tmp_path: Path) -> None:
     assert bottom.lower == 0.0 and bottom.difference_lower >= -100.0
 
 
-def test_one_seed_has_a_difference_without_an_interval_and_says_nothing(tmp_path: Path) -> None:
+def test_one_seed_has_a_difference_without_interval_and_verdict(tmp_path: Path) -> None:
     _, sweep = stored(tmp_path, {("micro_grounding", 10): [70.0], ("micro_grounding", 64): [75.0]})
     row = at(cells(sweep), length=10, split="test")
     assert (row.difference, row.difference_n, row.difference_verdict) == (-5.0, 1, "")
@@ -146,13 +146,13 @@ def test_one_seed_has_a_difference_without_an_interval_and_says_nothing(tmp_path
     assert row.half_examples > 0
 
 
-def test_equal_scores_over_seeds_are_no_precision(tmp_path: Path) -> None:
+def test_equal_scores_over_seeds_give_no_interval(tmp_path: Path) -> None:
     _, sweep = stored(tmp_path, {("micro_grounding", 10): [70.0] * 3, ("micro_grounding", 64): [75.0] * 3})
     row = at(cells(sweep), length=10, split="test")
     assert math.isnan(row.lower) and row.difference_verdict == ""
 
 
-def test_what_lies_within_the_margin_is_equivalent(tmp_path: Path) -> None:
+def test_a_difference_within_the_margin_is_equivalent(tmp_path: Path) -> None:
     close: Scores = {("micro_caption", 10): [500.0, 500.4, 500.2], ("micro_caption", 64): [500.1, 500.3, 500.5]}
     _, sweep = stored(tmp_path, close, margin={"cider": 40.0})
     assert at(cells(sweep), length=10, split="test").difference_verdict == "equivalent"
@@ -160,7 +160,7 @@ def test_what_lies_within_the_margin_is_equivalent(tmp_path: Path) -> None:
     assert at(cells(strict), length=10, split="test").difference_verdict == "not known"
 
 
-def test_pairs_by_seed_are_taken_where_the_sweep_declares_them(tmp_path: Path) -> None:
+def test_seeds_are_paired_if_the_sweep_declares_it(tmp_path: Path) -> None:
     moved: Scores = {("micro_grounding", 10): [60.0, 70.0, 80.0], ("micro_grounding", 64): [61.0, 71.1, 81.0]}
     _, sweep = stored(tmp_path, moved)
     _, paired = stored(tmp_path / "paired", moved, paired=True)
@@ -195,7 +195,7 @@ def test_a_share_kept_has_the_error_of_a_ratio_over_the_same_examples(tmp_path: 
     assert row["kept_half_seeds"] == pytest.approx(
         stats.t.ppf(0.975, 2) * np.std(shares, ddof=1) / math.sqrt(3), rel=1e-3
     )
-    random, again = np.random.default_rng(0), []  # what the ratio does when other examples are drawn
+    random, again = np.random.default_rng(0), []  # the ratio for resampled examples
     for _ in range(1000):
         drawn = random.integers(0, kept["prompt"][0].shape[1], kept["prompt"][0].shape[1])
         again.append(np.mean([100 * x[1][drawn].mean() / x[0][drawn].mean() for x in kept["prompt"]]))
@@ -204,7 +204,7 @@ def test_a_share_kept_has_the_error_of_a_ratio_over_the_same_examples(tmp_path: 
     assert whole["kept"] == 100 and math.isnan(whole["kept_difference"])
 
 
-def test_metrics_in_percent_are_averaged_as_they_are(made: tuple[Store, Sweep]) -> None:
+def test_metrics_in_percent_are_averaged_without_scaling(made: tuple[Store, Sweep]) -> None:
     store, sweep = made
     frame = averages(sweep)
     x = [of_examples(store, task, 10) for task in ("micro_grounding", "micro_entailment")]
@@ -253,14 +253,14 @@ def test_words_and_single_seeds_have_no_trend(tmp_path: Path) -> None:
     assert trends(sweep).empty
 
 
-def test_what_the_seeds_can_show_shrinks_with_seeds(made: tuple[Store, Sweep]) -> None:
+def test_the_detectable_difference_shrinks_with_more_seeds(made: tuple[Store, Sweep]) -> None:
     _, sweep = made
     frame = detectable(sweep)
     assert list(frame["task"]) == ["micro_grounding", "micro_entailment"] and (frame["n"] == 3).all()
     assert (frame["with_5_seeds"] < frame["difference"]).all() and (frame["difference"] > 1).all()
 
 
-def test_a_missing_seed_is_not_made_up(tmp_path: Path) -> None:
+def test_a_missing_seed_is_left_out(tmp_path: Path) -> None:
     some: Scores = {("micro_grounding", 10): [70.0, 71.0], ("micro_grounding", 64): [75.0, 76.0, 77.1]}
     _, sweep = stored(tmp_path, some)
     row = at(cells(sweep), length=10, split="test")

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 from test_cells import Scores, of_examples, stored
 
-from analysis.claims import AVERAGE, claims, counted, verdict
+from analysis.claims import AVERAGE, claims, verdict, verdict_counts
 from analysis.compare import compare
 from analysis.exact import mcnemar
 from analysis.families import Comparison
@@ -32,7 +32,7 @@ def claim(**said: Any) -> dict[str, Any]:
 
 
 def seen(said: str, outside: float) -> Comparison:
-    """With this verdict, and this p of lying outside the margin."""
+    """A comparison with this verdict and this p of lying outside the margin."""
     return Comparison(1.0, 0.0, 2.0, p_equivalent=outside, method="Holm", verdict=said, **NOTHING)
 
 
@@ -40,7 +40,7 @@ def seen(said: str, outside: float) -> Comparison:
     ("expect", "said", "outside", "wanted"),
     [
         ("higher", "higher", 0.9, "holds"),
-        ("higher", "higher", 0.01, "holds"),  # told apart, though by less than matters
+        ("higher", "higher", 0.01, "holds"),  # significant, though within the margin
         ("higher", "lower", 0.9, "reversed"),
         ("lower", "higher", 0.9, "reversed"),
         ("lower", "lower", 0.9, "holds"),
@@ -83,8 +83,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Sweep]:
 
 
 def test_every_claim_has_a_verdict_on_every_task(made: tuple[Store, Sweep]) -> None:
-    found = claims(made[1])
-    verdicts = {(row.claim, row.task): row.verdict for row in found.itertuples()}
+    claim_rows = claims(made[1])
+    verdicts = {(row.claim, row.task): row.verdict for row in claim_rows.itertuples()}
     assert verdicts == {
         ("64 is better", "micro_grounding"): "holds",
         ("64 is better", "micro_entailment"): "equivalent",
@@ -93,15 +93,15 @@ def test_every_claim_has_a_verdict_on_every_task(made: tuple[Store, Sweep]) -> N
         ("they are equal", "micro_grounding"): "differs",
         ("they are equal", "micro_entailment"): "holds",
         ("longer is better", "micro_grounding"): "holds",
-        ("longer is better", "micro_entailment"): "not known",  # of a slope no margin is declared
+        ("longer is better", "micro_entailment"): "not known",  # no margin is declared for slopes
         ("64 is better on average", AVERAGE): "holds",
     }
-    assert (found["among"] == 9).all()
-    assert counted(found[found["claim"] == "64 is better"]) == "holds on 1 of 2 tasks, equivalent on 1"
-    assert counted(found[found["claim"] == "64 is better on average"]) == "holds"
+    assert (claim_rows["among"] == 9).all()
+    assert verdict_counts(claim_rows[claim_rows["claim"] == "64 is better"]) == "holds on 1 of 2 tasks, equivalent on 1"
+    assert verdict_counts(claim_rows[claim_rows["claim"] == "64 is better on average"]) == "holds"
 
 
-def test_a_claims_value_and_p_are_those_of_its_files(made: tuple[Store, Sweep]) -> None:
+def test_a_claims_value_and_p_follow_from_its_files(made: tuple[Store, Sweep]) -> None:
     store, sweep = made
     row = next(claims(sweep).itertuples())
     x = {length: of_examples(store, "micro_grounding", length) for length in (10, 30, 64)}
@@ -130,7 +130,7 @@ def test_any_two_rows_are_compared_on_every_task_and_on_average(made: tuple[Stor
     assert list(there.index) == ["micro_grounding", "micro_entailment", AVERAGE]
     assert there["value"].to_dict() == pytest.approx({task: -value for task, value in back["value"].items()})
     assert there["verdict"].to_dict()["micro_grounding"] == "higher"
-    assert there["p_examples"].isna().all()  # it is not of single runs
+    assert there["p_examples"].isna().all()  # the rows have several runs
 
 
 def test_two_single_runs_are_compared_by_their_examples(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_two_single_runs_are_compared_by_their_examples(tmp_path: Path) -> None:
     assert row.p_examples == pytest.approx(mcnemar(ours > 0, theirs > 0)) and row.p_examples < 0.001
 
 
-def test_a_row_that_is_not_there_names_the_nearest(made: tuple[Store, Sweep]) -> None:
+def test_an_unknown_row_is_an_error_that_suggests_the_nearest(made: tuple[Store, Sweep]) -> None:
     with pytest.raises(StoreError, match=r"made: no row is called '65'.*there are 10, 30, 64"):
         compare(made[1], "65", "10", "score")
 
@@ -194,7 +194,7 @@ def test_an_override_that_takes_rows_away_takes_their_claims(tmp_path: Path) -> 
 
 
 def test_no_more_claims_hold_by_chance_than_one_family_allows() -> None:
-    """Ten claims without an effect, again and again: one or more is told apart in 5 of 100 at most."""
+    """Ten claims without an effect, simulated many times: in at most 5 of 100 families any of them is significant."""
     from analysis import families
     from analysis.inference import Sample, difference
 

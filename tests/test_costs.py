@@ -22,7 +22,7 @@ from launcher import Launcher
 from patience import printed_by, until
 
 from analysis.cost_tables import cost_tables
-from analysis.costs import read_costs, spent_in_all
+from analysis.costs import read_costs, spent_device_hours
 from analysis.reading import read_sweep
 from analysis.report import read_report, texts
 from analysis.sources import in_store
@@ -422,6 +422,6 @@ def test_the_hours_of_all_runs_are_added_up_with_those_of_attempts_that_came_to_
     os.utime(attempt.path / "job.json", (1000, 1000))
     os.utime(attempt.path / "progress.json", (8200, 8200))
     attempt.fail(from_text("RuntimeError: it came to nothing"))
-    assert spent_in_all(launched.store, sweep) == (
+    assert spent_device_hours(launched.store, sweep) == (
         f"its runs took {recorded + 2:.2g} device hours in all, failed ones included"
     )

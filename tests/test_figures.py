@@ -1,4 +1,4 @@
-"""Figures show the cells, say what is missing, and go into a paper as they are; the same bytes each time."""
+"""Figures: they show the cells, name what is missing, are ready for a paper, and have the same bytes each time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ WIDTHS = list(style.WIDTHS)
 
 
 def drawn(root: Path, about: dict[str, Any], skipped: int = 0) -> tuple[Figure, pd.DataFrame, Sweep]:
-    """The figure of a sweep whose last `skipped` points have not run, the cells of its test split."""
+    """The figure, the cells of the test split, and the sweep, whose last `skipped` points have not run."""
     store = Store(root)
     launch(store, about)
     run_all(store, about["points"][: len(about["points"]) - skipped], DISABLED, seed=0)
@@ -61,7 +61,7 @@ def length(seeds: list[int], **shown: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """Over lengths, with three seeds; all done."""
+    """A sweep over lengths with three seeds; all runs are done."""
     _, _, sweep = drawn(tmp_path_factory.mktemp("whole"), length([1, 2, 3]))
     return sweep
 
@@ -71,12 +71,12 @@ def with_manifest(sweep: Sweep, **changes: Any) -> Sweep:
 
 
 def of_test(sweep: Sweep) -> pd.DataFrame:
-    """Its cells on test."""
+    """The cells of the test split."""
     return cells(sweep).query("split == 'test'")
 
 
 def scores_of(figure: Figure) -> list[Axes]:
-    """The panels of scores, each of which has a title."""
+    """The panels of scores; they are those with a title."""
     return [ax for ax in figure.axes if ax.get_title(loc="left") in map(names.task, ADDED_TASKS)]
 
 
@@ -88,7 +88,7 @@ ADDED_TASKS = [*TASKS, "micro_vqa", "micro_caption", "average"]
 
 
 def drawn_as(ax: Axes, what: str, way: str = "y") -> np.ndarray:
-    """Values along the axis of values: means, runs and so on."""
+    """The positions of marks of this kind (mean, runs, ...) on the axis of values."""
     data = [
         np.asarray(line.get_ydata() if way == "y" else line.get_xdata(), float)
         for line in ax.lines
@@ -98,17 +98,17 @@ def drawn_as(ax: Axes, what: str, way: str = "y") -> np.ndarray:
 
 
 def whiskers(ax: Axes) -> np.ndarray:
-    """Shape: values, 2 ends, x and y."""
+    """The whiskers, shape (values, 2 ends, x and y)."""
     parts = [part for each in ax.collections if isinstance(each, LineCollection) for part in each.get_segments()]
     return np.array([part for part in parts if len(part)]).reshape(
         -1, 2, 2
-    )  # of a mean without an interval it is empty
+    )  # a mean without an interval has an empty whisker
 
 
 # Values
 
 
-def test_whiskers_and_points_are_the_cells_and_dots_the_runs(whole: Sweep) -> None:
+def test_whiskers_and_markers_show_the_cells_and_dots_the_runs(whole: Sweep) -> None:
     values = of_test(whole)
     figure = draw(whole, values)
     for ax, task in zip(scores_of(figure), TASKS, strict=True):
@@ -124,7 +124,7 @@ def test_whiskers_and_points_are_the_cells_and_dots_the_runs(whole: Sweep) -> No
         assert line.get_ydata()[0] == hollow.get_ydata()[0]  # type: ignore[index]
 
 
-def test_the_lower_panel_is_the_differences_with_the_intervals_that_the_frame_has(whole: Sweep) -> None:
+def test_the_lower_panel_shows_the_differences_and_intervals_of_the_frame(whole: Sweep) -> None:
     values = cells(whole)
     values = values.assign(
         difference_lower=values["difference"] - 7,
@@ -140,7 +140,7 @@ def test_the_lower_panel_is_the_differences_with_the_intervals_that_the_frame_ha
         assert marks.count("~") == (others["difference_verdict"] == "not known").sum() > 0
 
 
-def test_rows_of_words_are_the_cells_downward_in_the_order_of_the_sweep(tmp_path: Path) -> None:
+def test_compared_words_are_rows_downward_in_the_order_of_the_sweep(tmp_path: Path) -> None:
     axes: dict[str, list[Any]] = {"task": TASKS, "prompt.depth": ["both", "encoder", "decoder"], "seed": [1, 2, 3]}
     about = manifest("depth", axes, "prompt.depth", {"table": "3"}, {"prompt.depth": "both"})
     figure, values, _ = drawn(tmp_path, about)
@@ -176,16 +176,16 @@ def test_one_seed_has_a_point_and_no_whisker(tmp_path: Path) -> None:
         assert np.allclose(sorted(drawn_as(ax, "mean")), sorted(values.loc[values["task"] == task, "value"]))
 
 
-def test_a_missing_value_is_said_in_the_panel_and_in_the_caption(tmp_path: Path) -> None:
+def test_the_panel_and_the_caption_name_a_missing_value(tmp_path: Path) -> None:
     figure, _, sweep = drawn(tmp_path, length([1, 2]), skipped=3)
     first, second = scores_of(figure)
-    said = [[text.get_text() for text in ax.texts] for ax in (first, second)]
-    assert "missing" not in said[0] and said[1].count("missing") == 1
+    texts = [[text.get_text() for text in ax.texts] for ax in (first, second)]
+    assert "missing" not in texts[0] and texts[1].count("missing") == 1
     assert [ax.get_title(loc="right") for ax in (first, second)] == ["", "n = 0 to 2 of 2"]
     assert "INCOMPLETE: 2 of 12 values have fewer runs than planned." in captions.caption(sweep, cells(sweep))
 
 
-def test_a_conflict_is_said_where_its_value_would_be(tmp_path: Path) -> None:
+def test_a_conflict_is_written_where_its_value_would_be(tmp_path: Path) -> None:
     _, values, sweep = drawn(tmp_path, length([1, 2]))
     there = (values["task"] == TASKS[0]) & (values["prompt.length"] == 30)
     values = values.assign(conflict=there.astype(int), value=values["value"].mask(there))
@@ -193,7 +193,7 @@ def test_a_conflict_is_said_where_its_value_would_be(tmp_path: Path) -> None:
     assert [text.get_text() for text in first.texts] == ["conflict"] and not second.texts
 
 
-def test_no_interval_is_drawn_beyond_what_a_score_can_be(whole: Sweep) -> None:
+def test_no_interval_is_drawn_beyond_the_range_of_scores(whole: Sweep) -> None:
     values = of_test(whole).assign(value=99.0, lower=-3.0, upper=109.0)
     for ax in scores_of(draw(whole, values)):
         ends = whiskers(ax)[:, :, 1]
@@ -212,16 +212,16 @@ def test_averages_have_a_panel_and_trends_a_line_of_their_slope(whole: Sweep) ->
         (line,) = [line for line in ax.lines if line.get_gid() == "trend"]
         rise = np.asarray(line.get_ydata(), float)
         assert rise[-1] - rise[0] == pytest.approx(slope * np.log2(12))
-    said = captions.caption(whole, values, averages=average, trends=trends)
-    assert "Grounding +0.50 (+0.10 to +3.00" in said and "Average: mean of the metrics as they are." in said
+    text = captions.caption(whole, values, averages=average, trends=trends)
+    assert "Grounding +0.50 (+0.10 to +3.00" in text and "Average: mean of the metrics as they are." in text
 
 
 def references_in(ax: Axes, way: str = "y") -> dict[str, float]:
-    """Lines across a panel, by what they are."""
+    """The positions of the lines across a panel, by the name of the reference."""
     return {name: drawn_as(ax, name, way)[0] for name in ("zero_shot", "chance") if len(drawn_as(ax, name, way))}
 
 
-def test_references_are_lines_where_they_are_near_and_words_where_they_are_far(tmp_path: Path) -> None:
+def test_near_references_are_lines_and_far_ones_are_words_in_the_caption(tmp_path: Path) -> None:
     near, far = {"zero_shot": 70.0, "chance": 5.0}, {"zero_shot": 2.04}
     known = {(TASKS[0], "test"): near, (TASKS[1], "test"): far, (TASKS[1], "val"): {"zero_shot": 65.0}}
     _, values, sweep = drawn(tmp_path, length([1, 2, 3]))
@@ -235,7 +235,7 @@ def test_references_are_lines_where_they_are_near_and_words_where_they_are_far(t
     assert "the best one): Grounding 5.0; not drawn, as it is far off: Grounding." in said
 
 
-def test_rows_have_references_where_they_are_known_and_nothing_is_said_where_they_are_not(tmp_path: Path) -> None:
+def test_rows_have_references_only_where_they_are_known(tmp_path: Path) -> None:
     axes: dict[str, list[Any]] = {"task": TASKS, "prompt.depth": ["both", "decoder"], "seed": [1, 2, 3]}
     figure, values, sweep = drawn(tmp_path, manifest("depth", axes, "prompt.depth", {}, {"prompt.depth": "both"}))
     assert [references_in(ax, "x") for ax in scores_of(figure)] == [{}, {}] and not figure.legends
@@ -255,7 +255,7 @@ def test_more_lines_than_looks_are_still_drawn(tmp_path: Path) -> None:
     assert "prompt layers [0]" in [text.get_text() for text in legend.get_texts()]
 
 
-# Where values lie
+# Positions of values
 
 
 def test_numbers_that_span_little_lie_linearly_and_words_evenly() -> None:
@@ -266,7 +266,7 @@ def test_numbers_that_span_little_lie_linearly_and_words_evenly() -> None:
     assert (Scale.of([1, 2]).line, Scale.of(["none", "mlp"]).line) == ("-", "")
 
 
-def test_zero_stands_apart_from_a_logarithmic_axis() -> None:
+def test_a_logarithmic_axis_is_broken_between_zero_and_the_next_value() -> None:
     scale = Scale.of([0, 0.01, 0.1, 1.0])
     assert scale.apart and scale.places[0] == 0.0 and scale.places[1.0] == 1.0
     left, middle, right = (scale.places[value] for value in (0.01, 0.1, 1.0))
@@ -281,12 +281,12 @@ def test_an_axis_spans_two_points_at_least_and_stays_within_the_metrics_range() 
     assert ticks(-41.0, 3.0, 1.0, "accuracy", is_difference=True) == [-40.0, -20.0, 0.0]
 
 
-# Every sweep, as it is printed
+# The figures of all sweeps
 
 
 @cache
 def made_up(name: str) -> Sweep:
-    """A sweep of conf/ all of whose runs are done, with scores that are near the ends of their range too."""
+    """A sweep of conf/ with all runs done; some scores are near the ends of their range."""
     noise = np.random.default_rng(0)
     expanded = expand(name, ["seed=1,2,3"], ROOT / "conf")
     about = json.loads(json.dumps(frozen(expanded, {"commit": None, "dirty": False})))
@@ -344,7 +344,7 @@ def test_a_figure_of_each_sweep_can_be_printed_at_either_width(
     figure = draw(sweep, values, curves, width=width)
     assert figure.get_figwidth() == style.WIDTHS[width] and figure.get_figheight() < 9.0
     assert figure_checks.all_of(figure) == {}
-    part = paper_figures.drawn(published(sweep.manifest))
+    part = paper_figures.choose_part(published(sweep.manifest))
     if part is not None:
         assert figure_checks.all_of(paper_figures.draw(part, sweep.compare, width=width)) == {}
 
@@ -376,15 +376,15 @@ def _legend(figure: Figure) -> Iterable[tuple[Any, Any]]:
 
 
 def _rows(figure: Figure) -> dict[str, tuple[Any, Any]]:
-    """By the name of a row: what its mean looks like."""
-    found = {}
+    """The look of each row's mean, by the row's name."""
+    look_of_row = {}
     for ax in figure.axes:
         labels = [label.get_text() for label in ax.get_yticklabels()]
         for line in ax.lines:
             if line.get_gid() == "mean" and ax.yaxis_inverted():
                 at = round(float(np.asarray(line.get_ydata(), float)[0]))
-                found[labels[at]] = (line.get_color(), line.get_marker())
-    return found
+                look_of_row[labels[at]] = (line.get_color(), line.get_marker())
+    return look_of_row
 
 
 @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ def _rows(figure: Figure) -> dict[str, tuple[Any, Any]]:
         (lambda ax: ax.set_ylim(0.0, 120.0), "out_of_range"),
     ],
 )
-def test_what_is_held_of_figures_is_seen_when_it_is_broken(fault: Any, found: str, whole: Sweep) -> None:
+def test_each_check_of_figures_notices_its_fault(fault: Any, found: str, whole: Sweep) -> None:
     figure = draw(whole, cells(whole))
     assert figure_checks.all_of(figure) == {}
     fault(scores_of(figure)[-1])
@@ -433,7 +433,7 @@ def test_learning_curves_have_bands_within_the_range_and_a_mark_where_99_percent
             assert (x, y) == (first["epoch"], first["value"])
 
 
-def test_what_is_left_of_a_score_is_drawn_below_it_and_captions_that_span_much_are_logarithmic() -> None:
+def test_the_share_kept_is_drawn_below_the_score_and_a_wide_range_of_captions_is_logarithmic() -> None:
     sweep = made_up("robustness")
     values = cells(sweep)
     factor = values["task"].map(lambda task: 1.0 if task == "micro_caption" else 0.1)
@@ -466,10 +466,10 @@ def test_what_is_left_of_a_score_is_drawn_below_it_and_captions_that_span_much_a
         ),
     ],
 )
-def test_the_papers_values_are_all_in_a_figure_of_their_own(
+def test_the_papers_values_are_all_in_a_separate_figure(
     compare: str, paper: dict[str, str], place: str, named: list[str] | None
 ) -> None:
-    part = paper_figures.drawn(published({"compare": compare, "paper": paper}))
+    part = paper_figures.choose_part(published({"compare": compare, "paper": paper}))
     assert part is not None and part.place == place
     figure = paper_figures.draw(part, compare)
     tasks = ["RefCOCO", "RefCOCO+", "RefCOCOg", "SNLI-VE", "COCO Captions", "VQA"]
@@ -488,7 +488,7 @@ def test_the_papers_values_are_all_in_a_figure_of_their_own(
 
 
 def test_values_of_the_paper_that_coincide_do_not_hide_each_other() -> None:
-    part = paper_figures.drawn(published({"compare": "method", "paper": {"table": "1"}}))
+    part = paper_figures.choose_part(published({"compare": "method", "paper": {"table": "1"}}))
     assert part is not None
     for ax in paper_figures.draw(part, "method", width="column").axes:
         places = np.array(list(figure_checks.points(ax)))
@@ -497,14 +497,14 @@ def test_values_of_the_paper_that_coincide_do_not_hide_each_other() -> None:
 
 
 def test_a_spike_of_one_point_does_not_fill_a_panel() -> None:
-    part = paper_figures.drawn(published({"compare": "prompt.length", "paper": {"figure": "2"}}))
+    part = paper_figures.choose_part(published({"compare": "prompt.length", "paper": {"figure": "2"}}))
     assert part is not None
     for ax in paper_figures.draw(part, "prompt.length").axes:
         low, high = ax.get_ylim()
         assert high - low >= paper_figures.LEAST
 
 
-def test_where_a_page_has_no_room_for_differences_they_are_left_to_the_table_and_to_the_caption() -> None:
+def test_differences_without_room_on_a_page_are_neither_drawn_nor_in_the_caption() -> None:
     sweep = made_up("methods")
     points = [point | {"evaluations": dict.fromkeys("abcd", "x")} for point in sweep.manifest["points"]]
     more = {
@@ -523,7 +523,7 @@ def test_where_a_page_has_no_room_for_differences_they_are_left_to_the_table_and
 # Costs
 
 
-def test_inference_is_drawn_against_the_size_of_the_model_a_line_for_each_method() -> None:
+def test_inference_time_is_drawn_over_the_size_of_the_model_with_a_line_per_method() -> None:
     sizes = {"ofa_base": 182e6, "ofa_large": 473e6, "ofa_huge": 930e6}
     rows = [
         {
@@ -550,8 +550,8 @@ def test_inference_is_drawn_against_the_size_of_the_model_a_line_for_each_method
     assert ax.get_xlabel() == "Model"
 
 
-def test_a_sweep_over_models_has_that_figure_in_files_of_its_own(whole: Sweep, tmp_path: Path) -> None:
-    """The measurement of convergence, as if of two models; of one there is nothing to draw."""
+def test_a_sweep_over_models_has_its_inference_figure_in_separate_files(whole: Sweep, tmp_path: Path) -> None:
+    """The measurement of convergence, as if of two models; with one model there is no such figure."""
     costs = costs_of(made_up("convergence")).frame
     assert costs["method"].nunique() == 2
     size = {"quantity": "parameters", "lowest": 7e5, "highest": 7e5, "median": 7e5}
@@ -565,8 +565,8 @@ def test_a_sweep_over_models_has_that_figure_in_files_of_its_own(whole: Sweep, t
         assert theirs == (["length_inference.png", "length_inference.caption.txt"] if expected else [])
     (ax, _) = inference(both).axes
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0.7", "2.1"]
-    said = (tmp_path / "True" / "length_inference.caption.txt").read_text()
-    assert said.startswith(
+    text = (tmp_path / "True" / "length_inference.caption.txt").read_text()
+    assert text.startswith(
         "Seconds per 100 answers of finetuning and prompt tuning against the parameters of the model"
     )
 
@@ -594,9 +594,9 @@ def test_the_files_are_the_same_bytes_in_another_process_with_another_style(whol
     assert made == captions.caption(whole, cells(whole), **more)
 
 
-def test_ours_and_the_papers_are_files_apart_and_a_columns_have_its_name(tmp_path: Path) -> None:
+def test_our_figure_and_the_papers_are_separate_files_and_column_figures_have_their_own_names(tmp_path: Path) -> None:
     drawn(tmp_path / "store", length([1]))
-    said = run(tmp_path / "store", tmp_path, "--width", "column", "--format", "pdf")
+    output = run(tmp_path / "store", tmp_path, "--width", "column", "--format", "pdf")
     made = {path.name for path in (tmp_path / "figures").iterdir()}
     assert made == {
         "length_column.pdf",
@@ -604,10 +604,10 @@ def test_ours_and_the_papers_are_files_apart_and_a_columns_have_its_name(tmp_pat
         "length_column.caption.txt",
         "length_paper_column.caption.txt",
     }
-    assert "length_column.pdf, .caption.txt, " in said and "length_paper_column.pdf" in said
+    assert "length_column.pdf, .caption.txt, " in output and "length_paper_column.pdf" in output
 
 
-def test_a_sweep_of_the_users_own_has_no_figure_of_the_papers(tmp_path: Path) -> None:
+def test_a_users_own_sweep_has_no_figure_of_the_papers_values(tmp_path: Path) -> None:
     about = manifest("length", {"task": TASKS[:1], "prompt.dropout": [0.0, 0.2], "seed": [1]}, "prompt.dropout", {}, {})
     drawn(tmp_path / "store", about)
     run(tmp_path / "store", tmp_path)
@@ -629,11 +629,11 @@ def test_fonts_in_a_pdf_are_embedded_and_none_is_type_3(name: str, tmp_path: Pat
     assert listed and all("TrueType" in line and " yes yes " in line and style.FONT in line for line in listed)
 
 
-def test_the_caption_says_what_the_frame_says(whole: Sweep) -> None:
+def test_the_caption_agrees_with_the_frame(whole: Sweep) -> None:
     sweep = with_manifest(whole, margin={"percent": 1.5, "cider": 20.0})
     values = cells(sweep).assign(difference_method="Dunnett")
-    said = captions.caption(sweep, values).splitlines()
-    assert said == [
+    sentences = captions.caption(sweep, values).splitlines()
+    assert sentences == [
         "Score against prompt length on grounding and entailment; test split.",
         "Markers: means over n = 3 runs (seeds 1, 2, 3); bars: 95% intervals over seeds and test examples, "
         "cut at the ends of the metric's range.",

@@ -26,12 +26,12 @@ from analysis.inference import (
     Estimate,
     Sample,
     average,
-    better,
     contrast,
     difference,
     difference_by_seed,
     mean,
     relative,
+    share_of_wins,
     variances,
 )
 from analysis.trends import trend
@@ -56,7 +56,7 @@ def test_a_mean_has_students_interval_and_p() -> None:
     assert mean(sample(0.5, 1.5, 2.5)).p == pytest.approx(stats.ttest_1samp([0.5, 1.5, 2.5], 0).pvalue)
 
 
-def test_both_halves_add_up_as_squares() -> None:
+def test_the_squares_of_both_half_widths_add_up() -> None:
     examples = np.array([100.0, 0.0, 100.0, 100.0, 50.0])
     one = mean(Sample(np.array([60.0, 70.0, 80.0]), examples))
     assert one.se_examples == pytest.approx(examples.std(ddof=1) / math.sqrt(5))
@@ -74,13 +74,11 @@ def test_one_seed_has_a_value_and_no_interval() -> None:
 
 def test_seeds_that_all_score_the_same_have_no_interval() -> None:
     assert not mean(sample(80.1, 80.1, 80.1)).has_interval
-    assert not difference_by_seed(
-        sample(80.1, 70.3, 60.7), sample(79.1, 69.3, 59.7)
-    ).has_interval  # but for last digits
+    assert not difference_by_seed(sample(80.1, 70.3, 60.7), sample(79.1, 69.3, 59.7)).has_interval  # up to rounding
 
 
 def crossed(random: np.random.Generator, seed_sd: float, n: int, m: int) -> Sample:
-    """Logit of an answer's chance of being right: 1, the seed's effect and the example's, whose sd is 2."""
+    """Answers whose logit of being right is 1 plus the effects of the seed and of the example; the latter's sd is 2."""
     logit = 1 + random.normal(0, seed_sd, (n, 1)) + random.normal(0, 2, m)
     right = 100.0 * (random.random((n, m)) < expit(logit))  # n m
     return Sample(right.mean(axis=1), right.mean(axis=0))
@@ -104,13 +102,14 @@ def test_intervals_cover_new_examples_and_more_seeds_do_not_make_it_worse(seed_s
         )
     assert min(both.values()) >= 0.95 - error(0.95, tries)  # 0.017
     assert both[5] >= both[3] - 0.02
-    assert seeds_alone[5] < 0.9 and seeds_alone[5] < seeds_alone[3] < 0.95  # what the other half is there for
+    # without the error from the examples:
+    assert seeds_alone[5] < 0.9 and seeds_alone[5] < seeds_alone[3] < 0.95
 
 
 # Contrasts
 
 
-def test_a_difference_is_welchs() -> None:
+def test_a_difference_equals_welchs() -> None:
     x, y = [81.0, 83.5, 80.2], [78.0, 79.0, 70.0, 77.5]
     one, theirs = difference(sample(*x), sample(*y)), stats.ttest_ind(x, y, equal_var=False)
     low, high = theirs.confidence_interval()
@@ -127,17 +126,18 @@ def test_a_pooled_contrast_counts_the_seeds_of_all_rows() -> None:
     assert (three.df, three.se) == pytest.approx((6, math.sqrt(squares / 6 * (1 / 3 + 1 / 4))))
 
 
-def test_a_contrast_of_samples_takes_the_contrast_of_each_example() -> None:
+def test_the_error_from_examples_is_that_of_each_examples_contrast() -> None:
     random = np.random.default_rng(0)
     easy = random.random(400)
     rows = [Sample(random.normal(70, 1, 3), 100 * easy + random.normal(0, 1, 400)) for _ in range(2)]
-    assert difference(*rows).se_examples == pytest.approx(math.sqrt(2 / 400), rel=0.15)  # examples' difficulty is gone
+    # the difficulty of the examples cancels
+    assert difference(*rows).se_examples == pytest.approx(math.sqrt(2 / 400), rel=0.15)
     assert mean(rows[0]).se_examples > 1
     assert math.isnan(difference(rows[0], sample(70, 71, 72)).se_examples)  # unknown
     assert math.isnan(difference(rows[0], Sample(rows[1].scores, rows[1].examples[:300])).se_examples)  # type: ignore[index]
 
 
-def test_pairs_are_of_the_same_seeds() -> None:
+def test_pairs_need_the_same_seeds() -> None:
     x, y = [81.0, 83.5, 80.2], [78.0, 79.0, 70.0]
     assert difference_by_seed(sample(*x), sample(*y)).p == pytest.approx(stats.ttest_rel(x, y).pvalue)
     some = difference_by_seed(sample(*x, 99.0, math.nan), sample(*y, math.nan, 99.0))
@@ -149,7 +149,7 @@ def test_pairs_are_of_the_same_seeds() -> None:
 # Families
 
 
-def test_holm_is_statsmodels() -> None:
+def test_holm_equals_statsmodels() -> None:
     random = np.random.default_rng(0)
     gc.freeze()  # multipletests collects garbage each time
     for _ in range(1000):
@@ -158,12 +158,12 @@ def test_holm_is_statsmodels() -> None:
     gc.unfreeze()
 
 
-def test_holm_leaves_out_what_has_no_p() -> None:
+def test_holm_ignores_nan() -> None:
     assert holm([0.01, math.nan, 0.04]).tolist() == pytest.approx([0.02, math.nan, 0.04], nan_ok=True)
 
 
 def made(random: np.random.Generator, sds: Sequence[float], n: int, effects: Sequence[float] = ()) -> list[Sample]:
-    """Baseline and rows."""
+    """The samples of the baseline and of the rows."""
     means = [*effects, *[0.0] * (len(sds) - len(effects))]
     return [Sample(random.normal(at, sd, n), None) for at, sd in zip(means, sds, strict=True)]
 
@@ -184,7 +184,7 @@ def by_welch(baseline: Sample, rows: Sequence[Sample]) -> list[Comparison]:
 
 
 def wrong(family: Family, tries: int, sds: Sequence[float], n: int) -> float:
-    """How often any row is told from a baseline that is the same."""
+    """The share of tables in which any row differs significantly from a baseline with the same mean."""
     random = np.random.default_rng(n)
     return float(
         np.mean(
@@ -214,19 +214,19 @@ def test_a_family_of_six_rows_errs_in_5_percent_of_tables_at_most(family: Family
         ([1 / 3, 1, 1], 5, 0.032),
     ],
 )
-def test_unequal_variances_do_not_make_it_err_more(sds: list[float], n: int, measured: float) -> None:
+def test_unequal_variances_do_not_raise_the_error_rate(sds: list[float], n: int, measured: float) -> None:
     tries = 800
     assert wrong(by_default, tries, sds, n) <= measured + error(measured, tries)  # 0.026
 
 
-def test_half_done_sweeps_err_no_more() -> None:
+def test_unfinished_sweeps_have_no_higher_error_rate() -> None:
     random, tries = np.random.default_rng(0), 1000
-    found = [
+    errors = [
         compare(sample(*random.normal(size=3)), [sample(*random.normal(size=n)) for n in (3, 2, 1, 5, 0, 2)], 0.05)
         for _ in range(tries)
     ]
-    assert np.mean([any(one.verdict in ("higher", "lower") for one in family) for family in found]) <= 0.05 + 0.021
-    assert {tuple(one.verdict == "" for one in family) for family in found} == {
+    assert np.mean([any(one.verdict in ("higher", "lower") for one in family) for family in errors]) <= 0.05 + 0.021
+    assert {tuple(one.verdict == "" for one in family) for family in errors} == {
         (False, False, True, False, True, False)
     }
 
@@ -240,7 +240,7 @@ def test_the_power_at_3_standard_deviations(n: int, rows: int, power: float) -> 
     assert abs(np.mean([family[0].verdict == "higher" for family in families]) - power) < error(power, tries)
 
 
-def test_the_others_keep_their_power_beside_a_row_that_collapsed() -> None:
+def test_other_rows_keep_their_power_beside_a_collapsed_row() -> None:
     random, tries = np.random.default_rng(0), 300
     families = [
         compare(one[0], one[1:], 0.05) for one in (made(random, [1] * 6 + [30], 5, [0, 3]) for _ in range(tries))
@@ -249,15 +249,15 @@ def test_the_others_keep_their_power_beside_a_row_that_collapsed() -> None:
     assert all(family[-1].method == "Welch, Holm" for family in families)
 
 
-def test_what_is_pooled_has_dunnetts_p_of_scipy() -> None:
+def test_pooled_comparisons_have_scipys_dunnett_p() -> None:
     baseline, rows = [1.0, 2.0, 3.5], [[2.0, 4.1, 3.0], [5.0, 6.5, 4.4], [1.5, 2.5, 3.0, 4.0]]
-    found = compare(sample(*baseline), [sample(*row) for row in rows], 0.05)
+    comparisons = compare(sample(*baseline), [sample(*row) for row in rows], 0.05)
     theirs = stats.dunnett(*rows, control=baseline, rng=np.random.default_rng(0))
     interval = theirs.confidence_interval()
-    assert {one.method for one in found} == {"Dunnett"}
-    assert [one.p_corrected for one in found] == pytest.approx(theirs.pvalue, abs=1e-3)
-    assert [one.lower for one in found] == pytest.approx(interval.low, abs=0.01)
-    assert [one.upper for one in found] == pytest.approx(interval.high, abs=0.01)
+    assert {one.method for one in comparisons} == {"Dunnett"}
+    assert [one.p_corrected for one in comparisons] == pytest.approx(theirs.pvalue, abs=1e-3)
+    assert [one.lower for one in comparisons] == pytest.approx(interval.low, abs=0.01)
+    assert [one.upper for one in comparisons] == pytest.approx(interval.high, abs=0.01)
 
 
 @pytest.mark.parametrize("family", [by_default, by_pairs, by_welch])
@@ -266,17 +266,17 @@ def test_an_interval_excludes_0_exactly_where_its_corrected_p_is_below_alpha(fam
     for _ in range(150):
         effects, sds = [0.0, *random.normal(0, 4, 5)], random.choice([1.0, 1.0, 4.0], 6)
         one = [Sample(x.scores, random.normal(0, 5, 100)) for x in made(random, list(sds), 3, effects)]
-        for found in family(one[0], one[1:]):
-            excludes = found.lower > 0 or found.upper < 0
-            assert excludes == (found.p_corrected < 0.05) == (found.verdict in ("higher", "lower"))
-            assert (found.single_lower > 0 or found.single_upper < 0) == (found.p < 0.05)
-            assert found.p <= found.p_corrected
-            seen.add((found.method, excludes))
+        for comparison in family(one[0], one[1:]):
+            excludes = comparison.lower > 0 or comparison.upper < 0
+            assert excludes == (comparison.p_corrected < 0.05) == (comparison.verdict in ("higher", "lower"))
+            assert (comparison.single_lower > 0 or comparison.single_upper < 0) == (comparison.p < 0.05)
+            assert comparison.p <= comparison.p_corrected
+            seen.add((comparison.method, excludes))
     assert {excludes for _, excludes in seen} == {True, False}
     assert family is not by_default or len({method for method, _ in seen}) == 2
 
 
-def test_at_p_the_interval_just_reaches_0() -> None:
+def test_the_interval_at_level_p_just_reaches_0() -> None:
     one = Estimate(3.0, 0.7, 4, 0.9)
     interval = one.alone(one.p)
     assert interval.lower == pytest.approx(0, abs=1e-6)
@@ -289,21 +289,21 @@ def test_a_baseline_of_one_seed_leaves_differences_without_interval_or_verdict()
         assert one.value in (2.0, 11.0)
 
 
-def test_no_spread_anywhere_leaves_no_verdict() -> None:
+def test_without_any_spread_there_is_no_verdict() -> None:
     same = sample(80.1, 80.1, 80.1)
     for one in compare(same, [same, sample(81.3, 81.3, 81.3)], 0.05, margin=2.0):
         assert one.verdict == "" and math.isnan(one.upper)
 
 
-def test_a_baseline_that_varies_more_takes_all_from_the_pool_and_a_row_only_itself() -> None:
+def test_a_noisy_baseline_makes_all_comparisons_unpooled_and_a_noisy_row_only_its_own() -> None:
     quiet, loud = [sample(1, 2, 3), sample(1, 3, 2), sample(2, 3, 4), sample(4, 5, 6)], sample(-20, 0, 20)
     assert variances([*quiet, loud], baseline=0).noisy == (False, False, False, False, True)
     assert [one.method for one in compare(quiet[0], [*quiet[1:], loud], 0.05)] == [*["Dunnett"] * 3, "Welch, Holm"]
     assert {one.method for one in compare(loud, quiet, 0.05)} == {"Welch, Holm"}
 
 
-def test_seeds_and_examples_together_err_no_more_than_they_say() -> None:
-    """Models of a row agree on examples beyond those of another row: seeds alone would tell rows apart that are the same."""
+def test_intervals_over_seeds_and_examples_err_no_more_than_their_level() -> None:
+    """Models of one row agree more on examples than models of different rows: with seeds alone, equal rows would differ."""
     random, tries, m = np.random.default_rng(0), 400, 200
     both, seeds_alone = [], []
     for _ in range(tries):
@@ -321,7 +321,7 @@ def test_seeds_and_examples_together_err_no_more_than_they_say() -> None:
 # Equivalence
 
 
-def test_equivalence_is_statsmodels_tost() -> None:
+def test_equivalence_equals_statsmodels_tost() -> None:
     x, y = np.array([81.0, 83.5, 80.2, 82.0]), np.array([80.5, 82.0, 80.7, 82.2])
     for margin in (0.2, 1.0, 3.0):
         pairs = difference_by_seed(sample(*x), sample(*y))
@@ -334,8 +334,8 @@ def test_equivalence_is_statsmodels_tost() -> None:
 def test_at_the_margin_5_percent_are_called_equivalent(n: int) -> None:
     random, tries = np.random.default_rng(n), 2000
     differences = [difference(sample(*random.normal(4, 1, n)), sample(*random.normal(0, 1, n))) for _ in range(tries)]
-    found = np.mean([equivalent(one, 4.0) < 0.05 for one in differences])
-    assert abs(found - 0.05) < error(0.05, tries) + 0.005  # Welch's own error with 3 seeds
+    share = np.mean([equivalent(one, 4.0) < 0.05 for one in differences])
+    assert abs(share - 0.05) < error(0.05, tries) + 0.005  # Welch's own error with 3 seeds
 
 
 def test_a_family_calls_rows_at_the_margin_equivalent_in_5_percent_of_tables_at_most() -> None:
@@ -353,17 +353,19 @@ def test_there_are_three_outcomes() -> None:
         sample(80, 81, 82),
         sample(72, 73, 74),
     )
-    found = compare(baseline, [same, higher, unsure], 0.05, margin=3.0)
-    assert [one.verdict for one in found] == ["equivalent", "higher", "not known"]
+    verdicts = compare(baseline, [same, higher, unsure], 0.05, margin=3.0)
+    assert [one.verdict for one in verdicts] == ["equivalent", "higher", "not known"]
     assert compare(higher, [baseline], 0.05)[0].verdict == "lower"
-    assert compare(baseline, [same], 0.05)[0].verdict == "not known"  # without a margin nothing is equivalent
+    assert compare(baseline, [same], 0.05)[0].verdict == "not known"  # without a margin, no difference is equivalent
 
 
 # Averages
 
 
 @pytest.mark.parametrize(("sds", "measured"), [((1.0, 1.5, 2.0, 3.0), 0.953), ((0.5, 1.0, 2.0, 8.0), 0.943)])
-def test_an_average_covers_with_variances_that_differ_over_tasks(sds: tuple[float, ...], measured: float) -> None:
+def test_an_average_has_its_coverage_with_variances_that_differ_between_tasks(
+    sds: tuple[float, ...], measured: float
+) -> None:
     random, tries = np.random.default_rng(0), 2000
     averages = [average([mean(sample(*random.normal(at, sd, 3))) for at, sd in enumerate(sds)]) for _ in range(tries)]
     covered = np.mean([one.alone().lower <= 1.5 <= one.alone().upper for one in averages])
@@ -378,7 +380,7 @@ def test_an_average_by_hand() -> None:
     assert not average([Estimate(10, 3, 2, 0.6), mean(sample(20))]).has_interval
 
 
-def test_a_relative_score_covers() -> None:
+def test_a_relative_score_has_its_coverage() -> None:
     random, tries = np.random.default_rng(0), 2000
     ratios = [
         relative(mean(sample(*random.normal(63, 2, 3))), mean(sample(*random.normal(70, 2, 3)))) for _ in range(tries)
@@ -396,9 +398,9 @@ def test_a_relative_score_by_hand() -> None:
 
 
 def test_the_probability_of_improvement_counts_ties_half() -> None:
-    assert better([2, 3], [1, 2]) == pytest.approx(3.5 / 4)
-    assert better([5, 5], [5, 5]) == 0.5
-    assert math.isnan(better([], [1]))
+    assert share_of_wins([2, 3], [1, 2]) == pytest.approx(3.5 / 4)
+    assert share_of_wins([5, 5], [5, 5]) == 0.5
+    assert math.isnan(share_of_wins([], [1]))
 
 
 # Trends
@@ -421,38 +423,38 @@ def test_a_trend_is_the_regression_of_all_runs() -> None:
     x = np.repeat(np.log2(LENGTHS), [one.n for one in samples])
     data = pd.DataFrame({"x": x, "y": np.concatenate([one.scores for one in samples])})
     line, parabola, free = (ols(f"y ~ {form}", data).fit() for form in ("x", "x + I(x**2)", "C(x)"))
-    found = trend(LENGTHS, samples)
-    assert found.pooled
-    assert found.slope.value == pytest.approx(line.params["x"])
-    assert found.curvature.value == pytest.approx(parabola.params["I(x ** 2)"])
-    assert found.lack_of_fit_p == pytest.approx(anova_lm(line, free)["Pr(>F)"][1])
-    assert found.slope.df == free.df_resid
-    assert found.slope.se == pytest.approx(math.sqrt(free.mse_resid / np.sum((x - x.mean()) ** 2)))
+    fitted = trend(LENGTHS, samples)
+    assert fitted.pooled
+    assert fitted.slope.value == pytest.approx(line.params["x"])
+    assert fitted.curvature.value == pytest.approx(parabola.params["I(x ** 2)"])
+    assert fitted.lack_of_fit_p == pytest.approx(anova_lm(line, free)["Pr(>F)"][1])
+    assert fitted.slope.df == free.df_resid
+    assert fitted.slope.se == pytest.approx(math.sqrt(free.mse_resid / np.sum((x - x.mean()) ** 2)))
 
 
 @pytest.mark.parametrize("sds", [(1,) * 6, (1, 1, 1, 1, 1, 5), (3, 1, 1, 1, 1, 1)])
 def test_without_a_trend_5_percent_show_a_slope_a_curvature_or_lack_of_fit(sds: Sequence[float]) -> None:
     random, tries = np.random.default_rng(0), 1500
-    found = [trend(LENGTHS, rising(random, 0, sds=sds)) for _ in range(tries)]
+    trends = [trend(LENGTHS, rising(random, 0, sds=sds)) for _ in range(tries)]
     for share in (
-        np.mean([one.slope.p < 0.05 for one in found]),
-        np.mean([one.curvature.p < 0.05 for one in found]),
-        np.mean([one.lack_of_fit_p < 0.05 for one in found]),
+        np.mean([one.slope.p < 0.05 for one in trends]),
+        np.mean([one.curvature.p < 0.05 for one in trends]),
+        np.mean([one.lack_of_fit_p < 0.05 for one in trends]),
     ):
         assert 0.01 < share <= 0.05 + error(0.05, tries) + (0.015 if max(sds) > 1 else 0)
 
 
-def test_a_slope_of_a_standard_deviation_per_doubling_is_found_and_is_a_line() -> None:
+def test_a_slope_of_one_standard_deviation_per_doubling_is_significant_and_fits_a_line() -> None:
     random, tries = np.random.default_rng(0), 300
-    found = [trend(LENGTHS, rising(random, 1)) for _ in range(tries)]
-    assert np.mean([one.slope.p < 0.05 for one in found]) > 0.98
-    assert np.mean([one.lack_of_fit_p < 0.05 for one in found]) < 0.05 + error(0.05, tries)
+    trends = [trend(LENGTHS, rising(random, 1)) for _ in range(tries)]
+    assert np.mean([one.slope.p < 0.05 for one in trends]) > 0.98
+    assert np.mean([one.lack_of_fit_p < 0.05 for one in trends]) < 0.05 + error(0.05, tries)
 
 
-def test_a_turning_point_is_told_where_the_curve_bends() -> None:
-    found = trend(LENGTHS, rising(np.random.default_rng(0), 0.5, bend=-5, n=5))
-    assert found.curvature.value == pytest.approx(-5, abs=1) and found.lack_of_fit_p < 1e-6
-    assert found.turning_point == pytest.approx(2 ** (np.mean(np.log2(LENGTHS)) + 0.05), rel=0.1)
+def test_a_turning_point_is_estimated_if_the_curve_bends() -> None:
+    fitted = trend(LENGTHS, rising(np.random.default_rng(0), 0.5, bend=-5, n=5))
+    assert fitted.curvature.value == pytest.approx(-5, abs=1) and fitted.lack_of_fit_p < 1e-6
+    assert fitted.turning_point == pytest.approx(2 ** (np.mean(np.log2(LENGTHS)) + 0.05), rel=0.1)
     assert math.isnan(
         trend(LENGTHS, rising(np.random.default_rng(0), 30, bend=-5, n=5)).turning_point
     )  # past the last x
@@ -477,7 +479,7 @@ def test_a_trend_per_doubling_needs_numbers_above_0() -> None:
 # Exact tests
 
 
-def test_mcnemar_is_statsmodels() -> None:
+def test_mcnemar_equals_statsmodels() -> None:
     random = np.random.default_rng(0)
     for of in (0.5, 0.7, 0.95):
         row, baseline = random.random(60) < of, random.random(60) < 0.6
@@ -486,7 +488,7 @@ def test_mcnemar_is_statsmodels() -> None:
     assert mcnemar(row, row) == 1.0
 
 
-def test_permuting_examples_is_mcnemar_where_a_score_is_right_or_wrong() -> None:
+def test_permutation_agrees_with_mcnemar_for_binary_scores() -> None:
     random = np.random.default_rng(0)
     row, baseline = random.random(300) < 0.75, random.random(300) < 0.68
     assert permutation(row, baseline, random) == pytest.approx(mcnemar(row, baseline), abs=0.015)

@@ -1,4 +1,4 @@
-"""Digits, notes and widths of tables, whatever they hold: on a page, in two columns, on a terminal, in Markdown."""
+"""Digits, notes and widths of all tables: on a page, in two columns, on a terminal, in Markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from full_sweeps import costs_of, sweep_of
 from hypothesis import given
 from hypothesis import strategies as st
-from printed import said, told
+from printed import formatted, words_of
 from synthetic_store import manifest
 
 from analysis import names, tables
@@ -27,7 +27,7 @@ from analysis.claims import claims
 from analysis.cost_tables import cost_tables
 from analysis.frame import Sweep
 from analysis.latex import TEXT, latex
-from analysis.layout import Cell, Column, Row, Table, split, text, turned
+from analysis.layout import Cell, Column, Row, Table, cell_text, split, transposed
 from analysis.markdown import markdown
 from analysis.paper_values import published
 from analysis.statistics import cells, facts
@@ -51,12 +51,12 @@ def all_of(name: str) -> tuple[Sweep, list[Table]]:
 
 
 def shown_trends(sweep: Sweep) -> pd.DataFrame:
-    found = trends(sweep)
-    return found[[pair in sweep.shown for pair in zip(found["task"], found["split"], strict=True)]]
+    all_trends = trends(sweep)
+    return all_trends[[pair in sweep.shown for pair in zip(all_trends["task"], all_trends["split"], strict=True)]]
 
 
 def noted(frame: pd.DataFrame, at: Sequence[int], note: str, **changes: Any) -> pd.DataFrame:
-    """With a note on these cells, and other changes there."""
+    """The frame with a note, and other changes, in these rows."""
     return frame.assign(
         **{
             column: [value if row in at else old for row, old in enumerate(frame[column])]
@@ -69,7 +69,7 @@ def noted(frame: pd.DataFrame, at: Sequence[int], note: str, **changes: Any) -> 
 
 
 def shown(*cell: float, **more: Any) -> str:
-    return text(Cell(*cell, **more), None, {}).plain
+    return cell_text(Cell(*cell, **more), None, {}).plain
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_an_interval_that_was_cut_off_is_given_by_its_limits() -> None:
 
 
 @given(st.floats(-1000, 1000), st.floats(1e-6, 500))
-def test_a_printed_interval_is_the_one_it_stands_for_up_to_its_digits(value: float, half: float) -> None:
+def test_a_printed_interval_equals_the_real_one_up_to_its_digits(value: float, half: float) -> None:
     first, _, second = shown(value, value - half, value + half).replace(",", "").partition(" ± ")
     assert float(second) == pytest.approx(half, rel=0.051)
     assert abs(float(first) - value) <= 0.051 * half + 1e-9
@@ -117,14 +117,14 @@ def test_a_number_without_an_interval_has_the_digits_it_is_given() -> None:
 # n and notes
 
 
-def test_n_is_that_of_whole_cells_and_stands_where_another_is() -> None:
+def test_the_tables_n_is_that_of_complete_cells_and_other_cells_show_their_own() -> None:
     cells = [Cell(1.0, 0.0, 2.0, n, planned) for n, planned in ((5, 5), (2, 5), (2, 5), (2, 5), (3, 3))]
     made = tables.table("", ["a"], [((str(at),), Column("b"), cell) for at, cell in enumerate(cells)])
     assert made.n == 5
     assert list(made.frame["b"]) == ["1.0 ± 1.0", *["1.0 ± 1.0 (2 of 5)"] * 3, "1.0 ± 1.0 (3)"]
 
 
-def test_notes_of_cells_have_letters_in_every_format_and_the_same_note_one_letter() -> None:
+def test_notes_of_cells_have_letters_in_every_format_and_equal_notes_share_a_letter() -> None:
     sweep = sweep_of("main")
     frame = noted(noted(cells(sweep), [1, 3], "Seeds 1 2; of the baseline 1 2 3."), [5], "Zero spread: 5 % of it.")
     table = tables.comparison(sweep, frame, facts(sweep))
@@ -134,8 +134,8 @@ def test_notes_of_cells_have_letters_in_every_format_and_the_same_note_one_lette
     assert len(lettered) == 3
     plain = [cell for row in table.texts for cell in row]
     assert [cell.letter for cell in plain if cell.letter] == sorted(cell.letter for cell in plain if cell.letter)
-    said = [("a", "Seeds 1 2; of the baseline 1 2 3."), ("b", "Zero spread: 5 % of it.")]
-    assert table.said[-2:] == said and sum(cell.letter == "a" for cell in plain) == 2
+    notes = [("a", "Seeds 1 2; of the baseline 1 2 3."), ("b", "Zero spread: 5 % of it.")]
+    assert table.lettered_notes[-2:] == notes and sum(cell.letter == "a" for cell in plain) == 2
     assert "- [a] Seeds 1 2" in markdown([table]) and "\n[b] Zero spread" in terminal([table], width=100)
     written = latex([table], "main")
     assert written.count("$^{a}$") == 2 and r"\textsuperscript{b}\,Zero spread: 5\,\% of it." in written
@@ -144,11 +144,11 @@ def test_notes_of_cells_have_letters_in_every_format_and_the_same_note_one_lette
     assert "Zero spread" in tables.csv(frame, facts(sweep), costs_of(sweep))
 
 
-def test_a_note_on_every_number_is_said_once_without_letters() -> None:
+def test_a_note_on_every_number_appears_once_without_a_letter() -> None:
     sweep = sweep_of("main")
     table = tables.comparison(sweep, cells(sweep).assign(note="Rates were chosen with these seeds."), facts(sweep))
     letters = {cell.letter for row in table.texts for cell in row}
-    assert ("", "Rates were chosen with these seeds.") in table.said and letters == {""}
+    assert ("", "Rates were chosen with these seeds.") in table.lettered_notes and letters == {""}
 
 
 def test_a_conflict_is_a_word_and_no_number() -> None:
@@ -203,7 +203,7 @@ def test_data_sets_are_columns_in_the_papers_layout_validation_first() -> None:
         *("RefCOCOg val-u", "RefCOCOg test-u", "SNLI-VE dev", "SNLI-VE test"),
         *("COCO Captions CIDEr", "VQA test-dev", "VQA test-std"),
     ]
-    assert "small world" not in told(table) and "COCO Captions in CIDEr-D times 100" in told(table)
+    assert "small world" not in words_of(table) and "COCO Captions in CIDEr-D times 100" in words_of(table)
 
 
 def test_a_table_that_is_too_wide_becomes_even_parts_that_keep_groups_together() -> None:
@@ -232,11 +232,11 @@ def test_lengths_are_columns_of_the_average_as_in_the_papers_table_6() -> None:
     row = averages(sweep).set_index("prompt.length").loc[10]
     shown = [cell.removesuffix(" =").removesuffix(" ~") for cell in average.frame["Prompt length 10"]]
     assert shown[:2] == [
-        said(row["value"], row["upper"] - row["value"]),
-        said(row["difference"], row["difference_upper"] - row["difference"], "+"),
+        formatted(row["value"], row["upper"] - row["value"]),
+        formatted(row["difference"], row["difference_upper"] - row["difference"], "+"),
     ]
     assert shown[2] == f"{100 * row['better']:.0f}"
-    assert turned(turned(average, "x"), "").frame.to_numpy().tolist() == average.frame.to_numpy().tolist()
+    assert transposed(transposed(average, "x"), "").frame.to_numpy().tolist() == average.frame.to_numpy().tolist()
 
 
 def test_device_hours_have_the_papers_table_5_and_their_ratio() -> None:
@@ -251,7 +251,7 @@ def test_device_hours_have_the_papers_table_5_and_their_ratio() -> None:
 
 
 def ranged(row: Any, *keys: str) -> str:
-    """`1.31 (0.99 to 1.42)`: two significant digits of half of the range."""
+    """A value with its range, `1.31 (0.99 to 1.42)`: half of the range has two significant digits."""
     value, low, high = (float(row[key]) for key in keys)
     digits = 1 - int(f"{(high - low) / 2:.1e}".partition("e")[2])
     return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
@@ -262,7 +262,7 @@ def test_a_range_is_never_written_as_an_interval() -> None:
     assert shown(2.0, 1.0, 3.0) == "2.0 ± 1.0"
 
 
-def test_what_was_measured_once_has_no_range() -> None:
+def test_a_quantity_measured_once_has_no_range() -> None:
     sweep, made = all_of("methods")
     (measured,) = [table for table in made if table.name == "measured"]
     memory = costs_of(sweep).frame.query("quantity == 'peak_memory_mb'")
@@ -276,39 +276,39 @@ def test_a_trend_has_slope_p_and_turning_point() -> None:
     row = shown_trends(sweep).iloc[0].to_dict()
     known = {"slope_p": 0.0004, "turning_point": 64.2, "lack_of_fit_p": 0.4567}
     first = tables.trend(sweep, pd.DataFrame([row | known])).frame.iloc[0].to_list()
-    ends = [said(row[one], row[f"{one}_upper"] - row[one], "+") for one in ("slope", "curvature")]
+    ends = [formatted(row[one], row[f"{one}_upper"] - row[one], "+") for one in ("slope", "curvature")]
     assert first == [ends[0], "< 0.001", ends[1], "64", "0.46"]
     assert list(trend.frame.index) == ["Grounding (Acc@0.5)", "Entailment (Accuracy)"]
 
 
-def test_what_can_be_told_apart_is_said_under_scores_and_differences() -> None:
+def test_scores_and_differences_have_a_note_on_the_detectable_difference() -> None:
     sweep, made = all_of("length")
     (first, then), (second, _) = detectable(sweep)[["difference", "with_5_seeds"]].to_numpy().tolist()
     line = (
         f"With 3 seeds differences from {two(first)} points on (Grounding), {two(second)} (Entailment) are told apart"
     )
-    assert [table.name for table in made if line in told(table)] == ["", "differences"]
-    assert f" with power 0.8; with 5 seeds {two(then)} and " in told(made[0])
+    assert [table.name for table in made if line in words_of(table)] == ["", "differences"]
+    assert f" with power 0.8; with 5 seeds {two(then)} and " in words_of(made[0])
 
 
 def two(value: float) -> str:
-    """Significant digits."""
+    """A value with two significant digits."""
     return f"{value:#.2g}".rstrip(".")
 
 
-def test_of_many_columns_the_range_of_what_can_be_told_apart_is_said() -> None:
+def test_with_many_columns_the_note_gives_the_range_of_detectable_differences() -> None:
     sweep = real()
-    found = detectable(sweep)
-    now, then = (found[what].agg(["min", "max"]).to_list() for what in ("difference", "with_5_seeds"))
-    table = tables.comparison(sweep, cells(sweep), facts(sweep), found)
+    differences = detectable(sweep)
+    now, then = (differences[what].agg(["min", "max"]).to_list() for what in ("difference", "with_5_seeds"))
+    table = tables.comparison(sweep, cells(sweep), facts(sweep), differences)
     line = f"differences from {two(now[0])} to {two(now[1])} points on, by column, are told apart with power 0.8;"
     assert f"With 3 seeds {line} with 5 seeds {two(then[0])} to {two(then[1])}." in table.notes
-    rows = found.assign(n=5, difference=found["with_5_seeds"])
-    said = [note for note in tables.comparison(sweep, cells(sweep), facts(sweep), rows).notes if "0.8" in note]
-    assert len(said) == 1 and said[0].startswith("With 5 seeds ") and said[0].endswith("told apart with power 0.8.")
+    rows = differences.assign(n=5, difference=differences["with_5_seeds"])
+    notes = [note for note in tables.comparison(sweep, cells(sweep), facts(sweep), rows).notes if "0.8" in note]
+    assert len(notes) == 1 and notes[0].startswith("With 5 seeds ") and notes[0].endswith("told apart with power 0.8.")
 
 
-def test_further_metrics_stand_beside_the_first_and_it_is_said_what_their_intervals_cover() -> None:
+def test_further_metrics_are_beside_the_first_and_a_note_says_what_their_intervals_cover() -> None:
     whole = sweep_of("main")
     frame = whole.frame.assign(**{"test/bleu4": whole.frame["test/cider"] / 20})
     sweep = Sweep(whole.manifest, frame, ())
@@ -335,7 +335,7 @@ def test_every_task_method_metric_and_fact_of_conf_has_a_name() -> None:
     assert names.metric("acc@0.5") == "Acc@0.5 (%)" and names.task("refcoco_plus") == "RefCOCO+"
 
 
-def test_a_name_that_is_not_known_stays_readable() -> None:
+def test_an_unknown_name_stays_readable() -> None:
     assert names.task("my_task") == "my task" and names.axis("prompt.my_key") == "Prompt my key"
     assert [names.value("method", one) for one in ("bitfit all", "prompt none", "mine")] == [
         "BitFit (all)",
@@ -398,7 +398,7 @@ no_latex = pytest.mark.skipif(
 
 
 def complaints(files: list[Path], page: str, font: str) -> list[str]:
-    """What LaTeX says of these files, each \\input on a page of its own."""
+    """The complaints of LaTeX about these files, each \\input on a separate page."""
     folder = files[0].parent
     body = "\n".join(rf"\input{{{file.stem}}}\clearpage" for file in files)
     packages = r"\usepackage{booktabs}\usepackage{siunitx}"
@@ -445,7 +445,7 @@ def test_a_table_that_does_not_fit_is_noticed(tmp_path: Path) -> None:
     assert any("Overfull" in line for line in complaints([tmp_path / "wide.tex"], "NeurIPS, 5.5 in", "Times"))
 
 
-def test_minus_signs_are_real_and_marks_of_their_own_in_latex() -> None:
+def test_latex_has_real_minus_signs_and_its_own_marks() -> None:
     cells = [Cell(-3.5, -6.0, -1.0, signed=True), Cell(0.4, -1.1, 1.9, signed=True, mark="~"), Cell(word="-")]
     cells += [Cell(0.1, -0.2, 0.4, signed=True, mark="="), Cell(-1.0, digits=1, word="-1.0 to 2")]
     made = tables.table("c", ["a"], [((f"x-{at}",), Column("b", "g"), cell) for at, cell in enumerate(cells)])

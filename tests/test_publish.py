@@ -1,4 +1,4 @@
-"""Documents whose results are written from the records, and what lies beside them: enough to compute it all again."""
+"""Documents whose results are written from the records, and the published data, from which all of them can be recomputed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def store(tmp_path: Path) -> Store:
     return made
 
 
-def test_blocks_are_written_anew_and_the_prose_stays(store: Store, tmp_path: Path) -> None:
+def test_blocks_are_rewritten_and_the_prose_is_kept(store: Store, tmp_path: Path) -> None:
     page, docs = tmp_path / "page.md", tmp_path / "docs"
     publish(store, [page], docs)
     text = page.read_text()
@@ -64,7 +64,7 @@ def test_blocks_are_written_anew_and_the_prose_stays(store: Store, tmp_path: Pat
     assert page.read_text() == text
 
 
-def test_a_claim_is_computed_again_from_what_is_published_alone(store: Store, tmp_path: Path) -> None:
+def test_a_claim_can_be_recomputed_from_the_published_files_alone(store: Store, tmp_path: Path) -> None:
     publish(store, [tmp_path / "page.md"], tmp_path / "docs")
     results = tmp_path / "docs" / "results"
     runs = pd.read_csv(results / "made.runs.csv")
@@ -80,8 +80,8 @@ def test_a_claim_is_computed_again_from_what_is_published_alone(store: Store, tm
     assert (row["value"], row["lower"], row["upper"]) == pytest.approx((seen.value, seen.lower, seen.upper), rel=1e-6)
     assert row["p_corrected"] == pytest.approx(seen.p_corrected) and row["verdict"] == "holds"
     for line in (results / "configs.jsonl").read_text().splitlines():
-        said = json.loads(line)
-        assert hashlib.sha256(said["config"].encode()).hexdigest().startswith(said["run"])
+        record = json.loads(line)
+        assert hashlib.sha256(record["config"].encode()).hexdigest().startswith(record["run"])
     assert {json.loads(line)["run"] for line in (results / "configs.jsonl").read_text().splitlines()} == set(
         runs["run"]
     )
@@ -105,7 +105,7 @@ def test_a_claim_is_computed_again_from_what_is_published_alone(store: Store, tm
         ("<!-- results: claims lenght -->\n<!-- end of results -->\n", "no sweep lenght in "),
     ],
 )
-def test_a_block_that_cannot_be_made_is_said_and_nothing_is_written(
+def test_a_block_that_cannot_be_written_is_an_error_and_no_file_changes(
     text: str, wanted: str, store: Store, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.md"
@@ -127,8 +127,8 @@ def test_a_sweep_with_a_conflict_is_not_published(
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_what_our_documents_say_is_what_their_results_say(name: str) -> None:
-    """Every number in a block stands in the tables beside it, so none was typed."""
+def test_every_number_in_our_documents_is_in_their_results(name: str) -> None:
+    """Every number in a block is in the published tables, so none was typed by hand."""
     from analysis.publish import BLOCK
 
     text = (ROOT / name).read_text()

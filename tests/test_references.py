@@ -1,4 +1,4 @@
-"""What scores are seen against besides the baseline: from the sweep zero_shot and the evaluations, or absent."""
+"""Reference scores besides the baseline: read from the sweep zero_shot and from evaluations, or absent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNTUNED = {GROUNDING: "acc@0.5", ENTAILMENT: "accuracy"}
 
 
 def untuned(store: Store, value: float = 3.75, trained: int = 0, tasks: list[str] = TASKS, **settings: Any) -> None:
-    """The sweep zero_shot, its values on validation a point higher than on test."""
+    """Makes the sweep zero_shot, whose values on validation are one point higher than on test."""
     axes: dict[str, list[Any]] = {"task": tasks, "prompt.length": [0], "seed": [11]}
     about = manifest("zero_shot", axes | {key: [one] for key, one in settings.items()}, "prompt.length", {}, {})
     launch(store, about)
@@ -33,7 +33,7 @@ def untuned(store: Store, value: float = 3.75, trained: int = 0, tasks: list[str
 
 
 def length(store: Store, constants: dict[int, float | None] | None = None, **axes: list[Any]) -> dict[str, Any]:
-    """A sweep; `constants`: by seed, what its evaluations of entailment say of always the same answer."""
+    """Makes a sweep. `constants`: seed -> the recorded score of always giving the same answer on entailment."""
     known: dict[str, list[Any]] = {"task": TASKS, "prompt.length": [10, 64], "seed": [1, 2]}
     about = manifest("length", known | axes, "prompt.length", {}, {"prompt.length": 64})
     launch(store, about)
@@ -51,7 +51,7 @@ def found(store: Store, sweep: str = "length") -> dict[tuple[str, str], dict[str
     return {pair: dict(known) for pair, known in references(store, read_sweep(store, sweep)).items()}
 
 
-def test_both_are_read_off_the_records_of_each_task_and_split(tmp_path: Path) -> None:
+def test_both_references_are_read_from_records_for_each_task_and_split(tmp_path: Path) -> None:
     store = Store(tmp_path)
     untuned(store)
     length(store, {1: 33.5, 2: 33.5})
@@ -63,7 +63,7 @@ def test_both_are_read_off_the_records_of_each_task_and_split(tmp_path: Path) ->
     }
 
 
-def test_without_the_sweep_zero_shot_and_with_evaluations_of_before_nothing_is_known(tmp_path: Path) -> None:
+def test_without_zero_shot_and_with_older_evaluations_there_are_no_references(tmp_path: Path) -> None:
     store = Store(tmp_path)
     length(store)
     assert set(map(bool, found(store).values())) == {False}
@@ -72,7 +72,7 @@ def test_without_the_sweep_zero_shot_and_with_evaluations_of_before_nothing_is_k
 @pytest.mark.parametrize(
     ("constants", "wanted"), [({1: 33.5, 2: 40.0}, None), ({1: 33.5, 2: None}, 33.5), ({1: None, 2: None}, None)]
 )
-def test_chance_is_what_all_evaluations_say_that_say_it(
+def test_chance_is_the_value_in_which_all_evaluations_that_record_it_agree(
     constants: dict[int, float | None], wanted: float | None, tmp_path: Path
 ) -> None:
     length(Store(tmp_path), constants)
@@ -92,7 +92,7 @@ def test_chance_is_what_all_evaluations_say_that_say_it(
         {"trained": 512},
     ],
 )
-def test_a_backbone_that_is_another_or_was_asked_something_else_or_tuned_is_no_reference(
+def test_a_backbone_that_is_different_tuned_or_evaluated_differently_is_no_reference(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
     store = Store(tmp_path)
@@ -101,28 +101,28 @@ def test_a_backbone_that_is_another_or_was_asked_something_else_or_tuned_is_no_r
     assert all("zero_shot" not in known for known in found(store).values())
 
 
-def test_what_only_training_decides_may_differ(tmp_path: Path) -> None:
+def test_settings_that_affect_only_training_may_differ(tmp_path: Path) -> None:
     store = Store(tmp_path)
     untuned(store, **{"optim.steps": 1})
     length(store)
     assert found(store)[GROUNDING, "test"] == {"zero_shot": 3.75}
 
 
-def test_of_several_backbones_or_test_sets_no_single_line_can_be_drawn(tmp_path: Path) -> None:
+def test_several_backbones_or_test_sets_give_no_reference(tmp_path: Path) -> None:
     store = Store(tmp_path)
     untuned(store)
     length(store, **{"task.data.pixels": ["plain", "texture"]})
     assert set(map(bool, found(store).values())) == {False}
 
 
-def test_a_task_that_zero_shot_did_not_ask_has_none(tmp_path: Path) -> None:
+def test_a_task_that_zero_shot_did_not_evaluate_has_no_reference(tmp_path: Path) -> None:
     store = Store(tmp_path)
     untuned(store, tasks=TASKS[:1])
     length(store)
     assert found(store)[GROUNDING, "test"] and not found(store)[ENTAILMENT, "test"]
 
 
-def test_under_attack_what_the_backbone_scores_without_one_is_no_reference(tmp_path: Path) -> None:
+def test_the_untuned_score_without_attack_is_no_reference_under_attack(tmp_path: Path) -> None:
     store = Store(tmp_path)
     untuned(store)
     axes: dict[str, list[Any]] = {"task": TASKS, "method": ["a"], "attack.epsilon": [0.0, 0.1], "seed": [1]}
@@ -133,7 +133,7 @@ def test_under_attack_what_the_backbone_scores_without_one_is_no_reference(tmp_p
         clean = {key: value for key, value in points[0].items() if key != "attack.epsilon"}
         folder = train(store, clean, scores(clean, np.random.default_rng(0)), DISABLED)
         evaluate(store, points, [60.0, 50.0], DISABLED)
-        if task == ENTAILMENT:  # of the same examples, so the same
+        if task == ENTAILMENT:  # the same examples give the same constant
             for point in points:
                 ((_, settings),) = settings_by_split(point).items()
                 add_constant(folder.evaluation_file(evaluation_id(folder.id, settings)), 33.5)
@@ -146,7 +146,7 @@ def add_constant(file: Path, value: float) -> None:
     file.write_text(json.dumps(about))
 
 
-def test_zero_shot_itself_becomes_a_table_and_a_figure_without_a_line_of_itself(
+def test_zero_shot_has_a_table_and_a_figure_without_itself_as_reference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, out = Store(tmp_path / "runs"), tmp_path / "out"
@@ -154,9 +154,9 @@ def test_zero_shot_itself_becomes_a_table_and_a_figure_without_a_line_of_itself(
     assert set(map(bool, found(store, "zero_shot").values())) == {False}
     assert main(["tables", "zero_shot", "--runs", str(store.root), "--out", str(out)]) == 0
     assert "3.8" in capsys.readouterr().out
-    said = (out / "figures" / "zero_shot.caption.txt").read_text()
-    assert said.startswith("Score by prompt length on grounding and entailment; test split.")
-    assert "Backbone without tuning" not in said and "INCOMPLETE" not in said
+    caption = (out / "figures" / "zero_shot.caption.txt").read_text()
+    assert caption.startswith("Score by prompt length on grounding and entailment; test split.")
+    assert "Backbone without tuning" not in caption and "INCOMPLETE" not in caption
 
 
 def test_a_report_says_both_below_the_scores_and_in_the_caption_and_has_no_column_for_them(

@@ -1,4 +1,4 @@
-"""Results in a notebook: one import, and frames that say what the tables say."""
+"""Results in notebooks: one import, and frames that agree with the tables."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return whole_store.searched(root)
 
 
-def test_importing_it_takes_no_time_and_all_that_it_promises_is_there() -> None:
+def test_the_import_loads_nothing_and_every_listed_name_exists() -> None:
     code = "import sys, analysis; sys.exit(bool({'pandas', 'matplotlib', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
     assert all(callable(getattr(analysis, name)) for name in analysis.__all__)
@@ -41,7 +41,7 @@ def test_importing_it_takes_no_time_and_all_that_it_promises_is_there() -> None:
     assert set(published()["table"]) >= {"table1", "table6", "figure2"}
 
 
-def test_a_sweep_says_what_its_table_says(store: Store) -> None:
+def test_a_sweeps_results_agree_with_its_table(store: Store) -> None:
     length = load("length", store)
     pd.testing.assert_frame_equal(length.cells(), cells(read_sweep(store, "length")))
     assert repr(length).startswith("Scores by prompt length") and "24 of 24 runs done" in length._repr_html_()
@@ -55,13 +55,13 @@ def test_a_sweep_says_what_its_table_says(store: Store) -> None:
     assert not len(length.missing()) and not len(length.costs()) and length.verify() == []
 
 
-def test_another_baseline_task_or_split_is_one_word(store: Store) -> None:
+def test_another_baseline_task_or_split_is_one_argument(store: Store) -> None:
     part = load("length", store, tasks=["micro_entailment"], splits=["val"], baseline={"prompt.length": 10})
-    found = part.cells()
-    assert set(found["task"]) == {"micro_entailment"} and part.sweep.shown == [("micro_entailment", "val")]
-    assert set(found.loc[found["baseline"], "prompt.length"]) == {10}
+    part_cells = part.cells()
+    assert set(part_cells["task"]) == {"micro_entailment"} and part.sweep.shown == [("micro_entailment", "val")]
+    assert set(part_cells.loc[part_cells["baseline"], "prompt.length"]) == {10}
     whole = load("length", store).cells().query("task == 'micro_entailment'")
-    values = [frame.set_index(["prompt.length", "split"])["value"] for frame in (found, whole)]
+    values = [frame.set_index(["prompt.length", "split"])["value"] for frame in (part_cells, whole)]
     pd.testing.assert_series_equal(*values)
     assert "val split" in str(part.table())
 
@@ -89,17 +89,17 @@ def test_another_baseline_task_or_split_is_one_word(store: Store) -> None:
         (lambda store: load("length", store, source="cloud"), "is neither 'store' nor 'server'"),
     ],
 )  # fmt: skip
-def test_what_is_not_there_is_said_in_one_sentence(what: object, sentence: str, store: Store) -> None:
+def test_a_name_that_does_not_exist_is_an_error_of_one_sentence(what: object, sentence: str, store: Store) -> None:
     with pytest.raises(StoreError, match=sentence) as error:
         what(store)  # type: ignore[operator]
     assert "\n" not in str(error.value)
 
 
-def test_a_run_knows_where_it_comes_from(store: Store) -> None:
+def test_a_run_has_its_origin(store: Store) -> None:
     length = load("length", store)
     run, other = length.at(task="micro_grounding", **{"prompt.length": 64})
     assert (run.config["prompt.length"], run.config["seed"], other.config["seed"]) == (64, 11, 12)
-    assert run.config["optim.drop_worst"] == 0.0  # was added later, and stands at its neutral value
+    assert run.config["optim.drop_worst"] == 0.0  # was added later and has its neutral value
     assert run.state == "done" and run.commit == whole_store.JOB["commit"] and run.device == "cpu: a core"
     assert run.history.index[-1] == 150 and run.history["val/while_training"].is_monotonic_increasing
     assert run.metrics["test/acc@0.5"] == pytest.approx(run.examples().mean())
@@ -126,12 +126,12 @@ def test_every_run_of_the_store_is_a_row_with_its_settings(store: Store) -> None
         config = read_config(store.run(run).config_file)
         assert frame.loc[run, "optim.lr"] == config.optim.lr and frame.loc[run, "task.name"] == config.task.name
     assert {"test/acc@0.5", "trainable_parameters", "prompt.length"} <= set(frame.columns)
-    assert "lora" not in frame.columns  # a section is no setting
+    assert "lora" not in frame.columns  # a section is not a setting
     done = {run for run in store.runs() if store.run(run).result_file.exists()}
     assert set(frame.index[frame["state"] == "done"]) == done and set(frame["state"]) == {"done", "not done"}
 
 
-def test_a_damaged_run_and_one_that_was_never_begun_are_rows(tmp_path: Path) -> None:
+def test_damaged_runs_and_runs_never_started_are_rows(tmp_path: Path) -> None:
     store = whole_store.filled(tmp_path, ("length",), skipped=2)
     length = load("length", store)
     assert len(length.missing()) == 2 and set(length.missing()["state"]) == {"not done"}
@@ -151,7 +151,7 @@ def test_a_damaged_run_and_one_that_was_never_begun_are_rows(tmp_path: Path) -> 
         _ = again.run(first).state
 
 
-def test_a_sweep_of_which_nothing_is_done_says_what_to_type(tmp_path: Path) -> None:
+def test_a_sweep_without_done_runs_names_the_command_to_type(tmp_path: Path) -> None:
     length = load("length", whole_store.filled(tmp_path, ("length",), skipped=24))
     assert (
         "none of its 24 runs is done yet; `make sweep-length" in repr(length) and "none of its" in length._repr_html_()
@@ -180,8 +180,8 @@ def test_two_rows_are_compared_example_by_example(store: Store) -> None:
     assert asked["question"].startswith("find the thing") and asked["answer"] == "(the box)"
 
 
-def test_the_questions_are_those_that_runs_are_asked(store: Store) -> None:
-    """Through the core's own way from settings to samples."""
+def test_the_questions_of_scenes_are_those_that_runs_answer(store: Store) -> None:
+    """The core's own code turns the settings into samples."""
     from tiny import data_of
 
     run = load("main", store).at(task="micro_vqa")[0]
@@ -193,17 +193,17 @@ def test_the_questions_are_those_that_runs_are_asked(store: Store) -> None:
     assert list(frame["question"][:50]) == filled
 
 
-def test_a_search_is_a_study_of_optunas(store: Store) -> None:
-    found = study("learning_rate", store)
-    assert "confirm" in repr(found).lower() or "Trial" in repr(found)
-    whole = found.optuna()
-    told = found.trials[found.trials["state"] == "done"]
+def test_a_search_is_available_as_an_optuna_study(store: Store) -> None:
+    search = study("learning_rate", store)
+    assert "confirm" in repr(search).lower() or "Trial" in repr(search)
+    whole = search.optuna()
+    told = search.trials[search.trials["state"] == "done"]
     assert len(whole.trials) >= len(told) and whole.best_value == pytest.approx(told["score"].max())
-    assert found.figure().get_figwidth() == 5.5 and "<table>" in found._repr_html_()
-    assert set(found.importances["key"]) == {"optim.lr"}
+    assert search.figure().get_figwidth() == 5.5 and "<table>" in search._repr_html_()
+    assert set(search.importances["key"]) == {"optim.lr"}
 
 
-def test_the_lines_in_the_documentation_run_as_they_stand(store: Store) -> None:
+def test_the_examples_in_the_documentation_run_unchanged(store: Store) -> None:
     text = (ROOT / "docs/notebooks.md").read_text()
     (lines,) = re.findall(r"```python\n(from analysis import .*?)```", text, re.DOTALL)
     assert len([line for line in lines.splitlines() if line]) == 6
@@ -216,8 +216,8 @@ def test_the_lines_in_the_documentation_run_as_they_stand(store: Store) -> None:
     assert len(saved) > 5000 and b"/CIDFontType2" in saved and b"/Type3" not in saved
 
 
-def test_it_reads_a_server_as_well(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With nothing but the manifest at hand; there are no single examples then, which is said."""
+def test_results_can_be_read_from_a_server(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has only the manifest, so there are no scores of single examples, which a note says."""
     with WandbServer() as server:
         for key, value in server.environment.items():
             monkeypatch.setenv(key, value)

@@ -1,4 +1,4 @@
-"""What `analysis tables` makes of searches: numbers against independent ones, what is said of half a study, and a simulation."""
+"""Tables and figures of searches: numbers checked against independent ones, unfinished studies, and a simulation."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ import pandas as pd
 import pytest
 import synthetic_study as made
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from printed import said
-from printed import told as words
+from printed import formatted, words_of
 from scipy import stats
 from synthetic_store import DISABLED, OFFLINE, launch, run_all
 from synthetic_store import manifest as sweep_manifest
@@ -68,11 +67,11 @@ def searched(study: Study) -> Searched:
     return search.read_search(study.store, read_manifest(study.store, study.name), in_store)
 
 
-def all_tables(found: Searched) -> dict[str, Table]:
-    trials = search.trials(found)
-    front = search.front(found) if len(found.definition.objective) > 1 else None
-    rows = search.confirmation(found), search.groups(found, trials), search.importances(found), front
-    return {table.name: table for table in search_tables.tables(found, trials, *rows)}
+def all_tables(study: Searched) -> dict[str, Table]:
+    trials = search.trials(study)
+    front = search.front(study) if len(study.definition.objective) > 1 else None
+    rows = search.confirmation(study), search.groups(study, trials), search.importances(study), front
+    return {table.name: table for table in search_tables.tables(study, trials, *rows)}
 
 
 def run(study: Study, out: Path, *names: str) -> int:
@@ -90,7 +89,7 @@ def one_parameter(root: Path, **changes: Any) -> Study:
 # Confirmation
 
 
-def test_a_cell_of_the_confirmation_is_mean_half_width_and_n_of_what_fresh_runs_scored(several: Study) -> None:
+def test_a_cell_of_the_confirmation_is_mean_half_width_and_n_of_the_fresh_runs_scores(several: Study) -> None:
     table = all_tables(searched(several))[""].frame
     confirmation = several.confirmation()
     assert confirmation is not None
@@ -102,15 +101,15 @@ def test_a_cell_of_the_confirmation_is_mean_half_width_and_n_of_what_fresh_runs_
             ours = {seed: score_of(several, run, f"{split}/acc@0.5") for seed, run in by_trial[trial].runs.items()}
             theirs = {seed: score_of(several, run, f"{split}/acc@0.5") for seed, run in by_trial[0].runs.items()}
             x = list(ours.values())
-            assert row[split] == said(float(np.mean(x)), stats.t.ppf(0.975, 4) * stats.sem(x))
+            assert row[split] == formatted(float(np.mean(x)), stats.t.ppf(0.975, 4) * stats.sem(x))
             if trial:
                 d = [ours[seed] - theirs[seed] for seed in ours]
                 half = stats.t.ppf(1 - 0.025 / 3, 4) * stats.sem(d)  # three candidates at once
                 mark = " ~" if abs(np.mean(d)) <= half else ""
-                assert row[f"{split}: difference"] == said(float(np.mean(d)), half, "+") + mark
+                assert row[f"{split}: difference"] == formatted(float(np.mean(d)), half, "+") + mark
 
 
-def test_the_best_comes_after_the_default_and_is_that_of_validation_whatever_test_says(tmp_path: Path) -> None:
+def test_the_best_on_validation_comes_after_the_default_whatever_its_test_score(tmp_path: Path) -> None:
     study = one_parameter(tmp_path)
     rates = [0.3, 0.1, 0.2]
     trials = [made.add(study, {"optim.lr": rate}, {1: 60.0 + rate}) for rate in rates]
@@ -125,7 +124,7 @@ def test_the_best_comes_after_the_default_and_is_that_of_validation_whatever_tes
     assert list(rows.drop_duplicates("rank")["optim.lr"]) == [0.3, 0.1, 0.2]
 
 
-def test_a_difference_that_is_told_apart_has_no_mark(tmp_path: Path) -> None:
+def test_a_significant_difference_has_no_mark(tmp_path: Path) -> None:
     study = one_parameter(tmp_path)
     trials = [made.add(study, {"optim.lr": rate}, {1: 60.0}) for rate in (0.3, 0.1, 0.2)]
     steps = [0.0, 0.3, -0.2, 0.1, 0.2]
@@ -140,14 +139,14 @@ def test_a_difference_that_is_told_apart_has_no_mark(tmp_path: Path) -> None:
 
 
 def test_no_trial_of_the_search_has_a_value_on_test(several: Study) -> None:
-    found = searched(several)
-    frame = found.sweep.frame
+    read = searched(several)
+    frame = read.sweep.frame
     assert frame.loc[frame["phase"] == "search", "test/acc@0.5"].isna().all()
     assert frame.loc[frame["phase"] == "confirmation", "test/acc@0.5"].notna().all()
-    assert not any("test" in str(column) for column in all_tables(found)["found"].frame.columns)
+    assert not any("test" in str(column) for column in all_tables(read)["found"].frame.columns)
 
 
-def test_every_warm_candidate_has_a_row_of_its_own(tmp_path: Path) -> None:
+def test_every_warm_candidate_has_its_own_row(tmp_path: Path) -> None:
     warm = [made.warm({"optim.lr": rate}, [70.0]) for rate in (0.1, 0.2)]
     study = one_parameter(tmp_path, warm=warm)
     trial = made.add(study, DEFAULT, {1: 60.0})
@@ -165,7 +164,7 @@ def test_every_warm_candidate_has_a_row_of_its_own(tmp_path: Path) -> None:
     assert [str(label[1]) for label in frame.index] == ["optim.lr=0.3", "optim.lr=0.1", "optim.lr=0.2"]
 
 
-def test_a_trial_whose_record_and_result_say_different_things_has_no_value_and_is_not_chosen(
+def test_a_trial_whose_record_and_result_disagree_has_no_value_and_is_not_chosen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = one_parameter(tmp_path)
@@ -177,22 +176,20 @@ def test_a_trial_whose_record_and_result_say_different_things_has_no_value_and_i
     result = json.loads(file.read_text())
     result["metrics"]["val/acc@0.5"] = 99.0
     file.write_text(json.dumps(result))
-    found = searched(study)
-    assert search.trials(found)["score"].to_list() == pytest.approx([61.0, math.nan], nan_ok=True)
-    said = "\n".join(search.notes(found))
-    assert "val/acc@0.5 is 62 in its W&B record" in said and "; 99 in result.json" in said
-    assert "1 of 2 runs have no readable W&B record" in said
+    read = searched(study)
+    assert search.trials(read)["score"].to_list() == pytest.approx([61.0, math.nan], nan_ok=True)
+    notes = "\n".join(search.notes(read))
+    assert "val/acc@0.5 is 62 in its W&B record" in notes and "; 99 in result.json" in notes
+    assert "1 of 2 runs have no readable W&B record" in notes
     assert run(study, tmp_path / "out") == 1 and "99 in result.json" in capsys.readouterr().out
     file.write_text("{")
     assert run(study, tmp_path / "out") == 1 and "result.json is cut off or damaged" in capsys.readouterr().out
 
 
-# What was found
+# The best trials
 
 
-def test_the_csv_has_every_trial_once_with_the_mean_of_its_runs_and_where_they_lie(
-    several: Study, tmp_path: Path
-) -> None:
+def test_the_csv_has_every_trial_once_with_the_mean_and_the_ids_of_its_runs(several: Study, tmp_path: Path) -> None:
     assert run(several, tmp_path, "search-made") == 0
     rows = pd.read_csv(tmp_path / "tables" / "search-made.csv", dtype=dict.fromkeys(["trial", "prompt.mlp_dim"], str))
     trials = rows[(rows["phase"] == "search") & (rows["origin"] != "warm")]
@@ -217,7 +214,7 @@ def test_the_csv_has_every_trial_once_with_the_mean_of_its_runs_and_where_they_l
         assert row.value == pytest.approx(np.mean(values)) and len(row.runs.split()) == row.n == 5
 
 
-def test_the_table_of_what_was_found_has_the_ten_best_and_counts_all(several: Study) -> None:
+def test_the_table_of_trials_has_the_ten_best_and_counts_all(several: Study) -> None:
     table = all_tables(searched(several))["found"]
     states = [one.state for one in Reader(several).look().outcomes]
     done, stopped, diverged = (states.count(state) for state in ("done", "stopped", "diverged"))
@@ -227,7 +224,7 @@ def test_the_table_of_what_was_found_has_the_ten_best_and_counts_all(several: St
     assert scores == [round(value, 1) for value in means[::-1][:10]]
 
 
-def test_stopped_trials_come_behind_done_ones_the_furthest_first_whatever_their_scores(tmp_path: Path) -> None:
+def test_stopped_trials_come_after_done_ones_the_furthest_first_whatever_their_scores(tmp_path: Path) -> None:
     study = one_parameter(tmp_path, rungs=[50, 100], stop={"name": "halving", "arguments": {"keep": 0.34}})
     made.add(study, DEFAULT, {1: 50.0}, rungs={50: 40.0, 100: 45.0})
     made.add(study, {"optim.lr": 0.1}, rungs={50: 99.0})
@@ -239,7 +236,7 @@ def test_stopped_trials_come_behind_done_ones_the_furthest_first_whatever_their_
 
 
 @pytest.mark.parametrize("name", ["several", "methods", "small"])
-def test_captions_say_what_was_searched_how_once_and_that_its_scores_are_optimistic(
+def test_captions_describe_the_search_once_and_call_its_scores_optimistic(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     study = request.getfixturevalue(name)
@@ -248,24 +245,24 @@ def test_captions_say_what_was_searched_how_once_and_that_its_scores_are_optimis
     once = [f"Claim: {definition.claim}.", "model micro", "optim.lr 0.001 to 3 (log)", "validation alone"]
     once += ["TPESampler(n_startup_trials=8)", f"budget {definition.budget.trials} trials"]
     first, *others = made_tables.values()
-    assert all(word in words(first) for word in once), words(first)
-    assert others and not any(word in words(table) for table in others for word in once)
+    assert all(word in words_of(first) for word in once), words_of(first)
+    assert others and not any(word in words_of(table) for table in others for word in once)
     assert all(table.caption.startswith(f"Search {study.name}. ") for table in made_tables.values())
     for part in ("", "found", "found-1", "front"):
-        assert part not in made_tables or "optimistic" in words(made_tables[part])
+        assert part not in made_tables or "optimistic" in words_of(made_tables[part])
 
 
 # Importances
 
 
-def told(space: Sequence[str], values: Sequence[Sequence[float]], scores: Sequence[float]) -> list[Observation]:
+def observations(space: Sequence[str], values: Sequence[Sequence[float]], scores: Sequence[float]) -> list[Observation]:
     return [
         Observation(dict(zip(space, row, strict=True)), "done", [score])
         for row, score in zip(values, scores, strict=True)
     ]
 
 
-def test_importances_are_optunas_own_of_the_same_trials(tmp_path: Path) -> None:
+def test_importances_equal_optunas_for_the_same_trials(tmp_path: Path) -> None:
     noise = np.random.default_rng(0)
     keys = ["optim.lr", "prompt.dropout", "prompt.init_std"]
     study = made.define(Store(tmp_path), [{"key": key, "kind": "float", "low": 0.0, "high": 1.0} for key in keys])
@@ -278,12 +275,12 @@ def test_importances_are_optunas_own_of_the_same_trials(tmp_path: Path) -> None:
         theirs.add_trial(optuna.create_trial(params=params, distributions=spaces, value=-score))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.1)
     wanted = optuna.importance.get_param_importances(theirs, evaluator=evaluator)
-    ours = sampler.importances(study.definition, 0, told(keys, values, scores))["score"]
+    ours = sampler.importances(study.definition, 0, observations(keys, values, scores))["score"]
     assert ours == pytest.approx(wanted) and sum(value or 0.0 for value in ours.values()) == pytest.approx(1.0)
     assert sorted(ours, key=lambda key: ours[key] or 0.0) == keys[::-1]
 
 
-def test_each_objective_has_importances_of_its_own(small: Study) -> None:
+def test_each_objective_has_its_own_importances(small: Study) -> None:
     picture = Reader(small).look()
     shares = sampler.importances(picture.definition, 0, picture.told(0, 99, picture.knew(0)))
     parameters = shares["trainable_parameters"]
@@ -291,7 +288,7 @@ def test_each_objective_has_importances_of_its_own(small: Study) -> None:
     assert shares["score"] != parameters
 
 
-def test_a_key_that_not_all_trials_have_has_no_importance_but_words(several: Study) -> None:
+def test_a_key_that_some_trials_lack_has_a_reason_instead_of_an_importance(several: Study) -> None:
     rows = search.importances(searched(several)).set_index("key")
     assert rows.loc["prompt.mlp_dim", "why"] == search.NOT_IN_ALL and math.isnan(
         float(rows.loc["prompt.mlp_dim", "importance"])
@@ -304,7 +301,7 @@ def test_a_key_that_not_all_trials_have_has_no_importance_but_words(several: Stu
 
 def test_nine_done_trials_have_no_importances_and_ten_have(tmp_path: Path) -> None:
     study = made.define(Store(tmp_path), [{"key": "optim.lr", "kind": "float", "low": 0.0, "high": 1.0}])
-    rows = told(["optim.lr"], [[number / 10] for number in range(10)], list(range(10)))
+    rows = observations(["optim.lr"], [[number / 10] for number in range(10)], list(range(10)))
     others = [Observation({"optim.lr": 0.5}, state) for state in ("stopped", "diverged", "running", "failed")]
     assert sampler.importances(study.definition, 0, rows[:9] + others) == {}  # type: ignore[operator]
     assert sampler.importances(study.definition, 0, rows + others) == {"score": {"optim.lr": 1.0}}  # type: ignore[operator]
@@ -313,7 +310,7 @@ def test_nine_done_trials_have_no_importances_and_ten_have(tmp_path: Path) -> No
 # Groups and fronts
 
 
-def test_a_row_of_the_fair_table_is_recomputed_from_its_trials(methods: Study) -> None:
+def test_a_row_of_the_groups_table_follows_from_its_trials(methods: Study) -> None:
     frame = all_tables(searched(methods))["groups"].frame
     picture = Reader(methods).look()
     confirmation = methods.confirmation()
@@ -339,7 +336,7 @@ def test_a_row_of_the_fair_table_is_recomputed_from_its_trials(methods: Study) -
     assert [label[0] for label in frame.index] == ["prompt", "finetune", "bitfit", "adapter", "lora"]
 
 
-def test_with_rungs_the_spread_is_that_of_the_first_which_stopped_trials_have_too(several: Study) -> None:
+def test_with_rungs_the_spread_is_that_at_the_first_rung_including_stopped_trials(several: Study) -> None:
     found = searched(several)
     (row,) = search.groups(found, search.trials(found)).to_dict("records")
     scores = [one.rungs[50] for one in Reader(several).look().outcomes if 50 in one.rungs]
@@ -347,7 +344,7 @@ def test_with_rungs_the_spread_is_that_of_the_first_which_stopped_trials_have_to
     assert len(scores) == row["done"] + row["stopped"] > row["done"]
 
 
-def test_the_front_is_what_nothing_is_better_than_in_both(small: Study) -> None:
+def test_the_front_is_the_trials_that_none_beats_in_both_objectives(small: Study) -> None:
     rows = search.trials(searched(small))
     points = list(zip(rows["trial"], rows["score"], -rows["trainable_parameters"], strict=True))
     beaten = {a for a, x, y in points for _, u, v in points if u >= x and v >= y and (u, v) != (x, y)}
@@ -357,7 +354,7 @@ def test_the_front_is_what_nothing_is_better_than_in_both(small: Study) -> None:
     assert set(front["runs"]) <= small.store.runs() | {"0000000000000001 0000000000000002 0000000000000003"}
 
 
-def test_settings_are_shown_as_they_are_typed_whatever_they_are(odd: Study) -> None:
+def test_settings_of_any_type_are_shown_as_they_are_typed(odd: Study) -> None:
     rows = search.trials(searched(odd))
     assert list(rows["prompt.layers"][:4]) == ["null", "[0]", "[0, 1]", "[0, 1, 2]"]
     assert list(rows["finetune.freeze_embedding"][:2]) == [True, False]
@@ -373,7 +370,7 @@ def test_settings_are_shown_as_they_are_typed_whatever_they_are(odd: Study) -> N
     ("rate", "said"),
     [(3.0, True), (2.9, True), (0.00105, True), (1.0, False), (0.3, False)],
 )
-def test_a_best_value_at_the_end_of_its_range_is_said(rate: float, said: bool, tmp_path: Path) -> None:
+def test_a_note_names_a_best_value_at_the_edge_of_its_range(rate: float, said: bool, tmp_path: Path) -> None:
     study = one_parameter(tmp_path)
     made.add(study, {"optim.lr": 0.01}, {1: 50.0})
     made.add(study, {"optim.lr": rate}, {1: 70.0})
@@ -382,7 +379,7 @@ def test_a_best_value_at_the_end_of_its_range_is_said(rate: float, said: bool, t
     assert (note in search.notes(searched(study))) is said
 
 
-def test_the_edge_is_that_of_the_confirmed_best_not_of_the_searchs_own(tmp_path: Path) -> None:
+def test_the_note_on_the_edge_is_about_the_confirmed_best_not_the_searchs_own(tmp_path: Path) -> None:
     study = one_parameter(tmp_path)
     default, lucky = made.add(study, DEFAULT, {1: 60.0}), made.add(study, {"optim.lr": 3.0}, {1: 90.0})
     noise = np.random.default_rng(0)
@@ -391,7 +388,7 @@ def test_the_edge_is_that_of_the_confirmed_best_not_of_the_searchs_own(tmp_path:
     assert not any("edge" in note for note in search.notes(searched(study)))
 
 
-def test_warm_trials_are_counted_and_what_was_left_out_is_said(several: Study) -> None:
+def test_notes_count_warm_trials_and_name_those_left_out(several: Study) -> None:
     notes = search.notes(searched(several))
     assert "9 finished runs counted as 3 warm trials, besides the budget" in notes
     assert "left out of the warm trials: 2 runs: optim.lr=5 is outside of 0.001 to 3" in notes
@@ -409,10 +406,10 @@ def test_trials_that_failed_are_named(tmp_path: Path) -> None:
     assert any(note.startswith("trials 1 failed") for note in search.notes(searched(study)))
 
 
-# Studies that are not whole
+# Unfinished studies
 
 
-def test_half_a_study_has_tables_that_say_so_and_no_confirmation(
+def test_an_unfinished_study_has_tables_that_say_so_and_no_confirmation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = made.several_parameters(tmp_path / "store", over=False)
@@ -423,7 +420,7 @@ def test_half_a_study_has_tables_that_say_so_and_no_confirmation(
     assert (tmp_path / "figures" / "search-made.png").stat().st_size > 10_000
 
 
-def test_half_a_confirmation_has_its_n_in_each_cell(tmp_path: Path) -> None:
+def test_an_unfinished_confirmation_has_its_n_in_each_cell(tmp_path: Path) -> None:
     study = one_parameter(tmp_path)
     trials = [made.add(study, {"optim.lr": rate}, {1: 60.0}) for rate in (0.3, 0.1)]
     noise = np.random.default_rng(0)
@@ -438,7 +435,7 @@ def test_half_a_confirmation_has_its_n_in_each_cell(tmp_path: Path) -> None:
     assert [re.findall(r"\((.*)\)", cell) for cell in frame["val"]] == [[], ["2 of 5"]]
 
 
-def test_a_run_that_diverged_while_confirming_is_settled_and_counted(tmp_path: Path) -> None:
+def test_a_run_that_diverged_in_the_confirmation_is_settled_and_counted(tmp_path: Path) -> None:
     study = one_parameter(tmp_path)
     trials = [made.add(study, {"optim.lr": rate}, {1: 60.0}) for rate in (0.3, 2.9)]
     noise = np.random.default_rng(0)
@@ -463,7 +460,7 @@ def test_a_study_with_the_default_alone_has_its_row_and_no_differences(
     assert re.search(r"^0 \(default\) +optim.lr=0.3 ", text, re.MULTILINE)
 
 
-def test_a_study_of_which_everything_diverged_says_so_and_is_drawn(
+def test_a_study_whose_trials_all_diverged_says_so_and_has_a_figure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = one_parameter(tmp_path / "store")
@@ -477,7 +474,7 @@ def test_a_study_of_which_everything_diverged_says_so_and_is_drawn(
     assert (tmp_path / "figures" / "search-made.pdf").exists()
 
 
-def test_a_study_that_has_just_begun_says_that_there_is_no_table_yet(
+def test_a_study_that_has_just_started_says_that_there_is_no_table_yet(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = one_parameter(tmp_path)
@@ -496,7 +493,7 @@ def sweep_beside(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["study.json", "trials/1.json", "confirmed.json"])
-def test_a_damaged_file_is_one_sentence_and_exit_code_2_and_the_sweeps_have_their_tables(
+def test_a_damaged_file_gives_one_sentence_and_exit_status_2_and_sweeps_still_have_tables(
     file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = one_parameter(tmp_path / "store")
@@ -507,15 +504,17 @@ def test_a_damaged_file_is_one_sentence_and_exit_code_2_and_the_sweeps_have_thei
     path = study.folder / file
     path.write_text(path.read_text()[:-20])
     assert run(study, tmp_path) == 2
-    said = capsys.readouterr().err.strip()
-    assert said.count("\n") == 0 and said.startswith("analysis: ") and str(path) in said and "damaged" in said
+    message = capsys.readouterr().err.strip()
+    assert (
+        message.count("\n") == 0 and message.startswith("analysis: ") and str(path) in message and "damaged" in message
+    )
     assert (tmp_path / "tables" / "zzz.md").exists() and not (tmp_path / "tables" / "search-made.md").exists()
 
 
 # The command
 
 
-def test_without_names_studies_are_among_the_sweeps_and_a_sweep_goes_before_a_study_of_its_name(
+def test_without_names_studies_are_included_and_a_sweep_precedes_a_study_of_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = one_parameter(tmp_path / "store")
@@ -548,7 +547,7 @@ def test_curves_of_a_study_have_trial_and_phase_beside_every_step(
     assert rows["run"].nunique() == 2 + 5
 
 
-def test_latex_has_a_label_for_each_table_and_no_bare_character_of_its_own(methods: Study) -> None:
+def test_latex_has_a_label_for_each_table_and_escapes_its_special_characters(methods: Study) -> None:
     text = latex(all_tables(searched(methods)).values(), "search-fair")
     labels = re.findall(r"\\label\{(.*?)\}", text)
     assert (
@@ -559,7 +558,7 @@ def test_latex_has_a_label_for_each_table_and_no_bare_character_of_its_own(metho
     assert not re.search(r"(?<!\\)[%#_]", cells)
 
 
-def test_a_study_is_the_same_from_the_server_even_where_the_runs_lie_elsewhere(
+def test_a_study_read_from_the_server_is_the_same_even_if_its_runs_are_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = one_parameter(tmp_path / "store")
@@ -594,7 +593,7 @@ def drawn(study: Study, width: str = "text") -> Any:
 
 @pytest.mark.parametrize("width", list(WIDTHS))
 @pytest.mark.parametrize("name", ["several", "methods", "small", "odd"])
-def test_no_text_is_cut_off_or_lies_on_another_at_either_width(
+def test_no_text_is_cut_off_or_overlaps_another_at_either_width(
     name: str, width: str, request: pytest.FixtureRequest
 ) -> None:
     figure = drawn(request.getfixturevalue(name), width)
@@ -622,7 +621,7 @@ def test_no_text_is_cut_off_or_lies_on_another_at_either_width(
             assert not box.padded(-1).overlaps(beside.padded(-1)), (text, other)
 
 
-def test_points_of_the_history_are_the_scores_and_the_line_the_best_so_far(several: Study) -> None:
+def test_the_points_of_the_history_are_the_scores_and_its_line_the_best_so_far(several: Study) -> None:
     rows = search.trials(searched(several))
     ax = drawn(several).axes[0]
     done, stopped, warm, diverged, best = (np.asarray(line.get_ydata(), float) for line in ax.lines)
@@ -634,7 +633,7 @@ def test_points_of_the_history_are_the_scores_and_the_line_the_best_so_far(sever
     assert [line.get_markerfacecolor() for line in ax.lines[:2]][1] == "white"
 
 
-def test_whiskers_of_the_confirmation_are_its_intervals(several: Study) -> None:
+def test_the_whiskers_of_the_confirmation_are_its_intervals(several: Study) -> None:
     rows = search.confirmation(searched(several))
     ax = drawn(several).axes[-1]
     for lines, split in zip(ax.collections, ("val", "test"), strict=True):
@@ -642,7 +641,7 @@ def test_whiskers_of_the_confirmation_are_its_intervals(several: Study) -> None:
         assert np.allclose(ends, rows.loc[rows["split"] == split, ["lower", "upper"]])
 
 
-def test_a_columns_figure_has_two_panels_side_by_side_and_a_pages_more(several: Study) -> None:
+def test_a_column_figure_has_two_panels_side_by_side_and_a_text_figure_more(several: Study) -> None:
     columns = {width: drawn(several, width).axes[0].get_subplotspec().get_gridspec().ncols for width in WIDTHS}
     assert columns == {"text": 3, "column": 2}
 
@@ -654,7 +653,7 @@ def test_the_same_values_give_the_same_bytes(small: Study, tmp_path: Path) -> No
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
 
-# Whether the intervals hold
+# The coverage of the intervals
 
 
 SEEDS, TRIALS, TOP = 5, 40, 3
@@ -662,7 +661,7 @@ Scores = list[dict[str, dict[int, float]]]  # of the default and the candidates,
 
 
 def pure_noise(noise: np.random.Generator) -> tuple[float, Scores]:
-    """The search's own best score and fresh ones, where settings change nothing and the truth is 60.
+    """The search's own best score and fresh ones, if settings have no effect and the true value is 60.
 
     Runs differ with sd 1.6, as those of this project do, in validation and test together; seeds are alike in part.
     """
@@ -682,14 +681,14 @@ def candidates() -> list[Candidate]:
 
 
 def uncorrected(scores: Scores) -> bool:
-    """The fault: the best by its mean on test, where it is reported, and an interval as if it had been the only one."""
+    """The fault: it chooses the best by its mean on test, where it is reported, and its interval ignores the choice."""
     differences = [[row["test"][seed] - scores[0]["test"][seed] for seed in row["test"]] for row in scores[1:]]
     best = max(differences, key=lambda row: float(np.mean(row)))
     return bool(abs(np.mean(best)) <= stats.t.ppf(0.975, SEEDS - 1) * stats.sem(best))
 
 
 def simulated(count: int, seed: int) -> dict[str, float]:
-    """Shares of studies of pure noise whose interval of best minus default covers 0, and how far the search's best is too high."""
+    """Simulates pure noise: the share of studies whose interval of best minus default covers 0, and the bias of the best."""
     noise, there = np.random.default_rng(seed), candidates()
     covers: dict[str, list[bool]] = {"val": [], "test": [], "fault": []}
     optimism = []
@@ -703,14 +702,14 @@ def simulated(count: int, seed: int) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in covers.items()} | {"optimism": float(np.mean(optimism))}
 
 
-def test_of_pure_noise_the_interval_of_best_minus_default_covers_zero_and_the_searchs_best_is_too_high() -> None:
+def test_in_pure_noise_the_interval_of_best_minus_default_covers_0_and_the_searchs_best_is_too_high() -> None:
     shares = simulated(2000, seed=0)
     assert 0.935 <= shares["val"] <= 0.99 and 0.935 <= shares["test"] <= 0.99, shares
     assert shares["optimism"] > 3  # two standard deviations between runs
     assert shares["fault"] < 0.94 and shares["fault"] < shares["val"] - 0.02, shares
 
 
-def test_what_is_simulated_is_what_is_said_of_files(tmp_path: Path) -> None:
+def test_the_simulation_agrees_with_the_analysis_of_files(tmp_path: Path) -> None:
     noise = np.random.default_rng(7)
     for number in range(3):
         study = one_parameter(tmp_path / str(number))

@@ -1,4 +1,4 @@
-"""What a sweep says beside its grid becomes tables and figures: rows by several axes, differences, attacks, curves, costs."""
+"""The options of a sweep's file, in tables and figures: rows by several axes, differences, attacks, curves, costs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from printed import half_of, said, told
+from printed import formatted, half_of, words_of
 from scipy import stats
 from synthetic_store import (
     DISABLED,
@@ -52,7 +52,7 @@ from analysis.reading import read_sweep
 from analysis.scales import BREAK
 from analysis.sources import in_store
 from analysis.statistics import cells, edges, facts, learning_curves
-from analysis.trace import again
+from analysis.trace import command_to_repeat
 from mmprompt.execution.execute import SUMMARISED
 from mmprompt.runs.comparison import FACTS as FACT_NAMES
 from mmprompt.runs.deployment import ROOT
@@ -87,15 +87,15 @@ def made(store: Store, about: dict[str, Any], leave_out: Iterable[dict[str, Any]
 
 
 def score_of(sweep: Sweep, task: str, label: str, split: str = "test") -> np.ndarray:
-    """By seed, computed from the results alone."""
-    found = {}
+    """The scores by seed, computed from the results alone."""
+    by_seed = {}
     for point in sweep.manifest["points"]:
         values = point["values"]
         if (values["task"], " ".join(str(values[axis]) for axis in COMPARE if axis in values)) == (task, label):
-            found[values["seed"]] = sweep.frame.loc[sweep.frame["run"] == point["run"], f"{split}/{metric(task)}"].iloc[
-                0
-            ]
-    return np.array([found[seed] for seed in SEEDS])
+            by_seed[values["seed"]] = sweep.frame.loc[
+                sweep.frame["run"] == point["run"], f"{split}/{metric(task)}"
+            ].iloc[0]
+    return np.array([by_seed[seed] for seed in SEEDS])
 
 
 def metric(task: str) -> str:
@@ -106,10 +106,10 @@ def by_label(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
     return rows.set_index(["method", "task", *more])
 
 
-# Rows that several axes name together
+# Rows named by several axes
 
 
-def test_axes_that_are_compared_together_name_one_row_with_what_each_point_has(tmp_path: Path) -> None:
+def test_axes_that_are_compared_together_name_rows_by_the_values_that_a_point_has(tmp_path: Path) -> None:
     sweep = made(store := Store(tmp_path), methods())
     table = tables.comparison(sweep, cells(sweep), facts(sweep))
     assert list(table.frame.index) == ["BitFit (published)", "BitFit (all)", "Prompt tuning", "Finetuning"]
@@ -117,10 +117,10 @@ def test_axes_that_are_compared_together_name_one_row_with_what_each_point_has(t
     assert "Behind method, in brackets: its BitFit rule, where it has one." in table.notes
     assert "Baseline: Prompt tuning." in table.notes
     x = examples_of(store, [{"task": TASKS[0], "method": "bitfit", "bitfit.rule": "all", "seed": one} for one in SEEDS])
-    assert str(table.frame.loc["BitFit (all)", HEAD[TASKS[0]]]).startswith(said(x.mean(), half_of(x)))
+    assert str(table.frame.loc["BitFit (all)", HEAD[TASKS[0]]]).startswith(formatted(x.mean(), half_of(x)))
 
 
-def test_a_row_that_diverged_says_so_and_the_best_of_the_others_is_chosen(tmp_path: Path) -> None:
+def test_a_diverged_row_is_labelled_so_and_the_best_other_row_is_chosen(tmp_path: Path) -> None:
     store = Store(tmp_path)
     gone = [{"task": TASKS[0], "method": "finetune", "seed": seed} for seed in SEEDS]
     for point in gone:
@@ -129,12 +129,13 @@ def test_a_row_that_diverged_says_so_and_the_best_of_the_others_is_chosen(tmp_pa
     frame = cells(sweep)
     table = tables.comparison(sweep, cells(sweep), facts(sweep))
     assert table.frame.loc["Finetuning", HEAD[TASKS[0]]] == "diverged"
-    assert "Of 24 runs 21 done, 3 diverged." in table.notes and "INCOMPLETE" not in told(table)  # nothing is missing
+    # nothing is missing
+    assert "Of 24 runs 21 done, 3 diverged." in table.notes and "INCOMPLETE" not in words_of(table)
     here = frame[frame["task"] == TASKS[0]]
     assert here["chosen"].any() and not here[here["diverged"] > 0]["chosen"].any()
 
 
-def test_a_row_of_which_every_run_failed_says_failed_and_a_part_its_n(tmp_path: Path) -> None:
+def test_a_row_whose_runs_all_failed_shows_failed_and_a_row_with_some_runs_shows_its_n(tmp_path: Path) -> None:
     store = Store(tmp_path)
     gone = [{"task": TASKS[0], "method": "finetune", "seed": seed} for seed in SEEDS]
     half = [{"task": TASKS[0], "method": "prompt", "seed": seed} for seed in SEEDS[:2]]
@@ -165,31 +166,31 @@ def test_a_difference_is_marked_by_its_verdict(tmp_path: Path) -> None:
     keys = zip(frame["method"], frame["task"], strict=True)
     frame = frame.assign(difference_verdict=[verdicts.get(key, "") for key in keys], difference_method="Dunnett")
     table = tables.differences(sweep, frame, "difference")
-    found = by_label(frame[frame["split"] == "test"])
+    rows = by_label(frame[frame["split"] == "test"])
     assert list(table.frame.index) == list(NAME.values())
     for label, name in NAME.items():
         for task in TASKS:
-            row = found.loc[(label, task)]
-            text = said(row["difference"], row["difference_upper"] - row["difference"], "+")
+            row = rows.loc[(label, task)]
+            text = formatted(row["difference"], row["difference_upper"] - row["difference"], "+")
             assert table.frame.loc[name, HEAD[task]] == text + mark[verdicts[label, task]]
     assert table.caption == (
         "Score minus that of the baseline (Prompt tuning), in points: simultaneous 95 % intervals over the 6 comparisons"
         " of this table (Dunnett; n = 3 seeds)."
     )
     for words in ["~ not known: not told apart, which is not equal.", "= equivalent.", "No mark: told apart"]:
-        assert words in told(table)
+        assert words in words_of(table)
     noisy = frame["difference_method"].mask(frame["task"] == TASKS[1], "Welch, Holm")
     caption = tables.differences(sweep, frame.assign(difference_method=noisy), "difference").caption
     assert "(Dunnett on Grounding and Welch, Holm on Entailment; n = 3 seeds)" in caption
 
 
-def test_what_a_margin_is_stands_beside_the_mark(tmp_path: Path) -> None:
+def test_the_note_on_a_mark_states_the_margin(tmp_path: Path) -> None:
     sweep = made(Store(tmp_path), methods(margin={"percent": 2.0, "cider": 20.0}))
     table = tables.differences(sweep, cells(sweep).assign(difference_verdict="equivalent"), "difference")
     assert "= equivalent, within ± 2 points, 20 points of CIDEr." in table.notes
 
 
-def test_differences_of_single_seeds_have_no_intervals_and_say_so(tmp_path: Path) -> None:
+def test_differences_of_single_seeds_have_no_intervals_and_a_note_says_so(tmp_path: Path) -> None:
     left_out = [p["values"] for p in methods()["points"] if p["values"]["seed"] > 1]
     sweep = made(Store(tmp_path), methods(), left_out)
     table = tables.differences(sweep, cells(sweep), "difference")
@@ -197,7 +198,7 @@ def test_differences_of_single_seeds_have_no_intervals_and_say_so(tmp_path: Path
     assert all(str(cell).endswith(" ~") and "±" not in str(cell) for cell in table.frame.to_numpy().flat)
 
 
-def test_seeds_are_paired_only_where_the_sweep_says_so_and_then_those_that_both_rows_have(tmp_path: Path) -> None:
+def test_seeds_that_both_rows_have_are_paired_only_if_the_sweep_says_so(tmp_path: Path) -> None:
     left_out = [{"task": TASKS[0], "method": "prompt", "seed": 1}, {"task": TASKS[0], "method": "finetune", "seed": 3}]
     scored = made(Store(tmp_path), methods(), left_out)
     ours, theirs = (score_of(scored, TASKS[0], label) for label in ("finetune", "prompt"))
@@ -212,11 +213,11 @@ def test_seeds_are_paired_only_where_the_sweep_says_so_and_then_those_that_both_
     table = tables.differences(sweep, cells(sweep), "difference")
     shown = str(table.frame.loc["Finetuning", HEAD[TASKS[0]]])
     assert shown.startswith(f"{second[0] - second[1]:+.1f} (1 of 3) ~")
-    assert "~ not known" in told(table)
+    assert "~ not known" in words_of(table)
 
 
 def made_up(scores: np.ndarray, over: list[float] | None = None) -> Sweep:
-    """Methods a, b, c against a; `scores`: method, epsilon, seed."""
+    """Methods a, b, c with baseline a. `scores`: shape (method, epsilon, seed)."""
     epsilons = over or [0.0]
     axes: dict[str, list[Any]] = {
         "task": TASKS[:1],
@@ -244,7 +245,7 @@ def test_differences_of_scores_and_of_shares_are_families_over_the_columns_that_
     share = 100 * x / x[:, :1]
     assert found["value"].to_list() == pytest.approx(x.mean(axis=2).ravel().tolist())
     assert found["kept"].to_list() == pytest.approx(share.mean(axis=2).ravel().tolist())
-    # Of the first column every run has kept all: there is nothing to compare, and two columns share the chance to err.
+    # In the first column every run keeps all of its score, so there is nothing to compare; two columns share the error probability.
     for of, values, columns, most in (
         ("difference", x, [0, 1, 2], 100.0),
         ("kept_difference", share, [1, 2], math.inf),
@@ -282,7 +283,7 @@ def test_no_value_depends_on_the_order_of_the_points(x: np.ndarray, random: Any)
     pd.testing.assert_frame_equal(ours, theirs)
 
 
-def test_without_a_baseline_or_where_two_rows_are_it_there_are_no_differences() -> None:
+def test_without_exactly_one_baseline_there_are_no_differences() -> None:
     x = np.full((3, 1, 3), 50.0)
     for baseline in (None, {}, {"attack.epsilon": 0.0}):
         sweep = made_up(x)
@@ -294,7 +295,7 @@ def test_without_a_baseline_or_where_two_rows_are_it_there_are_no_differences() 
 
 
 def robustness(store: Store, left_out: Iterable[float] = (), tracking: Any = OFFLINE) -> tuple[Sweep, dict[str, float]]:
-    """The sweep, and what each evaluation answered, by its id. `left_out`: no run was asked these."""
+    """The sweep, and the score of each evaluation by its id. `left_out`: values of epsilon without an evaluation."""
     shown = {"over": "attack.epsilon", "kept_from": 0.0}
     about = manifest("robustness", ATTACKS, COMPARE, {"figure": "3"}, {"method": "finetune"}, **shown)
     launch(store, about)
@@ -316,7 +317,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Sweep, di
     return store, *robustness(store)
 
 
-def test_points_that_share_a_run_have_each_their_own_evaluation(
+def test_points_that_share_a_run_have_separate_evaluations(
     attacked: tuple[Store, Sweep, dict[str, float]],
 ) -> None:
     _, sweep, answers = attacked
@@ -329,8 +330,8 @@ def test_points_that_share_a_run_have_each_their_own_evaluation(
 
 def test_columns_are_the_epsilons_and_rows_task_and_method(attacked: tuple[Store, Sweep, dict[str, float]]) -> None:
     _, sweep, _ = attacked
-    found = cells(sweep)
-    score, share, difference = tables.ours(sweep, found, facts(sweep))
+    all_cells = cells(sweep)
+    score, share, difference = tables.ours(sweep, all_cells, facts(sweep))
     assert list(score.frame.columns) == ["Attack ε 0", "Attack ε 0.01", "Attack ε 0.1"]
     assert list(share.frame.columns) == list(difference.frame.columns) == ["Attack ε 0.01", "Attack ε 0.1"]
     labels = ["BitFit (published)", "BitFit (all)", "Prompt tuning", "Finetuning"]
@@ -338,8 +339,8 @@ def test_columns_are_the_epsilons_and_rows_task_and_method(attacked: tuple[Store
     assert list(score.frame.index) == [(row, label) for row in rows for label in labels]
     assert len(difference.frame) == 2 * 3
     x = [score_at(sweep, "prompt", epsilon) for epsilon in (0.0, 0.1)]
-    of_prompt = by_label(found, "attack.epsilon").loc[("prompt", TASKS[0], 0.1)]
-    text = said((100 * x[1] / x[0]).mean(), of_prompt["kept_upper"] - of_prompt["kept"])
+    of_prompt = by_label(all_cells, "attack.epsilon").loc[("prompt", TASKS[0], 0.1)]
+    text = formatted((100 * x[1] / x[0]).mean(), of_prompt["kept_upper"] - of_prompt["kept"])
     assert share.frame.loc[(rows[0], "Prompt tuning"), "Attack ε 0.1"] == text
     assert share.caption.startswith("Share of its own score at attack ε = 0 that a run keeps, in percent: mean")
     assert difference.caption.startswith("Share kept minus that of the baseline (Finetuning), in points: ")
@@ -350,7 +351,9 @@ def score_at(sweep: Sweep, method: str, epsilon: float) -> np.ndarray:
     return rows[rows["attack.epsilon"] == epsilon].sort_values("seed")["test/acc@0.5"].to_numpy(float)
 
 
-def test_lines_over_epsilon_are_the_cells_and_0_stands_apart(attacked: tuple[Store, Sweep, dict[str, float]]) -> None:
+def test_lines_over_epsilon_show_the_cells_and_the_axis_is_broken_after_0(
+    attacked: tuple[Store, Sweep, dict[str, float]],
+) -> None:
     _, sweep, _ = attacked
     values = cells(sweep)
     figure = draw(sweep, values)
@@ -368,14 +371,14 @@ def test_lines_over_epsilon_are_the_cells_and_0_stands_apart(attacked: tuple[Sto
     assert {text.get_text() for text in legend.get_texts()} == set(called)
 
 
-def test_what_was_not_asked_yet_is_missing_and_counted_apart_from_what_was_not_trained(tmp_path: Path) -> None:
+def test_a_missing_evaluation_is_counted_separately_from_a_missing_run(tmp_path: Path) -> None:
     sweep, _ = robustness(Store(tmp_path), left_out=[0.1], tracking=DISABLED)
     table = tables.comparison(sweep, cells(sweep), facts(sweep))
     assert set(table.frame["Attack ε 0.1"]) == {"missing"}
     assert "INCOMPLETE: of 72 points 48 done, 24 not evaluated." in table.notes
 
 
-def test_an_evaluation_that_failed_says_failed_and_leaves_the_rest(tmp_path: Path) -> None:
+def test_a_failed_evaluation_shows_failed_and_does_not_affect_the_others(tmp_path: Path) -> None:
     store = Store(tmp_path)
     sweep, _ = robustness(store, left_out=[0.1], tracking=DISABLED)
     for point in sweep.manifest["points"]:
@@ -388,7 +391,7 @@ def test_an_evaluation_that_failed_says_failed_and_leaves_the_rest(tmp_path: Pat
     assert row["Attack ε 0.1"] == "failed" and "±" in row["Attack ε 0.01"]
 
 
-def test_an_evaluation_of_which_its_record_and_its_file_say_different_things_has_no_value(
+def test_an_evaluation_whose_record_and_file_disagree_has_no_value(
     attacked: tuple[Store, Sweep, dict[str, float]], tmp_path: Path
 ) -> None:
     whole, sweep, answers = attacked
@@ -412,14 +415,14 @@ def test_an_evaluation_of_which_its_record_and_its_file_say_different_things_has
     assert sweep.frame.loc[1, "test/acc@0.5"] == answers[one]
 
 
-# What runs took
+# Facts that runs record
 
 
 NEW = {"device_hours": 0.00412, "device_hours_spent": 0.005, "seconds_per_100": 0.31, "peak_memory_mb": 1234.5}
 NEW |= {"epochs": 1.6, "epochs_to_99": 0.8}
 
 
-def test_what_runs_took_is_a_row_per_task_and_method_and_the_parameters_a_column_of_the_scores(tmp_path: Path) -> None:
+def test_facts_have_a_row_per_task_and_method_and_parameters_are_a_column_of_the_scores(tmp_path: Path) -> None:
     wall_clock = ["device_hours", "device_hours_spent", "seconds", "seconds_per_100", "peak_memory_mb"]
     store, about = Store(tmp_path), methods(facts=["trainable_parameters", "epochs", *wall_clock, "epochs_to_99"])
     launch(store, about)
@@ -434,7 +437,7 @@ def test_what_runs_took_is_a_row_per_task_and_method_and_the_parameters_a_column
     score, _, cost = tables.ours(sweep, cells(sweep), facts(sweep))
     assert score.frame["Trainable parameters"].to_dict()["Prompt tuning"] == "4,915,200"
     assert score.frame["Trainable parameters"].to_dict()["BitFit (all)"] == "186,368"
-    # No interval over what else the machines of the runs did, though all of them have recorded it.
+    # There is no interval over facts that depend on other work of the machines, though all runs recorded them.
     assert list(cost.frame.columns) == ["Epochs", "Epochs to 99 %"]
     x = [epochs[run_of({"task": TASKS[1], "method": "finetune", "seed": seed})] for seed in SEEDS]
     value, half = map(float, cost.frame.loc[("Entailment", "Finetuning"), "Epochs"].split(" ± "))
@@ -443,7 +446,7 @@ def test_what_runs_took_is_a_row_per_task_and_method_and_the_parameters_a_column
     assert len(cost.frame) == 2 * 4
 
 
-def test_a_result_that_does_not_say_what_it_took_is_a_dash_and_one_that_is_not_there_is_missing(tmp_path: Path) -> None:
+def test_a_fact_that_a_result_lacks_is_a_dash_and_a_fact_of_a_missing_result_is_missing(tmp_path: Path) -> None:
     left_out = [{"task": TASKS[0], "method": "prompt", "seed": seed} for seed in SEEDS]
     sweep = made(Store(tmp_path), methods(facts=["trainable_parameters", "epochs"]), left_out)
     table = tables.costs(sweep, facts(sweep))
@@ -454,13 +457,13 @@ def test_a_result_that_does_not_say_what_it_took_is_a_dash_and_one_that_is_not_t
     assert score["Trainable parameters"].to_dict()["Finetuning"] == "12,345"
 
 
-def test_a_run_counts_once_among_what_runs_took_however_often_it_is_asked(tmp_path: Path) -> None:
+def test_a_run_with_several_evaluations_counts_once_in_the_facts(tmp_path: Path) -> None:
     sweep, _ = robustness(Store(tmp_path), tracking=DISABLED)
     asked = Sweep(sweep.manifest | {"facts": ["trainable_parameters"]}, sweep.frame, ())
     assert set(facts(asked)["n"]) == {3} and np.allclose(facts(asked)["value"], 12345)
 
 
-def test_the_csv_has_what_runs_took_as_further_metrics(tmp_path: Path) -> None:
+def test_the_csv_has_facts_as_further_metrics(tmp_path: Path) -> None:
     sweep = made(Store(tmp_path), methods(facts=["trainable_parameters"]))
     file = tmp_path / "methods.csv"
     file.write_text(tables.csv(cells(sweep), facts(sweep), read_costs(Store(tmp_path), sweep)))
@@ -469,7 +472,7 @@ def test_the_csv_has_what_runs_took_as_further_metrics(tmp_path: Path) -> None:
     assert len(rows) == 2 * 4 * 2 + 2 * 4
 
 
-def test_a_sweep_may_name_every_fact_that_runs_record_and_what_is_measured_and_no_other() -> None:
+def test_a_sweep_may_name_recorded_facts_and_measured_costs_and_nothing_else() -> None:
     known = set(Fact.__args__)  # type: ignore[attr-defined]
     assert known == set(FACT_NAMES) == {*SUMMARISED, "seconds_per_100"} - {"best_step"}
     assert set(MEASURED) <= known
@@ -492,7 +495,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Sweep, pd.D
     return store, sweep, learning_curves(sweep, curves(store, about, in_store, []))
 
 
-def test_a_learning_curve_is_mean_and_interval_over_seeds_at_each_validation(
+def test_a_learning_curve_has_mean_and_interval_over_seeds_at_each_validation(
     learnt: tuple[Store, Sweep, pd.DataFrame],
 ) -> None:
     _, sweep, found = learnt
@@ -512,40 +515,40 @@ def test_a_learning_curve_is_mean_and_interval_over_seeds_at_each_validation(
 
 
 def test_the_figure_shows_the_curves_over_epochs(learnt: tuple[Store, Sweep, pd.DataFrame]) -> None:
-    _, sweep, found = learnt
-    figure = draw(sweep, cells(sweep), found)
-    assert paper_figures.drawn(published(sweep.manifest)) is None  # GPU-hours are no scores: they have no figure
+    _, sweep, points = learnt
+    figure = draw(sweep, cells(sweep), points)
+    assert paper_figures.choose_part(published(sweep.manifest)) is None  # GPU-hours are no scores: they have no figure
     ax = figure.axes[0]
     lines = [line for line in ax.lines if line.get_gid() == "line"]
     for line, method in zip(lines, ("finetune", "prompt"), strict=True):
-        wanted = found[(found["task"] == TASKS[0]) & (found["method"] == method)]
+        wanted = points[(points["task"] == TASKS[0]) & (points["method"] == method)]
         assert np.allclose(np.asarray(line.get_xydata()), wanted[["epoch", "value"]])
     assert ax.get_xlabel() == "Epoch" and ax.get_xlim()[0] == 0
-    assert "n = 3 runs (seeds 1, 2, 3)" in caption(sweep, cells(sweep), found)
+    assert "n = 3 runs (seeds 1, 2, 3)" in caption(sweep, cells(sweep), points)
 
 
-def test_runs_that_do_not_say_how_many_epochs_they_saw_are_drawn_over_updates(
+def test_runs_that_recorded_no_epochs_are_drawn_over_updates(
     learnt: tuple[Store, Sweep, pd.DataFrame],
 ) -> None:
     store, sweep, _ = learnt
     old = Sweep(sweep.manifest, sweep.frame.assign(epochs=math.nan), ())
-    found = learning_curves(old, curves(store, sweep.manifest, in_store, []))
-    ax = draw(old, cells(old), found).axes[-1]
+    points = learning_curves(old, curves(store, sweep.manifest, in_store, []))
+    ax = draw(old, cells(old), points).axes[-1]
     assert ax.get_xlabel() == "Update"
     assert next(list(line.get_xdata()) for line in ax.lines if line.get_gid() == "line") == [10, 20, STEPS]
 
 
-def test_the_command_makes_all_of_it(
+def test_the_command_writes_tables_figures_and_curves(
     learnt: tuple[Store, Sweep, pd.DataFrame], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, _, _ = learnt
     assert main(["tables", "convergence", "--runs", str(store.root)]) == 0
-    said = capsys.readouterr().out
-    assert "Epochs to 99 %" in said and "the paper's Figure 4 stands nowhere here" in said
+    output = capsys.readouterr().out
+    assert "Epochs to 99 %" in output and "the paper's Figure 4 stands nowhere here" in output
     assert "77.44" in (store.root / "tables" / "convergence.md").read_text()
 
 
-def test_a_sweep_without_records_has_its_table_and_says_that_curves_are_missing(
+def test_a_sweep_without_records_has_a_table_and_a_note_that_curves_are_missing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Store(tmp_path)
@@ -559,7 +562,7 @@ def test_a_sweep_without_records_has_its_table_and_says_that_curves_are_missing(
 
 
 def rates(best: dict[str, float]) -> Sweep:
-    """Of methods a and b, whose best rates these are on validation; test would choose another."""
+    """A sweep over rates of methods a and b with these best rates on validation; test would choose others."""
     grid = [0.01, 0.1, 1.0]
     axes: dict[str, list[Any]] = {"task": TASKS[:1], "method": list(best), "optim.lr": grid, "seed": SEEDS}
     about = manifest("learning_rate", axes, "optim.lr", {}, {}, each=["method"], splits=["val"])
@@ -572,7 +575,7 @@ def rates(best: dict[str, float]) -> Sweep:
     return Sweep(about, pd.DataFrame(rows), ())
 
 
-def test_the_best_of_each_method_is_marked_on_validation_which_is_all_that_is_shown() -> None:
+def test_the_best_rate_of_each_method_is_marked_on_validation_the_only_split_shown() -> None:
     sweep = rates({"a": 0.1, "b": 1.0})
     table = tables.comparison(sweep, cells(sweep), facts(sweep))
     marked = table.frame.index[table.frame.iloc[:, 0].str.endswith("*")]
@@ -584,14 +587,14 @@ def test_the_best_of_each_method_is_marked_on_validation_which_is_all_that_is_sh
     assert [len(np.asarray(line.get_ydata())) for line in ax.lines if line.get_gid() == "line"] == [3, 3]
 
 
-def test_a_best_rate_at_the_edge_of_its_grid_is_said() -> None:
+def test_a_note_names_a_best_rate_at_the_edge_of_its_grid() -> None:
     inside, outside = rates({"a": 0.1}), rates({"a": 0.1, "b": 1.0})
     assert edges(inside, cells(inside)) == []
     told = "b on micro_grounding: the best optim.lr, 1.0, is at the edge of its grid; extend it"
     assert edges(outside, cells(outside)) == [told]
 
 
-# The paper's
+# The paper's values
 
 
 def test_table_1_has_the_papers_layout() -> None:
@@ -622,17 +625,17 @@ def test_table_5_has_the_papers_gpu_hours() -> None:
 
 
 @pytest.mark.parametrize("number", ["3", "4"])
-def test_of_figures_without_published_values_nothing_is_shown_and_it_is_said(number: str) -> None:
+def test_a_note_names_figures_without_published_values_and_nothing_is_drawn(number: str) -> None:
     about = {"compare": "method", "paper": {"figure": number}}
     assert list(published(about)) == []
-    (said,) = unpublished(about)
-    assert said.startswith(f"the paper's Figure {number} stands nowhere here: ") and "not published" in said.replace(
-        "neither its values nor its epsilon are published", "not published"
-    )
+    (sentence,) = unpublished(about)
+    assert sentence.startswith(
+        f"the paper's Figure {number} stands nowhere here: "
+    ) and "not published" in sentence.replace("neither its values nor its epsilon are published", "not published")
     assert not (published_values()["table"] == f"figure{number}").any()
 
 
-# From conf/ to here, and from before
+# Sweeps of conf/, and manifests of older versions
 
 
 @pytest.mark.parametrize("name", names(ROOT / "conf"))
@@ -641,28 +644,28 @@ def test_every_sweep_of_conf_becomes_tables_and_a_figure_before_anything_has_run
     store = Store(tmp_path)
     launch(store, json.loads(json.dumps(about)))
     sweep = read_sweep(store, name)
-    found = tables.ours(sweep, cells(sweep), facts(sweep))
-    scores = found[0].frame.drop(columns="Trainable parameters", errors="ignore")
+    all_tables = tables.ours(sweep, cells(sweep), facts(sweep))
+    scores = all_tables[0].frame.drop(columns="Trainable parameters", errors="ignore")
     assert set(scores.to_numpy().flat) == {"missing"}
     assert {key.rpartition(".")[2] for key in sweep.manifest["header"]} >= {"model", "steps"}
     figure = draw(sweep, cells(sweep))
     assert len(figure.axes) >= len(about["tasks"]) and "INCOMPLETE" in caption(sweep, cells(sweep))
 
 
-# What every manifest has had from the beginning; `tracking` came later, and is asked for where it is lacking.
+# Keys without a default in the analysis. `tracking` was added later; without it, the analysis asks for the project.
 ALWAYS = {"sweep", "claim", "paper", "command", "axes", "baseline", "compare", "tasks", "header", "points", "commit"}
 ALWAYS |= {"dirty", "launched", "tracking"}
-TYPED = {"target", "overrides"}  # which no table needs
+TYPED = {"target", "overrides"}  # keys that no table needs
 
 
-def test_of_every_key_that_was_added_to_manifests_there_is_a_value_for_the_time_before() -> None:
+def test_every_key_that_was_added_to_manifests_has_a_default_for_older_ones() -> None:
     about = frozen(expand("length", ["seed=1"], ROOT / "conf"), {"commit": None, "dirty": False})
     assert about.keys() == ALWAYS | TYPED | DEFAULTS.keys() and not ALWAYS & DEFAULTS.keys()
     assert set(about["points"][0]) == {"values", "run", "evaluations", "fixed"}
-    assert again({"values": {}, "run": "x"}, None).startswith("the manifest does not say what is fixed")
+    assert command_to_repeat({"values": {}, "run": "x"}, None).startswith("the manifest does not say what is fixed")
 
 
-def test_a_manifest_from_before_these_keys_gives_what_it_gave(tmp_path: Path) -> None:
+def test_a_manifest_older_than_these_keys_gives_the_same_tables(tmp_path: Path) -> None:
     axes: dict[str, list[Any]] = {"task": TASKS, "prompt.length": [10, 64], "seed": SEEDS}
     about = manifest("length", axes, "prompt.length", {}, {"prompt.length": 64})
     store = Store(tmp_path)
@@ -677,7 +680,7 @@ def test_a_manifest_from_before_these_keys_gives_what_it_gave(tmp_path: Path) ->
     assert first == second
 
 
-def test_splits_of_other_names_are_columns_of_their_own_and_each_task_has_its_own_validation(tmp_path: Path) -> None:
+def test_splits_with_other_names_are_columns_and_each_task_has_its_own_validation(tmp_path: Path) -> None:
     axes: dict[str, list[Any]] = {"task": TASKS, "method": ["a", "b"], "seed": [1]}
     about = manifest("real", axes, "method", {}, {})
     splits = {TASKS[0]: ["val", "testA", "testB"], TASKS[1]: ["dev", "test"]}

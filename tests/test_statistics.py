@@ -1,4 +1,4 @@
-"""Means, t intervals, and which cell is the baseline and which was chosen."""
+"""Means, t intervals, and the choice of the baseline and of the best cell."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from analysis.frame import Sweep
 from analysis.statistics import cells
 from mmprompt.studies.intervals import t_interval
 
-QUANTILE = {2: 12.7062, 3: 4.30265, 5: 2.77645, 10: 2.26216}  # of t at 97.5 %, from a printed table, by n
+QUANTILE = {2: 12.7062, 3: 4.30265, 5: 2.77645, 10: 2.26216}  # n -> 97.5 % quantile of t, from a printed table
 
 
 def made_up(values: dict[tuple[int, str], Sequence[float]], baseline: int = 64) -> Sweep:
-    """Two lengths, one task, three seeds: the values of (length, split)."""
+    """A sweep with two lengths, one task and three seeds. `values`: (length, split) -> a value per seed."""
     lengths = sorted({length for length, _ in values})
     axes: dict[str, list[Any]] = {"task": ["micro_grounding"], "prompt.length": lengths, "seed": [1, 2, 3]}
     about = manifest("made_up", axes, "prompt.length", {}, {"prompt.length": baseline})
@@ -45,7 +45,7 @@ def test_the_interval_is_mean_and_quantile_times_standard_error(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
-def test_the_interval_is_scipys(n: int) -> None:
+def test_the_interval_equals_scipys(n: int) -> None:
     x = np.random.default_rng(n).normal(80, 2, n)
     low, high = stats.t.interval(0.95, n - 1, loc=x.mean(), scale=stats.sem(x))
     assert t_interval(x)[1:3] == pytest.approx((low, high))
@@ -74,7 +74,7 @@ def test_a_missing_value_does_not_count() -> None:
     assert t_interval([80.0, math.nan, 82.0]) == t_interval([80.0, 82.0])
 
 
-def test_what_is_best_on_validation_is_chosen_for_both_splits_whatever_test_says() -> None:
+def test_the_best_row_on_validation_is_chosen_for_both_splits_whatever_its_test_score() -> None:
     better_on_val, better_on_test = [82.0, 83.0, 84.0], [90.0, 91.0, 92.0]
     worse = [70.0, 71.0, 72.0]
     sweep = made_up({(10, "val"): better_on_val, (10, "test"): worse, (64, "val"): worse, (64, "test"): better_on_test})
@@ -91,7 +91,7 @@ def test_nothing_is_chosen_while_a_value_is_missing() -> None:
     assert (frame["planned"] == 3).all()
 
 
-def test_the_baseline_is_the_manifests_and_each_value_names_its_runs() -> None:
+def test_the_baseline_is_the_manifests_and_each_value_lists_its_runs() -> None:
     same = [70.0, 71.0, math.nan]
     frame = cells(made_up({(length, split): same for length in (10, 64) for split in ("val", "test")}))
     assert set(frame.loc[frame["baseline"], "prompt.length"]) == {64}

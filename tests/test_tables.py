@@ -1,4 +1,4 @@
-"""From a store to the comparison table: what is in a cell, in a caption, and what is said when things do not fit."""
+"""The table of scores, from a store: its cells, its caption, and its notes on conflicts and missing runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from printed import half_of, said, told
+from printed import formatted, half_of, words_of
 from synthetic_store import DISABLED, OFFLINE, claim, examples_of, launch, manifest, run_all, run_of, scores, train
 
 from analysis import tables
@@ -50,7 +50,7 @@ def point(task: str, length: int, seed: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """18 runs, of which grounding at 120 is missing (one failed, two never started) and entailment at 10 lacks one."""
+    """18 runs; those of grounding at 120 are missing (one failed, two never started), and entailment at 10 lacks one."""
     store = Store(tmp_path_factory.mktemp("store"))
     about = length_sweep([1, 2, 3], LENGTHS, TASKS)
     launch(store, about)
@@ -86,7 +86,7 @@ def table_of(store: Store, name: str = "length") -> Table:
     return tables.comparison(sweep, cells(sweep), facts(sweep))
 
 
-def test_a_cell_is_mean_half_width_and_n_of_what_the_runs_scored(unfinished: Store) -> None:
+def test_a_cell_is_mean_half_width_and_n_of_the_runs_scores(unfinished: Store) -> None:
     about = length_sweep([1, 2, 3], LENGTHS, TASKS)
     noise = np.random.default_rng(0)
     missing = {run_of(point("micro_grounding", 120, seed)) for seed in (1, 2, 3)}
@@ -96,15 +96,15 @@ def test_a_cell_is_mean_half_width_and_n_of_what_the_runs_scored(unfinished: Sto
     examples = examples_of(unfinished, [point("micro_grounding", 10, seed) for seed in (1, 2, 3)])
     assert x == pytest.approx(examples.mean(axis=1), abs=1e-4) and len(x) == 3
     cell = table_of(unfinished).frame.loc["10", "Grounding Acc@0.5"]
-    assert cell == said(float(np.mean(x)), half_of(examples))
+    assert cell == formatted(float(np.mean(x)), half_of(examples))
 
 
-def test_n_is_said_once_and_in_the_cell_where_it_differs(unfinished: Store) -> None:
+def test_the_caption_gives_n_and_a_cell_only_where_it_differs(unfinished: Store) -> None:
     table = table_of(unfinished)
     assert "(n = 3 seeds unless given)" in table.caption
     assert table.frame.loc["120", "Grounding Acc@0.5"] == "missing (1 failed)"
     assert str(table.frame.loc["10", "Entailment Accuracy"]).endswith(" (2 of 3) [a]")
-    assert ("a", "other seeds than the baseline's: seeds 1 3, the baseline's 1 2 3") in table.said
+    assert ("a", "other seeds than the baseline's: seeds 1 3, the baseline's 1 2 3") in table.lettered_notes
     assert "(" not in str(table.frame.loc["64", "Entailment Accuracy"])
 
 
@@ -118,14 +118,14 @@ def test_a_cell_whose_interval_leaves_out_the_examples_has_a_note(small: Store) 
     file.unlink()
     table = table_of(small)
     assert table.frame.loc["10", "Grounding Acc@0.5"].endswith(" [a]") and BOTH in table.notes
-    assert table.said[-1] == ("a", "intervals over seeds alone: no scores of single examples for seed 1")
+    assert table.lettered_notes[-1] == ("a", "intervals over seeds alone: no scores of single examples for seed 1")
     assert "[a]" not in table.frame.loc["64", "Grounding Acc@0.5"]
     sweep = read_sweep(small, "length")
     bars = "bars: 95% intervals over seeds and test examples (1 of 2 over seeds alone, as "
     assert bars in caption(sweep, cells(sweep))
 
 
-def test_where_no_scores_of_single_examples_are_at_hand_every_table_with_intervals_says_so(
+def test_without_scores_of_single_examples_every_table_with_intervals_says_so(
     small: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = Claim(claim="64 is better", row={"prompt.length": 64}, than={"prompt.length": 10}, expect="higher")
@@ -140,7 +140,7 @@ def test_where_no_scores_of_single_examples_are_at_hand_every_table_with_interva
     found = cells(sweep)
     for table in tables.ours(sweep, found, facts(sweep)):
         assert SEEDS_ALONE in table.notes and BOTH not in table.notes
-        assert not any(letter for letter, _ in table.said)  # it is said once
+        assert not any(letter for letter, _ in table.lettered_notes)  # it is said once
     bars = "bars: 95% t intervals over seeds alone, as the scores of single examples are not at hand, cut at the ends"
     assert bars in caption(sweep, found)
     for verb in verbs:
@@ -148,7 +148,7 @@ def test_where_no_scores_of_single_examples_are_at_hand_every_table_with_interva
         assert f"- {SEEDS_ALONE}" in capsys.readouterr().out
 
 
-def test_where_the_baseline_is_missing_in_a_task_there_is_no_average_difference_from_it(
+def test_a_baseline_that_lacks_a_task_gives_no_average_difference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Store(tmp_path)
@@ -174,7 +174,7 @@ def test_rows_and_columns_are_in_the_manifests_order_and_the_baseline_is_named(u
     assert "Baseline: prompt length 64." in table.notes
 
 
-def test_a_table_says_what_was_run_and_what_is_not_done(unfinished: Store) -> None:
+def test_a_table_states_its_command_and_the_runs_that_are_not_done(unfinished: Store) -> None:
     table = table_of(unfinished)
     assert table.caption == (
         "Scores by prompt length on the test split: mean ± half-width of the 95 % interval (n = 3 seeds unless given)."
@@ -188,7 +188,7 @@ def test_a_table_says_what_was_run_and_what_is_not_done(unfinished: Store) -> No
         "Scores in percent.",
         "Grounding and Entailment: tasks of the small world",
     ]:
-        assert words in told(table)
+        assert words in words_of(table)
 
 
 def test_the_csv_has_both_splits_and_runs_that_are_in_the_store(unfinished: Store, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_the_csv_has_both_splits_and_runs_that_are_in_the_store(unfinished: Stor
     assert ((full["lower"] < full["value"]) & (full["value"] < full["upper"])).all()
 
 
-def test_the_frame_has_a_row_per_point_with_what_its_run_says(unfinished: Store) -> None:
+def test_the_frame_has_a_row_per_point_with_the_values_of_its_run(unfinished: Store) -> None:
     frame = read_sweep(unfinished, "length").frame
     assert len(frame) == 18
     assert frame["state"].value_counts().to_dict() == {"done": 14, "failed": 1, "not done": 3}
@@ -234,7 +234,7 @@ def test_the_latex_is_a_booktabs_table_with_nothing_left_unescaped(unfinished: S
     assert not re.search(r"(?<!\\)[_%#]", bare) and bare.isascii()
 
 
-def test_the_papers_values_are_tables_of_their_own(unfinished: Store) -> None:
+def test_the_papers_values_have_separate_tables(unfinished: Store) -> None:
     sweep = read_sweep(unfinished, "length")
     ours = tables.comparison(sweep, cells(sweep), facts(sweep))
     table_6, figure_2 = tables.paper(published(sweep.manifest))
@@ -263,19 +263,19 @@ def test_depth_and_reparameterization_find_their_tables(
     assert len(part.columns) == 16
 
 
-def test_a_sweep_over_an_axis_that_the_paper_has_not_shows_no_published_values() -> None:
+def test_a_sweep_over_an_axis_that_the_paper_lacks_shows_no_published_values() -> None:
     assert list(published({"compare": "optim.lr", "paper": FIGURE_2})) == []
     assert list(published({"compare": "prompt.length", "paper": None})) == []
 
 
-def test_the_published_values_are_complete_and_say_where_they_are_from() -> None:
+def test_the_published_values_are_complete_and_name_their_source() -> None:
     values = published_values()
     assert len(values) == 284
     assert values["value"].notna().all() and values["source"].notna().all()
     assert set(values.loc[values["table"] == "figure2", "source"]) == {"read off the plot"}
 
 
-def test_where_a_record_and_the_result_disagree_there_is_no_value(small: Store) -> None:
+def test_a_record_and_a_result_that_disagree_give_no_value(small: Store) -> None:
     before = read_sweep(small, "length").scores
     change_result(a_run(small), lambda result: result["metrics"].update({"test/acc@0.5": 99.0}))
     sweep = read_sweep(small, "length")
@@ -286,7 +286,7 @@ def test_where_a_record_and_the_result_disagree_there_is_no_value(small: Store) 
     assert sweep.conflicts == sweep.notes == tuple(sweep.scores.loc[gone, "conflict"])
 
 
-def test_without_tracking_the_result_stands_in_and_it_is_said(small: Store) -> None:
+def test_without_tracking_the_result_replaces_the_record_and_a_note_says_so(small: Store) -> None:
     about = length_sweep([1, 2, 3], [10, 64], TASKS[:1])
     launch(small, about)
     for length in (10, 64):
@@ -297,7 +297,7 @@ def test_without_tracking_the_result_stands_in_and_it_is_said(small: Store) -> N
     assert set(cells(sweep)["n"]) == {3}
 
 
-def test_a_record_that_cannot_be_read_is_noted_and_the_result_stands_in(small: Store) -> None:
+def test_an_unreadable_record_is_noted_and_replaced_by_the_result(small: Store) -> None:
     folder = a_run(small)
     result = folder.result()
     assert result is not None
@@ -313,7 +313,7 @@ def test_a_record_that_cannot_be_read_is_noted_and_the_result_stands_in(small: S
     assert set(cells(sweep)["n"]) == {2}
 
 
-def test_an_evaluation_that_the_sweep_asks_for_and_that_was_not_made_is_missing_and_counted(small: Store) -> None:
+def test_an_evaluation_that_was_not_made_is_missing_and_counted(small: Store) -> None:
     shutil.rmtree(a_run(small).path)
     train(small, point("micro_grounding", 10, 1), {"val/acc@0.5": 70.0}, OFFLINE)
     sweep = read_sweep(small, "length")
@@ -323,7 +323,7 @@ def test_an_evaluation_that_the_sweep_asks_for_and_that_was_not_made_is_missing_
     assert test["n"].to_dict() == {10: 1, 64: 2}
 
 
-def test_mixed_commits_devices_and_uncommitted_changes_are_said(small: Store) -> None:
+def test_notes_name_mixed_commits_mixed_devices_and_uncommitted_changes(small: Store) -> None:
     other = {"commit": "fedcba9876543210", "dirty": True, "device": "cuda: another"}
     change_result(a_run(small), lambda result: result.update(other))
     notes = table_of(small).notes
@@ -346,7 +346,7 @@ def test_each_combination_of_a_further_axis_is_a_row(tmp_path: Path) -> None:
         ("64", "Encoder"),
         ("64", "Decoder"),
     ]
-    assert "prompt dropout 0.2" in told(table)
+    assert "prompt dropout 0.2" in words_of(table)
     assert all(re.fullmatch(r"\d+\.\d( \*)?", cell) for cell in table.frame["Grounding Acc@0.5"])
     assert "One seed has no interval." in table.notes and "(n = 1 seed)" in table.caption
 
@@ -360,12 +360,12 @@ def test_a_point_that_the_sweep_excludes_is_a_dash_and_not_missing(tmp_path: Pat
     assert frame.to_numpy().tolist() == [["missing", "-"], ["missing", "missing"]]
 
 
-def test_a_sweep_of_which_nothing_has_run_is_a_table_of_missing_cells(tmp_path: Path) -> None:
+def test_a_sweep_without_any_run_is_a_table_of_missing_cells(tmp_path: Path) -> None:
     store = Store(tmp_path)
     launch(store, length_sweep([1, 2], LENGTHS, TASKS))
     table = table_of(store)
     assert set(table.frame.to_numpy().flat) == {"missing"}
-    assert "Commit: none yet." in told(table) and "of 12 runs 12 not done" in told(table)
+    assert "Commit: none yet." in words_of(table) and "of 12 runs 12 not done" in words_of(table)
 
 
 def test_an_unknown_sweep_names_the_nearest_and_ends_with_2(
@@ -378,7 +378,7 @@ def test_an_unknown_sweep_names_the_nearest_and_ends_with_2(
     assert main(["tables", "--runs", str(unfinished.root / "nowhere")]) == 2
 
 
-def test_the_command_writes_its_files_says_where_and_touches_neither_home_nor_torch(
+def test_the_command_writes_its_files_prints_their_paths_and_touches_neither_home_nor_torch(
     unfinished: Store, tmp_path: Path
 ) -> None:
     home, out = tmp_path / "home", tmp_path / "out"

@@ -1,4 +1,4 @@
-"""From a cell back to its runs, their files, and the command that repeats each."""
+"""The origin of a cell: its runs, their files, and the command that repeats each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from test_cells import SEEDS, Scores, stored
 from analysis.frame import Sweep
 from analysis.reading import read_sweep
 from analysis.run_table import run_table
-from analysis.trace import again, trace
+from analysis.trace import command_to_repeat, trace
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import freeze, run_id
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Sweep]:
     return stored(tmp_path_factory.mktemp("store"), scores)
 
 
-def test_a_cell_is_its_runs_and_each_of_its_files_is_there(made: tuple[Store, Sweep]) -> None:
+def test_a_traced_cell_lists_its_runs_and_existing_files(made: tuple[Store, Sweep]) -> None:
     store, sweep = made
     text = trace(sweep, store, ["prompt.length=64"])
     assert text.startswith("made: prompt.length=64 task=micro_grounding split=test, acc@0.5\n")  # what tables show
@@ -49,7 +49,7 @@ def test_a_cell_is_its_runs_and_each_of_its_files_is_there(made: tuple[Store, Sw
         assert f"seed {seed}: {value:g}, run " in text
 
 
-def test_a_split_can_be_named_and_what_is_not_there_is_said(made: tuple[Store, Sweep]) -> None:
+def test_a_split_can_be_selected_and_an_unknown_one_is_an_error(made: tuple[Store, Sweep]) -> None:
     store, sweep = made
     assert "split=val" in trace(sweep, store, ["prompt.length=10", "split=val"])
     with pytest.raises(StoreError, match=r"prompt.lenght is no axis of made; did you mean prompt.length"):
@@ -60,7 +60,7 @@ def test_a_split_can_be_named_and_what_is_not_there_is_said(made: tuple[Store, S
         trace(sweep, store, ["64"])
 
 
-def test_runs_that_are_not_there_and_conflicts_are_said(tmp_path: Path) -> None:
+def test_missing_runs_and_conflicts_are_listed(tmp_path: Path) -> None:
     store, sweep = stored(
         tmp_path, {("micro_grounding", 10): [70.0, 71.0], ("micro_grounding", 64): [80.0, 81.2, 79.0]}
     )
@@ -71,7 +71,9 @@ def test_runs_that_are_not_there_and_conflicts_are_said(tmp_path: Path) -> None:
     assert "seed 11: conflict: " in trace(read_sweep(store, "made"), store, ["prompt.length=10"])
 
 
-def test_the_table_of_runs_has_a_row_per_run_and_split_with_all_that_a_cell_needs(made: tuple[Store, Sweep]) -> None:
+def test_the_run_table_has_a_row_per_run_and_split_from_which_cells_can_be_recomputed(
+    made: tuple[Store, Sweep],
+) -> None:
     store, sweep = made
     table = run_table(sweep, store)
     assert len(table) == 12 and set(table["split"]) == {"val", "test"}
@@ -89,10 +91,12 @@ def test_the_command_that_repeats_a_run_makes_the_run_of_that_id(name: str) -> N
     )
     composer = Composer(conf)
     for point in about["points"][:: max(1, len(about["points"]) // 5)]:
-        command = again(point, None)
+        command = command_to_repeat(point, None)
         words = shlex.split(command)
         assert words[:3] == [".venv/bin/python", "-m", "mmprompt"] and words[-1] == "paths.runs=again"
         given = {key: values[0] for key, values in (parse(word, conf, 1) for word in words[3:])}
         config, _ = freeze(composer.compose(given))
         assert run_id(config) == point["run"], command
-    assert again(about["points"][0], "c0ffee").startswith("git checkout c0ffee && .venv/bin/python -m mmprompt ")
+    assert command_to_repeat(about["points"][0], "c0ffee").startswith(
+        "git checkout c0ffee && .venv/bin/python -m mmprompt "
+    )

@@ -1,4 +1,4 @@
-"""Wrong numbers do not pass: what somebody, or a disk, did to a store is said, and stands in the place of the number."""
+"""Faults of a store, by hand or by a disk: each is reported, and replaces the number that it affects."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ GROUNDING, ENTAILMENT = TASKS = ["micro_grounding", "micro_entailment"]
 ACC = "acc@0.5"
 SEEDS = [1, 2, 3]
 AXES = {"task": TASKS, "prompt.length": [64, 120], "seed": SEEDS}
-PLAIN = (GROUNDING, 120, 2)  # the run that most is done to
+PLAIN = (GROUNDING, 120, 2)  # the run that most faults affect
 
 
 def about() -> dict[str, Any]:
@@ -60,7 +60,7 @@ def about() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Twelve runs, all done, with records."""
+    """A store with twelve runs, all done, with W&B records."""
     store = Store(tmp_path_factory.mktemp("whole"))
     launch(store, about())
     run_all(store, about()["points"], OFFLINE, seed=0)
@@ -81,7 +81,7 @@ def folder(store: Store, task: str = GROUNDING, length: int = 120, seed: int = 2
 
 
 def evaluation(store: Store, split: str, *which: Any) -> Path:
-    """Its file."""
+    """The file of a run's evaluation on this split."""
     result = folder(store, *which).result()
     assert result is not None
     return folder(store, *which).published.evaluation_file(result["evaluations"][split])
@@ -93,7 +93,7 @@ def record_of(store: Store, *which: Any) -> Path:
     return folder(store, *which).path / result["wandb"]
 
 
-# What is done to a store
+# Faults of a store
 
 
 def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -107,12 +107,12 @@ def edit_manifest(store: Store, change: Callable[[dict[str, Any]], object]) -> N
 
 
 def point_of(content: Mapping[str, Any], *which: Any) -> dict[str, Any]:
-    (found,) = [one for one in content["points"] if one["values"] == values(*(which or PLAIN))]
-    return found
+    (point,) = [one for one in content["points"] if one["values"] == values(*(which or PLAIN))]
+    return point
 
 
 def edit_record(file: Path, kind: str, new: Mapping[str, Any]) -> None:
-    """Values in the summary, or the configuration, of a W&B record, with checksums that are right."""
+    """Changes values in the summary or the configuration of a W&B record, with correct checksums."""
     messages = [Message.FromString(one) for one in payloads(file.read_bytes(), len(MAGIC)) if isinstance(one, bytes)]
     for message in messages:
         if message.WhichOneof("record_type") == kind:
@@ -137,7 +137,7 @@ def in_examples(store: Store, split: str, scores: np.ndarray, *which: Any) -> No
 
 
 def everywhere(store: Store, key: str, scores: np.ndarray, *which: Any) -> None:
-    """The mean of these scores, wherever the run says it."""
+    """Writes these scores, and their mean in every place where the run stores it."""
     split, metric = key.split("/")
     mean = float(scores.astype(np.float32).astype(np.float64).mean())
     in_examples(store, split, scores, *which)
@@ -219,7 +219,7 @@ def metric_renamed(store: Store) -> None:
 
 
 def of_the_wrong_split(store: Store) -> None:
-    """The files of val under the name of test."""
+    """Copies the files of val over those of test."""
     val, test = evaluation(store, "val"), evaluation(store, "test")
     for suffix in (".json", ".npy"):
         shutil.copy(val.with_suffix(suffix), test.with_suffix(suffix))
@@ -451,7 +451,7 @@ def by_cell(sweep: Sweep) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("state", "name"), [("conflict", one) for one in CONFLICTS] + [("unreadable", one) for one in UNREADABLE]
 )
-def test_whatever_was_done_to_a_store_is_said_once_and_stands_where_the_number_was(
+def test_each_fault_of_a_store_is_reported_once_and_replaces_the_number(
     store: Store, whole: Store, state: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage, sentence, where, splits = (CONFLICTS if state == "conflict" else UNREADABLE)[name]
@@ -460,9 +460,9 @@ def test_whatever_was_done_to_a_store_is_said_once_and_stands_where_the_number_w
     assert [said for said in sweep.conflicts if re.match(sentence, said)], sweep.conflicts
     assert len(sweep.conflicts) == (2 if name in TWO_SENTENCES else 1), sweep.conflicts
     assert set(sweep.conflicts) <= set(sweep.notes)
-    found = by_cell(sweep)
+    table_cells = by_cell(sweep)
     wrong = {(*cell, split) for cell in where for split in splits}
-    for key, row in found.iterrows():
+    for key, row in table_cells.iterrows():
         if key in wrong:
             assert row[state] >= 1 and math.isnan(row["value"]) and math.isnan(row["difference"]), key
             assert any(said.split(": ", 1)[1] in row["note"] for said in sweep.conflicts)
@@ -478,7 +478,7 @@ def test_whatever_was_done_to_a_store_is_said_once_and_stands_where_the_number_w
     assert re.search(sentence, capsys.readouterr().out)
 
 
-# What is done to two runs, or is seen at both splits of one, each with a value of its own.
+# Faults that affect two runs, or both splits of one run; each has a different sentence.
 TWO_SENTENCES = {
     "labels of two runs swapped",
     "folders of two runs swapped",
@@ -488,13 +488,13 @@ TWO_SENTENCES = {
 }
 
 
-def test_of_a_sound_store_nothing_is_said(whole: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_store_has_no_conflicts_and_no_notes(whole: Store, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = read_sweep(whole, "length")
     assert sweep.notes == sweep.conflicts == () and remarks.notes(sweep) == []
     assert set(sweep.scores["conflict"]) == {None} and set(cells(sweep)["note"]) == {""}
     assert main(["verify", "length", "--runs", str(whole.root)]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("length: 12 of 12 runs checked: ") and said.endswith(": no conflict\n")
+    output = capsys.readouterr().out
+    assert output.startswith("length: 12 of 12 runs checked: ") and output.endswith(": no conflict\n")
 
 
 def test_the_command_ends_with_1_and_writes_what_it_can(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -534,7 +534,7 @@ def test_the_command_ends_with_1_and_writes_what_it_can(store: Store, capsys: py
         (lambda content: point_of(content)["values"].update(task="micro_vqa"), f"lists run {RUN} under task micro_vqa"),
     ],
 )
-def test_a_manifest_that_cannot_be_meant_is_an_error_and_no_traceback(
+def test_an_inconsistent_manifest_is_an_error_and_no_traceback(
     store: Store, change: Callable[[dict[str, Any]], object], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edit_manifest(store, change)
@@ -542,32 +542,32 @@ def test_a_manifest_that_cannot_be_meant_is_an_error_and_no_traceback(
     assert said in capsys.readouterr().err
 
 
-# What is said, though no number is in doubt
+# Notes on sound numbers
 
 
-def said_of(store: Store) -> tuple[list[str], pd.DataFrame]:
+def notes_and_cells(store: Store) -> tuple[list[str], pd.DataFrame]:
     sweep = read_sweep(store, "length")
     assert sweep.conflicts == ()
     return [*sweep.notes, *remarks.notes(sweep)], by_cell(sweep)
 
 
-def test_a_damaged_record_is_a_note_where_the_rest_agrees(store: Store) -> None:
+def test_a_damaged_record_is_a_note_if_the_rest_agrees(store: Store) -> None:
     file = record_of(store)
     data = bytearray(file.read_bytes())
     data[-300] ^= 1  # in the last messages
     file.write_bytes(data)
-    said, found = said_of(store)
-    assert any(note.startswith(f"run {RUN}: its W&B record is damaged at byte ") for note in said)
-    assert set(found["n"]) == {3}
+    notes, table_cells = notes_and_cells(store)
+    assert any(note.startswith(f"run {RUN}: its W&B record is damaged at byte ") for note in notes)
+    assert set(table_cells["n"]) == {3}
 
 
-def test_a_run_without_its_result_is_read_from_its_record_and_that_is_said(store: Store, whole: Store) -> None:
+def test_a_run_without_a_result_is_read_from_its_record_and_a_note_says_so(store: Store, whole: Store) -> None:
     folder(store).result_file.unlink()
-    said, found = said_of(store)
-    assert said == [
+    notes, table_cells = notes_and_cells(store)
+    assert notes == [
         "1 of 12 runs have no result.json; their values are from the W&B record of the first attempt that finished"
     ]
-    pd.testing.assert_frame_equal(found, by_cell(read_sweep(whole, "length")))
+    pd.testing.assert_frame_equal(table_cells, by_cell(read_sweep(whole, "length")))
     in_examples(store, "test", scores_of(10.0), GROUNDING, 64, 1)  # it is checked like the others
     file = Attempt(folder(store), 1).evaluations
     [np.save(one, np.zeros(EXAMPLES, np.float32)) for one in file.glob("*.npy")]
@@ -575,7 +575,7 @@ def test_a_run_without_its_result_is_read_from_its_record_and_that_is_said(store
     assert any(re.match(rf"run {RUN}: test/{ACC} is .* in its W&B record", one) for one in conflicts)
 
 
-def test_a_record_without_an_end_does_not_stand_in_for_a_result(store: Store) -> None:
+def test_a_record_without_an_end_does_not_replace_a_result(store: Store) -> None:
     file = record_of(store)
     folder(store).result_file.unlink()
     file.write_bytes(file.read_bytes()[:-40])
@@ -583,25 +583,26 @@ def test_a_record_without_an_end_does_not_stand_in_for_a_result(store: Store) ->
     assert set(sweep.frame.loc[sweep.frame["run"] == RUN, "state"]) == {"not done"}
 
 
-def test_a_point_that_was_dropped_is_said(store: Store) -> None:
+def test_a_note_names_a_point_that_was_dropped(store: Store) -> None:
     edit_manifest(store, lambda content: content["points"].remove(point_of(content)))
-    said, found = said_of(store)
+    notes, table_cells = notes_and_cells(store)
     assert (
-        f"not in the manifest, though other rows have it: prompt.length 120 on {GROUNDING}: no point for seed 2" in said
+        f"not in the manifest, though other rows have it: prompt.length 120 on {GROUNDING}: no point for seed 2"
+        in notes
     )
-    assert "no point for seed 2" in found.loc[(*CELL, "test"), "note"]
+    assert "no point for seed 2" in table_cells.loc[(*CELL, "test"), "note"]
 
 
-def test_rows_with_other_seeds_than_the_baselines_say_which(store: Store) -> None:
+def test_a_note_names_the_seeds_of_rows_with_other_seeds_than_the_baseline(store: Store) -> None:
     shutil.rmtree(folder(store).path)
-    said, found = said_of(store)
-    assert said == [
+    notes, table_cells = notes_and_cells(store)
+    assert notes == [
         f"other seeds than the baseline's: prompt.length 120 on {GROUNDING}: seeds 1 3, the baseline's 1 2 3"
     ]
-    assert "seeds 1 3, the baseline's 1 2 3" in found.loc[(*CELL, "test"), "note"]
+    assert "seeds 1 3, the baseline's 1 2 3" in table_cells.loc[(*CELL, "test"), "note"]
 
 
-def test_a_difference_without_an_interval_is_not_told_apart(store: Store) -> None:
+def test_a_difference_without_an_interval_is_not_significant(store: Store) -> None:
     for seed in (1, 3):
         shutil.rmtree(folder(store, GROUNDING, 64, seed).path)
     sweep = read_sweep(store, "length")
@@ -612,44 +613,44 @@ def test_a_difference_without_an_interval_is_not_told_apart(store: Store) -> Non
 @pytest.mark.parametrize(
     ("others", "said"), [(False, ", and on every example the same score"), (True, ", though not on the same examples")]
 )
-def test_seeds_that_all_have_one_score_are_said_and_whether_their_examples_do(
+def test_a_note_names_seeds_with_equal_scores_and_whether_their_examples_agree(
     store: Store, others: bool, said: str
 ) -> None:
     for seed in SEEDS:
         scores = np.roll(scores_of(80.0), 7 * seed) if others else scores_of(80.0)
         everywhere(store, f"test/{ACC}", scores, GROUNDING, 120, seed)
-    notes, found = said_of(store)
+    notes, table_cells = notes_and_cells(store)
     assert f"no spread over seeds: prompt.length 120 on {GROUNDING} test: 3 seeds have 80{said}" in notes
-    assert said in found.loc[(*CELL, "test"), "note"]
+    assert said in table_cells.loc[(*CELL, "test"), "note"]
 
 
-def test_seeds_that_are_all_right_on_everything_are_no_wonder(store: Store) -> None:
+def test_seeds_with_the_highest_possible_score_need_no_note(store: Store) -> None:
     for seed in SEEDS:
         everywhere(store, f"test/{ACC}", np.full(EXAMPLES, 100.0), GROUNDING, 120, seed)
-    assert said_of(store)[0] == []
+    assert notes_and_cells(store)[0] == []
 
 
-def test_examples_that_are_gone_are_missed(store: Store) -> None:
+def test_a_note_names_missing_scores_of_examples(store: Store) -> None:
     evaluation(store, "test").with_suffix(".npy").unlink()
-    said, _ = said_of(store)
-    assert said == [
+    notes, _ = notes_and_cells(store)
+    assert notes == [
         "1 of 12 runs have no scores of single examples for what is shown; nothing but their records says that the "
         "values are right",
         f"intervals over seeds alone: prompt.length 120 on {GROUNDING} test: no scores of single examples for seed 2",
     ]
 
 
-def test_differences_from_a_baseline_without_scores_of_single_examples_are_over_seeds_alone(store: Store) -> None:
+def test_differences_from_a_baseline_without_scores_of_single_examples_cover_seeds_alone(store: Store) -> None:
     for split in ("val", "test"):
         evaluation(store, split, GROUNDING, 64, 3).with_suffix(".npy").unlink()
-    said, found = said_of(store)
+    notes, table_cells = notes_and_cells(store)
     what = "no scores of single examples for seed 3; so are differences from it"
-    assert f"intervals over seeds alone: prompt.length 64 on {GROUNDING}: {what}" in said
-    halves = found["difference_half_examples"]
+    assert f"intervals over seeds alone: prompt.length 64 on {GROUNDING}: {what}" in notes
+    halves = table_cells["difference_half_examples"]
     assert halves[(GROUNDING, 120, "test")] == 0 < halves[(ENTAILMENT, 120, "test")]
 
 
-# What takes longer
+# Slow checks
 
 
 def test_damage_in_the_middle_of_a_long_record_weights_and_evaluations_not_shown_are_found_by_verify_alone(
@@ -669,12 +670,12 @@ def test_damage_in_the_middle_of_a_long_record_weights_and_evaluations_not_shown
     Attempt(folder(store), 1).weights_file.write_bytes(b"other weights")
     stray = evaluation(store, "test").parent / "stray.json"
     shutil.copy(evaluation(store, "test"), stray)
-    assert said_of(store)[0] == []
+    assert notes_and_cells(store)[0] == []
     assert main(["verify", "--runs", str(store.root)]) == 0
-    said = capsys.readouterr().out
-    assert f"run {RUN}: its W&B record is damaged at byte " in said
-    assert f"run {RUN}: its weights are damaged: their sha256 is " in said
-    assert f"run {RUN}: evaluations/stray.json is not what was asked: " in said
+    output = capsys.readouterr().out
+    assert f"run {RUN}: its W&B record is damaged at byte " in output
+    assert f"run {RUN}: its weights are damaged: their sha256 is " in output
+    assert f"run {RUN}: evaluations/stray.json is not what was asked: " in output
     sweep = assemble(store, read_manifest(store, "length"), InStore(whole=True), deep=True)
     assert set(cells(sweep)["n"]) == {3}
 
@@ -687,7 +688,7 @@ CAPTIONS = [{"task": "micro_caption", "prompt.length": length, "seed": seed} for
 
 @pytest.fixture
 def captioned(tmp_path: Path) -> Store:
-    """Captions by two lengths, with BLEU-4 beside CIDEr."""
+    """A store with captions for two lengths, with BLEU-4 beside CIDEr."""
     axes = {"task": ["micro_caption"], "prompt.length": [10, 64], "seed": SEEDS}
     store = Store(tmp_path)
     launch(store, manifest("length", axes, "prompt.length", {}, {"prompt.length": 64}))
@@ -697,18 +698,25 @@ def captioned(tmp_path: Path) -> Store:
     return store
 
 
-def test_a_cell_that_is_in_doubt_has_no_further_metric_either(captioned: Store) -> None:
+def test_a_cell_with_a_conflict_has_no_further_metric_either(captioned: Store) -> None:
     whole = cells(read_sweep(captioned, "length")).set_index(["prompt.length", "split", "metric"]).sort_index()
     assert whole.loc[(10, "test", "bleu4"), ["value", "n"]].to_list() == [32.0, 3]
     assert "bleu4" not in whole.xs("val", level="split").index.get_level_values("metric")
     edit(captioned.run(run_of(CAPTIONS[0])).result_file, lambda result: result["metrics"].update({"test/cider": 9.0}))
-    found = cells(sweep := read_sweep(captioned, "length")).set_index(["prompt.length", "split", "metric"]).sort_index()
-    assert found.loc[(10, "test"), "n"].to_list() == [0, 0] and found.loc[(10, "test"), "value"].isna().all()
-    assert tables.comparison(sweep, found.reset_index(), facts(sweep)).frame.loc["10"].to_list() == ["conflict [a]"] * 2
-    assert found.loc[(64, "test", "bleu4"), "value"] == 32.0
+    table_cells = (
+        cells(sweep := read_sweep(captioned, "length")).set_index(["prompt.length", "split", "metric"]).sort_index()
+    )
+    assert (
+        table_cells.loc[(10, "test"), "n"].to_list() == [0, 0] and table_cells.loc[(10, "test"), "value"].isna().all()
+    )
+    assert (
+        tables.comparison(sweep, table_cells.reset_index(), facts(sweep)).frame.loc["10"].to_list()
+        == ["conflict [a]"] * 2
+    )
+    assert table_cells.loc[(64, "test", "bleu4"), "value"] == 32.0
 
 
-def test_a_damaged_evaluation_of_captions_is_one_sentence(captioned: Store) -> None:
+def test_a_damaged_evaluation_of_captions_is_reported_in_one_sentence(captioned: Store) -> None:
     content = json.loads(captioned.manifest("length").read_text())
     asked = {"split": "test", "examples": EXAMPLES}
     for point in content["points"]:
@@ -721,8 +729,8 @@ def test_a_damaged_evaluation_of_captions_is_one_sentence(captioned: Store) -> N
     cut_off(
         captioned.run(content["points"][0]["run"]).evaluations / f"{content['points'][0]['evaluations']['test']}.json"
     )
-    (said,) = read_sweep(captioned, "length").conflicts
-    assert re.match(rf"run {content['points'][0]['run']}: evaluations/\w+.json is cut off or damaged", said)
+    (conflict,) = read_sweep(captioned, "length").conflicts
+    assert re.match(rf"run {content['points'][0]['run']}: evaluations/\w+.json is cut off or damaged", conflict)
 
 
 @pytest.fixture(scope="module")
@@ -739,7 +747,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return store
 
 
-def test_attacks_of_sound_runs_are_sound(attacked: Store) -> None:
+def test_attacks_on_sound_runs_have_no_conflicts(attacked: Store) -> None:
     sweep = read_sweep(attacked, "attack")
     assert sweep.conflicts == () and set(sweep.frame["state"]) == {"done"}
     assert set(cells(sweep)["n"]) == {2}
@@ -771,13 +779,13 @@ def test_the_record_of_an_attack_is_that_of_its_attempt(attacked: Store, tmp_pat
     run = store.run(point["run"])
     content = json.loads((run.evaluations / f"{point['evaluations']['test']}.json").read_text())
     edit_record(run.path / content["wandb"], "run", {"run_id": OTHER})
-    found = read_sweep(store, "attack")
-    assert len(found.conflicts) == 2 and all(
-        f"is that of run {OTHER}, and run {run.id} was expected" in said for said in found.conflicts
+    sweep = read_sweep(store, "attack")
+    assert len(sweep.conflicts) == 2 and all(
+        f"is that of run {OTHER}, and run {run.id} was expected" in said for said in sweep.conflicts
     )
 
 
-# Against what the project itself writes
+# Agreement with the files that the project writes
 
 
 SPELLINGS = [
@@ -797,8 +805,8 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("name", [*names(ROOT / "conf"), *(f"length {word}" for word in SPELLINGS)])
-def test_what_a_launch_freezes_is_what_it_says(name: str) -> None:
-    """Every point of every sweep, however its settings are spelt: label, header and the settings of its evaluations."""
+def test_a_launched_manifest_agrees_with_its_runs(name: str) -> None:
+    """Labels, header and evaluation settings of every point of every sweep, however its settings are written."""
     sweep, *words = name.split()
     expanded = expand(sweep, [*words, "seed=1", "cluster=local"], ROOT / "conf")
     content = json.loads(json.dumps(frozen(expanded, {"commit": None, "dirty": False})))
@@ -807,20 +815,20 @@ def test_what_a_launch_freezes_is_what_it_says(name: str) -> None:
     for point, asked in zip(content["points"], expanded.point_evaluations, strict=True):
         run, labels = point["run"], content["header"] | point["values"]
         config = json.loads(frozen_text(expanded.configs[run]))
-        assert verify.of_folder(run, frozen_text(expanded.configs[run]), {"run": run}) is None
-        assert verify.of_labels(point["values"], config, run) is None
-        assert verify.of_header(content["header"], config) is None
+        assert verify.check_folder(run, frozen_text(expanded.configs[run]), {"run": run}) is None
+        assert verify.check_labels(point["values"], config, run) is None
+        assert verify.check_header(content["header"], config) is None
         record = expanded.configs[run].model_dump(mode="json") | {"run_id": run, "attempt": 1}
-        assert verify.of_record(run, 1, record, config) is None
+        assert verify.check_record(run, 1, record, config) is None
         for split, settings in asked.items():
             file = {"settings": dict(settings), "run": run}
             questions = {key: value for key, value in labels.items() if key.startswith(("attack.", "evaluation."))}
-            assert verify.of_evaluation(run, point["evaluations"][split], split, file, questions, config) is None
+            assert verify.check_evaluation(run, point["evaluations"][split], split, file, questions, config) is None
         for key, value in {"optim.lr": 77.0, "task": "another", "precision": "bfloat16", "seed": 2}.items():
-            assert verify.of_labels({key: value}, config, run) is not None, key
+            assert verify.check_labels({key: value}, config, run) is not None, key
 
 
-def test_made_up_evaluations_are_files_as_real_ones(whole: Store, tmp_path: Path) -> None:
+def test_synthetic_evaluations_have_the_format_of_real_ones(whole: Store, tmp_path: Path) -> None:
     file = evaluation(whole, "test")
     attempt = Store(tmp_path).run("run").claim(1, {})
     assert attempt is not None

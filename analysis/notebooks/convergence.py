@@ -23,7 +23,7 @@ convergence.table("cost")
 # %% [markdown]
 # ## Single seeds
 #
-# Means hide how far seeds lie apart while they learn.
+# Means hide how much seeds differ while they learn.
 
 # %%
 curves = convergence.curves().dropna(subset="val/while_training")
@@ -36,7 +36,7 @@ for ax, (task, rows) in zip(axes, curves.groupby("task"), strict=True):
 # %% [markdown]
 # ## Seconds and memory
 #
-# Measured in turns on one device; ratios are taken within a round. Empty where it was not measured.
+# Measured in turns on one device; ratios are taken within a round. The table is empty if nothing was measured.
 
 # %%
 costs = convergence.costs()
@@ -47,5 +47,5 @@ costs[costs["quantity"] != "parameters"].set_index(["task", "method", "quantity"
 # %% [markdown]
 # ## What this does not show
 #
-# What the same updates cost on a GPU, or at the size of OFA: on one core of a CPU the shares of attention and feed-forward are
-# others. The epochs until a curve comes near its best are early where the curve is noisy.
+# It does not show what the same updates cost on a GPU, or at the size of OFA: on one CPU core, attention and feed-forward layers
+# take other shares of the time. A noisy curve comes near its best too early.

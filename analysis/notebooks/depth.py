@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Where should prompts be: encoder, decoder or both?
 #
-# The paper (Table 3) finds that prompts in both stacks are best, and that of one stack alone the encoder is better.
+# The paper (Table 3) finds that prompts in both stacks are best, and that the encoder alone is better than the decoder alone.
 #
 # `make sweep-depth` makes the runs, with prompts of length 64.
 
@@ -20,7 +20,7 @@ depth.table("differences")
 # %% [markdown]
 # ## Encoder against decoder
 #
-# Neither is the baseline. `compare` takes any two rows.
+# Neither of them is the baseline. `compare` compares any two rows.
 
 # %%
 compared = depth.compare("encoder", "decoder")
@@ -29,7 +29,7 @@ compared[["task", "value", "lower", "upper", "p_corrected", "verdict"]].round(3)
 # %% [markdown]
 # ## What they learn differently
 #
-# The examples on which the two differ most, on the task where a new answer has to be learnt.
+# These are the examples on which the two differ most, on the task whose answers have to be learnt anew.
 
 # %%
 depth.paired("encoder", "decoder", task="micro_entailment")
@@ -37,5 +37,5 @@ depth.paired("encoder", "decoder", task="micro_entailment")
 # %% [markdown]
 # ## What this does not show
 #
-# Rows have different numbers of trained parameters: prompts in both stacks train twice as many. Whether a place is better or
-# only larger is not asked here.
+# Rows have different numbers of trained parameters: prompts in both stacks train twice as many. The comparison does not tell
+# whether a depth is better because of its place or because of its size.

@@ -18,7 +18,7 @@ length.figure()
 # %% [markdown]
 # ## Differences from the baseline
 #
-# All differences together hold with the confidence that the caption names.
+# The intervals are simultaneous: all differences hold together at the level that the caption states.
 
 # %%
 length.table("differences")
@@ -26,8 +26,8 @@ length.table("differences")
 # %% [markdown]
 # ## The trend
 #
-# The question of this ablation is one of trend, and a trend uses all lengths at once: the slope per doubling of the length, and
-# whether the curve turns.
+# This ablation asks for a trend, and a trend uses all lengths at once: the slope per doubling of the length, and whether the
+# curve turns.
 
 # %%
 length.table("trend")
@@ -39,10 +39,10 @@ length.table("trend")
 length.table("average")
 
 # %% [markdown]
-# ## What the paper has
+# ## The paper's values
 #
-# Values of OFA-large on other data, one seed each. They are here to be read beside ours; a number there is not to be compared
-# with a number here.
+# They are values of OFA-large on other data, with one seed each. Read the two tables side by side, but do not compare single
+# numbers.
 
 # %%
 paper = published()
@@ -53,5 +53,6 @@ paper[paper["table"] == "table6"].pivot_table(
 # %% [markdown]
 # ## What this does not show
 #
-# How OFA behaves on the paper's data: this is a small model on a small world, with a short and fixed number of updates. A
-# difference that is not told apart is not thereby none; the smallest one that these seeds can show stands under the table.
+# It does not show how OFA behaves on the paper's data: this is a small model on a small world, with a short and fixed number of
+# updates. A difference that is not significant need not be zero; a note below the table gives the smallest difference that these
+# seeds can show.

@@ -4,7 +4,7 @@
 # The paper (Tables 1 and 2) finds that prompt tuning is better than adapters, adapters are better than BitFit, and prompts come
 # close to finetuning.
 #
-# `make sweep-methods` makes the runs, and `make costs-methods` measures what each method takes.
+# `make sweep-methods` makes the runs, and `make costs-methods` measures the time and memory of each method.
 
 # %%
 from analysis import load
@@ -27,9 +27,9 @@ methods.table("differences")
 load("methods", baseline={"method": "finetune"}).table("differences")
 
 # %% [markdown]
-# ## What they take
+# ## Time and memory
 #
-# Measured side by side, all methods of a task in turns on one device. Empty where it was not measured.
+# All methods of a task were measured in turns on one device. The table is empty if nothing was measured.
 
 # %%
 costs = methods.costs()
@@ -40,5 +40,5 @@ costs[costs["quantity"] != "parameters"].pivot_table(
 # %% [markdown]
 # ## What this does not show
 #
-# Methods at their best: all have the same short number of updates, and a learning rate chosen on validation. A method that
-# learns slowly looks worse here than after many epochs; the notebook on convergence looks at that.
+# It does not show methods at their best: all have the same short number of updates, and a learning rate chosen on validation. A
+# method that learns slowly looks worse here than after many epochs; see the notebook on convergence.

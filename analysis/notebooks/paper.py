@@ -1,7 +1,7 @@
 # %% [markdown]
-# # What of the paper comes out here?
+# # Which of the paper's claims hold here?
 #
-# Every claim of "Prompt Tuning for Generative Multimodal Pretrained Models" that a sweep asks about, with what its runs show.
+# Every claim of "Prompt Tuning for Generative Multimodal Pretrained Models" that a sweep tests, with the result of its runs.
 #
 # `make paper` makes all runs, with five seeds.
 
@@ -17,8 +17,8 @@ sweeps["main"]
 # %% [markdown]
 # ## The claims
 #
-# Each was declared in the sweep's file before its runs were looked at. It holds, is reversed, is shown to make no difference
-# that matters, or is not known; intervals are corrected for all claims of a sweep.
+# Each was declared in the sweep's file before its results were known. A claim holds, is reversed, is equivalent (no difference that
+# matters), or is not known; intervals are corrected for all claims of a sweep.
 
 # %%
 claims = pd.concat([sweep.claims().assign(sweep=name) for name, sweep in sweeps.items()], ignore_index=True)
@@ -28,7 +28,7 @@ claims[["sweep", "claim", "task", "n", "value", "lower", "upper", "verdict"]].ro
 claims.groupby(["sweep", "claim"], sort=False)["verdict"].value_counts().unstack(fill_value=0)
 
 # %% [markdown]
-# ## How far from finetuning
+# ## The distance from finetuning
 
 # %%
 sweeps["main"].figure()
@@ -36,6 +36,6 @@ sweeps["main"].figure()
 # %% [markdown]
 # ## What this does not show
 #
-# Whether the paper is right: its claims are about OFA with hundreds of millions of parameters, pretrained on real images, and
-# tuned for up to a hundred epochs. Here a model of less than a million is tuned for a few. What does not come out here does not
-# follow from the methods alone.
+# It does not show whether the paper is right: its claims are about OFA with hundreds of millions of parameters, pretrained on real
+# images, and tuned for up to a hundred epochs. Here a model with less than a million parameters is tuned for a few epochs. A claim
+# that does not hold here does not follow from the methods alone.

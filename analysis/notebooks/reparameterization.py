@@ -2,9 +2,9 @@
 # # Should an MLP make the prompts?
 #
 # The paper (Table 4) finds that reparameterization by an MLP helps a little on grounding and harms a little elsewhere: neither
-# way wins in general.
+# variant is better in general.
 #
-# `make sweep-reparameterization` makes the runs, each way with a learning rate of its own.
+# `make sweep-reparameterization` makes the runs. Each variant has its own learning rate.
 
 # %%
 import matplotlib.pyplot as plt
@@ -21,9 +21,9 @@ reparameterization.figure()
 reparameterization.table("differences")
 
 # %% [markdown]
-# ## What trains
+# ## Trained parameters
 #
-# The MLP is trained too; after training only the prompts that it makes are needed.
+# The MLP is trained too; after training only the prompts that it computes are needed.
 
 # %%
 facts = reparameterization.facts()
@@ -42,5 +42,5 @@ for ax, (task, rows) in zip(axes, means.groupby("task"), strict=True):
 # %% [markdown]
 # ## What this does not show
 #
-# The curves are means over seeds on a part of the validation split, and unsmoothed; where they cross says little with so few
-# updates. Another width of the MLP was not tried.
+# The curves are unsmoothed means over seeds on a part of the validation split; with so few updates, the point where they cross
+# means little. No other width of the MLP was tried.

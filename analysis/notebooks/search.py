@@ -1,7 +1,7 @@
 # %% [markdown]
 # # What did a search find?
 #
-# The paper shows no search: it gives one learning rate for every task. Was there a better one, and does it hold on fresh seeds?
+# The paper reports no search: it gives one learning rate for every task. Is there a better one, and does it hold on fresh seeds?
 #
 # `make search-learning_rate` makes the trials and confirms the best beside the default.
 
@@ -17,7 +17,7 @@ search.figure()
 # %% [markdown]
 # ## Trials
 #
-# The score of a trial is what it was chosen by; the confirmation on fresh seeds is what counts.
+# The best trials were chosen by these scores, which makes them optimistic; the confirmation on fresh seeds counts.
 
 # %%
 search.trials.dropna(axis="columns", how="all").drop(columns=["runs", "seeds"]).head(12)
@@ -25,7 +25,7 @@ search.trials.dropna(axis="columns", how="all").drop(columns=["runs", "seeds"]).
 # %% [markdown]
 # ## Optuna's own view
 #
-# The same trials as a study of Optuna's, in memory: its functions work on it.
+# These are the same trials as an Optuna study in memory, for Optuna's own functions.
 
 # %%
 optuna = search.optuna()
@@ -34,5 +34,5 @@ optuna.trials_dataframe()[["number", "value", "state"]].tail()
 # %% [markdown]
 # ## What this does not show
 #
-# That the settings are best: they are the best of the few that were tried. The score that a trial was chosen by is too high,
-# since it was chosen; the table above says by how much fresh seeds correct it.
+# It does not show that the settings are optimal: they are the best of the few that were tried. A trial's score in the search is
+# too high, since the trial was chosen by it; the table above shows how much fresh seeds correct it.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # From a sweep to one example
 #
-# What is behind a number? This tour goes from the table of a sweep down to single runs, how they learnt, and the examples on
-# which two settings differ.
+# This tour goes from the table of a sweep down to single runs, their learning curves, and the examples on which two settings
+# differ.
 #
 # The runs are those of `make sweep-length`, the length ablation of the paper (Table 6, Figure 2).
 
@@ -13,7 +13,7 @@ length = load("length")
 length
 
 # %% [markdown]
-# Every cell of that table is a mean over seeds. `cells()` has it with both parts of its interval: over seeds, and over the
+# Every cell of that table is a mean over seeds. `cells()` returns it with both parts of its interval: over seeds, and over the
 # finite test set.
 
 # %%
@@ -24,21 +24,21 @@ cells[columns].round(2)
 # %% [markdown]
 # ## One run
 #
-# `at` gives the runs behind a cell, `run` one by the beginning of its id. A run knows its settings, what it scored, the commit
-# and the device that made it, and the command that makes it again.
+# `at` returns the runs behind a cell, `run` a run by the beginning of its id. A run has its settings, its scores, the commit and
+# the device that made it, and the command that repeats it.
 
 # %%
 run = length.at(task="micro_grounding", **{"prompt.length": 64})[0]
 run
 
 # %% [markdown]
-# What it logged while it trained:
+# The last steps that it logged during training:
 
 # %%
 run.history[["train/loss", "val/while_training"]].dropna().tail()
 
 # %% [markdown]
-# And in what it differs from a run of another length:
+# The settings in which it differs from a run of another length:
 
 # %%
 other = length.at(task="micro_grounding", **{"prompt.length": 10})[0]
@@ -47,7 +47,7 @@ diff(run.id, other.id)
 # %% [markdown]
 # ## Every run of the store
 #
-# One row per run, whatever sweep it belongs to, with its settings under dotted keys.
+# A row per run, whatever sweep it belongs to, with its settings under dotted keys.
 
 # %%
 everything = runs()
@@ -56,8 +56,8 @@ everything.groupby(["task.name", "method", "state"]).size().rename("runs").to_fr
 # %% [markdown]
 # ## Single examples
 #
-# Scores of single examples are kept for every evaluation. Here are the examples on which a long prompt and a short one differ
-# most; a score is the mean over seeds.
+# Every evaluation stores the scores of single examples. Here are the examples on which a long prompt and a short one differ most;
+# a score is the mean over seeds.
 
 # %%
 length.paired(64, 10, task="micro_grounding")
@@ -65,5 +65,5 @@ length.paired(64, 10, task="micro_grounding")
 # %% [markdown]
 # ## What this does not show
 #
-# Which of two settings is better: examples that were picked because they differ say nothing about that. `compare` and the
-# table of differences answer it, with an interval that is corrected for how many rows were compared.
+# It does not show which of two settings is better: examples that were selected because they differ tell nothing about that.
+# `compare` and the table of differences answer this, with an interval that is corrected for the number of compared rows.

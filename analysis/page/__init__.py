@@ -1,6 +1,6 @@
-"""The report page: `python -m analysis report` writes STORE/report.html, one file that needs no network.
+"""The report page STORE/report.html: one file that needs no network, written by `python -m analysis report`.
 
-`content` gathers what is shown, from the same objects as tables, figures and notebooks; `svg`, `charts`, `examples` and `behind`
-are its parts. `render` puts it into `template.html`, with `page.css` and `page.js`. The page carries a content security policy
-under which it can load nothing.
+`content` gathers its content from the same objects as tables, figures and notebooks; `svg`, `charts`, `examples` and `behind` make
+parts of it. `render` fills `template.html` with it and adds `page.css` and `page.js`. The page's content security policy
+forbids loading anything.
 """

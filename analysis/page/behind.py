@@ -1,4 +1,4 @@
-"""Every run of the page: what is shared by all, and of each the rest, how it was made, and the command that makes it again."""
+"""The data of the page's runs: the settings they share, and each run's other settings, origin and command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from mmprompt.runs.identity import setting
 
 
 def run_data(reports: Sequence[SweepReport]) -> dict[str, Any]:
-    """`common`: the settings that all runs of the page share. `runs`: by id, the rest, and how each was made."""
+    """Returns the data of all runs of these reports.
+
+    `common`: the settings that all of them share. `runs`: by id, each run's other settings, metrics, origin and attempts.
+    `sweeps`: by id, the first sweep that has the run.
+    """
     points: dict[str, tuple[SweepReport, Mapping[str, Any]]] = {}
     for report in reports:
         for point in report.sweep.manifest["points"]:
@@ -26,7 +30,7 @@ def run_data(reports: Sequence[SweepReport]) -> dict[str, Any]:
         try:
             settings[name] = run.config
         except StoreError:
-            settings[name] = {}  # a warning says why
+            settings[name] = {}  # a warning on the page gives the reason
     keys = dict.fromkeys(key for values in settings.values() for key in values)
     first = next((values for values in settings.values() if values), {})
     common = {

@@ -1,4 +1,4 @@
-"""What the page's script draws of a sweep, and what is behind its cells: learning curves, score against cost, runs by cell."""
+"""The data that the page's script needs of a sweep: learning curves, scores against costs, and the runs behind each cell."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from analysis.report import SweepReport
 from analysis.samples import groups, plain
 from analysis.statistics import WHILE_TRAINING
 
-STEPS = 200  # of a curve, at most: of a longer one every so many are shown, and the page says so
+STEPS = 200  # most steps of a curve; a longer one is thinned at regular distances, and the page says so
 
 
 def cell_data(sweep: Sweep) -> dict[str, list[list[Any]]]:
-    """By cell, in the words of `analysis trace`: run, seed and value of each of its runs; null where there is none."""
-    found = {}
+    """Returns run, seed and value (null if there is none) of each run of a cell, by the cell's name for `analysis trace`."""
+    runs_of_cell = {}
     for group in groups(sweep):
         rows = group.rows
         seeds = rows["seed"] if "seed" in rows else pd.Series(None, index=rows.index, dtype=object)
-        found[group.words] = [
+        runs_of_cell[group.words] = [
             [run, plain(seed), None if pd.isna(value) else float(value)]
             for run, seed, value in zip(rows["run"], seeds, rows["value"], strict=True)
         ]
-    return found
+    return runs_of_cell
 
 
 def curve_data(report: SweepReport) -> dict[str, Any] | None:
-    """The score on validation while training, of each run; None where no run has one, and of a sweep that trains nothing."""
+    """Returns the validation scores of each run during training; None if no run has any, or if the sweep trains nothing."""
     if report.sweep.over is not None:
         return None
     rows, _ = report.steps
@@ -41,13 +41,13 @@ def curve_data(report: SweepReport) -> dict[str, Any] | None:
     rows = rows[rows[WHILE_TRAINING].notna()]
     sweep = report.sweep
     labels = [name for name in sweep.roles if name != sweep.over]
-    about = sweep.named.drop_duplicates("run").set_index("run")
+    row_of_run = sweep.named.drop_duplicates("run").set_index("run")
     colours = colours_of(sweep)
     lines = []
     for run, curve in rows.groupby("run", sort=False):
-        row, last = about.loc[run], curve["step"].max()
+        row, last = row_of_run.loc[run], curve["step"].max()
         thin = -(-len(curve) // STEPS)
-        curve = curve.iloc[(len(curve) - 1) % thin :: thin]  # the last is among them
+        curve = curve.iloc[(len(curve) - 1) % thin :: thin]  # keeps the last step
         key = " ".join(str(row[name]) for name in labels)
         lines.append(
             {
@@ -67,7 +67,7 @@ def curve_data(report: SweepReport) -> dict[str, Any] | None:
 
 
 def colours_of(sweep: Sweep) -> dict[str, str]:
-    """Of each row: a method's own, as in the figures; of numbers a scale from dark to bright."""
+    """The colour of each row: a method's own, as in the figures; for numbers, a scale from dark to bright."""
     labels = [name for name in sweep.roles if name != sweep.over]
     rows = sweep.named.drop_duplicates(labels).sort_values(labels, kind="stable")
     keys = [" ".join(str(value) for value in row) for row in rows[labels].itertuples(index=False, name=None)]
@@ -82,7 +82,7 @@ def _per_step(whole: Any, steps: int) -> float | None:
 
 
 def cost_data(report: SweepReport) -> list[dict[str, Any]]:
-    """Of each row and task its score, and what it takes: what runs record, and what was measured."""
+    """Returns the score of each row and task with its costs: the recorded facts of runs, and the measured quantities."""
     sweep = report.sweep
     if sweep.over is not None:
         return []
@@ -93,16 +93,18 @@ def cost_data(report: SweepReport) -> list[dict[str, Any]]:
     ]
     recorded = sweep.named.groupby([*labels, "task"], sort=False)[["trainable_parameters", "seconds"]].mean()
     measured = report.costs.frame
-    found = []
+    points = []
     for row in shown.to_dict("records"):
         if not row["n"]:
             continue
         place = tuple(row[name] for name in [*labels, "task"])
         takes = {key: float(value) for key, value in recorded.loc[place].items() if not pd.isna(value)}
-        own = measured[(measured[[*labels, "task"]] == list(place)).all(axis=1)] if len(measured) else measured
-        takes |= dict(zip(own["quantity"], own["median"].astype(float), strict=True))
+        measured_rows = (
+            measured[(measured[[*labels, "task"]] == list(place)).all(axis=1)] if len(measured) else measured
+        )
+        takes |= dict(zip(measured_rows["quantity"], measured_rows["median"].astype(float), strict=True))
         key = " ".join(str(row[name]) for name in labels)
-        found.append(
+        points.append(
             {
                 "task": names.task(row["task"]),
                 "label": ", ".join(names.value(name, plain(row[name])) for name in labels),
@@ -112,4 +114,4 @@ def cost_data(report: SweepReport) -> list[dict[str, Any]]:
                 "takes": takes,
             }
         )
-    return found
+    return points

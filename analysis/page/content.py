@@ -1,4 +1,4 @@
-"""What the report page shows, as plain values: of the store, of each sweep and search, and of every run that they have."""
+"""The content of the report page as plain values: the store, each sweep and search, and all of their runs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from analysis.tables import paper
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
 
-PICTURES = 50  # examples with a picture, on the whole page
-FEW = 8  # ids, commits or devices that a warning names
-MIXED = {  # a column of the inventory -> what it means that runs differ in it
+PICTURES = 50  # most examples with a picture on the whole page
+FEW = 8  # most ids, commits or devices that a warning names
+MIXED = {  # a column of the inventory in which runs should not differ -> its plural in a warning
     "commit": "commits",
     "device": "devices",
     "threads": "numbers of threads",
@@ -42,7 +42,7 @@ MIXED = {  # a column of the inventory -> what it means that runs differ in it
 class View:
     """A sweep's tables on some of its splits."""
 
-    name: str  # as the switch calls it
+    name: str  # its label in the switch
     tables: list[Table]
 
 
@@ -62,6 +62,8 @@ class Section:
 
 @dataclass(frozen=True)
 class Search:
+    """A search of the page."""
+
     report: SearchReport
     figure: str  # SVG
     caption: str
@@ -69,11 +71,13 @@ class Search:
 
 @dataclass(frozen=True)
 class Content:
+    """The whole page."""
+
     store: str
-    made: str  # when
+    made: str  # date and time
     facts: dict[str, str]
     warnings: list[str]
-    claims: pd.DataFrame  # of all sweeps
+    claims: pd.DataFrame  # the claims of all sweeps
     sections: list[Section]
     unfinished: list[tuple[str, str]]  # sweeps without a result yet, and why
     searches: list[Search]
@@ -81,11 +85,11 @@ class Content:
 
 
 def content(store: Store) -> Content:
-    """Reads all sweeps and searches of the store. One that cannot be read is a warning; the others are shown."""
+    """Reads all sweeps and searches of the store. One that cannot be read becomes a warning; the others are shown."""
     warnings: list[str] = []
-    found = list(read(store, warnings))
-    reports = [one for one in found if isinstance(one, SweepReport) and one.is_begun]
-    searches = [one for one in found if isinstance(one, SearchReport) and one.is_begun]
+    all_reports = list(readable_reports(store, warnings))
+    reports = [one for one in all_reports if isinstance(one, SweepReport) and one.is_begun]
+    searches = [one for one in all_reports if isinstance(one, SearchReport) and one.is_begun]
     inventory = all_runs(store)
     claims = [pd.DataFrame(columns=COLUMNS), *(report.claims for report in reports)]
     conflicts = [text for report in reports for text in report.sweep.conflicts]
@@ -93,17 +97,17 @@ def content(store: Store) -> Content:
         store=str(store.root.absolute()),
         made=datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         facts=dict(store_facts(reports, inventory)),
-        warnings=[*conflicts, *warnings, *mixed(inventory)],
+        warnings=[*conflicts, *warnings, *inventory_warnings(inventory)],
         claims=pd.concat(claims, ignore_index=True),
         sections=list(sections(reports)),
-        unfinished=[nothing(one) for one in found if not one.is_begun],
+        unfinished=[without_result(one) for one in all_reports if not one.is_begun],
         searches=[Search(one, image(one.figure()), search_caption(one.searched)) for one in searches],
         data=run_data(reports),
     )
 
 
-def read(store: Store, warnings: list[str]) -> Iterator[SweepReport | SearchReport]:
-    """Every sweep and search that can be read."""
+def readable_reports(store: Store, warnings: list[str]) -> Iterator[SweepReport | SearchReport]:
+    """Yields every sweep and search that can be read; appends a warning for each of the others."""
     for name in sorted(store.sweeps()):
         try:
             manifest = read_manifest(store, name)
@@ -113,19 +117,19 @@ def read(store: Store, warnings: list[str]) -> Iterator[SweepReport | SearchRepo
             warnings.append(str(error))
 
 
-def nothing(one: SweepReport | SearchReport) -> tuple[str, str]:
-    """Name of a sweep or a search without a result, and what to type."""
-    if isinstance(one, SearchReport):
-        return one.name, "none of its trials has come to anything yet"
-    return one.name, f"none of its runs is done yet; `{one.sweep.manifest['command']}`"
+def without_result(report: SweepReport | SearchReport) -> tuple[str, str]:
+    """The name of a sweep or a search without a result, and why it has none."""
+    if isinstance(report, SearchReport):
+        return report.name, "none of its trials has come to anything yet"
+    return report.name, f"none of its runs is done yet; `{report.sweep.manifest['command']}`"
 
 
 def sections(reports: Sequence[SweepReport]) -> Iterator[Section]:
-    """Pictures of examples are shared out evenly."""
-    left = PICTURES
+    """Yields a section per report; the pictures of examples are distributed evenly."""
+    remaining = PICTURES
     for at, report in enumerate(reports):
-        made = section(report, left // (len(reports) - at))
-        left -= sum(len(one.shown) for one in made.examples)
+        made = section(report, remaining // (len(reports) - at))
+        remaining -= sum(len(one.shown) for one in made.examples)
         yield made
 
 
@@ -133,6 +137,7 @@ def sections(reports: Sequence[SweepReport]) -> Iterator[Section]:
 
 
 def store_facts(reports: Sequence[SweepReport], inventory: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Yields name and text of each fact about the store. `inventory`: a row per run (`analysis.runs`)."""
     counts = Counter(inventory["state"])
     yield "runs", ", ".join(f"{count:,} {state}" for state, count in counts.most_common()) or "none"
     planned = {
@@ -149,16 +154,16 @@ def store_facts(reports: Sequence[SweepReport], inventory: pd.DataFrame) -> Iter
     )
 
 
-def mixed(inventory: pd.DataFrame) -> Iterator[str]:
-    """What runs of the store differ in that is not meant to differ."""
+def inventory_warnings(inventory: pd.DataFrame) -> Iterator[str]:
+    """Yields warnings about properties in which runs should not differ, uncommitted changes, and damaged runs."""
     done = inventory[inventory["state"] == "done"]
     if count := int(done["dirty"].eq(True).sum()):
         yield f"{count:,} of {len(done):,} finished runs were made by code with changes that were not committed"
-    for column, what in MIXED.items():
+    for column, plural in MIXED.items():
         values = Counter(done[column].dropna()) if column in done else Counter[Any]()
         if len(values) > 1:
             listed = ", ".join(f"{str(value)[:60]} ({count:,} runs)" for value, count in values.most_common(FEW))
-            yield f"runs were made with {len(values)} {what}: {listed}"
+            yield f"runs were made with {len(values)} {plural}: {listed}"
     damaged = list(inventory.index[inventory["state"] == "damaged"])
     if damaged:
         yield f"{len(damaged)} runs cannot be read: {', '.join(damaged[:FEW])}"
@@ -168,6 +173,7 @@ def mixed(inventory: pd.DataFrame) -> Iterator[str]:
 
 
 def section(report: SweepReport, pictures: int) -> Section:
+    """The section of a sweep. `pictures`: the most examples with a picture."""
     sweep = report.sweep
     return Section(
         report=report,
@@ -175,17 +181,17 @@ def section(report: SweepReport, pictures: int) -> Section:
         missing=missing(sweep),
         figure=image(report.figure()),
         caption=report.caption(),
-        papers=paper(report.papers),
+        papers=paper(report.paper_parts),
         examples=list(examples(report, pictures)),
         data={"cells": cell_data(sweep), "curves": curve_data(report), "costs": cost_data(report)},
     )
 
 
 def views(report: SweepReport) -> Iterator[View]:
-    """What tables show, and the splits on which choices are made."""
+    """Yields the tables on the reported splits, and on the validation splits if these are not among them."""
     yield View("reported splits", report.tables)
     sweep = report.sweep
     validation = [split for split in sweep.splits if split in sweep.validation.values()]
     if validation and not {split for _, split in sweep.shown} & set(validation):
-        other = report.of(splits=validation)
+        other = report.with_manifest(splits=validation)
         yield View("validation", other.tables)

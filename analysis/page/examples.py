@@ -1,4 +1,4 @@
-"""The examples on which two rows of a sweep differ most, with their pictures, for the page."""
+"""The examples on the report page: those on which two rows of a sweep differ most, with their pictures."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ from analysis.report import SweepReport
 from analysis.samples import plain
 from mmprompt.runs.files import StoreError
 
-EXAMPLES = 5  # of one task of a sweep, at most
+EXAMPLES = 5  # most examples of one task of a sweep
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Where two rows differ most on a task."""
+    """The examples on which two rows differ most on a task."""
 
     pair: Paired
     shown: list[dict[str, Any]]  # number, picture, question, answer, box, scores
 
 
 def examples(report: SweepReport, pictures: int) -> Iterator[Examples]:
-    """The examples on which two rows differ most: those of the sweep's first claim, else the baseline and the last row."""
+    """Yields for each task the examples on which two rows differ most.
+
+    The rows are those of the sweep's first claim about two rows, otherwise the last row and the baseline. `pictures`: the most
+    examples over all tasks.
+    """
     sweep = report.sweep
     pair = _pair(sweep)
     if pair is None:
@@ -37,23 +41,26 @@ def examples(report: SweepReport, pictures: int) -> Iterator[Examples]:
     for task in sweep.tasks if each else ():
         at = _middle_value(sweep)
         try:
-            found = paired(sweep, *pair, task, None, at)
+            pair_on_task = paired(sweep, *pair, task, None, at)
         except StoreError:
-            continue  # a row is missing there, or its scores are
-        if found.asked is not None:
-            yield Examples(found, [_example(found, example) for example in found.frame.head(each).index])
+            continue  # on this task a row or its scores are missing
+        if pair_on_task.scenes is not None:
+            yield Examples(
+                pair_on_task, [_example(pair_on_task, example) for example in pair_on_task.frame.head(each).index]
+            )
 
 
 def _pair(sweep: Sweep) -> tuple[str, str] | None:
+    """The names of the two rows that are compared; None if there are none."""
     labels = [name for name in sweep.roles if name != sweep.over]
-    named = sweep.named.drop_duplicates(labels)
-    rows = {" ".join(str(plain(value)) for value in row[labels]): row for _, row in named.iterrows()}
+    labelled = sweep.named.drop_duplicates(labels)
+    rows = {" ".join(str(plain(value)) for value in row[labels]): row for _, row in labelled.iterrows()}
     baseline = next((name for name, row in rows.items() if row["baseline"]), None)
     for claim in sweep.manifest["claims"]:
         sides = [
             next((name for name, row in rows.items() if all(row[key] == value for key, value in side.items())), None)
             for side in (claim["row"], claim["than"])
-            if side  # none of a trend
+            if side  # a claim about a trend has no rows
         ]
         if len(sides) == 2 and None not in sides:
             return str(sides[0]), str(sides[1])
@@ -62,7 +69,7 @@ def _pair(sweep: Sweep) -> tuple[str, str] | None:
 
 
 def _middle_value(sweep: Sweep) -> dict[str, Any]:
-    """Of a sweep that follows rows over an axis, the middle one of its values."""
+    """The middle value of the sweep's axis `over`; empty without one."""
     if sweep.over is None:
         return {}
     values = sorted(sweep.frame[sweep.over].unique())
@@ -70,16 +77,16 @@ def _middle_value(sweep: Sweep) -> dict[str, Any]:
 
 
 def _example(pair: Paired, example: int) -> dict[str, Any]:
-    assert pair.asked is not None
+    assert pair.scenes is not None
     row: dict[str, Any] = pair.frame.loc[example].to_dict()  # type: ignore[assignment]
     buffer = io.BytesIO()
-    Image.fromarray(pair.asked.images[example]).save(buffer, "JPEG", quality=90)
+    Image.fromarray(pair.scenes.images[example]).save(buffer, "JPEG", quality=90)
     return {
         "number": int(example),
         "picture": f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        "side": pair.asked.images.shape[1],
-        "box": pair.asked.boxes[example],
+        "side": pair.scenes.images.shape[1],
+        "box": pair.scenes.boxes[example],
         "question": row["question"],
-        "answer": pair.asked.answers[example],
+        "answer": pair.scenes.answers[example],
         "scores": [float(row[name]) for name in pair.names],
     }

@@ -9,7 +9,7 @@ for (const image of document.querySelectorAll("img[data-figure]")) {
 }
 const SVG = "http://www.w3.org/2000/svg";
 
-// Elements; text is always text.
+// Creates elements; strings become text nodes, never HTML.
 function el(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -33,7 +33,7 @@ function shown(value) {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
-// Tables: a click on a head sorts, numbers first and as numbers; a second click turns the order round.
+// Tables: a click on a head sorts the rows, numbers first and by value; a second click reverses the order.
 function key(row, at) {
   const cell = row.cells[at];
   if (cell === undefined) return { number: NaN, text: "" };
@@ -73,7 +73,7 @@ for (const input of document.querySelectorAll(".switch input")) {
   });
 }
 
-// What is behind a cell, and behind a run.
+// The dialogs with the runs behind a cell, and with the details of a run.
 const dialog = document.getElementById("detail");
 
 function open(title, ...parts) {
@@ -190,7 +190,7 @@ function plot(box, xs, ys, xName, yName, paint, log = false) {
   paint(svg, X, Y);
 }
 
-// A legend whose entries switch rows off and on.
+// A legend whose entries hide and show rows.
 function legend(box, entries, again) {
   const off = new Set();
   box.replaceChildren(...entries.map(([label, colour]) => {

@@ -1,4 +1,7 @@
-"""The report page as text: what `analysis.page.content` gathers, in the template. Whatever comes from a store stays text."""
+"""The rendering of the report page: the template filled with the content of `analysis.page.content`.
+
+All text from a store is escaped.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from markupsafe import Markup
 from analysis import names
 from analysis.claim_tables import claim_table
 from analysis.frame import WRONG
-from analysis.html import said
+from analysis.html import sentence
 from analysis.layout import NOTHING, Cell, Table, Text
 from analysis.page.charts import STEPS
 from analysis.page.content import Content, content
@@ -30,7 +33,7 @@ NAME = "report.html"
 
 
 def write_page(store: Store, out: Path | None = None) -> str:
-    """Writes report.html, in the store unless told otherwise; returns a line that says so."""
+    """Writes report.html into `out`, or into the store if it is None; returns a line about the file."""
     file = (out or store.root) / NAME
     text = page(content(store))
     write_over(file, text)
@@ -38,6 +41,7 @@ def write_page(store: Store, out: Path | None = None) -> str:
 
 
 def page(shown: Content) -> str:
+    """Returns the page as HTML."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -57,13 +61,16 @@ def page(shown: Content) -> str:
 
 
 def packed(value: Any) -> str:
-    """JSON, a fifth of its size: gzip in base64, which the page's script unpacks. No text in it can end the script's element."""
+    """Returns a value as JSON, compressed by gzip, in base64, which the page's script unpacks.
+
+    That is a fifth of the size of JSON, and no text in it can end the script element.
+    """
     text = json.dumps(finite(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def finite(value: Any) -> Any:
-    """With null for NaN and infinity, which JSON does not have."""
+    """The value with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {str(key): finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -72,20 +79,23 @@ def finite(value: Any) -> Any:
 
 
 def marked(text: str) -> Markup:
-    return Markup(said(text))
+    """A sentence as HTML, with commands between backticks set as code."""
+    return Markup(sentence(text))
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """`1,230`, `0.0123`; nothing for NaN."""
+    """A number as text: `1,230`, `0.0123`; empty for NaN."""
     return "" if value is None or math.isnan(value) else f"{value:,.{digits}g}"
 
 
 def table(one: Table) -> Markup:
-    """Heads that sort, and cells that show their runs."""
+    """A table as HTML: a click on a head sorts it, a click on a cell shows its runs."""
     body = "".join(
         _row(row.labels, zip(row.cells, texts, strict=True)) for row, texts in zip(one.rows, one.texts, strict=True)
     )
-    notes = "".join(f"<li>{marked(f'[{letter}] {note}' if letter else note)}</li>" for letter, note in one.said)
+    notes = "".join(
+        f"<li>{marked(f'[{letter}] {note}' if letter else note)}</li>" for letter, note in one.lettered_notes
+    )
     caption = f'<p class="caption">{marked(one.caption)}</p>' if one.caption else ""
     return Markup(
         f'{caption}<div class="wide"><table class="sorted"><thead>{_heads(one)}</thead><tbody>{body}</tbody></table></div>'
@@ -93,13 +103,13 @@ def table(one: Table) -> Markup:
     )
 
 
-def _heads(one: Table) -> str:
+def _heads(shown_table: Table) -> str:
     over = ""
-    if any(column.group for column in one.columns):
-        groups = [(group, len(list(those))) for group, those in groupby(column.group for column in one.columns)]
+    if any(column.group for column in shown_table.columns):
+        groups = [(group, len(list(those))) for group, those in groupby(column.group for column in shown_table.columns)]
         spans = "".join(f'<th colspan="{count}" scope="colgroup">{escape(group)}</th>' for group, count in groups)
-        over = f'<tr><td colspan="{len(one.stubs)}"></td>{spans}</tr>'
-    heads = [*one.stubs, *(column.head for column in one.columns)]
+        over = f'<tr><td colspan="{len(shown_table.stubs)}"></td>{spans}</tr>'
+    heads = [*shown_table.stubs, *(column.head for column in shown_table.columns)]
     labels = [escape(head) or '<span class="hidden">row</span>' for head in heads]
     sorts = "".join(f'<th scope="col"><button type="button">{label}</button></th>' for label in labels)
     return f"{over}<tr>{sorts}</tr>"

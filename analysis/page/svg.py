@@ -1,4 +1,4 @@
-"""A figure as an image of the page: SVG as small as it can be."""
+"""The conversion of a figure to a compact SVG for the page."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from analysis import figures
 
 
 def image(figure: Figure) -> str:
-    """With letters as outlines, so that it looks the same wherever it is read."""
+    """Returns a figure as SVG, with letters as outlines so that it looks the same everywhere."""
     return compact(bytes(figures.printed(figure, "svg")).decode())
 
 
 def compact(svg: str) -> str:
-    """Smaller, and looks the same: numbers with four digits, no blanks between elements, no unused ids. Text between tags is
-    unchanged."""
+    """Returns a smaller SVG that looks the same: numbers with four digits, no blanks between elements, no unused ids.
+
+    Text between tags is unchanged.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r" id=\"[a-zA-Z0-9.]+_\d+\"", "", svg)
@@ -25,6 +27,7 @@ def compact(svg: str) -> str:
 
 
 def _short(tag: str) -> str:
+    """A tag with shorter numbers, and without blanks and rotations by zero."""
     tag = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.4g}", " ".join(tag.split()))
     tag = re.sub(r" transform=\"rotate\(-0 [^)]*\)\"", "", tag)
     return tag.replace(": ", ":").replace("; ", ";")
