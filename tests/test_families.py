@@ -32,7 +32,7 @@ def test_the_small_world_can_say_something_for_every_family() -> None:
 def test_a_metric_is_called_in_tables_what_it_calls_itself_in_the_order_of_its_family(family) -> None:  # type: ignore[no-untyped-def]
     for metric in family.shown:
         assert names.metric(metric.name) == metric.label and names.metric(metric.name, short=True) == metric.short
-    places = [names.metric_place(metric.name) for metric in family.shown]
+    places = [names.metric_order(metric.name) for metric in family.shown]
     assert places == sorted(places)
 
 
