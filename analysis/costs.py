@@ -19,10 +19,12 @@ import pandas as pd
 from analysis.frame import Sweep, joined
 from analysis.inventory import settings_of
 from analysis.manifest import axis_value
+from mmprompt.runs.attempt import seconds_at_work
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import is_of_evaluations
 from mmprompt.runs.records import COSTS, CostRow, CostsRecord, DamagedError, read
-from mmprompt.runs.store import RunFolder, Store, seconds_at_work
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 
 # A fact that a sweep may ask for (`facts:`) and that depends on a machine's other work -> the measured quantities shown for it
 SHOWN: dict[str, tuple[str, ...]] = {

@@ -14,7 +14,8 @@ import pandas as pd
 from analysis.manifest import point_values
 from analysis.sources import AnyRecord, Source
 from mmprompt.runs.files import StoreError
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_record import RecordError
 
 AT_ONCE = 8  # runs that are read in parallel; with more, a server answers "too many requests"

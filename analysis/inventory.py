@@ -16,7 +16,8 @@ from mmprompt.runs.deployment import store_folder
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import NEUTRAL, differing_keys, dotted, setting
 from mmprompt.runs.records import RESULT
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 
 AT_ONCE = 8  # runs that are read in parallel
 

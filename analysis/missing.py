@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.frame import Sweep
-from mmprompt.runs.store import TRIES, Store
+from mmprompt.runs.attempt import TRIES
+from mmprompt.runs.store import Store
 
 DONE = "done"
 COLUMNS = ["run", "state", "why", "command", "seconds"]

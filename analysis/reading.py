@@ -31,7 +31,8 @@ from mmprompt.families.registry import FAMILIES
 from mmprompt.runs.comparison import FACTS
 from mmprompt.runs.config import Questions, RunConfig
 from mmprompt.runs.records import RESULT as RESULT_RECORD
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 
 NO_RECORD = "no readable W&B record; their values are from result.json"
 NO_RESULT = "no result.json; their values are from the W&B record of the first attempt that finished"

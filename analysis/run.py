@@ -18,10 +18,11 @@ from analysis.reading import as_result, config_of
 from analysis.sources import AnyRecord, Source, in_store
 from analysis.stored import Unreadable, read, read_scores, unfinished_state
 from analysis.trace import command_to_repeat
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import NEUTRAL, dotted
 from mmprompt.runs.records import EVALUATION, RESULT, Record
-from mmprompt.runs.store import Attempt, RunFolder
+from mmprompt.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mmprompt.runs.config import WORLD_VERSION, Digits, parse
-from mmprompt.runs.store import RunFolder
+from mmprompt.runs.run_folder import RunFolder
 from mmprompt.world import small_world
 
 SCALE = 3  # pixels of a picture per pixel of the scene

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from mmprompt.runs.files import StoreError
-from mmprompt.runs.store import RunFolder
+from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.wandb_server import find, server
 
 ROWS = 10_000  # of a curve, in one call

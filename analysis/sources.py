@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.histories import read_history
 from analysis.server import ServerRecord
-from mmprompt.runs.store import RunFolder
+from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.wandb_ends import read_ends
 from mmprompt.runs.wandb_record import RecordError, WandbRecord, read_record, record_files
 

@@ -13,8 +13,9 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from mmprompt.runs import records
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.records import DamagedError, EvaluationRecord, Record
-from mmprompt.runs.store import Attempt, RunFolder
+from mmprompt.runs.run_folder import RunFolder
 
 
 class Unreadable(Exception):

@@ -19,10 +19,11 @@ import numpy as np
 from analysis.stored import Unreadable, read, read_scores
 from mmprompt.families.family import PERCENT
 from mmprompt.families.registry import PRIMARY_METRIC, highest
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.config import ConfigError, Questions, RunConfig, parse
 from mmprompt.runs.identity import NEUTRAL, completed, digest, evaluation_id, frozen_text
 from mmprompt.runs.records import EVALUATION
-from mmprompt.runs.store import Attempt, RunFolder
+from mmprompt.runs.run_folder import RunFolder
 
 RECORD, RESULT, CONFIG = "its W&B record", "result.json", "config.json"
 # Largest allowed distance of the metric from the examples' mean, as a share of the highest value. One of 7,500 examples counts for

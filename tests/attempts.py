@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmprompt.runs.store import Attempt
+from mmprompt.runs.attempt import Attempt
 
 
 def error_of(attempt: Attempt) -> str | None:

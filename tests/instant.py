@@ -17,7 +17,8 @@ from mmprompt.runs.failures import OLD_DIVERGED as DIVERGED
 from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.identity import evaluation_id, read_config
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.studies.study import Study
 from sweeps.search.advance import Limits, StudyDriver, Work
 from sweeps.search.space import CheckedSearch, compose_search

@@ -15,10 +15,12 @@ import numpy as np
 
 from analysis.manifest import DEFAULTS
 from mmprompt.families.registry import PRIMARY_METRIC
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import Tracking
 from mmprompt.runs.files import write_once
 from mmprompt.runs.identity import canonical, digest, evaluation_id
-from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_writer import RecordWriter
 
 OFFLINE = Tracking(mode="offline", project="mmprompt", entity=None)

@@ -13,7 +13,8 @@ from mmprompt.runs.deployment import Tracking
 from mmprompt.runs.failures import OLD_DIVERGED as DIVERGED
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.files import write_over
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.studies.outcomes import Reader
 from mmprompt.studies.study import (
     SCORE,

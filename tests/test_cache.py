@@ -25,7 +25,8 @@ from mmprompt.models.ofa import OFA, PAD, STEP, Encoded
 from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT, Caching
 from mmprompt.runs.identity import run_id
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.training.feature_cache import Cache, Cached
 from mmprompt.training.frozen_features import FrozenFeatures, open_cache, view
 

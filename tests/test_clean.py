@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.processes import this_process
-from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from sweeps.grid.manifest import Launch, join
 from sweeps.jobs import snapshot
 from sweeps.jobs.batch import Batch, Kind, batches, freeze_batch

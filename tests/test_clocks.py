@@ -20,7 +20,8 @@ from tiny import frozen_run
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import server_time
 from mmprompt.runs.processes import is_running, process_here, this_process
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from sweeps.states.causes import failures
 from sweeps.states.state import Queue, states
 

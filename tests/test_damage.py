@@ -20,10 +20,12 @@ from launcher import Launcher
 from patience import printed_by, until
 
 from mmprompt.runs import files
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.files import GoneError
 from mmprompt.runs.processes import this_process
-from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from sweeps.__main__ import main
 from sweeps.grid.launched import read
 from sweeps.jobs.batch import batches

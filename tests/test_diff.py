@@ -15,7 +15,8 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError, write_over
 from mmprompt.runs.identity import run_id
 from mmprompt.runs.processes import this_process
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from sweeps.grid.manifest import expand
 from sweeps.verbs.diff import diff
 

@@ -31,7 +31,8 @@ from mmprompt.families.short_answers import credits
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.runs.identity import evaluation_id, read_config
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_record import read_record
 from sweeps.verbs.cancel import cancel
 from sweeps.verbs.clean import clean

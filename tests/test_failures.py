@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from whole_store import JOB
 
+from mmprompt.runs.attempt import LAST_WORDS, Attempt
 from mmprompt.runs.failures import Reason, from_text, silent, told_to_end
 from mmprompt.runs.files import StoreError
-from mmprompt.runs.store import LAST_WORDS, Attempt, Store
+from mmprompt.runs.store import Store
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1, in <module>\n    f()\n'
 REASONS = st.builds(

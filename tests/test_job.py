@@ -26,7 +26,8 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.processes import this_process
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.training.frozen_features import processor
 from mmprompt.training.train import data_order, learning_rate
 from sweeps.states.state import mark_dead

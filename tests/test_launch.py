@@ -14,10 +14,11 @@ from launcher import Launcher
 from patience import printed_by
 from synthetic_store import JOB
 
+from mmprompt.runs.attempt import TRIES
 from mmprompt.runs.deployment import ROOT, Cluster
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.identity import evaluation_id
-from mmprompt.runs.store import TRIES, Store
+from mmprompt.runs.store import Store
 from sweeps.jobs import snapshot
 from sweeps.jobs.batch import batches, pack
 from sweeps.jobs.local import signals_held_back, visible_gpus

@@ -30,7 +30,8 @@ from wandb_server import KEY, Upload, WandbServer
 from analysis.histories import history_frame, read_history
 from mmprompt.runs import wandb_client
 from mmprompt.runs.deployment import ROOT, Tracking
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_client import CLIENT
 from mmprompt.runs.wandb_record import WandbRecord, read_record
 from mmprompt.runs.wandb_writer import RecordWriter

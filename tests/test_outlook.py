@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.files import write_once
 from mmprompt.runs.identity import digest
 from mmprompt.runs.processes import this_process
-from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from sweeps.jobs.slurm import Job
 from sweeps.states.state import HoldingJob, Queue, State, state, states
 

@@ -19,7 +19,8 @@ from mmprompt.runs.config import ConfigError, RunConfig
 from mmprompt.runs.deployment import ROOT, Cluster
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.processes import this_process
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.studies.power import detectable
 from sweeps.grid.manifest import ExpandedSweep, expand, manifest
 from sweeps.planning.cost import SAMPLED, Cost, cost

@@ -14,9 +14,10 @@ from tiny import JOB, frozen_run, job_settings
 
 from mmprompt.execution.execute import SUMMARISED, execute
 from mmprompt.execution.resources import device_hours, epochs, forget_peak, near_best, peak_memory_mb, seconds_per_100
+from mmprompt.runs.attempt import seconds_at_work
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.identity import evaluation_id
-from mmprompt.runs.store import Store, seconds_at_work
+from mmprompt.runs.store import Store
 
 CPU = torch.device("cpu")
 ROUNDED = 0.02  # seconds that are lost where hours are rounded to five places

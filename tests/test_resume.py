@@ -25,7 +25,7 @@ from victim import Victims
 
 from analysis.histories import history_frame
 from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
-from mmprompt.runs.store import RunFolder
+from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.wandb_record import read_record
 
 LONG = os.environ.get("MMPROMPT_LONG") == "1"

@@ -20,8 +20,8 @@ import pytest
 from launcher import TINY, Launcher
 from patience import ended, until
 
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
-from mmprompt.runs.store import Attempt
 from sweeps.display.report import SUSPICIOUS_SILENCE
 
 SOON = "import sys; from sweeps.display import live_table as table; table.LOG_INTERVAL = table.MAX_LOG_INTERVAL = 0.2; "

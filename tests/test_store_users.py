@@ -207,7 +207,8 @@ import sys
 from pathlib import Path
 from mmprompt.runs.files import follow_mode
 from mmprompt.runs.processes import this_process
-from mmprompt.runs.store import Attempt, Store
+from mmprompt.runs.attempt import Attempt
+from mmprompt.runs.store import Store
 follow_mode(Path(sys.argv[1]))
 JOB = this_process() | {"batch": "1", "scheduler": "local"}
 folder = Store(Path(sys.argv[1])).run("0123456789abcdef")

@@ -19,7 +19,7 @@ from launcher import Launcher
 from outcome import tables
 from patience import ended, printed_by, until
 
-from mmprompt.runs.store import RunFolder
+from mmprompt.runs.run_folder import RunFolder
 from sweeps.jobs.batch import batches
 
 LONG = os.environ.get("MMPROMPT_LONG") == "1"

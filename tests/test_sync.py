@@ -19,10 +19,11 @@ from wandb_server import KEY, Upload, WandbServer
 
 from analysis.histories import read_history
 from mmprompt.runs import wandb_server
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.processes import this_process
-from mmprompt.runs.store import Attempt, Store
+from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_file import BLOCK
 from mmprompt.runs.wandb_writer import RecordWriter
 from sweeps.__main__ import main

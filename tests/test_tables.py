@@ -31,7 +31,8 @@ from analysis.statistics import cells, facts
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.files import StoreError
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from sweeps.grid.sweep_file import Claim
 
 TASKS = ["micro_grounding", "micro_entailment"]

@@ -25,7 +25,8 @@ from mmprompt.execution.run_context import backbone_of
 from mmprompt.methods.tuned_model import Tuned, tokens_in_loss
 from mmprompt.models.ofa import PAD
 from mmprompt.runs.deployment import ROOT
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.training.optimiser import AdamW
 from mmprompt.training.train import HASH, State, data_order
 

@@ -39,9 +39,11 @@ from analysis.report import read_report, texts
 from analysis.sources import InStore, in_store
 from analysis.statistics import cells, facts
 from mmprompt.execution.evaluations import NewEvaluation
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import canonical, evaluation_id, frozen_text
-from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_file import MAGIC, framed, payloads
 from sweeps.grid.manifest import expand
 from sweeps.grid.manifest import manifest as frozen

@@ -13,7 +13,8 @@ from mmprompt.data.task_files import TaskFiles
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import ROOT, Deployment, JobSettings
 from mmprompt.runs.identity import freeze, run_id
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 
 SMALL = [
     *("task.data.train=40", "task.data.val=30", "task.data.test=30"),

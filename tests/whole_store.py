@@ -15,11 +15,12 @@ import numpy as np
 from synthetic_store import JOB, OFFLINE
 
 from mmprompt.families.registry import FAMILIES, PRIMARY_METRIC
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import write_once
 from mmprompt.runs.identity import evaluation_id, run_id
-from mmprompt.runs.store import Attempt, Store
+from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_writer import RecordWriter
 from sweeps.grid.manifest import expand, write
 

@@ -25,10 +25,11 @@ from mmprompt.evaluation.answers import Answered, attack_of, count, evaluate
 from mmprompt.execution.progress import EvaluationProgress
 from mmprompt.execution.run_context import RunContext
 from mmprompt.families.registry import PRIMARY_METRIC
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.records import EVALUATION, DamagedError, ResultRecord, as_json, read
+from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.signals import leave, time_is_up
-from mmprompt.runs.store import Attempt, RunFolder
 from mmprompt.training.frozen_features import Want
 
 Settings = Mapping[str, Any]  # of an evaluation (`mmprompt.runs.identity.evaluations_of`)

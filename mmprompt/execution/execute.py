@@ -30,6 +30,7 @@ from mmprompt.execution.evaluations import Settings, evaluate_finished_run, is_d
 from mmprompt.execution.progress import OnStep, heartbeat, progress_reporter
 from mmprompt.execution.resources import device_hours, epochs, near_best, peak_memory_mb
 from mmprompt.execution.run_context import NoGPUError, RunContext, load_run
+from mmprompt.runs.attempt import TRIES, Attempt, seconds_at_work
 from mmprompt.runs.comparison import RECORDED
 from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import JobSettings
@@ -38,8 +39,9 @@ from mmprompt.runs.files import GoneError, StoreError
 from mmprompt.runs.identity import default_evaluations, evaluation_id
 from mmprompt.runs.processes import this_process, who
 from mmprompt.runs.records import DamagedError
+from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.signals import TOLD_TO_END, end_when_told, time_is_up
-from mmprompt.runs.store import TRIES, Attempt, RunFolder, Store, seconds_at_work
+from mmprompt.runs.store import Store
 from mmprompt.training.train import Checkpoints, Paused, State, TrainingError, train
 
 NEAR_LIMIT = Reason("time limit", "the time limit of its job was near", interrupted=True)

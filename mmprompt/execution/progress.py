@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mmprompt.evaluation.answers import Answered
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.config import RunConfig
-from mmprompt.runs.store import Attempt
 from mmprompt.training.train import State
 
 REPORT_EVERY = 2.0  # seconds between two progress reports

@@ -215,3 +215,8 @@ def remove(file: Path) -> None:
     """Removes a file that is not needed. If it cannot be removed, it stays."""
     with contextlib.suppress(OSError):
         file.unlink()
+
+
+def is_number(name: str) -> bool:
+    """Whether `int` can read it as a count. (`str.isdigit` accepts `²`.)"""
+    return name.isascii() and name.isdecimal() and len(name) < 10

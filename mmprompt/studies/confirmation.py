@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.records import DamagedError
-from mmprompt.runs.store import RunFolder
+from mmprompt.runs.run_folder import RunFolder
 from mmprompt.studies.intervals import Interval, paired, t_interval
 from mmprompt.studies.outcomes import Picture
 from mmprompt.studies.study import Candidate, Group

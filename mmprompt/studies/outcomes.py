@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Literal
 
+from mmprompt.runs.attempt import TRIES, seconds_at_work
 from mmprompt.runs.records import DamagedError, ResultRecord
-from mmprompt.runs.store import TRIES, RunFolder, seconds_at_work
+from mmprompt.runs.run_folder import RunFolder
 from mmprompt.studies.study import SCORE, Confirmation, Decision, Definition, Knew, Settings, Study, Trial
 
 

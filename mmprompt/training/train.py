@@ -23,10 +23,10 @@ from mmprompt.data.splits import Split
 from mmprompt.data.tasks import collate
 from mmprompt.evaluation.answers import example_scores
 from mmprompt.methods.tuned_model import Tuned, View, tokens_in_loss
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.config import Optim, RunConfig
 from mmprompt.runs.files import remove
 from mmprompt.runs.signals import leave, time_is_up
-from mmprompt.runs.store import Attempt
 from mmprompt.training.optimiser import AdamW
 
 HASH = hashlib.sha256().digest_size

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mmprompt.families.registry import PRIMARY_METRIC
+from mmprompt.runs.attempt import TRIES, Attempt
 from mmprompt.runs.failures import silent
-from mmprompt.runs.store import TRIES, Attempt
 from sweeps.display.live_table import LiveTable
 from sweeps.display.looks import SweepReader
 from sweeps.display.page import drawn_page

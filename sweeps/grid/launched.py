@@ -15,7 +15,8 @@ from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import is_of_evaluations
 from mmprompt.runs.overrides import as_text
 from mmprompt.runs.records import ManifestRecord
-from mmprompt.runs.store import LISTED, NoSweepError, RunFolder, SeveralRunsError, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import LISTED, NoSweepError, SeveralRunsError, Store
 
 
 @dataclass(frozen=True)

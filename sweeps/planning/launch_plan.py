@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from mmprompt.runs.attempt import TRIES
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import RETRIED
 from mmprompt.runs.files import follow_mode
 from mmprompt.runs.records import DamagedError
-from mmprompt.runs.store import TRIES
 from sweeps.grid.manifest import ExpandedSweep, Launch, join
 from sweeps.jobs.batch import Batches, Kind, batches, pack
 from sweeps.jobs.local import capacity

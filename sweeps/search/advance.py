@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.failures import silent
 from mmprompt.runs.files import write_over
 from mmprompt.runs.identity import run_id
 from mmprompt.runs.records import DamagedError
-from mmprompt.runs.store import Attempt
 from mmprompt.studies.confirmation import is_over, is_settled
 from mmprompt.studies.outcomes import Picture, Reader, RunOutcome, next_rung
 from mmprompt.studies.study import (

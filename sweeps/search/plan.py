@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmprompt.runs.attempt import TRIES
 from mmprompt.runs.identity import dotted, evaluation_id, run_id
 from mmprompt.runs.overrides import as_text
-from mmprompt.runs.store import TRIES
 from mmprompt.studies.outcomes import Outcome, Picture, Reader
 from mmprompt.studies.study import FIRST_FRESH, Definition, Knew, Study, Trial
 from sweeps.jobs import slurm

@@ -11,7 +11,8 @@ from typing import Any
 
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.overrides import as_text
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.studies.confirmation import confirmed, is_over, is_settled
 from mmprompt.studies.intervals import Interval
 from mmprompt.studies.outcomes import Outcome, Picture, Reader, next_rung

@@ -9,7 +9,8 @@ from typing import Any
 from mmprompt.runs.config import ConfigError
 from mmprompt.runs.identity import completed, run_id
 from mmprompt.runs.records import DamagedError, ResultRecord
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.studies.outcomes import objectives
 from mmprompt.studies.study import Definition, Settings, Warm
 from sweeps.search.settings import Composition, value_at

@@ -8,9 +8,9 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from mmprompt.runs.attempt import TRIES, Attempt
 from mmprompt.runs.deployment import Deployment, default_store
 from mmprompt.runs.failures import RETRIED
-from mmprompt.runs.store import TRIES, Attempt
 from sweeps.grid.launched import LaunchedSweep
 from sweeps.states.causes import RunFailure
 from sweeps.wording import volume

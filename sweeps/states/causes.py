@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.failures import DISK, SILENT, Cause, from_text, silent
 from mmprompt.runs.processes import is_running
-from mmprompt.runs.store import Attempt, Store
+from mmprompt.runs.store import Store
 from sweeps.jobs.accounting import EndedJob, ended_jobs
 from sweeps.jobs.batch import Batch, batches, log_of
 from sweeps.jobs.job_log import BEGINS, OUT_OF_TIME, end_stamps, tail, timestamp, zone_of

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.failures import silent
 from mmprompt.runs.records import DamagedError, ResultRecord
-from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from sweeps.jobs import slurm
 from sweeps.jobs.batch import Batch, batches
 from sweeps.jobs.slurm import Job

@@ -18,9 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.files import StoreError, draft_of, remove, server_time
 from mmprompt.runs.processes import is_running
-from mmprompt.runs.store import OF_SEARCH, Attempt, RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import OF_SEARCH, Store
 from sweeps.display.live_table import confirm
 from sweeps.grid.launched import readable, store_at
 from sweeps.jobs import slurm

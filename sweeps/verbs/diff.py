@@ -19,7 +19,8 @@ from mmprompt.runs import identity
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import ABSENT, NEUTRAL, dotted, is_of_evaluations, setting
 from mmprompt.runs.records import DamagedError
-from mmprompt.runs.store import RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from sweeps.grid.launched import evaluations_of, find_run, label_of, readable, store_at
 
 MEANS = {

@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from mmprompt.runs.attempt import TRIES, Attempt
 from mmprompt.runs.config import ConfigError
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import provenance
 from mmprompt.runs.records import DamagedError, ManifestRecord
-from mmprompt.runs.store import TRIES, Attempt
 from sweeps.display.live_table import LiveTable, confirm
 from sweeps.display.watch import Submit, Watch
 from sweeps.grid import manifest

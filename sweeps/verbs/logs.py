@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.files import StoreError
-from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from sweeps.grid.launched import find_run, label_of, store_at
 from sweeps.jobs.batch import batches, evaluations_by_run, log_of
 from sweeps.jobs.job_log import BEGINS, started_at, tail

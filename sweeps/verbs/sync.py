@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.runs.attempt import Attempt
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_record import WandbRecord
 from mmprompt.runs.wandb_server import ServerError, is_marked, known, mark, send, sendable, server
 from sweeps.grid.launched import read

@@ -10,7 +10,7 @@ from calls import Call, Calls
 from repairs import Repairs
 from subject import Subject, Work
 
-from mmprompt.runs.store import Attempt
+from mmprompt.runs.attempt import Attempt
 
 AGAIN = 3.0  # seconds after which somebody follows again
 LOOK = 10.0  # seconds after which somebody looks at the cluster again

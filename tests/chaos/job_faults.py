@@ -11,7 +11,7 @@ from fault_context import FaultContext
 from faults import damage, litter, step_daemon
 from subject import record
 
-from mmprompt.runs.store import Attempt
+from mmprompt.runs.attempt import Attempt
 
 OTHERS = "mmprompt-chaos"  # the name of jobs that preempt ours
 

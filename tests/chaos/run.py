@@ -46,7 +46,7 @@ from job_faults import OTHERS, JobFaults
 from observers import Observers
 from subject import Subject, Work, python_on_nodes, record
 
-from mmprompt.runs.store import TRIES
+from mmprompt.runs.attempt import TRIES
 
 EVERY = 3.5  # seconds between two faults
 PATIENCE = 10.0  # seconds until somebody is there whom a fault could hit

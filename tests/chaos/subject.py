@@ -20,8 +20,10 @@ from typing import Any
 import psutil
 from cluster import Cluster
 
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
-from mmprompt.runs.store import OF_SEARCH, Attempt, RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import OF_SEARCH, Store
 from sweeps.display.report import HELD
 
 # root may read and write what nobody is allowed to, unless it gives that up

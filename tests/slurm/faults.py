@@ -30,8 +30,10 @@ import patience
 from patience import printed_by
 
 from analysis.histories import history_frame
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
-from mmprompt.runs.store import Attempt, RunFolder, Store
+from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_record import read_record
 
 STEPS = 60  # a second on one core

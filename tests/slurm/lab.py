@@ -19,7 +19,7 @@ import pytest
 from cluster import BARE_FOLDER, BARE_PORTS, NODES, Cluster
 from faults import OVER, Sweep, hosts
 
-from mmprompt.runs.store import RunFolder
+from mmprompt.runs.run_folder import RunFolder
 
 Test = TypeVar("Test", bound=Callable[..., None])
 AT_ONCE = 8  # stories; more of them and on two cores python does not start before SLURM's time is up

@@ -9,7 +9,7 @@ from pathlib import Path
 from faults import Sweep, until
 from lab import Lab, beside
 
-from mmprompt.runs.store import Attempt
+from mmprompt.runs.attempt import Attempt
 
 BUDGETS = "attack.epsilon=" + ",".join(f"0.{i:02}" for i in range(1, 13))
 MANY = (BUDGETS, "evaluation.splits=[test]")

@@ -22,7 +22,7 @@ from lab import Lab, beside
 from patience import printed_by
 from searcher import TINY
 
-from mmprompt.runs.store import Attempt
+from mmprompt.runs.attempt import Attempt
 from mmprompt.studies.confirmation import is_over
 from mmprompt.studies.outcomes import Picture, Reader
 from mmprompt.studies.study import Study
