@@ -98,7 +98,7 @@ def launch_plan(store: Path) -> int:
     expanded = dataclasses.replace(
         EXPANDED[0], sweeps=[dataclasses.replace(one, place=place) for one in EXPANDED[0].sweeps]
     )
-    seen = launch.mended(launch_plan.of(expanded, None, None), None, None)
+    seen = launch.repair_settings(launch_plan.of(expanded, None, None), None, None)
     print(seen, seen.cost, seen.jobs)
     return launch._report(seen, [], [])
 
@@ -161,7 +161,7 @@ def sync(store: Path) -> int:
         folders = [here.run(run) for run in sync._runs(here, [])]
         queued = queue(here, [folder.id for folder in folders])
         for folder in folders:
-            for file, _ in sync._records(folder, queued):
+            for file, _ in sync._record_files(folder, queued):
                 if not is_marked(file):
                     read_local(file)
     return 0
