@@ -7,7 +7,7 @@ For notebooks and scripts:
     from analysis import load, runs, study, diff, published
 
     load("length")      a sweep: its tables, figure, claims, runs (`analysis.results.Results`)
-    study("prompt")     a search (`analysis.results.StudyResults`)
+    study("prompt")     a search (`analysis.search_report.SearchReport`)
     runs()              every run of the store, a row each
     diff("3f2a", "91b") the settings in which two runs differ
     published()         the paper's own values

@@ -150,7 +150,7 @@ def test_two_versions_of_the_code_that_launch_at_once_submit_each_run_once(lab: 
     other = lab.folder / "other"
     for name in ("mmprompt", "sweeps", "analysis", "conf"):
         shutil.copytree(ROOT / name, other / name, ignore=shutil.ignore_patterns("__pycache__", "mine.yaml"))
-    with (other / "mmprompt/evaluation/metrics.py").open("a") as file:
+    with (other / "mmprompt/evaluation/answers.py").open("a") as file:
         file.write("# another version\n")
     launches = [one.start("launch") for one in (sweep, replace(sweep, root=other)) for _ in range(2)]
     said = [printed_by(launch) for launch in launches]
