@@ -87,7 +87,7 @@ def test_a_finished_run_is_exported_under_official_names(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("overrides", "why"),
-    [(["method=lora"], "they have no official names"), (["prompt.layers=[0]"], "prompts 1 of 3 layers")],
+    [(["method=lora"], "its tensors have no official names"), (["prompt.layers=[0]"], "prompts 1 of 3 layers")],
 )
 def test_what_the_published_code_does_not_know_is_not_exported(overrides: list[str], why: str, tmp_path: Path) -> None:
     run = frozen_run(tmp_path, "optim.steps=1", "optim.validate_every=1", *overrides)
