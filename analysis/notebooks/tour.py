@@ -1,8 +1,8 @@
 # %% [markdown]
 # # From a sweep to one example
 #
-# This tour goes from the table of a sweep down to single runs, their learning curves, and the examples on which two settings
-# differ.
+# What is behind a number? This tour goes from the table of a sweep down to single runs, their learning curves, and the examples
+# on which two settings differ.
 #
 # The runs are those of `make sweep-length`, the length ablation of the paper (Table 6, Figure 2).
 
