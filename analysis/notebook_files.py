@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mmprompt.runs.config import nearest
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError, write_over
-from mmprompt.runs.store import Store
+from mmprompt.runs.store import NoSweepError, Store
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -44,7 +44,7 @@ def write(store: Store, out: Path, names: Sequence[str] = ()) -> Iterator[tuple[
         if error is None:
             write_over(out / f"{name}.ipynb", stored_text(notebook))
             yield f"{out / name}.ipynb", True
-        elif error[0] == StoreError.__name__:
+        elif error[0] in (StoreError.__name__, NoSweepError.__name__):
             yield f"{name}: not made, {error[1]}", True
         else:
             yield f"{name}: {error[0]}: {error[1]}", False

@@ -19,6 +19,7 @@ from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import Tracking
 from mmprompt.runs.files import write_once
 from mmprompt.runs.identity import canonical, digest, evaluation_id
+from mmprompt.runs.records import as_json
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_writer import RecordWriter
@@ -115,7 +116,7 @@ def put(attempt: Attempt, folder: Path, task: str, settings: Mapping[str, Any], 
     write_once(folder / f"{one}.npy", buffer.getvalue())
     content = {"evaluation": one, "run": attempt.run.id, **made_by(attempt), "settings": dict(settings), "n": EXAMPLES}
     content |= {"metrics": {metric: value}, "seconds": 1.0, "wandb": attempt.wandb}
-    write_once(folder / f"{one}.json", json.dumps(content))
+    write_once(folder / f"{one}.json", as_json(content))
 
 
 def example_scores(metric: str, value: float, split: str, evaluation: str) -> np.ndarray:

@@ -374,7 +374,7 @@ def test_an_unknown_sweep_names_the_nearest_and_ends_with_2(
 ) -> None:
     assert main(["tables", "lenght", "--runs", str(unfinished.root)]) == 2
     assert "no sweep lenght in" in (errors := capsys.readouterr().err) and "did you mean length?" in errors
-    with pytest.raises(StoreError, match="none was launched there yet"):
+    with pytest.raises(StoreError, match="none was launched into it yet"):
         read_sweep(Store(unfinished.root / "nowhere"), "length")
     assert main(["tables", "--runs", str(unfinished.root / "nowhere")]) == 2
 

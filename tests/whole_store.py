@@ -4,7 +4,6 @@ evaluations, and scores that were made up. No training."""
 from __future__ import annotations
 
 import io
-import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import write_once
 from mmprompt.runs.identity import evaluation_id, run_id
+from mmprompt.runs.records import as_json
 from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_writer import RecordWriter
 from sweeps.grid.manifest import expand, write
@@ -127,7 +127,7 @@ def put(attempt: Attempt, folder: Path, config: RunConfig, settings: Mapping[str
         "seconds": 1.0,
         "wandb": attempt.wandb,
     }
-    write_once(folder / f"{one}.json", json.dumps(content))
+    write_once(folder / f"{one}.json", as_json(content))
 
 
 def values(config: RunConfig, settings: Mapping[str, Any], one: str) -> dict[str, float]:
