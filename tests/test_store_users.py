@@ -208,6 +208,7 @@ from pathlib import Path
 from mmprompt.runs.files import follow_mode
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.attempt import Attempt
+from mmprompt.runs.failures import from_text
 from mmprompt.runs.store import Store
 follow_mode(Path(sys.argv[1]))
 JOB = this_process() | {"batch": "1", "scheduler": "local"}
