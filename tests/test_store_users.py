@@ -232,6 +232,7 @@ def test_an_attempt_that_one_left_behind_another_declares_failed_and_tidies_up(s
         code, output = user.run(shared / user.name, "-c", TAKE_OVER, str(store.root), act)
         assert code == 0, output
     assert sorted(name for name in modes(store.run("0123456789abcdef").path) if "." in name) == [
+        "attempts/1/error.json",
         "attempts/1/error.txt",
         "attempts/1/job.json",
         "attempts/2/job.json",
