@@ -1,6 +1,6 @@
 """One run by hand: `python -m mmprompt prompt.length=64 task=micro_grounding seed=1`, an ordinary Hydra program.
 
-The same run in a sweep has the same id: it is trained once, whoever asks first. `attack.epsilon=0.01` or `evaluation.beam=5`
+The same run in a sweep has the same id: it is trained once, by hand or by the sweep. `attack.epsilon=0.01` or `evaluation.beam=5`
 evaluates its finished weights; it is trained only if they are not there.
 """
 

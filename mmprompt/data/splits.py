@@ -1,4 +1,4 @@
-"""The splits of a task: scenes of the small world, or lines of files. Whoever trains and evaluates need not know which.
+"""The splits of a task: scenes of the small world, or lines of files. Training and evaluation do not depend on which.
 
 n examples of a split, S x S pixels of their images.
 """

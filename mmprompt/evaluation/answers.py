@@ -91,9 +91,9 @@ def evaluate(
     settings: Mapping[str, Any],
     answered: Answered = lambda count: None,
 ) -> Scores:
-    """An evaluation with these settings (`mmprompt.runs.identity.evaluations_of`), of the split that they name.
+    """Makes the evaluation with these settings (`mmprompt.runs.identity.evaluations_of`), on the split that they name.
 
-    `view`: of this split, and under an attack of that which it changes.
+    `view`: from indices of this split's examples to what the model reads of them; under an attack, to what the attack changes.
     """
     asked = config.model_copy(update={"task": as_asked(config.task, settings)})
     found = answers(asked, tuned, split, view, count(split, settings), attack_of(settings), answered)

@@ -120,7 +120,7 @@ def evaluate_finished_run(run: RunContext, evaluations: Sequence[Settings]) -> N
                 leave()
             made.append(make_evaluation(run, settings, progress.answered))
             record.log(len(made), made[-1].values)
-        # The values of all that were made of this run since it was published: whoever reads the newest record has them.
+        # All evaluations made of this run since it was published, so that the newest record holds every value.
         there = [*readable(folder.evaluation_files(None)), *(one.content for one in made)]
         summary = {key: value for content in there for key, value in recorded(content).items()}
     except BaseException:

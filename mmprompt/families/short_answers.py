@@ -1,4 +1,4 @@
-"""Scores of answers of a few words, each right, wrong or right in the eyes of some people (facts 5.7).
+"""Scores of short answers: right, wrong, or partly right if only some annotators gave that answer (facts 5.7).
 
 `right`: of each example the answers that score, and how much; 1 is full marks.
 """

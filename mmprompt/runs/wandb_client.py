@@ -91,7 +91,7 @@ class Client:
         return time.monotonic() >= self.offline_until
 
     def stay_offline(self, reason: str) -> None:
-        """Asks no server for `ASK_AGAIN`, and warns whoever opened or finished a record."""
+        """Asks no server for `ASK_AGAIN`, and warns the caller that opened or finished a record."""
         self.offline_until = time.monotonic() + ASK_AGAIN
         rest = f"records are offline ones for {ASK_AGAIN / 60:.0f} minutes; `make sync` uploads what is missing there"
         warnings.warn(f"{reason}: {rest}", stacklevel=4)

@@ -86,7 +86,7 @@ def server() -> Iterator[Any]:
         except (wandb.errors.Error, WandbApiFailedError, ValidationError) as error:  # the last: of a setting
             raise ServerError(f"the W&B server cannot be had: {first_line(error)}") from error
         except TimeoutError as error:
-            CLIENT.end()  # whoever still waits for an answer gets an error
+            CLIENT.end()  # threads that still wait for an answer get an error
             raise ServerError("the W&B server stopped answering") from error
 
 

@@ -8,7 +8,7 @@ what is missing. A shard made twice is the same shard. What cannot be read is ma
 made whenever it is needed, and both are said in one line.
 
 Shards are read, not mapped: the kernel shares the pages among processes either way, but under a mapping a file that shrinks,
-or that another host deletes, kills whoever looks at it.
+or that another host deletes, kills every process that reads it.
 """
 
 from __future__ import annotations
