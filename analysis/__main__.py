@@ -24,6 +24,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.figure_formats import DEFAULT_FORMATS, FORMATS
 from mmprompt.runs.deployment import default_store, store_folder
 from mmprompt.runs.files import StoreError, follow_mode, vanished, write_over
 from mmprompt.runs.store import Store
@@ -133,9 +134,9 @@ def parser() -> argparse.ArgumentParser:
     tables.add_argument("--verify", action="store_true", help="check all that `verify` checks")
     widths = "of figures, as they are printed: text (5.5 in, NAME.pdf) or column (3.25 in, NAME_column.pdf)"
     tables.add_argument("--width", choices=["text", "column"], default="text", help=widths)
-    kinds = "of figures, with commas between: pdf, png, svg; default: pdf,png"
+    formats = f"of figures, with commas between: {', '.join(FORMATS)}; default: {','.join(DEFAULT_FORMATS)}"
     tables.add_argument("--json", action="store_true", help="for programs: one JSON document, a list of sweeps")
-    tables.add_argument("--format", type=_kinds, default=("pdf", "png"), help=kinds)
+    tables.add_argument("--format", type=_formats, default=DEFAULT_FORMATS, help=formats)
     for options in (tables, verb_of_many("curves", "every logged step of their runs, as CSV")):
         options.add_argument("--out", type=Path, help="where the files are made; default: in the store")
     verb_of_many("verify", "whether runs, records and manifest agree; writes no file")
@@ -158,11 +159,11 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def _kinds(text: str) -> tuple[str, ...]:
-    kinds = tuple(text.split(","))
-    if not set(kinds) <= {"pdf", "png", "svg"}:
-        raise argparse.ArgumentTypeError(f"{text}: these are pdf, png and svg, with commas between")
-    return kinds
+def _formats(text: str) -> tuple[str, ...]:
+    formats = tuple(text.split(","))
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} came; wanted: {', '.join(FORMATS)}, with commas between")
+    return formats
 
 
 def source_of(given: argparse.Namespace, manifest: Mapping[str, Any]) -> AbstractContextManager[Source]:

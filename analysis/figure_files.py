@@ -11,9 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import captions, figures, paper_figures
+from analysis.figure_formats import DEFAULT_FORMATS
 from analysis.frame import Sweep
 from analysis.paper_values import Published, compared
 from analysis.references import NO_REFERENCES, References
+from analysis.shown_figure import save
 from mmprompt.runs.files import write_over
 
 
@@ -25,7 +27,7 @@ def write(
     curves: pd.DataFrame | None = None,
     *,
     width: str = "text",
-    formats: Iterable[str] = figures.FORMATS,
+    formats: Iterable[str] = DEFAULT_FORMATS,
     averages: pd.DataFrame | None = None,
     trends: pd.DataFrame | None = None,
     references: References = NO_REFERENCES,
@@ -34,23 +36,21 @@ def write(
     """Writes NAME.pdf, NAME.png and NAME.caption.txt, NAME_inference.* if `costs` has models of several sizes, and NAME_paper.* if
     the paper has scores. Returns the files, the sweep's own figure first.
 
-    Figures of column width are called NAME_column.pdf and so on. `formats`: some of `figures.KINDS`.
+    Figures of column width are called NAME_column.pdf and so on. `formats`: some of `figure_formats.FORMATS`.
     """
     name = sweep.manifest["sweep"]
     summaries = {"averages": averages, "trends": trends}
     ours = figures.draw(sweep, cells, curves, width=width, references=references, **summaries)
     text = captions.caption(sweep, cells, curves, width=width, references=references, **summaries)
-    places = figures.save(ours, folder / file_stem(name, width), formats)
+    places = save(ours, folder / file_stem(name, width), formats)
     places.append(_caption(folder, file_stem(name, width), text))
     if costs is not None and has_sizes(costs):
-        places += figures.save(
-            figures.inference(costs, width=width), folder / file_stem(f"{name}_inference", width), formats
-        )
+        places += save(figures.inference(costs, width=width), folder / file_stem(f"{name}_inference", width), formats)
         places.append(_caption(folder, file_stem(f"{name}_inference", width), captions.inference(costs)))
     paper_values = paper_figures.choose_part(published)
     if paper_values is not None:
         theirs = paper_figures.draw(paper_values, compared(sweep.manifest), width=width)
-        places += figures.save(theirs, folder / file_stem(f"{name}_paper", width), formats)
+        places += save(theirs, folder / file_stem(f"{name}_paper", width), formats)
         places.append(_caption(folder, file_stem(f"{name}_paper", width), paper_figures.caption(paper_values)))
     return places
 

@@ -7,23 +7,19 @@ paper's own values have a separate figure (`analysis.paper_figures`); `analysis.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import names
 from analysis.comparisons import margin_of
 from analysis.frame import Sweep
+from analysis.panel_grid import AROUND, LETTER, columns_of, grid_of
 from analysis.panels import (
     ASIDE,
     DIFFERENCE,
@@ -54,18 +50,13 @@ from analysis.panels import (
 from analysis.references import NO_REFERENCES, References
 from analysis.scales import COST, MARGIN, Scale, are_numbers, limits
 from analysis.scales import KEPT as SHARE
+from analysis.shown_figure import finished
 from analysis.style import LINES, WIDTHS, Look, applied, looks
-from mmprompt.runs.files import write_over
 
-KINDS, FORMATS = ("pdf", "png", "svg"), ("pdf", "png")  # all file formats; those written by default
-DPI = 300  # resolution of a PNG
-ON_SCREEN, PIXELS = 180, 130  # in a notebook: dots per inch of the image, and displayed pixels per inch
 FEW = 3  # up to this number of lines, single runs and differences are shown too
 TALLEST = 8.5  # inches: the height that a page has for a figure with its caption
-LETTER = 0.047  # inches: approximate width of a letter
+BELOW = 0.33  # inches: space for text below a panel
 ROW = 0.16  # inches: height of a row of a dot plot
-AROUND, BELOW = 0.49, 0.33  # inches: space for text above and below a panel together; the part below
-LEGEND_LINE = 0.14  # inches: height of a line of the legend
 ROWS_PANEL = 0.98  # inches: least width of a panel of a dot plot
 LINES_PANEL = {True: 1.3, False: 1.5}  # inches: least width of a panel of few lines (True), or of many
 FAR = (
@@ -118,54 +109,6 @@ def is_over_numbers(sweep: Sweep, cells: pd.DataFrame) -> bool:
     """Whether values are drawn over an axis of numbers; otherwise each has a row."""
     x = cells[sweep.over or sweep.compare]
     return are_numbers(x) and x.nunique() > 1
-
-
-class Shown(Figure):
-    """A figure that looks the same in a notebook and in a file, and that is saved in our style (Type 42 fonts) always."""
-
-    def savefig(self, *places: Any, **options: Any) -> None:
-        with applied():
-            super().savefig(*places, **options)
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        with applied():
-            return bytes(printed(self, "png", ON_SCREEN)), {"width": round(self.get_figwidth() * PIXELS)}
-
-
-def save(figure: Figure, stem: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
-    """Writes STEM.pdf and so on; returns the files."""
-    places = []
-    with applied():
-        for kind in formats:
-            places.append(stem.with_name(f"{stem.name}.{kind}"))
-            write_over(places[-1], printed(figure, kind))
-    return places
-
-
-def printed(figure: Figure, kind: str, dpi: int = DPI) -> memoryview:
-    """Returns the bytes of the figure's file, without date and version.
-
-    It calls the canvas directly: `savefig` would draw everything once more to compute a layout that is already solved.
-    """
-    buffer = io.BytesIO()
-    if kind == "pdf":
-        FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None})
-    elif kind == "svg":
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    else:
-        figure.set_dpi(dpi)
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    return buffer.getbuffer()
-
-
-def finished(figure: Figure) -> Figure:
-    """Solves the layout of a figure once, so that each format need not do it again; returns the figure."""
-    figure.align_ylabels()
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.execute(figure)
-    figure.set_layout_engine("none")
-    return figure
 
 
 # Rows, lines and panels of a figure
@@ -500,63 +443,6 @@ def inference(costs: pd.DataFrame, *, width: str = "column", quantity: str = "se
             label(ax, names.metric(quantity))
             ax.set_xlabel("Parameters (millions)" if len(sizes) else names.axis("model"))
         return finished(figure)
-
-
-# The layout of panels
-
-
-def columns_of(count: int, fitting: float) -> int:
-    """The number of columns for so many panels: at most `fitting`, and such that rows are as even as possible."""
-    most = max(1, min(count, int(fitting + 0.05)))
-    return -(-count // -(-count // most))
-
-
-def grid_of(
-    count: int,
-    columns: int,
-    heights: Sequence[float],
-    width: float,
-    entries: Sequence[Line2D],
-    around: Sequence[float],
-) -> tuple[Figure, list[list[Axes]]]:
-    """Makes an empty figure. Returns it, and for each panel its axes from top to bottom.
-
-    `heights`: inches, of the axes of a panel. `around`: inches for the text above and below each of them. `width`: inches.
-    `entries`: the entries of the legend above all panels.
-    """
-    blocks = -(-count // columns)
-    packed = list(packed_in_lines(entries, width))
-    high = blocks * (sum(heights) + sum(around)) + LEGEND_LINE * len(packed)
-    figure = Shown(figsize=(width, high), layout="constrained")
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(w_pad=0.02, h_pad=0.02, wspace=0.03, hspace=0.02)  # type: ignore[call-arg]
-    grid = figure.add_gridspec(blocks * len(heights), columns, height_ratios=[*heights] * blocks)
-    axes = [
-        [
-            figure.add_subplot(grid[len(heights) * (at // columns) + level, at % columns])
-            for level in range(len(heights))
-        ]
-        for at in range(count)
-    ]
-    if packed:
-        figure.legend(handles=by_columns(packed), loc="outside upper left", ncols=len(packed[0]))
-    return figure, axes
-
-
-def packed_in_lines(entries: Sequence[Line2D], width: float) -> Iterator[list[Line2D]]:
-    """Yields the entries of a legend in lines that fit the width, as even as possible."""
-    if not entries:
-        return
-    each = max(0.42 + LETTER * len(str(entry.get_label())) for entry in entries)
-    columns = columns_of(len(entries), width / each)
-    for first in range(0, len(entries), columns):
-        yield list(entries[first : first + columns])
-
-
-def by_columns(packed: Sequence[Sequence[Line2D]]) -> list[Line2D]:
-    """The entries in the order in which Matplotlib fills a legend, column by column."""
-    return [line[at] for at in range(len(packed[0])) for line in packed if at < len(line)]
 
 
 def _entries(name_of: Mapping[str, str], look_of: Mapping[str, Look]) -> list[Line2D]:

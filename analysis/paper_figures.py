@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import names
-from analysis.figures import AROUND, columns_of, finished, grid_of
+from analysis.panel_grid import AROUND, columns_of, grid_of
 from analysis.panels import SCORE, Quantity, face, label, number_axis, value_axis
 from analysis.paper_values import Published
 from analysis.scales import Scale, are_numbers, limits
+from analysis.shown_figure import finished
 from analysis.style import LINES, MARKER, WIDTHS, Look, applied, looks
 from mmprompt.families.registry import PRIMARY_METRIC
 

@@ -21,10 +21,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from analysis import names as called
-from analysis.figures import Shown, finished
 from analysis.manifest import axis_value
 from analysis.scales import DIGIT, ticks
 from analysis.search import WARM, Searched
+from analysis.shown_figure import Shown, finished
 from analysis.style import GREY, OTHERS, WIDTHS, Look, applied, looks
 from mmprompt.studies.intervals import LEVEL
 from mmprompt.studies.study import SCORE, Parameter

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from analysis import figures, search, search_figures, search_tables
+from analysis import search, search_figures, search_tables
 from analysis.figure_files import file_stem
 from analysis.html import html, note_list
 from analysis.latex import latex
 from analysis.layout import Table
 from analysis.markdown import markdown
 from analysis.report import write_texts
+from analysis.shown_figure import save
 from analysis.sources import Source
 from analysis.terminal import terminal
 from mmprompt.runs.files import StoreError, write_over
@@ -130,7 +131,7 @@ def report_search(report: SearchReport, out: Path, width: str, formats: Sequence
         ".tex": latex(report.tables, name, report.notes),
         ".csv": search.csv(report.searched, report.trials, report.confirmation),
     }
-    drawn = figures.save(report.figure(width), out / "figures" / file_stem(name, width), formats)
+    drawn = save(report.figure(width), out / "figures" / file_stem(name, width), formats)
     drawn.append(out / "figures" / f"{file_stem(name, width)}.caption.txt")
     write_over(drawn[-1], search_figures.caption(report.searched))
     return "\n".join(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from analysis.figure_formats import DEFAULT_FORMATS
 from analysis.html import html
 from analysis.manifest import read_manifest
 from analysis.page.render import NAME, write_page
@@ -15,8 +16,6 @@ from analysis.sources import in_store
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_server import Shown, publish
-
-FORMATS = ("pdf", "png")
 
 
 def report_to_wandb(store: Store, project: str | None) -> str:
@@ -34,13 +33,13 @@ def report_to_wandb(store: Store, project: str | None) -> str:
             if manifest["search"] is not None:
                 search = SearchReport(store, manifest, in_store)
                 if search.is_begun:
-                    report_search(search, out, "text", FORMATS)
+                    report_search(search, out, "text", DEFAULT_FORMATS)
                     pages[f"{name}/tables"] = html(search.tables, search.notes)
                     sent.append(manifest)
                 continue
             report = read_report(store, manifest, in_store)
             if report.is_begun:
-                write(report, out, "text", FORMATS)
+                write(report, out, "text", DEFAULT_FORMATS)
                 pages[f"{name}/tables"] = html(report.tables, report.notes)
                 sent.append(manifest)
         if not sent:

@@ -25,12 +25,13 @@ from matplotlib.figure import Figure
 from synthetic_store import DISABLED, LENGTHS, launch, manifest, run_all
 
 from analysis import captions, figure_files, figures, names, paper_figures, style
-from analysis.figures import draw, inference, save
+from analysis.figures import draw, inference
 from analysis.frame import Sweep
 from analysis.manifest import point_values
 from analysis.paper_values import published
 from analysis.reading import read_sweep
 from analysis.scales import BREAK, Scale, limits, ticks
+from analysis.shown_figure import save
 from analysis.statistics import cells
 from analysis.summaries import averages, trends
 from mmprompt.runs.comparison import FACTS

@@ -25,11 +25,11 @@ from wandb_server import WandbServer
 
 from analysis import search, search_figures, search_tables
 from analysis.__main__ import main
-from analysis.figures import save
 from analysis.latex import latex
 from analysis.layout import Table
 from analysis.manifest import read_manifest
 from analysis.search import Searched
+from analysis.shown_figure import save
 from analysis.sources import in_store
 from analysis.style import WIDTHS
 from mmprompt.runs.failures import from_text

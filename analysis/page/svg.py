@@ -6,12 +6,12 @@ import re
 
 from matplotlib.figure import Figure
 
-from analysis import figures
+from analysis.shown_figure import printed
 
 
 def image(figure: Figure) -> str:
     """Returns a figure as SVG, with letters as outlines so that it looks the same everywhere."""
-    return compact(bytes(figures.printed(figure, "svg")).decode())
+    return compact(bytes(printed(figure, "svg")).decode())
 
 
 def compact(svg: str) -> str:
