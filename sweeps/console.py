@@ -12,19 +12,19 @@ from importlib import import_module
 from sweeps.commands import COMMANDS
 
 RUNS = {
-    "run": ("mmprompt", "one run by hand, with a progress bar"),
-    "parameters": ("mmprompt.parameters", "which tensors a method trains, for any model size, without weights"),
-    "export": ("mmprompt.export", "a finished run's weights under the official names"),
+    "run": ("mmprompt", "train one run, with a progress bar"),
+    "parameters": ("mmprompt.parameters", "list the tensors that a method trains, for any model size, without weights"),
+    "export": ("mmprompt.export", "write the weights of a finished run under the official names"),
     "pretrain": ("mmprompt.pretrain", "make the small backbone again"),
 }
 RESULTS = {
-    "tables": "table and figure of sweeps",
-    "claims": "what sweeps claim, and whether their runs show it",
-    "compare": "one row less another, whichever two",
-    "trace": "from a cell of a table to its runs, files and commands",
-    "verify": "whether runs, records and manifest belong together",
-    "curves": "every logged step, as CSV",
-    "report": "the report page, one file that needs no network",
+    "tables": "write and print the tables and figures of sweeps",
+    "claims": "print what sweeps claim, and whether their runs show it",
+    "compare": "compare any two rows of a sweep, on every task",
+    "trace": "find the runs behind a cell of a table, their files and the commands that repeat them",
+    "verify": "check that runs, records and manifest agree",
+    "curves": "write every logged step of runs as CSV",
+    "report": "write the report page: one file, no network",
     "notebooks": "execute the notebooks",
     "publish": "write results into documents",
 }
@@ -54,7 +54,7 @@ def usage() -> str:
     }
     lines = ["usage: mmprompt COMMAND ...; `mmprompt COMMAND --help` says more"]
     for heading, commands in parts.items():
-        lines += ["", f"{heading}:", *(f"  {name:<10} {summary}" for name, summary in commands.items())]
+        lines += ["", f"{heading}:", *(f"  {name:<12}{summary}" for name, summary in commands.items())]
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import argparse
 
 from sweeps.commands.arguments import add_store, positive
 
-SUMMARY = "what a run's job printed"
+SUMMARY = "show what a run's job printed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
