@@ -13,7 +13,9 @@ import pytest
 from launcher import Launcher
 
 # What begins first, so that nothing long is left for the end: SLURM's tests, which mostly wait, and of the others the longest.
+# First of all those of the test cluster itself, before any story breaks a node of it.
 FIRST = (
+    "slurm/test_cluster",
     "slurm/test_faults",
     "slurm/test_evaluations_on_slurm",
     "slurm/test_faults_daemons",

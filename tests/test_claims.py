@@ -159,7 +159,7 @@ def test_every_sweep_that_claims_something_declares_its_contrasts(name: str) -> 
     [
         ({"row": {"prompt.length": 64}}, "needs either row and than, or trend"),
         ({"row": {"prompt.length": 64}, "than": {"prompt.length": 10}, "trend": "slope"}, "needs either row and than"),
-        ({"row": {"prompt.length": 64}, "than": {"prompt.length": 11}}, "is about rows that the grid has not"),
+        ({"row": {"prompt.length": 64}, "than": {"prompt.length": 11}}, "is about rows that the grid does not have"),
         ({"row": {"prompt.length": 64}, "than": {"prompt.depth": "both"}}, "names prompt.depth, which is not compared"),
         ({"trend": "slope", "quantity": "kept"}, "quantity=kept; wanted score, "),
         ({"trend": "slope", "quantity": "epochs"}, "quantity=epochs, which is not among the sweep's facts"),

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tiny import JOB, frozen_run, job_settings, settings
 
-from mmprompt.execution.execute import execute
+from mmprompt.execution.execute import execute, execute_for_search
 from mmprompt.execution.run_context import pretrained
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
@@ -226,6 +226,18 @@ def ends(store: Path, runs: list[RunFolder], raises: Exception | None = None, **
     with pytest.raises(SystemExit) as end:
         execute(Store(store), [folder.id for folder in runs], job_settings(**place), JOB, watch)
     return str(end.value)
+
+
+def test_a_search_tries_no_run_again_whose_last_attempt_has_not_recorded_its_end(tmp_path: Path) -> None:
+    """A worker may have been killed since another one looked. The attempt's end is recorded first, or it never would be."""
+    folder, evaluations = frozen_run(tmp_path), [{"split": "val"}]
+    gone = folder.claim(1, JOB | {"work": "train"} | this_process() | {"pid": 2**22})
+    assert gone is not None and gone.is_running() is False
+    assert not execute_for_search(folder.store, folder.id, job_settings(), JOB, evaluations)
+    assert folder.attempts() == [gone]
+    mark_dead(gone)
+    assert execute_for_search(folder.store, folder.id, job_settings(), JOB, evaluations)
+    assert [attempt.number for attempt in folder.attempts()] == [1, 2] and folder.result() is not None
 
 
 def test_a_gpu_that_was_asked_for_and_is_not_there_fails_the_run_at_once_and_blames_no_other(tmp_path: Path) -> None:

@@ -100,16 +100,21 @@ def execute_for_search(
     evaluations: Sequence[Settings],
     until: int | None = None,
 ) -> bool:
-    """Executes one run of a search, or pauses it after update `until`. Returns False if a process works on it, or it is done.
+    """Executes one run of a search, or pauses it after update `until`. Returns False if it is done, or if its last attempt has not
+    recorded an end.
 
-    A failure is recorded in its attempt; the caller decides whether to try again. Raises SystemExit with a sentence if the
-    process has to end.
+    Such an attempt may have been killed since the caller looked. The caller finds out, and records that end before the next
+    attempt: an attempt that is not the last is never looked at again. A failure is recorded in its attempt; the caller
+    decides whether to try again. Raises SystemExit with a sentence if the process has to end.
     """
     end_when_told()
     folder = store.run(run)
     try:
         number = folder.next_number  # read first, so that another claim in between wins
-        if is_live(folder) or folder.is_done([evaluation_id(run, one) for one in evaluations]):
+        attempts = folder.current_attempts(folder.result())
+        if attempts and attempts[-1].reason is None:
+            return False
+        if folder.is_done([evaluation_id(run, one) for one in evaluations]):
             return False
     except DamagedError as error:
         print(error, file=sys.stderr, flush=True)
