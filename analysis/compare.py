@@ -16,8 +16,8 @@ from analysis import exact, families
 from analysis.claims import AVERAGE, ENDS, contrast_columns, row_contrasts
 from analysis.frame import Sweep
 from analysis.samples import Row, rows
-from mmprompt.runs.config import nearest
 from mmprompt.runs.files import StoreError
+from mmprompt.settings.spelling import nearest
 from mmprompt.studies.intervals import LEVEL
 from mmprompt.studies.power import share_of
 

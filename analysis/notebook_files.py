@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprompt.runs.config import nearest
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError, write_over
 from mmprompt.runs.store import NoSweepError, Store
+from mmprompt.settings.spelling import nearest
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

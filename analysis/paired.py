@@ -20,9 +20,9 @@ from analysis import names
 from analysis.frame import Sweep
 from analysis.samples import Group, groups, plain
 from analysis.scenes import Scenes, scenes
-from mmprompt.runs.config import nearest
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.overrides import as_text
+from mmprompt.settings.spelling import nearest
 
 SHOWN = 10  # examples that a notebook shows
 

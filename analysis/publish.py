@@ -32,9 +32,9 @@ from analysis.markdown import markdown
 from analysis.report import SweepReport, draw, read_report, texts
 from analysis.sources import in_store
 from analysis.table_notes import commits
-from mmprompt.runs.config import nearest
 from mmprompt.runs.files import StoreError, write_over
 from mmprompt.runs.store import Store
+from mmprompt.settings.spelling import nearest
 
 BEGIN, END = "<!-- results: ", "<!-- end of results -->"
 BLOCK = re.compile(r"(<!-- results: ([^>]*?) -->\n).*?(<!-- end of results -->)", re.DOTALL)

@@ -29,10 +29,11 @@ from analysis.stored import EvaluationFiles, Unreadable, read, read_evaluation, 
 from analysis.verify import RECORD, RESULT, Finding
 from mmprompt.families.registry import FAMILIES
 from mmprompt.runs.comparison import FACTS
-from mmprompt.runs.config import Questions, RunConfig
+from mmprompt.runs.config import RunConfig
 from mmprompt.runs.records import RESULT as RESULT_RECORD
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
+from mmprompt.settings.evaluation import Questions
 
 NO_RECORD = "no readable W&B record; their values are from result.json"
 NO_RESULT = "no result.json; their values are from the W&B record of the first attempt that finished"

@@ -27,10 +27,10 @@ from analysis.search_report import SearchReport
 from analysis.shown_table import ShownTable
 from analysis.sources import InStore, Source
 from analysis.terminal import terminal
-from mmprompt.runs.config import nearest
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.overrides import as_text
 from mmprompt.runs.store import Store
+from mmprompt.settings.spelling import nearest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

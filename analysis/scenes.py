@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mmprompt.runs.config import WORLD_VERSION, Digits, parse
 from mmprompt.runs.run_folder import RunFolder
+from mmprompt.settings.parsing import parse
+from mmprompt.settings.task import WORLD_VERSION, Digits
 from mmprompt.world import small_world
 
 SCALE = 3  # pixels of a picture per pixel of the scene

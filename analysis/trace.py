@@ -17,11 +17,11 @@ from analysis.run_table import run_table
 from analysis.samples import Group, groups, plain
 from analysis.statistics import mean_columns
 from analysis.stored import evaluation_files
-from mmprompt.runs.config import nearest
-from mmprompt.runs.deployment import Deployment
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.overrides import as_text
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Deployment
+from mmprompt.settings.spelling import nearest
 
 
 def trace(sweep: Sweep, store: Store, words: Sequence[str]) -> str:

@@ -20,10 +20,12 @@ from analysis.stored import Unreadable, read, read_scores
 from mmprompt.families.family import PERCENT
 from mmprompt.families.registry import PRIMARY_METRIC, highest
 from mmprompt.runs.attempt import Attempt
-from mmprompt.runs.config import ConfigError, Questions, RunConfig, parse
+from mmprompt.runs.config import RunConfig
 from mmprompt.runs.identity import NEUTRAL, completed, digest, evaluation_id, frozen_text
 from mmprompt.runs.records import EVALUATION
 from mmprompt.runs.run_folder import RunFolder
+from mmprompt.settings.evaluation import Questions
+from mmprompt.settings.parsing import ConfigError, parse
 
 RECORD, RESULT, CONFIG = "its W&B record", "result.json", "config.json"
 # Largest allowed distance of the metric from the examples' mean, as a share of the highest value. One of 7,500 examples counts for

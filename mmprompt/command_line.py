@@ -12,10 +12,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.overrides import check_override
+from mmprompt.settings.parsing import ConfigError
 
 CONF = ROOT / "conf"
 

@@ -15,11 +15,12 @@ import torch
 
 from mmprompt.execution.evaluations import WeightsError, published_weights
 from mmprompt.models.ofa_checkpoint import official_state
-from mmprompt.runs.config import ConfigError, RunConfig
+from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import default_store, store_folder
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import read_config
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import ConfigError
 from mmprompt.settings.prompt import Prompt
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from mmprompt.command_line import run_program
 from mmprompt.execution.progress_bar import progress_bar
-from mmprompt.runs.config import Model, parse
+from mmprompt.settings.model import Model
+from mmprompt.settings.parsing import parse
 from mmprompt.training.pretrain import Recipe, make_backbone
 
 

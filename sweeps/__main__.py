@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in COMMANDS:
-        from mmprompt.runs.config import nearest
+        from mmprompt.settings.spelling import nearest
 
         return refused(f"there is no command {name}{nearest(name, COMMANDS)}\n\n{usage()}")
     command = import_module(f"sweeps.commands.{name}")
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     command.add_arguments(parser)
     given = parser.parse_intermixed_args(rest)
-    from mmprompt.runs.config import ConfigError  # pydantic, and all that takes time: help does without
     from mmprompt.runs.files import StoreError, follow_mode, vanished
+    from mmprompt.settings.parsing import ConfigError  # pydantic, and all that takes time: help does without
 
     try:
         if "runs" in given:

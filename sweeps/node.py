@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.runs.attempt import TRIES
-from mmprompt.runs.config import parse
 from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.files import follow_mode
 from mmprompt.runs.processes import is_running
 from mmprompt.runs.records import DamagedError
 from mmprompt.runs.signals import TOLD_TO_END, end_when_told, time_is_up, warning
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import parse
 from sweeps.jobs.batch import GPUS, Batch
 from sweeps.jobs.job_log import OUT_OF_TIME, first_line
 

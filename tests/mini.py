@@ -10,7 +10,8 @@ from omegaconf import OmegaConf
 
 from mmprompt.methods.prompt import Prompts
 from mmprompt.models.ofa import OFA
-from mmprompt.runs.config import Model, parse
+from mmprompt.settings.model import Model
+from mmprompt.settings.parsing import parse
 from mmprompt.settings.prompt import Prompt
 
 MINI = Model(

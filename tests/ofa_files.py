@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from mmprompt.models.ofa import OFA
 from mmprompt.models.ofa_checkpoint import official_name
-from mmprompt.runs.config import Model
+from mmprompt.settings.model import Model
 
 BINS = 50
 # What is joined, in this order: " yes" is one piece, " the" is two, anything else is its bytes.

@@ -16,13 +16,13 @@ import numpy as np
 from analysis.manifest import DEFAULTS
 from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.attempt import Attempt
-from mmprompt.runs.deployment import Tracking
 from mmprompt.runs.files import write_once
 from mmprompt.runs.identity import canonical, digest, evaluation_id
 from mmprompt.runs.records import as_json
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_writer import RecordWriter
+from mmprompt.settings.deployment import Tracking
 
 OFFLINE = Tracking(mode="offline", project="mmprompt", entity=None)
 DISABLED = Tracking(mode="disabled", project="mmprompt", entity=None)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from synthetic_store import DISABLED, FACTS, claim, run_of, train
 
-from mmprompt.runs.deployment import Tracking
 from mmprompt.runs.failures import OLD_DIVERGED as DIVERGED
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.files import write_over
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Tracking
 from mmprompt.studies.outcomes import Reader
 from mmprompt.studies.study import (
     SCORE,

@@ -15,9 +15,10 @@ from tiny import settings
 
 from analysis import names
 from mmprompt.methods.install import installer
-from mmprompt.runs.config import METHODS, ConfigError, RunConfig, parse, with_methods
+from mmprompt.runs.config import METHODS, RunConfig, with_methods
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import NEUTRAL, completed, frozen_text, neutral_of, run_id
+from mmprompt.settings.parsing import ConfigError, parse
 
 COMMITTED = json.loads((Path(__file__).parent / "data" / "committed_runs.json").read_text())
 SETTINGS = """
@@ -48,7 +49,8 @@ PROGRAM = """
     folder, committed = sys.argv[1:]
     mmprompt.settings.__path__.append(f"{folder}/settings")
     mmprompt.methods.__path__.append(f"{folder}/methods")
-    from mmprompt.runs.config import METHODS, RunConfig, parse
+    from mmprompt.runs.config import METHODS, RunConfig
+    from mmprompt.settings.parsing import parse
     from mmprompt.runs.identity import completed, frozen_text, run_id
     from mmprompt.runs.overrides import known_keys
     from mmprompt.execution.run_context import describe

@@ -13,8 +13,8 @@ import pytest
 from mmprompt.runs.deployment import ROOT
 
 LIGHT = (
-    "mmprompt.settings",
     "mmprompt.families",
+    "mmprompt.settings",
     "mmprompt.runs",
     "mmprompt.studies",
     "mmprompt.world",
@@ -23,7 +23,7 @@ WANDB = ("wandb_client", "wandb_messages", "wandb_server", "wandb_writer")  # th
 # The packages of the core and of the login node, lowest first: a module imports of its own package and of those before it.
 FLOORS = {
     "mmprompt": (
-        *("settings", "families", "runs", "world", "studies"),
+        *("families", "settings", "runs", "world", "studies"),
         *("models", "data", "methods", "evaluation", "training", "execution"),
     ),
     "sweeps": ("grid", "jobs", "states", "planning", "display", "search", "doctor", "verbs", "commands"),

@@ -16,8 +16,9 @@ from mmprompt.evaluation.attack import answer_losses, encode, encode_under_attac
 from mmprompt.execution.run_context import backbone_of
 from mmprompt.methods.tuned_model import EncodedBatch, Tuned
 from mmprompt.models.ofa import PAD
-from mmprompt.runs.config import METHODS, Attack
+from mmprompt.runs.config import METHODS
 from mmprompt.runs.deployment import backbone_file
+from mmprompt.settings.evaluation import Attack
 
 EXAMPLES = 12
 SMALLEST = 0.005  # epsilon of conf/sweep/robustness.yaml

@@ -16,8 +16,9 @@ from safetensors import safe_open
 
 from mmprompt.models.ofa import OFA
 from mmprompt.models.ofa_checkpoint import load_backbone, read
-from mmprompt.runs.config import Model, parse
 from mmprompt.runs.deployment import ROOT
+from mmprompt.settings.model import Model
+from mmprompt.settings.parsing import parse
 from mmprompt.training.pretrain import PatchHead, Pretraining, Recipe, train
 
 FILE = ROOT / "mmprompt" / "backbones" / "micro.safetensors"

@@ -22,11 +22,12 @@ from mmprompt.execution.execute import execute
 from mmprompt.execution.run_context import backbone_of
 from mmprompt.methods.tuned_model import Tuned
 from mmprompt.models.ofa import OFA, PAD, STEP, Encoded
-from mmprompt.runs.config import ConfigError
-from mmprompt.runs.deployment import ROOT, Caching
+from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import run_id
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Caching
+from mmprompt.settings.parsing import ConfigError
 from mmprompt.training.feature_cache import Cache, Cached
 from mmprompt.training.frozen_features import FrozenFeatures, open_cache, view
 

@@ -17,10 +17,10 @@ from analysis.compare import compare
 from analysis.exact import mcnemar
 from analysis.families import Comparison
 from analysis.frame import Sweep
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import ConfigError
 from sweeps.grid.sweep_file import Claim, names, read, with_overrides
 
 MOST = 20_000  # points

@@ -15,9 +15,9 @@ from tiny import JOB, frozen_run, job_settings
 
 from mmprompt.execution.execute import execute
 from mmprompt.export import export
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import ConfigError
 from sweeps.commands import COMMANDS
 from sweeps.console import RESULTS, RUNS
 

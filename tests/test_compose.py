@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import freeze, run_id
 from mmprompt.runs.overrides import as_text
+from mmprompt.settings.parsing import ConfigError
 from sweeps.grid.compose import Composer, read_by, references_in
 from sweeps.grid.manifest import expand
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from mmprompt.runs.config import RunConfig, parse
+from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError, write_over
 from mmprompt.runs.identity import run_id
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import parse
 from sweeps.grid.manifest import expand
 from sweeps.verbs.diff import diff
 

@@ -19,7 +19,8 @@ import torch
 import yaml
 from patience import LAST_RESORT, printed_by, until
 
-from mmprompt.runs.deployment import ROOT, Cluster
+from mmprompt.runs.deployment import ROOT
+from mmprompt.settings.deployment import Cluster
 from sweeps.doctor import probe
 from sweeps.doctor.probe import MARK, MINE, Finding, bad
 from sweeps.doctor.probe_job import Findings, setting_to_blame

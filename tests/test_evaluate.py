@@ -12,9 +12,10 @@ from mmprompt.evaluation.answers import answers, example_scores
 from mmprompt.execution.run_context import backbone_of
 from mmprompt.methods.tuned_model import Tuned
 from mmprompt.models.ofa import EOS, PAD
-from mmprompt.runs.config import ConfigError, RunConfig
+from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import backbone_file
 from mmprompt.runs.identity import run_id
+from mmprompt.settings.parsing import ConfigError
 
 EXAMPLES = 30
 

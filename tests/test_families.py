@@ -13,7 +13,7 @@ from mmprompt.families.entailment import ENTAILMENT
 from mmprompt.families.family import FurtherMetric
 from mmprompt.families.grounding import GROUNDING
 from mmprompt.families.registry import ALL, FAMILIES, PRIMARY_METRIC, highest
-from mmprompt.runs.config import ConfigError
+from mmprompt.settings.parsing import ConfigError
 from mmprompt.world.small_world import DOWNSTREAM
 
 YES = {"yes": 1.0}

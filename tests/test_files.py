@@ -31,12 +31,15 @@ from mmprompt.families.grounding import hits
 from mmprompt.families.lines import DataError, normalise_text
 from mmprompt.methods.tuned_model import Tuned
 from mmprompt.models.ofa import BOS, EOS, OFA, PAD
-from mmprompt.runs.config import ConfigError, RunConfig, Task, parse
-from mmprompt.runs.deployment import ROOT, Caching, Deployment
+from mmprompt.runs.config import RunConfig
+from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.fingerprint import fingerprint
 from mmprompt.runs.identity import freeze, run_id
 from mmprompt.runs.overrides import check_override
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Caching, Deployment
+from mmprompt.settings.parsing import ConfigError, parse
+from mmprompt.settings.task import Task
 
 FAMILIES = ["refcoco", "snli_ve", "coco_caption", "vqa"]
 SIDE = 64  # pixels

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT
+from mmprompt.settings.parsing import ConfigError
 from sweeps.grid.compose import parse
 from sweeps.grid.sweep_file import Sweep, names, read, with_overrides
 

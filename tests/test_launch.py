@@ -15,10 +15,11 @@ from patience import printed_by
 from synthetic_store import JOB
 
 from mmprompt.runs.attempt import TRIES
-from mmprompt.runs.deployment import ROOT, Cluster
+from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Cluster
 from sweeps.jobs import snapshot
 from sweeps.jobs.batch import batches, pack
 from sweeps.jobs.local import signals_held_back, visible_gpus

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT
+from mmprompt.settings.parsing import ConfigError
 from sweeps.grid import sweep_file
 from sweeps.grid.manifest import expand
 from sweeps.search import space

@@ -18,10 +18,11 @@ from mmprompt.execution.run_context import backbone_of
 from mmprompt.methods.lora import LowRank
 from mmprompt.methods.tuned_model import Tuned, outline
 from mmprompt.models.ofa_checkpoint import official_name
-from mmprompt.runs.config import ConfigError, RunConfig
+from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import run_id
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import ConfigError
 from mmprompt.training.train import update_ema, with_ema_weights
 
 SIZES = ("tiny", "medium", "base", "large", "huge")

@@ -29,12 +29,13 @@ from wandb_server import KEY, Upload, WandbServer
 
 from analysis.histories import history_frame, read_history
 from mmprompt.runs import wandb_client
-from mmprompt.runs.deployment import ROOT, Tracking
+from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_client import CLIENT
 from mmprompt.runs.wandb_record import WandbRecord, read_record
 from mmprompt.runs.wandb_writer import RecordWriter
+from mmprompt.settings.deployment import Tracking
 from sweeps.verbs.sync import sync
 
 ONLINE = Tracking(mode="online", project="mmprompt", entity=None)

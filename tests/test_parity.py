@@ -28,8 +28,8 @@ from mmprompt.models.loss import label_smoothed, token_losses
 from mmprompt.models.ofa import BOS, OFA, PAD, Encoded
 from mmprompt.models.ofa_checkpoint import load_backbone, official_name, official_prompt_name, official_state
 from mmprompt.models.positions import image_bucket_count, image_buckets, token_buckets
-from mmprompt.runs.config import Model
 from mmprompt.settings.adapter import Adapter
+from mmprompt.settings.model import Model
 from mmprompt.settings.prompt import Prompt
 
 REFERENCE = Path(os.environ.get("MMPROMPT_REFERENCE", Path(__file__).parents[1] / "../shared/reference"))

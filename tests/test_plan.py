@@ -15,12 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmprompt.runs.config import ConfigError, RunConfig
-from mmprompt.runs.deployment import ROOT, Cluster
+from mmprompt.runs.config import RunConfig
+from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Cluster
+from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.power import detectable
 from sweeps.grid.manifest import ExpandedSweep, expand, manifest
 from sweeps.planning.cost import SAMPLED, Cost, cost

@@ -10,11 +10,12 @@ import pytest
 from patience import until
 from tiny import JOB, frozen_run, settings
 
-from mmprompt.runs.config import ConfigError, RunConfig, parse
+from mmprompt.runs.config import RunConfig
 from mmprompt.runs.files import StoreError, write_once
 from mmprompt.runs.identity import completed, digest, evaluation_id, frozen_text, read_config, run_id
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import ConfigError, parse
 
 COMMITTED = json.loads((Path(__file__).parent / "data" / "committed_runs.json").read_text())
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT
-from mmprompt.runs.secret import secret
+from mmprompt.settings.parsing import ConfigError
+from mmprompt.settings.secret import secret
 from sweeps.grid.manifest import expand
 
 VALUE = "s3cr3tVALUE0123abc"

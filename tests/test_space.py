@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import run_id
+from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.study import Definition
 from sweeps.grid.manifest import expand
 from sweeps.search.plan import differences

@@ -25,7 +25,6 @@ from patience import LAST_RESORT, printed_by, until
 from test_causes import BEGIN, KILLED, LOGS, TRACEBACK, attempt, submit
 from test_screen import Terminal, on_a_terminal
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import OLD_DIVERGED as DIVERGED
 from mmprompt.runs.failures import from_text
@@ -33,6 +32,7 @@ from mmprompt.runs.files import StoreError, write_once
 from mmprompt.runs.identity import canonical, evaluation_id
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import ConfigError
 from sweeps.display.pace import UNKNOWN, ExpectedTime
 from sweeps.display.report import RunLine, SweepStatus, in_seconds, time_left, with_time_left
 from sweeps.grid import launched

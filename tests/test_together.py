@@ -11,11 +11,11 @@ import pytest
 from launcher import Launcher
 from test_plan import finish, store
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import ConfigError
 from sweeps.display.pace import ExpectedTime, Pace
 from sweeps.grid.manifest import Launch, join, write
 from sweeps.jobs.batch import batches, freeze_batch

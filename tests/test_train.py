@@ -70,7 +70,7 @@ HEAVY = ("torch._dynamo", "sklearn", "scipy", "pandas", "matplotlib", "hydra")
 ALONE = f"""
 import json, sys
 from pathlib import Path
-from mmprompt.runs.config import parse
+from mmprompt.settings.parsing import parse
 from mmprompt.execution.execute import execute
 from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.store import Store

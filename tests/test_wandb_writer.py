@@ -25,7 +25,7 @@ PROGRAM = """
     import os, sys, time
     from pathlib import Path
     from mmprompt.runs import signals, wandb_writer
-    from mmprompt.runs.deployment import Tracking
+    from mmprompt.settings.deployment import Tracking
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True)
     def opened(mode):

@@ -7,7 +7,7 @@ import pytest
 from mmprompt.data.tasks import collate, encode
 from mmprompt.data.tokenizer import UNK, Tokenizer
 from mmprompt.models.ofa import EOS
-from mmprompt.runs.config import WORLD_VERSION
+from mmprompt.settings.task import WORLD_VERSION
 from mmprompt.world import digits, small_world
 
 TOKENIZER = Tokenizer(160, 32)

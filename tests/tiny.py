@@ -11,10 +11,11 @@ from omegaconf import OmegaConf
 from mmprompt.data.task_data import TaskData
 from mmprompt.data.task_files import TaskFiles
 from mmprompt.runs.config import RunConfig
-from mmprompt.runs.deployment import ROOT, Deployment, JobSettings
+from mmprompt.runs.deployment import ROOT, JobSettings
 from mmprompt.runs.identity import freeze, run_id
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Deployment
 
 SMALL = [
     *("task.data.train=40", "task.data.val=30", "task.data.test=30"),

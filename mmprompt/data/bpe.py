@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from mmprompt.data.tokenizer import UNK, Vocabulary
 from mmprompt.models.ofa import BOS, EOS, PAD
-from mmprompt.runs.config import ConfigError
+from mmprompt.settings.parsing import ConfigError
 
 FIRST = 4  # id of the dictionary's first line
 BIN = re.compile(r"\s*(<bin_\d+>)")

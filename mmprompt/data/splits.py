@@ -25,8 +25,8 @@ from mmprompt.data.tokenizer import Vocabulary
 from mmprompt.data.tsv import Table, indexed
 from mmprompt.families.lines import DataError, Example, Texts
 from mmprompt.families.registry import FAMILIES
-from mmprompt.runs.config import Digits, Files, Task
 from mmprompt.runs.fingerprint import fingerprint
+from mmprompt.settings.task import Digits, Files, Task
 from mmprompt.world import small_world
 
 DECODERS = 8  # threads, at most

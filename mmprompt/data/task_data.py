@@ -13,7 +13,8 @@ from mmprompt.data.splits import Split, lines, scenes
 from mmprompt.data.task_files import TaskFiles
 from mmprompt.data.tokenizer import Tokenizer, Vocabulary
 from mmprompt.families.lines import DataError
-from mmprompt.runs.config import Digits, Model, Task
+from mmprompt.settings.model import Model
+from mmprompt.settings.task import Digits, Task
 
 KEPT = 2  # tasks
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmprompt.data.staging import staged
-from mmprompt.runs.config import Task
 from mmprompt.runs.fingerprint import fingerprint, fingerprints
+from mmprompt.settings.task import Task
 
 
 @dataclass(frozen=True)

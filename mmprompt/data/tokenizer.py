@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mmprompt.models.ofa import BOS, EOS, PAD
-from mmprompt.runs.config import ConfigError
+from mmprompt.settings.parsing import ConfigError
 
 UNK = 3
 # In the order in which the small backbone learnt them: what scenes are made of, what is asked of them, punctuation.

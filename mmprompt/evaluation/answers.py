@@ -21,8 +21,10 @@ from mmprompt.families.registry import FAMILIES
 from mmprompt.methods.tuned_model import EncodedBatch, Tuned, View
 from mmprompt.models.decoding import score_candidates, search
 from mmprompt.models.ofa import Encoded
-from mmprompt.runs.config import Attack, RunConfig, parse
+from mmprompt.runs.config import RunConfig
 from mmprompt.runs.identity import as_asked
+from mmprompt.settings.evaluation import Attack
+from mmprompt.settings.parsing import parse
 
 Answered = Callable[[int], None]
 

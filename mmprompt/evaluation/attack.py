@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from mmprompt.data.tasks import Batch
 from mmprompt.methods.tuned_model import EncodedBatch, Tuned
 from mmprompt.models.ofa import PAD, Encoded
-from mmprompt.runs.config import Attack
+from mmprompt.settings.evaluation import Attack
 
 Point = Sequence[Tensor]  # the numbers that are changed, B in each: text B S d and patches B N d, or pixels B 3 16h 16w
 LOWEST, HIGHEST = -1.0, 1.0  # pixel

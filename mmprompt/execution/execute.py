@@ -32,7 +32,6 @@ from mmprompt.execution.resources import device_hours, epochs, near_best, peak_m
 from mmprompt.execution.run_context import NoGPUError, RunContext, load_run
 from mmprompt.runs.attempt import TRIES, Attempt, seconds_at_work
 from mmprompt.runs.comparison import RECORDED
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.failures import MEMORY, Cause, Reason, told_to_end
 from mmprompt.runs.files import GoneError, StoreError
@@ -42,6 +41,7 @@ from mmprompt.runs.records import DamagedError
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.signals import TOLD_TO_END, end_when_told, time_is_up
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import ConfigError
 from mmprompt.training.train import Checkpoints, Paused, State, TrainingError, train
 
 NEAR_LIMIT = Reason("time limit", "the time limit of its job was near", interrupted=True)

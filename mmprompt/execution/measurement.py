@@ -29,13 +29,13 @@ from mmprompt.evaluation.answers import answers
 from mmprompt.execution.evaluations import published_weights
 from mmprompt.execution.resources import finish, forget_peak, peak_memory_mb, seconds_per_100
 from mmprompt.execution.run_context import load_run
-from mmprompt.runs.config import parse
 from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.files import write_once
 from mmprompt.runs.processes import at_work, this_process
 from mmprompt.runs.records import as_json
 from mmprompt.runs.signals import end_when_told
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import parse
 from mmprompt.training.frozen_features import live_features
 from mmprompt.training.train import optimiser_of, update, update_ema
 

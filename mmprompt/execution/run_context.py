@@ -19,12 +19,14 @@ from mmprompt.methods.tuned_model import Tuned, View
 from mmprompt.models.ofa import OFA
 from mmprompt.models.ofa_checkpoint import load_backbone, read
 from mmprompt.runs.attempt import Attempt
-from mmprompt.runs.config import Model, RunConfig
-from mmprompt.runs.deployment import JobSettings, Tracking
+from mmprompt.runs.config import RunConfig
+from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.fingerprint import fingerprint
 from mmprompt.runs.identity import read_config
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.wandb_writer import RecordWriter
+from mmprompt.settings.deployment import Tracking
+from mmprompt.settings.model import Model
 from mmprompt.training.feature_cache import Cache
 from mmprompt.training.frozen_features import Want, open_cache, processor, view
 

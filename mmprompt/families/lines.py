@@ -20,7 +20,7 @@ class DataError(RuntimeError):
 
 
 class FileSettings(Protocol):
-    """What readers ask of the settings of a task's files (`mmprompt.runs.config.Files`)."""
+    """What readers ask of the settings of a task's files (`mmprompt.settings.task.Files`)."""
 
     @property
     def max_image_size(self) -> int | None:

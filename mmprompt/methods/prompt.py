@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from mmprompt.models.attention import KeyValue, Prefixes
 from mmprompt.models.ofa import OFA
-from mmprompt.runs.config import Model
+from mmprompt.settings.model import Model
 from mmprompt.settings.prompt import Prompt
 
 

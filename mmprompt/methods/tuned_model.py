@@ -21,7 +21,8 @@ from mmprompt.models.attention import Prefixes
 from mmprompt.models.decoding import Trie
 from mmprompt.models.loss import label_smoothed, label_smoothed_over, token_losses
 from mmprompt.models.ofa import OFA, PAD, Encoded
-from mmprompt.runs.config import Optim, RunConfig
+from mmprompt.runs.config import RunConfig
+from mmprompt.settings.optim import Optim
 from mmprompt.settings.prompt import Prompt
 
 View = Callable[

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprompt.models.attention import Attention, KeyValue, Past
-from mmprompt.runs.config import Model
+from mmprompt.settings.model import Model
 
 
 def pick(x: Tensor, places: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from mmprompt.models.positions import (
     TokenRelativeBias,
 )
 from mmprompt.models.resnet import ResNet
-from mmprompt.runs.config import Model
+from mmprompt.settings.model import Model
 
 BOS, PAD, EOS = 0, 1, 2  # the same ids in every size (facts 4.2)
 TEXT, IMAGE = 0, 1  # rows of the type embedding

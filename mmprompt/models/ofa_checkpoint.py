@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmprompt.models.ofa import OFA
 from mmprompt.models.positions import image_bucket_count
-from mmprompt.runs.config import Model
+from mmprompt.settings.model import Model
 
 State = dict[str, Tensor]
 

@@ -13,10 +13,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmprompt.runs.config import METHODS, WORLD_VERSION, ConfigError, Questions, RunConfig, Task, nearest, parse
-from mmprompt.runs.deployment import ROOT, Deployment, backbone_file, deployment_of
+from mmprompt.runs.config import METHODS, RunConfig
+from mmprompt.runs.deployment import ROOT, backbone_file, deployment_of
 from mmprompt.runs.fingerprint import fingerprint, fingerprints
+from mmprompt.settings.deployment import Deployment
+from mmprompt.settings.evaluation import Questions
 from mmprompt.settings.method import MethodSettings
+from mmprompt.settings.parsing import ConfigError, parse
+from mmprompt.settings.spelling import nearest
+from mmprompt.settings.task import WORLD_VERSION, Task
 
 TRAINING_VERSION = 2  # raise when the same settings begin to mean other numbers: every run then gets a new id
 EVALUATION_VERSION = 1

@@ -6,14 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmprompt.runs.config import TABLES, ConfigError, Questions, RunConfig, dotted_keys, nearest
-from mmprompt.runs.deployment import Deployment
+from mmprompt.runs.config import RunConfig
+from mmprompt.settings.deployment import Deployment
+from mmprompt.settings.evaluation import Questions
+from mmprompt.settings.parsing import ConfigError, dotted_keys
+from mmprompt.settings.spelling import nearest
+from mmprompt.settings.task import TABLES
+
+SCHEMAS = (RunConfig, Questions, Deployment)  # of what is computed, of evaluations, of where it is executed
+COMPUTED = {"training_version", "backbone.checksum", "task.data.fingerprint"}  # keys that nobody sets
 
 
 def known_keys() -> list[str]:
     """Every key a user can set, dotted: `prompt.length`, `cluster.time_min`, ..."""
-    derived = {"training_version", "backbone.checksum", "task.data.fingerprint"}  # computed, never set
-    return [key for schema in (RunConfig, Questions, Deployment) for key in dotted_keys(schema) if key not in derived]
+    return [key for schema in SCHEMAS for key in dotted_keys(schema) if key not in COMPUTED]
 
 
 def check_override(key: str, value: str | None, conf: Path) -> None:

@@ -29,9 +29,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmprompt.runs.config import nearest
 from mmprompt.runs.files import StoreError, is_number
 from mmprompt.runs.run_folder import RunFolder
+from mmprompt.settings.spelling import nearest
 
 LISTED = 8  # runs in a message that is about several
 OF_SEARCH = "search-"  # prefix of the name of a study's manifest

@@ -23,10 +23,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from mmprompt.runs.deployment import Tracking
 from mmprompt.runs.wandb_client import CLIENT, SETTINGS, errors_of_a_dead_client, first_line
 from mmprompt.runs.wandb_file import BLOCK, MAGIC, payloads
 from mmprompt.runs.wandb_messages import decoder
+from mmprompt.settings.deployment import Tracking
 
 EXIT_DEADLINE = 10.0  # seconds; measured: 3 ms
 INTERNAL: dict[str, Any] = {  # W&B may drop these; then the record is larger, or flushed every 15 s, and still complete

@@ -1,1 +1,1 @@
-"""What a section of settings is, and a module for each method of tuning: its settings, its label and its words."""
+"""The settings: a module for each section of a configuration and for each method of tuning, and how they are checked and listed."""

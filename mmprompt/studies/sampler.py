@@ -19,7 +19,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from mmprompt.runs.config import ConfigError, nearest
+from mmprompt.settings.parsing import ConfigError
+from mmprompt.settings.spelling import nearest
 from mmprompt.studies.outcomes import Observation
 from mmprompt.studies.study import Definition, Named, Parameter, Settings
 

@@ -25,10 +25,10 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import TypeAdapter, model_validator
 
 from mmprompt.runs import records
-from mmprompt.runs.config import nearest
 from mmprompt.runs.files import StoreError, write_once
 from mmprompt.runs.store import OF_SEARCH, Store
 from mmprompt.settings.section import NotNegative, Positive, PositiveFloat, Section
+from mmprompt.settings.spelling import nearest
 
 VERSION: Literal[1] = 1  # of the files
 SCORE = "score"  # the objective that is the task's validation metric

@@ -27,8 +27,10 @@ from mmprompt.data.tasks import pad, preprocess
 from mmprompt.methods.tuned_model import Tuned, View, autocast
 from mmprompt.models.ofa import OFA, PAD, Encoded, only_if_any
 from mmprompt.models.resnet import STRIDE
-from mmprompt.runs.config import Model, RunConfig, Task
-from mmprompt.runs.deployment import Caching
+from mmprompt.runs.config import RunConfig
+from mmprompt.settings.deployment import Caching
+from mmprompt.settings.model import Model
+from mmprompt.settings.task import Task
 from mmprompt.training.feature_cache import Cache, Cached, Make
 
 Want = Literal["pixels", "features", "encoded"]

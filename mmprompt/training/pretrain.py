@@ -32,9 +32,10 @@ from mmprompt.families.short_answers import credits
 from mmprompt.models.decoding import search
 from mmprompt.models.ofa import OFA, PAD
 from mmprompt.models.ofa_checkpoint import official_name
-from mmprompt.runs.config import ConfigError, Model
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import provenance
+from mmprompt.settings.model import Model
+from mmprompt.settings.parsing import ConfigError
 from mmprompt.settings.section import Section
 from mmprompt.training.optimiser import AdamW
 from mmprompt.world import digits, small_world

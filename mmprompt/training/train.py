@@ -24,9 +24,10 @@ from mmprompt.data.tasks import collate
 from mmprompt.evaluation.answers import example_scores
 from mmprompt.methods.tuned_model import Tuned, View, tokens_in_loss
 from mmprompt.runs.attempt import Attempt
-from mmprompt.runs.config import Optim, RunConfig
+from mmprompt.runs.config import RunConfig
 from mmprompt.runs.files import remove
 from mmprompt.runs.signals import leave, time_is_up
+from mmprompt.settings.optim import Optim
 from mmprompt.training.optimiser import AdamW
 
 HASH = hashlib.sha256().digest_size

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 from numpy.random import Generator, default_rng
 
-from mmprompt.runs.config import Digits
+from mmprompt.settings.task import Digits
 from mmprompt.world.digits import COLOURS, DIGITS, SIZES, Object, S, Scenes, sample_scenes
 
 T = TypeVar("T")

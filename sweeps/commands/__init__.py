@@ -3,4 +3,17 @@
 They import nothing that takes time to load, so that help appears at once. What the commands do is in `sweeps.verbs`.
 """
 
-COMMANDS = ("plan", "launch", "search", "measure", "status", "logs", "cancel", "diff", "clean", "doctor", "sync")
+COMMANDS = (
+    "plan",
+    "launch",
+    "search",
+    "measure",
+    "status",
+    "logs",
+    "cancel",
+    "diff",
+    "clean",
+    "doctor",
+    "sync",
+    "settings",
+)

@@ -19,6 +19,7 @@ overrides, in Hydra's grammar; several values make an axis, one value fixes it:
   cluster=local                 run on this machine; cluster=slurm: on SLURM; default: on SLURM if sinfo answers
   cluster.max_parallel=2        jobs at once; cluster.runs_per_job=4: runs in a SLURM job
   paths.runs=/scratch/me/runs   the store; also MMPROMPT_RUNS; default: runs/ in the clone
+`settings WORD` lists the keys that contain a word, with what they mean
 """
 NAME = "NAME ... [KEY=VALUE ...]"
 

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from mmprompt.runs.deployment import Cluster
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.records import DamagedError
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Cluster
 from sweeps.jobs.batch import Batch
 from sweeps.planning.cost import Cost, KindCost, Work, cost_of
 from sweeps.states.state import AT_ONCE, State

@@ -257,7 +257,8 @@ def scratch(request: Mapping[str, Any]) -> Iterator[Finding]:
 
 def files_read(request: Mapping[str, Any]) -> list[Path]:
     """The files that a run reads."""
-    from mmprompt.runs.config import RunConfig, parse
+    from mmprompt.runs.config import RunConfig
+    from mmprompt.settings.parsing import parse
 
     return [
         Path(request["backbone"]),
@@ -387,8 +388,8 @@ def driver_cuda() -> tuple[int, int] | None:
 
 def wandb(request: Mapping[str, Any]) -> Iterator[Finding]:
     """Checks that the W&B client can write an offline record, in a temporary folder; with tracking=online also the network."""
-    from mmprompt.runs.deployment import Tracking
     from mmprompt.runs.wandb_writer import RecordWriter, TrackingError
+    from mmprompt.settings.deployment import Tracking
 
     tracking, setup, began = request["tracking"], request["cluster"]["setup"], time.monotonic()
     if tracking["mode"] == "disabled":
@@ -428,7 +429,8 @@ def connection(host: str) -> Finding:
 def data(request: Mapping[str, Any]) -> Iterator[Finding]:
     from mmprompt.data.task_data import TaskData
     from mmprompt.data.task_files import locate
-    from mmprompt.runs.config import RunConfig, parse
+    from mmprompt.runs.config import RunConfig
+    from mmprompt.settings.parsing import parse
 
     config, began = parse(RunConfig, request["config"]), time.monotonic()
     files = locate(config.task, request["data"], stage=False, cache=None)
@@ -439,8 +441,9 @@ def data(request: Mapping[str, Any]) -> Iterator[Finding]:
 def backbone(request: Mapping[str, Any]) -> Iterator[Finding]:
     """Checks that the file of pretrained weights is the same here as on the login node, and loads it as a run does."""
     from mmprompt.execution.run_context import backbone_of
-    from mmprompt.runs.config import RunConfig, parse
+    from mmprompt.runs.config import RunConfig
     from mmprompt.runs.fingerprint import fingerprint
+    from mmprompt.settings.parsing import parse
 
     if request["checksum"] is None:  # the doctor has reported that on the login node
         return

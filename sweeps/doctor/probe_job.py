@@ -22,9 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmprompt.runs.config import ConfigError, RunConfig
-from mmprompt.runs.deployment import ROOT, Cluster, Deployment, backbone_file, data_folder
+from mmprompt.runs.config import RunConfig
+from mmprompt.runs.deployment import ROOT, backbone_file, data_folder
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Cluster, Deployment
+from mmprompt.settings.parsing import ConfigError
 from sweeps.doctor import probe
 from sweeps.doctor.probe import MARK, Finding, bad, good, mine, note
 from sweeps.jobs import slurm, snapshot, submission

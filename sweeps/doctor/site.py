@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from mmprompt.runs.deployment import Cluster
 from mmprompt.runs.files import is_number
 from mmprompt.runs.processes import who
+from mmprompt.settings.deployment import Cluster
 from sweeps.doctor.probe import Finding, bad, good, mine, note
 from sweeps.jobs.slurm import ask, config, max_array
 

@@ -21,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mmprompt.runs.config import ConfigError, nearest
 from mmprompt.runs.overrides import check_override
+from mmprompt.settings.parsing import ConfigError
+from mmprompt.settings.spelling import nearest
 from sweeps.grid import yaml_file
 from sweeps.grid.limits import check_range
 

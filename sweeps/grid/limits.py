@@ -10,8 +10,8 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import RangeSweep
 
-from mmprompt.runs.config import ConfigError, parse
-from mmprompt.runs.deployment import Limits
+from mmprompt.settings.deployment import Limits
+from mmprompt.settings.parsing import ConfigError, parse
 from sweeps.grid import yaml_file
 
 POINTS = "limits.points"

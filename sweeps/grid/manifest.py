@@ -16,12 +16,16 @@ from typing import Any
 
 from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.comparison import Comparison
-from mmprompt.runs.config import ConfigError, Questions, RunConfig, Task
-from mmprompt.runs.deployment import Deployment, backbone_file, deployment_of, store_folder
+from mmprompt.runs.config import RunConfig
+from mmprompt.runs.deployment import backbone_file, deployment_of, store_folder
 from mmprompt.runs.files import write_over
 from mmprompt.runs.identity import checksum_of, config_of, evaluation_id, evaluations_of, run_id
 from mmprompt.runs.records import as_json
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Deployment
+from mmprompt.settings.evaluation import Questions
+from mmprompt.settings.parsing import ConfigError
+from mmprompt.settings.task import Task
 from sweeps.grid import sweep_file
 from sweeps.grid.compose import Composer, parse
 from sweeps.grid.launched import differences, label

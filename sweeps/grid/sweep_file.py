@@ -16,8 +16,9 @@ from typing import Any, get_args
 from pydantic import Field
 
 from mmprompt.runs.comparison import Claim, Comparison, Fact
-from mmprompt.runs.config import ConfigError, nearest, parse
+from mmprompt.settings.parsing import ConfigError, parse
 from mmprompt.settings.section import Section
+from mmprompt.settings.spelling import nearest
 from sweeps.grid import yaml_file
 from sweeps.grid.compose import check
 from sweeps.grid.limits import POINTS, check_points

@@ -14,7 +14,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprompt.runs.config import ConfigError
+from mmprompt.settings.parsing import ConfigError
 
 VALUES = 100_000  # most keys, values, lists and sections, aliases expanded; this many take six seconds to read
 INTERPOLATION = 100  # reading one ${...} takes as long as reading this many values

@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import TypeAdapter
 
 from mmprompt.runs.attempt import Attempt
-from mmprompt.runs.deployment import ROOT, Cluster, Deployment, JobSettings
+from mmprompt.runs.deployment import ROOT, JobSettings
 from mmprompt.runs.files import StoreError, drafted, is_number, put_folder, write_once
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.processes import this_process, who
 from mmprompt.runs.records import BATCH, END, TAKEN, BatchRecord, DamagedError, EndRecord, Record, as_json, read
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Cluster, Deployment
 from sweeps.jobs import snapshot
 
 if TYPE_CHECKING:  # this module imports Hydra, which the verbs after a launch do without

@@ -20,11 +20,11 @@ from typing import BinaryIO
 
 import psutil
 
-from mmprompt.runs.config import ConfigError
-from mmprompt.runs.deployment import Cluster
 from mmprompt.runs.failures import conclusion
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Cluster
+from mmprompt.settings.parsing import ConfigError
 from sweeps.jobs.batch import GPUS, Batch
 
 LAST_WORDS = 20.0  # seconds that a worker has after SIGTERM to close its records

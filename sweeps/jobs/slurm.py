@@ -23,10 +23,10 @@ from typing import Literal, NamedTuple
 
 import psutil
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.files import StoreError, is_number, server_time, write_once
 from mmprompt.runs.processes import is_running, who
 from mmprompt.runs.records import as_json
+from mmprompt.settings.parsing import ConfigError
 from sweeps.jobs.arrays import argument_lists, jobs_of
 from sweeps.jobs.batch import Batch, Kind
 from sweeps.jobs.submission import NO_ANSWER, LimitError, NoAnswerError, executor, sbatch

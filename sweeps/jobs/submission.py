@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.files import write_once
 from mmprompt.runs.signals import warning
+from mmprompt.settings.parsing import ConfigError
 
 AUTHENTICATION = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_SACK_")  # prefixes of environment variables
 SCRIPT = "array_submission.sh"

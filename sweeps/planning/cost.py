@@ -19,11 +19,11 @@ from typing import Any
 
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.config import RunConfig
-from mmprompt.runs.deployment import Cluster
 from mmprompt.runs.identity import canonical
 from mmprompt.runs.records import EVALUATION, DamagedError, EvaluationRecord, ResultRecord, read
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Cluster
 from mmprompt.settings.prompt import Prompt
 from sweeps.states.state import State
 

@@ -13,7 +13,8 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from mmprompt.runs.config import ConfigError, nearest
+from mmprompt.settings.parsing import ConfigError
+from mmprompt.settings.spelling import nearest
 from mmprompt.studies.outcomes import Observation, Outcome, Picture, next_rung
 from mmprompt.studies.study import VERSION, Decision, Definition, Named
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmprompt.runs.config import ConfigError, Questions, nearest
-from mmprompt.runs.deployment import Deployment
+from mmprompt.settings.deployment import Deployment
+from mmprompt.settings.evaluation import Questions
+from mmprompt.settings.parsing import ConfigError
+from mmprompt.settings.spelling import nearest
 from mmprompt.studies.study import Parameter
 from sweeps.grid import compose
 from sweeps.grid.sweep_file import distinct

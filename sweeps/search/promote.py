@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.files import write_over
 from mmprompt.runs.overrides import as_text
+from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.confirmation import Confirmed, confirmed, is_over
 from mmprompt.studies.outcomes import Picture, Reader
 from mmprompt.studies.study import Group, Study

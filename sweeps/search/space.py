@@ -18,11 +18,15 @@ from yaml import YAMLError
 
 from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.comparison import RECORDED
-from mmprompt.runs.config import ConfigError, Questions, RunConfig, nearest, parse
-from mmprompt.runs.deployment import Deployment, backbone_file, deployment_of, store_folder
+from mmprompt.runs.config import RunConfig
+from mmprompt.runs.deployment import backbone_file, deployment_of, store_folder
 from mmprompt.runs.identity import checksum_of, config_as_written, data_checksum
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Deployment
+from mmprompt.settings.evaluation import Questions
+from mmprompt.settings.parsing import ConfigError, parse
 from mmprompt.settings.section import Section
+from mmprompt.settings.spelling import nearest
 from mmprompt.studies.sampler import check_pruner, check_sampler
 from mmprompt.studies.study import (
     DIRECTIONS,

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.identity import completed, run_id
 from mmprompt.runs.records import DamagedError, ResultRecord
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.outcomes import objectives
 from mmprompt.studies.study import Definition, Settings, Warm
 from sweeps.search.settings import Composition, value_at

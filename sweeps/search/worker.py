@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmprompt.runs.config import parse
 from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import parse
 from mmprompt.studies.study import Study
 from sweeps.search.advance import Limits, StudyDriver, Work
 

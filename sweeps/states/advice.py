@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mmprompt.runs.attempt import TRIES, Attempt
-from mmprompt.runs.deployment import Deployment, default_store
+from mmprompt.runs.deployment import default_store
 from mmprompt.runs.failures import RETRIED
+from mmprompt.settings.deployment import Deployment
 from sweeps.grid.launched import LaunchedSweep
 from sweeps.states.causes import RunFailure
 from sweeps.wording import volume

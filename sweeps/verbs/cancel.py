@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmprompt.runs.config import nearest
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.processes import is_running, who
 from mmprompt.runs.store import OF_SEARCH, NoRunError, Store
+from mmprompt.settings.spelling import nearest
 from sweeps.display.live_table import confirm
 from sweeps.grid.launched import find_run, read, store_at
 from sweeps.jobs import slurm

@@ -17,11 +17,12 @@ from collections.abc import Iterator, Sequence
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 
-from mmprompt.runs.config import ConfigError
-from mmprompt.runs.deployment import ROOT, Deployment, backbone_file, deployment_of, store_folder
+from mmprompt.runs.deployment import ROOT, backbone_file, deployment_of, store_folder
 from mmprompt.runs.files import StoreError, follow_mode, make_folder
 from mmprompt.runs.identity import checksum_of, config_of
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import Deployment
+from mmprompt.settings.parsing import ConfigError
 from sweeps.doctor import probe
 from sweeps.doctor.probe import MINE, Finding, bad, good, note
 from sweeps.doctor.probe_job import SHARED, Findings, LaunchSettings, LocalProbe, SlurmProbe

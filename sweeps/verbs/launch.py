@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any, cast
 
 from mmprompt.runs.attempt import TRIES, Attempt
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import provenance
 from mmprompt.runs.records import DamagedError, ManifestRecord
+from mmprompt.settings.parsing import ConfigError
 from sweeps.display.live_table import LiveTable, confirm
 from sweeps.display.watch import Submit, Watch
 from sweeps.grid import manifest

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import conclusion
 from mmprompt.runs.files import StoreError, follow_mode
@@ -23,6 +22,7 @@ from mmprompt.runs.identity import is_of_evaluations, provenance
 from mmprompt.runs.overrides import as_text
 from mmprompt.runs.records import COSTS, CostsRecord, DamagedError, QuantityRecord, read
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import ConfigError
 from sweeps.display.live_table import align_columns, confirm
 from sweeps.grid.manifest import ExpandedSweep, expand
 from sweeps.jobs import slurm, snapshot

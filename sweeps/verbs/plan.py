@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from json import dumps
 
 from mmprompt.runs.attempt import TRIES
-from mmprompt.runs.deployment import Cluster
 from mmprompt.runs.identity import evaluation_id
+from mmprompt.settings.deployment import Cluster
 from sweeps.grid.manifest import ExpandedSweep
 from sweeps.jobs import slurm
 from sweeps.jobs.batch import Kind

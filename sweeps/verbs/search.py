@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.runs.attempt import TRIES
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import RETRIED
 from mmprompt.runs.files import StoreError, follow_mode
 from mmprompt.runs.identity import provenance
+from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.confirmation import is_over
 from mmprompt.studies.outcomes import Picture, Reader
 from mmprompt.studies.study import Definition, Study

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmprompt.runs.config import ConfigError
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.records import DamagedError
 from mmprompt.runs.store import OF_SEARCH, Store
+from mmprompt.settings.parsing import ConfigError
 from sweeps.display.live_table import UNLIMITED, LiveTable, fit_to_terminal
 from sweeps.display.looks import SweepReader
 from sweeps.display.page import rows_per_table, short_names, table

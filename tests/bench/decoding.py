@@ -25,7 +25,8 @@ from mmprompt.methods.prompt import Prompts
 from mmprompt.models.attention import Prefixes
 from mmprompt.models.decoding import Trie, score_candidates, search
 from mmprompt.models.ofa import BOS, OFA, PAD, Encoded
-from mmprompt.runs.config import Model, parse
+from mmprompt.settings.model import Model
+from mmprompt.settings.parsing import parse
 
 P = 64
 Question = tuple[OFA, Encoded, Prefixes | None, Tensor]
