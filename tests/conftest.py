@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from groups import LONG, group_of
 from launcher import Launcher
 
 # What begins first, so that nothing long is left for the end: SLURM's tests, which mostly wait, and of the others the longest.
@@ -35,16 +36,15 @@ FIRST = (
     "test_resume",
 )
 
-# SLURM's tests that a second test process has, on a cluster of its own.
-SECOND = ("cluster", "status", "cancel", "doctor", "search", "measure", "clocks", "secrets", "evaluations")
-SECOND = tuple(f"tests/slurm/test_{name}" for name in SECOND)
-
 # What a shell starts in the background, or nohup, ignores SIGINT, and so does all that it starts: not these tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
+    for item in items:
+        if not LONG and item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="MMPROMPT_LONG=1 runs it"))
 
     def place(item: pytest.Item) -> int:
         name = item.path.relative_to(tests).with_suffix("").as_posix()
@@ -62,9 +62,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.startswith("tests/slurm/"):
-                return "slurm 2" if nodeid.startswith(SECOND) else "slurm 1"
-            return str(super()._split_scope(nodeid))
+            return group_of(nodeid) or str(super()._split_scope(nodeid))
 
     config.option.loadscopereorder = False  # by the number of tests in a file; ours is the better order
     return Scheduling(config, log)

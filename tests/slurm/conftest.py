@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from cluster import DEFAULT_FOLDER, FIRST_PORT_BASE, Cluster, ClusterError
+from groups import group_of
 from lab import Together, stories_of
 
 CLUSTERS = [(DEFAULT_FOLDER, None)]  # folder, and first of 1000 ports
@@ -67,8 +68,11 @@ def slurm(slurm_cluster: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def together(
     request: pytest.FixtureRequest, slurm_cluster: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Together]:
-    """Starts the stories that were selected; each test asks for the end of its own."""
-    stories = stories_of(request.session.items)
+    """Starts the stories of the selected tests that this test process runs; each test asks for the end of its own."""
+    is_one_of_several = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
+    group = group_of(os.environ["PYTEST_CURRENT_TEST"]) if is_one_of_several else None
+    selected = [item for item in request.session.items if not item.get_closest_marker("skip")]
+    stories = stories_of(item for item in selected if group in (None, group_of(item.nodeid)))
     together = Together(tmp_path_factory.mktemp("together"), Cluster(slurm_cluster), stories)
     yield together
     together.close()

@@ -1,0 +1,18 @@
+"""Which tests run only on request, and which share a test process."""
+
+from __future__ import annotations
+
+import os
+
+LONG = os.environ.get("MMPROMPT_LONG") == "1"  # all tests, in their long form
+
+# Two test processes have SLURM's tests, each on a cluster of its own; these files are the second's.
+SECOND = ("cluster", "status", "cancel", "doctor", "search", "measure", "clocks", "secrets", "evaluations")
+SECOND = tuple(f"tests/slurm/test_{name}" for name in SECOND)
+
+
+def group_of(nodeid: str) -> str | None:
+    """The group of a SLURM test, which one test process runs; None for other tests."""
+    if not nodeid.startswith("tests/slurm/"):
+        return None
+    return "slurm 2" if nodeid.startswith(SECOND) else "slurm 1"
