@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
 
 LONG = os.environ.get("MMPROMPT_LONG") == "1"  # all tests, in their long form
+
+
+def some(cases: Sequence[Any], *kept: Any) -> list[Any]:
+    """The cases of a parametrized test, those that are not kept marked `long`."""
+    assert set(kept) <= set(cases)
+    return [case if case in kept else pytest.param(case, marks=pytest.mark.long) for case in cases]
+
 
 # Two test processes have SLURM's tests, each on a cluster of its own; these files are the second's.
 SECOND = ("cluster", "status", "cancel", "doctor", "search", "measure", "clocks", "secrets", "evaluations")

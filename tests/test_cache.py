@@ -213,6 +213,7 @@ def test_an_example_has_the_same_bits_in_any_row_and_any_company(threads: int) -
     assert not company_matters(seen, ASKED)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("threads", [1], indirect=True)
 def test_so_it_has_at_an_official_size(threads: int) -> None:
     torch.manual_seed(0)

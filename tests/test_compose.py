@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from groups import LONG
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from hypothesis import HealthCheck, example, given, settings
@@ -25,8 +25,6 @@ from mmprompt.runs.overrides import as_text
 from mmprompt.settings.parsing import ConfigError
 from sweeps.grid.compose import Composer, read_by, references_in
 from sweeps.grid.manifest import expand
-
-LONG = os.environ.get("MMPROMPT_LONG") == "1"
 
 
 @pytest.fixture

@@ -170,6 +170,7 @@ def test_of_many_that_end_at_once_each_gets_a_number_of_its_own(tmp_path: Path) 
     assert sorted(json.loads(file.read_text())["batch"] for file in files) == list(range(16))
 
 
+@pytest.mark.long  # that each gets a number of its own is tested above, with threads
 def test_two_measurements_at_once_get_two_numbers(launched: Launcher, measured: dict[str, Any]) -> None:
     before = set(measurements(launched))
     processes = [launched.start("measure", *TWO, "--rounds", "1") for _ in range(2)]

@@ -16,6 +16,7 @@ from pathlib import Path
 import mangled
 import mangled_store
 import pytest
+from groups import LONG
 from launcher import Launcher
 from patience import printed_by, until
 
@@ -267,7 +268,7 @@ def test_a_run_that_is_removed_while_it_trains_ends_stays_away_and_is_trained_by
 ) -> None:
     settings = (
         "seed=1,2",
-        "optim.steps=400",
+        "optim.steps=100",
         "cluster.checkpoint_every=2",
         "cluster.max_parallel=1",
         "tracking=offline",
@@ -347,7 +348,7 @@ def test_what_is_published_is_on_the_disk_with_its_name(tmp_path: Path, monkeypa
 
 
 def test_a_small_number_of_mangled_stores_ends_no_verb_in_a_traceback(base: Store, tmp_path: Path) -> None:
-    mangled.fuzz(base, tmp_path, 40, itertools.count(1))
+    mangled.fuzz(base, tmp_path, 40 if LONG else 10, itertools.count(1))
 
 
 def a_word_as_metrics(store: Store) -> None:

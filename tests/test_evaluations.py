@@ -374,6 +374,7 @@ def test_a_failed_evaluation_is_shown_with_its_cause_and_the_next_launch_tries_a
     assert code == 0 and "1 run: 1 failed" in output and "all 1 runs are done" in output
 
 
+@pytest.mark.long
 def test_a_killed_worker_that_evaluated_costs_what_it_was_at_until_the_next_launch(launcher: Launcher) -> None:
     sweep = ("seed=1", "optim.steps=2", "task.data.test=100")
     assert launcher.run("launch", *sweep)[0] == 0

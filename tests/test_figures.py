@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from full_sweeps import costs_of
+from groups import some
 from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
@@ -337,7 +338,7 @@ def made(request: pytest.FixtureRequest) -> tuple[Sweep, pd.DataFrame, pd.DataFr
     return sweep, cells(sweep), made_up_curves(sweep)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", some(WIDTHS, "column"))
 def test_a_figure_of_each_sweep_can_be_printed_at_either_width(
     made: tuple[Sweep, pd.DataFrame, pd.DataFrame | None], width: str
 ) -> None:

@@ -100,7 +100,9 @@ $sweeps status --json > {out}/after.json
 """
 
 
-@pytest.mark.parametrize("left", [16, 24, 32])
+@pytest.mark.parametrize(
+    "left", [pytest.param(16, marks=pytest.mark.long), 24, pytest.param(32, marks=pytest.mark.long)]
+)
 def test_a_launch_onto_a_full_disk_blames_no_run_and_the_same_command_goes_on(tmp_path: Path, left: int) -> None:
     """So many files still fit: it ends before jobs claim runs, where W&B makes its folders, and while they train."""
     store = tmp_path / "runs"

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from groups import some
 from launcher import Launcher
 from patience import printed_by
 from synthetic_store import JOB
@@ -129,7 +130,7 @@ def test_a_killed_worker_costs_the_run_it_was_at_until_the_next_launch_and_no_ot
     assert sorted(len(jobs) for jobs in launcher.attempts().values()) == [1, 1, 2]
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", some([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
 def test_an_interrupted_launch_stops_its_workers_and_blames_no_run(launcher: Launcher, ending: signal.Signals) -> None:
     arguments = ("seed=1,2", "optim.steps=100000")
     process = launcher.start("launch", *arguments)

@@ -85,8 +85,14 @@ def axis(key: str, count: int) -> str:
             "12,000,000",
         ),
         (f"grid: [{{product: {{{axis('seed', 150)}}}, zip: {{{axis('prompt.length', 150)}}}}}]", "22,500"),
-        (f"grid: [{{product: {{{axis('seed', 15000)}}}}}, {{zip: {{{axis('seed', 15000)}}}}}]", "30,000"),
-        (f"grid: [{{product: {{{axis('seed', 30000)}}}}}]\nexclude: [{{seed: 7}}]", "30,000"),
+        pytest.param(
+            f"grid: [{{product: {{{axis('seed', 15000)}}}}}, {{zip: {{{axis('seed', 15000)}}}}}]",
+            "30,000",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            f"grid: [{{product: {{{axis('seed', 30000)}}}}}]\nexclude: [{{seed: 7}}]", "30,000", marks=pytest.mark.long
+        ),
     ],
     ids=["product", "zip", "blocks", "excluded"],
 )

@@ -79,13 +79,18 @@ def jupyter() -> None:
         pytest.importorskip(module, reason=WHY)
 
 
+FEW = ["length", "paper", "search"]
+
+
 @pytest.mark.usefixtures("jupyter")
-def test_all_of_them_run_and_are_the_same_bytes_each_time(
-    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("chosen", [FEW, pytest.param([], marks=pytest.mark.long)], ids=["few", "all"])
+def test_they_run_and_are_the_same_bytes_each_time(
+    chosen: list[str], store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["notebooks", "--runs", str(store.root), "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines() == [str(tmp_path / f"{name}.ipynb") for name in NAMES]
-    for name in NAMES:
+    executed = chosen or NAMES
+    assert main(["notebooks", *chosen, "--runs", str(store.root), "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / f"{name}.ipynb") for name in executed]
+    for name in executed:
         content = json.loads((tmp_path / f"{name}.ipynb").read_text())
         outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]
         assert len(outputs) >= 3 and not [one for one in outputs if one["output_type"] in ("error", "stream")]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from groups import LONG
 from searcher import TINY, Searcher
 
 from analysis.histories import read_history
@@ -291,11 +292,11 @@ def test_a_trial_whose_file_was_removed_is_made_again_with_the_same_results(fini
     assert results(copy) == results(finished) and copy.look().confirmation == finished.look().confirmation
 
 
-def test_a_search_that_is_killed_ten_times_and_continued_by_two_commands_has_the_same_results(
+def test_a_search_that_is_killed_several_times_and_continued_by_two_commands_has_the_same_results(
     searcher: Searcher, finished: Searcher
 ) -> None:
     random = np.random.default_rng(3)
-    for _ in range(10):
+    for _ in range(10 if LONG else 4):
         command = searcher.start("sampler=random")
         time.sleep(float(random.uniform(0.3, 4.0)))  # it is killed at a random line
         command.kill()

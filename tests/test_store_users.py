@@ -186,6 +186,7 @@ def test_one_begins_a_sweep_the_other_completes_it_and_both_see_it_done(shared: 
     assert {path.stat().st_gid for path in (shared / "group").rglob("*")} == {GROUP}
 
 
+@pytest.mark.long
 def test_two_who_launch_the_same_at_once_train_each_run_once_and_both_see_it_done(shared: Path) -> None:
     launches = [sweep(shared, user, "launch") for user in (ANNA, BORIS)]
     assert all("all 4 runs are done" in end(launch) for launch in launches)

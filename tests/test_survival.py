@@ -15,6 +15,7 @@ import time
 import psutil
 import pytest
 from attempts import error_of
+from groups import LONG
 from launcher import Launcher
 from outcome import tables
 from patience import ended, printed_by, until
@@ -22,7 +23,6 @@ from patience import ended, printed_by, until
 from mmprompt.runs.run_folder import RunFolder
 from sweeps.jobs.batch import batches
 
-LONG = os.environ.get("MMPROMPT_LONG") == "1"
 RUNS, SEEDS = (6, "seed=1,2,3") if LONG else (4, "seed=1,2")
 SWEEP = (SEEDS, "prompt.length=4,6", "optim.steps=12", "cluster.checkpoint_every=2", "tracking=offline")
 
@@ -142,6 +142,7 @@ def test_nohup_keeps_a_launch_alive_when_its_terminal_closes(launcher: Launcher)
     assert process.returncode == 0 and "all 1 runs are done" in said
 
 
+@pytest.mark.long
 def test_an_interrupted_run_is_taken_up_by_the_other_launch_and_not_blamed(launcher: Launcher) -> None:
     """Two launches, of which the one that is at the run gets Ctrl-C."""
     sweep = ("seed=1", "optim.steps=200", "cluster.max_parallel=1", "cluster.checkpoint_every=2")

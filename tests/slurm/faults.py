@@ -48,7 +48,6 @@ SETTINGS += ["task.data.train=8", "task.data.val=8", "task.data.test=8", "optim.
 PLACE = ["cluster=slurm", "cluster.mem_gb=0.9", "cluster.checkpoint_every=5", "cluster.runs_per_job=1"]
 HELD = "cluster.partition=later"  # where jobs wait until somebody lets them go
 CLOCK = ["_timestamp", "_runtime"]  # columns of a W&B history that no two runs share
-LONG = os.environ.get("MMPROMPT_LONG") == "1"
 
 
 OVER = threading.Event()  # nobody waits any more

@@ -108,6 +108,7 @@ def test_another_users_jobs_are_named_and_left_alone(lab: Lab) -> None:
         sweep.cluster.remove_user("games")
 
 
+@pytest.mark.long
 @beside
 def test_jobs_that_a_launch_is_handing_over_are_cancelled_once_they_are_there(lab: Lab) -> None:
     sweep = lab.sweep_here(*HELD, seeds=(1, 2, 3))

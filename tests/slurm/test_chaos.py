@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from groups import LONG
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "chaos"))
 from calls import Calls, raised
 from checks import EARNED, drafts
 from cluster import Cluster
 from damage import WAYS, NotPossibleError, damaged
-from faults import LONG
 from repairs import Repairs
 from subject import OBEDIENT, Subject, python_on_nodes
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from clocks import wrong
 from faults import Sweep, assert_same, release, until
 from lab import Lab, bare_cluster, beside
@@ -18,6 +19,7 @@ from sweeps.jobs.job_log import BEGINS
 AWAY = {"TZ": "Pacific/Auckland"}  # of who launches and looks; the nodes' daemons have the machine's own
 
 
+@pytest.mark.long
 @beside
 def test_without_accounts_a_job_cancelled_in_another_time_zone_is_cancelled_and_who_waits_does_not_submit_it_again(
     lab: Lab,

@@ -380,6 +380,7 @@ def test_who_is_in_no_account_or_may_not_write_to_the_store_or_has_a_submit_limi
     assert of_bob == ["mem_gb", "account", "store"], bobs  # root's folder
 
 
+@pytest.mark.long
 @beside
 def test_without_accounting_the_doctor_is_content(lab: Lab) -> None:
     with bare_cluster() as bare:

@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from faults import Sweep, until
 from lab import Lab, beside
 
@@ -68,6 +69,7 @@ def test_a_job_that_is_requeued_while_it_evaluates_goes_on_with_what_is_missing(
     assert sweep.errors() == [None, "interrupted: told to end by SIGTERM", None]
 
 
+@pytest.mark.long
 @beside
 def test_a_job_that_is_killed_while_it_evaluates_is_failed_until_a_launch_goes_on(lab: Lab) -> None:
     sweep, attempt = evaluating(lab)

@@ -12,8 +12,10 @@ import re
 import signal
 import socket
 
+import pytest
 from attempts import error_of
-from faults import HELD, LONG, Sweep, assert_same, damage, is_alive, litter, release, slow, step_daemon, told, until
+from faults import HELD, Sweep, assert_same, damage, is_alive, litter, release, slow, step_daemon, told, until
+from groups import LONG
 from lab import Lab, beside
 from patience import printed_by
 
@@ -99,6 +101,7 @@ def test_a_job_that_is_requeued_goes_on_from_its_checkpoint_and_is_not_submitted
     assert_same(sweep[1], lab.undisturbed(1))
 
 
+@pytest.mark.long
 @beside
 def test_a_job_that_is_preempted_comes_back_and_goes_on_from_its_checkpoint(lab: Lab) -> None:
     with lab.alone("gn3"):
@@ -135,6 +138,7 @@ def test_a_cancelled_job_is_not_submitted_again_by_who_waits_for_it_but_by_the_n
     assert_same(sweep[1], lab.undisturbed(1))
 
 
+@pytest.mark.long
 @beside
 def test_one_cancelled_element_of_an_array_leaves_the_others_alone_and_alone_is_submitted_again(lab: Lab) -> None:
     sweep = lab.sweep(seeds=(1, 2, 3))
@@ -157,6 +161,7 @@ def test_one_cancelled_element_of_an_array_leaves_the_others_alone_and_alone_is_
         assert_same(sweep[seed], lab.undisturbed(seed))
 
 
+@pytest.mark.long
 @beside
 def test_a_job_that_is_cancelled_while_it_waits_has_no_attempt_and_its_run_is_to_do_again(lab: Lab) -> None:
     sweep = lab.sweep(seeds=(1, 2))
@@ -214,6 +219,7 @@ def test_a_killed_run_is_to_do_and_the_next_launch_passes_over_a_damaged_checkpo
     assert_same(sweep[1], lab.undisturbed(1))
 
 
+@pytest.mark.long
 @beside
 def test_two_processes_at_one_run_publish_once_after_the_daemon_above_the_first_died(lab: Lab) -> None:
     """Nobody is left who could end the first: SLURM gives the job up, and its process lives on."""
@@ -255,6 +261,7 @@ def test_a_job_without_enough_memory_says_so_and_is_done_with_more_of_it(lab: La
     assert_same(sweep[1], lab.undisturbed(1))
 
 
+@pytest.mark.long
 @beside
 def test_a_suspended_job_is_neither_failed_nor_submitted_again_and_goes_on_when_it_is_resumed(lab: Lab) -> None:
     sweep = lab.sweep()
@@ -272,6 +279,7 @@ def test_a_suspended_job_is_neither_failed_nor_submitted_again_and_goes_on_when_
     assert_same(sweep[1], lab.undisturbed(1))
 
 
+@pytest.mark.long
 @beside
 def test_a_run_does_not_notice_that_the_slurmd_of_its_node_is_killed_and_comes_back(lab: Lab) -> None:
     with lab.alone("gn3"):
@@ -286,6 +294,7 @@ def test_a_run_does_not_notice_that_the_slurmd_of_its_node_is_killed_and_comes_b
     assert_same(sweep[1], lab.undisturbed(1))
 
 
+@pytest.mark.long
 @beside
 def test_stale_and_poisonous_files_in_the_store_change_nothing(lab: Lab) -> None:
     sweep = lab.sweep()

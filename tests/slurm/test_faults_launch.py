@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from faults import HELD, LONG, PLACE, SETTINGS, Sweep, assert_same, release, until
+from faults import HELD, PLACE, SETTINGS, Sweep, assert_same, release, until
+from groups import LONG
 from lab import Lab, bare_cluster, beside
 from patience import printed_by
 from people import people
@@ -82,6 +83,7 @@ def test_a_launch_killed_while_sbatch_is_under_way_duplicates_no_job(lab: Lab) -
     assert_each_run_has_one_job(sweep)
 
 
+@pytest.mark.long
 @beside
 def test_jobs_whose_launch_was_killed_right_after_sbatch_run_to_their_end_and_are_attached_to(lab: Lab) -> None:
     sweep = lab.sweep(seeds=(1, 2))
@@ -115,6 +117,7 @@ def test_under_a_submit_limit_of_ten_a_launch_submits_ten_says_how_many_wait_and
     assert_each_run_has_one_job(sweep)
 
 
+@pytest.mark.long
 @beside
 def test_who_waits_under_a_submit_limit_submits_the_rest_as_places_come_free(lab: Lab) -> None:
     lab.cluster.add_user(lab.cluster.user, "tight", MaxSubmitJobs=2)
@@ -125,6 +128,7 @@ def test_who_waits_under_a_submit_limit_submits_the_rest_as_places_come_free(lab
         assert_same(sweep[seed], lab.undisturbed(seed))
 
 
+@pytest.mark.long
 @beside
 def test_without_accounts_and_with_short_arrays_a_sweep_is_split_and_its_killed_run_found(lab: Lab) -> None:
     with bare_cluster() as cluster:

@@ -106,6 +106,7 @@ def test_a_program_around_sbatch_that_keeps_the_id_to_itself_doubles_no_job(lab:
     assert "1 queued" in sweep.launch() and len(sweep.batches()) == 1 and len(sweep.queue()[sweep[1].id]) == 1
 
 
+@pytest.mark.long
 @beside
 def test_whatever_is_in_the_path_of_the_store_are_characters_like_others(lab: Lab) -> None:
     odd = Sweep(lab.folder / "50% %u %j $HOME it's (1) störe", lab.cluster, ["cluster.exclude='gn[3-4]'"])
@@ -144,6 +145,7 @@ def test_a_shell_without_a_home_with_keys_and_settings_of_wandb_changes_nothing_
     assert len(files) > 10 and not [file for file in files if key.encode() in file.read_bytes()]
 
 
+@pytest.mark.long
 @beside
 def test_two_versions_of_the_code_that_launch_at_once_submit_each_run_once(lab: Lab) -> None:
     sweep = lab.sweep_here(HELD, seeds=(1, 2))
@@ -210,6 +212,7 @@ def test_a_shell_of_salloc_submits_as_one_outside_until_it_is_on_a_node(lab: Lab
     assert re.search(r"cluster\.kind=auto: this is inside SLURM job \d+", output), output
 
 
+@pytest.mark.long
 @beside
 def test_what_a_shell_sets_for_slurms_commands_changes_nothing(lab: Lab) -> None:
     sweep = lab.sweep_here(HELD, seeds=(1, 2, 3))
@@ -228,6 +231,7 @@ def test_what_a_shell_sets_for_slurms_commands_changes_nothing(lab: Lab) -> None
     until(lambda: set(causes(in_shell).values()) == {"cancelled"}, "accounting is understood")
 
 
+@pytest.mark.long
 @beside
 def test_jobs_that_slurm_holds_after_a_requeue_are_not_submitted_again_and_can_be_released_or_cancelled(
     lab: Lab,
@@ -252,6 +256,7 @@ def test_jobs_that_slurm_holds_after_a_requeue_are_not_submitted_again_and_can_b
     until(lambda: not sweep.queue(), "the jobs are gone")
 
 
+@pytest.mark.long
 @beside
 def test_what_is_removed_from_the_store_while_jobs_wait_is_made_again_by_the_next_launch(lab: Lab) -> None:
     sweep = lab.sweep_here(HELD)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from attempts import error_of
 from cluster import Cluster
 from faults import Sweep, is_alive, until
@@ -137,6 +138,7 @@ def test_a_search_ends_by_itself_after_its_driver_has_gone(lab: Lab) -> None:
     assert "is over already" in one.run() and len(one.sweep.batches()) == 1
 
 
+@pytest.mark.long
 @beside
 def test_drivers_killed_at_random_lines_and_two_at_once_submit_no_worker_too_many(lab: Lab) -> None:
     one, chance = search(lab), random.Random(1)
@@ -175,6 +177,7 @@ def test_killed_workers_a_requeued_one_and_one_at_its_time_limit_lose_no_trial(l
     assert error_of(first) is not None and "its process ended without a word" in error_of(first)
 
 
+@pytest.mark.long
 @beside
 def test_a_worker_whose_node_is_lost_leaves_its_trial_to_others(lab: Lab) -> None:
     with lab.alone("gn4"):

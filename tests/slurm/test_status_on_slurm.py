@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from faults import HELD, Sweep, until
 from lab import Lab, beside
 from patience import ended
@@ -120,6 +121,7 @@ def test_each_end_has_its_cause_with_and_without_accounting_and_what_is_left_alo
         sweep.environment = {}
 
 
+@pytest.mark.long
 @beside
 def test_following_goes_over_to_the_attempt_that_begins_when_slurm_starts_the_job_again(lab: Lab) -> None:
     sweep = at_work(lab, running=0, waiting=1)
