@@ -25,7 +25,7 @@ from analysis.statistics import COUNTED, interval_columns
 from mmprompt.runs.store import Store
 from mmprompt.studies.confirmation import Confirmed, compared
 from mmprompt.studies.intervals import Interval
-from mmprompt.studies.outcomes import Picture, Reader, RunOutcome
+from mmprompt.studies.outcomes import RunOutcome, StudyProgress, StudyReader
 from mmprompt.studies.study import SCORE, Definition, Group, Parameter, Settings, Study
 
 WARM = "warm"  # stands in place of a trial's number
@@ -71,7 +71,7 @@ class Searched:
     """A study with its decisions and the results of its runs."""
 
     sweep: Sweep  # its manifest, with every run as a point
-    picture: Picture
+    progress: StudyProgress
     entries: Sequence[Entry]  # for each group the default, then the candidates, the best on validation first
 
     @property
@@ -80,7 +80,7 @@ class Searched:
 
     @property
     def definition(self) -> Definition:
-        return self.picture.definition
+        return self.progress.definition
 
     @property
     def labels(self) -> list[str]:
@@ -95,7 +95,7 @@ class Searched:
     @property
     def is_begun(self) -> bool:
         """Whether any trial has a result, be it a score at a rung."""
-        return bool(self.definition.warm) or any(one.state != "open" or one.rungs for one in self.picture.outcomes)
+        return bool(self.definition.warm) or any(one.state != "open" or one.rungs for one in self.progress.outcomes)
 
     @property
     def is_over(self) -> bool:
@@ -130,14 +130,14 @@ def read_search(store: Store, manifest: dict[str, Any], source: Source, deep: bo
     """Reads a search. `deep`: see `assemble`. Raises StoreError for a damaged or a foreign file in the study's folder."""
     sweep = assemble(store, manifest, source, deep)
     reader = Recorded(Study(store, manifest["search"]), sweep)
-    picture = reader.look()
-    groups = picture.confirmation.groups if picture.confirmation else []
+    progress = reader.read()
+    groups = progress.confirmation.groups if progress.confirmation else []
     return Searched(
-        sweep, picture, [entry for group in groups for entry in _entries(picture.definition, group, reader)]
+        sweep, progress, [entry for group in groups for entry in _entries(progress.definition, group, reader)]
     )
 
 
-class Recorded(Reader):
+class Recorded(StudyReader):
     """Reads a study's runs from the frame, and those without values there from the store."""
 
     def __init__(self, study: Study, sweep: Sweep) -> None:
@@ -227,7 +227,7 @@ def trials(searched: Searched) -> pd.DataFrame:
                 definition, warm_trial.settings
             )
             group_rows.append(columns_of_trial | {"spent_device_hours": math.nan} | _runs(warm_trial.runs))
-        for index, outcome in enumerate(searched.picture.of(group)):
+        for index, outcome in enumerate(searched.progress.of(group)):
             trial, rung = outcome.trial, max(outcome.rungs, default=None)
             columns_of_trial = {
                 "index": index,
@@ -334,11 +334,11 @@ def importances(searched: Searched) -> pd.DataFrame:
     """
     from mmprompt.studies import sampler
 
-    definition, picture = searched.definition, searched.picture
+    definition, progress = searched.definition, searched.progress
     rows = []
     for group, label in enumerate(searched.labels):
-        after = max((one.trial.number for one in picture.outcomes), default=-1) + 1
-        trials = picture.told(group, after, picture.knew(group))
+        after = max((one.trial.number for one in progress.outcomes), default=-1) + 1
+        trials = progress.told(group, after, progress.knew(group))
         if definition.rungs:
             first = definition.rungs[0]
             trials = [replace(one, state="done", values=[one.rungs[first]]) for one in trials if first in one.rungs]
@@ -394,14 +394,14 @@ def front(searched: Searched) -> pd.DataFrame:
             | dict(zip(definition.objective, one.values, strict=True))
             | _runs(dict(list(one.runs.items())[: one.count]))
             for group, label in enumerate(searched.labels)
-            for one in searched.picture.best(group)
+            for one in searched.progress.best(group)
         ],
     )
 
 
 def notes(searched: Searched) -> list[str]:
     """Returns the notes for the reader of the numbers."""
-    definition, outcomes = searched.definition, searched.picture.outcomes
+    definition, outcomes = searched.definition, searched.progress.outcomes
     sentences = [*searched.sweep.notes]
     if not searched.is_over:
         ended = sum(one.state in ENDED for one in outcomes)
@@ -439,7 +439,7 @@ def edges(searched: Searched, group: int) -> list[str]:
     if scored:
         settings = max(scored, key=lambda entry: entry.confirmed.intervals[entry.validation].value).settings
     else:
-        settings = next((one.settings for one in searched.picture.best(group)), {})
+        settings = next((one.settings for one in searched.progress.best(group)), {})
     return [
         f"the best {one.key}, {settings[one.key]:g}, is at the edge of its range {one}; extend it"
         for one in searched.definition.space

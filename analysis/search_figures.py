@@ -463,14 +463,14 @@ def _name_choices(ax: Axes, names: Sequence[str], room: float) -> None:
 
 def _ends(searched: Searched, group: int) -> Iterable[tuple[str, Mapping[str, Any]]]:
     """Yields the settings of the default and of the confirmed best; before the confirmation, those of the search's best."""
-    default = next((one.trial.settings for one in searched.picture.of(group) if one.trial.origin == "default"), None)
+    default = next((one.trial.settings for one in searched.progress.of(group) if one.trial.origin == "default"), None)
     if default is not None:
         yield DEFAULT, default
     confirmed = searched.best(group)
     if confirmed is not None:
         yield BEST, confirmed.settings
     elif not searched.entries_of(group) and len(searched.definition.objective) == 1:
-        yield from ((BEST, one.settings) for one in searched.picture.best(group)[:1])
+        yield from ((BEST, one.settings) for one in searched.progress.best(group)[:1])
 
 
 # Legend

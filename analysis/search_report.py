@@ -100,9 +100,9 @@ class SearchReport:
             group = labels.index(str(group))
         if not isinstance(group, int) or not 0 <= group < len(labels):
             raise StoreError(f"search {self.name} has no group {group!r}; it has {', '.join(map(repr, labels))}")
-        picture = self.searched.picture
-        after = max((one.trial.number for one in picture.outcomes), default=-1) + 1
-        told = picture.told(group, after, picture.knew(group))
+        progress = self.searched.progress
+        after = max((one.trial.number for one in progress.outcomes), default=-1) + 1
+        told = progress.told(group, after, progress.knew(group))
         return sampler.as_optuna(self.searched.definition, group, told, readable=True)
 
     @property

@@ -282,7 +282,7 @@ def budget_text(searched: Searched) -> str:
     words = {"trials": budget.trials, "device hours": budget.device_hours, "hours": budget.hours}
     limits = " or ".join(f"{value:g} {unit}" for unit, value in words.items() if value is not None)
     each = f" for each {' and '.join(searched.definition.each)}" if searched.definition.each else ""
-    return f"budget {limits}{each} ({len(searched.picture.outcomes)} trials made)"
+    return f"budget {limits}{each} ({len(searched.progress.outcomes)} trials made)"
 
 
 def seeds_text(definition: Definition) -> str:
@@ -346,7 +346,7 @@ def _search_score(row: pd.Series, objective: str) -> str:
 
 
 def _seeds(searched: Searched) -> int:
-    confirmation = searched.picture.confirmation
+    confirmation = searched.progress.confirmation
     return searched.definition.confirm.seeds if confirmation is None else len(confirmation.seeds)
 
 

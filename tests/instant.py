@@ -113,10 +113,10 @@ def search_on(study: Study, score: Score, limits: Limits | None = None, most: in
 
 def contents(study: Study) -> dict[str, Any]:
     """By trial: settings, state, values, and how far it got."""
-    from mmprompt.studies.outcomes import Reader
+    from mmprompt.studies.outcomes import StudyReader
 
-    picture = Reader(study).look()
+    progress = StudyReader(study).read()
     return {
         str(one.trial.number): (one.trial.settings, one.state, one.values, sorted(one.rungs.items()))
-        for one in picture.outcomes
+        for one in progress.outcomes
     }

@@ -13,7 +13,7 @@ import psutil
 
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Store
-from mmprompt.studies.outcomes import Picture, Reader
+from mmprompt.studies.outcomes import StudyProgress, StudyReader
 from mmprompt.studies.study import Study
 
 TINY = [
@@ -32,8 +32,8 @@ class Searcher:
     def study(self) -> Study:
         return Study(Store(self.folder / "runs"), self.name)
 
-    def look(self) -> Picture:
-        return Reader(self.study).look()
+    def read(self) -> StudyProgress:
+        return StudyReader(self.study).read()
 
     def start(self, *arguments: str, verb: str = "search") -> subprocess.Popen[str]:
         own = [*TINY, "cluster=local"] if verb == "search" else []

@@ -15,7 +15,7 @@ from mmprompt.runs.files import write_over
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Tracking
-from mmprompt.studies.outcomes import Reader
+from mmprompt.studies.outcomes import StudyReader
 from mmprompt.studies.study import (
     SCORE,
     VERSION,
@@ -184,7 +184,7 @@ def confirm(
 
 def record(study: Study) -> None:
     """The manifest, as the search writes it."""
-    write_over(study.store.manifest(study.manifest), manifest(study, Reader(study).look()))
+    write_over(study.store.manifest(study.manifest), manifest(study, StudyReader(study).read()))
 
 
 def fresh(
@@ -248,9 +248,9 @@ def several_parameters(root: Path, over: bool = True) -> Study:
                 add(study, settings, {seed: round(score + noise.normal(0, 1.0), 2) for seed in seeds}, rungs=at)
             )
     if over:
-        picture = Reader(study).look()
-        best = [one for one in picture.best(0) if one.settings != default and one.trial is not None][:3]
-        rows = [(trials[0], list(picture.outcomes[0].values or []), fresh(noise, 66.0))]
+        progress = StudyReader(study).read()
+        best = [one for one in progress.best(0) if one.settings != default and one.trial is not None][:3]
+        rows = [(trials[0], list(progress.outcomes[0].values or []), fresh(noise, 66.0))]
         rows += [(trials[one.trial or 0], list(one.values), fresh(noise, 67.0)) for one in best]
         confirm(study, [rows])
     record(study)
@@ -283,11 +283,11 @@ def methods(root: Path) -> Study:
                 add(study, settings, diverges=True, group=group)
             else:
                 add(study, settings, {1: round(float(score), 2)}, group=group)
-    picture = Reader(study).look()
+    progress = StudyReader(study).read()
     rows = []
     for group, name in enumerate(names):
-        there = picture.of(group)
-        best = [one for one in picture.best(group) if one.trial != there[0].trial.number][:3]
+        there = progress.of(group)
+        best = [one for one in progress.best(group) if one.trial != there[0].trial.number][:3]
         known = {one.trial.number: one.trial for one in there}
         part = [(there[0].trial, list(there[0].values or []), fresh(noise, middle[name] - 1))]
         rows.append(part + [(known[one.trial or 0], list(one.values), fresh(noise, middle[name])) for one in best])
@@ -316,9 +316,9 @@ def two_objectives(root: Path) -> Study:
         facts = {"trainable_parameters": 960 * length}
         settings = {"optim.lr": rate, "prompt.length": length}
         trials.append(add(study, settings, {1: round(float(score), 2)}, facts=facts))
-    picture = Reader(study).look()
-    best = [one for one in picture.best(0) if one.trial][:3]
-    rows = [(trials[0], list(picture.outcomes[0].values or []), fresh(noise, 70.0))]
+    progress = StudyReader(study).read()
+    best = [one for one in progress.best(0) if one.trial][:3]
+    rows = [(trials[0], list(progress.outcomes[0].values or []), fresh(noise, 70.0))]
     confirm(study, [[*rows, *((trials[one.trial or 0], list(one.values), fresh(noise, 69.0)) for one in best)]])
     record(study)
     return study

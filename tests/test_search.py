@@ -52,16 +52,16 @@ def results(searcher: Searcher) -> set[tuple[str, str]]:
     """The settings of each trial with its state, values and scores at rungs."""
     return {
         (json.dumps(one.trial.settings), json.dumps([one.state, one.values, list(one.rungs.items())]))
-        for one in searcher.look().outcomes
+        for one in searcher.read().outcomes
     }
 
 
 def assert_whole(searcher: Searcher, trials: int) -> None:
     """Asserts that the search is over, has trials 0 to N-1 once each, runs nothing, and has the values of its runs' results."""
-    picture = searcher.look()
-    assert is_over(picture)
-    assert [one.trial.number for one in picture.outcomes] == list(range(trials))
-    for one in picture.outcomes:
+    progress = searcher.read()
+    assert is_over(progress)
+    assert [one.trial.number for one in progress.outcomes] == list(range(trials))
+    for one in progress.outcomes:
         assert one.state in ("done", "stopped")
         for seed, run in one.trial.runs.items():
             result = searcher.study.store.run(run).result()
@@ -95,9 +95,9 @@ def test_the_same_command_again_says_that_the_search_is_over_and_trains_nothing(
 
 
 def test_the_search_never_has_a_test_score(finished: Searcher) -> None:
-    picture = finished.look()
-    assert picture.confirmation is not None
-    confirming = {run for one in picture.confirmation.groups[0].candidates for run in one.runs.values()}
+    progress = finished.read()
+    assert progress.confirmation is not None
+    confirming = {run for one in progress.confirmation.groups[0].candidates for run in one.runs.values()}
     store = finished.study.store
     others = [store.run(run) for run in store.runs() - confirming]
     assert others
@@ -159,9 +159,9 @@ def test_a_larger_study_trains_no_finished_run_again(finished: Searcher, tmp_pat
     shutil.copytree(finished.folder / "runs", tmp_path / "runs")
     code, output = copy.run("sampler=random", "budget.trials=8", "--as", "larger", "--limit", "6")
     larger = Searcher(tmp_path, "larger")
-    runs = [one.trial.runs["1"] for one in copy.look().outcomes]
+    runs = [one.trial.runs["1"] for one in copy.read().outcomes]
     assert [
-        one.trial.runs["1"] for one in larger.look().outcomes
+        one.trial.runs["1"] for one in larger.read().outcomes
     ] == runs  # the same study seed gives the same six trials
     assert code == 1 and "goes on from here" in output
     assert "finished runs that lie in the space" in output
@@ -175,7 +175,7 @@ def test_a_larger_study_trains_no_finished_run_again(finished: Searcher, tmp_pat
 def test_a_run_that_was_paused_at_rungs_has_the_same_bits_as_one_that_was_not(
     finished: Searcher, tmp_path: Path
 ) -> None:
-    done = [one for one in finished.look().outcomes if one.state == "done" and one.trial.origin != "default"]
+    done = [one for one in finished.read().outcomes if one.state == "done" and one.trial.origin != "default"]
     assert done
     run = done[0].trial.runs["1"]
     paused = finished.study.store.run(run)
@@ -218,7 +218,7 @@ def test_a_run_that_was_paused_at_rungs_has_the_same_bits_as_one_that_was_not(
 def test_a_sweep_that_has_a_paused_run_resumes_it(finished: Searcher, tmp_path: Path) -> None:
     copy = Searcher(tmp_path)
     shutil.copytree(finished.folder / "runs", tmp_path / "runs")
-    paused = next(one for one in copy.look().outcomes if one.state == "stopped")
+    paused = next(one for one in copy.read().outcomes if one.state == "stopped")
     fixed = [text for text in TINY if text.split("=")[0].split(".")[0] in ("prompt", "optim", "task")]
     rate = f"optim.lr={paused.trial.settings['optim.lr']}"
     code, output = copy.run(
@@ -238,7 +238,7 @@ def test_a_sweep_that_has_a_paused_run_resumes_it(finished: Searcher, tmp_path: 
     if result is None:  # the sweep's point is another run, so the test would prove nothing
         pytest.fail(f"{output}\n{code}")
     assert result["resumed_from"] == {"attempt": len(folder.attempts()) - 1, "step": max(paused.rungs)}
-    assert next(one for one in copy.look().outcomes if one.trial.number == paused.trial.number).state == "done"
+    assert next(one for one in copy.read().outcomes if one.trial.number == paused.trial.number).state == "done"
 
 
 def test_clean_frees_checkpoints_of_stopped_trials_only_when_the_search_is_over(
@@ -246,7 +246,7 @@ def test_clean_frees_checkpoints_of_stopped_trials_only_when_the_search_is_over(
 ) -> None:
     copy = Searcher(tmp_path)
     shutil.copytree(finished.folder / "runs", tmp_path / "runs")
-    stopped = [copy.study.store.run(one.trial.runs["1"]) for one in copy.look().outcomes if one.state == "stopped"]
+    stopped = [copy.study.store.run(one.trial.runs["1"]) for one in copy.read().outcomes if one.state == "stopped"]
     assert all(folder.checkpoints() for folder in stopped)
     code, output = copy.run(verb="clean")
     assert code == 0 and "trials that a search has stopped" in output
@@ -265,7 +265,7 @@ def test_removed_or_damaged_runs_of_a_search_are_trained_again_by_the_same_comma
 ) -> None:
     copy = Searcher(tmp_path)
     shutil.copytree(finished.folder / "runs", tmp_path / "runs")
-    confirmation = copy.look().confirmation
+    confirmation = copy.read().confirmation
     assert confirmation is not None
     removed, damaged = confirmation.groups[0].candidates[0].runs.values()
     shutil.rmtree(copy.study.store.run(removed).path)
@@ -289,7 +289,7 @@ def test_a_trial_whose_file_was_removed_is_made_again_with_the_same_results(fini
         (copy.study.folder / "trials" / f"{number}.json").unlink()
     code, output = copy.run("sampler=random")
     assert code == 0, output
-    assert results(copy) == results(finished) and copy.look().confirmation == finished.look().confirmation
+    assert results(copy) == results(finished) and copy.read().confirmation == finished.read().confirmation
 
 
 def test_a_search_that_is_killed_several_times_and_continued_by_two_commands_has_the_same_results(
@@ -336,7 +336,7 @@ def test_plan_changes_nothing_and_counts_the_runs_that_are_done(tmp_path: Path, 
     shutil.copytree(finished.folder / "runs", tmp_path / "runs")
     before = sorted(tmp_path.rglob("*"))
     code, output = searcher.run("plan", "sampler=random", "--as", "other")
-    done = sum(one.state == "done" for one in finished.look().outcomes)
+    done = sum(one.state == "done" for one in finished.read().outcomes)
     assert code == 0 and f"{done} of 6 are there" in output and "CPU-core-hours" in output
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -372,7 +372,7 @@ def promoting(finished: Searcher, tmp_path: Path, better: bool) -> tuple[Path, S
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     copy = Searcher(tmp_path)
     shutil.copytree(finished.folder / "runs", tmp_path / "runs")
-    confirmation = copy.look().confirmation
+    confirmation = copy.read().confirmation
     assert confirmation is not None
     for candidate in confirmation.groups[0].candidates:
         for seed, run in candidate.runs.items():
@@ -407,7 +407,7 @@ def test_the_confirmed_settings_replace_the_default_and_other_defaults_stay(fini
     code, output = promote(root, copy)
     assert code == 0, output
     text = (root / "conf/tuned/micro_prompt_micro_grounding.yaml").read_text()
-    [best] = [one for one in (copy.look().confirmation or pytest.fail()).groups[0].candidates if one.origin == "best"]
+    [best] = [one for one in (copy.read().confirmation or pytest.fail()).groups[0].candidates if one.origin == "best"]
     assert (
         text.startswith("# @package _global_\n# Search learning_rate")
         and "docs/evidence/search_learning_rate.csv" in text
@@ -463,7 +463,7 @@ def test_optuna_dashboard_shows_all_trials_of_an_exported_study(finished: Search
         server.terminate()
         server.wait()
     expected = {"done": "Complete", "stopped": "Pruned"}
-    outcomes = finished.look().outcomes
+    outcomes = finished.read().outcomes
     assert [trial["state"] for trial in trials] == [expected[one.state] for one in outcomes]
     rates = [float(trial["params"][0]["param_external_value"]) for trial in trials]
     assert rates == [one.trial.settings["optim.lr"] for one in outcomes]

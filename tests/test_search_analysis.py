@@ -36,7 +36,7 @@ from mmprompt.runs.failures import from_text
 from mmprompt.runs.store import Store
 from mmprompt.studies import sampler
 from mmprompt.studies.confirmation import compared, confirmed
-from mmprompt.studies.outcomes import Observation, Reader
+from mmprompt.studies.outcomes import Observation, StudyReader
 from mmprompt.studies.study import Candidate, Study
 from sweeps.verbs.sync import sync
 
@@ -201,7 +201,7 @@ def test_the_csv_has_every_trial_once_with_the_mean_and_the_ids_of_its_runs(seve
             assert row.score == pytest.approx(np.mean(values)) and row.planned == len(values) == len(row.seeds.split())
     assert set(trials["planned"]) == {1, 3}  # those that raced have more
     assert math.isnan(trials.loc[trials["state"] == "stopped", "score"].max())
-    outcomes = {str(one.trial.number): one for one in Reader(several).look().outcomes}
+    outcomes = {str(one.trial.number): one for one in StudyReader(several).read().outcomes}
     assert all(
         outcomes[row.trial].rungs[row.rung] == row.rung_score for row in trials[trials["rung"].notna()].itertuples()
     )
@@ -216,11 +216,11 @@ def test_the_csv_has_every_trial_once_with_the_mean_and_the_ids_of_its_runs(seve
 
 def test_the_table_of_trials_has_the_ten_best_and_counts_all(several: Study) -> None:
     table = all_tables(searched(several))["found"]
-    states = [one.state for one in Reader(several).look().outcomes]
+    states = [one.state for one in StudyReader(several).read().outcomes]
     done, stopped, diverged = (states.count(state) for state in ("done", "stopped", "diverged"))
     assert f"the best 10 of 40 trials ({done} done, {stopped} stopped, {diverged} diverged) and 3 warm" in table.caption
     scores = [float(cell) for cell in table.frame["score"]]
-    means = sorted([one.values[0] for one in Reader(several).look().outcomes if one.values] + [60.5, 61.5, 65.0])
+    means = sorted([one.values[0] for one in StudyReader(several).read().outcomes if one.values] + [60.5, 61.5, 65.0])
     assert scores == [round(value, 1) for value in means[::-1][:10]]
 
 
@@ -281,8 +281,8 @@ def test_importances_equal_optunas_for_the_same_trials(tmp_path: Path) -> None:
 
 
 def test_each_objective_has_its_own_importances(small: Study) -> None:
-    picture = Reader(small).look()
-    shares = sampler.importances(picture.definition, 0, picture.told(0, 99, picture.knew(0)))
+    progress = StudyReader(small).read()
+    shares = sampler.importances(progress.definition, 0, progress.told(0, 99, progress.knew(0)))
     parameters = shares["trainable_parameters"]
     assert (parameters["prompt.length"] or 0.0) > 0.8 > 0.2 > (parameters["optim.lr"] or 0.0)
     assert shares["score"] != parameters
@@ -312,11 +312,11 @@ def test_nine_done_trials_have_no_importances_and_ten_have(tmp_path: Path) -> No
 
 def test_a_row_of_the_groups_table_follows_from_its_trials(methods: Study) -> None:
     frame = all_tables(searched(methods))["groups"].frame
-    picture = Reader(methods).look()
+    progress = StudyReader(methods).read()
     confirmation = methods.confirmation()
     assert confirmation is not None
     for group, (_, row) in enumerate(frame.iterrows()):
-        here = picture.of(group)
+        here = progress.of(group)
         scores = [one.values[0] for one in here if one.values is not None]
         states = [one.state for one in here]
         assert row["trials"] == f"{states.count('done')} / 0 / {states.count('diverged')}"
@@ -339,7 +339,7 @@ def test_a_row_of_the_groups_table_follows_from_its_trials(methods: Study) -> No
 def test_with_rungs_the_spread_is_that_at_the_first_rung_including_stopped_trials(several: Study) -> None:
     found = searched(several)
     (row,) = search.groups(found, search.trials(found)).to_dict("records")
-    scores = [one.rungs[50] for one in Reader(several).look().outcomes if 50 in one.rungs]
+    scores = [one.rungs[50] for one in StudyReader(several).read().outcomes if 50 in one.rungs]
     assert [row[name] for name in search.QUARTILES] == pytest.approx(np.percentile(scores, [25, 50, 75]))
     assert len(scores) == row["done"] + row["stopped"] > row["done"]
 
@@ -718,10 +718,10 @@ def test_the_simulation_agrees_with_the_analysis_of_files(tmp_path: Path) -> Non
         rows = [[{split: row[split][seed] for split in row} for seed in made.FRESH] for row in scores]
         made.confirm(study, [[(trial, [60.0], row) for trial, row in zip(trials, rows, strict=True)]])
         made.record(study)
-        picture = Reader(study).look()
-        assert picture.confirmation is not None
-        of_files = confirmed(picture, picture.confirmation.groups[0])
-        pure = compared(picture.confirmation.groups[0].candidates, scores)
+        progress = StudyReader(study).read()
+        assert progress.confirmation is not None
+        of_files = confirmed(progress, progress.confirmation.groups[0])
+        pure = compared(progress.confirmation.groups[0].candidates, scores)
         assert [one.differences for one in of_files] == [one.differences for one in pure]
         shown = search.confirmation(searched(study))
         wanted = [one.differences["test"].upper for one in pure[1:]]

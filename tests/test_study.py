@@ -24,7 +24,7 @@ from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
 from mmprompt.studies import sampler
 from mmprompt.studies.confirmation import is_over
-from mmprompt.studies.outcomes import Observation, Reader
+from mmprompt.studies.outcomes import Observation, StudyReader
 from mmprompt.studies.study import Study, runs_of
 from sweeps.search.advance import Limits, StudyDriver
 from sweeps.search.space import compose_search
@@ -89,7 +89,7 @@ def test_a_search_that_is_killed_between_any_two_lines_makes_the_same_trials_as_
     search_on(calm, peak)
     _, study = begun(conf, tmp_path / "disturbed", "mine")
     kills, random = 0, np.random.default_rng(0)
-    while not is_over(Reader(study).look()):
+    while not is_over(StudyReader(study).read()):
         kill(int(random.integers(1, 12)))
         try:
             search_on(study, peak)
@@ -105,7 +105,7 @@ def test_a_search_that_is_killed_between_any_two_lines_makes_the_same_trials_as_
             kill(math.inf)
     assert kills > 10
     assert contents(study) == contents(calm)
-    assert [one.trial.number for one in Reader(study).look().outcomes] == list(range(7))
+    assert [one.trial.number for one in StudyReader(study).read().outcomes] == list(range(7))
 
 
 def test_if_two_drivers_advance_together_only_one_makes_the_trial(conf: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_trials_depend_neither_on_the_number_of_workers_nor_on_their_order(
     _, study = begun(conf, tmp_path / "parallel", "mine")
     driver, held, random = StudyDriver(study), [], np.random.default_rng(1)
     taken: set[str] = set()
-    while not is_over(Reader(study).look()):
+    while not is_over(StudyReader(study).read()):
         step = driver.advance()
         new = [work for work in step.work if work.run not in taken]
         if new and len(held) < 4:
@@ -190,11 +190,11 @@ def test_every_trial_is_proposed_again_from_what_was_known(
     )
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, diverging)
-    driver, picture = StudyDriver(study), Reader(study).look()
-    for one in picture.outcomes:
-        again = driver.propose(picture, 0, one.trial.number, one.trial.knew)
+    driver, progress = StudyDriver(study), StudyReader(study).read()
+    for one in progress.outcomes:
+        again = driver.propose(progress, 0, one.trial.number, one.trial.knew)
         assert again.settings == one.trial.settings
-    settings = [tuple(one.trial.settings.items()) for one in picture.outcomes]
+    settings = [tuple(one.trial.settings.items()) for one in progress.outcomes]
     assert len(set(settings)) == trials
 
 
@@ -227,7 +227,7 @@ def test_the_sampler_avoids_settings_near_those_of_diverged_trials(
         for number in range(4):
             _, study = begun(conf, tmp_path / folder / str(number), "mine", f"study_seed={number}")
             search_on(study, diverging)
-            for one in Reader(study).look().outcomes:
+            for one in StudyReader(study).read().outcomes:
                 halves[one.trial.number >= 20].append(one.state == "diverged")
         return sum(halves[0]) / len(halves[0]), sum(halves[1]) / len(halves[1])
 
@@ -258,10 +258,10 @@ def test_samplers_that_need_values_are_told_the_worst_value_for_a_diverged_trial
     )
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, diverging)
-    picture = Reader(study).look()
-    assert any(one.state == "diverged" for one in picture.outcomes)
-    told = picture.told(0, 99, picture.knew(0))
-    made = sampler.as_optuna(picture.definition, 0, told).get_trials()
+    progress = StudyReader(study).read()
+    assert any(one.state == "diverged" for one in progress.outcomes)
+    told = progress.told(0, 99, progress.knew(0))
+    made = sampler.as_optuna(progress.definition, 0, told).get_trials()
     worst = min(one.values[0] for one in told if one.values is not None)
     for one, trial in zip(told, made, strict=True):
         assert trial.values == (list(one.values) if one.values is not None else [worst])
@@ -283,13 +283,13 @@ def test_a_trial_that_failed_for_another_reason_than_its_settings_does_not_stop_
             attempt.fail(from_text("torch.OutOfMemoryError: CUDA out of memory"))
         else:
             execute(study.store, work, peak)
-    picture = Reader(study).look()
-    assert [one.state for one in picture.outcomes] == ["done", "done", "failed", "done", "done"]
+    progress = StudyReader(study).read()
+    assert [one.state for one in progress.outcomes] == ["done", "done", "failed", "done", "done"]
     assert len(study.store.run(broken).attempts()) == 3
-    assert [one.state for one in picture.told(0, 99, picture.knew(0))] == ["done", "done", "failed", "done", "done"]
-    assert is_over(picture)
+    assert [one.state for one in progress.told(0, 99, progress.knew(0))] == ["done", "done", "failed", "done", "done"]
+    assert is_over(progress)
     again = StudyDriver(study, Limits(retry=frozenset([broken]), batch="2"))
-    assert again.reader.look().outcomes[2].state == "failed"
+    assert again.reader.read().outcomes[2].state == "failed"
 
 
 # ----------------------------------------------------------------------------------------------------------- halving, racing
@@ -303,11 +303,11 @@ def test_the_best_share_goes_on_whatever_the_order_and_the_default_does_not_coun
     )
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, peak)
-    picture = Reader(study).look()
-    others = [one for one in picture.outcomes if one.trial.origin != "default"]
+    progress = StudyReader(study).read()
+    others = [one for one in progress.outcomes if one.trial.origin != "default"]
     for rung, reached in ((50, others), (100, [one for one in others if 100 in one.rungs])):
         best = sorted(reached, key=lambda one: -one.rungs[rung])[: math.ceil(0.34 * len(reached))]
-        gone_on = {number for number, step in picture.decisions if step == rung}
+        gone_on = {number for number, step in progress.decisions if step == rung}
         assert gone_on == {0, *(one.trial.number for one in best)}
     assert len([one for one in others if one.state == "done"]) == math.ceil(0.34 * math.ceil(0.34 * 11))
     assert {max(one.rungs) for one in others if one.state == "stopped"} == {50, 100}
@@ -319,7 +319,7 @@ def test_a_run_that_goes_on_after_a_rung_resumes_and_trains_nothing_twice(conf: 
     )
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, peak)
-    for one in Reader(study).look().outcomes:
+    for one in StudyReader(study).read().outcomes:
         attempts = study.store.run(one.trial.runs["1"]).attempts()
         expected = {"done": 3, "stopped": len(one.rungs)}[one.state]
         assert len(attempts) == expected  # one attempt for each part
@@ -338,10 +338,10 @@ def test_optunas_pruners_stop_trials_for_good_but_never_the_default(conf: Path, 
     )
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, peak)
-    picture = Reader(study).look()
-    ended = [key for key, decision in picture.decisions.items() if not decision.goes_on]
+    progress = StudyReader(study).read()
+    ended = [key for key, decision in progress.decisions.items() if not decision.goes_on]
     assert ended
-    assert all(picture.outcomes[number].state == "stopped" for number, _ in ended)
+    assert all(progress.outcomes[number].state == "stopped" for number, _ in ended)
     assert all(0 not in key for key in ended)  # never the default
 
 
@@ -357,12 +357,12 @@ def test_only_the_top_quarter_gets_further_seeds_and_the_best_is_one_of_it(conf:
     )
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, peak)
-    picture = Reader(study).look()
-    many = {one.trial.number for one in picture.outcomes if len(one.seeds) == 3}
-    ranked = sorted(picture.outcomes, key=lambda one: -one.runs[1].values["score"])
+    progress = StudyReader(study).read()
+    many = {one.trial.number for one in progress.outcomes if len(one.seeds) == 3}
+    ranked = sorted(progress.outcomes, key=lambda one: -one.runs[1].values["score"])
     assert many == {one.trial.number for one in ranked[:3]}  # a quarter of 12
-    assert picture.best(0)[0].trial == ranked[0].trial.number and len(picture.best(0)) == 3
-    assert all(one.state == "done" for one in picture.outcomes)
+    assert progress.best(0)[0].trial == ranked[0].trial.number and len(progress.best(0)) == 3
+    assert all(one.state == "done" for one in progress.outcomes)
 
 
 # -------------------------------------------------------------------------------------------- runs that are there, warm start
@@ -442,10 +442,10 @@ def test_the_confirmation_has_fresh_seeds_and_only_its_runs_are_evaluated_on_tes
     search_file(conf, "mine", space=LR, budget={"trials": 5}, seeds=2, confirm={"top": 2, "seeds": 3})
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, peak)
-    picture = Reader(study).look()
-    assert picture.confirmation is not None and not set(picture.confirmation.seeds) & {1, 2}
-    trials = {run for one in picture.outcomes for run in one.trial.runs.values()}
-    confirming = {run for one in picture.confirmation.groups[0].candidates for run in one.runs.values()}
+    progress = StudyReader(study).read()
+    assert progress.confirmation is not None and not set(progress.confirmation.seeds) & {1, 2}
+    trials = {run for one in progress.outcomes for run in one.trial.runs.values()}
+    confirming = {run for one in progress.confirmation.groups[0].candidates for run in one.runs.values()}
     assert not trials & confirming
     for run in trials:
         result = study.store.run(run).result()
@@ -453,17 +453,17 @@ def test_the_confirmation_has_fresh_seeds_and_only_its_runs_are_evaluated_on_tes
     for run in confirming:
         result = study.store.run(run).result()
         assert result is not None and list(result["evaluations"]) == ["val", "test"]
-    assert [one.origin for one in picture.confirmation.groups[0].candidates] == ["default", "best", "best"]
+    assert [one.origin for one in progress.confirmation.groups[0].candidates] == ["default", "best", "best"]
 
 
 def test_a_budget_of_device_hours_leaves_room_for_the_confirmation(conf: Path, tmp_path: Path) -> None:
     search_file(conf, "mine", space=LR, budget={"device_hours": 0.30}, confirm={"top": 2, "seeds": 4})
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, peak)
-    picture = Reader(study).look()
-    used = sum(one.device_hours for one in picture.outcomes)
+    progress = StudyReader(study).read()
+    used = sum(one.device_hours for one in progress.outcomes)
     assert 0.30 - 0.12 - 0.011 <= used <= 0.30 - 0.12  # the confirmation has 12 runs of 0.01 hours each
-    assert is_over(picture)
+    assert is_over(progress)
 
 
 def test_each_group_gets_the_same_budget_and_its_own_confirmation(conf: Path, tmp_path: Path) -> None:
@@ -479,10 +479,10 @@ def test_each_group_gets_the_same_budget_and_its_own_confirmation(conf: Path, tm
     )
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, peak)
-    picture = Reader(study).look()
-    assert [[one.trial.number for one in picture.of(group)] for group in (0, 1)] == [[0, 2, 4, 6], [1, 3, 5, 7]]
-    assert all(("lora.rank" in one.trial.settings) == (one.trial.group == 1) for one in picture.outcomes)
-    assert picture.confirmation is not None and [group.group for group in picture.confirmation.groups] == [0, 1]
+    progress = StudyReader(study).read()
+    assert [[one.trial.number for one in progress.of(group)] for group in (0, 1)] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert all(("lora.rank" in one.trial.settings) == (one.trial.group == 1) for one in progress.outcomes)
+    assert progress.confirmation is not None and [group.group for group in progress.confirmation.groups] == [0, 1]
 
 
 def test_with_several_objectives_trials_of_the_front_are_confirmed(conf: Path, tmp_path: Path) -> None:
@@ -497,15 +497,15 @@ def test_with_several_objectives_trials_of_the_front_are_confirmed(conf: Path, t
     )
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, peak)
-    picture = Reader(study).look()
-    values = [one.values for one in picture.outcomes if one.values is not None]
-    front = picture.best(0)
+    progress = StudyReader(study).read()
+    values = [one.values for one in progress.outcomes if one.values is not None]
+    front = progress.best(0)
     for one in front:
         assert not any(
             v[0] >= one.values[0] and v[1] <= one.values[1] and tuple(v) != tuple(one.values) for v in values
         )
-    assert picture.confirmation is not None
-    confirmed = [one.trial for one in picture.confirmation.groups[0].candidates[1:]]
+    assert progress.confirmation is not None
+    confirmed = [one.trial for one in progress.confirmation.groups[0].candidates[1:]]
     assert set(confirmed) <= {one.trial for one in front}
 
 
@@ -515,11 +515,11 @@ def test_if_all_trials_diverge_only_the_default_is_confirmed(conf: Path, tmp_pat
     )
     _, study = begun(conf, tmp_path / "runs", "mine")
     search_on(study, diverging)
-    picture = Reader(study).look()
-    assert [one.state for one in picture.outcomes] == ["done", "diverged", "diverged"]  # the default, 0.3, does not
-    assert picture.confirmation is not None and len(picture.confirmation.groups[0].candidates) == 1
-    assert is_over(picture)
-    assert not picture.told(0, 1, picture.knew(0))  # the default lies outside the space: the sampler is not told
+    progress = StudyReader(study).read()
+    assert [one.state for one in progress.outcomes] == ["done", "diverged", "diverged"]  # the default, 0.3, does not
+    assert progress.confirmation is not None and len(progress.confirmation.groups[0].candidates) == 1
+    assert is_over(progress)
+    assert not progress.told(0, 1, progress.knew(0))  # the default lies outside the space: the sampler is not told
 
 
 # ------------------------------------------------------------------------------------------------------------ damaged files
@@ -533,7 +533,7 @@ def test_restoring_writes_every_damaged_or_missing_config_again(conf: Path, tmp_
     before = [file.read_bytes() for file in files]
     files[0].write_text("")
     files[-1].unlink()
-    StudyDriver(study).restore_all(Reader(study).look())
+    StudyDriver(study).restore_all(StudyReader(study).read())
     assert [file.read_bytes() for file in files] == before
 
 

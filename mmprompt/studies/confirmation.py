@@ -13,31 +13,31 @@ from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.records import DamagedError
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.studies.intervals import Interval, paired, t_interval
-from mmprompt.studies.outcomes import Picture
+from mmprompt.studies.outcomes import StudyProgress
 from mmprompt.studies.study import Candidate, Group
 
 
-def is_over(picture: Picture) -> bool:
+def is_over(progress: StudyProgress) -> bool:
     """Whether the search is over: every run of the confirmation is done, or never will be."""
-    return picture.confirmation is not None and all(
-        is_settled(picture, group.group, candidate, run)
-        for group in picture.confirmation.groups
+    return progress.confirmation is not None and all(
+        is_settled(progress, group.group, candidate, run)
+        for group in progress.confirmation.groups
         for candidate in group.candidates
         for run in candidate.runs.values()
     )
 
 
-def is_settled(picture: Picture, group: int, candidate: Candidate, run: str) -> bool:
+def is_settled(progress: StudyProgress, group: int, candidate: Candidate, run: str) -> bool:
     """Whether a run of the confirmation has all its scores, or will never have them."""
-    definition = picture.definition
+    definition = progress.definition
     task = definition.task_of(candidate.settings, group)
-    folder = picture.reader.study.store.run(run)
+    folder = progress.reader.study.store.run(run)
     try:
         if folder.is_done([evaluation_id(run, {"split": split}) for split in definition.splits[task]]):
             return True
     except DamagedError:
         return True
-    return picture.reader.run(run, task).state in ("diverged", "failed")
+    return progress.reader.run(run, task).state in ("diverged", "failed")
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Confirmed:
     ]  # from the default, paired by seed, by split; they hold together for all candidates
 
 
-def confirmed(picture: Picture, group: Group) -> list[Confirmed]:
+def confirmed(progress: StudyProgress, group: Group) -> list[Confirmed]:
     """Compares the candidates of a group on fresh seeds, by the scores in the store."""
-    definition, store = picture.definition, picture.reader.study.store
+    definition, store = progress.definition, progress.reader.study.store
     scores = []
     for candidate in group.candidates:
         task = definition.task_of(candidate.settings, group.group)

@@ -63,7 +63,7 @@ class Observation:
     number: int | None = None  # None: a warm trial
 
 
-class Reader:
+class StudyReader:
     """Reads the outcomes of a study. Final outcomes are read once."""
 
     def __init__(self, study: Study) -> None:
@@ -80,14 +80,14 @@ class Reader:
             self._final[run] = outcome
         return self._final[run]
 
-    def look(self) -> Picture:
+    def read(self) -> StudyProgress:
         """Reads the study as it is now. Raises StoreError for a damaged file in its folder."""
         definition = self.study.definition
         self._trials, self._decisions = self.study.trials(self._trials), self.study.decisions(self._decisions)
         trials = sorted(self._trials.values(), key=lambda trial: trial.number)
         decisions = {(one.trial, one.step): one for one in self._decisions.values()}
         outcomes = [self._outcome(definition, trial, decisions) for trial in trials]
-        return Picture(self, definition, outcomes, decisions, self.study.confirmation())
+        return StudyProgress(self, definition, outcomes, decisions, self.study.confirmation())
 
     def _outcome(
         self, definition: Definition, trial: Trial, decisions: Mapping[tuple[int, int | None], Decision]
@@ -175,10 +175,10 @@ def next_rung(definition: Definition, trial: Trial, decisions: Mapping[tuple[int
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A study at one moment."""
+class StudyProgress:
+    """How far a study is: its trials, their outcomes and the decisions about them, as read at one moment."""
 
-    reader: Reader
+    reader: StudyReader
     definition: Definition
     outcomes: Sequence[Outcome]  # by number
     decisions: Mapping[tuple[int, int | None], Decision]

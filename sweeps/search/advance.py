@@ -20,7 +20,7 @@ from mmprompt.runs.files import write_over
 from mmprompt.runs.identity import run_id
 from mmprompt.runs.records import DamagedError
 from mmprompt.studies.confirmation import is_over, is_settled
-from mmprompt.studies.outcomes import Picture, Reader, RunOutcome, next_rung
+from mmprompt.studies.outcomes import RunOutcome, StudyProgress, StudyReader, next_rung
 from mmprompt.studies.study import (
     FIRST_FRESH,
     VERSION,
@@ -87,10 +87,10 @@ class StudyDriver:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.study)
+        self.reader = StudyReader(self.study)
         self.composition = Composition(self.study.definition)
         self._last_alive: dict[tuple[str, int], float] = {}  # by run and attempt: when SLURM last had its job
-        self._manifest_version: tuple[int, int, bool] | None = None  # of the picture that the manifest was written from
+        self._manifest_version: tuple[int, int, bool] | None = None  # of the progress that the manifest shows
         self._manifest_written = -RECORD  # when
 
     def advance(self) -> Step:
@@ -98,59 +98,59 @@ class StudyDriver:
 
         Raises StoreError if the study's folder cannot be read or written.
         """
-        picture = self.reader.look()
-        if picture.confirmation is None:
+        progress = self.reader.read()
+        if progress.confirmation is None:
             while True:
-                self.write_manifest(picture)
-                picture = self._decide(picture)
-                work, is_at_work = self._work_on_trials(picture)
-                if work or not self._make_trial(picture):
+                self.write_manifest(progress)
+                progress = self._decide(progress)
+                work, is_at_work = self._work_on_trials(progress)
+                if work or not self._make_trial(progress):
                     break
-                picture = self.reader.look()  # the runs of a new trial may be done already
-            if work or is_at_work or self._may_make_trials(picture):
-                return Step(work or self._work_ahead(picture), False, is_at_work)
-            if self.limits.trials is not None and not self._is_spent(picture):
+                progress = self.reader.read()  # the runs of a new trial may be done already
+            if work or is_at_work or self._may_make_trials(progress):
+                return Step(work or self._work_ahead(progress), False, is_at_work)
+            if self.limits.trials is not None and not self._is_spent(progress):
                 return Step([], False, False)  # this batch has made its trials, but the budget allows more
-            self._confirm(picture)
-            picture = self.reader.look()
-        self.write_manifest(picture)
-        work, is_at_work = self._work_on_confirmation(picture)
-        return Step(work, is_over(picture) and not work, is_at_work)
+            self._confirm(progress)
+            progress = self.reader.read()
+        self.write_manifest(progress)
+        work, is_at_work = self._work_on_confirmation(progress)
+        return Step(work, is_over(progress) and not work, is_at_work)
 
     def patience(self) -> float:
         """The seconds that a worker may wait for others: as long as one of their runs is likely to take."""
-        outcomes = self.reader.look().outcomes
+        outcomes = self.reader.read().outcomes
         spans = [run.spans for outcome in outcomes for run in outcome.runs.values() if run.state == "done"]
         seconds = [sum(end - begin for begin, end in of_run) for of_run in spans]
         return max(IDLE, 1.5 * median(seconds)) if seconds else IDLE
 
     # Decisions
 
-    def _decide(self, picture: Picture) -> Picture:
-        """Writes every decision that can be made, until none follows from them, and returns the picture with all of them."""
+    def _decide(self, progress: StudyProgress) -> StudyProgress:
+        """Writes every decision that can be made, until none follows from them, and returns the progress with all of them."""
         while True:
             decisions = [
                 decision
-                for group in range(len(picture.definition.groups))
-                for decision in halving.decisions(picture, group, not is_spent(picture, group))
+                for group in range(len(progress.definition.groups))
+                for decision in halving.decisions(progress, group, not is_spent(progress, group))
             ]
             for decision in decisions:
                 self.study.decide(decision)
             if not decisions:
-                return picture
-            picture = self.reader.look()
+                return progress
+            progress = self.reader.read()
 
     # Work that can be done now
 
-    def _work_on_trials(self, picture: Picture) -> tuple[list[Work], bool]:
+    def _work_on_trials(self, progress: StudyProgress) -> tuple[list[Work], bool]:
         """The free runs of trials, those at the highest rung first; and whether a worker is at work on another run of a trial."""
-        definition = picture.definition
+        definition = progress.definition
         ranked: list[tuple[int, int, Work, RunOutcome]] = []
-        for outcome in picture.outcomes:
+        for outcome in progress.outcomes:
             if outcome.state not in ("open", "failed"):
                 continue
             trial = outcome.trial
-            rung = next_rung(definition, trial, picture.decisions)
+            rung = next_rung(definition, trial, progress.decisions)
             task = definition.task_of(trial.settings, trial.group)
             evaluations = [{"split": definition.tasks[task]["validation"]}]
             for position, (seed, run) in enumerate(outcome.runs.items()):
@@ -164,37 +164,37 @@ class StudyDriver:
         ranked.sort(key=lambda entry: entry[:2])
         return self._free_work([(work, run) for _, _, work, run in ranked])
 
-    def _work_ahead(self, picture: Picture) -> list[Work]:
+    def _work_ahead(self, progress: StudyProgress) -> list[Work]:
         """Work for an idle worker while others finish the last trials: the default on fresh seeds, which is always confirmed."""
-        if not self._is_spent(picture):
+        if not self._is_spent(progress):
             return []
         unsettled: list[tuple[Work, RunOutcome]] = []
-        for outcome in picture.outcomes:
+        for outcome in progress.outcomes:
             trial = outcome.trial
             if trial.origin == "default":
-                candidate = self._candidate(trial.group, fresh_seeds(picture), "default", None, trial.settings, None)
-                unsettled += self._unsettled(picture, trial.group, candidate)
+                candidate = self._candidate(trial.group, fresh_seeds(progress), "default", None, trial.settings, None)
+                unsettled += self._unsettled(progress, trial.group, candidate)
         return self._free_work(unsettled)[0]
 
-    def _unsettled(self, picture: Picture, group: int, candidate: Candidate) -> list[tuple[Work, RunOutcome]]:
+    def _unsettled(self, progress: StudyProgress, group: int, candidate: Candidate) -> list[tuple[Work, RunOutcome]]:
         """The runs of a candidate that are not settled, or are to be tried again."""
-        definition = picture.definition
+        definition = progress.definition
         task = definition.task_of(candidate.settings, group)
         evaluations = [{"split": split} for split in definition.splits[task]]
         runs = {
             int(seed): run
             for seed, run in candidate.runs.items()
-            if not is_settled(picture, group, candidate, run) or run in self.limits.retry
+            if not is_settled(progress, group, candidate, run) or run in self.limits.retry
         }
         works = [Work(run, candidate, group, seed, None, evaluations) for seed, run in runs.items()]
         return [(work, self.reader.run(work.run, task)) for work in works]
 
-    def _work_on_confirmation(self, picture: Picture) -> tuple[list[Work], bool]:
+    def _work_on_confirmation(self, progress: StudyProgress) -> tuple[list[Work], bool]:
         """The free runs of the confirmation, and whether a worker is at work on another run of it."""
-        assert picture.confirmation is not None
-        groups = picture.confirmation.groups
+        assert progress.confirmation is not None
+        groups = progress.confirmation.groups
         unsettled = [
-            self._unsettled(picture, group.group, candidate) for group in groups for candidate in group.candidates
+            self._unsettled(progress, group.group, candidate) for group in groups for candidate in group.candidates
         ]
         return self._free_work([*itertools.chain(*unsettled)])
 
@@ -266,10 +266,10 @@ class StudyDriver:
         """Writes config.json of a run again if it is damaged, or if the run's folder was removed, as a launch does."""
         self._restore(work.run, work.source.settings, work.group, work.seed)
 
-    def restore_all(self, picture: Picture) -> None:
+    def restore_all(self, progress: StudyProgress) -> None:
         """Writes damaged config.json again, of every run of the study that has a folder, whether it is done or not."""
-        sources: list[tuple[Trial | Candidate, int]] = [(one.trial, one.trial.group) for one in picture.outcomes]
-        for group in picture.confirmation.groups if picture.confirmation else []:
+        sources: list[tuple[Trial | Candidate, int]] = [(one.trial, one.trial.group) for one in progress.outcomes]
+        for group in progress.confirmation.groups if progress.confirmation else []:
             sources += [(candidate, group.group) for candidate in group.candidates]
         for source, number in sources:
             for seed, run in source.runs.items():
@@ -287,28 +287,28 @@ class StudyDriver:
 
     # New trials
 
-    def _may_make_trials(self, picture: Picture) -> bool:
-        return not self._is_capped(picture) and not self._is_spent(picture)
+    def _may_make_trials(self, progress: StudyProgress) -> bool:
+        return not self._is_capped(progress) and not self._is_spent(progress)
 
-    def _is_capped(self, picture: Picture) -> bool:
+    def _is_capped(self, progress: StudyProgress) -> bool:
         """Whether this batch may make no more trials."""
-        return self.limits.trials is not None and len(picture.outcomes) >= self.limits.trials
+        return self.limits.trials is not None and len(progress.outcomes) >= self.limits.trials
 
     @staticmethod
-    def _is_spent(picture: Picture) -> bool:
+    def _is_spent(progress: StudyProgress) -> bool:
         """Whether the budgets of all groups are spent."""
-        return all(is_spent(picture, group) for group in range(len(picture.definition.groups)))
+        return all(is_spent(progress, group) for group in range(len(progress.definition.groups)))
 
-    def _make_trial(self, picture: Picture) -> bool:
+    def _make_trial(self, progress: StudyProgress) -> bool:
         """Makes the next trial, for the group with the fewest trials. Returns False if the budget or the limit is reached."""
-        open_groups = [group for group in range(len(picture.definition.groups)) if not is_spent(picture, group)]
-        if not open_groups or self._is_capped(picture):
+        open_groups = [group for group in range(len(progress.definition.groups)) if not is_spent(progress, group)]
+        if not open_groups or self._is_capped(progress):
             return False
-        group = min(open_groups, key=lambda group: len(picture.of(group)))
-        existing = {outcome.trial.number // len(picture.definition.groups) for outcome in picture.of(group)}
+        group = min(open_groups, key=lambda group: len(progress.of(group)))
+        existing = {outcome.trial.number // len(progress.definition.groups) for outcome in progress.of(group)}
         # The number of a removed trial comes first: that trial is made again.
         index = next(index for index in itertools.count() if index not in existing)
-        trial = self.propose(picture, group, index)
+        trial = self.propose(progress, group, index)
         for seed, run in trial.runs.items():
             config = self.composition.config(trial.settings, group, int(seed))
             assert run_id(config) == run
@@ -316,12 +316,12 @@ class StudyDriver:
         self.study.add(trial)  # if another process was faster, its trial is the one that counts
         return True
 
-    def propose(self, picture: Picture, group: int, index: int, knew: Knew | None = None) -> Trial:
+    def propose(self, progress: StudyProgress, group: int, index: int, knew: Knew | None = None) -> Trial:
         """Trial `index` of a group: the default settings, or those that the sampler proposes.
 
         `knew`: the part of the study that the sampler is told of; None: all that is known now.
         """
-        definition = picture.definition
+        definition = progress.definition
         number = index * len(definition.groups) + group
         if index == 0:
             origin: Origin = "default"
@@ -329,9 +329,9 @@ class StudyDriver:
         else:
             from mmprompt.studies import sampler
 
-            knew = Knew.nothing() if sampler.is_blind(definition.sampler) else knew or picture.knew(group)
-            tried = [one.trial.settings for one in picture.of(group) if one.trial.number < number]
-            told = [] if sampler.is_blind(definition.sampler) else picture.told(group, number, knew)
+            knew = Knew.nothing() if sampler.is_blind(definition.sampler) else knew or progress.knew(group)
+            tried = [one.trial.settings for one in progress.of(group) if one.trial.number < number]
+            told = [] if sampler.is_blind(definition.sampler) else progress.told(group, number, knew)
             settings, origin = sampler.ask(definition, group, number, told, tried), "sampler"
         runs = {str(seed): run_id(self.composition.config(settings, group, seed)) for seed in definition.seed_values}
         base = self.composition.base(settings, group)
@@ -348,21 +348,21 @@ class StudyDriver:
 
     # Confirmation
 
-    def _confirm(self, picture: Picture) -> None:
+    def _confirm(self, progress: StudyProgress) -> None:
         """Writes the candidates of the confirmation, which are trained on seeds that the search never used: the default and the
         best trials of each group."""
-        seeds = fresh_seeds(picture)
-        groups = [self._candidates(picture, group, seeds) for group in range(len(picture.definition.groups))]
+        seeds = fresh_seeds(progress)
+        groups = [self._candidates(progress, group, seeds) for group in range(len(progress.definition.groups))]
         self.study.confirm(Confirmation(version=VERSION, seeds=seeds, groups=groups))
 
-    def _candidates(self, picture: Picture, group: int, seeds: Sequence[int]) -> Group:
-        outcomes = picture.of(group)
+    def _candidates(self, progress: StudyProgress, group: int, seeds: Sequence[int]) -> Group:
+        outcomes = progress.of(group)
         default = next(outcome for outcome in outcomes if outcome.trial.origin == "default")
         values = list(default.values) if default.values is not None else None
         candidates = [self._candidate(group, seeds, "default", default.trial.number, default.trial.settings, values)]
-        best = [one for one in picture.best(group) if one.settings != default.trial.settings]
-        top = picture.definition.confirm.top
-        for one in spread(best, top, len(picture.definition.objective) > 1):
+        best = [one for one in progress.best(group) if one.settings != default.trial.settings]
+        top = progress.definition.confirm.top
+        for one in spread(best, top, len(progress.definition.objective) > 1):
             origin = "warm" if one.trial is None else "best"
             candidates.append(self._candidate(group, seeds, origin, one.trial, one.settings, list(one.values)))
         chosen = [candidate.settings for candidate in candidates]
@@ -393,28 +393,28 @@ class StudyDriver:
 
     # Manifest
 
-    def write_manifest(self, picture: Picture) -> None:
+    def write_manifest(self, progress: StudyProgress) -> None:
         """Writes the manifest, which `analysis` and other commands read; again if another process has added a trial meanwhile."""
-        while (version := self._version(picture)) != self._manifest_version and picture.outcomes:
-            if picture.confirmation is None and time.monotonic() - self._manifest_written < RECORD:
+        while (version := self._version(progress)) != self._manifest_version and progress.outcomes:
+            if progress.confirmation is None and time.monotonic() - self._manifest_written < RECORD:
                 return
             self._manifest_written = time.monotonic()
-            text = manifest(self.study, picture)
+            text = manifest(self.study, progress)
             write_over(self.study.store.manifest(self.study.manifest), text)
             self._manifest_version = version
-            picture = self.reader.look()
+            progress = self.reader.read()
 
     @staticmethod
-    def _version(picture: Picture) -> tuple[int, int, bool]:
-        return len(picture.outcomes), len(picture.decisions), picture.confirmation is not None
+    def _version(progress: StudyProgress) -> tuple[int, int, bool]:
+        return len(progress.outcomes), len(progress.decisions), progress.confirmation is not None
 
 
-def fresh_seeds(picture: Picture) -> list[int]:
+def fresh_seeds(progress: StudyProgress) -> list[int]:
     """The seeds of the confirmation, which no trial and no warm run has."""
-    used = {*picture.definition.seed_values, *(int(seed) for warm in picture.definition.warm for seed in warm.runs)}
+    used = {*progress.definition.seed_values, *(int(seed) for warm in progress.definition.warm for seed in warm.runs)}
     fresh: list[int] = []
     seed = FIRST_FRESH
-    while len(fresh) < picture.definition.confirm.seeds:
+    while len(fresh) < progress.definition.confirm.seeds:
         if seed not in used:
             fresh.append(seed)
         seed += 1
@@ -431,22 +431,22 @@ def spread(best: Sequence[Any], count: int, is_front: bool) -> list[Any]:
 # Budget
 
 
-def is_spent(picture: Picture, group: int) -> bool:
+def is_spent(progress: StudyProgress, group: int) -> bool:
     """Whether the budget allows a group no more trials.
 
     Trials that are running count with what they are expected to take in the end, and the confirmation has to fit as well.
     """
-    budget, outcomes = picture.definition.budget, picture.of(group)
+    budget, outcomes = progress.definition.budget, progress.of(group)
     if budget.trials is not None and len(outcomes) >= budget.trials:
         return True
     if not outcomes:
         return False
-    hours = run_hours(picture, group)
+    hours = run_hours(progress, group)
     if budget.device_hours is not None:
         ahead = sum(max(hours - one.device_hours, 0.0) for one in outcomes if one.state == "open") if hours else 0.0
-        ahead += (hours or 0.0) * halving.steps_ahead(picture, group, picture.definition.steps)
+        ahead += (hours or 0.0) * halving.steps_ahead(progress, group, progress.definition.steps)
         spent = sum(one.device_hours for one in outcomes) + ahead
-        if spent + (hours or 0.0) * (1 + confirmed_runs(picture, group)) > budget.device_hours:
+        if spent + (hours or 0.0) * (1 + confirmed_runs(progress, group)) > budget.device_hours:
             return True
     if budget.hours is not None:
         spans = [span for one in outcomes for run in one.runs.values() for span in run.spans]
@@ -458,21 +458,21 @@ def is_spent(picture: Picture, group: int) -> bool:
             for run in one.runs.values()
             if run.state == "done"
         ]
-        runs = confirmed_runs(picture, group) + halving.steps_ahead(picture, group, picture.definition.steps)
+        runs = confirmed_runs(progress, group) + halving.steps_ahead(progress, group, progress.definition.steps)
         ahead = median(seconds) * runs / at_once if seconds else 0.0
         if (at_work + ahead) / 3600 >= budget.hours:
             return True
     return False
 
 
-def confirmed_runs(picture: Picture, group: int) -> int:
+def confirmed_runs(progress: StudyProgress, group: int) -> int:
     """How many runs the confirmation of a group will have."""
-    return (picture.definition.confirm.top + 1) * picture.definition.confirm.seeds
+    return (progress.definition.confirm.top + 1) * progress.definition.confirm.seeds
 
 
-def run_hours(picture: Picture, group: int) -> float | None:
+def run_hours(progress: StudyProgress, group: int) -> float | None:
     """The median device hours of the runs of a group that are done; None if none is."""
-    hours = [run.device_hours for one in picture.of(group) for run in one.runs.values() if run.state == "done"]
+    hours = [run.device_hours for one in progress.of(group) for run in one.runs.values() if run.state == "done"]
     return median(hours) if hours else None
 
 

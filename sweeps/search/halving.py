@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.settings.spelling import nearest
-from mmprompt.studies.outcomes import Observation, Outcome, Picture, next_rung
+from mmprompt.studies.outcomes import Observation, Outcome, StudyProgress, next_rung
 from mmprompt.studies.study import VERSION, Decision, Definition, Named
 
 DEFAULT = "the default, which others are compared with"
@@ -34,45 +34,45 @@ def check_halving(stop: Named, several: bool) -> None:
         raise ConfigError("stop=halving compares one score, and there are several objectives; leave out stop and rungs")
 
 
-def decisions(picture: Picture, group: int, more_trials: bool) -> Iterator[Decision]:
+def decisions(progress: StudyProgress, group: int, more_trials: bool) -> Iterator[Decision]:
     """The decisions about a group's trials that can be made now and were not made yet.
 
     `more_trials`: the group may get more trials.
     """
-    at_rungs = list(_decisions_at_rungs(picture, group, more_trials))
+    at_rungs = list(_decisions_at_rungs(progress, group, more_trials))
     yield from at_rungs
     if not at_rungs and not more_trials:
-        yield from _decisions_on_seeds(picture, group)
+        yield from _decisions_on_seeds(progress, group)
 
 
-def _decisions_at_rungs(picture: Picture, group: int, more_trials: bool) -> Iterator[Decision]:
-    stop = picture.definition.stop
+def _decisions_at_rungs(progress: StudyProgress, group: int, more_trials: bool) -> Iterator[Decision]:
+    stop = progress.definition.stop
     if stop is None:
         return
     may_arrive = more_trials  # whether other trials may still reach the rung
-    for rung in picture.definition.rungs:
-        reached = [outcome for outcome in picture.of(group) if rung in outcome.rungs]
-        waiting = [one for one in reached if one.state == "stopped" and _next_rung(picture, one) == rung]
-        may_arrive = may_arrive or any(_may_reach(picture, outcome, rung) for outcome in picture.of(group))
+    for rung in progress.definition.rungs:
+        reached = [outcome for outcome in progress.of(group) if rung in outcome.rungs]
+        waiting = [one for one in reached if one.state == "stopped" and _next_rung(progress, one) == rung]
+        may_arrive = may_arrive or any(_may_reach(progress, outcome, rung) for outcome in progress.of(group))
         if stop.name == "halving":
             decided = list(_halve(reached, waiting, rung, float(stop.arguments["keep"]), may_arrive))
         else:
             decided = [
-                _prune(picture, group, outcome, rung)
+                _prune(progress, group, outcome, rung)
                 for outcome in waiting
-                if (outcome.trial.number, rung) not in picture.decisions
+                if (outcome.trial.number, rung) not in progress.decisions
             ]
         yield from decided
         may_arrive = may_arrive or any(decision.goes_on for decision in decided)
 
 
-def _next_rung(picture: Picture, outcome: Outcome) -> int | None:
-    return next_rung(picture.definition, outcome.trial, picture.decisions)
+def _next_rung(progress: StudyProgress, outcome: Outcome) -> int | None:
+    return next_rung(progress.definition, outcome.trial, progress.decisions)
 
 
-def _may_reach(picture: Picture, outcome: Outcome, rung: int) -> bool:
+def _may_reach(progress: StudyProgress, outcome: Outcome, rung: int) -> bool:
     """Whether a trial whose runs are open may reach this rung without another decision."""
-    until = _next_rung(picture, outcome)
+    until = _next_rung(progress, outcome)
     return outcome.state == "open" and rung not in outcome.rungs and (until is None or until >= rung)
 
 
@@ -93,38 +93,38 @@ def _halve(
             yield _decision(one, rung, True, f"{rank} of {len(ranked)}")
 
 
-def steps_ahead(picture: Picture, group: int, steps: int) -> float:
+def steps_ahead(progress: StudyProgress, group: int, steps: int) -> float:
     """The training that halving will still give the group's trials, in whole runs; 0 with a pruner, which cannot be foreseen.
 
     `steps`: the updates of a whole run.
     """
-    definition = picture.definition
+    definition = progress.definition
     if definition.stop is None or definition.stop.name != "halving":
         return 0.0
     keep, ends = float(definition.stop.arguments["keep"]), [*definition.rungs, steps]
-    count, total = len(picture.of(group)), 0.0
+    count, total = len(progress.of(group)), 0.0
     for rung, next_end in pairwise(ends):
         count = math.ceil(keep * count)
-        gone_on = sum((outcome.trial.number, rung) in picture.decisions for outcome in picture.of(group))
+        gone_on = sum((outcome.trial.number, rung) in progress.decisions for outcome in progress.of(group))
         total += max(0, count - gone_on) * (next_end - rung) / steps
     return total
 
 
-def _prune(picture: Picture, group: int, outcome: Outcome, rung: int) -> Decision:
+def _prune(progress: StudyProgress, group: int, outcome: Outcome, rung: int) -> Decision:
     """The decision of a pruner about a trial at a rung."""
     from mmprompt.studies import sampler
 
     trial = outcome.trial
     if trial.origin == "default":
         return _decision(outcome, rung, True, DEFAULT)
-    after = picture.outcomes[-1].trial.number + 1
-    others = [one for one in picture.told(group, after, picture.knew(group)) if one.number != trial.number]
+    after = progress.outcomes[-1].trial.number + 1
+    others = [one for one in progress.told(group, after, progress.knew(group)) if one.number != trial.number]
     scores = {step: score for step, score in outcome.rungs.items() if step <= rung}
     ends = sampler.prunes(
-        picture.definition, group, others, Observation(trial.settings, "running", rungs=scores, number=trial.number)
+        progress.definition, group, others, Observation(trial.settings, "running", rungs=scores, number=trial.number)
     )
-    assert picture.definition.stop is not None
-    return _decision(outcome, rung, not ends, picture.definition.stop.name)
+    assert progress.definition.stop is not None
+    return _decision(outcome, rung, not ends, progress.definition.stop.name)
 
 
 def _decision(outcome: Outcome, rung: int | None, goes_on: bool, why: str) -> Decision:
@@ -132,9 +132,9 @@ def _decision(outcome: Outcome, rung: int | None, goes_on: bool, why: str) -> De
     return Decision(version=VERSION, trial=outcome.trial.number, step=rung, goes_on=goes_on, score=score, why=why)
 
 
-def _decisions_on_seeds(picture: Picture, group: int) -> Iterator[Decision]:
+def _decisions_on_seeds(progress: StudyProgress, group: int) -> Iterator[Decision]:
     """The decisions that give further seeds to the top quarter of the trials, once all trials are done with their first seeds."""
-    definition, outcomes = picture.definition, picture.of(group)
+    definition, outcomes = progress.definition, progress.of(group)
     first = definition.seeds.first
     unfinished = [outcome for outcome in outcomes if outcome.state == "open" and outcome.done < first]
     if first == definition.seeds.most or unfinished:
@@ -143,7 +143,7 @@ def _decisions_on_seeds(picture: Picture, group: int) -> Iterator[Decision]:
     ended = [outcome for outcome in outcomes if outcome.state != "diverged" and outcome.done >= first]
     ranked = sorted(ended, key=lambda one: (-sign * first_value(definition, one), one.trial.number))
     for rank, one in enumerate(ranked[: math.ceil(QUARTER * len(ranked))], 1):
-        if (one.trial.number, None) not in picture.decisions:
+        if (one.trial.number, None) not in progress.decisions:
             yield _decision(one, None, True, f"{rank} of {len(ranked)} by the first seeds")
 
 

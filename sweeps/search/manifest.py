@@ -9,17 +9,17 @@ from typing import Any
 from mmprompt.runs.comparison import Comparison
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.records import as_json
-from mmprompt.studies.outcomes import Picture
+from mmprompt.studies.outcomes import StudyProgress
 from mmprompt.studies.study import Study
 
 SEARCH, CONFIRMATION = "search", "confirmation"  # values of the axis `phase`
 
 
-def manifest(study: Study, picture: Picture) -> str:
+def manifest(study: Study, progress: StudyProgress) -> str:
     """The content of STORE/sweeps/search-NAME.json: like the manifest of a sweep (`sweeps.grid.manifest`), with the axes `trial`
     and `phase`."""
-    definition = picture.definition
-    points = list(_points(picture))
+    definition = progress.definition
+    points = list(_points(progress))
     axes: dict[str, list[Any]] = {"trial": [], "phase": []}
     axes |= {parameter.key: [] for parameter in definition.space} | {key: [] for key in definition.each} | {"seed": []}
     for point in points:
@@ -48,9 +48,9 @@ def manifest(study: Study, picture: Picture) -> str:
     return as_json(content)
 
 
-def _points(picture: Picture) -> Iterator[dict[str, Any]]:
-    definition = picture.definition
-    for outcome in picture.outcomes:
+def _points(progress: StudyProgress) -> Iterator[dict[str, Any]]:
+    definition = progress.definition
+    for outcome in progress.outcomes:
         trial = outcome.trial
         task = definition.task_of(trial.settings, trial.group)
         for seed in outcome.seeds:
@@ -64,7 +64,7 @@ def _points(picture: Picture) -> Iterator[dict[str, Any]]:
             split = definition.tasks[task]["validation"]
             evaluations = {split: evaluation_id(run, {"split": split})}
             yield {"values": {"task": task, "seed": seed, **values}, "run": run, "evaluations": evaluations}
-    for group in picture.confirmation.groups if picture.confirmation else []:
+    for group in progress.confirmation.groups if progress.confirmation else []:
         warm = count(1)  # warm trials have no number, so they are counted
         for candidate in group.candidates:
             task = definition.task_of(candidate.settings, group.group)

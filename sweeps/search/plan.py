@@ -9,7 +9,7 @@ from typing import Any
 from mmprompt.runs.attempt import TRIES
 from mmprompt.runs.identity import dotted, evaluation_id, run_id
 from mmprompt.runs.overrides import as_text
-from mmprompt.studies.outcomes import Outcome, Picture, Reader
+from mmprompt.studies.outcomes import Outcome, StudyProgress, StudyReader
 from mmprompt.studies.study import FIRST_FRESH, Definition, Knew, Study, Trial
 from sweeps.jobs import slurm
 from sweeps.jobs.batch import Kind
@@ -47,11 +47,11 @@ class SearchPlan:
 
     search: CheckedSearch
     definition: Definition
-    picture: Picture | None  # None: the study was not begun
+    progress: StudyProgress | None  # None: the study was not begun
 
     @classmethod
     def of(cls, search: CheckedSearch, definition: Definition, study: Study | None) -> SearchPlan:
-        return cls(search, definition, Reader(study).look() if study is not None else None)
+        return cls(search, definition, StudyReader(study).read() if study is not None else None)
 
     def lines(self, kind: Kind) -> Iterator[str]:
         """The plan in words; `kind`: what would execute the runs."""
@@ -64,11 +64,11 @@ class SearchPlan:
             runs = sum(len(warm.runs) for warm in definition.warm)
             yield f"  finished runs that lie in the space: {plural(runs, 'run')} as {plural(len(definition.warm), 'trial')}"
             yield from (f"    left out: {reason}" for reason in definition.left_out)
-        if self.picture is None:
+        if self.progress is None:
             yield "  not begun"
         else:
-            study = self.picture.reader.study
-            yield f"  {StudyStatus.of(study, self.picture)}"
+            study = self.progress.reader.study
+            yield f"  {StudyStatus.of(study, self.progress)}"
         yield from (f"  {line}" for line in self._work(kind))
 
     def _work(self, kind: Kind) -> Iterator[str]:
@@ -76,7 +76,7 @@ class SearchPlan:
         definition, cost = self.definition, self.cost(kind)
         runs = 0  # of new trials
         if (budget := definition.budget.trials) is not None:
-            trials = len(self.picture.outcomes) if self.picture else 0
+            trials = len(self.progress.outcomes) if self.progress else 0
             runs = max(0, budget * len(definition.groups) - trials) * definition.seeds.first
         else:
             limits = {key: value for key, value in definition.budget.model_dump().items() if value is not None}
@@ -174,8 +174,8 @@ def foreseen_runs(search: CheckedSearch, definition: Definition) -> list[str]:
     for index in range((definition.budget.trials or 1) if is_blind else 1):
         for group in range(len(definition.groups)):
             outcomes = [Outcome(trial, "open", [], {}, None, {}, 0.0) for trial in trials]
-            picture = Picture(driver.reader, definition, outcomes, {}, None)
-            trials.append(driver.propose(picture, group, index, Knew.nothing()))
+            progress = StudyProgress(driver.reader, definition, outcomes, {}, None)
+            trials.append(driver.propose(progress, group, index, Knew.nothing()))
     first = definition.seed_values[: definition.seeds.first]
     return list(dict.fromkeys(trial.runs[str(seed)] for trial in trials for seed in first))
 

@@ -14,7 +14,7 @@ from mmprompt.runs.files import write_over
 from mmprompt.runs.overrides import as_text
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.confirmation import Confirmed, confirmed, is_over
-from mmprompt.studies.outcomes import Picture, Reader
+from mmprompt.studies.outcomes import StudyProgress, StudyReader
 from mmprompt.studies.study import Group, Study
 from sweeps.grid.compose import INNERMOST
 from sweeps.grid.launched import label
@@ -32,17 +32,17 @@ def promote(study: Study, search: CheckedSearch, force: bool, conf: Path) -> int
     Returns 0 if it wrote any, else 1. Raises ConfigError if the search is not over or has several objectives, and so no single
     best.
     """
-    picture = Reader(study).look()
-    if picture.confirmation is None or not is_over(picture):
+    progress = StudyReader(study).read()
+    if progress.confirmation is None or not is_over(progress):
         raise ConfigError(f"search {study.name} is not over; `make search-{study.name}` goes on with it")
-    if len(picture.definition.objective) > 1:
+    if len(progress.definition.objective) > 1:
         raise ConfigError(
             f"search {study.name} has several objectives, and a front has no best; choose a trial yourself"
         )
     written = 0
-    for group in picture.confirmation.groups:
-        candidates = confirmed(picture, group)
-        name = picture.definition.label(group.group) or study.name
+    for group in progress.confirmation.groups:
+        candidates = confirmed(progress, group)
+        name = progress.definition.label(group.group) or study.name
         if len(candidates) < 2:
             print(f"{name}: nothing but the default came to its end")
             continue
@@ -56,14 +56,14 @@ def promote(study: Study, search: CheckedSearch, force: bool, conf: Path) -> int
                 "  not promoted: fresh seeds do not show that it is better than the default; --force promotes it all the same"
             )
             continue
-        files = _write(study, picture, search, group, best, conf)
+        files = _write(study, progress, search, group, best, conf)
         print("\n".join(f"  wrote {file}" for file in files))
         written += 1
     return 0 if written else 1
 
 
 def _write(
-    study: Study, picture: Picture, search: CheckedSearch, group: Group, best: Confirmed, conf: Path
+    study: Study, progress: StudyProgress, search: CheckedSearch, group: Group, best: Confirmed, conf: Path
 ) -> list[Path]:
     """Writes the file of defaults, over what it holds already, and the file of evidence. Returns both."""
     settings = best.candidate.settings
@@ -78,24 +78,24 @@ def _write(
             OmegaConf.update(content, target(content, key, values), value, merge=False)
     # A table that reports one of these seeds gets a note, because its scores helped to choose the settings.
     before = OmegaConf.select(content, "tuned.seeds", default=[])
-    OmegaConf.update(content, "tuned.seeds", sorted({*before, *seeds_of(picture)}), merge=False)
+    OmegaConf.update(content, "tuned.seeds", sorted({*before, *seeds_of(progress)}), merge=False)
     validation = next(iter(best.differences))
     head = [
         HEAD,
-        f"# Search {study.name}: the best of {len(picture.outcomes)} trials, on {validation} of fresh seeds",
+        f"# Search {study.name}: the best of {len(progress.outcomes)} trials, on {validation} of fresh seeds",
         f"# {interval_text(best.intervals[validation])}, {verdict(best.differences[validation])} from the default before; "
         f"docs/evidence/{evidence.name}.",
     ]
     write_over(file, "\n".join([*head, OmegaConf.to_yaml(content).rstrip()]) + "\n")
-    write_over(evidence, table(picture))
+    write_over(evidence, table(progress))
     return [file, evidence]
 
 
-def seeds_of(picture: Picture) -> set[int]:
+def seeds_of(progress: StudyProgress) -> set[int]:
     """All seeds whose scores helped to choose settings."""
-    groups = picture.confirmation.groups if picture.confirmation else []
+    groups = progress.confirmation.groups if progress.confirmation else []
     confirmed_on = {int(seed) for group in groups for candidate in group.candidates for seed in candidate.runs}
-    return confirmed_on | {seed for outcome in picture.outcomes for seed in outcome.runs}
+    return confirmed_on | {seed for outcome in progress.outcomes for seed in outcome.runs}
 
 
 def target(content: Any, key: str, values: Mapping[str, Any]) -> str:
@@ -113,19 +113,19 @@ def target(content: Any, key: str, values: Mapping[str, Any]) -> str:
     return target(content, text[2:-1], values)
 
 
-def table(picture: Picture) -> str:
+def table(progress: StudyProgress) -> str:
     """The evidence as CSV: all trials and all candidates of the confirmation, with a row for each run and split."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(_rows(picture))
+    writer.writerows(_rows(progress))
     return out.getvalue()
 
 
-def _rows(picture: Picture) -> Iterator[tuple[Any, ...]]:
-    definition = picture.definition
+def _rows(progress: StudyProgress) -> Iterator[tuple[Any, ...]]:
+    definition = progress.definition
     objective = next(iter(definition.objective))
-    for outcome in picture.outcomes:
+    for outcome in progress.outcomes:
         trial = outcome.trial
         words = label({key: as_text(value) for key, value in trial.settings.items()})
         split = definition.tasks[definition.task_of(trial.settings, trial.group)]["validation"]
@@ -133,9 +133,9 @@ def _rows(picture: Picture) -> Iterator[tuple[Any, ...]]:
         for seed, run in outcome.runs.items():
             value = run.values.get(objective, "")
             yield "search", name, trial.number, outcome.state, words, seed, trial.runs[str(seed)], split, value
-    for group in picture.confirmation.groups if picture.confirmation else []:
+    for group in progress.confirmation.groups if progress.confirmation else []:
         name = definition.label(group.group)
-        for confirmed_candidate in confirmed(picture, group):
+        for confirmed_candidate in confirmed(progress, group):
             candidate = confirmed_candidate.candidate
             words = label({key: as_text(value) for key, value in candidate.settings.items()})
             number = "warm" if candidate.trial is None else candidate.trial

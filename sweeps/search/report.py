@@ -15,7 +15,7 @@ from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.studies.confirmation import confirmed, is_over, is_settled
 from mmprompt.studies.intervals import Interval
-from mmprompt.studies.outcomes import Outcome, Picture, Reader, next_rung
+from mmprompt.studies.outcomes import Outcome, StudyProgress, StudyReader, next_rung
 from mmprompt.studies.study import Study
 from sweeps.display.live_table import MIN_ROWS, align_columns, fit_to_terminal, shorten_keys
 from sweeps.grid.launched import label
@@ -66,13 +66,13 @@ class StudyStatus:
     """The status of a study at one moment."""
 
     study: Study
-    picture: Picture
+    progress: StudyProgress
     lines: Sequence[TrialLine] = field(default_factory=tuple)
 
     @classmethod
-    def of(cls, study: Study, picture: Picture, states: Mapping[str, State] | None = None) -> StudyStatus:
+    def of(cls, study: Study, progress: StudyProgress, states: Mapping[str, State] | None = None) -> StudyStatus:
         """`states`: the states of open runs; None: the status is taken from the store alone."""
-        return cls(study, picture, [line_of(picture, outcome, states or {}) for outcome in picture.outcomes])
+        return cls(study, progress, [line_of(progress, outcome, states or {}) for outcome in progress.outcomes])
 
     @property
     def counts(self) -> dict[str, int]:
@@ -81,7 +81,7 @@ class StudyStatus:
 
     @property
     def is_over(self) -> bool:
-        return is_over(self.picture)
+        return is_over(self.progress)
 
     @property
     def has_failed(self) -> bool:
@@ -90,14 +90,14 @@ class StudyStatus:
     @property
     def conclusion(self) -> list[str]:
         """Lines about the outcome of the confirmation; empty while the search goes on."""
-        return list(conclusion(self.picture))
+        return list(conclusion(self.progress))
 
     def table(self, rows: int, width: int) -> list[str]:
         """A head, a row for each run of the confirmation that is running, and a row for each trial, running trials first. Trials
         beyond `rows` are counted in a last line."""
         lines = sorted(self.lines, key=lambda line: (ORDER.index(line.state), line.trial))
         entries = [
-            *running_confirmation(self.picture),
+            *running_confirmation(self.progress),
             *((line.differences, self._cells(line)) for line in lines[:rows]),
         ]
         if not entries:
@@ -120,42 +120,42 @@ class StudyStatus:
 
     def _cells(self, line: TrialLine) -> list[str]:
         """The row's cells, from the column `state` on; a running trial's state names the rung to which it is trained."""
-        [trial] = [outcome.trial for outcome in self.picture.outcomes if outcome.trial.number == line.trial]
-        rung = next_rung(self.picture.definition, trial, self.picture.decisions) if line.state == "running" else None
+        [trial] = [outcome.trial for outcome in self.progress.outcomes if outcome.trial.number == line.trial]
+        rung = next_rung(self.progress.definition, trial, self.progress.decisions) if line.state == "running" else None
         return [line.state if rung is None else f"{line.state}, to {rung}", *line.cells]
 
     @property
     def budget_trials(self) -> int | None:
         """The number of trials that the budget allows in all groups; None if the budget is not counted in trials."""
-        budget = self.picture.definition.budget.trials
-        return None if budget is None else budget * len(self.picture.definition.groups)
+        budget = self.progress.definition.budget.trials
+        return None if budget is None else budget * len(self.progress.definition.groups)
 
     @property
     def confirming(self) -> tuple[int, int]:
         """The number of settled runs of the confirmation, and the number of all its runs."""
-        confirmation = self.picture.confirmation
+        confirmation = self.progress.confirmation
         runs = [
             (group.group, candidate, run)
             for group in (confirmation.groups if confirmation else [])
             for candidate in group.candidates
             for run in candidate.runs.values()
         ]
-        return sum(is_settled(self.picture, *run) for run in runs), len(runs)
+        return sum(is_settled(self.progress, *run) for run in runs), len(runs)
 
     @property
     def left(self) -> float | None:
         """Estimated seconds until the search is over, from what runs and trials have taken so far; None if that is unknown."""
-        outcomes = self.picture.outcomes
+        outcomes = self.progress.outcomes
         ended = [outcome for outcome in outcomes if outcome.state in ("done", "stopped", "diverged")]
         of_done_runs = [
             run_seconds(run.spans) for outcome in outcomes for run in outcome.runs.values() if run.state == "done"
         ]
         running = sum(line.state == "running" for line in self.lines)
-        is_counted = self.budget_trials is not None or self.picture.confirmation is not None
+        is_counted = self.budget_trials is not None or self.progress.confirmation is not None
         if self.is_over or not of_done_runs or not is_counted:
             return None
-        definition = self.picture.definition
-        if self.picture.confirmation is None:
+        definition = self.progress.definition
+        if self.progress.confirmation is None:
             each = mean(sum(run_seconds(run.spans) for run in outcome.runs.values()) for outcome in ended)
             trials = (self.budget_trials or 0) - len(ended)
             confirming = len(definition.groups) * (definition.confirm.top + 1) * definition.confirm.seeds
@@ -168,22 +168,22 @@ class StudyStatus:
     @property
     def _at_once(self) -> int:
         """How many runs were executed at the same time when the latest run began."""
-        spans = [span for outcome in self.picture.outcomes for run in outcome.runs.values() for span in run.spans]
+        spans = [span for outcome in self.progress.outcomes for run in outcome.runs.values() for span in run.spans]
         last = max(spans, default=(0.0, 0.0))
         return sum(begin <= last[0] <= end for begin, end in spans)
 
     def __str__(self) -> str:
-        definition = self.picture.definition
+        definition = self.progress.definition
         of = f" of {self.budget_trials}" if self.budget_trials is not None else ""
         words = ", ".join(f"{count} {state}" for state, count in self.counts.items()) or "none yet"
         parts = [f"search {self.study.name}: {len(self.lines)}{of} trials: {words}"]
-        if self.picture.confirmation is not None:
+        if self.progress.confirmation is not None:
             settled, total = self.confirming
             parts.append("over" if self.is_over else f"{settled} of {total} runs that confirm are done")
         if (left := self.left) is not None:
             parts.append(f"about {duration(left)} left")
         if len(definition.groups) == 1:
-            parts.append(best(self.picture, 0))  # comes last, because a narrow terminal cuts the end
+            parts.append(best(self.progress, 0))  # comes last, because a narrow terminal cuts the end
         return "; ".join(part for part in parts if part)
 
     def json(self) -> dict[str, Any]:
@@ -197,12 +197,12 @@ class StudyStatus:
             for line in self.lines
         ]
         best_trials = [
-            [best.trial for best in self.picture.best(group)[:1]]
-            for group in range(len(self.picture.definition.groups))
+            [best.trial for best in self.progress.best(group)[:1]]
+            for group in range(len(self.progress.definition.groups))
         ]
         return {
             "search": self.study.name,
-            "objective": dict(self.picture.definition.objective),
+            "objective": dict(self.progress.definition.objective),
             "counts": self.counts,
             "asked": self.budget_trials,
             "over": self.is_over,
@@ -213,29 +213,29 @@ class StudyStatus:
         }
 
 
-class StudyReader:
+class StudyStatusReader:
     """Reads the status of studies repeatedly; SLURM is queried only now and then, about open runs."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._readers: dict[str, Reader] = {}
+        self._readers: dict[str, StudyReader] = {}
         self.damaged: list[str] = []  # why some studies cannot be read
         self._queue, self._queried = Queue({}), -SQUEUE
 
     def read(self, names: Sequence[str]) -> list[StudyStatus]:
         """The status of these studies. Studies that cannot be read are left out; `damaged` then says why."""
-        pictures, self.damaged = [], []
+        studies, self.damaged = [], []
         for name in names:
-            reader = self._readers.setdefault(name, Reader(Study(self._store, name)))
+            reader = self._readers.setdefault(name, StudyReader(Study(self._store, name)))
             try:
-                pictures.append(reader.look())
+                studies.append(reader.read())
             except StoreError as error:
                 self.damaged += map(str, reader.study.damage() or [error])
-        runs = {run: None for picture in pictures for run in open_runs(picture)}
+        runs = {run: None for progress in studies for run in open_runs(progress)}
         if runs and time.monotonic() - self._queried >= SQUEUE:
             self._queue, self._queried = queue(self._store, list(runs), batches(self._store)), time.monotonic()
         run_states = states(self._store, list(runs), self._queue)
-        return [StudyStatus.of(picture.reader.study, picture, run_states) for picture in pictures]
+        return [StudyStatus.of(progress.reader.study, progress, run_states) for progress in studies]
 
     def read_one(self, study: Study) -> StudyStatus:
         """The status of this study. Raises StoreError if it cannot be read."""
@@ -245,9 +245,9 @@ class StudyReader:
         return reports[0]
 
 
-def open_runs(picture: Picture) -> list[str]:
+def open_runs(progress: StudyProgress) -> list[str]:
     """The ids of the runs of open trials."""
-    return [one.trial.runs[str(seed)] for one in picture.outcomes if one.state == "open" for seed in one.seeds]
+    return [one.trial.runs[str(seed)] for one in progress.outcomes if one.state == "open" for seed in one.seeds]
 
 
 def run_seconds(spans: Sequence[tuple[float, float]]) -> float:
@@ -255,9 +255,9 @@ def run_seconds(spans: Sequence[tuple[float, float]]) -> float:
     return sum(end - begin for begin, end in spans)
 
 
-def line_of(picture: Picture, outcome: Outcome, states: Mapping[str, State]) -> TrialLine:
-    definition, trial = picture.definition, outcome.trial
-    store = picture.reader.study.store
+def line_of(progress: StudyProgress, outcome: Outcome, states: Mapping[str, State]) -> TrialLine:
+    definition, trial = progress.definition, outcome.trial
+    store = progress.reader.study.store
     runs = [trial.runs[str(seed)] for seed in outcome.seeds]
     run_states = [states[run] for run in runs if run in states]
     running = next((one for one in run_states if one.name == "running"), None)
@@ -271,10 +271,10 @@ def line_of(picture: Picture, outcome: Outcome, states: Mapping[str, State]) -> 
     step = steps = None
     for run in runs:
         attempts = store.run(run).attempts() if outcome.state == "open" else []
-        progress = attempts[-1].progress if attempts else None
-        if progress and state == "running":
-            step, steps = progress["step"], progress["steps"]
-            score = progress["validation"][-1][1] if progress["validation"] else score
+        reported = attempts[-1].progress if attempts else None
+        if reported and state == "running":
+            step, steps = reported["step"], reported["steps"]
+            score = reported["validation"][-1][1] if reported["validation"] else score
     if score is None and outcome.rungs:
         score = outcome.rungs[max(outcome.rungs)]
     job = shown.job if shown else None
@@ -303,12 +303,12 @@ def is_running_here(folder: RunFolder) -> bool:
     )
 
 
-def best(picture: Picture, group: int) -> str:
+def best(progress: StudyProgress, group: int) -> str:
     """The best trial of a group so far, or the size of its front, in words; empty if there is none."""
-    ranked = picture.best(group)
+    ranked = progress.best(group)
     if not ranked:
         return ""
-    if len(picture.definition.objective) > 1:
+    if len(progress.definition.objective) > 1:
         return f"{len(ranked)} on the front"
     words = label({key: as_text(value) for key, value in ranked[0].settings.items()})
     return f"best {ranked[0].values[0]:.1f} ({name_of(ranked[0].trial)}: {words})"
@@ -318,54 +318,54 @@ def name_of(trial: int | None) -> str:
     return "a warm trial" if trial is None else f"trial {trial}"
 
 
-def events(picture: Picture) -> Iterator[tuple[str, str]]:
+def events(progress: StudyProgress) -> Iterator[tuple[str, str]]:
     """A line for everything that has happened in a search, each with a key that identifies it: trials that ended, decisions at
     rungs, and the begin and the end of the confirmation."""
-    report = StudyStatus.of(picture.reader.study, picture)
+    report = StudyStatus.of(progress.reader.study, progress)
     of = f"/{report.budget_trials}" if report.budget_trials is not None else ""
-    for outcome, line in zip(picture.outcomes, report.lines, strict=True):
+    for outcome, line in zip(progress.outcomes, report.lines, strict=True):
         number, is_default = outcome.trial.number, outcome.trial.origin == "default"
         if outcome.state in ("done", "diverged", "failed"):
             score_text = f" {line.score:.1f}" if line.score is not None and outcome.state == "done" else ""
             words = label({key: text for key, text in line.differences.items() if key != "trial"})
             yield f"{number}", f"[{number + 1}{of}] {outcome.state:<8} {words}{score_text}"
         for rung, score in outcome.rungs.items():
-            decision = picture.decisions.get((number, rung))
+            decision = progress.decisions.get((number, rung))
             if decision is not None and (decision.goes_on is False or not is_default):
                 words = "goes on" if decision.goes_on else "stopped"
                 yield f"{number}.{rung}", f"[{number + 1}{of}] {words:<8} at {rung}: {score:.1f} ({decision.why})"
-    if picture.confirmation is not None:
+    if progress.confirmation is not None:
         done, total = report.confirming
-        seeds = ", ".join(map(str, picture.confirmation.seeds))
+        seeds = ", ".join(map(str, progress.confirmation.seeds))
         yield "confirmation", f"the search is over: {total} runs confirm what it found, on seeds {seeds}"
         if done == total:
             yield "confirmed", f"{done} of {total} runs that confirm are done"
 
 
-def running_confirmation(picture: Picture) -> Iterator[tuple[dict[str, str], list[str]]]:
+def running_confirmation(progress: StudyProgress) -> Iterator[tuple[dict[str, str], list[str]]]:
     """For each run of the confirmation that is running on this machine: what tells it from others, and its cells."""
-    store = picture.reader.study.store
-    for group in picture.confirmation.groups if picture.confirmation else []:
+    store = progress.reader.study.store
+    for group in progress.confirmation.groups if progress.confirmation else []:
         for candidate in group.candidates:
             for seed, run in candidate.runs.items():
                 folder = store.run(run)
                 if is_running_here(folder):
-                    progress = folder.attempts()[-1].progress
-                    step = f"{progress['step']}/{progress['steps']}" if progress else ""
-                    score = f"{progress['validation'][-1][1]:.1f}" if progress and progress["validation"] else ""
+                    reported = folder.attempts()[-1].progress
+                    step = f"{reported['step']}/{reported['steps']}" if reported else ""
+                    score = f"{reported['validation'][-1][1]:.1f}" if reported and reported["validation"] else ""
                     name = {"confirms": name_of(candidate.trial), "seed": seed}
                     yield name, ["running", "", "", "", step, score]
 
 
-def conclusion(picture: Picture) -> Iterator[str]:
+def conclusion(progress: StudyProgress) -> Iterator[str]:
     """For each group, lines about its best candidate on fresh seeds beside the default, on every split; nothing while the search
     goes on."""
-    if picture.confirmation is None or not is_over(picture):
+    if progress.confirmation is None or not is_over(progress):
         return
-    for group in picture.confirmation.groups:
-        name = picture.definition.label(group.group)
+    for group in progress.confirmation.groups:
+        name = progress.definition.label(group.group)
         prefix = f"{name}: " if name else ""
-        candidates = confirmed(picture, group)
+        candidates = confirmed(progress, group)
         if len(candidates) < 2:
             yield f"{prefix}nothing but the default came to its end, so there is nothing to confirm"
             continue

@@ -117,19 +117,19 @@ def of_searches(store: Store, run_states: dict[str, State], queued: Queue) -> It
     """Checkpoints of stopped trials whose search is over and whose runs no sweep has."""
     if not store.studies():
         return
-    from mmprompt.studies.outcomes import Reader
+    from mmprompt.studies.outcomes import StudyReader
     from mmprompt.studies.study import Study
 
     needed = {run for sweep in readable(store) if not sweep.name.startswith(OF_SEARCH) for run in sweep.runs}
     try:
-        pictures = [Reader(Study(store, name)).look() for name in store.studies()]
+        studies = [StudyReader(Study(store, name)).read() for name in store.studies()]
     except StoreError as error:
         print(f"damaged: {error}; checkpoints of trials stay")
         return
-    for picture in pictures:
-        if picture.confirmation is None:  # its trials may go on yet
-            needed |= {run for outcome in picture.outcomes for run in outcome.trial.runs.values()}
-    stopped = [outcome.trial for picture in pictures for outcome in picture.outcomes if outcome.state == "stopped"]
+    for progress in studies:
+        if progress.confirmation is None:  # its trials may go on yet
+            needed |= {run for outcome in progress.outcomes for run in outcome.trial.runs.values()}
+    stopped = [outcome.trial for progress in studies for outcome in progress.outcomes if outcome.state == "stopped"]
     for run in dict.fromkeys(run for trial in stopped for run in trial.runs.values()):
         if run not in needed and run not in queued.jobs and (run not in run_states or run_states[run].result is None):
             for attempt in filter(is_over, store.run(run).readable_attempts()):
@@ -164,12 +164,12 @@ def is_open(batch: Batch, run_states: dict[str, State], queued: Queue) -> bool:
 def search_is_over(batch: Batch) -> bool:
     """Whether the search that the batch works on is over; then none of its stopped trials needs a worker."""
     from mmprompt.studies.confirmation import is_over as study_is_over
-    from mmprompt.studies.outcomes import Reader
+    from mmprompt.studies.outcomes import StudyReader
     from mmprompt.studies.study import Study
 
     study = Study(batch.store, str(batch.search))
     try:
-        return study.file.exists() and study_is_over(Reader(study).look())
+        return study.file.exists() and study_is_over(StudyReader(study).read())
     except StoreError:
         return False
 

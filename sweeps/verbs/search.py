@@ -19,7 +19,7 @@ from mmprompt.runs.files import StoreError, follow_mode
 from mmprompt.runs.identity import provenance
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.confirmation import is_over
-from mmprompt.studies.outcomes import Picture, Reader
+from mmprompt.studies.outcomes import StudyProgress, StudyReader
 from mmprompt.studies.study import Definition, Study
 from sweeps.display.live_table import LiveTable, confirm
 from sweeps.jobs import slurm, snapshot
@@ -28,7 +28,7 @@ from sweeps.jobs.local import Workers, capacity, running_workers
 from sweeps.search.advance import Limits, StudyDriver
 from sweeps.search.plan import SearchPlan, differences, plan_lines
 from sweeps.search.promote import promote
-from sweeps.search.report import StudyReader, StudyStatus, conclusion, events
+from sweeps.search.report import StudyStatus, StudyStatusReader, conclusion, events
 from sweeps.search.space import CheckedSearch, compose_search
 from sweeps.search.warm import warm_start
 from sweeps.states import causes
@@ -118,12 +118,12 @@ def run(
     else:
         definition = study.definition
     plan = SearchPlan.of(search, definition, study if is_begun else None)
-    if plan.picture is not None:
-        StudyDriver(study).restore_all(plan.picture)
-    if plan.picture is not None and is_over(plan.picture) and retry is None:
+    if plan.progress is not None:
+        StudyDriver(study).restore_all(plan.progress)
+    if plan.progress is not None and is_over(plan.progress) and retry is None:
         print(f"search {study.name} is over already")
-        StudyDriver(study).write_manifest(plan.picture)  # in case that it was lost
-        return conclude(study, plan.picture)
+        StudyDriver(study).write_manifest(plan.progress)  # in case that it was lost
+        return conclude(study, plan.progress)
     # Chosen before anything is written, because it may raise ConfigError.
     kind, why = slurm.choose(search.deployment.cluster.kind)
     facts: dict[str, Any] = {**provenance, "slurm_cluster": None}
@@ -132,7 +132,7 @@ def run(
         facts["slurm_cluster"] = (slurm.config() or {}).get("ClusterName")
     print("\n".join(plan.lines(kind)), flush=True)
     retried = failed_runs(study, retry) if is_begun and retry is not None else []
-    existing = plan.picture.outcomes if plan.picture else ()
+    existing = plan.progress.outcomes if plan.progress else ()
     frozen: dict[str, Any] = {
         "search": {
             "name": study.name,
@@ -179,13 +179,13 @@ def freeze(
 
 def failed_runs(study: Study, retry: str) -> list[str]:
     """The ids of the study's runs, of trials and of the confirmation, that failed too often for this cause (or any, for `all`)."""
-    reader = Reader(study)
-    picture, failed = reader.look(), list[str]()
-    for outcome in picture.outcomes:
+    reader = StudyReader(study)
+    progress, failed = reader.read(), list[str]()
+    for outcome in progress.outcomes:
         failed += [outcome.trial.runs[str(seed)] for seed, run in outcome.runs.items() if run.state == "failed"]
-    for group in picture.confirmation.groups if picture.confirmation else []:
+    for group in progress.confirmation.groups if progress.confirmation else []:
         for candidate in group.candidates:
-            task = picture.definition.task_of(candidate.settings, group.group)
+            task = progress.definition.task_of(candidate.settings, group.group)
             failed += [run for run in candidate.runs.values() if reader.run(run, task).state == "failed"]
     if retry != "all":
         states = {run: State("failed", study.store.run(run).attempts()[-1], None, None) for run in failed}
@@ -243,7 +243,7 @@ def follow_to_end(study: Study, workers: Workers | None, submit: Submit | None) 
             signal.signal(ending, signal.default_int_handler)  # as for Ctrl-C
     try:
         with LiveTable() as table:
-            picture = follow(study, workers, submit, table)
+            progress = follow(study, workers, submit, table)
         if workers:
             workers.finish()
     except KeyboardInterrupt:
@@ -255,33 +255,33 @@ def follow_to_end(study: Study, workers: Workers | None, submit: Submit | None) 
         )
         if workers:
             workers.stop()
-        print(f"{StudyStatus.of(study, Reader(study).look())}; the same command goes on from here")
+        print(f"{StudyStatus.of(study, StudyReader(study).read())}; the same command goes on from here")
         return 130
     except StoreError:
         if workers:
             workers.stop()
         raise
-    return conclude(study, picture, workers)
+    return conclude(study, progress, workers)
 
 
-def follow(study: Study, workers: Workers | None, submit: Submit | None, table: LiveTable) -> Picture:
-    """Shows the study as `status` does, until it is over or no worker is left. Returns the last picture."""
-    reader = StudyReader(study.store)
-    printed = {key for key, _ in events(reader.read_one(study).picture)}
+def follow(study: Study, workers: Workers | None, submit: Submit | None, table: LiveTable) -> StudyProgress:
+    """Shows the study as `status` does, until it is over or no worker is left. Returns how far it is then."""
+    reader = StudyStatusReader(study.store)
+    printed = {key for key, _ in events(reader.read_one(study).progress)}
     events_before = len(printed)
     reconciled = time.monotonic()
     while True:
         alive = workers.alive() if workers else 0  # before reading: the store then has all that dead workers wrote
         report = reader.read_one(study)
-        for key, line in events(report.picture):
+        for key, line in events(report.progress):
             if key not in printed:
                 printed.add(key)
                 table.print_line(line)
         if report.is_over:
-            return report.picture
+            return report.progress
         if workers:
             if not start_missing(study, workers, alive, len(printed) - events_before):
-                return report.picture
+                return report.progress
         elif submit and time.monotonic() - reconciled > RECONCILE:
             reconciled = time.monotonic()
             submit(table.print_line, True)
@@ -304,20 +304,20 @@ def start_missing(study: Study, workers: Workers, alive: int, new_events: int) -
     return bool(workers.start(missing, running) or running or alive)
 
 
-def conclude(study: Study, picture: Picture, workers: Workers | None = None) -> int:
+def conclude(study: Study, progress: StudyProgress, workers: Workers | None = None) -> int:
     """Prints the status of the study and the outcome of its confirmation. Returns the exit code."""
-    print(StudyStatus.of(study, picture))
-    print("\n".join(conclusion(picture)), end="\n" if is_over(picture) else "")
-    failed = [outcome for outcome in picture.outcomes if outcome.state == "failed"]
+    print(StudyStatus.of(study, progress))
+    print("\n".join(conclusion(progress)), end="\n" if is_over(progress) else "")
+    failed = [outcome for outcome in progress.outcomes if outcome.state == "failed"]
     if failed:
         print(
             f"{plural(len(failed), 'trial')} failed for reasons that do not lie in their settings; --retry tries again"
         )
-    if not is_over(picture):
+    if not is_over(progress):
         if workers is not None and workers.started and not workers.any_ended_well:
             print(f"the workers ended before the search was over; {workers.last_words()}")
         print("the same command goes on from here")
-    return 0 if is_over(picture) and not failed else 1
+    return 0 if is_over(progress) and not failed else 1
 
 
 # ------------------------------------------------------------------------------------------------------------ verify, export
@@ -325,17 +325,17 @@ def conclude(study: Study, picture: Picture, workers: Workers | None = None) -> 
 
 def verify_trials(study: Study) -> int:
     """Proposes each trial again, from what was known when it was made. Returns 1 if one comes out different, else 0."""
-    driver, picture = StudyDriver(study, Limits()), Reader(study).look()
+    driver, progress = StudyDriver(study, Limits()), StudyReader(study).read()
     wrong = []
-    for outcome in picture.outcomes:
+    for outcome in progress.outcomes:
         trial = outcome.trial
-        again = driver.propose(picture, trial.group, trial.number // len(picture.definition.groups), trial.knew)
+        again = driver.propose(progress, trial.group, trial.number // len(progress.definition.groups), trial.knew)
         if again.settings != trial.settings or again.runs != trial.runs:
             wrong.append(f"trial {trial.number}: {trial.settings} on record, {again.settings} when proposed again")
     for line in wrong:
         print(line)
     print(
-        f"{len(picture.outcomes) - len(wrong)} of {len(picture.outcomes)} trials come out the same when they are proposed again"
+        f"{len(progress.outcomes) - len(wrong)} of {len(progress.outcomes)} trials come out the same when they are proposed again"
     )
     return 1 if wrong else 0
 
@@ -347,14 +347,14 @@ def export_trials(study: Study, journal: str) -> int:
     """
     from mmprompt.studies import sampler
 
-    picture = Reader(study).look()
-    definition: Definition = picture.definition
+    progress = StudyReader(study).read()
+    definition: Definition = progress.definition
     total = 0
     if "://" not in journal and Path(journal).exists():
         raise ConfigError(f"--journal {journal} is there already; nothing is overwritten: name another file")
     for group in range(len(definition.groups)):
-        after = picture.outcomes[-1].trial.number + 1 if picture.outcomes else 0
-        total += sampler.export(definition, group, picture.told(group, after, picture.knew(group)), journal)
+        after = progress.outcomes[-1].trial.number + 1 if progress.outcomes else 0
+        total += sampler.export(definition, group, progress.told(group, after, progress.knew(group)), journal)
     print(f"{total} trials, as they are now, copied to {journal}; nothing is read back from there")
     if "://" not in journal:
         print(f"look at them: optuna-dashboard {journal}")

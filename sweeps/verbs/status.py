@@ -23,7 +23,7 @@ from sweeps.display.looks import SweepReader
 from sweeps.display.page import rows_per_table, short_names, table
 from sweeps.display.report import SweepStatus, total_time_left
 from sweeps.grid import launched
-from sweeps.search.report import StudyReader, StudyStatus
+from sweeps.search.report import StudyStatus, StudyStatusReader
 from sweeps.states.advice import advice
 
 POLL = 2.0  # seconds between two readings of the store
@@ -72,7 +72,7 @@ class StatusView:
         self.is_all = not names and not searches
         self.reports: list[SweepStatus] = []
         self.studies: list[StudyStatus] = []
-        self._sweeps, self._studies = SweepReader(store), StudyReader(store)
+        self._sweeps, self._studies = SweepReader(store), StudyStatusReader(store)
         self._manifests: list[DamagedError] = []  # manifests that cannot be used
 
     def read(self) -> None:

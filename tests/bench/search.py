@@ -21,7 +21,7 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Store
 from mmprompt.studies import sampler
 from mmprompt.studies.confirmation import confirmed
-from mmprompt.studies.outcomes import Observation, Reader
+from mmprompt.studies.outcomes import Observation, StudyReader
 from mmprompt.studies.study import Budget, Confirm, Definition, Named, Parameter, Seeds, Study
 
 SIZES = (100, 1_000, 10_000)  # trials there are
@@ -148,12 +148,12 @@ def trained(settings: Sequence[str]) -> tuple[str, Timing]:
 
         def run() -> None:
             study = search(Path(folder), *settings)
-            picture = Reader(study).look()
-            assert picture.confirmation is not None
-            best = confirmed(picture, picture.confirmation.groups[0])[1]
+            progress = StudyReader(study).read()
+            assert progress.confirmation is not None
+            best = confirmed(progress, progress.confirmation.groups[0])[1]
             interval = best.intervals["val"]
             said.append(f"trial {best.candidate.trial}, {interval.value:.1f} on validation of fresh seeds")
-            for one in picture.outcomes:
+            for one in progress.outcomes:
                 steps.append(max((max(run.scores, default=0) for run in one.runs.values()), default=0))
 
         said: list[str] = []

@@ -14,7 +14,7 @@ from fault_context import FaultContext
 from outcome import same
 from subject import Subject, record
 
-from mmprompt.studies.outcomes import Reader
+from mmprompt.studies.outcomes import StudyReader
 from mmprompt.studies.study import Study
 
 EQUAL = (
@@ -158,15 +158,15 @@ def of_searches(subject: Subject, undisturbed: Subject) -> Iterator[str]:
 
 
 def told(subject: Subject, name: str) -> set[str]:
-    picture = Reader(Study(subject.store, name)).look()
+    progress = StudyReader(Study(subject.store, name)).read()
     found = {
         json.dumps([one.trial.number, one.trial.settings, one.state, one.values, sorted(one.rungs.items())])
-        for one in picture.outcomes
+        for one in progress.outcomes
     }
-    assert picture.confirmation is not None
+    assert progress.confirmation is not None
     return found | {
         json.dumps([one.settings, sorted(one.runs.items())])
-        for group in picture.confirmation.groups
+        for group in progress.confirmation.groups
         for one in group.candidates
     }
 

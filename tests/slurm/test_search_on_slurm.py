@@ -25,7 +25,7 @@ from searcher import TINY
 
 from mmprompt.runs.attempt import Attempt
 from mmprompt.studies.confirmation import is_over
-from mmprompt.studies.outcomes import Picture, Reader
+from mmprompt.studies.outcomes import StudyProgress, StudyReader
 from mmprompt.studies.study import Study
 
 STEPS = "optim.steps=60"
@@ -45,8 +45,8 @@ class Search:
     def study(self) -> Study:
         return Study(self.sweep.store, "learning_rate")
 
-    def look(self) -> Picture:
-        return Reader(self.study).look()
+    def read(self) -> StudyProgress:
+        return StudyReader(self.study).read()
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         place = [*self.sweep.settings, *PLACE]
@@ -63,7 +63,7 @@ class Search:
     def told(self) -> set[tuple[str, str]]:
         return {
             (json.dumps(one.trial.settings), json.dumps([one.state, one.values, sorted(one.rungs.items())]))
-            for one in self.look().outcomes
+            for one in self.read().outcomes
         }
 
     def at_work(self) -> list[Attempt]:
@@ -84,10 +84,10 @@ class Search:
 
     def assert_whole(self, trials: int = 8) -> None:
         """Trials 0 to N-1 each once, none at work, every value that of its runs."""
-        picture = self.look()
-        assert is_over(picture)
-        assert [one.trial.number for one in picture.outcomes] == list(range(trials))
-        for one in picture.outcomes:
+        progress = self.read()
+        assert is_over(progress)
+        assert [one.trial.number for one in progress.outcomes] == list(range(trials))
+        for one in progress.outcomes:
             results = [self.sweep.store.run(run).result() for run in one.trial.runs.values()]
             if one.state == "done":
                 assert one.values == [result["metrics"]["val/acc@0.5"] for result in results if result is not None]
@@ -109,7 +109,7 @@ def calm(cluster: Cluster) -> Iterator[Search]:
     with tempfile.TemporaryDirectory() as folder:
         one = Search(Sweep(Path(folder), cluster), [RANDOM, "cluster=local", "cluster.max_parallel=1"])
         printed = printed_by(one.start())
-        assert is_over(one.look()), printed
+        assert is_over(one.read()), printed
         yield one
 
 
@@ -131,7 +131,7 @@ def test_a_search_ends_by_itself_after_its_driver_has_gone(lab: Lab) -> None:
     code, output = one.sweep.run("status", "learning_rate", "--json")
     [shown] = json.loads(output)["searches"]
     assert code == 0 and not shown["over"]
-    until(lambda: is_over(one.look()), "the workers end the search")
+    until(lambda: is_over(one.read()), "the workers end the search")
     one.assert_whole()
     assert one.told() == undisturbed(lab)
     until(lambda: not one.workers(), "no worker keeps its place")
@@ -189,7 +189,7 @@ def test_a_worker_whose_node_is_lost_leaves_its_trial_to_others(lab: Lab) -> Non
             lab.cluster.kill("slurmd.gn4")
             until(lambda: one.sweep.word(lost.job["job"]) in ("PENDING", ""), "SLURM has lost the node")
             one.sweep.slurm("scontrol", "update", f"JobId={lost.job['job']}", "ExcNodeList=gn[3-4]")
-            until(lambda: is_over(one.look()), "the job ends the search elsewhere")
+            until(lambda: is_over(one.read()), "the job ends the search elsewhere")
         finally:
             with contextlib.suppress(ProcessLookupError):  # a node that comes back ends it
                 os.kill(lost.job["pid"], signal.SIGKILL)
@@ -206,6 +206,6 @@ def test_cancel_ends_the_workers_of_a_search_and_the_next_call_goes_on(lab: Lab)
     code, output = one.sweep.run("cancel", "learning_rate")
     assert code == 0, output
     until(lambda: not one.workers(), "no worker is left")
-    assert not is_over(one.look())
+    assert not is_over(one.read())
     one.run("--wait")
     one.assert_whole()
