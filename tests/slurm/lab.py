@@ -22,7 +22,7 @@ from faults import OVER, Sweep, hosts
 from mmprompt.runs.run_folder import RunFolder
 
 Test = TypeVar("Test", bound=Callable[..., None])
-AT_ONCE = 8  # stories; more of them and on two cores python does not start before SLURM's time is up
+AT_ONCE = 3  # stories in each test process; with more, two cores spend much of their time on changing between processes
 
 
 def beside(story: Callable[[Lab], None]) -> Callable[[Together], None]:
