@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from attempts import error_of
 from cluster import Cluster
-from faults import Sweep, is_alive, until
+from faults import Sweep, is_alive, release, until
 from lab import Lab, beside
 from patience import printed_by
 from searcher import TINY
@@ -202,8 +202,10 @@ def test_a_worker_whose_node_is_lost_leaves_its_trial_to_others(lab: Lab) -> Non
 def test_cancel_ends_the_workers_of_a_search_and_the_next_call_goes_on(lab: Lab) -> None:
     one = search(lab)
     one.run()
-    one.one_at_work()
+    held = one.one_at_work()
+    os.kill(held.job["pid"], signal.SIGSTOP)  # the search cannot end before it is cancelled
     code, output = one.sweep.run("cancel", "learning_rate")
+    release(held)
     assert code == 0, output
     until(lambda: not one.workers(), "no worker is left")
     assert not is_over(one.read())
