@@ -25,7 +25,7 @@ from mmprompt.runs.store import Store
 from sweeps.states.causes import failures
 from sweeps.states.state import Queue, states
 
-SIZE, FILES = 16, 300  # megabytes, inodes
+SIZE, FILES = 16, 400  # megabytes, inodes: the code of a launch takes about 210 of them
 MOUNT = f"mount -t tmpfs -o size={SIZE}m,nr_inodes={FILES} none"
 ALL_BYTES = "head -c 100M /dev/zero > {disk}/filler 2> /dev/null || true"
 ALL_FILES = (
