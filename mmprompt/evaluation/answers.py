@@ -130,11 +130,11 @@ def example_scores(
 
 def compared(config: RunConfig, split: Split, found: Sequence[Sequence[int]]) -> tuple[list[Any], list[Any]]:
     """These answers, token ids, to the split's first examples as the task's family compares them, and what is right."""
-    family, words = FAMILIES[config.task.family], split.words
+    family, vocabulary = FAMILIES[config.task.family], split.vocabulary
     items = split.items[: len(found)]
     if family.answers == "text":
-        return [family.spell(words.decode(ids)) for ids in found], [item.right for item in items]
-    boxes = [in_pixels(words.coordinates(ids, 1.0), item.extent) for ids, item in zip(found, items, strict=True)]
+        return [family.spell(vocabulary.decode(ids)) for ids in found], [item.right for item in items]
+    boxes = [in_pixels(vocabulary.coordinates(ids, 1.0), item.extent) for ids, item in zip(found, items, strict=True)]
     return boxes, [item.box for item in items]
 
 
