@@ -25,7 +25,7 @@ from torch import Tensor
 from mmprompt.data.splits import Split
 from mmprompt.data.tasks import pad, preprocess
 from mmprompt.methods.tuned_model import Tuned, View, autocast
-from mmprompt.models.ofa import OFA, PAD, Encoded, only_if_any
+from mmprompt.models.ofa import OFA, PAD, Encoded, none_if_unpadded
 from mmprompt.models.resnet import STRIDE
 from mmprompt.runs.config import RunConfig
 from mmprompt.settings.deployment import Caching
@@ -119,7 +119,9 @@ class FrozenFeatures:
         length = int((~hidden).sum(1).max())
         hidden = torch.cat([hidden.new_zeros(len(index), self.patches), hidden[:, :length]], dim=1)
         states = self.output_rows(index)[:, : self.patches + length].to(self.device)
-        return Encoded(states, only_if_any(hidden.to(self.device)), self.backbone.encoder.positions(self.grid, length))
+        return Encoded(
+            states, none_if_unpadded(hidden.to(self.device)), self.backbone.encoder.positions(self.grid, length)
+        )
 
 
 @lru_cache(maxsize=KEPT)  # the runs of a job mostly share their task
