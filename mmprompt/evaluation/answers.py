@@ -107,7 +107,7 @@ def evaluate(
     family: Family[Any, Any] = FAMILIES[config.task.family]
     predicted, right = predicted_and_right(config, split, token_ids)
     scores = np.array(family.primary.scores(predicted, right))
-    return Scores(scores, {family.primary.name: float(scores.mean())} | family.values_beside(predicted, right))
+    return Scores(scores, {family.primary.name: float(scores.mean())} | family.other_metrics(predicted, right))
 
 
 def count(split: Split, settings: Mapping[str, Any]) -> int:
@@ -142,7 +142,7 @@ def predicted_and_right(
     family, vocabulary = FAMILIES[config.task.family], split.vocabulary
     items = split.items[: len(token_ids)]
     if family.answers == "text":
-        return [family.spell(vocabulary.decode(ids)) for ids in token_ids], [item.right for item in items]
+        return [family.normalise(vocabulary.decode(ids)) for ids in token_ids], [item.right for item in items]
     shares = [vocabulary.coordinates(ids, 1.0) for ids in token_ids]
     boxes = [in_pixels(box, item.extent) for box, item in zip(shares, items, strict=True)]
     return boxes, [item.box for item in items]

@@ -21,5 +21,5 @@ PRIMARY_METRIC = {name: family.primary.name for name, family in FAMILIES.items()
 
 
 def highest(metric: str) -> float:
-    """What a value of a metric can be at most; at least it is 0."""
+    """The highest possible value of a metric; the lowest is 0."""
     return next((family.primary.highest for family in ALL if family.primary.name == metric), PERCENT)
