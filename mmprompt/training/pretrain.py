@@ -146,7 +146,7 @@ class Pretraining:
             while made < self.recipe.per_scene:
                 name = names[rng.choice(len(names), p=share / share.sum())]
                 template, _, maker = small_world.PRETRAINING[name]
-                item = small_world.say(rng, scenes, scene, maker)
+                item = small_world.make_item(rng, scenes, scene, maker)
                 if item is not None:
                     made += 1
                     yield scene, encode(item, template, PROMPT_TYPE[name], self.tokenizer)
