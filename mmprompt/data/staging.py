@@ -66,7 +66,7 @@ def _copy(file: Path, copy: Path, checksum: str) -> None:
     try:
         shutil.copyfile(file, draft)
         if fingerprint(draft) != checksum:
-            raise OSError(errno.EIO, "the file is not the one that was there at launch")
+            raise OSError(errno.EIO, "the file has changed since launch")
         draft.rename(copy)
     finally:
         draft.unlink(missing_ok=True)

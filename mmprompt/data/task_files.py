@@ -25,7 +25,9 @@ def locate(task: Task, folder: str | None, stage: bool, cache: Path | None) -> T
     if not task.files:
         return TaskFiles({}, cache)
     if folder is None:
-        raise RuntimeError(f"task={task.name} reads files, and this job was not told their folder, paths.data")
+        raise RuntimeError(
+            f"task={task.name} reads files, but this job's settings do not have their folder, paths.data"
+        )
     paths = {name: Path(folder) / name for name in task.files}
     if missing := [path for path in paths.values() if not path.is_file()]:
         raise RuntimeError(f"task={task.name} reads {missing[0]}, which does not exist")

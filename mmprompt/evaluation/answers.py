@@ -85,9 +85,7 @@ class Scores:
     """The scores of the answers to a set of examples."""
 
     examples: np.ndarray  # n, the score of each example under the primary metric of the task's family
-    metrics: dict[
-        str, float
-    ]  # of the whole set, by name: first the mean of `examples`, then the family's other metrics
+    metrics: dict[str, float]  # of the whole set: first the mean of `examples`, then the family's other metrics
 
 
 def evaluate(

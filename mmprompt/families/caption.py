@@ -89,9 +89,7 @@ def bleu4(predicted: Sequence[str], right: Sequence[Right]) -> float:
     length is that of the caption closest in length, the shorter of two; nothing is smoothed."""
     from sacrebleu.metrics.bleu import BLEU
 
-    references = list(
-        zip_longest(*right)
-    )  # the first caption of each image, the second, ...; None where there are no more
+    references = list(zip_longest(*right))  # the first caption of each image, the second, ...; None: no more
     return float(BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(predicted, references).score)
 
 

@@ -10,12 +10,7 @@ from mmprompt.families.family import PERCENT, Family
 from mmprompt.families.grounding import GROUNDING
 from mmprompt.families.vqa import VQA
 
-ALL: tuple[Family[Any, Any], ...] = (
-    GROUNDING,
-    ENTAILMENT,
-    VQA,
-    CAPTION,
-)  # in the order in which their metrics are shown
+ALL: tuple[Family[Any, Any], ...] = (GROUNDING, ENTAILMENT, VQA, CAPTION)  # in the order in which metrics are shown
 FAMILIES = {family.name: family for family in ALL}
 PRIMARY_METRIC = {name: family.primary.name for name, family in FAMILIES.items()}
 

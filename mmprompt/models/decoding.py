@@ -100,9 +100,7 @@ class BestHypotheses:
 
     def __init__(self, start: Tensor, longest: int) -> None:
         self.tokens = start.new_full((len(start), longest), PAD)
-        self.mean = torch.full(
-            (len(start),), MINUS_INFINITY, device=start.device
-        )  # B, mean log-probability of its tokens
+        self.mean = torch.full((len(start),), MINUS_INFINITY, device=start.device)  # B, mean log-probability per token
         self.count = start.new_zeros(len(start))  # B, number of complete answers so far
 
     def add(self, tokens: Tensor, scores: Tensor, complete: Tensor, most: int) -> None:
@@ -175,10 +173,8 @@ def search(
         written, parent = gather_places(written, unfinished), parent.gather(1, unfinished)
         if following is not None:
             nodes = following.flatten(1).gather(1, choice.gather(1, unfinished)).masked_fill(total == MINUS_INFINITY, 0)
-        itself = torch.eye(unfinished.shape[1], dtype=torch.bool, device=unfinished.device).expand(
-            len(unfinished), -1, -1
-        )
-        visible = torch.cat([gather_places(visible, parent), itself], dim=2)
+        own = torch.eye(unfinished.shape[1], dtype=torch.bool, device=unfinished.device)  # each sees its own new token
+        visible = torch.cat([gather_places(visible, parent), own.expand(len(unfinished), -1, -1)], dim=2)
         tokens = words[written[..., -1]]
         states, cache = model.extend(tokens, place.expand_as(tokens), visible, cache)
         place = place + 1

@@ -193,8 +193,8 @@ def batch_size(image_size: int) -> int:
 
 def open_cache(settings: Caching, folder: Path, device: torch.device) -> Cache | None:
     """The cache in this folder; None if the settings switch it off."""
-    wanted = settings.max_gb > 0 and (settings.frozen == "on" or device.type == "cpu")
-    return Cache(folder, settings.max_gb) if wanted else None
+    is_on = settings.max_gb > 0 and (settings.frozen == "on" or device.type == "cpu")
+    return Cache(folder, settings.max_gb) if is_on else None
 
 
 def machine(device: torch.device) -> list[str]:

@@ -44,9 +44,7 @@ class State:
     """The state of a run between two updates, apart from the model, the optimiser and the random number generators."""
 
     step: int = 0
-    ema: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # moving average of the trained weights; empty without ema_decay
+    ema: dict[str, Tensor] = field(default_factory=dict)  # moving average of the trained weights, if ema_decay is set
     best_step: int = 0
     best_score: float = float("-inf")
     best: dict[str, Tensor] = field(default_factory=dict)  # tuned weights at best_step

@@ -240,10 +240,10 @@ DOWNSTREAM: dict[str, Maker] = {"grounding": find, "entailment": entail, "vqa": 
 
 def make_item(rng: Generator, scenes: Scenes, scene: int, maker: Maker) -> Item | None:
     """The item that this maker makes of this scene; None if the scene does not allow it."""
-    made = maker(rng, scenes.objects(scene))
-    if not made:
+    parts = maker(rng, scenes.objects(scene))
+    if not parts:
         return None
-    fields, answer, target = made
+    fields, answer, target = parts
     return Item(scene, fields, answer, target.box if target else None)
 
 
