@@ -16,7 +16,7 @@ from mmprompt.runs.config import RunConfig
 
 
 class Installer(Protocol):
-    """The type of a method's `install`. In the backbone that it gets nothing trains; new parameters train without further ado.
+    """The type of a method's `install`. In the backbone that it gets nothing trains; new parameters train by default.
 
     `std`: the standard deviation with which the model's linear layers are initialised. The layers that a method adds are
     initialised with it too, which is what the published code does in effect.

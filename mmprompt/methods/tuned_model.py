@@ -175,9 +175,8 @@ class Tuned(nn.Module):
 
     def collapse(self) -> None:
         """Replaces the prompts' MLPs by the tables that they compute. Training cannot continue as before after this."""
-        with (
-            self.autocast()
-        ):  # the precision of training and evaluation, so that the tables have the same bits as there
+        # In the precision of training and evaluation, so that the tables have the same bits as there.
+        with self.autocast():
             self.prompts = self.prompts.collapsed()
 
     def load_tuned_state(self, state: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""The features of a split under a frozen backbone: image features and, if the encoder has no prompt, the encoder's output.
+"""The features of a split under a frozen backbone: image features and, if nothing is tuned in the encoder, its output.
 
 B examples, C x h x w features, N = h w patches, S source tokens of the split's longest text, U = N + S, d width.
 
