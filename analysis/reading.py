@@ -273,7 +273,7 @@ class _Run:
     def further(self, evaluations: Mapping[str, str], family: str) -> dict[str, float]:
         """Returns the further metrics of these evaluations by `split/metric`, from `result.json` and their files."""
         values: dict[str, float] = {}
-        names = FAMILIES[family].names_beside
+        names = FAMILIES[family].other_metric_names
         for split, evaluation in evaluations.items() if names else ():
             files = self.files[evaluation]
             if self.result["evaluations"].get(split) == evaluation:

@@ -1,1 +1,1 @@
-"""mmprompt: the training core. Deep prefix prompts on a frozen OFA, one run at a time."""
+"""mmprompt: the training core. It trains deep prefix prompts on a frozen OFA, one run at a time."""

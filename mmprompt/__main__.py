@@ -1,7 +1,7 @@
-"""One run by hand: `python -m mmprompt prompt.length=64 task=micro_grounding seed=1`, an ordinary Hydra program.
+"""Trains one run by hand: `python -m mmprompt prompt.length=64 task=micro_grounding seed=1`, an ordinary Hydra program.
 
-The same run in a sweep has the same id: it is trained once, by hand or by the sweep. `attack.epsilon=0.01` or `evaluation.beam=5`
-evaluates its finished weights; it is trained only if they are not there.
+The same run in a sweep has the same id, so it is trained only once, by hand or by the sweep. With `attack.epsilon=0.01` or
+`evaluation.beam=5` the finished run's weights are evaluated; the run is trained only if it is not finished.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ from mmprompt.runs.store import Store
 
 
 def one_run(values: dict[str, Any]) -> None:
+    """Trains and evaluates the run with these settings if need be, and prints its scores.
+
+    Exits with a sentence if the run or the evaluation failed, or if another process works on the run.
+    """
     config, deployment = freeze(values)
     store = Store(store_folder(deployment.paths.runs))
     follow_mode(store.root)
     folder = store.run(run_id(config))
     folder.create(config)
     print(f"run {folder.id}")
-    asked = evaluations_of(values, config)
-    ids = {split: evaluation_id(folder.id, settings) for split, settings in asked.items()}
+    evaluations = evaluations_of(values, config)
+    ids = {split: evaluation_id(folder.id, settings) for split, settings in evaluations.items()}
     if not folder.is_done(list(ids.values())):
-        from mmprompt.execution.execute import execute  # torch only where something is trained or evaluated
+        from mmprompt.execution.execute import execute  # imported only here, because it imports torch
 
         with progress_bar() as progress:
             is_trained = folder.result() is not None
@@ -38,12 +42,12 @@ def one_run(values: dict[str, Any]) -> None:
             )
 
             def watch(state: Any) -> None:
-                best = (
+                text = (
                     f"best validation {state.best_score:.1f} at step {state.best_step}"
                     if state.validation
                     else "training"
                 )
-                progress.update(line, completed=state.step, description=best)
+                progress.update(line, completed=state.step, description=text)
 
             outcome = execute(
                 store,
@@ -51,40 +55,40 @@ def one_run(values: dict[str, Any]) -> None:
                 JobSettings.of(deployment),
                 by_hand(),
                 watch,
-                evaluations=list(asked.values()),
+                evaluations=list(evaluations.values()),
             )
         if outcome[folder.id] == "damaged":
-            sys.exit(1)  # it has said what is
+            sys.exit(1)  # a message was printed when the damage was found
         if outcome[folder.id] == "open":
             jobs = [attempt.job for attempt in folder.attempts()[-1:]]
-            who = f"process {jobs[0]['pid']} on {jobs[0]['host']}" if jobs else "somebody else"
-            sys.exit(f"{who} is at this run, or died there; see {folder.path}")
+            worker = f"process {jobs[0]['pid']} on {jobs[0]['host']}" if jobs else "another process"
+            sys.exit(f"{worker} works on this run, or died while it did; see {folder.path}")
         if outcome[folder.id] == "failed":
             attempt = folder.attempts()[-1]
             reason = attempt.reason
-            what = "evaluation" if attempt.evaluates else "run"
-            sys.exit(f"the {what} failed: {reason.message if reason else ''}\n  traceback: {attempt.error_text}")
+            subject = "evaluation" if attempt.evaluates else "run"
+            sys.exit(f"the {subject} failed: {reason.message if reason else ''}\n  traceback: {attempt.error_text}")
     else:
-        print("it is done already; another seed or setting makes another run")
+        print("this run is done already; with another seed or setting it is another run")
     result = folder.result()
     assert result is not None
-    for split, evaluation in ids.items():
-        made = folder.evaluation(evaluation)
-        for metric, value in made["metrics"].items() if made else ():
-            print(f"  {f'{split}/{metric}':24s} {value:7.2f}  {described(asked[split])}".rstrip())
+    for split, key in ids.items():
+        evaluation = folder.evaluation(key)
+        for metric, value in evaluation["metrics"].items() if evaluation else ():
+            print(f"  {f'{split}/{metric}':24s} {value:7.2f}  {special_settings(evaluations[split])}".rstrip())
     chosen = f"chosen at step {result.get('best_step')} of {result.get('steps')}"
     print(f"  {chosen}; {result.get('trainable_parameters', 0):,} trained parameters\n  folder: {folder.path}")
 
 
-def described(settings: dict[str, Any]) -> str:
-    """What makes an evaluation another than the clean one of the whole split."""
+def special_settings(settings: dict[str, Any]) -> str:
+    """The settings in which an evaluation differs from the default evaluation of its split; empty if it is that one."""
     attack = " ".join(f"{key}={value}" for key, value in settings.get("attack", {}).items())
-    rest = [f"{key}={value}" for key, value in settings.items() if key not in ("split", "attack")]
-    return ", ".join([*rest, *([f"attack {attack}"] if attack else [])])
+    others = [f"{key}={value}" for key, value in settings.items() if key not in ("split", "attack")]
+    return ", ".join([*others, *([f"attack {attack}"] if attack else [])])
 
 
 def by_hand() -> dict[str, Any]:
-    """The job's facts for an attempt that no sweep launched."""
+    """What the records say of the job of a run that no sweep launched."""
     return {
         "batch": f"by-hand-{os.getpid()}-{time.time_ns()}",
         "scheduler": "by hand",

@@ -1,4 +1,4 @@
-"""What the programs of the core share: Hydra composes their settings, and what is mistyped gets one sentence."""
+"""The command line of the core's programs: Hydra composes the settings, and a mistake in them is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ CONF = ROOT / "conf"
 
 
 def run_program(function: Callable[[dict[str, Any]], None], config_name: str) -> None:
-    """Calls `function` with the settings that conf/CONFIG_NAME.yaml and the command line make. Exits with one sentence for a
-    wrong setting, and for a store that cannot be used."""
+    """Calls `function` with the settings that Hydra composes of conf/CONFIG_NAME.yaml and the command line. Exits with one sentence
+    if a setting is wrong or the store cannot be used."""
 
     @hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)
     def program(composed: DictConfig) -> None:
         values: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # type: ignore[assignment]
         try:
             function(values)
-        except (ConfigError, StoreError) as error:  # an exit, because Hydra adds a line of its own to every exception
+        except (ConfigError, StoreError) as error:  # exit at once, because Hydra adds a line of its own to an exception
             sys.exit(f"mmprompt: {error}")
 
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come here
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises errors instead of printing them
     try:
         program()
     except (HydraException, OmegaConfBaseException) as error:
@@ -40,10 +40,10 @@ def run_program(function: Callable[[dict[str, Any]], None], config_name: str) ->
 
 
 def check_overrides() -> None:
-    """Exits with one sentence for an override of a run that names no key, or a value that does not exist."""
-    for word in sys.argv[1:]:
-        if "=" in word and not word.startswith("-"):
-            key, value = word.lstrip("+~").split("=", 1)
+    """Exits with one sentence if an override of a run's settings has a key or a value that does not exist."""
+    for argument in sys.argv[1:]:
+        if "=" in argument and not argument.startswith("-"):
+            key, value = argument.lstrip("+~").split("=", 1)
             try:
                 check_override(key, value, CONF)
             except ConfigError as error:

@@ -1,8 +1,8 @@
-"""A finished run's weights for the published code: `python -m mmprompt.export RUN FILE`.
+"""Writes a finished run's weights to a file for the published code: `python -m mmprompt.export RUN FILE`.
 
-The file is like an official checkpoint, `{"model": {NAME: TENSOR}}`, and holds what the run's method trained, under official
-names: the prompts (as a plain table, whatever computed them), the adapters, the biases, or all weights. The frozen backbone is
-not in it.
+The file has the format of an official checkpoint, `{"model": {NAME: TENSOR}}`. It holds what the run's method trained, under the
+official names: the prompts (as tables of keys and values, even if an MLP computed them), the adapters, the biases, or all weights.
+The frozen backbone is not in it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def export(store: Store, run: str, file: Path) -> int:
     folder = store.find(run)
     result = folder.result()
     if result is None:
-        raise StoreError(f"run {folder.id} is not finished; `python -m sweeps launch` goes on with it")
+        raise StoreError(f"run {folder.id} is not finished; `python -m sweeps launch` resumes it")
     check(read_config(folder.config_file))
     state = official_state(published_weights(folder, result))
     torch.save({"model": state}, file)
@@ -41,7 +41,7 @@ def export(store: Store, run: str, file: Path) -> int:
 
 
 def check(config: RunConfig) -> None:
-    """Raises ConfigError if the published code has no such tensors."""
+    """Raises ConfigError if the published code has no tensors like those that this run trained."""
     if not config.method_settings.is_published:
         raise ConfigError(
             f"method={config.method}: the published code does not have it, so its tensors have no official names"
@@ -62,12 +62,12 @@ def main() -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="a .pt file, which is written")
     store = "the store; default: MMPROMPT_RUNS, or runs/ in the clone"
     parser.add_argument("--runs", type=store_folder, default=default_store(), help=store)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        count = export(Store(given.runs), given.run, given.file)
+        count = export(Store(arguments.runs), arguments.run, arguments.file)
     except (ConfigError, StoreError, WeightsError) as error:
         sys.exit(f"mmprompt: {error}")
-    print(f"{count} tensors under official names in {given.file}")
+    print(f"{count} tensors under official names in {arguments.file}")
 
 
 if __name__ == "__main__":

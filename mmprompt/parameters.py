@@ -1,6 +1,6 @@
-"""Which tensors a method trains: `python -m mmprompt.parameters method=bitfit model=ofa_base`, without weights, for any size.
+"""Prints which tensors a method trains: `python -m mmprompt.parameters method=bitfit model=ofa_base`. It needs no weights.
 
-A row for each tensor, then how many numbers that is, and of how many.
+There is a row for each tensor, then the number of trained parameters, and their share of all parameters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmprompt.runs.identity import config_as_written
 
 
 def show(values: dict[str, Any]) -> None:
-    """Raises ConfigError."""
+    """Prints the trained tensors of the run with these settings. Raises ConfigError if a setting is wrong."""
     config = config_as_written(values, checksum="none")
     tuned = outline(config)
     table = Table("tensor", "shape", "numbers", box=None)
@@ -27,16 +27,16 @@ def show(values: dict[str, Any]) -> None:
         table.add_row(name, " x ".join(map(str, parameter.shape)), f"{parameter.numel():,}")
     Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True).print(table)
     trained = sum(parameter.numel() for parameter in tuned.trained.values())
-    here = sum(
+    ours = sum(
         parameter.numel() for name, parameter in tuned.backbone.named_parameters() if name in tuned.backbone_names
     )
-    whole = here + left_out(config.model)
-    share = f"{trained / here:.3%} of the {here:,} that {config.model.name} has here"
+    official = ours + left_out(config.model)
+    share = f"{trained / ours:.3%} of the {ours:,} that {config.model.name} has here"
     print(f"method={config.method} trains {trained:,} numbers in {len(tuned.trained)} tensors: {share},")
-    print(f"{trained / whole:.3%} of the {whole:,} with those for generating images")
+    print(f"{trained / official:.3%} of the {official:,} with those for generating images")
     if tuned.live:
-        moved = sum(name.endswith("running_mean") for name, _ in tuned.backbone.named_buffers())
-        print(f"the running statistics of {moved} BatchNorms move as well (backbone.mode=train)")
+        count = sum(name.endswith("running_mean") for name, _ in tuned.backbone.named_buffers())
+        print(f"the running statistics of {count} BatchNorms change as well (backbone.mode=train)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes the small backbone: `python -m mmprompt.pretrain`, by the recipe in conf/pretrain.yaml; it resumes where it was."""
+"""Pretrains the small backbone: `python -m mmprompt.pretrain`, by the recipe in conf/pretrain.yaml. It resumes if interrupted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmprompt.training.pretrain import Recipe, make_backbone
 
 
 def pretrain(values: dict[str, Any]) -> None:
-    """Raises ConfigError."""
+    """Pretrains a backbone with these settings, and prints its scores. Raises ConfigError if a setting is wrong."""
     with progress_bar() as progress:
         line = progress.add_task("pretraining", total=values["recipe"]["steps"])
 

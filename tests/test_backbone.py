@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 
 from mmprompt.models.ofa import OFA
-from mmprompt.models.ofa_checkpoint import load_backbone, read
+from mmprompt.models.ofa_checkpoint import load_backbone, read_state
 from mmprompt.runs.deployment import ROOT
 from mmprompt.settings.model import Model
 from mmprompt.settings.parsing import parse
@@ -56,7 +56,7 @@ def test_the_file_says_which_recipe_seed_and_commit_made_it_and_what_it_reached(
 def test_it_passes_the_gate_on_handwriting_it_never_saw() -> None:
     torch.set_num_threads(1)
     model = OFA(MICRO)
-    load_backbone(model, read(FILE))
+    load_backbone(model, read_state(FILE))
     scores = Pretraining(recipe(), MICRO).score(model, "test", 400)
     # n = 400: a standard error of about 1.2 points under the score that the file states.
     assert all(scores[task] >= wanted - 2.5 for task, wanted in recipe().gate.items()), scores

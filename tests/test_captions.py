@@ -91,7 +91,7 @@ def test_bleu_4_equals_cocos_own_code() -> None:
 def test_with_java_there_is_meteor_and_a_right_caption_scores_higher_than_a_wrong_one() -> None:
     right = [given("a man rides a horse", "a person on a horse"), given("two dogs play in the grass")]
     scores = [
-        CAPTION.values_beside(predicted, right)["meteor"]
+        CAPTION.other_metrics(predicted, right)["meteor"]
         for predicted in (
             ["a man rides a horse", "two dogs play in the grass"],
             ["a man rides a horse", "dogs are playing"],
@@ -109,13 +109,13 @@ def test_a_failing_java_costs_an_evaluation_its_meteor_score_and_nothing_else(
     java.write_text("#!/bin/sh\nexit 1\n")
     java.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    assert set(CAPTION.values_beside(["a b c d"], [given("a b c d")])) == {"bleu4"}
+    assert set(CAPTION.other_metrics(["a b c d"], [given("a b c d")])) == {"bleu4"}
     assert "meteor is left out, its Java program failed" in capsys.readouterr().err
 
 
 def test_without_java_there_is_only_bleu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert CAPTION.values_beside(["a b c d"], [given("a b c d")]) == {"bleu4": pytest.approx(100)}
+    assert CAPTION.other_metrics(["a b c d"], [given("a b c d")]) == {"bleu4": pytest.approx(100)}
 
 
 @pytest.fixture(scope="module")

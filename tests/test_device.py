@@ -7,7 +7,7 @@ import platform
 import pytest
 import torch
 
-from mmprompt.training.frozen_features import described, machine, processor
+from mmprompt.training.frozen_features import description, machine, processor
 
 EPYC = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -34,8 +34,8 @@ CPU revision\t: 1
 
 
 def test_it_has_the_name_the_family_the_model_the_stepping_and_the_instructions() -> None:
-    assert described(EPYC, "AVX2") == "AMD EPYC (family 25, model 1, stepping 1, AVX2)"
-    assert described(GRAVITON, "DEFAULT").endswith("(implementer 0x41, part 0xd0c, variant 0x3, DEFAULT)")
+    assert description(EPYC, "AVX2") == "AMD EPYC (family 25, model 1, stepping 1, AVX2)"
+    assert description(GRAVITON, "DEFAULT").endswith("(implementer 0x41, part 0xd0c, variant 0x3, DEFAULT)")
 
 
 @pytest.mark.parametrize(
@@ -44,16 +44,16 @@ def test_it_has_the_name_the_family_the_model_the_stepping_and_the_instructions(
 )
 def test_generations_that_a_virtual_machine_calls_alike_are_told_apart(said: str, other: str) -> None:
     assert said in EPYC
-    assert described(EPYC, "AVX2") != described(EPYC.replace(said, other), "AVX2")
+    assert description(EPYC, "AVX2") != description(EPYC.replace(said, other), "AVX2")
 
 
 def test_a_machine_that_computes_with_other_instructions_is_another() -> None:
-    assert described(EPYC, "AVX2") != described(EPYC, "AVX512")
+    assert description(EPYC, "AVX2") != description(EPYC, "AVX512")
 
 
 @pytest.mark.parametrize("nothing", ["", "\n", "no lines of that kind"])
 def test_where_the_kernel_says_nothing_it_is_the_architecture(nothing: str) -> None:
-    assert described(nothing, "AVX2") == f"{platform.processor() or platform.machine()} (AVX2)"
+    assert description(nothing, "AVX2") == f"{platform.processor() or platform.machine()} (AVX2)"
 
 
 def test_frozen_features_are_kept_apart_by_it() -> None:

@@ -48,13 +48,13 @@ def test_further_metrics_and_references_come_by_name_and_what_cannot_be_had_is_l
     more = (FurtherMetric("answered", "Answered (%)", "A", answered),)
     more += (FurtherMetric("nowhere", "Nowhere", "N", lambda predicted, right: None),)
     family = replace(ENTAILMENT, further=more)
-    assert family.values_beside(["yes", ""], [YES, YES]) == {"answered": 50.0, "constant_answer": 100.0}
-    assert family.names_beside == ("answered", "nowhere", "constant_answer")
-    assert replace(GROUNDING, further=()).values_beside([None], [(0, 0, 1, 1)]) == {}
+    assert family.other_metrics(["yes", ""], [YES, YES]) == {"answered": 50.0, "constant_answer": 100.0}
+    assert family.other_metric_names == ("answered", "nowhere", "constant_answer")
+    assert replace(GROUNDING, further=()).other_metrics([None], [(0, 0, 1, 1)]) == {}
 
 
 def test_captions_are_compared_without_case_and_punctuation_and_other_answers_as_they_are() -> None:
-    assert CAPTION.spell("A red, three.") == "a red three" and ENTAILMENT.spell("Yes.") == "Yes."
+    assert CAPTION.normalise("A red, three.") == "a red three" and ENTAILMENT.normalise("Yes.") == "Yes."
 
 
 def test_a_family_that_does_not_exist_is_answered_with_those_that_do() -> None:

@@ -80,7 +80,7 @@ def first_bin() -> int:
 
 
 def test_text_is_gpt2_pieces_under_the_numbers_of_the_dictionary(tmp_path: Path) -> None:
-    words = located("snli_ve", make(tmp_path, "snli_ve")).words
+    words = located("snli_ve", make(tmp_path, "snli_ve")).vocabulary
     assert words.encode(" yes") == [piece("Ġyes")]
     assert words.encode("no") == [piece("Ġno")]  # a space goes before the first word
     assert words.encode(" the é") == [piece("Ġt"), piece("he"), piece("Ġ"), piece("Ã"), piece("©")]
@@ -94,7 +94,7 @@ def test_text_is_gpt2_pieces_under_the_numbers_of_the_dictionary(tmp_path: Path)
     "text", ["yes", "a café, 12 buses!", "the 猫 said \N{SLIGHTLY SMILING FACE}", "<bin_3> <bin_0>"]
 )
 def test_what_was_encoded_is_read_back(text: str, tmp_path: Path) -> None:
-    words = located("snli_ve", make(tmp_path, "snli_ve")).words
+    words = located("snli_ve", make(tmp_path, "snli_ve")).vocabulary
     assert words.decode([BOS, *words.encode(text), EOS, PAD, PAD]) == text
 
 
@@ -111,7 +111,7 @@ def test_files_of_another_vocabulary_are_refused(name: str, content: str, said: 
     (make(tmp_path, "snli_ve") / "utils/BPE" / name).write_text(content, encoding="utf-8")
     data = located("snli_ve", tmp_path)
     with pytest.raises(ConfigError) as error:
-        _ = data.words
+        _ = data.vocabulary
     assert said in str(error.value)
 
 
@@ -120,7 +120,7 @@ def test_files_of_another_vocabulary_are_refused(name: str, content: str, said: 
 
 def test_a_box_becomes_location_tokens_over_512_pixels_whatever_the_image_size(tmp_path: Path) -> None:
     _, split = loaded("refcoco", make(tmp_path, "refcoco"), "train")
-    words = split.words
+    words = split.vocabulary
     for i, (width, height) in enumerate(ofa_files.SIZES):
         box = width / 5, height / 4, width / 2, height
         resized = [box[0] * SIDE / width, box[1] * SIDE / height, box[2] * SIDE / width, box[3] * SIDE / height]
@@ -134,7 +134,7 @@ def test_the_right_location_tokens_are_a_hit_on_the_original_box(tmp_path: Path)
     """With 1,000 of them, as in OFA: 50 over 512 pixels are too few for an image of 64."""
     make(tmp_path, "refcoco")
     _, split = loaded("refcoco", tmp_path, "testA", "model.num_bins=1000", f"model.vocab_size={VOCABULARY + 950}")
-    words = split.words
+    words = split.vocabulary
     boxes = [
         in_pixels(words.coordinates(s.answer, 1.0), i.extent) for s, i in zip(split.samples, split.items, strict=True)
     ]
@@ -145,7 +145,7 @@ def test_the_right_location_tokens_are_a_hit_on_the_original_box(tmp_path: Path)
 
 def test_entailment_reads_the_caption_too_and_answers_in_words(tmp_path: Path) -> None:
     _, split = loaded("snli_ve", make(tmp_path, "snli_ve"), "dev")
-    words = split.words
+    words = split.vocabulary
     text = ' can image and text1 " a caption " imply text2 " it is 1. "?'
     sample = split.samples[1]
     assert sample.source == [BOS, *words.encode(text), EOS]
@@ -160,7 +160,7 @@ def test_entailment_reads_the_caption_too_and_answers_in_words(tmp_path: Path) -
 def test_without_the_caption_and_with_the_end_of_the_instruction_is_a_matter_of_two_keys(tmp_path: Path) -> None:
     template = """task.template=' does the image describe " {hypothesis} "?'"""
     _, split = loaded("snli_ve", make(tmp_path, "snli_ve"), "dev", template, "task.prompt_type=src")
-    sample, words = split.samples[0], split.words
+    sample, words = split.samples[0], split.vocabulary
     assert sample.source == sample.start == [BOS, *words.encode(' does the image describe " it is 0. "?'), EOS]
 
 
@@ -184,7 +184,7 @@ def test_all_captions_of_an_image_are_right_as_often_as_they_were_given(tmp_path
 
 def test_a_question_is_answered_by_the_best_scored_answer_whose_score_weighs_the_loss(tmp_path: Path) -> None:
     _, split = loaded("vqa", make(tmp_path, "vqa"), "train")
-    words = split.words
+    words = split.vocabulary
     assert split.samples[0].source == [BOS, *words.encode(" is it 0? object: car red bus"), EOS]
     assert [sample.text for sample in split.samples[:4]] == ["yes", "no", "café", "a red bus"]
     assert split.items[1].right == {"no": 0.6, "yes": 0.3}

@@ -16,7 +16,7 @@ from mmprompt.models.attention import Attention
 from mmprompt.models.layers import DropPath
 from mmprompt.models.loss import label_smoothed
 from mmprompt.models.ofa import OFA, PAD, drop_paths
-from mmprompt.models.ofa_checkpoint import CheckpointError, left_out, load_backbone, official_name, read
+from mmprompt.models.ofa_checkpoint import CheckpointError, left_out, load_backbone, official_name, read_state
 from mmprompt.models.positions import token_buckets
 
 TOTALS = {"tiny": 33_488_336, "medium": 92_892_000, "base": 182_238_536, "large": 472_977_152, "huge": 929_486_848}
@@ -249,14 +249,14 @@ def test_an_official_file_with_its_namespace_of_settings_is_read(ofa: OFA, tmp_p
     content = {"args": None, "cfg": {"model": argparse.Namespace(arch="ofa_tiny")}, "model": official_state(ofa)}
     torch.save(content, tmp_path / "ofa.pt")
     other = OFA(MINI)
-    load_backbone(other, read(tmp_path / "ofa.pt"))
+    load_backbone(other, read_state(tmp_path / "ofa.pt"))
     assert all(torch.equal(a, b) for a, b in zip(ofa.parameters(), other.parameters(), strict=True))
 
 
 def test_a_file_that_could_run_code_is_refused_in_words(tmp_path: Path) -> None:
     torch.save({"model": {}, "args": Path("x")}, tmp_path / "ofa.pt")
     with pytest.raises(CheckpointError, match="holds objects besides tensors"):
-        read(tmp_path / "ofa.pt")
+        read_state(tmp_path / "ofa.pt")
 
 
 def test_a_misfit_names_every_missing_superfluous_and_misshapen_tensor(ofa: OFA) -> None:

@@ -77,7 +77,7 @@ def test_a_file_that_changed_since_launch_is_not_staged(file: Path, capsys: pyte
     checksum = fingerprint(file)
     file.write_bytes(b"another")
     assert staged(file, checksum) == file
-    assert "the file is not the one that was there at launch" in capsys.readouterr().out
+    assert "the file has changed since launch" in capsys.readouterr().out
     assert list((ours(file) / checksum).iterdir()) == []
 
 

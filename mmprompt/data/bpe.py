@@ -1,7 +1,7 @@
-"""OFA's vocabulary: GPT-2's byte-level BPE, and a dictionary that gives its ids other numbers (facts 4.2).
+"""OFA's vocabulary: GPT-2's byte-level BPE, with a dictionary that renumbers its ids (facts 4.2).
 
-0 <s>  1 <pad>  2 </s>  3 <unk>  4 ... the lines of dict.txt in their order: an id of encoder.json and a count
-then <mask> and 8,192 codes of images, which no task here reads or writes, and at the end the location tokens
+The ids are 0 <s>, 1 <pad>, 2 </s>, 3 <unk>, and from 4 on the lines of dict.txt in their order, each an id of encoder.json and a
+count. After them come <mask> and 8,192 image codes, which no task here reads or writes. The location tokens are the last ids.
 """
 
 from __future__ import annotations
@@ -21,43 +21,44 @@ from mmprompt.data.tokenizer import UNK, Vocabulary
 from mmprompt.models.ofa import BOS, EOS, PAD
 from mmprompt.settings.parsing import ConfigError
 
-FIRST = 4  # id of the dictionary's first line
+FIRST_WORD = 4  # id of the dictionary's first line
 BIN = re.compile(r"\s*(<bin_\d+>)")
 
 
 class BPE(Vocabulary):
     def __init__(self, encoder: Path, merges: Path, dictionary: Path, vocab_size: int, num_bins: int) -> None:
-        """Raises ConfigError if the files are not what OFA's are, or do not fit the model."""
+        """Reads the three files. Raises ConfigError if one is not in the format of OFA's files, or if they do not fit the model."""
         self.vocab_size, self.num_bins = vocab_size, num_bins
-        known = read_encoder(encoder)
-        model = Merges(vocab=known, merges=list(read_merges(merges, known)))
+        gpt2_vocabulary = read_encoder(encoder)
+        model = Merges(vocab=gpt2_vocabulary, merges=list(read_merges(merges, gpt2_vocabulary)))
         self.gpt2 = tokenizers.Tokenizer(model)
         self.gpt2.pre_tokenizer = ByteLevel(add_prefix_space=False)
         self.gpt2.decoder = Bytes()
         rows = read_dictionary(dictionary)
-        if FIRST + len(rows) > self.first_bin:
+        if FIRST_WORD + len(rows) > self.first_bin:
             raise ConfigError(
                 f"{dictionary} has {len(rows)} lines, and model.vocab_size={vocab_size} with model.num_bins={num_bins} has room "
-                f"for {self.first_bin - FIRST}"
+                f"for {self.first_bin - FIRST_WORD}"
             )
-        self.ids = {gpt2: FIRST + place for place, gpt2 in enumerate(rows) if gpt2 is not None}
-        self.gpt2_ids = {ours: gpt2 for gpt2, ours in self.ids.items()}
+        self.ids = {gpt2_id: FIRST_WORD + row for row, gpt2_id in enumerate(rows) if gpt2_id is not None}
+        self.gpt2_ids = {our_id: gpt2_id for gpt2_id, our_id in self.ids.items()}
 
     def encode(self, text: str) -> list[int]:
-        """As published, with a space before the first word, and location tokens beside the BPE."""
+        """Ids of a text, as in the published code: a space is put before the first word, and location tokens bypass the BPE."""
         ids: list[int] = []
         for piece in BIN.split(text if text.startswith(" ") else f" {text}"):
             if BIN.fullmatch(piece):
-                place = int(piece[len("<bin_") : -1])
-                ids.append(self.first_bin + place if place < self.num_bins else UNK)
+                bin_number = int(piece[len("<bin_") : -1])
+                ids.append(self.first_bin + bin_number if bin_number < self.num_bins else UNK)
             elif piece.strip():
-                ids += [self.ids.get(gpt2, UNK) for gpt2 in self.gpt2.encode(piece, add_special_tokens=False).ids]
+                gpt2_ids = self.gpt2.encode(piece, add_special_tokens=False).ids
+                ids += [self.ids.get(gpt2_id, UNK) for gpt2_id in gpt2_ids]
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        written = list(ids[: list(ids).index(EOS)] if EOS in ids else ids)
+        before_end = list(ids[: list(ids).index(EOS)] if EOS in ids else ids)
         texts = []
-        for is_text, group in groupby((i for i in written if i not in (BOS, PAD)), self.gpt2_ids.__contains__):
+        for is_text, group in groupby((i for i in before_end if i not in (BOS, PAD)), self.gpt2_ids.__contains__):
             if is_text:
                 texts.append(self.gpt2.decode([self.gpt2_ids[i] for i in group]))
             else:
@@ -66,29 +67,35 @@ class BPE(Vocabulary):
 
 
 def read_encoder(file: Path) -> dict[str, int]:
-    """GPT-2's encoder.json: pieces and their ids."""
+    """Reads GPT-2's encoder.json: the id of each piece of text. Raises ConfigError if it is another file."""
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
+        ids = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{file} is not GPT-2's encoder.json: {error}") from None
-    if not isinstance(known, dict) or not all(isinstance(number, int) for number in known.values()):
-        raise ConfigError(f"{file} is not GPT-2's encoder.json: it must say an id for each piece")
-    return known
+    if not isinstance(ids, dict) or not all(isinstance(number, int) for number in ids.values()):
+        raise ConfigError(f"{file} is not GPT-2's encoder.json: it must map each piece of text to an id")
+    return ids
 
 
-def read_merges(file: Path, known: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """GPT-2's vocab.bpe: after a line with its version, pairs of pieces in the order in which they are joined."""
+def read_merges(file: Path, gpt2_vocabulary: dict[str, int]) -> Iterator[tuple[str, str]]:
+    """Reads GPT-2's vocab.bpe: after a line with its version, pairs of pieces in the order in which they are joined.
+
+    Raises ConfigError for a line that is not two pieces of encoder.json whose concatenation is a third.
+    """
     for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
         if not line or (number == 1 and line.startswith("#version")):
             continue
         pair = line.split(" ")
-        if len(pair) != 2 or any(piece not in known for piece in (*pair, "".join(pair))):
+        if len(pair) != 2 or any(piece not in gpt2_vocabulary for piece in (*pair, "".join(pair))):
             raise ConfigError(f"{file}, line {number}: {line!r} joins no two pieces of encoder.json to a third")
         yield pair[0], pair[1]
 
 
 def read_dictionary(file: Path) -> list[int | None]:
-    """OFA's dict.txt: of each line the id in encoder.json; None: no id, as of madeupword0000."""
+    """Reads OFA's dict.txt: the id in encoder.json that each line has, None for a line without one, such as madeupword0000.
+
+    Raises ConfigError for a line that is not a word and a count.
+    """
     rows: list[int | None] = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         word, _, count = line.rpartition(" ")

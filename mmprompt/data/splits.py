@@ -1,6 +1,6 @@
-"""The splits of a task: scenes of the small world, or lines of files. Training and evaluation do not depend on which.
+"""The splits of a task: scenes of the small world, or lines of files. Training and evaluation treat both alike.
 
-n examples of a split, S x S pixels of their images.
+n examples in a split, S x S pixels in each image.
 """
 
 from __future__ import annotations
@@ -29,43 +29,47 @@ from mmprompt.runs.fingerprint import fingerprint
 from mmprompt.settings.task import Digits, Files, Task
 from mmprompt.world import small_world
 
-DECODERS = 8  # threads, at most
-INDEX_VERSION = 1  # raise when lines of files begin to be checked otherwise
+DECODERS = 8  # maximal number of threads that decode images
+INDEX_VERSION = 1  # raise it when the checks of a file's lines change: stored indices are then made again
 
 T = TypeVar("T")
 
 
 class Images(Protocol):
-    def __getitem__(self, index: Any) -> Tensor: ...  # B S S 3 uint8, of a tensor of B numbers
+    def __getitem__(self, index: Any) -> Tensor: ...  # B S S 3 uint8, for a tensor of B indices
 
 
-@dataclass(frozen=True, eq=False)  # a split equals itself alone
+@dataclass(frozen=True, eq=False)  # a split equals only itself
 class Split:
     name: str
     images: Images
     items: Sequence[Item]
-    samples: Sequence[Sample]  # n, made of the items
-    words: Vocabulary  # that samples are written in
-    digests: Callable[[], list[bytes]]  # of each image, what no image with other pixels has
+    samples: Sequence[Sample]  # n, encoded from the items
+    vocabulary: Vocabulary  # which encoded the samples
+    digests: Callable[[], list[bytes]]  # one per image; images with different pixels have different digests
 
     def __len__(self) -> int:
         return len(self.samples)
 
 
-def scenes(task: Task, data: Digits, words: Vocabulary, split: str) -> Split:
-    """Of the small world, all of it in memory."""
-    made, items = small_world.split_of(data, task.family, split)
-    samples = [encode(item, task.template, task.prompt_type, words) for item in items]
-    return Split(split, torch.from_numpy(made.images), items, samples, words, partial(hashes, made.images))
+def small_world_split(task: Task, data: Digits, vocabulary: Vocabulary, split: str) -> Split:
+    """A split of the small world. All of it is in memory."""
+    scenes, items = small_world.split_of(data, task.family, split)
+    samples = [encode(item, task.template, task.prompt_type, vocabulary) for item in items]
+    return Split(split, torch.from_numpy(scenes.images), items, samples, vocabulary, partial(hashes, scenes.images))
 
 
 def hashes(images: np.ndarray) -> list[bytes]:
     return [hashlib.sha256(image).digest() for image in images]
 
 
-def lines(task: Task, data: Files, files: TaskFiles, words: Vocabulary, closed: frozenset[str], split: str) -> Split:
-    """Of files. Each line has been looked at once; it is read again when it is wanted. `closed`: the answers that there are,
-    empty where text is generated. Raises DataError if a file is not as it should be."""
+def file_split(
+    task: Task, data: Files, files: TaskFiles, vocabulary: Vocabulary, closed: frozenset[str], split: str
+) -> Split:
+    """A split whose examples are lines of files. Every line is checked once, now, and read again whenever it is used.
+
+    `closed`: the closed set of answers, empty where text is generated. Raises DataError if a line of a file is not valid.
+    """
     trained = split == "train"
     read_line = FAMILIES[task.family].read
 
@@ -77,27 +81,27 @@ def lines(task: Task, data: Files, files: TaskFiles, words: Vocabulary, closed: 
 
     tables = []
     for name in data.files[split]:
-        file, kept = files.paths[name], None
+        file, index_file = files.paths[name], None
         if files.cache is not None:
             facts = [INDEX_VERSION, fingerprint(file), data.columns, task.family, trained, sorted(closed)]
-            kept = files.cache / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.lines"
-        tables.append(Table(file, data.columns, indexed(file, data.columns, read, kept)))
-    all_lines = Lines(tables)
+            index_file = files.cache / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.lines"
+        tables.append(Table(file, data.columns, indexed(file, data.columns, read, index_file)))
+    lines = Lines(tables)
 
     def item(index: int) -> Example:
-        table, line = all_lines.at(index)
+        table, line = lines.locate(index)
         return read(table.texts(line), table.size(line))
 
     def sample(index: int) -> Sample:
-        return encode(item(index), task.template, task.prompt_type, words)
+        return encode(item(index), task.template, task.prompt_type, vocabulary)
 
-    count = len(all_lines)
-    images, items, samples = Photographs(all_lines, task.image_size), OnDemand(count, item), OnDemand(count, sample)
-    return Split(split, images, items, samples, words, all_lines.digests)
+    count = len(lines)
+    images, items, samples = FileImages(lines, task.image_size), OnDemand(count, item), OnDemand(count, sample)
+    return Split(split, images, items, samples, vocabulary, lines.digests)
 
 
 class Lines:
-    """Files one behind the other."""
+    """The lines of several files, numbered through as if they were one file."""
 
     def __init__(self, tables: Sequence[Table]) -> None:
         self.tables, self.ends = tables, np.cumsum([len(table) for table in tables])
@@ -105,35 +109,35 @@ class Lines:
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def at(self, index: int) -> tuple[Table, int]:
+    def locate(self, index: int) -> tuple[Table, int]:
+        """The file that the line with this number is in, and the line's number in that file, from 0."""
         which = int(np.searchsorted(self.ends, index, side="right"))
         return self.tables[which], index - int(self.ends[which]) + len(self.tables[which])
 
     def digests(self) -> list[bytes]:
-        """The file's bytes say what is seen, and Pillow, which decodes and resizes them."""
-        made_by = f"Pillow {PIL.__version__} ".encode()
-        return [made_by + look.tobytes() for table in self.tables for look in table.index.digests]
+        """A digest of each image. Its pixels depend on its bytes and on the version of Pillow, which decodes and resizes them."""
+        pillow = f"Pillow {PIL.__version__} ".encode()
+        return [pillow + digest.tobytes() for table in self.tables for digest in table.index.digests]
 
 
-class Photographs:
-    """Images in the order of their lines, read, decoded and resized when they are wanted."""
+class FileImages:
+    """Images of lines, by the lines' numbers: read, decoded and resized each time they are used."""
 
-    def __init__(self, all_lines: Lines, side: int) -> None:
-        self.lines, self.side = all_lines, side
+    def __init__(self, lines: Lines, side: int) -> None:
+        self.lines, self.side = lines, side
 
     def __getitem__(self, index: Tensor) -> Tensor:  # B side side 3
-        with ThreadPoolExecutor(
-            min(DECODERS, len(os.sched_getaffinity(0)))
-        ) as pool:  # Pillow works outside Python's lock
+        threads = min(DECODERS, len(os.sched_getaffinity(0)))
+        with ThreadPoolExecutor(threads) as pool:  # Pillow releases Python's global lock while it decodes
             return torch.from_numpy(np.stack(list(pool.map(self.pixels, index.tolist()))))
 
     def pixels(self, index: int) -> np.ndarray:
-        table, line = self.lines.at(index)
+        table, line = self.lines.locate(index)
         return table.pixels(line, self.side)
 
 
 class OnDemand(Sequence[T]):
-    """A sequence whose elements are made each time they are asked for."""
+    """A sequence that makes an element each time it is read."""
 
     def __init__(self, length: int, make: Callable[[int], T]) -> None:
         self.length, self.make = length, make
@@ -148,5 +152,5 @@ class OnDemand(Sequence[T]):
     def __getitem__(self, index: slice) -> Sequence[T]: ...
 
     def __getitem__(self, index: int | slice) -> T | Sequence[T]:
-        places = range(self.length)[index]
-        return self.make(places) if isinstance(places, int) else [self.make(place) for place in places]
+        chosen = range(self.length)[index]
+        return self.make(chosen) if isinstance(chosen, int) else [self.make(i) for i in chosen]

@@ -1,9 +1,10 @@
-"""Staging: what runs read, copied to a node's own disk, where all jobs of one user on that node find it.
+"""Staging: copies the files that runs read to the node's own disk, where all jobs of one user on that node find them.
 
     $TMPDIR/mmprompt-UID/CHECKSUM/NAME        /tmp where TMPDIR is not set
 
-There are no locks: a copy is made aside and renamed into place, and at worst it is made twice. It is used only if its
-fingerprint is the one that was asked for and its folder nobody else's. What cannot be staged is read from where it is.
+There are no locks: a copy is written under a temporary name and renamed into place, and at worst it is made twice. A copy is
+used only if it has the requested fingerprint and its folder belongs to this user alone. A file that cannot be staged is read
+from where it is.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from pathlib import Path
 from mmprompt.runs.files import draft_of, remove, server_time
 from mmprompt.runs.fingerprint import fingerprint
 
-ABANDONED = 3600.0  # seconds after which a copy that was being made belongs to nobody
+ABANDONED = 3600.0  # seconds after which an unfinished copy is taken to be left by a killed process, and is removed
 
 
 def staged(file: Path, checksum: str) -> Path:
-    """The copy on this node's disk of the file that has this fingerprint. The file itself, and a line that says why, if there
-    can be none."""
+    """Returns a copy on this node's disk of `file`, whose fingerprint is `checksum`. The copy is made if need be.
+
+    If no copy can be made, prints a line that says why and returns `file` itself.
+    """
     folder = Path(os.environ.get("TMPDIR") or "/tmp") / f"mmprompt-{os.getuid()}"
     copy = folder / checksum / file.name
     try:
@@ -37,21 +40,25 @@ def staged(file: Path, checksum: str) -> Path:
 
 
 def _keep_private(folder: Path) -> None:
-    """Makes it. Raises OSError if somebody else made it, or may write to it: anybody may make a folder in /tmp."""
+    """Makes the folder if it is not there. Raises OSError if another user made it or has access to it: any user may make a
+    folder in /tmp."""
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
             raise PermissionError(errno.EPERM, "it is not a folder of this user alone") from None
 
 
 def _copy(file: Path, copy: Path, checksum: str) -> None:
-    """Complete and right, or not at all. Raises OSError."""
+    """Copies `file` to `copy`. The copy appears only when it is complete and has the checksum.
+
+    Raises OSError if the disk has no room or cannot be written, or if the file has another checksum.
+    """
     now = server_time(copy.parent)
-    for left in copy.parent.glob(".*"):
-        if now - left.stat().st_mtime > ABANDONED:
-            remove(left)
+    for unfinished in copy.parent.glob(".*"):
+        if now - unfinished.stat().st_mtime > ABANDONED:
+            remove(unfinished)
     need, free = file.stat().st_size, shutil.disk_usage(copy.parent).free
     if need > free:
         raise OSError(errno.ENOSPC, f"{need / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB free")
@@ -59,7 +66,7 @@ def _copy(file: Path, copy: Path, checksum: str) -> None:
     try:
         shutil.copyfile(file, draft)
         if fingerprint(draft) != checksum:
-            raise OSError(errno.EIO, "the file is not the one that was there at launch")
+            raise OSError(errno.EIO, "the file has changed since launch")
         draft.rename(copy)
     finally:
         draft.unlink(missing_ok=True)

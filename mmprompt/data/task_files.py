@@ -1,4 +1,4 @@
-"""Where the files of a task are in this process: in their folder, or on the node's own disk."""
+"""Finds the files of a task: in their own folder, or staged on the node's own disk."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from mmprompt.settings.task import Task
 
 @dataclass(frozen=True)
 class TaskFiles:
-    paths: Mapping[str, Path]  # by the name that the task has for a file; empty for the small world
-    cache: Path | None  # a folder for what is found out about them
+    paths: Mapping[str, Path]  # by a file's name in the task's settings; empty for the small world
+    cache: Path | None  # folder for the files' indices; None: indices are not kept
 
 
 def locate(task: Task, folder: str | None, stage: bool, cache: Path | None) -> TaskFiles:
-    """Finds a task's files in `folder`. `stage`: copies of them, on the node's own disk.
+    """Finds a task's files in `folder`. `stage`: copies them to the node's own disk, and returns the copies.
 
-    Raises RuntimeError if they are not there, or are others than at launch.
+    Raises RuntimeError if a file is not there, or if the files have changed since launch.
     """
     if not task.files:
         return TaskFiles({}, cache)
     if folder is None:
-        raise RuntimeError(f"task={task.name} reads files, and this job was not told their folder, paths.data")
+        raise RuntimeError(
+            f"task={task.name} reads files, but this job's settings do not have their folder, paths.data"
+        )
     paths = {name: Path(folder) / name for name in task.files}
-    if gone := [path for path in paths.values() if not path.is_file()]:
-        raise RuntimeError(f"{gone[0]} is not there, which task={task.name} reads")
+    if missing := [path for path in paths.values() if not path.is_file()]:
+        raise RuntimeError(f"task={task.name} reads {missing[0]}, which does not exist")
     checksum = fingerprints(paths[name] for name in task.files)
     if checksum != task.data.fingerprint:
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""What a task asks of the model, as token ids (facts 5.3 to 5.6): instruction in, answer out.
+"""Examples of a task as token ids: the instruction is the encoder's input, the answer the decoder's output (facts 5.3 to 5.6).
 
 B batch, S source tokens, T decoder tokens.
 
@@ -21,53 +21,53 @@ from mmprompt.models.ofa import BOS, EOS, PAD
 
 
 class Item(Protocol):
-    """What is said about one image, whatever it comes from."""
+    """One example: a question about an image and its answer, from the small world or from a file."""
 
     @property
     def fields(self) -> Mapping[str, str]:
-        """The texts for a template."""
+        """The texts that fill the task's template."""
 
     @property
     def answer(self) -> str:
-        """What is trained on; nothing if it is the box."""
+        """The answer to train on; empty if the answer is the box."""
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:
-        """x0 y0 x1 y1 in pixels of the image as it came."""
+        """x0 y0 x1 y1 in pixels of the original image, before it is resized."""
 
     @property
     def extent(self) -> tuple[float, float]:
-        """Pixels that location tokens span, across and down."""
+        """Width and height, in pixels, of the area that location tokens span."""
 
     @property
     def right(self) -> Mapping[str, float]:
-        """Answers that score, and how much: 1 is full marks."""
+        """The right answers and the score of each: 1 is full marks."""
 
     @property
     def weight(self) -> float:
-        """Of its loss."""
+        """The weight of the example's loss."""
 
 
 @dataclass(frozen=True)
 class Sample:
     source: list[int]
-    start: list[int]  # what the decoder reads before it answers
+    start: list[int]  # the decoder's tokens before the answer
     answer: list[int]  # without </s>
     text: str  # the answer as text
-    weight: float  # of its loss
+    weight: float  # of the example's loss
 
 
 @dataclass(frozen=True)
 class Batch:
     source: Tensor  # B S
-    start: Tensor  # B .
+    start: Tensor  # B, and the tokens of the longest start
     decoder: Tensor  # B T
     target: Tensor  # B T
-    weight: Tensor | None  # B, of each example's loss; None: all the same
+    weight: Tensor | None  # B, the weight of each example's loss; None: all are 1
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens the loss is taken over."""
+        """Number of tokens that the loss is summed over."""
         return int((self.target != PAD).sum())
 
     def to(self, device: torch.device) -> Batch:
@@ -79,7 +79,10 @@ class Batch:
 
 
 def encode(item: Item, template: str, prompt_type: str, tokenizer: Vocabulary) -> Sample:
-    """Fills the template with the item's words. A box becomes four location tokens: the answer, or the {region} asked about."""
+    """Fills the template with the item's fields and encodes it and the answer.
+
+    A box becomes four location tokens: they are the answer, or the {region} of the template if the item has another answer.
+    """
     fields, answer = dict(item.fields), item.answer
     if item.box is not None:
         bins = " ".join(map(tokenizer.bin, item.box, item.extent * 2))
@@ -92,12 +95,13 @@ def encode(item: Item, template: str, prompt_type: str, tokenizer: Vocabulary) -
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of ids as one tensor, padded on the right."""
+    """Stacks rows of ids into one tensor, padded on the right."""
     longest = max(len(row) for row in rows)
     return torch.tensor([[*row, *[PAD] * (longest - len(row))] for row in rows])
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
+    """Stacks samples into a batch, padded on the right."""
     weights = [sample.weight for sample in samples]
     return Batch(
         weight=None if set(weights) == {1.0} else torch.tensor(weights),
@@ -109,7 +113,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def preprocess(images: Tensor, size: int) -> Tensor:
-    """Raw pixels B S S 3 uint8 to B 3 size size: resized without regard to aspect, mean 0.5, deviation 0.5 (facts 5.5)."""
-    pixels = images.permute(0, 3, 1, 2).float() / 255  # those of files have this size already; then nothing is resized
+    """Raw pixels B h w 3 uint8 to B 3 size size: resized without keeping the aspect ratio, and normalised with mean 0.5 and
+    standard deviation 0.5 (facts 5.5)."""
+    pixels = images.permute(0, 3, 1, 2).float() / 255  # images of files have this size already; nothing is resized then
     resized = torch.nn.functional.interpolate(pixels, size=(size, size), mode="bicubic", align_corners=False)
     return ((resized - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)

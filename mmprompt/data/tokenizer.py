@@ -1,7 +1,7 @@
-"""Text to ids and back: what a vocabulary can do, and the small world's; OFA's own is `mmprompt.data.bpe`.
+"""Text to ids and back: the interface of a vocabulary, and the small world's own. OFA's vocabulary is in `mmprompt.data.bpe`.
 
-As in OFA: <s> <pad> </s> <unk> first, location tokens <bin_0> ... last (facts 4.2). Between them stand the words the small world
-knows; a bigger vocabulary leaves the rest unused, so that any size of OFA can learn the small tasks.
+As in OFA, <s> <pad> </s> <unk> come first and the location tokens <bin_0> ... last (facts 4.2). Between them are the words of the
+small world. A larger vocabulary leaves the other ids unused, so that an OFA of any size can learn the small tasks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mmprompt.models.ofa import BOS, EOS, PAD
 from mmprompt.settings.parsing import ConfigError
 
 UNK = 3
-# In the order in which the small backbone learnt them: what scenes are made of, what is asked of them, punctuation.
+# The order is that of the small backbone's embeddings: words for objects, words of questions about them, punctuation.
 WORDS = tuple(
     """
     zero one two three four five six seven eight nine red green blue yellow cyan magenta small large digit digits
@@ -29,7 +29,7 @@ PIECE = re.compile(r"<bin_\d+>|\w+|[^\w\s]")
 
 
 class Vocabulary(ABC):
-    """Text to ids and back. Location tokens are its last ids, whatever stands before them."""
+    """Converts text to ids and back. Its last ids are the location tokens."""
 
     vocab_size: int
     num_bins: int
@@ -47,11 +47,11 @@ class Vocabulary(ABC):
         """The text up to the first </s>."""
 
     def bin(self, coordinate: float, extent: float) -> str:
-        """The location token of a coordinate in [0, extent] (facts 5.4)."""
+        """The location token of a coordinate in [0, extent]; a coordinate outside is moved to the border (facts 5.4)."""
         return f"<bin_{round(min(max(coordinate / extent, 0), 1) * (self.num_bins - 1))}>"
 
     def coordinates(self, ids: Sequence[int], extent: float) -> list[float] | None:
-        """Four location tokens as x0 y0 x1 y1; None if that is not what these ids are."""
+        """The box x0 y0 x1 y1, in units of `extent`, that the first four ids stand for; None if one is no location token."""
         if len(ids) < 4 or any(i < self.first_bin for i in ids[:4]):
             return None
         return [(i - self.first_bin) / (self.num_bins - 1) * extent for i in ids[:4]]
@@ -59,6 +59,8 @@ class Vocabulary(ABC):
 
 @dataclass(frozen=True)
 class Tokenizer(Vocabulary):
+    """The small world's vocabulary: whole words and punctuation marks."""
+
     vocab_size: int
     num_bins: int
     ids: dict[str, int] = field(init=False, repr=False)
@@ -75,7 +77,7 @@ class Tokenizer(Vocabulary):
         object.__setattr__(self, "texts", {i: word for word, i in ids.items()})
 
     def encode(self, text: str) -> list[int]:
-        """Unknown words are <unk>."""
+        """Ids of the text, in lower case, without <s> and </s>. Unknown words become <unk>."""
         return [self.ids.get(piece, UNK) for piece in PIECE.findall(text.lower())]
 
     def decode(self, ids: Sequence[int]) -> str:

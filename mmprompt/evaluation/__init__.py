@@ -1,1 +1,1 @@
-"""Answers, their scores, attacks; evaluations of finished runs."""
+"""The answers of a tuned model, their scores, and adversarial attacks."""

@@ -1,4 +1,4 @@
-"""Answers of a tuned model on a split, and their scores (facts 5.6, 5.7).
+"""The answers of a tuned model on a split, and their scores (facts 5.6, 5.7).
 
 n examples, B batch.
 """
@@ -26,9 +26,9 @@ from mmprompt.runs.identity import as_asked
 from mmprompt.settings.evaluation import Attack
 from mmprompt.settings.parsing import parse
 
-Answered = Callable[[int], None]
+Answered = Callable[[int], None]  # is called with the number of examples that have been answered
 
-PIXELS = 250 * 96**2  # of a batch's images, about: 250 of the small world's, 10 of 480 pixels a side
+PIXELS = 250 * 96**2  # of a batch's images, about: 250 images of the small world, or 10 with sides of 480 pixels
 CHUNK = 64  # nodes of the candidates' trie read at once
 BOX_TOKENS = 4  # an answer that is a box is exactly four tokens
 
@@ -43,46 +43,49 @@ def answers(
     attack: Attack | None = None,
     answered: Answered = lambda count: None,
 ) -> list[list[int]]:
-    """Token ids answered to the first `examples` examples. An attack changes what `view` shows: features, or pixels.
+    """Returns the answers to the first `examples` examples, as token ids. An attack changes what `view` returns: image features,
+    or pixels.
 
-    `answered` is told how many there are, after each batch.
+    `answered` is called after each batch with the number of answers so far.
     """
     task, device = config.task, next(tuned.parameters()).device
     trie = tuned.trie if tuned.closed else None
     shortest = BOX_TOKENS if FAMILIES[task.family].answers == "box" else 1
     longest = task.max_target_tokens if trie is None else trie.longest
-    found: list[list[int]] = []
-    size = config.optim.micro_batch  # of what fits with its gradients; an attack has these as well
+    token_ids: list[list[int]] = []
+    size = config.optim.micro_batch  # fits into memory together with its gradients, which an attack needs as well
     if attack is None:
         size = max(size, PIXELS // config.task.image_size**2)
     for first in range(0, min(examples, len(split)), size):
         index = np.arange(first, min(first + size, examples, len(split)))
         text = collate([split.samples[i] for i in index.tolist()]).to(device)
         with tuned.autocast():
-            asked = encode(tuned, text, view(index), attack)
-            model = tuned.backbone, asked.encoded, asked.prefixes, text.start
+            questions = encode(tuned, text, view(index), attack)
+            model = tuned.backbone, questions.encoded, questions.prefixes, text.start
             if trie is not None and task.beam is None:
-                found += [tuned.closed[choice] for choice in score_candidates(*model, trie, CHUNK).argmax(1).tolist()]
+                best = score_candidates(*model, trie, CHUNK).argmax(1).tolist()
+                token_ids += [tuned.closed[candidate] for candidate in best]
             else:
                 tokens, _ = search(*model, task.beam or 1, shortest, longest, task.no_repeat_ngram, trie)
-                found += tokens.tolist()
-        answered(len(found))
-    return found
+                token_ids += tokens.tolist()
+        answered(len(token_ids))
+    return token_ids
 
 
-def encode(tuned: Tuned, text: Batch, seen: Tensor | Encoded, attack: Attack | None) -> EncodedBatch:
+def encode(tuned: Tuned, text: Batch, inputs: Tensor | Encoded, attack: Attack | None) -> EncodedBatch:
+    """Encodes a batch, under an attack if there is one. `inputs`: what the view of the split returned for the batch."""
     if attack is None:
-        return tuned.encode(text.source, seen)
-    assert isinstance(seen, Tensor)  # an attack goes through the encoder
-    return encode_under_attack(tuned, text, seen, attack)
+        return tuned.encode(text.source, inputs)
+    assert isinstance(inputs, Tensor)  # an attack goes through the encoder
+    return encode_under_attack(tuned, text, inputs, attack)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What the answers to a set of questions are worth."""
+    """The scores of the answers to a set of examples."""
 
-    examples: np.ndarray  # of each, under the primary metric of the task's family
-    metrics: dict[str, float]  # of all of them, by name: the mean of these, first, and the family's other metrics
+    examples: np.ndarray  # n, the score of each example under the primary metric of the task's family
+    metrics: dict[str, float]  # of the whole set: first the mean of `examples`, then the family's other metrics
 
 
 def evaluate(
@@ -93,24 +96,25 @@ def evaluate(
     settings: Mapping[str, Any],
     answered: Answered = lambda count: None,
 ) -> Scores:
-    """Makes the evaluation with these settings (`mmprompt.runs.identity.evaluations_of`), on the split that they name.
+    """Makes the evaluation with these settings (`mmprompt.runs.identity.evaluations_of`). `split` is the one that they name.
 
-    `view`: from indices of this split's examples to what the model reads of them; under an attack, to what the attack changes.
+    `view`: a function from indices of this split's examples to the model's input; under an attack, to what the attack changes.
     """
-    asked = config.model_copy(update={"task": as_asked(config.task, settings)})
-    found = answers(asked, tuned, split, view, count(split, settings), attack_of(settings), answered)
+    decoding = config.model_copy(update={"task": as_asked(config.task, settings)})
+    token_ids = answers(decoding, tuned, split, view, count(split, settings), attack_of(settings), answered)
     family: Family[Any, Any] = FAMILIES[config.task.family]
-    predicted, right = compared(config, split, found)
+    predicted, right = predicted_and_right(config, split, token_ids)
     scores = np.array(family.primary.scores(predicted, right))
-    return Scores(scores, {family.primary.name: float(scores.mean())} | family.values_beside(predicted, right))
+    return Scores(scores, {family.primary.name: float(scores.mean())} | family.other_metrics(predicted, right))
 
 
 def count(split: Split, settings: Mapping[str, Any]) -> int:
-    """How many examples of its split an evaluation asks."""
+    """The number of examples of its split that an evaluation with these settings uses."""
     return min(len(split), settings["examples"]) if "examples" in settings else len(split)
 
 
 def attack_of(settings: Mapping[str, Any]) -> Attack | None:
+    """The attack of an evaluation with these settings; None if it has none."""
     return parse(Attack, {"steps": 1} | settings["attack"]) if "attack" in settings else None  # fgsm has one step
 
 
@@ -123,21 +127,28 @@ def example_scores(
     attack: Attack | None = None,
     answered: Answered = lambda count: None,
 ) -> np.ndarray:
-    """Score of each of the first `examples` examples under the primary metric of the task's family."""
-    found = answers(config, tuned, split, view, examples, attack, answered)
-    return np.array(FAMILIES[config.task.family].primary.scores(*compared(config, split, found)))
+    """Scores of the first `examples` examples, n, under the primary metric of the task's family."""
+    token_ids = answers(config, tuned, split, view, examples, attack, answered)
+    return np.array(FAMILIES[config.task.family].primary.scores(*predicted_and_right(config, split, token_ids)))
 
 
-def compared(config: RunConfig, split: Split, found: Sequence[Sequence[int]]) -> tuple[list[Any], list[Any]]:
-    """These answers, token ids, to the split's first examples as the task's family compares them, and what is right."""
-    family, words = FAMILIES[config.task.family], split.words
-    items = split.items[: len(found)]
+def predicted_and_right(
+    config: RunConfig, split: Split, token_ids: Sequence[Sequence[int]]
+) -> tuple[list[Any], list[Any]]:
+    """Returns the answers to the split's first examples, given as token ids, and the right ones, both in the form that the
+    metrics of the task's family compare: texts, or boxes in pixels of the original images."""
+    family, vocabulary = FAMILIES[config.task.family], split.vocabulary
+    items = split.items[: len(token_ids)]
     if family.answers == "text":
-        return [family.spell(words.decode(ids)) for ids in found], [item.right for item in items]
-    boxes = [in_pixels(words.coordinates(ids, 1.0), item.extent) for ids, item in zip(found, items, strict=True)]
+        return [family.normalise(vocabulary.decode(ids)) for ids in token_ids], [item.right for item in items]
+    shares = [vocabulary.coordinates(ids, 1.0) for ids in token_ids]
+    boxes = [in_pixels(box, item.extent) for box, item in zip(shares, items, strict=True)]
     return boxes, [item.box for item in items]
 
 
 def in_pixels(box: Sequence[float] | None, extent: tuple[float, float]) -> list[float] | None:
-    """A box in shares of what location tokens span, in pixels of the image as it came."""
+    """Converts a box from shares of the area that location tokens span to pixels of the original image.
+
+    `extent`: width and height of that area, in pixels. None stays None.
+    """
     return None if box is None else [share * pixels for share, pixels in zip(box, extent * 2, strict=True)]

@@ -17,7 +17,7 @@ from mmprompt.data.task_files import locate
 from mmprompt.execution.resources import forget_peak
 from mmprompt.methods.tuned_model import Tuned, View
 from mmprompt.models.ofa import OFA
-from mmprompt.models.ofa_checkpoint import load_backbone, read
+from mmprompt.models.ofa_checkpoint import load_backbone, read_state
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import JobSettings
@@ -116,7 +116,7 @@ def pretrained(file: Path, checksum: str, model_json: str, stage: bool) -> OFA:
             f"{file} has changed since launch: its checksum is {found}, the run was launched with {checksum}"
         )
     model = OFA(Model.model_validate_json(model_json)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    load_backbone(model, read(file))
+    load_backbone(model, read_state(file))
     return model.eval().requires_grad_(False)
 
 

@@ -1,1 +1,1 @@
-"""The families of tasks: what each asks and answers, reads from OFA's files, and how its answers are scored."""
+"""The families of tasks: for each its questions and answers, how a line of OFA's files is read, and how answers are scored."""

@@ -1,11 +1,12 @@
-"""Captions: an image described in words, and scored by how people described it (facts 5.7).
+"""Captions: an image is described in words, and the description is compared with those that people gave (facts 5.7).
 
-CIDEr-D each caption has for itself; BLEU-4, METEOR and SPICE are of a whole set of captions, in percent. BLEU-4 is always there.
-METEOR and SPICE are the Java programs of COCO's own evaluation, as pycocoevalcap brings them (`pip install .[captions]`): they
-are computed where that package and Java are, SPICE where also its parser's models are, which
-`python -m pycocoevalcap.spice.get_stanford_models` fetches once; a job downloads nothing. What is not there, or fails, is
-absent: no evaluation fails for it. METEOR takes about 6 s and 1.6 s more per 1,000 captions; SPICE parses every caption it has
-not seen before, which takes minutes for 5,000 images. To install the extra is to want them.
+Each caption has a CIDEr-D score of its own; BLEU-4, METEOR and SPICE are scores of a whole set of captions, in percent. BLEU-4 is
+always computed. METEOR and SPICE are the Java programs of COCO's own evaluation, from the package pycocoevalcap
+(`pip install .[captions]`). Both need that package and Java; SPICE also needs its parser's models, which
+`python -m pycocoevalcap.spice.get_stanford_models` downloads once, because a job downloads nothing. A metric that is not
+installed, or whose program fails, is left out, and the evaluation goes on without it. METEOR takes about 6 s plus 1.6 s per 1,000
+captions; SPICE parses every caption that is new to it, which takes minutes for 5,000 images. No setting switches them on: they
+are computed wherever they are installed.
 n images. CIDEr-D is at most 10 (Vedantam et al. 2015), here times 100.
 """
 
@@ -27,12 +28,13 @@ from mmprompt.families.text import normalised, without_punctuation
 
 MODELS = "spice/lib/stanford-corenlp-3.6.0-models.jar"  # of SPICE's parser, in pycocoevalcap's folder
 
-Right = Mapping[str, float]  # of an image, the captions that people gave, and how often each
+Right = Mapping[str, float]  # the captions that people gave of an image, and how often each was given
 Score = Callable[[Sequence[str], Sequence[Right]], float]
 
 
 def read(texts: Texts, size: Size, image_size: int, data: FileSettings, trained: bool) -> Example:
-    """Trained on without its punctuation; scored in lower case as well, as the evaluation of COCO reads captions."""
+    """Reads a line. A caption to train on loses its punctuation; captions to compare with are in lower case too, as in COCO's
+    evaluation. Raises DataError if there is no caption, or several to train on."""
     captions = texts["captions"].split(AND)
     if trained and len(captions) > 1:
         raise DataError(f"{len(captions)} captions came, joined by {AND}; wanted, to train on: one on each line")
@@ -45,7 +47,8 @@ def read(texts: Texts, size: Size, image_size: int, data: FileSettings, trained:
 
 
 def cider_d(predicted: Sequence[str], right: Sequence[Right]) -> list[float]:
-    """CIDEr-D (Vedantam et al. 2015, section 6): 1- to 4-grams, clipped counts, length penalty with sigma 6.
+    """CIDEr-D of each predicted caption, n (Vedantam et al. 2015, section 6): 1- to 4-grams, clipped counts, length penalty with
+    sigma 6.
 
     `right`: the captions of each image, and how often each was given. Document frequencies are those of these captions. Words are
     split at spaces; COCO's own evaluation splits them with a Java program.
@@ -76,40 +79,41 @@ def cider_d(predicted: Sequence[str], right: Sequence[Right]) -> list[float]:
 
 
 def ngrams(text: str) -> list[tuple[str, ...]]:
+    """All 1- to 4-grams of a text's words."""
     words = text.split()
     return [tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1)]
 
 
 def bleu4(predicted: Sequence[str], right: Sequence[Right]) -> float:
-    """Corpus BLEU of 1- to 4-grams (Papineni et al. 2002), as COCO defines it: words are what stands between spaces, the length
-    is compared with that of the closest caption, the shorter of two, and nothing is smoothed."""
+    """Corpus BLEU of 1- to 4-grams in percent (Papineni et al. 2002), as COCO defines it: words are split at spaces; the reference
+    length is that of the caption closest in length, the shorter of two; nothing is smoothed."""
     from sacrebleu.metrics.bleu import BLEU
 
-    references = list(zip_longest(*right))  # the first caption of each image, the second, ...; None: it has no more
+    references = list(zip_longest(*right))  # the first caption of each image, the second, ...; None: no more
     return float(BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(predicted, references).score)
 
 
 def meteor(predicted: Sequence[str], right: Sequence[Right]) -> float:
-    """METEOR 1.5 (Denkowski and Lavie 2014). Raises OSError or ValueError if the program fails."""
+    """METEOR 1.5 in percent (Denkowski and Lavie 2014). Raises OSError or ValueError if the program fails."""
     from pycocoevalcap.meteor.meteor import Meteor
 
     program = Meteor()
     try:
         return 100 * float(program.compute_score(*by_image(predicted, right))[0])
     finally:
-        if program.lock.locked():  # as a failure leaves it; the destructor would wait for it for ever
+        if program.lock.locked():  # after a failure; the destructor would wait for the lock forever
             program.lock.release()
 
 
 def spice(predicted: Sequence[str], right: Sequence[Right]) -> float:
-    """SPICE (Anderson et al. 2016). Raises OSError or SubprocessError if the program fails."""
+    """SPICE in percent (Anderson et al. 2016). Raises OSError or SubprocessError if the program fails."""
     from pycocoevalcap.spice.spice import Spice
 
     return 100 * float(Spice().compute_score(*by_image(predicted, right))[0])
 
 
 def by_image(predicted: Sequence[str], right: Sequence[Right]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """As pycocoevalcap wants them: the captions that people gave, and the one predicted."""
+    """Captions in the form that pycocoevalcap expects: for each image those that people gave, and the predicted one."""
     given = {image: list(captions) for image, captions in enumerate(right)}
     return given, {image: [text] for image, text in enumerate(predicted)}
 
@@ -124,8 +128,8 @@ def can_run_spice() -> bool:
     return can_run_meteor() and any((Path(folder) / MODELS).is_file() for folder in folders)
 
 
-def where_it_runs(name: str, score: Score, can_run: Callable[[], bool]) -> Callable[..., float | None]:
-    """The score of a Java program; None, with a line on stderr if it was tried, where that does not run."""
+def none_unless_it_runs(name: str, score: Score, can_run: Callable[[], bool]) -> Callable[..., float | None]:
+    """Wraps the score of a Java program: it is None where the program cannot run, and where it fails, with a line on stderr."""
 
     def value(predicted: Sequence[str], right: Sequence[Right]) -> float | None:
         if not can_run():
@@ -145,11 +149,11 @@ CAPTION = Family(
     truth="captions",
     read=read,
     answers="text",
-    spell=normalised,
+    normalise=normalised,
     primary=PrimaryMetric("cider", "CIDEr × 100", "CIDEr", cider_d, highest=1000.0, unit="CIDEr-D times 100"),  # noqa: RUF001
     further=(
         FurtherMetric("bleu4", "BLEU-4", "B@4", bleu4, "BLEU-4"),
-        FurtherMetric("meteor", "METEOR", "M", where_it_runs("meteor", meteor, can_run_meteor), "METEOR"),
-        FurtherMetric("spice", "SPICE", "S", where_it_runs("spice", spice, can_run_spice), "SPICE"),
+        FurtherMetric("meteor", "METEOR", "M", none_unless_it_runs("meteor", meteor, can_run_meteor), "METEOR"),
+        FurtherMetric("spice", "SPICE", "S", none_unless_it_runs("spice", spice, can_run_spice), "SPICE"),
     ),
 )

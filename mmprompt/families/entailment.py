@@ -1,4 +1,4 @@
-"""Visual entailment: does an image imply a sentence (facts 5.3, 5.7)."""
+"""Visual entailment: the model says whether an image implies a sentence (facts 5.3, 5.7)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ LABELS = {"contradiction": "no", "entailment": "yes", "neutral": "maybe"}
 
 
 def read(texts: Texts, size: Size, image_size: int, data: FileSettings, trained: bool) -> Example:
+    """Reads a line. Raises DataError if its label is unknown."""
     if texts["label"] not in LABELS:
         raise DataError(f"the label {texts['label']!r} came; wanted: one of {', '.join(LABELS)}")
     fields = {name: normalise_text(text, data.max_source_words) for name, text in texts.items() if name != "label"}

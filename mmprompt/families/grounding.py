@@ -1,4 +1,4 @@
-"""Grounding: a phrase, and the box of what it describes (facts 5.4, 5.7)."""
+"""Grounding: the model finds the box of the object that a phrase describes (facts 5.4, 5.7)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ Predicted = Sequence[float] | None  # x0 y0 x1 y1; None: the answer was no box
 
 
 def read(texts: Texts, size: Size, image_size: int, data: FileSettings, trained: bool) -> Example:
-    """Location tokens span max_image_size pixels of the resized image, also where that has fewer: the bins after those that its
-    pixels reach are never right (facts 5.4)."""
+    """Reads a line. Raises DataError if its box is not valid.
+
+    Location tokens span max_image_size pixels of the resized image, even if it has fewer: the bins beyond its last pixel are then
+    never right (facts 5.4).
+    """
     try:
         x0, y0, x1, y1 = (float(number) for number in texts["box"].split(","))
     except ValueError:
@@ -36,7 +39,7 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def hits(predicted: Sequence[Predicted], right: Sequence[Box]) -> list[float]:
-    """Of each answer 100 if its box overlaps the right one by an IoU of 0.5 at least, else 0."""
+    """The score of each answer: 100 if its box overlaps the right one with an IoU of at least 0.5, else 0."""
     return [100.0 * (p is not None and iou(p, r) >= 0.5) for p, r in zip(predicted, right, strict=True)]
 
 

@@ -1,6 +1,6 @@
-"""What a line of OFA's files says: cleaned texts, an answer, and what is right (facts 5.2 to 5.4, 5.7).
+"""An example from a line of OFA's files: cleaned texts, an answer, and the right answers (facts 5.2 to 5.4, 5.7).
 
-A family's reader is a function of a line's texts, by column, and the size of its image. Light: no torch, no Hydra.
+Each family has a reader: a function that makes an example of a line's texts and the size of its image. Light: no torch, no Hydra.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-AND = "&&"  # between answers, captions, objects
-Texts = Mapping[str, str]  # of a line, by column
+AND = "&&"  # separates answers, captions, objects
+Texts = Mapping[str, str]  # the texts of a line, by column
 Size = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]  # x0 y0 x1 y1
 
 
 class DataError(RuntimeError):
-    """A file is not what it should be. The message says which file and line, what came, and what was wanted."""
+    """A file of examples is not valid. The message says which file and line, what came, and what was wanted."""
 
 
 class FileSettings(Protocol):
-    """What readers ask of the settings of a task's files (`mmprompt.settings.task.Files`)."""
+    """The settings of a task's files that readers use (a part of `mmprompt.settings.task.Files`)."""
 
     @property
     def max_image_size(self) -> int | None:
@@ -28,11 +28,11 @@ class FileSettings(Protocol):
 
     @property
     def max_source_words(self) -> int:
-        """Of each text that fills the template."""
+        """Maximal number of words of each text that fills the template."""
 
     @property
     def max_target_words(self) -> int:
-        """Of a caption that is trained on."""
+        """Maximal number of words of a caption that is trained on."""
 
     @property
     def confidence(self) -> bool:
@@ -41,7 +41,7 @@ class FileSettings(Protocol):
 
 @dataclass(frozen=True)
 class Example:
-    """An `Item` of `mmprompt.data.tasks`."""
+    """The example of a line: an `Item` as `mmprompt.data.tasks` defines it."""
 
     fields: Mapping[str, str]
     answer: str
@@ -51,17 +51,18 @@ class Example:
     weight: float
 
 
-# A line's texts, the size of its image, and that which the task makes of it (pixels, a square's side); the settings of the files;
-# whether it is trained on. Raises DataError, which says what came and what was wanted.
+# Arguments: a line's texts; the size of its image; the side in pixels of the square to which the task resizes it; the settings of
+# the files; whether the example is for training. Raises DataError, which says what came and what was wanted.
 Reader = Callable[[Texts, Size, int, FileSettings, bool], Example]
 
 
 def normalise_text(text: str, words: int) -> str:
-    """Lower case, no punctuation in front, "-" and "/" as spaces, a person as such; the first so many words."""
+    """The first `words` words of a text, in lower case, without punctuation in front, with spaces for "-" and "/", and with
+    "person" for "<person>"."""
     text = text.lower().lstrip(",.!?*#:;~").replace("-", " ").replace("/", " ").replace("<person>", "person")
     return " ".join(text.split()[:words])
 
 
 def example_of(fields: Mapping[str, str], answer: str, right: Mapping[str, float], weight: float) -> Example:
-    """One that has no box."""
+    """An example whose answer is a text, not a box."""
     return Example(fields, answer, None, (1.0, 1.0), right, weight)

@@ -10,16 +10,11 @@ from mmprompt.families.family import PERCENT, Family
 from mmprompt.families.grounding import GROUNDING
 from mmprompt.families.vqa import VQA
 
-ALL: tuple[Family[Any, Any], ...] = (
-    GROUNDING,
-    ENTAILMENT,
-    VQA,
-    CAPTION,
-)  # in the order in which their metrics are shown
+ALL: tuple[Family[Any, Any], ...] = (GROUNDING, ENTAILMENT, VQA, CAPTION)  # in the order in which metrics are shown
 FAMILIES = {family.name: family for family in ALL}
 PRIMARY_METRIC = {name: family.primary.name for name, family in FAMILIES.items()}
 
 
 def highest(metric: str) -> float:
-    """What a value of a metric can be at most; at least it is 0."""
+    """The highest possible value of a metric; the lowest is 0."""
     return next((family.primary.highest for family in ALL if family.primary.name == metric), PERCENT)

@@ -1,6 +1,6 @@
 """Scores of short answers: right, wrong, or partly right if only some annotators gave that answer (facts 5.7).
 
-`right`: of each example the answers that score, and how much; 1 is full marks.
+`right`: for each example the right answers and the score of each; 1 is full marks.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ Right = Mapping[str, float]
 
 
 def credits(predicted: Sequence[str], right: Sequence[Right]) -> list[float]:
-    """What each answer scores: 100 for the one that is right, or, where many people answered, their soft score (VQA)."""
+    """The score of each answer: 100 if it is right, 0 if it is wrong; where many people answered, a soft score between (VQA)."""
     return [100.0 * scores.get(answer, 0.0) for answer, scores in zip(predicted, right, strict=True)]
 
 
 def constant_answer(right: Sequence[Right]) -> float:
-    """What the one answer scores that is the best to give to all of these questions, in percent: what guessing comes to."""
+    """The score, in percent, of the best constant answer: the one that, given to all of these questions, scores most. This is what
+    guessing achieves."""
     credit: defaultdict[str, float] = defaultdict(float)
     for scores in right:
         for answer, score in scores.items():

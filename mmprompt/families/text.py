@@ -1,4 +1,4 @@
-"""Texts compared without what does not count: punctuation, case, spaces."""
+"""Normalised texts for comparisons: without punctuation, differences of case, and extra spaces."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def without_punctuation(text: str) -> str:
-    """Without punctuation."""
+    """The text without punctuation, its words separated by single spaces."""
     return " ".join(text.translate(WITHOUT_PUNCTUATION).split())
 
 
 def normalised(text: str) -> str:
-    """As captions are compared."""
+    """The text without punctuation and in lower case: the form in which captions are compared."""
     return without_punctuation(text).lower()

@@ -1,4 +1,4 @@
-"""Visual question answering (facts 5.3, 5.7)."""
+"""Visual question answering: the model answers a question about an image in a few words (facts 5.3, 5.7)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from mmprompt.families.family import Family, PrimaryMetric, ReferenceMetric
 from mmprompt.families.lines import AND, DataError, Example, FileSettings, Size, Texts, example_of, normalise_text
 from mmprompt.families.short_answers import constant_answer, credits
 
-OBJECTS = 30  # of an image, the first
-SCORED = "|!+"  # between an answer's score and the answer
+OBJECTS = 30  # only so many objects of an image are used, the first ones
+SCORED = "|!+"  # separates an answer's score from the answer
 
 
 def read(texts: Texts, size: Size, image_size: int, data: FileSettings, trained: bool) -> Example:
-    """The template ends the question with its question mark."""
+    """Reads a line. The question loses its question mark, because the template has one. Raises DataError for an answer without a
+    valid score."""
     right: dict[str, float] = {}
     for part in texts["answers"].split(AND):
         score, mark, answer = part.partition(SCORED)

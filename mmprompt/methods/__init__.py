@@ -1,1 +1,1 @@
-"""What each method of tuning adds to the backbone, and what it trains."""
+"""The methods of tuning: what each adds to the backbone, and what it trains."""

@@ -1,6 +1,6 @@
-"""Adapters: a bottleneck with a residual of its own after each feed-forward (Houlsby et al. 2019; as in OFA's code, facts 1.6).
+"""Adapters: a bottleneck with its own residual after each feed-forward (Houlsby et al. 2019; as in OFA's code, facts 1.6).
 
-The published flag alone trains the backbone as well; here it is really frozen.
+In the published code the adapter's flag alone still trains the backbone; here the backbone is frozen.
 
 B batch, T sequence, d width, r bottleneck.
 """
@@ -16,13 +16,13 @@ from mmprompt.settings.adapter import Adapter
 
 
 def install(settings: Adapter, backbone: OFA, std: float, generator: torch.Generator) -> None:
-    """Adds a bottleneck to each layer of both stacks; they alone train."""
+    """Adds a bottleneck to each layer of both stacks. Nothing else trains."""
     for layer in (*backbone.encoder.layers, *backbone.decoder.layers):
         layer.adapter = Bottleneck(backbone.embed.embedding_dim, settings.dim, std, generator)
 
 
 class Bottleneck(nn.Module):
-    """x + up(relu(down(x))), at the end of a feed-forward, before the layer's own residual. Not the identity at the start."""
+    """x + up(relu(down(x))), at the end of a feed-forward, before the layer's own residual. It does not start as the identity."""
 
     def __init__(self, dim: int, bottleneck: int, std: float, generator: torch.Generator) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Finetuning: everything trains."""
+"""Finetuning: the whole backbone trains."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from mmprompt.settings.finetune import Finetune
 
 
 def install(settings: Finetune, backbone: OFA, std: float, generator: torch.Generator) -> None:
-    """Lets all of the backbone train; the token embedding unless it is to stay frozen."""
+    """Makes the whole backbone trainable, except for the token embedding if `freeze_embedding` is set."""
     backbone.requires_grad_(True)
     backbone.embed.weight.requires_grad_(not settings.freeze_embedding)

@@ -1,6 +1,6 @@
-"""A method of tuning, put on a backbone: what it adds, and exactly which tensors train (facts 1.5).
+"""Installs a method of tuning in a backbone: adds its modules, and decides exactly which tensors train (facts 1.5).
 
-The module of this package that is called as the method knows both, in its function `install`.
+Each method has a module with its name in this package, whose function `install` does both.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from mmprompt.runs.config import RunConfig
 
 
 class Installer(Protocol):
-    """A method's own `install`. It gets a backbone of which nothing trains; what it adds trains, as every new parameter does.
+    """The type of a method's `install`. In the backbone that it gets nothing trains; new parameters train by default.
 
-    `std` is that of every linear layer of the model at the start, which what is added starts with too: that is what the published
-    code amounts to.
+    `std`: the standard deviation with which the model's linear layers are initialised. The layers that a method adds are
+    initialised with it too, which is what the published code does in effect.
     """
 
     def __call__(self, settings: Any, backbone: OFA, std: float, generator: torch.Generator, /) -> None: ...
 
 
 def install(config: RunConfig, backbone: OFA, generator: torch.Generator) -> None:
-    """Adds what the method adds, and lets train what it trains: `requires_grad` is True there and nowhere else."""
+    """Adds the method's modules to the backbone, and sets `requires_grad` to True where the method trains, to False elsewhere."""
     backbone.requires_grad_(False)
     installer(config.method)(config.method_settings, backbone, config.model.init_std, generator)
 
 
 def installer(method: str) -> Installer:
+    """The function `install` of the method with this name."""
     module = import_module(f"{methods.__name__}.{method}")
-    found: Installer = module.install
-    return found
+    function: Installer = module.install
+    return function

@@ -15,7 +15,7 @@ from mmprompt.settings.lora import LoRA
 
 
 def install(settings: LoRA, backbone: OFA, std: float, generator: torch.Generator) -> None:
-    """Adds an update to the projections of each attention, self- and cross-; they alone train."""
+    """Adds a low-rank update to the chosen projections of each attention, self- and cross-attention. Nothing else trains."""
     for attention in [module for module in backbone.modules() if isinstance(module, Attention)]:
         for target in settings.targets:
             linear: nn.Linear = getattr(attention, target)
@@ -23,7 +23,7 @@ def install(settings: LoRA, backbone: OFA, std: float, generator: torch.Generato
 
 
 class LowRank(nn.Linear):
-    """Takes the place of a linear layer, whose weight and bias it keeps under their names."""
+    """Replaces a linear layer, and keeps its weight and bias under their names."""
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float, std: float, generator: torch.Generator) -> None:
         super().__init__(linear.in_features, linear.out_features, device="meta")

@@ -2,10 +2,10 @@
 
 B batch, P prompt length, L prompted layers of a stack, H heads, Dh head width, d = H Dh width.
 
-A stack's prompt is one table, P x (2 L d). A row holds, for each prompted layer in order, a key and then a value, each
-H x Dh. Self-attention sees them before its own keys and values; they pass through no projection.
-With reparameterization `mlp` a small network computes that table from one of P x d while it trains; a finished run keeps the
-table alone (paper 3.2).
+A stack's prompt is one table, P x (2 L d). A row holds, for each prompted layer in order, a key and then a value, each H x Dh.
+Self-attention has them before its own keys and values; they pass through no projection.
+With reparameterization `mlp`, a small network computes this table from a table of P x d during training; a finished run keeps only
+the computed table (paper 3.2).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mmprompt.settings.prompt import Prompt
 
 
 def install(settings: Prompt, backbone: OFA, std: float, generator: torch.Generator) -> None:
-    """Adds nothing to the backbone, and lets nothing of it train: `Tuned` has the prompts beside it."""
+    """Does nothing to the backbone, which stays frozen: `Tuned` has the prompts as a module of its own."""
 
 
 class Prefix(nn.Module):
@@ -44,7 +44,8 @@ class Prefix(nn.Module):
         self.initialise(prompt.init_std, model.init_std, generator)
 
     def initialise(self, table_std: float, mlp_std: float, generator: torch.Generator) -> None:
-        """The MLP starts as every Linear of the model does: that is what the published code amounts to."""
+        """Draws the weights. The MLP is initialised like every linear layer of the model, which is what the published code does in
+        effect."""
         nn.init.normal_(self.table, std=table_std, generator=generator)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -52,14 +53,15 @@ class Prefix(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def values(self) -> Tensor:
-        """The table, computed if need be."""
+        """The table of keys and values, P 2Ld; computed by the MLP if there is one."""
         values: Tensor = self.table if self.mlp is None else self.mlp(self.table)
         return values  # P 2Ld
 
     def forward(self, batch: int) -> Prefixes:
-        """Key and value of each layer, for each of `batch` examples; dropout draws anew per example (global stream)."""
+        """Keys and values of each layer for `batch` examples, B H P Dh each. Dropout draws anew for each example, from torch's
+        global random stream."""
         table = self.values().view(len(self.table), 2 * len(self.prompted), self.heads, self.head_dim)  # P 2L H Dh
-        # Taken apart at once and before it is repeated: what flows back is then summed over the batch part by part.
+        # Split once, and before it is repeated: the gradient is then summed over the batch part by part.
         parts = [
             F.dropout(part.expand(batch, -1, -1, -1), self.dropout, self.training)  # B H P Dh
             for part in table.permute(1, 2, 0, 3).unbind(0)
@@ -71,13 +73,16 @@ class Prefix(nn.Module):
 
     @torch.no_grad()
     def collapse(self) -> None:
-        """Replaces the MLP by the table it computes, in float32. The model's answers keep their bits."""
+        """Replaces the MLP by the table that it computes, in float32. The model's answers stay the same to the last bit."""
         self.table = nn.Parameter(self.values().float())
         self.mlp = None
 
 
 class Prompts(nn.Module):
-    """Everything prompt tuning trains. A stack without prompt (by depth, or P = 0) is None; by another method both are."""
+    """The prompts of both stacks: everything that prompt tuning trains.
+
+    A stack without a prompt (because of the depth, or with P = 0) is None; with another method both are None.
+    """
 
     def __init__(self, model: Model, prompt: Prompt | None, generator: torch.Generator) -> None:
         super().__init__()
@@ -104,9 +109,9 @@ class Prompts(nn.Module):
         return encoder, decoder
 
     def collapsed(self) -> Prompts:
-        """A copy with plain tables, without the MLPs that computed them."""
-        plain = copy.deepcopy(self)
-        for prefix in (plain.encoder, plain.decoder):
+        """A copy with the computed tables, without the MLPs."""
+        prompts = copy.deepcopy(self)
+        for prefix in (prompts.encoder, prompts.decoder):
             if prefix is not None:
                 prefix.collapse()
-        return plain
+        return prompts

@@ -1,6 +1,6 @@
-"""A backbone and what a method tunes of it: what a run trains, saves and evaluates.
+"""A tuned model: a backbone with what a method adds and trains. A run trains, saves and evaluates one.
 
-B batch, C x h x w features, T decoder tokens, V vocabulary.
+B batch, S source tokens, C x h x w features, T decoder tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ from mmprompt.runs.config import RunConfig
 from mmprompt.settings.optim import Optim
 from mmprompt.settings.prompt import Prompt
 
-View = Callable[
-    [np.ndarray], Tensor | Encoded
-]  # indices of examples -> image features, or all the encoder says of them
+# From indices of examples to the model's input for them: image features, or the encoder's output where that is fixed.
+View = Callable[[np.ndarray], Tensor | Encoded]
 
 
 class AnswerError(ValueError):
-    """A right answer is not among those that are allowed."""
+    """The right answer of a training example is not in the task's closed set of answers."""
 
     def __init__(self, task: str) -> None:
         super().__init__(
@@ -42,42 +41,46 @@ class AnswerError(ValueError):
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """A batch of questions, encoded: what decoding starts from."""
+    """A batch of encoded questions, from which the decoder starts."""
 
     encoded: Encoded
     prefixes: Prefixes | None  # the decoder's
 
 
 def tokens_in_loss(tokens: int, dropped: float) -> int:
-    """How many of so many tokens the loss is taken over, as published (facts 3.4), but one at least."""
+    """How many of `tokens` tokens remain in the loss if the share `dropped` is left out, as published (facts 3.4). At least one."""
     return max(1, int(tokens * (1 - dropped)))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Where a forward computes in this precision; weights stay float32."""
+    """A context in which a forward pass computes in this precision; weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def outline(config: RunConfig) -> Tuned:
-    """Names and shapes of what a run has and trains, on torch's meta device: no weights, whatever the size."""
+    """The tuned model of a run on torch's meta device: it has names and shapes but no weights, so that any size fits into
+    memory."""
     with torch.device("meta"):
         return Tuned(config, OFA(config.model), torch.Generator(), [])
 
 
 class Tuned(nn.Module):
-    """What the run's method trains, trains; all else is frozen. In `eval` mode the rest of the backbone is a fixed function; in
-    `train` mode BatchNorm follows the batches and dropout and drop-path are live, as in the published code (facts 1.5)."""
+    """A backbone with what the run's method adds. Only what the method trains is trained; the rest is frozen.
+
+    With backbone.mode=eval the frozen part is a fixed function. With backbone.mode=train BatchNorm uses the batches' statistics
+    and dropout and drop-path are active, as in the published code (facts 1.5).
+    """
 
     def __init__(
         self, config: RunConfig, backbone: OFA, generator: torch.Generator, closed: Sequence[list[int]]
     ) -> None:
-        """Has a copy of `backbone`, with what the method adds to it.
+        """Copies `backbone`, and adds the method's parameters to the copy.
 
         `closed`: the task's closed set of answers, as token ids; empty where text is generated.
         """
         super().__init__()
         self.backbone = copy.deepcopy(backbone)
-        self.backbone_names = frozenset(name for name, _ in backbone.named_parameters())  # all others were added
+        self.backbone_names = frozenset(name for name, _ in backbone.named_parameters())  # the method added all others
         install(config, self.backbone, generator)
         self.prompts = Prompts(config.model, config.settings_of(Prompt), generator)
         self.config, self.closed, self.live = config, closed, config.backbone.mode == "train"
@@ -90,48 +93,51 @@ class Tuned(nn.Module):
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """Exactly what the optimiser changes."""
+        """The parameters that the optimiser changes, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     @property
     def resnet_is_fixed(self) -> bool:
-        """Whether an image always has the same features."""
+        """Whether the features of an image never change."""
         return not self.live and not any(name.startswith("backbone.encoder.resnet.") for name in self.trained)
 
     @property
     def encoder_is_fixed(self) -> bool:
-        """Whether the encoder always says the same of an image and a text."""
-        reaching = ("backbone.embed.", "backbone.encoder.", "prompts.encoder.")
-        return not self.live and not any(name.startswith(reaching) for name in self.trained)
+        """Whether the encoder's output for an image and a text never changes."""
+        encoder_parts = ("backbone.embed.", "backbone.encoder.", "prompts.encoder.")
+        return not self.live and not any(name.startswith(encoder_parts) for name in self.trained)
 
     @cached_property
     def trie(self) -> Trie:
-        """The closed set as the beginnings of its answers."""
+        """The prefix tree of the closed set of answers."""
         return Trie.of(self.closed, self.backbone.embed.weight.device)
 
     def autocast(self) -> torch.autocast:
         return autocast(self.backbone.embed.weight.device, self.config.precision)
 
-    def encode(self, source: Tensor, seen: Tensor | Encoded) -> EncodedBatch:
-        """source B S; seen: image features B C h w, or what the encoder has said of source and image already."""
+    def encode(self, source: Tensor, inputs: Tensor | Encoded) -> EncodedBatch:
+        """Encodes a batch. source B S; inputs: image features B C h w, or the encoder's output for these sources and images."""
         encoder, decoder = self.prompts(len(source))
-        if isinstance(seen, Encoded):
-            return EncodedBatch(seen, decoder)
-        return EncodedBatch(self.backbone.encode(source, seen, None, encoder), decoder)
+        if isinstance(inputs, Encoded):
+            return EncodedBatch(inputs, decoder)
+        return EncodedBatch(self.backbone.encode(source, inputs, None, encoder), decoder)
 
-    def loss(self, text: Batch, seen: Tensor | Encoded, optim: Optim, dropped: float) -> Tensor:
-        """The loss summed over the answers' tokens, less the share `dropped` that has the largest. States and logits are made
-        at these positions only."""
+    def loss(self, text: Batch, inputs: Tensor | Encoded, optim: Optim, dropped: float) -> Tensor:
+        """The loss summed over the answers' tokens, without the share `dropped` of the tokens that has the largest losses.
+
+        States and logits are computed at the answers' positions only. `inputs`: as for `encode`. Raises AnswerError if smoothing
+        is over the allowed words and a right answer is not in the closed set.
+        """
         answering = text.target != PAD
         targets, embedding = text.target[answering], self.backbone.embed.weight
         weights = None if text.weight is None else text.weight[:, None].expand_as(text.target)[answering]
         most = tokens_in_loss(len(targets), dropped)
         with self.autocast():
-            asked = self.encode(text.source, seen)
-            states = self.backbone.decode_states(text.decoder, asked.encoded, asked.prefixes, answering)
+            questions = self.encode(text.source, inputs)
+            states = self.backbone.decode_states(text.decoder, questions.encoded, questions.prefixes, answering)
             if optim.smoothing_over == "allowed":
-                allowed, known = self.trie.allowed(text.target)
-                if not known.all():
+                allowed, in_trie = self.trie.allowed(text.target)
+                if not in_trie.all():
                     raise AnswerError(self.config.task.name)
                 words = self.trie.words
                 losses = label_smoothed_over(
@@ -148,30 +154,33 @@ class Tuned(nn.Module):
             return label_smoothed(states, embedding, targets, optim.label_smoothing, weights)
 
     def tuned_state(self) -> dict[str, Tensor]:
-        """What differs from the pretrained backbone: what was trained, and in `train` mode the BatchNorm statistics."""
+        """A copy of everything that may differ from the pretrained backbone: the trained parameters, and with backbone.mode=train
+        the BatchNorm statistics."""
         state: dict[str, Tensor] = dict(self.trained)
         if self.live:
             state |= {f"backbone.{name}": value for name, value in self.backbone.named_buffers()}
-        # Contiguous, because safetensors keeps no other order of a tensor's numbers.
+        # Contiguous, because safetensors stores no other memory layout.
         return {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
 
     def published_state(self) -> dict[str, Tensor]:
-        """The tuned state as a finished run keeps it: prompts as plain tables, whatever computed them."""
+        """The tuned state that a finished run stores: with the prompts' computed tables, without the MLPs."""
         self.collapse()
         return self.tuned_state()
 
     def load_published_state(self, state: dict[str, Tensor]) -> None:
-        """Of a finished run. Runs that published before prompts were collapsed kept the MLP."""
+        """Loads the tuned state of a finished run, with or without an MLP: older runs stored the MLP of their prompts."""
         if state.keys() != self.tuned_state().keys():
             self.collapse()
         self.load_tuned_state(state)
 
     def collapse(self) -> None:
-        """Leaves the prompts as plain tables: they cannot be trained on as they were before."""
-        with self.autocast():  # as in training and evaluation: of the same precision they have the same bits
+        """Replaces the prompts' MLPs by the tables that they compute. Training cannot continue as before after this."""
+        # In the precision of training and evaluation, so that the tables have the same bits as there.
+        with self.autocast():
             self.prompts = self.prompts.collapsed()
 
     def load_tuned_state(self, state: dict[str, Tensor]) -> None:
+        """Copies a tuned state into the model. Raises ValueError if its names are not this run's."""
         own = self.state_dict(keep_vars=True)
         expected = self.tuned_state().keys()
         if state.keys() != expected:

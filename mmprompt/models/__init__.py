@@ -1,1 +1,1 @@
-"""OFA and its parts, decoding, the loss, official checkpoints."""
+"""OFA and its parts, decoding, the loss, and official checkpoints."""

@@ -1,4 +1,4 @@
-"""Multi-head attention as in OFA, with room for a prefix (facts 1.2, 4.7).
+"""Multi-head attention as in OFA, with an optional prefix of keys and values (facts 1.2, 4.7).
 
 B batch, T queries, U keys, P prompt length, H heads, Dh head width, d width.
 Per head, with c the learned head scale:
@@ -20,7 +20,7 @@ Prefixes = Sequence[KeyValue | None]  # one per layer of a stack; None: that lay
 
 
 def concatenated(first: KeyValue | None, second: KeyValue) -> KeyValue:
-    """Keys and values one after the other."""
+    """Joins keys and values along the sequence, `first` before `second`."""
     if first is None:
         return second
     return torch.cat([first[0], second[0]], dim=2), torch.cat([first[1], second[1]], dim=2)
@@ -28,8 +28,11 @@ def concatenated(first: KeyValue | None, second: KeyValue) -> KeyValue:
 
 @dataclass(frozen=True)
 class Past:
-    """Keys and values that were read, in memory that may have room for more. Appending fills the room and copies nothing else:
-    of several continuations of one past only the latest then holds."""
+    """Keys and values of the tokens so far, in memory that may have room for more.
+
+    Appending fills this room in place and copies nothing else. So if one past is continued several times, only the latest
+    continuation is valid.
+    """
 
     memory: KeyValue  # B H . Dh each
     length: int
@@ -43,13 +46,14 @@ class Past:
         length = self.length + new[0].shape[2]
         if length > self.memory[0].shape[2]:
             return Past(concatenated(self.key_value, new), length)
-        for old, more in zip(self.memory, new, strict=True):
-            old[:, :, self.length : length] = more
+        for buffer, addition in zip(self.memory, new, strict=True):
+            buffer[:, :, self.length : length] = addition
         return Past(self.memory, length)
 
-    def with_room(self, more: int) -> Past:
+    def with_room(self, tokens: int) -> Past:
+        """A copy whose memory has room for this many more tokens."""
         key, value = self.key_value
-        return Past((F.pad(key, (0, 0, 0, more)), F.pad(value, (0, 0, 0, more))), self.length)
+        return Past((F.pad(key, (0, 0, 0, tokens)), F.pad(value, (0, 0, 0, tokens))), self.length)
 
 
 class Attention(nn.Module):
@@ -70,7 +74,7 @@ class Attention(nn.Module):
         return self.split(self.key(memory)), self.split(self.value(memory))  # B H U Dh each
 
     def attend(self, x: Tensor, key_value: KeyValue, mask: Tensor) -> Tensor:
-        """`x` (B T d) looks at keys and values (B H U Dh) under `mask` (B or 1, H T U)."""
+        """Attention from `x` (B T d) to keys and values (B H U Dh); `mask` (B or 1, H T U) is added to the scores. B T d."""
         query, (key, value) = self.split(self.query(x)), key_value
         heads = F.scaled_dot_product_attention(query, key, value, mask, scale=self.scale)  # B H T Dh
         heads = heads * self.head_scale[:, None, None]
@@ -78,5 +82,8 @@ class Attention(nn.Module):
         return out  # B T d
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
-        """`x` (B T d) looks at `memory` (B U d) under `mask` (B or 1, H T P+U)."""
+        """Attention from `x` (B T d) to `prefix` (B H P Dh) and `memory` (B U d); `mask` (B or 1, H T P+U) is added to the scores.
+
+        Returns B T d.
+        """
         return self.attend(x, concatenated(prefix, self.key_value(memory)), mask)

@@ -1,9 +1,9 @@
-"""Answers of a model: beam search, and scores of given candidates (facts 5.6, 5.7).
+"""Decoding: beam search, and the probabilities of given candidates (facts 5.6, 5.7).
 
 B batch, S start tokens, V vocabulary, d width; K hypotheses, t tokens of each, R tokens in the cache, W words to choose from;
-C candidates, N nodes of their trie, A tokens of the longest.
+C candidates, N nodes of their trie, A tokens of the longest candidate.
 Decoding starts from the row's tokens in `start`: <s> alone, or <s> and an instruction, padded on the right.
-What was read stays in a key-value cache and is shared by the branches of an example, each of which sees its own past.
+Tokens that the decoder has read stay in a key-value cache. All hypotheses of an example share it, and each sees its own past only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmprompt.models.attention import Prefixes
-from mmprompt.models.layers import pick
+from mmprompt.models.layers import gather_places
 from mmprompt.models.ofa import EOS, OFA, PAD, Encoded
 
 MINUS_INFINITY = float("-inf")
@@ -24,31 +24,31 @@ MINUS_INFINITY = float("-inf")
 
 @dataclass(frozen=True)
 class Trie:
-    """A closed set of answers. A node is a beginning of answers, node 0 the empty one; nodes stand in order of length, and
-    the children of a node side by side."""
+    """A prefix tree of a closed set of answers. A node is a beginning of answers; node 0 is the empty one. Nodes are in order of
+    length, and the children of a node are next to each other."""
 
-    words: Tensor  # W, the distinct tokens
-    word: Tensor  # N, place in `words` of the node's last token
+    words: Tensor  # W, the distinct tokens, ascending
+    word: Tensor  # N, index in `words` of the node's last token
     first: Tensor  # N, the node's first child
-    count: Tensor  # N, how many children it has
-    paths: Tensor  # N A, the nodes on the way to it, itself the last; then 0
+    count: Tensor  # N, number of the node's children
+    paths: Tensor  # N A, the nodes from below the root to the node itself; then 0
     ends: Tensor  # C, the node of each whole answer
 
     @classmethod
     def of(cls, answers: Sequence[Sequence[int]], device: torch.device) -> Trie:
-        """`answers`: token ids without <s> and </s>."""
+        """The trie of these answers, given as token ids without <s> and </s>."""
         sequences = [(*answer, EOS) for answer in answers]
         beginnings = {sequence[:length] for sequence in sequences for length in range(len(sequence) + 1)}
         nodes = sorted(beginnings, key=lambda beginning: (len(beginning), beginning))
         number = {node: index for index, node in enumerate(nodes)}
         words = sorted({token for sequence in sequences for token in sequence})
-        place = {token: index for index, token in enumerate(words)}
+        word_index = {token: index for index, token in enumerate(words)}
         longest = len(nodes[-1])
         paths = [[number[node[: i + 1]] for i in range(len(node))] + [0] * (longest - len(node)) for node in nodes]
         count = torch.bincount(torch.tensor([number[node[:-1]] for node in nodes[1:]]), minlength=len(nodes))
         return cls(
             words=torch.tensor(words, device=device),
-            word=torch.tensor([0, *(place[node[-1]] for node in nodes[1:])], device=device),
+            word=torch.tensor([0, *(word_index[node[-1]] for node in nodes[1:])], device=device),
             first=(1 + count.cumsum(0) - count).to(device),
             count=count.to(device),
             paths=torch.tensor(paths, device=device),
@@ -56,57 +56,65 @@ class Trie:
         )
 
     def allowed(self, answers: Tensor) -> tuple[Tensor, Tensor]:  # B T
-        """Which words may stand at each place of these answers, with </s>, padded on either side: B T W. And which of the answers
-        are the trie's: B; from where another leaves it, nothing may stand."""
-        nodes, known, found = answers.new_zeros(len(answers)), torch.ones_like(answers[:, 0], dtype=torch.bool), []
+        """Returns which words are allowed at each position of these answers (B T W, bool), and which answers are in the trie
+        (B, bool).
+
+        `answers`: token ids with </s>, padded on either side. After the token with which an answer leaves the trie no word is
+        allowed.
+        """
+        nodes, in_trie = answers.new_zeros(len(answers)), torch.ones_like(answers[:, 0], dtype=torch.bool)
+        allowed = []
         for token in answers.t().contiguous():
             following = self.following(nodes[:, None])[:, 0]  # B W
-            found.append((following > 0) & known[:, None])
-            place = torch.searchsorted(self.words, token).clamp(max=len(self.words) - 1)
-            there = torch.where(self.words[place] == token, following.gather(1, place[:, None])[:, 0], 0)
-            known = known & ((there > 0) | (token == PAD))
-            nodes = torch.where(token == PAD, nodes, there)
-        return torch.stack(found, 1), known
+            allowed.append((following > 0) & in_trie[:, None])
+            index = torch.searchsorted(self.words, token).clamp(max=len(self.words) - 1)
+            next_nodes = torch.where(self.words[index] == token, following.gather(1, index[:, None])[:, 0], 0)
+            in_trie = in_trie & ((next_nodes > 0) | (token == PAD))
+            nodes = torch.where(token == PAD, nodes, next_nodes)
+        return torch.stack(allowed, 1), in_trie
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest answer with its </s>."""
+        """Number of tokens of the longest answer, including its </s>."""
         return self.paths.shape[1]
 
     def children(self, nodes: Tensor) -> Tensor:
-        """Of each node, then 0."""
-        place = torch.arange(int(self.count[nodes].max()), device=nodes.device)
-        return torch.where(place < self.count[nodes][..., None], self.first[nodes][..., None] + place, 0)
+        """The children of each node, in a last dimension; padded with 0."""
+        child = torch.arange(int(self.count[nodes].max()), device=nodes.device)
+        return torch.where(child < self.count[nodes][..., None], self.first[nodes][..., None] + child, 0)
 
     def following(self, nodes: Tensor) -> Tensor:  # B K
-        """The node that each word leads to from each node; 0: none."""
+        """The node to which each word leads from each node, B K W; 0 where the word is not allowed."""
         children = self.children(nodes)
         none = nodes.new_zeros(*nodes.shape, len(self.words))
         return none.scatter_reduce(-1, self.word[children], children, "amax")  # B K W
 
 
 def lengths(tokens: Tensor) -> Tensor:
-    """Tokens of each row without the padding on its right."""
+    """Number of tokens in each row, without the padding on its right."""
     return (tokens != PAD).sum(1)  # B
 
 
 class BestHypotheses:
-    """The best whole answer of each row so far."""
+    """The best complete answer of each row so far."""
 
     def __init__(self, start: Tensor, longest: int) -> None:
         self.tokens = start.new_full((len(start), longest), PAD)
-        self.mean = torch.full((len(start),), MINUS_INFINITY, device=start.device)  # B, log-probability of its tokens
-        self.count = start.new_zeros(len(start))  # B, whole answers there were
+        self.mean = torch.full((len(start),), MINUS_INFINITY, device=start.device)  # B, mean log-probability per token
+        self.count = start.new_zeros(len(start))  # B, number of complete answers so far
 
-    def add(self, tokens: Tensor, scores: Tensor, whole: Tensor, most: int) -> None:
-        """tokens B K t, scores B K, whole B K; of each row until there are `most`."""
-        mean, which = (scores / tokens.shape[2]).masked_fill(~whole, MINUS_INFINITY).max(1)
+    def add(self, tokens: Tensor, scores: Tensor, complete: Tensor, most: int) -> None:
+        """Takes the complete hypotheses into account; a row that has `most` complete answers already ignores them.
+
+        tokens B K t; scores B K, summed log-probabilities; complete B K.
+        """
+        mean, which = (scores / tokens.shape[2]).masked_fill(~complete, MINUS_INFINITY).max(1)
         better = (mean > self.mean) & (self.count < most)
         best = tokens[torch.arange(len(which), device=which.device), which]
         best = F.pad(best, (0, self.tokens.shape[1] - best.shape[1]), value=PAD)
         self.tokens = torch.where(better[:, None], best, self.tokens)
         self.mean = torch.where(better, mean, self.mean)
-        self.count = self.count + whole.sum(1)
+        self.count = self.count + complete.sum(1)
 
 
 @torch.no_grad()
@@ -124,22 +132,23 @@ def search(
     """Beam search; with one hypothesis, greedy decoding. Returns the best answer of each row (B T, with </s>, then padding)
     and the mean log-probability of its tokens (B).
 
-    As published: of the 2 K likeliest continuations those of the first K that end with </s> are kept as answers, and the first
-    K that do not end go on, until K answers are kept; the best by mean wins. </s> comes after at least `min_len` other tokens
-    and at most `max_len`; a single hypothesis, which needs no ranking, is cut there without it. No `no_repeat_ngram` tokens are
-    written twice. With a trie its tokens share the probability; what is forbidden otherwise keeps its part.
+    As published: the 2 K likeliest continuations are ranked. Those among the first K that end with </s> are kept as answers, and
+    the first K that do not end are continued, until K answers are kept; the one with the highest mean wins. </s> comes after at
+    least `min_len` and at most `max_len` other tokens; a single hypothesis, which needs no ranking, is cut after `max_len` without
+    </s>. No sequence of `no_repeat_ngram` tokens occurs twice. With a trie, probabilities are normalised over the tokens that it
+    allows; tokens that are forbidden for another reason count in this normalisation.
     """
     words = torch.arange(len(model.embed.weight), device=start.device) if trie is None else trie.words  # W
     embed = model.embed.weight if trie is None else model.embed.weight[words]
     steps = max_len + (beam > 1)
     states, cache = model.prefill(start, encoded, prefixes, steps - 1)
     cache = cache.with_room(beam * (steps - 1))
-    visible = (start != PAD)[:, None]  # B K R, which of the example's tokens a hypothesis consists of
-    place = lengths(start)[:, None]  # B 1, of the next token
-    written = start.new_zeros(len(start), 1, 0)  # B K t, as places in `words`
+    visible = (start != PAD)[:, None]  # B K R, which of the cached tokens of its example belong to a hypothesis
+    place = lengths(start)[:, None]  # B 1, position of the next token
+    written = start.new_zeros(len(start), 1, 0)  # B K t, indices into `words`
     total = torch.zeros(len(start), 1, device=start.device)  # B K, log-probability
-    nodes = start.new_zeros(len(start), 1)  # B K, of the trie
-    kept = BestHypotheses(start, steps)
+    nodes = start.new_zeros(len(start), 1)  # B K, nodes of the trie
+    answers = BestHypotheses(start, steps)
     for step in range(steps):
         logits = F.linear(states, embed).float()  # B K W
         following = None if trie is None else trie.following(nodes)
@@ -152,41 +161,41 @@ def search(
         scores = (total[..., None] + log_probs).flatten(1)  # B K W
         scores, choice = scores.topk(min(2 * beam, scores.shape[1]))  # B 2K
         parent, word = choice // len(words), choice % len(words)
-        written = torch.cat([pick(written, parent), word[..., None]], dim=2)
+        written = torch.cat([gather_places(written, parent), word[..., None]], dim=2)
         ends, last = words[word] == EOS, step == steps - 1
-        whole = (ends | last) & (scores > MINUS_INFINITY)
-        kept.add(words[written[:, :beam]], scores[:, :beam], whole[:, :beam], beam)
+        complete = (ends | last) & (scores > MINUS_INFINITY)
+        answers.add(words[written[:, :beam]], scores[:, :beam], complete[:, :beam], beam)
 
-        on = ends.int().argsort(dim=1, stable=True)[:, :beam]  # B K, the likeliest that do not end
-        total = scores.masked_fill(ends, MINUS_INFINITY).gather(1, on)
-        if last or not ((kept.count < beam) & (total > MINUS_INFINITY).any(1)).any():
+        unfinished = ends.int().argsort(dim=1, stable=True)[:, :beam]  # B K, the likeliest that do not end
+        total = scores.masked_fill(ends, MINUS_INFINITY).gather(1, unfinished)
+        if last or not ((answers.count < beam) & (total > MINUS_INFINITY).any(1)).any():
             break
-        written, parent = pick(written, on), parent.gather(1, on)
+        written, parent = gather_places(written, unfinished), parent.gather(1, unfinished)
         if following is not None:
-            nodes = following.flatten(1).gather(1, choice.gather(1, on)).masked_fill(total == MINUS_INFINITY, 0)
-        itself = torch.eye(on.shape[1], dtype=torch.bool, device=on.device).expand(len(on), -1, -1)
-        visible = torch.cat([pick(visible, parent), itself], dim=2)
+            nodes = following.flatten(1).gather(1, choice.gather(1, unfinished)).masked_fill(total == MINUS_INFINITY, 0)
+        own = torch.eye(unfinished.shape[1], dtype=torch.bool, device=unfinished.device)  # each sees its own new token
+        visible = torch.cat([gather_places(visible, parent), own.expand(len(unfinished), -1, -1)], dim=2)
         tokens = words[written[..., -1]]
         states, cache = model.extend(tokens, place.expand_as(tokens), visible, cache)
         place = place + 1
-    return kept.tokens, kept.mean
+    return answers.tokens, answers.mean
 
 
 def forbidden(words: Tensor, step: int, min_len: int, max_len: int) -> Tensor:
-    """Padding always, </s> too early, all but </s> in the end. W."""
+    """Which words may not come at this step, W bool: padding always, </s> before `min_len`, all but </s> at `max_len`."""
     if step == max_len:
         return words != EOS
     return (words == PAD) | (words == EOS) if step < min_len else words == PAD
 
 
 def ban_repeats(log_probs: Tensor, written: Tensor, n: int) -> None:
-    """Forbids, in place, each word that would repeat n words in a row. log_probs B K W; written B K t."""
+    """Forbids, in place, each word that would complete a sequence of n words that has occurred. log_probs B K W; written B K t."""
     if written.shape[2] < n:
         return
     grams = written.unfold(2, n, 1)  # B K t-n+1 n
     last = written[:, :, written.shape[2] - n + 1 :]  # B K n-1
-    row, hypothesis, place = (grams[..., :-1] == last[:, :, None]).all(-1).nonzero(as_tuple=True)
-    log_probs[row, hypothesis, grams[row, hypothesis, place, -1]] = MINUS_INFINITY
+    row, hypothesis, gram = (grams[..., :-1] == last[:, :, None]).all(-1).nonzero(as_tuple=True)
+    log_probs[row, hypothesis, grams[row, hypothesis, gram, -1]] = MINUS_INFINITY
 
 
 @torch.no_grad()
@@ -198,29 +207,31 @@ def score_candidates(
     trie: Trie,
     chunk: int,
 ) -> Tensor:
-    """Log-probability of each candidate for each example, among the candidates: its tokens and </s>, summed. B C.
+    """Log-probability of each candidate for each example, B C, summed over its tokens and </s> and normalised over the words that
+    the candidates allow.
 
-    Only nodes with a choice cost anything: `chunk` of them are read at a time, each looking at its own beginning.
+    Only nodes with several children cost anything: the decoder reads `chunk` of them at a time, each with its own beginning as
+    its past.
     """
     states, cache = model.prefill(start, encoded, prefixes, trie.longest - 1)
-    log_probs = torch.zeros(len(start), len(trie.word), device=start.device)  # B N, of each node after its parent
+    log_probs = torch.zeros(len(start), len(trie.word), device=start.device)  # B N, of each node given its parent
 
-    def choose(states: Tensor, nodes: Tensor) -> None:  # B n d, n
+    def score_children(states: Tensor, nodes: Tensor) -> None:  # B n d, n
         children = trie.children(nodes)  # n c
         embed = model.embed.weight[trie.words[trie.word[children]]]  # n c d
         logits = torch.einsum("bnd,ncd->bnc", states, embed).float().masked_fill(children == 0, MINUS_INFINITY)
         log_probs[:, children[children > 0]] = logits.log_softmax(-1)[:, children > 0]
 
-    choose(states, trie.ends.new_zeros(1))
-    choices = 1 + (trie.count[1:] > 1).nonzero()[:, 0]
-    for first in range(0, len(choices), chunk):
-        nodes = choices[first : first + chunk]
+    score_children(states, trie.ends.new_zeros(1))
+    branching = 1 + (trie.count[1:] > 1).nonzero()[:, 0]
+    for first in range(0, len(branching), chunk):
+        nodes = branching[first : first + chunk]
         read = trie.paths[nodes].unique()
-        read = read[read > 0]  # m, the nodes and those on the way to them
+        read = read[read > 0]  # m, these nodes and their ancestors
         past = (trie.paths[read][:, :, None] == read).any(1).expand(len(start), -1, -1)  # B m m
         visible = torch.cat([(start != PAD)[:, None].expand(-1, len(read), -1), past], dim=2)  # B m S+m
         place = lengths(start)[:, None] + (trie.paths[read] > 0).sum(1) - 1  # B m
         tokens = trie.words[trie.word[read]].expand_as(place)
         states, _ = model.extend(tokens, place, visible, cache)
-        choose(states[:, torch.searchsorted(read, nodes)], nodes)
+        score_children(states[:, torch.searchsorted(read, nodes)], nodes)
     return log_probs[:, trie.paths[trie.ends]].sum(2)  # node 0 counts 0

@@ -1,9 +1,9 @@
 """One encoder layer and one decoder layer: pre-norm residual branches with OFA's extra norms (facts 4.7).
 
-B batch, T sequence, R tokens read before, U encoder sequence, P prompt length, A wanted places, H heads, Dh head width,
-d width.
-Each branch: norm, sublayer, norm (inside the feed-forward for the last), dropout, adapter if there is one (feed-forward
-only), drop-path, add.
+B batch, T sequence, R tokens read before, U encoder sequence, P prompt length, A positions whose output is needed, H heads,
+Dh head width, d width.
+The steps of each branch are norm, sublayer, norm (in the feed-forward branch inside the sublayer), dropout, adapter if there is
+one (feed-forward branch only), drop-path, add.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from mmprompt.models.attention import Attention, KeyValue, Past
 from mmprompt.settings.model import Model
 
 
-def pick(x: Tensor, places: Tensor) -> Tensor:
-    """x B T d at places B A: B A d."""
+def gather_places(x: Tensor, places: Tensor) -> Tensor:
+    """Gathers the rows of x (B T d) at `places` (B A). Returns B A d."""
     return x.gather(1, places[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 class DropPath(nn.Module):
-    """While training, leaves out a whole branch for some examples. Draws from the global stream, like nn.Dropout."""
+    """In training, leaves out a whole branch for some examples. Draws from torch's global random stream, like nn.Dropout."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class EncoderLayer(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
-        """x B T d; mask (B or 1) H T P+T; prefix B H P Dh."""
+        """x B T d; mask (B or 1) H T P+T; prefix B H P Dh. Returns B T d."""
         y: Tensor = self.self_norm(x)
         y = self.self_out_norm(self.self_attention(y, y, mask, prefix))
         x = x + self.drop_path(self.dropout(y))
@@ -93,17 +93,17 @@ class DecoderLayer(nn.Module):
         memory_mask: Tensor,
         wanted: Tensor | None,
     ) -> tuple[Tensor, Past]:
-        """x B T d; past: the prompt and what was read before, P+R; memory B H U Dh.
+        """x B T d; past: keys and values of the prompt and of the tokens read before, P+R; memory B H U Dh.
 
-        With `wanted` (B A) only these places of x go through the layer; all are there to be looked at. mask B or 1, H A R+T,
-        memory_mask B or 1, H A U. Returns B A d, and the past with x.
+        With `wanted` (B A) the layer computes its output at these positions of x only; keys and values are computed at all
+        positions. mask B or 1, H A R+T; memory_mask B or 1, H A U. Returns the output B A d, and the past extended by x.
         """
         y: Tensor = self.self_norm(x)
         new = self.self_attention.key_value(y)
         past = Past(new, x.shape[1]) if past is None else past.append(new)
         mask = F.pad(mask, (past.length - mask.shape[3], 0))  # bias 0 on the prompt
         if wanted is not None:
-            x, y = pick(x, wanted), pick(y, wanted)
+            x, y = gather_places(x, wanted), gather_places(y, wanted)
         y = self.self_out_norm(self.self_attention.attend(y, past.key_value, mask))
         x = x + self.drop_path(self.dropout(y))
         y = self.cross_norm(x)

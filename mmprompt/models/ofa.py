@@ -1,4 +1,4 @@
-"""OFA: images and text in, text out. One code for every size (facts 4; the sizes are conf/model/).
+"""OFA: images and text in, text out. One code for all sizes (facts 4; the sizes are in conf/model/).
 
 B batch, S source tokens, h x w grid of N = h w patches, U = N + S encoder sequence (patches first), T decoder sequence,
 P prompt length, H heads, Dh head width, d width, C = 16 x resnet_width feature channels, V vocabulary.
@@ -7,8 +7,8 @@ P prompt length, H heads, Dh head width, d width, C = 16 x resnet_width feature 
     encoded = model.encode(tokens, features, image_mask, encoder_prefixes)
     logits = model.decode(targets, encoded, decoder_prefixes)              # B T V
 
-Generation of images is left out: no code tokens in the decoder (`ofa_checkpoint` names the tensors that belong to it).
-Initialisation, dropout and drop-path draw from torch's global stream, which is seeded in one place.
+Image generation is left out: the decoder has no image codes (`ofa_checkpoint` names the tensors that belong to it).
+Initialisation, dropout and drop-path draw from torch's global random stream, which is seeded in one place.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprompt.models.attention import KeyValue, Past, Prefixes
-from mmprompt.models.layers import DecoderLayer, EncoderLayer, pick
+from mmprompt.models.layers import DecoderLayer, EncoderLayer, gather_places
 from mmprompt.models.positions import (
     AbsoluteBias,
     ImagePositions,
     ImageRelativeBias,
-    LastResult,
+    RecentResults,
     TokenPositions,
     TokenRelativeBias,
 )
@@ -36,21 +36,22 @@ from mmprompt.settings.model import Model
 
 BOS, PAD, EOS = 0, 1, 2  # the same ids in every size (facts 4.2)
 TEXT, IMAGE = 0, 1  # rows of the type embedding
-STEP = 16  # text lengths that share their masks
+STEP = 16  # masks are made for text lengths that are multiples of this, and shared by the shorter texts
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the decoder reads."""
+    """The encoder's output, which the decoder's cross-attention reads."""
 
     states: Tensor  # B U d, after the final norm
-    padding: Tensor | None  # B U, True where there is nothing; None: no padding in the batch
+    padding: Tensor | None  # B U, True at padding; None: no padding in the batch
     positions: Tensor  # U d, normalised position embeddings: the key side of cross-attention's bias
 
 
 @dataclass(frozen=True)
 class KeyValueCache:
-    """What the decoder has read of each example, and all that reading on needs. R tokens; they may be branches of a tree."""
+    """The keys and values of the R tokens that the decoder has read of each example, and everything else that it needs to read
+    more. The tokens may be branches of a tree."""
 
     past: Sequence[Past | None]  # of each layer's self-attention: the prompt, then the tokens, P+R
     memory: Sequence[KeyValue]  # cross-attention's keys and values of each layer, B H U Dh
@@ -59,13 +60,13 @@ class KeyValueCache:
     biases: Sequence[Tensor]  # position bias of each layer's self-attention, H L L, for sequences of up to L tokens
     memory_bias: Tensor  # position bias of cross-attention, H L U
 
-    def with_room(self, more: int) -> KeyValueCache:
-        """For so many tokens of each example, branches included. Room makes reading on cheaper, and only that."""
+    def with_room(self, tokens: int) -> KeyValueCache:
+        """A copy with room for this many more tokens of each example, including all branches. Room only makes reading cheaper."""
         memory = [(key.contiguous(), value.contiguous()) for key, value in self.memory]
-        return replace(self, past=[past and past.with_room(more) for past in self.past], memory=memory)
+        return replace(self, past=[past and past.with_room(tokens) for past in self.past], memory=memory)
 
     def memory_mask(self, places: Tensor) -> Tensor:
-        """For queries at places (B or 1) n: (B or 1) H n U."""
+        """The mask of cross-attention for queries at positions `places` ((B or 1) n): (B or 1) H n U."""
         mask = self.memory_bias[:, places].transpose(0, 1)
         if self.memory_padding is not None:
             mask = mask.masked_fill(self.memory_padding[:, None, None, :], float("-inf"))
@@ -73,18 +74,18 @@ class KeyValueCache:
 
 
 def mask_at(bias: Tensor, queries: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
-    """The bias H L L at queries b n and keys b m, -inf where a key is not visible (b n m): b H n m."""
+    """The bias (H L L) at the positions of queries (b n) and keys (b m), and -inf where a key is not visible (b n m): b H n m."""
     mask = bias[:, queries[:, :, None], keys[:, None, :]].transpose(0, 1)
     return mask.masked_fill(~visible[:, None], float("-inf"))
 
 
-def only_if_any(padding: Tensor) -> Tensor | None:
-    """A batch without padding needs no mask per example; its biases then stay one per batch."""
+def none_if_unpadded(padding: Tensor) -> Tensor | None:
+    """`padding`, or None if the batch has none: it then needs no mask per example, and one bias serves the whole batch."""
     return padding if bool(padding.any()) else None
 
 
 def drop_paths(rate: float, layers: int) -> list[float]:
-    """From 0 in the first layer linearly to `rate` in the last."""
+    """The drop-path rate of each layer: it rises linearly from 0 in the first layer to `rate` in the last."""
     return [rate * layer / max(layers - 1, 1) for layer in range(layers)]
 
 
@@ -105,7 +106,7 @@ class Encoder(nn.Module):
         self.image_biases = nn.ModuleList(ImageRelativeBias(model.image_buckets, model.heads) for _ in rates)
         self.layers = nn.ModuleList(EncoderLayer(model, rate) for rate in rates)
         self.norm = nn.LayerNorm(model.dim)
-        self.remembered = LastResult()
+        self.remembered = RecentResults()
 
     def embed_text(self, embedded: Tensor) -> Tensor:
         text: Tensor = self.dropout(self.token_norm(embedded + self.types.weight[TEXT]))
@@ -124,7 +125,7 @@ class Encoder(nn.Module):
         return text if grid is None else torch.cat([self.image_positions(*grid), text])  # U d
 
     def biases(self, grid: tuple[int, int] | None, length: int, positions: Tensor) -> list[Tensor]:
-        """Position bias of each layer, H U U. Depends on the grid and the text length, not on the examples."""
+        """Position bias of each layer, H U U. It depends on the grid and the text length, not on the examples."""
         absolute = self.position_bias(positions, positions)  # H U U
         patches = 0 if grid is None else grid[0] * grid[1]
         biases = []
@@ -137,9 +138,10 @@ class Encoder(nn.Module):
         return biases
 
     def masks(self, grid: tuple[int, int] | None, length: int, prompts: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """Position embeddings U d, and what each layer adds to its scores, 1 H U P+U: 0 for its prompt, then its bias.
+        """Returns the position embeddings U d, and the mask that each layer adds to its scores, 1 H U P+U: 0 for the layer's
+        prompt, then its position bias.
 
-        While nothing in them trains they are made once for all texts of about this length, and cut.
+        While none of their parameters trains, they are computed once for all texts of similar length, and cut to this length.
         """
         table = self.token_positions.table.weight
         longest = max(length, min(-(-length // STEP) * STEP, len(table)))
@@ -167,7 +169,7 @@ class Encoder(nn.Module):
         image_mask: Tensor | None,
         prefixes: Prefixes | None,
     ) -> Encoded:
-        """embedded B S d; padding B S; patches B N d of this grid; image_mask B, False where an example has no image."""
+        """embedded B S d; padding B S; patches B N d, N = h w of `grid`; image_mask B, False where an example has no image."""
         x = self.embed_text(embedded)
         if patches is not None:
             x = torch.cat([self.embed_image(patches), x], dim=1)  # B U d
@@ -176,14 +178,15 @@ class Encoder(nn.Module):
         prefixes = prefixes or [None] * len(self.layers)
         prompts = [0 if prefix is None else prefix[0].shape[2] for prefix in prefixes]
         positions, masks = self.masks(grid, embedded.shape[1], prompts)
-        padded = only_if_any(padding)
-        if padded is not None:
-            x = x.masked_fill(padded[:, :, None], 0)
-            hidden = masks[0].new_zeros(padded.shape).masked_fill(padded, float("-inf"))[:, None, None]  # B 1 1 U
+        batch_padding = none_if_unpadded(padding)
+        if batch_padding is not None:
+            x = x.masked_fill(batch_padding[:, :, None], 0)
+            zeros = masks[0].new_zeros(batch_padding.shape)
+            hidden = zeros.masked_fill(batch_padding, float("-inf"))[:, None, None]  # B 1 1 U
             masks = [mask + F.pad(hidden, (length, 0)) for mask, length in zip(masks, prompts, strict=True)]
         for layer, mask, prefix in zip(self.layers, masks, prefixes, strict=True):
             x = layer(x, mask, prefix)
-        return Encoded(self.norm(x), padded, positions)
+        return Encoded(self.norm(x), batch_padding, positions)
 
 
 class Decoder(nn.Module):
@@ -200,7 +203,7 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(model.dim)
 
     def cache(self, encoded: Encoded, prefixes: Prefixes | None, length: int) -> KeyValueCache:
-        """Before the first of at most `length` tokens."""
+        """An empty cache, with biases for at most `length` tokens."""
         positions = self.token_positions(length)
         absolute = self.self_bias(positions, positions)
         return KeyValueCache(
@@ -217,8 +220,8 @@ class Decoder(nn.Module):
     ) -> tuple[Tensor, KeyValueCache]:
         """Reads n more tokens of each example.
 
-        embedded B n d; places (B or 1) n, their positions; visible (B or 1) n R+n, which tokens each looks at, of those read
-        before and these; wanted B A, the only places of `embedded` whose states are asked for (None: all, A = n).
+        embedded B n d; places (B or 1) n, their positions; visible (B or 1) n R+n, which tokens each one attends to, among those
+        read before and these; wanted B A, the indices in `embedded` of the tokens whose states are computed (None: all, A = n).
         Returns the states B A d, and the cache with these tokens.
         """
         batch = max(len(places), len(cache.places))
@@ -229,17 +232,17 @@ class Decoder(nn.Module):
             last = None
             if i == len(self.layers) - 1 and wanted is not None:
                 last, places = wanted, places.expand(len(wanted), -1).gather(1, wanted)
-                visible = pick(visible.expand(len(wanted), -1, -1), wanted)
+                visible = gather_places(visible.expand(len(wanted), -1, -1), wanted)
                 memory_mask = cache.memory_mask(places)
             mask = mask_at(cache.biases[i], places, keys, visible)
-            x, read = layer(x, mask, past, memory, memory_mask, last)
-            pasts.append(read)
+            x, extended = layer(x, mask, past, memory, memory_mask, last)
+            pasts.append(extended)
         states: Tensor = self.norm(x)
         return states, replace(cache, past=pasts, places=keys)  # B A d
 
 
 class OFA(nn.Module):
-    """The token embedding serves encoder, decoder and output."""
+    """The whole model. Encoder, decoder and output share the token embedding."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -250,7 +253,7 @@ class OFA(nn.Module):
 
     @torch.no_grad()
     def initialise(self, std: float) -> None:
-        """As before pretraining (facts 4.7). Norms and head scales already stand at 1."""
+        """Draws the weights as OFA's are drawn before pretraining (facts 4.7). Norms and head scales are 1 already."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=std)
@@ -267,7 +270,8 @@ class OFA(nn.Module):
     def encode(
         self, tokens: Tensor, features: Tensor | None, image_mask: Tensor | None, prefixes: Prefixes | None
     ) -> Encoded:
-        """tokens B S, padded on the right; features None: no images; image_mask None: every example has one."""
+        """Runs the encoder. tokens B S, padded on the right; features B C h w, None: no images; image_mask B, None: every example
+        has an image."""
         patches, grid = None, None
         if features is not None:
             patches, grid = self.encoder.patches(features), (features.shape[2], features.shape[3])
@@ -277,9 +281,10 @@ class OFA(nn.Module):
     def decode_states(
         self, tokens: Tensor, encoded: Encoded, prefixes: Prefixes | None, wanted: Tensor | None = None
     ) -> Tensor:
-        """tokens B T, padded on the right; what stands at padding means nothing.
+        """The decoder's states for `tokens` (B T, padded on the right): B T d. States at padding are meaningless.
 
-        With `wanted` (B T) only where it is True, row by row: n d. The last layer then leaves out what nobody reads.
+        With `wanted` (B T, bool) returns only the n states where it is True, row by row: n d. The last layer then computes
+        nothing else.
         """
         cache = self.decoder.cache(encoded, prefixes, tokens.shape[1])
         if wanted is None:
@@ -289,7 +294,8 @@ class OFA(nn.Module):
         return self.read(tokens, cache, columns)[0][wanted.gather(1, columns)]
 
     def read(self, tokens: Tensor, cache: KeyValueCache, wanted: Tensor | None) -> tuple[Tensor, KeyValueCache]:
-        """Each token after the other, from the first position on. tokens B T, wanted B A."""
+        """Reads tokens (B T) from the first position on, each attending to itself and those before it. `wanted` (B A): as for the
+        decoder."""
         places = torch.arange(tokens.shape[1], device=tokens.device)
         states, cache = self.decoder(self.embed(tokens), places[None], (places[:, None] >= places)[None], cache, wanted)
         return states, cache
@@ -298,14 +304,14 @@ class OFA(nn.Module):
         self, start: Tensor, encoded: Encoded, prefixes: Prefixes | None, more: int
     ) -> tuple[Tensor, KeyValueCache]:
         """Reads `start` (B S, padded on the right). Returns the state after each row's last token (B 1 d), and a cache with
-        room for `more` tokens after it; the padding in it is not to be looked at."""
+        positions for `more` further tokens. The cache holds the padding too; later tokens must not attend to it."""
         cache = self.decoder.cache(encoded, prefixes, start.shape[1] + more)
         return self.read(start, cache, (start != PAD).sum(1, keepdim=True) - 1)
 
     def extend(
         self, tokens: Tensor, places: Tensor, visible: Tensor, cache: KeyValueCache
     ) -> tuple[Tensor, KeyValueCache]:
-        """Reads on: tokens B n at places B n, looking at what is visible (B n R+n)."""
+        """Reads more tokens, B n, at positions `places` (B n); each attends to the tokens that are `visible` to it (B n R+n)."""
         states, cache = self.decoder(self.embed(tokens), places, visible, cache, None)
         return states, cache
 
@@ -313,5 +319,5 @@ class OFA(nn.Module):
         return F.linear(states, self.embed.weight)  # ... V
 
     def decode(self, tokens: Tensor, encoded: Encoded, prefixes: Prefixes | None) -> Tensor:
-        """The logits of each position's next token. States first and `logits` on some of them costs less."""
+        """The logits of the token after each position. `decode_states`, and `logits` of some of the states, costs less."""
         return self.logits(self.decode_states(tokens, encoded, prefixes))  # B T V

@@ -1,6 +1,7 @@
-"""Official OFA checkpoints: reading them, and the correspondence between their names and ours (facts 4.8, 4.9).
+"""Official OFA checkpoints: reads them, and maps our names of tensors to the official ones (facts 4.8, 4.9).
 
-The only place that knows official names. Loading is strict: each tensor of a file is used, or listed here and why not.
+Only this module knows the official names. Loading is strict: each tensor of a file is used, or listed here with the reason why
+it is not.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from mmprompt.settings.model import Model
 
 State = dict[str, Tensor]
 
-# Ours -> official, applied in this order to each whole dotted part or run of parts.
+# Our name -> the official one: regular expressions, applied in this order.
 RENAMED = [
     (r"^embed\b", "encoder.embed_tokens"),
     (r"^encoder\.resnet\.conv\b", "encoder.embed_images.conv1"),
@@ -67,7 +68,7 @@ RENAMED_PROMPTS = [
 
 ALIASES = ("decoder.embed_tokens.weight", "decoder.output_projection.weight")  # of encoder.embed_tokens.weight
 
-# Tensors of an official file that have no place here.
+# Tensors of an official file that our model does not have.
 NOT_OURS = [
     r"\.version$",  # format number of the file
     r"\.num_batches_tracked$",  # counts batches; no result depends on it
@@ -83,7 +84,8 @@ ADAPTER = r"\.adapter\."
 
 
 def left_out(model: Model) -> int:
-    """Parameters of the official model that are for generating images: ours and these are the published total (facts 4.1)."""
+    """Number of the official model's parameters that only generate images. Our parameters and these add up to the published total
+    (facts 4.1)."""
     positions = (model.image_buckets**2 + 1) * model.dim
     norms = 2 * 2 * model.dim
     tables = model.decoder_layers * image_bucket_count(model.image_buckets) * model.heads
@@ -91,11 +93,11 @@ def left_out(model: Model) -> int:
 
 
 class CheckpointError(ValueError):
-    """A checkpoint does not fit. The message says which tensors, what came and what was wanted."""
+    """A checkpoint does not fit the model. The message names the tensors and says what came and what was wanted."""
 
 
-def read(path: Path) -> State:
-    """The tensors of an official .pt file, or of the same names in a .safetensors file."""
+def read_state(path: Path) -> State:
+    """Reads the tensors of an official .pt file, or of a .safetensors file with the same names. Raises CheckpointError."""
     if path.suffix == ".safetensors":
         return safetensors.torch.load_file(path)
     try:
@@ -113,45 +115,51 @@ def read(path: Path) -> State:
 
 
 def official_name(name: str) -> str:
-    """The official name of one of OFA's tensors."""
+    """The official name of a tensor of `OFA`."""
     for ours, official in RENAMED:
         name = re.sub(ours, official, name)
     return name
 
 
 def official_prompt_name(name: str) -> str:
-    """The official name of one of Prompts' tensors."""
+    """The official name of a tensor of `Prompts`."""
     for ours, official in RENAMED_PROMPTS:
         name = re.sub(ours, official, name)
     return name
 
 
 def load_backbone(model: OFA, state: State) -> None:
-    """Fills every tensor of the model from an official state; prompts and adapters in it are left out."""
+    """Copies an official state into the model; prompts and adapters in the state are left out.
+
+    Raises CheckpointError if a tensor is missing, left over, or has another shape.
+    """
     names = {name: official_name(name) for name in model.state_dict() if not name.endswith("num_batches_tracked")}
     embedding = state.get("encoder.embed_tokens.weight")
     for alias in ALIASES:
         if embedding is not None and alias in state and not torch.equal(state[alias], embedding):
             raise CheckpointError(f"{alias} differs from encoder.embed_tokens.weight; wanted: one shared embedding")
     skipped = "|".join([*NOT_OURS, PROMPT, ADAPTER])
-    offered = {key for key in state if key not in ALIASES and not re.search(skipped, key)}
-    fill(model, names, state, offered)
+    to_use = {key for key in state if key not in ALIASES and not re.search(skipped, key)}
+    copy_into(model, names, state, to_use)
 
 
 def official_state(weights: State) -> State:
-    """The tensors of a weights.safetensors under official names."""
+    """The tensors of a weights.safetensors, under their official names."""
     names = {"prompts": official_prompt_name, "backbone": official_name}
     parts = [(name.split(".", 1), tensor) for name, tensor in weights.items()]
     return {names[part](name): tensor for (part, name), tensor in parts}
 
 
-def fill(module: nn.Module, names: dict[str, str], state: State, offered: set[str]) -> None:
-    """Copies `state[names[name]]` into each tensor of the module, if all of them fit and none is left over."""
+def copy_into(module: nn.Module, names: dict[str, str], state: State, to_use: set[str]) -> None:
+    """Copies `state[names[name]]` into the tensor `name` of the module, for all names. `to_use`: the keys that must be used.
+
+    Raises CheckpointError, and copies nothing, if a tensor is missing, has another shape, or is left over.
+    """
     missing = sorted(set(names.values()) - state.keys())
-    left_over = sorted(offered - set(names.values()))
+    left_over = sorted(to_use - set(names.values()))
     own = module.state_dict()
     shapes = [
-        f"{key} is {list(state[key].shape)}, the model wants {list(own[name].shape)}{reason(key)}"
+        f"{key} is {list(state[key].shape)}, the model wants {list(own[name].shape)}{remark(key)}"
         for name, key in names.items()
         if key in state and state[key].shape != own[name].shape
     ]
@@ -163,8 +171,9 @@ def fill(module: nn.Module, names: dict[str, str], state: State, offered: set[st
     module.load_state_dict({name: state[key] for name, key in names.items()}, strict=False)
 
 
-def reason(key: str) -> str:
-    """Tables that the published code would lengthen with noise instead of refusing the file."""
+def remark(key: str) -> str:
+    """A remark on a tensor of another shape, for the error message. The published code would lengthen these tables with noise;
+    here the file is refused."""
     if "positions" in key:
         return " (a table of other length would leave positions untrained)"
     return " (another vocabulary)" if "embed_tokens" in key else ""

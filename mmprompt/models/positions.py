@@ -1,8 +1,8 @@
-"""Where things are: position embeddings, and the attention biases made of them (facts 4.6).
+"""Position embeddings, and the attention biases computed from them (facts 4.6).
 
-OFA adds no position to its inputs. Positions reach attention as an additive bias per head, in two parts:
-absolute  the position embeddings of query and key, projected and multiplied; one for all layers of a stack
-relative  a table per layer over bucketed distances, between two text tokens or between two patches; none across
+OFA adds no position embedding to its inputs. Positions enter attention as an additive bias per head, the sum of two parts:
+absolute  the position embeddings of query and key, projected and multiplied; the same for all layers of a stack
+relative  a table per layer over bucketed distances, between two text tokens or between two patches; none between text and patch
 T sequence, S text tokens, h x w grid of N = h w patches, H heads, Dh head width, d width, K largest grid side.
 Every bias is H T T: the same for all examples of a batch.
 """
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LONGEST = 1024  # the distance at which the logarithmic text buckets end, whatever the size of the position tables
-KEPT = 2  # results of each kind: a split's texts mostly have one or two lengths in steps of 16
+RESULTS_KEPT = 2  # the texts of a split mostly have one or two lengths in steps of 16
 
 
 @lru_cache(maxsize=64)
 def token_buckets(length: int, buckets: int, device: torch.device) -> Tensor:
-    """Bucket of each (query, key) distance: exact up to buckets/2, then logarithmic. In 0 .. 2 buckets - 2."""
+    """Bucket of the distance between each query and key, S S: exact up to buckets/2, then logarithmic. In 0 .. 2 buckets - 2."""
     middle = buckets // 2
-    place = torch.arange(length)
-    distance = place[:, None] - place[None, :]
+    position = torch.arange(length)
+    distance = position[:, None] - position[None, :]
     far = distance.abs().clamp(min=middle).double() / middle
     far = torch.ceil(far.log() / torch.tensor((LONGEST - 1) / middle).double().log() * (middle - 1)) + middle
     bucket = torch.where(distance.abs() <= middle, distance, distance.sign() * far.long())
@@ -35,7 +35,7 @@ def token_buckets(length: int, buckets: int, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=64)
 def image_buckets(h: int, w: int, side: int, device: torch.device) -> Tensor:
-    """Bucket of each pair of patches: row distance and column distance, both exact."""
+    """Bucket of each pair of patches, N N: one for each pair of row distance and column distance, both exact."""
     row, column = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
     row, column = row.flatten(), column.flatten()
     rows, columns = row[:, None] - row[None, :], column[:, None] - column[None, :]
@@ -43,12 +43,13 @@ def image_buckets(h: int, w: int, side: int, device: torch.device) -> Tensor:
 
 
 def image_bucket_count(side: int) -> int:
-    """Three more than the distances need: the official tables keep them for position 0, which no patch has."""
+    """Number of image buckets. Three more than there are distances: the official tables have them for position 0, which no patch
+    has."""
     return (2 * side - 1) ** 2 + 3
 
 
 class TokenPositions(nn.Module):
-    """Normalised position embeddings of text. Text starts at position 0; pads count."""
+    """Normalised position embeddings of text. Text starts at position 0; padding has positions too."""
 
     def __init__(self, max_positions: int, dim: int) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class TokenPositions(nn.Module):
 
 
 class ImagePositions(nn.Module):
-    """Normalised position embeddings of patches. Row r, column c has place K r + c + 1, at every resolution."""
+    """Normalised position embeddings of patches. The patch in row r, column c has position K r + c + 1, at every resolution."""
 
     def __init__(self, side: int, interpolate_from: int | None, dim: int) -> None:
         super().__init__()
@@ -85,7 +86,7 @@ class ImagePositions(nn.Module):
 
 
 class AbsoluteBias(nn.Module):
-    """Scaled dot product of projected positions, per head."""
+    """The absolute bias: scaled dot product of projected position embeddings, per head."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -102,6 +103,8 @@ class AbsoluteBias(nn.Module):
 
 
 class TokenRelativeBias(nn.Module):
+    """The relative bias between text tokens."""
+
     def __init__(self, buckets: int, heads: int) -> None:
         super().__init__()
         self.buckets = buckets
@@ -113,6 +116,8 @@ class TokenRelativeBias(nn.Module):
 
 
 class ImageRelativeBias(nn.Module):
+    """The relative bias between patches."""
+
     def __init__(self, side: int, heads: int) -> None:
         super().__init__()
         self.side = side
@@ -123,27 +128,28 @@ class ImageRelativeBias(nn.Module):
         return bias.permute(2, 0, 1)  # H N N
 
 
-class LastResult:
-    """Results of frozen tensors, made anew when one of these is written to, moved or replaced (through `.data` nobody sees it).
+class RecentResults:
+    """A cache of results that depend on frozen tensors. A result is computed again when one of its tensors is written to, moved or
+    replaced; a write through `.data` is not noticed.
 
-    While one of them trains nothing is remembered. A copy of the module that holds this begins with nothing.
+    While one of the tensors trains, nothing is cached. A copy of the module that holds this starts with an empty cache.
     """
 
     def __init__(self) -> None:
         self.results: dict[Hashable, Any] = {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> LastResult:
-        return LastResult()
+    def __deepcopy__(self, memo: dict[int, Any]) -> RecentResults:
+        return RecentResults()
 
     def __call__(self, key: Hashable, tensors: Iterable[Tensor], make: Callable[[], Any]) -> Any:
-        """make(), which depends on `key` and `tensors` alone."""
+        """The result of make(), which must depend on `key` and `tensors` alone."""
         tensors = [*tensors]
         if any(tensor.requires_grad for tensor in tensors):
             return make()
         name = (key, *((tensor.data_ptr(), tensor._version) for tensor in tensors))
         if name not in self.results:
-            while len(self.results) >= KEPT:
+            while len(self.results) >= RESULTS_KEPT:
                 del self.results[next(iter(self.results))]
-            # With the tensors, so that their addresses stay theirs as long as the result does.
+            # Stored with the tensors, so that no other tensor gets their addresses while the result is cached.
             self.results[name] = [tensor.detach() for tensor in tensors], make()
         return self.results[name][1]

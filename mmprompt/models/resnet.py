@@ -1,8 +1,8 @@
 """The image front end: the first three stages of a ResNet v1.5 (facts 4.4).
 
-B images, h x w pixels, W width of the first stage. One patch is 16 x 16 pixels; there is no fourth stage, no pooling,
-no classifier. BatchNorm is the ordinary one: in train mode it uses the batch's statistics and moves the running ones,
-even when every parameter is frozen, as published.
+B images, h x w pixels, W width of the first stage. One patch is 16 x 16 pixels; there is no fourth stage, no final pooling, and
+no classifier. BatchNorm is the ordinary one: in train mode it uses the batch's statistics and updates the running ones, even
+when every parameter is frozen, as published.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STRIDE = 16  # pixels per patch side
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 and a shortcut. v1.5: the stride sits in the 3x3."""
+    """Convolutions 1x1, 3x3, 1x1 and a shortcut. v1.5: the 3x3 convolution has the stride."""
 
     def __init__(self, channels: int, inner: int, stride: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images to a map of `channels` = 16 W features per patch."""
+    """Maps images to `channels` = 16 W features per patch."""
 
     def __init__(self, width: int, blocks: Sequence[int]) -> None:
         super().__init__()

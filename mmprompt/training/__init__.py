@@ -1,1 +1,1 @@
-"""The training loop, what a frozen backbone computes once, pretraining."""
+"""The training loop, the features that a frozen backbone computes once, and pretraining."""

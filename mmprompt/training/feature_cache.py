@@ -1,14 +1,14 @@
-"""A cache of rows that take long to compute, shared by all processes of a store: STORE/cache.
+"""A cache on disk for rows that take long to compute, shared by all processes of a store: STORE/cache.
 
-n rows of one shape, float32. A shard is a file of rows, each with its crc32 behind it. Its name is a hash of all that decides
-its bits, so nothing in the folder ever has to be declared stale, and anyone may delete any of it at any time.
+n rows of one shape, float32. A shard is a file of rows, each followed by its crc32. A shard's name is a hash of everything that
+decides its bits, so that no file ever becomes stale, and any file may be deleted at any time.
 
-There are no locks. A shard is written aside and renamed into place; processes that fill at once each choose at random among
-what is missing. A shard made twice is the same shard. What cannot be read is made again, what cannot be written is
-made whenever it is needed, and both are said in one line.
+There are no locks. A shard is written under a temporary name and renamed into place; processes that fill the cache at the same
+time each choose at random among the missing shards. If two make the same shard, the files are equal. A shard that cannot be read
+is made again; rows of a shard that cannot be written are computed whenever they are needed. Either is reported in one line.
 
-Shards are read, not mapped: the kernel shares the pages among processes either way, but under a mapping a file that shrinks,
-or that another host deletes, kills every process that reads it.
+Shards are read, not memory-mapped. The kernel shares the pages among processes either way, but if a mapped file shrinks, or
+another host deletes it, every process that reads it is killed.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from torch import Tensor
 
 from mmprompt.runs.files import draft_of, make_folder, server_time, share
 
-SHARD_BYTES = 64e6  # a file is no larger, give or take a batch
-SHARDS = 8  # of a split if it is small: several processes can share the work
-OPEN = 200  # files at once; 1,024 is what a process usually may
-ABANDONED = 86_400.0  # seconds after which a file that was being written belongs to nobody
-CHECK = 4  # bytes
+SHARD_BYTES = 64e6  # maximal size of a file, give or take a batch
+SHARDS = 8  # of a small split, so that several processes can share the work
+OPEN_FILES = 200  # at most; the usual limit of a process is 1,024
+ABANDONED = 86_400.0  # seconds after which an unfinished file is taken to be left by a killed process, and is removed
+CHECKSUM_BYTES = 4
 
-Make = Callable[[np.ndarray], Tensor]  # indices of rows -> these rows
+Make = Callable[[np.ndarray], Tensor]  # from indices of rows to these rows
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Cache:
 
     @property
     def used(self) -> int:
-        """Bytes in use."""
+        """The size of all files in the folder, in bytes."""
         total = 0
         for entry in os.scandir(self.folder):
             with contextlib.suppress(FileNotFoundError):
@@ -65,7 +65,7 @@ class Cache:
                     file.unlink()
 
     def write(self, file: Path, chunks: Sequence[bytes]) -> None:
-        """Writes a complete file, or none. Raises OSError."""
+        """Writes a file. It appears only when it is complete. Raises OSError."""
         draft = draft_of(file)
         try:
             with draft.open("xb") as handle:
@@ -79,7 +79,7 @@ class Cache:
 
 
 class Cached:
-    """Rows that `make` computes, read from the cache if they are there."""
+    """The rows that `make` computes. Those that are in the cache are read instead of computed."""
 
     def __init__(
         self,
@@ -91,8 +91,8 @@ class Cached:
         examples: Sequence[bytes],
         cache: Cache,
     ) -> None:
-        """`batch`: rows that are best made at once. `facts`: all that decides the rows' bits besides `examples`, what each is
-        made of."""
+        """`batch`: how many rows are best made together. `examples`: for each row, what it is computed from. `facts`: everything
+        else that decides the rows' bits."""
         self.make, self.name, self.shape, self.cache = make, name, tuple(shape), cache
         self.count, self.row_bytes = len(examples), 4 * int(np.prod(shape))
         shard = min(self.count / SHARDS, SHARD_BYTES / self.row_bytes)
@@ -103,31 +103,33 @@ class Cached:
             key.update(b"".join(examples[first : first + self.per_shard]))
             self.files.append(cache.folder / f"{key.hexdigest()[:32]}.rows")
         self.handles: dict[int, FileIO] = {}
-        self.given_up: set[int] = set()  # damaged, and could not be written anew
+        self.given_up: set[int] = set()  # damaged shards that could not be written again
 
     def __call__(self, index: np.ndarray) -> Tensor:
-        """Rows B *shape, at the alignment that torch gives its tensors."""
+        """The rows with these indices, B and the shape of a row, in memory that torch has aligned."""
         rows = torch.empty(len(index), *self.shape)
         buffers = rows.view(len(index), -1).numpy().view(np.uint8)
-        absent = [place for place, row in enumerate(index) if not self.read(int(row), buffers[place].data)]
-        if absent:
-            rows[absent] = self.make(index[absent]).cpu()
+        missing = [i for i, row in enumerate(index) if not self.read(int(row), buffers[i].data)]
+        if missing:
+            rows[missing] = self.make(index[missing]).cpu()
         return rows
 
-    def read(self, row: int, into: memoryview) -> bool:
-        """Reads a shard; returns whether it was there. A damaged shard is computed again."""
-        shard, place = divmod(row, self.per_shard)
-        check = bytearray(CHECK)
+    def read(self, row: int, buffer: memoryview) -> bool:
+        """Reads a row from its shard into `buffer`. Returns False if that failed; a damaged shard is then made again."""
+        shard, row_in_shard = divmod(row, self.per_shard)
+        checksum = bytearray(CHECKSUM_BYTES)
         try:
             if shard not in self.handles:
-                if len(self.handles) == OPEN:
+                if len(self.handles) == OPEN_FILES:
                     self.handles.clear()
                 self.handles[shard] = FileIO(self.files[shard])
-            got = os.preadv(self.handles[shard].fileno(), [into, check], place * (self.row_bytes + CHECK))
+            offset = row_in_shard * (self.row_bytes + CHECKSUM_BYTES)
+            length = os.preadv(self.handles[shard].fileno(), [buffer, checksum], offset)
         except OSError:
             self.handles.pop(shard, None)
             return False
-        sound = got == self.row_bytes + CHECK and zlib.crc32(into).to_bytes(CHECK, "little") == check
+        is_complete = length == self.row_bytes + CHECKSUM_BYTES
+        sound = is_complete and zlib.crc32(buffer).to_bytes(CHECKSUM_BYTES, "little") == checksum
         if not sound and shard not in self.given_up:
             print(f"{self.files[shard]} ({self.name}) is damaged; it is made again", flush=True)
             del self.handles[shard]
@@ -135,10 +137,11 @@ class Cached:
                 self.write(shard)
             except OSError as error:
                 self.given_up.add(shard)
-                self.say(error)
+                self.report(error)
         return sound
 
     def rows_of(self, shard: int) -> np.ndarray:
+        """The indices of a shard's rows."""
         first = shard * self.per_shard
         return np.arange(first, min(first + self.per_shard, self.count))
 
@@ -146,14 +149,16 @@ class Cached:
         """Computes and writes a shard. Raises OSError if it cannot be written."""
         chunks: list[bytes] = []
         for row in self.make(self.rows_of(shard)).cpu().numpy():
-            chunks += [row.tobytes(), zlib.crc32(row.tobytes()).to_bytes(CHECK, "little")]
+            chunks += [row.tobytes(), zlib.crc32(row.tobytes()).to_bytes(CHECKSUM_BYTES, "little")]
         self.cache.write(self.files[shard], chunks)
 
-    def say(self, error: OSError) -> None:
-        print(f"{self.cache.folder} cannot be written ({error.strerror}); {self.otherwise}", flush=True)
+    def report(self, error: OSError) -> None:
+        """Prints that the cache cannot be written, and what this means."""
+        print(f"{self.cache.folder} cannot be written ({error.strerror}); {self.consequence}", flush=True)
 
     @property
-    def otherwise(self) -> str:
+    def consequence(self) -> str:
+        """What it means that shards are not written, for messages."""
         return f"{self.name} that are not in it are computed each time they are needed"
 
     def missing(self) -> list[int]:
@@ -161,21 +166,22 @@ class Cached:
         return [shard for shard, file in enumerate(self.files) if not file.exists()]
 
     def fill(self) -> None:
-        """Computes all missing shards as long as they fit, and first prints what they need."""
-        random, said = np.random.default_rng(), False
+        """Computes all missing shards, as long as they fit. First prints how much space they need."""
+        random, printed = np.random.default_rng(), False
         try:
             self.cache.prepare()
             while missing := self.missing():
-                need = sum(len(self.rows_of(shard)) for shard in missing) * (self.row_bytes + CHECK) / 1e9
+                row_count = sum(len(self.rows_of(shard)) for shard in missing)
+                need = row_count * (self.row_bytes + CHECKSUM_BYTES) / 1e9
                 used, free = self.cache.used / 1e9, shutil.disk_usage(self.cache.folder).free / 1e9
                 line = f"{self.name}: {need:.3g} GB, the cache has {used:.3g} of {self.cache.max_gb:g} GB"
                 if used + need > self.cache.max_gb or need > free:
                     line += f" and its disk {free:.3g} GB free, so they are not kept: raise cache.max_gb, or make room"
-                    print(f"{line} in {self.cache.folder}; {self.otherwise}", flush=True)
+                    print(f"{line} in {self.cache.folder}; {self.consequence}", flush=True)
                     return
-                if not said:
+                if not printed:
                     print(line, flush=True)
-                    said = True
+                    printed = True
                 self.write(int(random.choice(missing)))
         except OSError as error:
-            self.say(error)
+            self.report(error)

@@ -1,11 +1,12 @@
-"""What a frozen backbone computes for a split: image features and, if no prompt reaches the encoder, the encoder's output.
+"""The features of a split under a frozen backbone: image features and, if nothing is tuned in the encoder, its output.
 
 B examples, C x h x w features, N = h w patches, S source tokens of the split's longest text, U = N + S, d width.
 
-It is computed in batches of one shape, always: the last is filled up, every text padded to the longest of its split. In batches
-of one shape an example has the same bits in whichever row and company (test_cache.py; on CPU, with one and two threads, micro
-in batches of 8 to 50 and ofa_tiny at 384 pixels in batches of 2 to 16, there was no exception). So it does not matter who
-computed an example, and whether it was kept (`mmprompt.training.feature_cache`) need not be in a run's id.
+They are always computed in batches of one shape: the last batch is filled up, and every text is padded to the longest of its
+split. In batches of one shape, an example's features have the same bits in every row and with any other examples (test_cache.py;
+on CPU, with one and two threads, micro in batches of 8 to 50 and ofa_tiny at 384 pixels in batches of 2 to 16, there was no
+exception). So it does not matter which process computed them, and the cache (`mmprompt.training.feature_cache`) need not be part
+of a run's id.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 from mmprompt.data.splits import Split
 from mmprompt.data.tasks import pad, preprocess
 from mmprompt.methods.tuned_model import Tuned, View, autocast
-from mmprompt.models.ofa import OFA, PAD, Encoded, only_if_any
+from mmprompt.models.ofa import OFA, PAD, Encoded, none_if_unpadded
 from mmprompt.models.resnet import STRIDE
 from mmprompt.runs.config import RunConfig
 from mmprompt.settings.deployment import Caching
@@ -34,18 +35,19 @@ from mmprompt.settings.task import Task
 from mmprompt.training.feature_cache import Cache, Cached, Make
 
 Want = Literal["pixels", "features", "encoded"]
-NUMBERS = {"cpu family": "family", "model": "model", "stepping": "stepping"}  # of a processor in /proc/cpuinfo, on x86
-NUMBERS |= {"CPU implementer": "implementer", "CPU part": "part", "CPU variant": "variant"}  # on ARM
-KEPT = 6  # splits, of the tasks that a job is at
-PIXELS = 2**19  # of all images of a batch, at most: 32 images of 96 pixels a side, 2 of 384
+# The numbers that identify a processor: their keys in /proc/cpuinfo, and their names here.
+NUMBERS = {"cpu family": "family", "model": "model", "stepping": "stepping"}  # x86
+NUMBERS |= {"CPU implementer": "implementer", "CPU part": "part", "CPU variant": "variant"}  # ARM
+SPLITS_KEPT = 6  # so many splits' features are held in memory
+PIXELS = 2**19  # of all images of a batch, at most: 32 images with sides of 96 pixels, 2 with sides of 384
 
 
 class FrozenFeatures:
     """The features of a split under a backbone that does not change."""
 
-    def __init__(self, backbone: OFA, known: str, split: Split, cache: Cache | None) -> None:
-        """`known`: the settings that decide the features, as JSON."""
-        settings = json.loads(known)
+    def __init__(self, backbone: OFA, settings_json: str, split: Split, cache: Cache | None) -> None:
+        """`settings_json`: the settings that decide the features, as JSON."""
+        settings = json.loads(settings_json)
         self.task, model = Task.model_validate(settings.pop("task")), Model.model_validate(settings["model"])
         self.backbone, self.device, self.precision = backbone, backbone.embed.weight.device, settings["precision"]
         self.examples, self.name, self.cache = split, f"{self.task.name}/{split.name}", cache
@@ -63,28 +65,33 @@ class FrozenFeatures:
 
     @cached_property
     def feature_rows(self) -> Make:
-        made, shape = self.in_batches(self.make_features), (*self.grid, self.backbone.encoder.resnet.channels)
-        return made if self.cache is None else self.through_cache(made, "features", shape, self.digests, self.cache)
+        """Image features as the cache stores them, B h w C; read from the cache if there is one."""
+        make, shape = self.in_batches(self.make_features), (*self.grid, self.backbone.encoder.resnet.channels)
+        return make if self.cache is None else self.through_cache(make, "features", shape, self.digests, self.cache)
 
     @cached_property
     def output_rows(self) -> Make:
-        made = self.in_batches(self.make_outputs)
+        """The encoder's states, B U d; read from the cache if there is one."""
+        make = self.in_batches(self.make_outputs)
         if self.cache is None:
-            return made
-        asked = [look + text.tobytes() for look, text in zip(self.digests, self.source.numpy(), strict=True)]
-        return self.through_cache(
-            made, "encoder outputs", (self.patches + self.source.shape[1], self.dim), asked, self.cache
-        )
+            return make
+        questions = [digest + text.tobytes() for digest, text in zip(self.digests, self.source.numpy(), strict=True)]
+        shape = (self.patches + self.source.shape[1], self.dim)
+        return self.through_cache(make, "encoder outputs", shape, questions, self.cache)
 
-    def through_cache(self, made: Make, what: str, shape: tuple[int, ...], of: list[bytes], cache: Cache) -> Cached:
-        """Rows of this shape, computed once for each item in `of`."""
-        return Cached(made, batch_size(self.task.image_size), f"{what} of {self.name}", shape, self.facts, of, cache)
+    def through_cache(
+        self, make: Make, kind: str, shape: tuple[int, ...], examples: list[bytes], cache: Cache
+    ) -> Cached:
+        """The rows of `make`, of this shape, through the cache. `examples`: for each row, what it is computed from."""
+        name = f"{kind} of {self.name}"
+        return Cached(make, batch_size(self.task.image_size), name, shape, self.facts, examples, cache)
 
     def in_batches(self, make: Make) -> Make:
+        """Returns a function that calls `make` with batches of one size and joins the results, in float32."""
         size = batch_size(self.task.image_size)
 
         @torch.no_grad()
-        def made(index: np.ndarray) -> Tensor:
+        def make_in_batches(index: np.ndarray) -> Tensor:
             rows = []
             for first in range(0, len(index), size):
                 part = index[first : first + size]
@@ -92,7 +99,7 @@ class FrozenFeatures:
                     rows.append(make(np.resize(part, size))[: len(part)].float())
             return torch.cat(rows)
 
-        return made
+        return make_in_batches
 
     def make_features(self, index: np.ndarray) -> Tensor:
         pixels = preprocess(self.examples.images[torch.from_numpy(index)].to(self.device), self.task.image_size)
@@ -103,10 +110,11 @@ class FrozenFeatures:
         return self.backbone.encode(source, self.features(index), None, None).states  # B U d
 
     def features(self, index: np.ndarray) -> Tensor:
+        """Image features of these examples."""
         return self.feature_rows(index).to(self.device).permute(0, 3, 1, 2)  # B C h w
 
     def fill(self, rows: Make) -> None:
-        """Computes these rows for the cache, features first: the outputs are computed from them."""
+        """Fills the cache with these rows. Features come first, because the encoder's outputs are computed from them."""
         if isinstance(rows, Cached) and rows.missing():
             for needed in dict.fromkeys((self.feature_rows, rows)):
                 assert isinstance(needed, Cached)
@@ -114,21 +122,24 @@ class FrozenFeatures:
 
     @torch.no_grad()
     def outputs(self, index: np.ndarray) -> Encoded:
-        """Cuts off the columns beyond the longest of these texts."""
+        """The encoder's output for these examples, cut after the longest of their texts."""
         hidden = self.source[torch.from_numpy(index)] == PAD
         length = int((~hidden).sum(1).max())
         hidden = torch.cat([hidden.new_zeros(len(index), self.patches), hidden[:, :length]], dim=1)
         states = self.output_rows(index)[:, : self.patches + length].to(self.device)
-        return Encoded(states, only_if_any(hidden.to(self.device)), self.backbone.encoder.positions(self.grid, length))
+        return Encoded(
+            states, none_if_unpadded(hidden.to(self.device)), self.backbone.encoder.positions(self.grid, length)
+        )
 
 
-@lru_cache(maxsize=KEPT)  # the runs of a job mostly share their task
-def frozen(backbone: OFA, known: str, split: Split, cache: Cache | None) -> FrozenFeatures:
-    return FrozenFeatures(backbone, known, split, cache)
+@lru_cache(maxsize=SPLITS_KEPT)  # most runs of a job share their task
+def frozen_features(backbone: OFA, settings_json: str, split: Split, cache: Cache | None) -> FrozenFeatures:
+    return FrozenFeatures(backbone, settings_json, split, cache)
 
 
 @lru_cache(maxsize=1)
-def on(backbone: OFA, device: torch.device) -> OFA:
+def on_device(backbone: OFA, device: torch.device) -> OFA:
+    """The backbone on this device: itself on the CPU, otherwise a copy."""
     return backbone if device.type == "cpu" else copy.deepcopy(backbone).to(device)
 
 
@@ -140,71 +151,74 @@ def view(
     cache: Cache | None,
     want: Want = "encoded",
 ) -> View:
-    """Returns a function from example indices to what `tuned` reads of a split. `backbone`: the pretrained one, not tuned.
+    """Returns a function from indices of a split's examples to the input of `tuned` for them. `backbone`: the pretrained one.
 
-    Of what is fixed as much as possible is computed once, up to what is wanted: the encoder's output or the image features. What
-    trains, or follows the batches, is computed from the pixels each time.
+    As much as possible of the fixed part is computed only once, but no more than `want`: the encoder's output or the image
+    features. If the ResNet trains or its BatchNorm statistics change, features are computed from the pixels each time.
     """
     device = next(tuned.parameters()).device
     if want == "pixels":
         return pixels(split, config.task.image_size, device)
     if not tuned.resnet_is_fixed:
         return live_features(config, tuned, split, device)
-    known = config.model_dump_json(include={"training_version", "threads", "precision", "model", "backbone", "task"})
-    seen = frozen(on(backbone, device), known, split, cache)
+    keys = {"training_version", "threads", "precision", "model", "backbone", "task"}
+    settings_json = config.model_dump_json(include=keys)
+    frozen = frozen_features(on_device(backbone, device), settings_json, split, cache)
     encoded = want == "encoded" and tuned.encoder_is_fixed
-    seen.fill(seen.output_rows if encoded else seen.feature_rows)
-    return seen.outputs if encoded else seen.features
+    frozen.fill(frozen.output_rows if encoded else frozen.feature_rows)
+    return frozen.outputs if encoded else frozen.features
 
 
 def live_features(config: RunConfig, tuned: Tuned, split: Split, device: torch.device) -> View:
-    """As `view`, for a ResNet that trains or whose BatchNorm statistics change: each batch is computed when it is needed."""
-    looks = pixels(split, config.task.image_size, device)
+    """As `view`, for a ResNet that trains or whose BatchNorm statistics change: features are computed anew for each batch."""
+    pixels_of = pixels(split, config.task.image_size, device)
 
-    def see(index: np.ndarray) -> Tensor:
+    def features(index: np.ndarray) -> Tensor:
         with autocast(device, config.precision):
-            return tuned.backbone.features(looks(index))
+            return tuned.backbone.features(pixels_of(index))
 
-    return see
+    return features
 
 
 def pixels(split: Split, image_size: int, device: torch.device) -> Callable[[np.ndarray], Tensor]:
-    """The images as the ResNet reads them, B 3 h w."""
+    """Returns a function from indices of examples to their normalised pixels, B 3 size size, the ResNet's input."""
     return lambda index: preprocess(split.images[torch.from_numpy(index)].to(device), image_size)
 
 
 def batch_size(image_size: int) -> int:
-    """A power of two, as most batch sizes are: then little is computed in vain where nothing is cached."""
+    """The number of examples that are computed together. A power of two, because most batch sizes of runs are: a run's batch then
+    needs little filling up where nothing is cached."""
     return 1 << max(0, (PIXELS // image_size**2).bit_length() - 1)
 
 
 def open_cache(settings: Caching, folder: Path, device: torch.device) -> Cache | None:
     """The cache in this folder; None if the settings switch it off."""
-    wanted = settings.max_gb > 0 and (settings.frozen == "on" or device.type == "cpu")
-    return Cache(folder, settings.max_gb) if wanted else None
+    is_on = settings.max_gb > 0 and (settings.frozen == "on" or device.type == "cpu")
+    return Cache(folder, settings.max_gb) if is_on else None
 
 
 def machine(device: torch.device) -> list[str]:
-    """What decides the last bits of a number besides the settings."""
+    """The version of torch and the device: besides the settings, they decide the last bits of a number."""
     return [torch.__version__, torch.cuda.get_device_name(device) if device.type == "cuda" else processor()]
 
 
 @lru_cache
 def processor() -> str:
-    """This machine's processor, as `described` says it."""
+    """The description of this machine's processor."""
     file = Path("/proc/cpuinfo")
-    return described(file.read_text() if file.exists() else "", torch.backends.cpu.get_cpu_capability())
+    return description(file.read_text() if file.exists() else "", torch.backends.cpu.get_cpu_capability())
 
 
-def described(cpuinfo: str, instructions: str) -> str:
-    """`AMD EPYC 7763 64-Core Processor (family 25, model 1, stepping 1, AVX2)`: what numbers differ between in the last bits.
+def description(cpuinfo: str, instructions: str) -> str:
+    """Describes a processor, such as `AMD EPYC 7763 64-Core Processor (family 25, model 1, stepping 1, AVX2)`. Processors with
+    different descriptions may compute different last bits.
 
-    The name alone does not say it: virtual machines call several generations "AMD EPYC". `instructions`: the set that torch
-    computes with. `cpuinfo`: what the kernel says (man 5 proc), of which that of the first core counts; empty where it says
-    nothing, as in some containers: then the name is the architecture's.
+    The name alone is not enough: virtual machines call several generations "AMD EPYC". `instructions`: the instruction set that
+    torch uses. `cpuinfo`: the content of /proc/cpuinfo (man 5 proc), of which the first core is used. It is empty in some
+    containers; the name is then that of the architecture.
     """
-    first = cpuinfo.strip().split("\n\n")[0].splitlines()
-    said = {key.strip(): value.strip() for key, colon, value in (line.partition(":") for line in first) if colon}
-    name = said.get("model name") or platform.processor() or platform.machine()
-    numbers = [f"{word} {said[key]}" for key, word in NUMBERS.items() if said.get(key)]
+    first_core = cpuinfo.strip().split("\n\n")[0].splitlines()
+    values = {key.strip(): value.strip() for key, colon, value in (line.partition(":") for line in first_core) if colon}
+    name = values.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{word} {values[key]}" for key, word in NUMBERS.items() if values.get(key)]
     return f"{name} ({', '.join([*numbers, instructions])})"

@@ -1,12 +1,12 @@
-"""Pretrains the small backbone: OFA's pretraining tasks on the small world, from random weights.
+"""Pretraining of the small backbone: OFA's pretraining tasks on the small world, from random weights.
 
 B scenes, Q sequences (several per scene), N patches, d width, C feature channels.
 
-Three helps stand in for what official OFA gets from an ImageNet ResNet, days of GPU time and text pretraining. They act on the
-training loss only; the model that comes out is plain OFA.
-    words     patches under a digit are pulled to the embeddings of the words for its value, colour and size
-    patches   the encoder's output at such a patch tells value, colour, size and box, through a head that is thrown away
-    ordinal   a location token's neighbours are nearly right
+Official OFA has an ImageNet ResNet, days of GPU time and text pretraining. Three auxiliary losses replace them here. They change
+only the training loss; the resulting model is plain OFA.
+    words     patches under a digit are drawn towards the embeddings of the words for its value, colour and size
+    patches   a head, discarded after pretraining, predicts value, colour, size and box from the encoder's output at such a patch
+    ordinal   the neighbours of the right location token count as nearly right
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PROMPT_TYPE = {
 
 
 class Recipe(Section):
-    """conf/pretrain.yaml"""
+    """The settings of pretraining, from conf/pretrain.yaml."""
 
     seed: int
     threads: int
@@ -70,19 +70,19 @@ class Recipe(Section):
     clip_norm: float
     words_weight: float
     patches_weight: float
-    helps_until: float  # share of the steps after which the two weights count a quarter
+    helps_until: float  # share of the steps after which the two weights are divided by four
     checkpoint_every: int
     score_every: int
     score_examples: int
-    gate: dict[str, float]  # percent right that each of these tasks must reach
+    gate: dict[str, float]  # score in percent that each of these tasks must reach
     gate_examples: int
 
 
 @dataclass(frozen=True)
 class PatchLabels:
-    """The object under each patch's centre."""
+    """The attributes of the object under each patch's centre. They are meaningless where no object is."""
 
-    covered: Tensor  # B N bool
+    covered: Tensor  # B N bool, whether an object is there
     digit: Tensor  # B N
     colour: Tensor  # B N
     size: Tensor  # B N
@@ -90,7 +90,7 @@ class PatchLabels:
 
 
 def patch_labels(scenes: digits.Scenes, side: int) -> PatchLabels:
-    """side: patches per side of the image."""
+    """The labels of each scene's patches. `side`: number of patches along each side of the image."""
     centre = (np.arange(side) + 0.5) * digits.S / side
     x, y = np.tile(centre, side), np.repeat(centre, side)  # N, row by row
     present = np.arange(digits.K) < scenes.count[:, None]  # B K
@@ -108,7 +108,7 @@ def patch_labels(scenes: digits.Scenes, side: int) -> PatchLabels:
 
 
 class PatchHead(nn.Module):
-    """Reads a digit's attributes from the encoder's output. It is discarded after pretraining."""
+    """Predicts a digit's attributes from the encoder's output. It is discarded after pretraining."""
 
     SPLIT = (len(digits.DIGITS), len(digits.COLOURS), len(digits.SIZES), 4)
 
@@ -117,6 +117,7 @@ class PatchHead(nn.Module):
         self.out = nn.Linear(dim, sum(self.SPLIT))
 
     def forward(self, states: Tensor, labels: PatchLabels) -> Tensor:  # B N d
+        """The loss of its predictions, averaged over the patches that an object covers."""
         digit, colour, size, box = self.out(states[labels.covered]).split(self.SPLIT, -1)
         on = labels.covered
         losses = [F.cross_entropy(digit, labels.digit[on]), F.cross_entropy(colour, labels.colour[on])]
@@ -124,21 +125,21 @@ class PatchHead(nn.Module):
 
 
 class Pretraining:
-    """The mixture of tasks: batches, losses and the gate's scores."""
+    """The mixture of pretraining tasks: its batches, losses and scores."""
 
     def __init__(self, recipe: Recipe, model: Model) -> None:
         self.recipe = recipe
         self.tokenizer = Tokenizer(model.vocab_size, model.num_bins)
         self.first_bin = model.vocab_size - model.num_bins
         self.side = recipe.image_size // 16
-        place = torch.arange(model.num_bins)
-        self.soft = torch.softmax(
-            -((place[:, None] - place) ** 2) / 2, -1
-        )  # bins bins: a location's neighbours are nearly right
+        location = torch.arange(model.num_bins)
+        # bins bins, the target distribution for each right location token: its neighbours are nearly right
+        self.soft = torch.softmax(-((location[:, None] - location) ** 2) / 2, -1)
         words = [[self.tokenizer.ids[w] for w in group] for group in (digits.DIGITS, digits.COLOURS, digits.SIZES)]
         self.words = [torch.tensor(group) for group in words]
 
     def sequences(self, rng: np.random.Generator, scenes: digits.Scenes) -> Iterator[tuple[int, Sample]]:
+        """Yields `per_scene` samples of each scene, of tasks drawn by their share, with the scene's index."""
         names = list(small_world.PRETRAINING)
         share = np.array([weight for _, weight, _ in small_world.PRETRAINING.values()])
         for scene in range(len(scenes.count)):
@@ -146,13 +147,14 @@ class Pretraining:
             while made < self.recipe.per_scene:
                 name = names[rng.choice(len(names), p=share / share.sum())]
                 template, _, maker = small_world.PRETRAINING[name]
-                item = small_world.say(rng, scenes, scene, maker)
+                item = small_world.make_item(rng, scenes, scene, maker)
                 if item is not None:
                     made += 1
                     yield scene, encode(item, template, PROMPT_TYPE[name], self.tokenizer)
 
     def batch(self, seed: int, step: int) -> tuple[Tensor, PatchLabels, Tensor, Batch]:
-        """The batch of a step is a function of seed and step alone: images B, labels, scene of each sequence Q, sequences."""
+        """The batch of a step, which depends on seed and step only: images of B scenes, their labels, the scene of each sequence
+        (Q), and the sequences."""
         rng = np.random.default_rng((seed, step))
         scenes = digits.sample_scenes(rng, self.recipe.scenes, "pretrain", "plain")
         index, samples = zip(*self.sequences(rng, scenes), strict=True)
@@ -160,6 +162,7 @@ class Pretraining:
         return images, patch_labels(scenes, self.side), torch.tensor(index), collate(samples)
 
     def loss(self, model: OFA, head: PatchHead, batch: tuple[Tensor, PatchLabels, Tensor, Batch]) -> dict[str, Tensor]:
+        """The losses of a batch: `text`, of the answers, and the auxiliary losses `words` and `patches`."""
         images, labels, index, text = batch
         features = model.features(images)  # B C h w
         patches = model.encoder.embed_image(model.encoder.patches(features))  # B N d
@@ -172,9 +175,8 @@ class Pretraining:
         bins = target >= self.first_bin
         soft = self.soft[target[bins] - self.first_bin]
         ordinal = -(soft * log_probs[bins][:, self.first_bin :]).sum(-1)
-        first = torch.arange(
-            0, len(index), self.recipe.per_scene
-        )  # one sequence of each scene: the encoder's view of it
+        # One sequence of each scene is enough for the loss of its patches.
+        first = torch.arange(0, len(index), self.recipe.per_scene)
         number = patches.shape[1]
         return {
             "text": torch.cat([nll[~bins], ordinal]).mean(),
@@ -183,6 +185,7 @@ class Pretraining:
         }
 
     def words_loss(self, model: OFA, patches: Tensor, labels: PatchLabels) -> Tensor:
+        """The loss of classifying the patches (B N d) by their similarity to the embeddings of words."""
         on = labels.covered
         truth = (labels.digit[on], labels.colour[on], labels.size[on])
         losses = [
@@ -193,41 +196,43 @@ class Pretraining:
 
     @torch.no_grad()
     def score(self, model: OFA, split: str, examples: int) -> dict[str, float]:
-        """Percent right at each task on the handwriting of a split, generated greedily (grounding: IoU of at least 0.5)."""
+        """The percentage of right answers at each task on the handwriting of a split, with greedy decoding (grounding: an IoU of at
+        least 0.5 is right)."""
         model.eval()
         scores = {}
         for name, (template, _, maker) in small_world.PRETRAINING.items():
             scenes, items = small_world.sample_items(np.random.default_rng(1), examples, split, maker, "plain")
             samples = [encode(item, template, PROMPT_TYPE[name], self.tokenizer) for item in items]
-            found: list[list[int]] = []
+            token_ids: list[list[int]] = []
             for first in range(0, examples, EVALUATION_BATCH):
                 part = slice(first, first + EVALUATION_BATCH)
                 text = collate(samples[part])
                 features = model.features(preprocess(torch.from_numpy(scenes.images[part]), self.recipe.image_size))
                 encoded = model.encode(text.source, features, None, None)
-                found += search(model, encoded, None, text.start, 1, 1, LONGEST_ANSWER, None, None)[0].tolist()
+                token_ids += search(model, encoded, None, text.start, 1, 1, LONGEST_ANSWER, None, None)[0].tolist()
             if name == "grounding":
-                boxes = [self.tokenizer.coordinates(ids, digits.S) for ids in found]
+                boxes = [self.tokenizer.coordinates(ids, digits.S) for ids in token_ids]
                 right = hits(boxes, [item.box for item in items if item.box is not None])
             else:
-                right = credits([self.tokenizer.decode(ids) for ids in found], [item.right for item in items])
+                right = credits([self.tokenizer.decode(ids) for ids in token_ids], [item.right for item in items])
             scores[name] = float(np.mean(right))
         model.train()
         return scores
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """The learning rate at a step: up, flat, down."""
+    """The learning rate at a step: linear warm-up, then constant, then linear decay."""
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
-    left = (recipe.steps - step) / (recipe.steps * (1 - recipe.flat_until))
-    return recipe.lr * max(recipe.last_lr, min(1.0, left))
+    remaining = (recipe.steps - step) / (recipe.steps * (1 - recipe.flat_until))
+    return recipe.lr * max(recipe.last_lr, min(1.0, remaining))
 
 
 def make_backbone(recipe: Recipe, config: Model, folder: Path, watch: Callable[[int, str], None]) -> str:
-    """Trains, from the folder's checkpoint if there is one, and installs the backbone if it passes the gate.
+    """Pretrains a backbone, from the folder's checkpoint if there is one, and installs it if its scores pass the gate.
 
-    Returns what happened, as a sentence with the scores.
+    Returns a sentence that says whether it was installed, with the scores. `watch` is called after each step with the number of
+    steps and a text. Raises ConfigError if the checkpoint was made by another recipe.
     """
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -250,7 +255,7 @@ def make_backbone(recipe: Recipe, config: Model, folder: Path, watch: Callable[[
 
 
 def install(file: Path, state: dict[str, Tensor], recipe: Recipe, scores: dict[str, float]) -> None:
-    """Writes one file under official names, like any other backbone, with its origin in the metadata."""
+    """Writes the backbone to a file with official names, like any other backbone. The metadata say how it was made."""
     tensors = {
         official_name(name): t.contiguous() for name, t in state.items() if not name.endswith("num_batches_tracked")
     }
@@ -270,6 +275,7 @@ def install(file: Path, state: dict[str, Tensor], recipe: Recipe, scores: dict[s
 def train(
     recipe: Recipe, work: Pretraining, model: OFA, head: PatchHead, folder: Path, watch: Callable[[int, str], None]
 ) -> None:
+    """Trains model and head to the recipe's last step, and saves checkpoints and scores in the folder."""
     parameters = [*model.parameters(), *head.parameters()]
     betas = (recipe.betas[0], recipe.betas[1])
     optimiser = AdamW(parameters, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay)
@@ -295,10 +301,10 @@ def train(
         optimiser.step()
         done = step + 1
         if done % recipe.score_every == 0:
-            found = work.score(model, "val", recipe.score_examples)
-            scores = ", ".join(f"{name} {score:.0f}" for name, score in found.items())
+            by_task = work.score(model, "val", recipe.score_examples)
+            scores = ", ".join(f"{name} {score:.0f}" for name, score in by_task.items())
             with open(folder / "scores.jsonl", "a") as file:
-                file.write(json.dumps({"step": done, "loss": losses["text"].item()} | found) + "\n")
+                file.write(json.dumps({"step": done, "loss": losses["text"].item()} | by_task) + "\n")
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
             torch.save(
                 {name: part.state_dict() for name, part in parts.items()}

@@ -1,4 +1,4 @@
-"""The training loop: what a method tunes of a backbone, chosen on validation (facts 3.2, 3.4).
+"""The training loop of a tuned model. The best weights are chosen on validation (facts 3.2, 3.4).
 
 B micro-batch.
 """
@@ -31,7 +31,7 @@ from mmprompt.settings.optim import Optim
 from mmprompt.training.optimiser import AdamW
 
 HASH = hashlib.sha256().digest_size
-CHECKPOINTS_KEPT = 2  # checkpoints of an attempt
+CHECKPOINTS_KEPT = 2  # of each attempt
 PARTS = {"state", "tuned", "optimiser", "random", "random_cuda"}  # of a checkpoint
 
 
@@ -41,10 +41,10 @@ class TrainingError(RuntimeError):
 
 @dataclass
 class State:
-    """The whole state of a run between two updates, besides the frozen part of the model."""
+    """The state of a run between two updates, apart from the model, the optimiser and the random number generators."""
 
     step: int = 0
-    ema: dict[str, Tensor] = field(default_factory=dict)  # moving average of the trained weights, if there shall be one
+    ema: dict[str, Tensor] = field(default_factory=dict)  # moving average of the trained weights, if ema_decay is set
     best_step: int = 0
     best_score: float = float("-inf")
     best: dict[str, Tensor] = field(default_factory=dict)  # tuned weights at best_step
@@ -54,7 +54,7 @@ class State:
 
 
 class Paused(Exception):
-    """A run has reached the update at which its attempt should pause. Its state is in a checkpoint."""
+    """The run has reached the update at which its attempt is to pause. Its state is in a checkpoint."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"paused at step {step}")
@@ -62,28 +62,28 @@ class Paused(Exception):
 
 
 class DamagedCheckpointError(RuntimeError):
-    """A checkpoint cannot be resumed from. The message says why."""
+    """A run cannot resume from a checkpoint. The message says why."""
 
 
 @dataclass
 class Checkpoints:
-    """Saves and finds the checkpoints of a run.
+    """Saves the checkpoints of an attempt, and finds those of its run.
 
-    A file is the sha256 of its content and the content: everything that has a state between two steps. An attempt keeps
-    its newest two, so that one that is damaged costs little; once it has two, those of attempts before it go.
+    A file is the sha256 of its content, then the content: everything that has a state between two steps. An attempt keeps its
+    newest two checkpoints, so that a damaged one costs little. As soon as it has two, those of earlier attempts are removed.
     """
 
-    attempt: Attempt  # the one that saves here
-    every: int  # updates
-    resumed_from: dict[str, int] | None = None  # attempt and step; None: from the beginning
-    seconds_before: float = 0.0  # of training, until there
-    damaged: list[str] = field(default_factory=list)  # what was passed over, and why
+    attempt: Attempt  # the attempt that saves its checkpoints here
+    every: int  # updates between two checkpoints
+    resumed_from: dict[str, int] | None = None  # attempt and step; None: training began at step 0
+    seconds_before: float = 0.0  # of training before the checkpoint that was resumed from
+    damaged: list[str] = field(default_factory=list)  # the checkpoints that could not be used, and why
 
     def __post_init__(self) -> None:
         self._older = self.attempt.run.checkpoints()
 
     def save(self, state: State, tuned: Tuned, optimiser: torch.optim.Optimizer) -> None:
-        """Saves a checkpoint. Raises StoreError if it cannot be written (older ones stay), GoneError if the attempt was removed."""
+        """Saves a checkpoint. Raises StoreError if it cannot be written (older ones stay); GoneError if the attempt was removed."""
         on_gpu = next(tuned.parameters()).is_cuda
         content: dict[str, Any] = {
             "state": vars(state),
@@ -93,7 +93,7 @@ class Checkpoints:
             "random_cuda": torch.cuda.get_rng_state() if on_gpu else None,
         }
         buffer = io.BytesIO()
-        buffer.write(bytes(HASH))  # room for it
+        buffer.write(bytes(HASH))  # room for the hash
         torch.save(content, buffer)
         data = buffer.getbuffer()
         data[:HASH] = hashlib.sha256(data[HASH:]).digest()
@@ -103,9 +103,10 @@ class Checkpoints:
             remove(attempt.checkpoint_file(step))
 
     def resume(self, tuned: Tuned, optimiser: torch.optim.Optimizer) -> State:
-        """Loads the furthest intact checkpoint into `tuned` and `optimiser`, and returns its state; a fresh state if there is none.
+        """Loads the latest intact checkpoint of the run into `tuned` and `optimiser`, and returns its state. Returns a fresh state
+        if there is none.
 
-        It may be any attempt's: on the same kind of machine all attempts go through the same states.
+        The checkpoint may be of any attempt: on the same kind of machine all attempts go through the same states.
         """
         for step, attempt in self._older:
             file = attempt.checkpoint_file(step)
@@ -125,13 +126,13 @@ class Checkpoints:
             self.seconds_before = content["state"]["seconds"]
             state = State(**content["state"])
             device = next(tuned.parameters()).device
-            state.ema = {name: value.to(device) for name, value in state.ema.items()}  # with which it goes on
+            state.ema = {name: value.to(device) for name, value in state.ema.items()}  # updated there
             return state
         return State()
 
 
 def read_checkpoint(file: Path, tuned: Tuned) -> dict[str, Any]:
-    """A checkpoint's content, complete and fitting. Raises DamagedCheckpointError."""
+    """Reads a checkpoint. Raises DamagedCheckpointError if it is not intact, or not of this run or this version of the code."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -142,8 +143,8 @@ def read_checkpoint(file: Path, tuned: Tuned) -> dict[str, Any]:
         content = torch.load(io.BytesIO(data[HASH:]), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:
         raise DamagedCheckpointError(f"torch {torch.__version__} cannot read it: {error}") from error
-    parts = content.keys() == PARTS and content["state"].keys() == vars(State()).keys()
-    if not parts or content["tuned"].keys() != tuned.tuned_state().keys():
+    has_all_parts = content.keys() == PARTS and content["state"].keys() == vars(State()).keys()
+    if not has_all_parts or content["tuned"].keys() != tuned.tuned_state().keys():
         raise DamagedCheckpointError("it is of another version of the code")
     return content
 
@@ -167,23 +168,27 @@ def learning_rate(optim: Optim, update: int) -> float:
 
 
 def data_order(seed: int, examples: int, first: int, count: int) -> np.ndarray:
-    """Indices of `count` examples, after the first `first`, of a data stream that is shuffled anew each epoch.
+    """Indices of the `count` examples that follow the first `first` ones in a stream of data. The stream is shuffled anew in each
+    epoch.
 
-    It depends on its arguments alone, so that the position in the data is a number.
+    The result depends only on the arguments, so that a number is enough to say where in the data a run is.
     """
-    picked: list[np.ndarray] = []
+    chunks: list[np.ndarray] = []
     while count > 0:
         epoch, offset = divmod(first, examples)
         shuffled = np.random.default_rng((seed, epoch)).permutation(examples)[offset : offset + count]
-        picked.append(shuffled)
+        chunks.append(shuffled)
         first, count = first + len(shuffled), count - len(shuffled)
-    return np.concatenate(picked)
+    return np.concatenate(chunks)
 
 
 def update(
     tuned: Tuned, optimiser: torch.optim.Optimizer, config: RunConfig, split: Split, view: View, step: int
 ) -> float:
-    """One optimiser update over `batch_size` examples; returns the mean loss per token. Raises TrainingError on NaN."""
+    """Makes one optimiser update over `batch_size` examples. Returns the mean loss per token.
+
+    Raises TrainingError if the loss or the gradient is not finite.
+    """
     optim = config.optim
     index = data_order(config.seed, len(split), step * optim.batch_size, optim.batch_size)
     parts = np.split(index, optim.batch_size // optim.micro_batch)
@@ -216,11 +221,11 @@ def update(
 @torch.no_grad()
 def update_ema(ema: dict[str, Tensor], trained: Mapping[str, Tensor], decay: float) -> None:
     """Updates the moving average of the weights in place. It begins with the weights after the first update."""
-    for name, now in trained.items():
+    for name, weight in trained.items():
         if name in ema:
-            ema[name].lerp_(now, 1 - decay)
+            ema[name].lerp_(weight, 1 - decay)
         else:
-            ema[name] = now.detach().clone()
+            ema[name] = weight.detach().clone()
 
 
 @contextmanager
@@ -245,15 +250,15 @@ def train(
     report: Callable[[State], None],
     until: int | None = None,
 ) -> State:
-    """Trains to the last update and leaves the best weights, by validation, in `tuned`.
+    """Trains to the last update, and leaves in `tuned` the weights that were best on validation.
 
-    `splits`: by name, `train` and the one that validates among them. `views`: what is seen of each. `log` gets each step's
-    values once, those of a resumed history first. `until`: the update after which the attempt ends, with Paused; the next
-    one goes on from there.
-    Raises TrainingError, and SystemExit, its state kept, when a time limit is near.
+    `splits`: by name, at least `train` and the validation split. `views`: the view of each split. `log` is called once with each
+    step and its values; after a resume first with those of the earlier steps. `report` is called with the state after each update.
+    `until`: the update after which this attempt ends, with Paused; the next attempt resumes there.
+    Raises TrainingError if the loss or the gradient is not finite. If a time limit is near, saves the state and raises SystemExit.
     """
     if not tuned.trained:
-        return State()  # a prompt of length 0: the backbone as it is
+        return State()  # a prompt of length 0: the backbone stays as it is
     optim = config.optim
     chosen_on = config.task.validation
     optimiser = optimiser_of(tuned, optim)
@@ -282,7 +287,7 @@ def train(
         state.seconds = time.monotonic() - began
         log(state.step, values)
         report(state)
-        # After the last step as well: to evaluate may take long, and be interrupted.
+        # After the last step as well, because the evaluations that follow may take long and be interrupted.
         if state.step % checkpoints.every == 0 or state.step in (last, optim.steps) or time_is_up():
             checkpoints.save(state, tuned, optimiser)
         if time_is_up():

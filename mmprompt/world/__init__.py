@@ -1,1 +1,1 @@
-"""The small world: scenes of handwritten digits, and what can be said of them. No torch, no Hydra."""
+"""The small world: scenes of handwritten digits, and tasks about them. No torch, no Hydra."""

@@ -1,8 +1,8 @@
-"""Scenes with real pixels: coloured handwritten digits on a dark canvas.
+"""Scenes of the small world: images of coloured handwritten digits on a dark canvas.
 
-A scene has 1 to 3 digits that do not overlap. Each has a value, a colour, a size and a place; the pixels are the handwriting that
-scikit-learn ships, split by sample, so that a test scene shows handwriting nobody trained on. Everything is a function of a
-`numpy.random.Generator`.
+A scene has 1 to 3 digits that do not overlap. Each has a value, a colour, a size and a position. The handwriting is that of
+scikit-learn's digits. Its samples are divided among the splits, so that no test scene shows handwriting from training. Everything
+is a function of a `numpy.random.Generator`.
 
 N scenes, K = 3 object slots, S = 48 pixels, G glyphs.
 """
@@ -28,9 +28,9 @@ RGB = np.array(
 )
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIZES = ("small", "large")
-SIDES = np.array([(13, 14, 15), (19, 20, 21)])  # pixels, by size
+SIDES = np.array([(13, 14, 15), (19, 20, 21)])  # possible sides of a glyph in pixels, by size
 SIDE_MAX = 21
-# Glyphs by split; no sample of handwriting is in two of them. The rest of the 1,797 is the test split.
+# Number of glyphs in each split; no sample of handwriting is in two splits. The rest of the 1,797 is the test split.
 GLYPHS = {"pretrain": 1000, "train": 300, "val": 200, "test": 297}
 DIGITS_SHA256 = "8f26b2bd9d135c256808f68f14fdabddde6d9c7f869ae419704b051f0f14b3b3"
 
@@ -60,6 +60,8 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Object:
+    """A digit in a scene. `digit`, `colour` and `size` are indices into DIGITS, COLOURS and SIZES; `box`: x0 y0 x1 y1 in pixels."""
+
     digit: int
     colour: int
     size: int
@@ -74,11 +76,12 @@ class Object:
         return (self.box[1] + self.box[3]) / 2
 
     def words(self, attributes: str) -> str:
-        """`words("scd")` is "large red three"; without the d it is "large red digit"."""
+        """A phrase with these attributes: `words("scd")` is "large red three", `words("sc")` is "large red digit"."""
         parts = [SIZES[self.size]] * ("s" in attributes) + [COLOURS[self.colour]] * ("c" in attributes)
         return " ".join([*parts, DIGITS[self.digit] if "d" in attributes else "digit"])
 
     def like(self, other: Object, attributes: str) -> bool:
+        """Whether both objects agree in these attributes: s size, c colour, d digit."""
         return (
             ("s" not in attributes or self.size == other.size)
             and ("c" not in attributes or self.colour == other.colour)
@@ -88,11 +91,18 @@ class Object:
 
 @lru_cache(maxsize=1)
 def handwriting() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Every glyph at every side: bank G 6 21 21 in [0, 1] (top left, zero beyond its side), value G, glyph ids by split."""
+    """Returns all glyphs, their values (G), and the indices of each split's glyphs.
+
+    The glyphs are at each of the 6 sides, G 6 21 21 in [0, 1], in the top left corner, with zeros beyond their side. Raises
+    RuntimeError if scikit-learn is not installed or has other digits.
+    """
     images, values = _digits()
-    found = hashlib.sha256(images.tobytes()).hexdigest()
-    if found != DIGITS_SHA256:
-        raise RuntimeError(f"scikit-learn ships other digits than this world was made of: {found}, not {DIGITS_SHA256}")
+    checksum = hashlib.sha256(images.tobytes()).hexdigest()
+    if checksum != DIGITS_SHA256:
+        raise RuntimeError(
+            f"scikit-learn's digits are not those that the small world is made of: their checksum is {checksum}, wanted: "
+            f"{DIGITS_SHA256}"
+        )
     bank = np.zeros((len(images), SIDES.size, SIDE_MAX, SIDE_MAX), np.float32)
     for i, side in enumerate(SIDES.ravel()):
         weights = _bilinear(8, side)  # side 8
@@ -103,7 +113,8 @@ def handwriting() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """Images G 8 8 of 0 to 16 and values G, as `sklearn.datasets.load_digits` reads them, whose import takes a second."""
+    """Images G 8 8, from 0 to 16, and values G, as `sklearn.datasets.load_digits` returns them. Its import, which takes a second,
+    is avoided."""
     package = find_spec("sklearn")
     if package is None or package.origin is None:
         raise RuntimeError("scikit-learn, which ships the handwriting, is not installed")
@@ -113,17 +124,17 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bilinear(source: int, target: int) -> np.ndarray:
-    """The matrix (target, source) that stretches a line of pixels, half-pixel centres."""
-    place = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    low = np.minimum(place.astype(int), source - 2)
+    """The matrix (target, source) that resizes a line of pixels by linear interpolation, with pixel centres at half numbers."""
+    position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    low = np.minimum(position.astype(int), source - 2)
     weights = np.zeros((target, source), np.float32)
-    weights[np.arange(target), low] = 1 - (place - low)
-    weights[np.arange(target), low + 1] = place - low
+    weights[np.arange(target), low] = 1 - (position - low)
+    weights[np.arange(target), low + 1] = position - low
     return weights
 
 
 def sample_scenes(rng: Generator, n: int, split: str, pixels: Literal["plain", "texture"]) -> Scenes:
-    """n scenes with the handwriting of one split. `texture` hides the digits in bright stripes: a shift of pixels alone."""
+    """n scenes with the handwriting of one split. `texture` hides the digits in bright stripes: a shift of the pixels only."""
     bank, value, glyphs = handwriting()
     count = rng.choice([1, 2, 3], size=n, p=[0.1, 0.4, 0.5])
     glyph = rng.choice(glyphs[split], size=(n, K))
@@ -139,7 +150,7 @@ def sample_scenes(rng: Generator, n: int, split: str, pixels: Literal["plain", "
 
 
 def _place(rng: Generator, side: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Corners N K 2 (x, y) such that no two objects of a scene overlap: draw again where they do."""
+    """Draws the top left corner of each object, N K 2 (x, y), and draws again where two objects of a scene overlap."""
     corner = np.zeros((*side.shape, 2), int)
     todo = np.arange(len(side))
     while len(todo):
@@ -159,6 +170,7 @@ def _place(rng: Generator, side: np.ndarray, count: np.ndarray) -> np.ndarray:
 def _paint(
     rng: Generator, alpha: np.ndarray, corner: np.ndarray, colour: np.ndarray, count: np.ndarray, pixels: str
 ) -> np.ndarray:
+    """Paints the scenes, N S S 3 uint8. alpha: the objects' glyphs N K 21 21, from 0 to 1."""
     n = len(alpha)
     base = rng.uniform(10, 50, size=(n, 1, 1, 3)).astype(np.float32)
     canvas = base + rng.normal(0, 12, size=(n, S, S, 3)).astype(np.float32)

@@ -1,7 +1,7 @@
-"""What can be said about a scene: the backbone's pretraining tasks and the four downstream tasks of the small world.
+"""The tasks of the small world: the pretraining tasks of the backbone, and the four downstream tasks.
 
-`PRETRAINING` and `DOWNSTREAM` share words and pixels and differ in phrasing, relations, labels and style: the shift that
-tuning has to bridge. Everything is a function of a `numpy.random.Generator`.
+`PRETRAINING` and `DOWNSTREAM` have the same words and pixels, and differ in phrasing, relations, labels and style. This is the
+shift that tuning has to bridge. Everything is a function of a `numpy.random.Generator`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to say about one scene: the words for a template, and the answer: text, or a box in pixels."""
+    """One example about one scene: the texts for a template, and the answer: text, or a box in pixels."""
 
     scene: int
     fields: dict[str, str]
     answer: str
     box: tuple[float, float, float, float] | None = None  # x0 y0 x1 y1
-    extent = (float(S), float(S))  # pixels that location tokens span
-    weight = 1.0  # of its loss
+    extent = (float(S), float(S))  # width and height in pixels that location tokens span
+    weight = 1.0  # of the example's loss
 
     @property
     def right(self) -> dict[str, float]:
+        """The right answers and the score of each."""
         return {self.answer: 1.0}
 
 
@@ -47,24 +48,25 @@ MARGIN = 3.0  # pixels by which an extreme or a relation must be clear
 
 
 def pick(rng: Generator, options: Sequence[T]) -> T:
+    """One of the options, drawn uniformly."""
     return options[int(rng.integers(len(options)))]
 
 
 def referring(rng: Generator, objects: list[Object], target: Object, hidden: str = "") -> str | None:
-    """A phrase that fits the target alone, without the attributes in `hidden`; None if there is none."""
+    """A phrase that describes only the target and does not mention the attributes in `hidden`; None if there is none."""
     fits = [a for a in ATTRIBUTES if not set(a) & set(hidden) and sum(target.like(o, a) for o in objects) == 1]
     return target.words(pick(rng, fits)) if fits else None
 
 
 def superlative(rng: Generator, objects: list[Object], target: Object) -> str | None:
-    """ "leftmost digit", if the target is that by a clear margin."""
+    """A phrase such as "leftmost digit" that is true of the target by a clear margin; None if there is none."""
     others = [o for o in objects if o is not target]
     fits = [word for word, key in EXTREMES.items() if others and all(key(target) + MARGIN < key(o) for o in others)]
     return f"{pick(rng, fits)} digit" if fits else None
 
 
 def relation(rng: Generator, objects: list[Object], target: Object) -> str | None:
-    """ "digit left of the red three", if it is true of the target alone."""
+    """A phrase such as "digit left of the red three" that is true of the target only; None if there is none."""
     words: dict[str, Callable[[Object, Object], bool]] = {
         "left of": lambda a, b: a.x + MARGIN < b.x,
         "right of": lambda a, b: a.x > b.x + MARGIN,
@@ -82,7 +84,7 @@ def relation(rng: Generator, objects: list[Object], target: Object) -> str | Non
 
 
 def absent(rng: Generator, objects: list[Object], attributes: str) -> Object:
-    """An object that is not in the scene: one of the scene's with one or two attributes changed, or any other."""
+    """An object that is not in the scene: one of the scene's objects with one or all of these attributes drawn anew."""
     while True:
         other = pick(rng, objects)
         change = pick(rng, [*attributes, attributes])
@@ -97,20 +99,21 @@ def absent(rng: Generator, objects: list[Object], attributes: str) -> Object:
 
 
 # ----------------------------------------------------------------------------------------------------------- pretraining
-# Each maker gives the fields of its template and the answer, or None if this scene does not allow it.
+# Each maker returns the fields of its template and the answer, or None if this scene does not allow them.
 
-Said = tuple[dict[str, str], str, "Object | None"]  # fields, answer, the object whose box is meant
-Maker = Callable[[Generator, list[Object]], "Said | None"]
+Made = tuple[dict[str, str], str, "Object | None"]  # fields, answer, the object whose box is the answer or the region
+Maker = Callable[[Generator, list[Object]], "Made | None"]
 
 
-def ground(rng: Generator, objects: list[Object]) -> Said | None:
+def ground(rng: Generator, objects: list[Object]) -> Made | None:
     target = pick(rng, objects)
     phrase = referring(rng, objects, target)
     return ({"phrase": phrase}, "", target) if phrase else None
 
 
-def match(rng: Generator, objects: list[Object]) -> Said | None:
-    """One or two objects; the wrong ones differ from what is there by as little as one attribute."""
+def match(rng: Generator, objects: list[Object]) -> Made | None:
+    """A phrase for one or two objects, and whether they are in the scene. A wrong object may differ from one of the scene's in a
+    single attribute."""
     attributes = pick(rng, ["cd", "cd", "scd"])
     truth = bool(rng.integers(2))
     pair = len(objects) > 1 and rng.random() < 0.5
@@ -121,7 +124,7 @@ def match(rng: Generator, objects: list[Object]) -> Said | None:
     return {"phrase": " and ".join(o.words(attributes) for o in chosen)}, "yes" if truth else "no", None
 
 
-def ask(rng: Generator, objects: list[Object]) -> Said | None:
+def ask(rng: Generator, objects: list[Object]) -> Made | None:
     target = pick(rng, objects)
 
     def name(hidden: str) -> str | None:
@@ -156,12 +159,12 @@ def ask(rng: Generator, objects: list[Object]) -> Said | None:
     return ({"question": f"{question} {phrase}"}, answer, None) if phrase else None
 
 
-def caption(rng: Generator, objects: list[Object]) -> Said | None:
+def caption(rng: Generator, objects: list[Object]) -> Made | None:
     return {}, " and ".join(o.words("scd") for o in sorted(objects, key=lambda o: o.x)), None
 
 
-def name_region(rng: Generator, objects: list[Object]) -> Said | None:
-    """Grounding the other way: {region} stands for the target's location tokens."""
+def name_region(rng: Generator, objects: list[Object]) -> Made | None:
+    """Grounding the other way round: names the object in a region; {region} stands for the target's location tokens."""
     target = pick(rng, objects)
     return {"region": ""}, target.words("scd"), target
 
@@ -178,15 +181,15 @@ PRETRAINING: dict[str, tuple[str, float, Maker]] = {  # name: template (facts 5.
 # ------------------------------------------------------------------------------------------------------------ downstream
 
 
-def find(rng: Generator, objects: list[Object]) -> Said | None:
-    """Grounding. Shift: another instruction (in conf/task), three in ten phrases say where and not what."""
+def find(rng: Generator, objects: list[Object]) -> Made | None:
+    """Grounding. Shift: another instruction (in conf/task), and three in ten phrases name the position, not the attributes."""
     target = pick(rng, objects)
     phrase = superlative(rng, objects, target) if rng.random() < 0.3 else referring(rng, objects, target)
     return ({"phrase": phrase}, "", target) if phrase else None
 
 
-def entail(rng: Generator, objects: list[Object]) -> Said | None:
-    """Entailment. Shift: two objects always, and a third label: maybe, when one of them is there and the other is not."""
+def entail(rng: Generator, objects: list[Object]) -> Made | None:
+    """Entailment. Shift: always two objects, and a third label: maybe, if one of them is in the scene and the other is not."""
     if len(objects) < 2:
         return None
     label = pick(rng, ["yes", "no", "maybe"])
@@ -197,7 +200,7 @@ def entail(rng: Generator, objects: list[Object]) -> Said | None:
     return {"hypothesis": " and ".join(o.words("cd") for o in here)}, label, None
 
 
-def question(rng: Generator, objects: list[Object]) -> Said | None:
+def question(rng: Generator, objects: list[Object]) -> Made | None:
     """VQA. Shift: relations between two objects, comparisons, counting by exclusion, in imperative form."""
     if len(objects) < 2:
         return None
@@ -224,8 +227,8 @@ def question(rng: Generator, objects: list[Object]) -> Said | None:
             return {"question": f"tell how many digits are not {COLOURS[colour]}"}, DIGITS[n], None
 
 
-def describe(rng: Generator, objects: list[Object]) -> Said | None:
-    """Captioning. Shift: another style and order: top to bottom, value first, colour behind it, size only of the large."""
+def describe(rng: Generator, objects: list[Object]) -> Made | None:
+    """Captioning. Shift: another style and order: from top to bottom, the value before the colour, the size only if it is large."""
     parts = [
         f"a {'large ' * o.size}{DIGITS[o.digit]} in {COLOURS[o.colour]}" for o in sorted(objects, key=lambda o: o.y)
     ]
@@ -235,17 +238,17 @@ def describe(rng: Generator, objects: list[Object]) -> Said | None:
 DOWNSTREAM: dict[str, Maker] = {"grounding": find, "entailment": entail, "vqa": question, "caption": describe}
 
 
-def say(rng: Generator, scenes: Scenes, scene: int, maker: Maker) -> Item | None:
-    """What this maker says of this scene, or None if the scene does not allow it."""
-    made = maker(rng, scenes.objects(scene))
-    if not made:
+def make_item(rng: Generator, scenes: Scenes, scene: int, maker: Maker) -> Item | None:
+    """The item that this maker makes of this scene; None if the scene does not allow it."""
+    parts = maker(rng, scenes.objects(scene))
+    if not parts:
         return None
-    fields, answer, target = made
+    fields, answer, target = parts
     return Item(scene, fields, answer, target.box if target else None)
 
 
 def split_of(data: Digits, family: str, split: str) -> tuple[Scenes, list[Item]]:
-    """The examples of a split of a downstream task, always the same. The splits share neither scenes nor handwriting."""
+    """The scenes and items of a split of a downstream task, always the same. The splits share neither scenes nor handwriting."""
     rng = default_rng((data.seed, data.splits.index(split)))
     return sample_items(rng, getattr(data, split), split, DOWNSTREAM[family], data.pixels)
 
@@ -253,20 +256,20 @@ def split_of(data: Digits, family: str, split: str) -> tuple[Scenes, list[Item]]
 def sample_items(
     rng: Generator, n: int, split: str, maker: Maker, pixels: Literal["plain", "texture"]
 ) -> tuple[Scenes, list[Item]]:
-    """n items, each of a scene of its own (scenes that do not allow one are drawn again)."""
+    """n scenes, and one item about each. Scenes that do not allow an item are drawn again."""
     scenes = sample_scenes(rng, n, split, pixels)
     items: dict[int, Item] = {}
     for scene in range(n):
-        for _ in range(4):  # another phrase may succeed where one failed
-            item = say(rng, scenes, scene, maker)
+        for _ in range(4):  # another draw may succeed where one failed
+            item = make_item(rng, scenes, scene, maker)
             if item is not None:
                 items[scene] = item
                 break
     missing = [scene for scene in range(n) if scene not in items]
     if missing:
-        more, found = sample_items(rng, len(missing), split, maker, pixels)
-        for array, extra in zip(vars(scenes).values(), vars(more).values(), strict=True):
-            array[missing] = extra
-        for scene, item in zip(missing, found, strict=True):
+        new_scenes, new_items = sample_items(rng, len(missing), split, maker, pixels)
+        for array, new_array in zip(vars(scenes).values(), vars(new_scenes).values(), strict=True):
+            array[missing] = new_array
+        for scene, item in zip(missing, new_items, strict=True):
             items[scene] = replace(item, scene=scene)
     return scenes, [items[scene] for scene in range(n)]
