@@ -308,7 +308,7 @@ def test_from_the_server_alone_only_what_rests_on_files_differs_and_it_is_said(
         text = b" ".join(theirs[f"tables/length.{kind}"].split()).decode()
         assert SEEDS_ALONE in text and SEEDS_ALONE not in b" ".join(ours[f"tables/length.{kind}"].split()).decode()
         assert "where no result.json says which attempt was published, the first that finished is taken" in text
-    said = "intervals over seeds alone, as the scores of single examples are not at hand"
+    said = "intervals over seeds alone, as the scores of single examples are not available"
     assert said in theirs["figures/length.caption.txt"].decode()
 
 
