@@ -130,30 +130,33 @@ def parser() -> argparse.ArgumentParser:
         options.add_argument("names", nargs=1, metavar="SWEEP")
         return options
 
-    tables = verb_of_many("tables", "tables and figures of sweeps")
+    tables = verb_of_many("tables", "write and print the tables and figures of sweeps")
     tables.add_argument("--verify", action="store_true", help="check all that `verify` checks")
     widths = "of figures, as they are printed: text (5.5 in, NAME.pdf) or column (3.25 in, NAME_column.pdf)"
     tables.add_argument("--width", choices=["text", "column"], default="text", help=widths)
     formats = f"of figures, with commas between: {', '.join(FORMATS)}; default: {','.join(DEFAULT_FORMATS)}"
     tables.add_argument("--json", action="store_true", help="for programs: one JSON document, a list of sweeps")
     tables.add_argument("--format", type=_formats, default=DEFAULT_FORMATS, help=formats)
-    for options in (tables, verb_of_many("curves", "every logged step of their runs, as CSV")):
+    for options in (tables, verb_of_many("curves", "write every logged step of runs as CSV")):
         options.add_argument("--out", type=Path, help="where the files are made; default: in the store")
-    verb_of_many("verify", "whether runs, records and manifest agree; writes no file")
-    verb_of_many("claims", "what sweeps claim, and whether their runs show it")
-    trace = verb_of_one("trace", "from a cell of a table to its runs, their files and the commands that repeat them")
+    verb_of_many("verify", "check that runs, records and manifest agree; writes no file")
+    verb_of_many("claims", "print the claims of sweeps, and whether their runs support them")
+    behind = "list the runs behind a cell of a table, their files and the commands that repeat them"
+    trace = verb_of_one("trace", behind)
     trace.add_argument("cell", nargs="*", metavar="KEY=VALUE", help="the cell; axes, task and split; none: all")
-    compare = verb_of_one("compare", "one row minus another, for any two rows")
+    compare = verb_of_one("compare", "compare any two rows of a sweep, on every task")
     compare.add_argument("rows", nargs=2, metavar="ROW", help="as the table calls it: 120, prompt, 'bitfit all'")
     compare.add_argument("--quantity", default="score", help="score, kept, or a fact that runs record; default: score")
-    publish = verb("publish", "write results into the marked blocks of documents, and the data behind them into docs/")
+    publish = verb("publish", "write results into documents: claims, tables, figures, and the runs behind them")
     publish.add_argument("files", nargs="+", type=Path, metavar="FILE", help="Markdown")
     publish.add_argument(
         "--docs", type=Path, default=Path("docs"), help="where results/ and figures/ are; default: docs"
     )
-    page = verb("report", "write the report page, STORE/report.html: one file, no network")
-    page.add_argument("--wandb", action="store_true", help="send it, tables and figures to the W&B project, as one run")
-    notebooks = verb("notebooks", "execute the notebooks, and write them with their outputs")
+    page = verb("report", "write the report page, report.html in the store: one file, no network")
+    page.add_argument(
+        "--wandb", action="store_true", help="write the page, tables and figures as one run of your W&B project"
+    )
+    notebooks = verb("notebooks", "execute the notebooks on your runs, and write them with their output")
     notebooks.add_argument("names", nargs="*", metavar="NAME", help="notebooks; none: all")
     notebooks.add_argument("--out", type=Path, default=Path("docs/notebooks"), help="default: docs/notebooks")
     return whole

@@ -84,7 +84,7 @@ def _cell_sentences(
     if is_few or not over:
         sentences.append("Small dots: single runs.")
     if len(keys.names) > 1 and over:
-        sentences.append("Lines are set a little apart.")
+        sentences.append("Lines are shifted a little, so that they do not hide each other.")
     marked = shown["baseline"].any() and not (over and len(keys.names) > 1)
     if marked:
         sentences.append(f"Hollow marker and dashed line: the baseline, {_baseline(sweep)}.")
@@ -110,12 +110,12 @@ def _interval_sentences(sweep: Sweep, shown: pd.DataFrame) -> list[str]:
     over = "intervals over seeds and test examples"
     without_examples = int(with_interval["half_examples"].isna().sum())
     if without_examples == len(with_interval):
-        over = "t intervals over seeds alone, as the scores of single examples are not at hand"
+        over = "t intervals over seeds alone, as the scores of single examples are not available"
     elif without_examples:
-        over += f" ({without_examples} of {len(with_interval)} over seeds alone, as scores of single examples are not at hand)"
+        over += f" ({without_examples} of {len(with_interval)} over seeds alone, as scores of single examples are not available)"
     return [
         f"{means}; bars: {LEVEL:.0%} {over}, cut at the ends of the metric's range.",
-        "A bar that is not seen is shorter than its marker.",
+        "A bar that is not visible is shorter than its marker.",
     ]
 
 
@@ -140,7 +140,9 @@ def _difference_sentences(
     if bands:
         sentences.append(f"Grey band: a difference of less than {' and '.join(bands)} counts as none.")
     if not share:
-        sentences.append(f"{'Above' if over else 'Right of'} the panel: = equivalent to it; ~ not known to differ.")
+        sentences.append(
+            f"{'Above' if over else 'Right of'} the panel: = equivalent to the baseline; ~ not known to differ."
+        )
     return sentences
 
 
@@ -161,7 +163,7 @@ def _reference_sentences(panels: Sequence[Panel]) -> list[str]:
         panel_scores = [f"{panel.title} {panel.references[name]:.1f}" for panel in panels if name in panel.references]
         off = [panel.title for panel in panels if name in panel.references and name not in near(panel)]
         if panel_scores:
-            beyond = f"; not drawn, as it is far off: {', '.join(off)}" if off else ""
+            beyond = f"; not drawn, because it is too far away: {', '.join(off)}" if off else ""
             sentences.append(f"{words}: {', '.join(panel_scores)}{beyond}.")
     return sentences
 
@@ -181,7 +183,7 @@ def _curve_sentences(sweep: Sweep, curves: pd.DataFrame, keys: Keys) -> list[str
     n = f"{low:g}" if low == high else f"{low:g} to {high:g}"
     lines = _listed([names.in_sentence(name) for name in keys.names.values()])
     return [
-        f"Score on part of the validation split while training, on {_tasks(sweep)}: {lines}.",
+        f"Score on part of the validation split during training, on {_tasks(sweep)}: {lines}.",
         f"Lines: means over n = {n} runs{_seeds(sweep)}; bands: {LEVEL:.0%} t intervals over seeds at each step, "
         "cut at the ends of the metric's range.",
         f"Dotted lines and hollow markers: where the mean first reaches {NEAR_BEST:.0%} of its own best.",

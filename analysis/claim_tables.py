@@ -13,9 +13,9 @@ from analysis.layout import Cell, Column, Table, table
 
 RESULT = Column("Result")
 WORDS = (
-    "holds: told apart from 0 in the direction that was expected, or, where none was, shown to be smaller than the margin; "
-    "reversed: told apart in the other direction; equivalent: a difference was expected and is shown to be smaller than the "
-    "margin; differs: none was expected; not known: neither."
+    "holds: significantly different from 0 in the expected direction or, if no difference was expected, shown to be smaller than "
+    "the margin; reversed: significant in the other direction; equivalent: a difference was expected, but is shown to be smaller "
+    "than the margin; differs: no difference was expected, but there is a significant one; not known: none of these."
 )
 
 
@@ -37,7 +37,7 @@ def claim_table(claim_rows: pd.DataFrame) -> Table:
         WORDS,
         "The contrasts are declared in the sweep's file; intervals are corrected for all claims of a sweep (Holm).",
     ]
-    caption = "What is claimed, and whether the runs show it."
+    caption = "Claims, and whether the runs support them."
     return table(caption, ["Claim", "Task"], entries, name="claims", notes=tuple(notes))
 
 
@@ -67,7 +67,7 @@ def comparison_table(task_rows: pd.DataFrame, first: str, second: str, sweep: st
     notes = ["Intervals of differences are corrected for the tasks (Holm)."]
     if task_rows["p_examples"].notna().any():
         notes.append(
-            "p of single runs is over the examples of the test set alone: of these two runs, not of the settings."
+            "For single runs, p is computed over the test examples alone: it is about these two runs, not about their settings."
         )
     return table(f"{sweep}: {first} less {second}.", ["Task"], entries, name="compared", notes=tuple(notes))
 

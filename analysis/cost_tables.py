@@ -21,7 +21,7 @@ HEADS = {  # quantity -> the head of its columns
 HOURS = "device_hours"  # the paper's GPU-hours
 MEASURED = (
     "Median (lowest to highest) over rounds in which all rows of a task took turns on one device; ratio to the baseline within "
-    "the same round. Peak memory is that of a process of its own."
+    "the same round. Peak memory is measured in a separate process."
 )
 
 
@@ -47,7 +47,7 @@ def measured(sweep: Sweep, frame: pd.DataFrame, quantities: list[str]) -> Table:
         entries.append((labels, Column("Ratio", head), ratio))
     columns = [Column(kind, HEADS[one]) for one in quantities for kind in ("Median", "Ratio")]
     heads = ["Task", *map(names.axis, stubs)]
-    caption = "What training and answering take."
+    caption = "Costs of training and of answering."
     return table(caption, heads, entries, columns, name="measured", notes=(MEASURED,))
 
 
@@ -63,7 +63,7 @@ def hours(sweep: Sweep, frame: pd.DataFrame) -> Table:
         ratio = Cell(word="1") if row.baseline else _range(row.ratio, row.ratio_lowest, row.ratio_highest)
         entries.append((labels, Column("Ratio", group), ratio))
     caption = "Device-hours of the updates of one training, and their ratio to the baseline's."
-    notes = ("Seconds per update, measured in turns, times the updates of a run: neither validation nor loading.",)
+    notes = ("Seconds per update, measured in turns, times the updates of a run: without validation and loading.",)
     return table(caption, list(map(names.axis, stubs)), entries, name="hours", notes=notes)
 
 

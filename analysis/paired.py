@@ -117,7 +117,7 @@ def paired(sweep: Sweep, first: str, second: str, task: str | None, split: str |
     scores = [cell.sample().examples for cell in cells]
     if scores[0] is None or scores[1] is None:
         raise StoreError(
-            f"{sweep.manifest['sweep']}: the scores of single examples of {task}, {split}, are not at hand"
+            f"{sweep.manifest['sweep']}: the scores of single examples of {task}, {split}, are not available"
         )
     if len(scores[0]) != len(scores[1]):
         raise StoreError(f"{first} was asked {len(scores[0])} examples of {split}, {second} {len(scores[1])}")

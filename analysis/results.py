@@ -280,9 +280,7 @@ class Results:
                     label = {**group.label, "seed": row.get("seed"), "run": row["run"]}
                     parts.append(pd.DataFrame({**label, "example": range(len(scores)), "score": scores}))
         if not parts:
-            raise StoreError(
-                f"sweep {self.name} has no scores of single examples{f' of {split}' if split else ''} at hand"
-            )
+            raise StoreError(f"sweep {self.name} has no scores of single examples{f' of {split}' if split else ''}")
         return pd.concat(parts, ignore_index=True)
 
     def trace(self, **cell: Any) -> Text:

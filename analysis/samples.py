@@ -20,7 +20,7 @@ from analysis.inference import Sample
 from mmprompt.families.registry import PRIMARY_METRIC, highest
 from mmprompt.runs.overrides import as_text
 
-SEEDS_ALONE = "Intervals cover seeds alone: the scores of single examples are not at hand."
+SEEDS_ALONE = "Intervals cover seeds alone: the scores of single examples are not available."
 KEPT = "kept"  # the share of its own score that a run keeps, in percent
 
 

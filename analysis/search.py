@@ -406,7 +406,7 @@ def notes(searched: Searched) -> list[str]:
     if not searched.is_over:
         ended = sum(one.state in ENDED for one in outcomes)
         settled, total = searched.confirming
-        confirming = f"{settled} of {total} runs that confirm are done" if total else "nothing is confirmed yet"
+        confirming = f"{settled} of {total} confirmation runs are done" if total else "nothing is confirmed yet"
         sentences.append(
             f"INCOMPLETE: the search is not over: {ended} of {len(outcomes)} trials made so far are, and {confirming}"
         )

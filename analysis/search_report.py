@@ -107,7 +107,7 @@ class SearchReport:
 
     @property
     def _not_begun(self) -> str:
-        return f"search {self.name}: none of its trials has come to anything yet"
+        return f"search {self.name}: none of its trials has a result yet"
 
     def __repr__(self) -> str:
         return terminal(self.tables[:1]).rstrip() if self.is_begun else f"<{self._not_begun}>"
@@ -124,7 +124,7 @@ def report_search(report: SearchReport, out: Path, width: str, formats: Sequence
     """Writes the files of a search; returns the text for the terminal."""
     name = report.searched.sweep.manifest["sweep"]
     if not report.is_begun:
-        nothing = f"{name}: none of its trials has come to anything yet, so there is no table"
+        nothing = f"{name}: none of its trials has a result yet, so there is no table"
         return "\n".join([nothing, *report.searched.sweep.notes])
     contents = {
         ".md": markdown(report.tables, report.notes),

@@ -75,20 +75,20 @@ def confirmation_table(searched: Searched, rows: pd.DataFrame) -> Table:
     metric = "" if has_several_metrics else f" ({rows['metric'].iloc[0]})"
     other_candidates = max(len(searched.entries_of(group)) for group in range(len(searched.labels))) - 1
     together = (
-        f" They hold together for all candidates{' of a group' if definition.each else ''} (Bonferroni)."
+        f" The intervals are simultaneous for all candidates{' of a group' if definition.each else ''} (Bonferroni)."
         if other_candidates > 1
         else ""
     )
     sentences = [
         f"Confirmation on {_seeds(searched)} fresh seeds, which the search never used: {INTERVAL} over seeds{metric}.",
-        "The default, then candidates by their mean on validation, where the best is chosen. Test is shown for these alone.",
+        "The default, then candidates by their mean on validation, where the best is chosen. Only these are evaluated on test.",
     ]
     if with_differences:
         sentences += [
             f"Difference from the default in points, seed by seed: {INTERVAL} (pairs).{together}",
-            f"{UNKNOWN} the interval contains 0: the two are not told apart.",
+            f"{UNKNOWN} not significant: the interval contains 0.",
         ]
-    sentences.append(f"What is {OPTIMISTIC} is the search's own: candidates were chosen by it.")
+    sentences.append(f"The {OPTIMISTIC} score is that of the search itself, by which the candidates were chosen.")
     frame = _indexed(frame[order], index, [_group_head(definition), "trial", "settings"])
     return _table(searched, sentences, frame, grouped=bool(definition.each))
 
@@ -116,12 +116,12 @@ def best_trials(searched: Searched, rows: pd.DataFrame) -> Iterator[Table]:
         warm_count = int((rows_of_group["origin"] == WARM).sum())
         warm = f" and {warm_count} warm" if warm_count else ""
         sentences = [
-            f"What was found{f' with {label}' if has_groups else ''}: the best {len(best)} of {counts}{warm}; all are in the CSV.",
+            f"Results{f' with {label}' if has_groups else ''}: the best {len(best)} of {counts}{warm}; all are in the CSV.",
             f"Scores are {OPTIMISTIC}: the best of many is partly luck.",
         ]
         if definition.rungs:
             sentences.append(
-                "Rung: the last update at which a trial was compared. Stopped trials come behind those that are done."
+                "Rung: the last update at which a trial was compared. Trials that were stopped come after those that are done."
             )
         name = f"found-{group + 1}" if has_groups else "found"
         index = [(_trial_name(row),) for row in best.itertuples()]
@@ -163,11 +163,11 @@ def groups_table(searched: Searched, groups: pd.DataFrame, rows: pd.DataFrame) -
         f"The same budget for each {' and '.join(definition.each)}: default and best on {_seeds(searched)} fresh seeds,"
         f" {INTERVAL} over seeds.",
         "Trials: done / stopped early / diverged. The best is the candidate with the highest mean on validation there.",
-        "Difference: best minus default, seed by seed; intervals hold together for all candidates of a group and are not"
+        "Difference: best minus default, seed by seed; intervals are simultaneous for all candidates of a group and are not"
         " corrected for the number of groups.",
-        f"{UNKNOWN} not told apart.",
+        f"{UNKNOWN} not significant.",
         f"Quartiles of {spread}: how much depends on the settings. Diverged: share of the trials that are over. Device"
-        " hours: of the trials + of the runs that confirm.",
+        " hours: of the trials + of the confirmation runs.",
     ]
     order = sorted(frame.columns, key=lambda name: _column_order(name, ["trials", "default", "best", "difference"]))
     return _table(
@@ -185,7 +185,7 @@ def front_table(searched: Searched, front: pd.DataFrame) -> Table:
         (name_of_group[row["group"]], str(row["trial"]), settings_text(definition, row)) for _, row in front.iterrows()
     ]
     sentences = [
-        "The front: trials that no other is at least as good as in all objectives and better in one.",
+        "The Pareto front: a trial is on it if no other trial is at least as good in all objectives and better in one.",
         f"The best of the first objective first. Scores are {OPTIMISTIC}: trials are on the front by them.",
         "Runs: their ids in the store, a seed each.",
     ]

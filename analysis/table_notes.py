@@ -147,7 +147,7 @@ def state_notes(sweep: Sweep) -> Iterator[str]:
 
 
 def detectable_notes(sweep: Sweep, detectable: pd.DataFrame) -> Iterator[str]:
-    """Yields `With 3 seeds differences from 5.1 points on (Grounding), 8.0 (Entailment) are told apart with power 0.8; ...`"""
+    """Yields `With 3 seeds, differences of at least 5.1 points (Grounding), 8.0 (VQA) are significant with power 0.8; ...`"""
     if not len(detectable):
         return
     rows = shown_cells(sweep, detectable).sort_values("place", kind="stable")
@@ -158,7 +158,7 @@ def detectable_notes(sweep: Sweep, detectable: pd.DataFrame) -> Iterator[str]:
         )
         if len(group) > MOST:
             low, high = group["difference"].argmin(), group["difference"].argmax()
-            points = f"{present[low]} to {present[high]} points on, by column,"
+            points = f"{present[low]} to {present[high]} points, by column,"
             later = f"{with_five[group['with_5_seeds'].argmin()]} to {with_five[group['with_5_seeds'].argmax()]}"
         else:
             several = group["task"].duplicated().any()
@@ -167,12 +167,12 @@ def detectable_notes(sweep: Sweep, detectable: pd.DataFrame) -> Iterator[str]:
                 for row in records(group)
             )
             phrases = [
-                f"{present[0]} points on {first}",
+                f"{present[0]} points {first}",
                 *(f"{x} {word}" for x, word in zip(present[1:], others, strict=True)),
             ]
             points, later = ", ".join(phrases), listed(with_five)
         addition = f"; with {FIVE} seeds {later}" if group["n"].iloc[0] < FIVE else ""
-        yield f"With {n} seeds differences from {points} are told apart with power 0.8{addition}."
+        yield f"With {n} seeds, differences of at least {points} are significant with power 0.8{addition}."
 
 
 def simultaneous(sweep: Sweep, shown: pd.DataFrame, column: str) -> str:
@@ -210,11 +210,12 @@ def mark_notes(sweep: Sweep, shown: pd.DataFrame, column: str) -> Iterator[str]:
 def verdict_notes(verdicts: set[str], margin: str) -> Iterator[str]:
     """Yields a note on the mark of each of these verdicts. `margin`: the margin in words; empty without one."""
     if "not known" in verdicts:
-        yield f"{UNKNOWN} not known: {'neither told apart nor equivalent' if margin else 'not told apart, which is not equal'}."
+        without_margin = "not significantly different, which does not mean equal"
+        yield f"{UNKNOWN} not known: {'neither significantly different nor equivalent' if margin else without_margin}."
     if "equivalent" in verdicts:
         yield f"{EQUIVALENT} equivalent{f', within ± {margin}' if margin else ''}."
     if verdicts & {"higher", "lower"}:
-        yield "No mark: told apart from the baseline."
+        yield "No mark: significantly different from the baseline."
 
 
 def of_n(n: int | None, rows: pd.DataFrame, column: str = "n") -> str:

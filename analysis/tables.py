@@ -130,7 +130,7 @@ def shares(sweep: Sweep, cells: pd.DataFrame) -> Table:
     at = f"{names.in_sentence(names.axis(str(sweep.over)))} = {sweep.manifest['kept_from']:g}"
     caption = f"Share of its own score at {at} that a run keeps, in percent: {INTERVAL}{of_n(made.n, shown)}."
     nothing = [f"{NOTHING} nothing to keep."] if any(cell.word == NOTHING for cell in made.cells) else []
-    notes = ["What guessing would score is not taken off.", *nothing, *limit_note(shown, "kept_")]
+    notes = ["The score of guessing is not subtracted.", *nothing, *limit_note(shown, "kept_")]
     return _with(made, caption, notes, sweep, "kept")
 
 
@@ -164,8 +164,8 @@ def trend(sweep: Sweep, trends: pd.DataFrame) -> Table:
     )
     notes = [
         "Slope and curvature (its change per doubling): contrasts of the rows' means on log2 of the axis, pooled variance.",
-        "Turning point: where the fitted parabola has its extreme, if that lies in the range tried. Lack of fit: what a"
-        " straight line leaves.",
+        "Turning point: the extreme of the fitted parabola, if it lies within the range of the axis. Lack of fit: p of the test for"
+        " deviations from a straight line.",
     ]
     stubs = [*(names.axis(name) for name in others), "Task"]
     return _with(table("", stubs, entries, grouped=bool(others)), caption, notes, sweep, "trend")
@@ -211,7 +211,7 @@ def costs(sweep: Sweep, facts: pd.DataFrame) -> Table:
         for row in records(_ordered_by_task(shown))
     ]
     made = table("", ["Task", *stub_heads(sweep)], entries, grouped=True)
-    caption = f"What one training took: mean{of_n(made.n, shown)}."
+    caption = f"Costs of one training: mean{of_n(made.n, shown)}."
     notes = [f"{NOTHING} not recorded."] if any(cell.word == NOTHING for cell in made.cells) else []
     return _with(made, caption, notes, sweep, "cost")
 

@@ -75,7 +75,7 @@ def _halves(mean: Mapping[str, Any]) -> str:
         return "; one seed has no interval"
     seeds = f"{mean['half_seeds']:.6g} over seeds"
     if math.isnan(mean["half_examples"]):
-        return f" ± {seeds} (scores of single examples are not at hand)"
+        return f" ± {seeds} (scores of single examples are not available)"
     both = math.hypot(mean["half_seeds"], mean["half_examples"])
     return f" ± {both:.6g} = sqrt(square of {seeds} + square of {mean['half_examples']:.6g} over {mean['examples']:,.0f} examples)"
 

@@ -15,18 +15,18 @@ RUNS = {
     "run": ("mmprompt", "train one run, with a progress bar"),
     "parameters": ("mmprompt.parameters", "list the tensors that a method trains, for any model size, without weights"),
     "export": ("mmprompt.export", "write the weights of a finished run under the official names"),
-    "pretrain": ("mmprompt.pretrain", "make the small backbone again"),
+    "pretrain": ("mmprompt.pretrain", "make the small backbone again (about an hour)"),
 }
 RESULTS = {
     "tables": "write and print the tables and figures of sweeps",
-    "claims": "print what sweeps claim, and whether their runs show it",
+    "claims": "print the claims of sweeps, and whether their runs support them",
     "compare": "compare any two rows of a sweep, on every task",
-    "trace": "find the runs behind a cell of a table, their files and the commands that repeat them",
+    "trace": "list the runs behind a cell of a table, their files and the commands that repeat them",
     "verify": "check that runs, records and manifest agree",
     "curves": "write every logged step of runs as CSV",
-    "report": "write the report page: one file, no network",
-    "notebooks": "execute the notebooks",
-    "publish": "write results into documents",
+    "report": "write the report page, report.html in the store: one file, no network",
+    "notebooks": "execute the notebooks on your runs, and write them with their output",
+    "publish": "write results into documents: claims, tables, figures, and the runs behind them",
 }
 
 

@@ -1,4 +1,4 @@
-"""What an attempt says of its end, as text."""
+"""The reason for the end of an attempt, as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be held of a figure: sizes on paper, nothing cut off, nothing on top of another. Each returns what is wrong."""
+"""Checks of a figure: sizes on paper, nothing cut off, nothing on top of another. Each returns the faults that it finds."""
 
 from __future__ import annotations
 

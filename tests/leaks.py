@@ -1,4 +1,4 @@
-"""Secrets as they lie in the environment of whoever launches, and the files that they have got into."""
+"""Secrets in the environment of a launch, and a search for files that contain them."""
 
 from __future__ import annotations
 

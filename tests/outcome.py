@@ -1,4 +1,4 @@
-"""What two launches of one sweep must have in common, whatever happened on the way: the tables, less what says how it went."""
+"""What two launches of one sweep must have in common, whatever interrupted them: the tables, without notes on how runs went."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding written out: what the key-value cache and the batched search must equal."""
+"""Plain decoding, one sequence at a time: the key-value cache and the batched search must give the same results."""
 
 from __future__ import annotations
 

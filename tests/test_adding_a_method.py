@@ -1,4 +1,4 @@
-"""A method is the modules that are called as it: one that is added needs no list, and no id of another run changes."""
+"""A method is the modules that have its name: a new method needs no entry in a list, and changes no id of other runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The direction of the arrows: who may import whom (the layer table of the architecture)."""
+"""The direction of imports: which package may import which (the layer table of the architecture)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is frozen is computed once: whoever asks, whatever happens to the files, the bits are those of computing it anew."""
+"""Frozen features are computed once: whatever happens to the cache files, a run gets the same bits as without a cache."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ def cached(folder: Path, make: Callable[[np.ndarray], Tensor] = rows, max_gb: fl
 ASKED = np.random.default_rng(0).permutation(COUNT)
 
 
-def test_what_is_there_is_read_and_not_made_again(tmp_path: Path) -> None:
+def test_rows_in_the_cache_are_read_and_not_computed_again(tmp_path: Path) -> None:
     cached(tmp_path).fill()
     later = cached(tmp_path, never)
     later.fill()
     assert torch.equal(later(ASKED), rows(ASKED))
 
 
-def test_what_is_not_there_is_made(tmp_path: Path) -> None:
+def test_rows_missing_in_the_cache_are_computed(tmp_path: Path) -> None:
     assert torch.equal(cached(tmp_path)(ASKED), rows(ASKED))
     assert not (tmp_path / "cache").exists()
 
 
-def test_files_are_the_groups_and_no_other_is_left(tmp_path: Path) -> None:
+def test_cache_files_have_the_folders_permissions_and_no_other_file_is_left(tmp_path: Path) -> None:
     tmp_path.chmod(0o775)
     cached(tmp_path).fill()
     files = list((tmp_path / "cache").iterdir())
@@ -102,7 +102,7 @@ def test_a_shard_that_is_damaged_under_a_reader_is_made_again(tmp_path: Path) ->
     assert torch.equal(reader(ASKED), rows(ASKED))
 
 
-def test_whoever_deletes_the_folder_harms_no_reader(tmp_path: Path) -> None:
+def test_deleting_the_cache_folder_harms_no_reader(tmp_path: Path) -> None:
     reader, other = cached(tmp_path), cached(tmp_path)
     reader.fill()
     reader(ASKED[:20])
@@ -110,7 +110,9 @@ def test_whoever_deletes_the_folder_harms_no_reader(tmp_path: Path) -> None:
     assert torch.equal(reader(ASKED), rows(ASKED)) and torch.equal(other(ASKED), rows(ASKED))
 
 
-def test_what_does_not_fit_is_said_and_computed_each_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_exceed_the_cache_limit_are_reported_and_computed_each_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     small = cached(tmp_path, max_gb=1e-6)  # 1,000 bytes, where 40 rows of 64 are needed
     small.fill()
     said = capsys.readouterr().out
@@ -119,7 +121,9 @@ def test_what_does_not_fit_is_said_and_computed_each_time(tmp_path: Path, capsys
     assert torch.equal(small(ASKED), rows(ASKED))
 
 
-def test_more_than_the_disk_has_is_not_begun(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_cache_is_begun_that_needs_more_than_the_free_disk_space(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Cached(never, 1, "rows", (10**12,), "", [b"a", b"b"], Cache(tmp_path / "cache", 1e9)).fill()
     assert "rows: 8e+03 GB, the cache has 0 of 1e+09 GB and its disk" in capsys.readouterr().out
 
@@ -215,7 +219,7 @@ def test_an_example_has_the_same_bits_in_any_row_and_any_company(threads: int) -
 
 @pytest.mark.long
 @pytest.mark.parametrize("threads", [1], indirect=True)
-def test_so_it_has_at_an_official_size(threads: int) -> None:
+def test_an_example_has_the_same_bits_in_any_row_at_an_official_size(threads: int) -> None:
     torch.manual_seed(0)
     backbone = OFA(official("tiny")).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     over = ("model=ofa_tiny", f"paths.backbone={ROOT}/mmprompt/backbones/micro.safetensors")
@@ -261,7 +265,7 @@ def test_a_run_has_the_same_bits_with_a_cache_and_without(overrides: tuple[str, 
 
 
 @pytest.mark.parametrize(("depth", "kind"), [("decoder", Encoded), ("encoder", Tensor), ("both", Tensor)])
-def test_the_encoder_has_spoken_where_no_prompt_reaches_it(depth: str, kind: type) -> None:
+def test_the_encoders_output_is_frozen_if_no_prompt_reaches_the_encoder(depth: str, kind: type) -> None:
     config, deployment = settings(f"prompt.depth={depth}")
     backbone = backbone_of(config, ROOT / deployment.paths.backbone)
     tuned, data = Tuned(config, backbone, torch.Generator(), []), data_of(config)
@@ -306,7 +310,7 @@ def test_everything_that_decides_the_bits_is_in_the_name(tmp_path: Path) -> None
     assert not (features | outputs) & (others[0] | others[1])
 
 
-def test_a_live_backbone_keeps_nothing_and_refuses_to(tmp_path: Path) -> None:
+def test_a_live_backbone_caches_nothing_and_refuses_cache_frozen_on(tmp_path: Path) -> None:
     trained(tmp_path, "backbone.mode=train")
     assert not (tmp_path / "cache").exists()
     with pytest.raises(
@@ -315,7 +319,7 @@ def test_a_live_backbone_keeps_nothing_and_refuses_to(tmp_path: Path) -> None:
         settings("backbone.mode=train", "cache.frozen=on")
 
 
-def test_on_a_gpu_nothing_is_kept_unless_asked(tmp_path: Path) -> None:
+def test_on_a_gpu_nothing_is_cached_unless_cache_frozen_is_on(tmp_path: Path) -> None:
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     assert open_cache(Caching(frozen="auto", max_gb=20), tmp_path, gpu) is None
     assert open_cache(Caching(frozen="on", max_gb=20), tmp_path, gpu) == Cache(tmp_path, 20)
@@ -323,7 +327,7 @@ def test_on_a_gpu_nothing_is_kept_unless_asked(tmp_path: Path) -> None:
     assert open_cache(Caching(frozen="on", max_gb=0), tmp_path, cpu) is None
 
 
-def test_where_things_are_kept_is_in_no_id_and_precision_is() -> None:
+def test_cache_settings_are_in_no_id_and_precision_is() -> None:
     ids = [run_id(settings(*o)[0]) for o in ((), ("cache.max_gb=1",), ("cache.frozen=on",), ("precision=bfloat16",))]
     assert ids[0] == ids[1] == ids[2] != ids[3]
 

@@ -50,7 +50,7 @@ def test_the_time_of_a_folders_server_is_told_without_leaving_anything_there(tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_a_file_without_a_name_cannot_be_made_it_is_told_by_one_that_is_removed(
+def test_without_nameless_files_the_servers_time_is_read_from_a_file_that_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # what a kernel sees in it that knows no such files
@@ -59,12 +59,12 @@ def test_where_a_file_without_a_name_cannot_be_made_it_is_told_by_one_that_is_re
     assert tmp_path.stat().st_mtime > 0 and time.time() - tmp_path.stat().st_mtime < 60  # one was there
 
 
-def test_where_nothing_can_be_made_it_is_our_own_clocks(tmp_path: Path) -> None:
+def test_if_no_file_can_be_made_the_local_clock_is_used(tmp_path: Path) -> None:
     assert abs(server_time(tmp_path / "nowhere") - time.time()) < 1
 
 
 @pytest.mark.parametrize("nameless", [True, False])
-def test_it_is_the_servers_time_whatever_our_own_clock_says(tmp_path: Path, nameless: bool) -> None:
+def test_a_wrong_local_clock_does_not_change_the_servers_time(tmp_path: Path, nameless: bool) -> None:
     script = "import os, sys, time; from pathlib import Path; from mmprompt.runs.files import server_time\n"
     script += "" if nameless else "os.O_TMPFILE = os.O_DIRECTORY\n"
     script += "print(server_time(Path(sys.argv[1])) - time.time())"

@@ -99,7 +99,7 @@ def test_every_quantity_has_its_rounds_and_ratios_and_the_baselines_ratio_is_exa
             assert ratios == [1, 1, 1] if row["baseline"] else 0 < ratios[0] <= ratios[1] <= ratios[2]
 
 
-def test_it_says_on_what_and_beside_what_it_was_measured(measured: dict[str, Any]) -> None:
+def test_a_measurement_records_device_threads_code_and_the_load_of_the_machine(measured: dict[str, Any]) -> None:
     assert measured["device"].startswith("cpu") and measured["threads"] == 1 and measured["torch"]
     assert measured["cores"] == len(os.sched_getaffinity(0)) and measured["others"] == 0
     assert measured["load"].keys() == {"before", "after"} and measured["code"] and measured["when"]
@@ -162,7 +162,7 @@ def asked_of(launched: Launcher) -> dict[str, Any]:
     return next(dict(batch["measure"]) for batch in batches if "measure" in batch and batch["measure"]["rounds"] == 3)
 
 
-def test_of_many_that_end_at_once_each_gets_a_number_of_its_own(tmp_path: Path) -> None:
+def test_measurements_that_end_at_the_same_time_get_different_numbers(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         files = list(pool.map(lambda batch: put(store, {"sweep": "length", "batch": batch}), range(16)))
@@ -194,7 +194,9 @@ def at_work(launched: Launcher, process: Any) -> int:
     return int(until(found, "it measures", process))
 
 
-def test_one_that_is_killed_leaves_nothing_and_says_so(launched: Launcher, measured: dict[str, Any]) -> None:
+def test_a_killed_measurement_leaves_no_file_and_reports_that_nothing_was_measured(
+    launched: Launcher, measured: dict[str, Any]
+) -> None:
     before = measurements(launched)
     process = launched.start("measure", *TWO, "--rounds", "100000")
     os.kill(at_work(launched, process), signal.SIGKILL)
@@ -279,7 +281,7 @@ def test_a_row_is_measured_against_the_baseline_of_its_own_task_and_of_its_other
         assert expanded.configs[row["run"]].seed == 3
 
 
-def test_what_weights_are_asked_makes_no_row(tmp_path: Path) -> None:
+def test_axes_of_evaluations_make_no_rows(tmp_path: Path) -> None:
     rows, _ = rows_of(finished("robustness", tmp_path, "task=micro_vqa"))
     assert len(rows) == len({row["run"] for row in rows}) and not any("attack.epsilon" in row["values"] for row in rows)
 
@@ -357,7 +359,7 @@ def test_the_newest_measurement_counts(changed: Any) -> None:
         (lambda content: content.pop("rows"), "is damaged: it has no rows; `make costs-length` measures it again"),
     ],
 )
-def test_what_a_reader_has_to_know_of_a_measurement_is_said(changed: Any, how: Change, note: str) -> None:
+def test_each_weakness_of_a_measurement_has_a_note(changed: Any, how: Change, note: str) -> None:
     assert any(note in said for said in changed(how).notes)
 
 

@@ -1,4 +1,4 @@
-"""What a record says of the processor: enough to know whether the bits of two machines should agree."""
+"""The description of the processor in records: enough to know whether two machines should compute the same bits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CPU revision\t: 1
 """
 
 
-def test_it_has_the_name_the_family_the_model_the_stepping_and_the_instructions() -> None:
+def test_a_processor_is_described_by_name_family_model_stepping_and_instructions() -> None:
     assert description(EPYC, "AVX2") == "AMD EPYC (family 25, model 1, stepping 1, AVX2)"
     assert description(GRAVITON, "DEFAULT").endswith("(implementer 0x41, part 0xd0c, variant 0x3, DEFAULT)")
 
@@ -42,7 +42,7 @@ def test_it_has_the_name_the_family_the_model_the_stepping_and_the_instructions(
     ("said", "other"),
     [("model\t\t: 1\n", "model\t\t: 17\n"), ("family\t: 25", "family\t: 23"), ("ing\t: 1", "ing\t: 2")],
 )
-def test_generations_that_a_virtual_machine_calls_alike_are_told_apart(said: str, other: str) -> None:
+def test_processors_of_the_same_name_but_another_generation_have_different_descriptions(said: str, other: str) -> None:
     assert said in EPYC
     assert description(EPYC, "AVX2") != description(EPYC.replace(said, other), "AVX2")
 
@@ -52,10 +52,10 @@ def test_a_machine_that_computes_with_other_instructions_is_another() -> None:
 
 
 @pytest.mark.parametrize("nothing", ["", "\n", "no lines of that kind"])
-def test_where_the_kernel_says_nothing_it_is_the_architecture(nothing: str) -> None:
+def test_without_information_from_the_kernel_a_processor_is_described_by_its_architecture(nothing: str) -> None:
     assert description(nothing, "AVX2") == f"{platform.processor() or platform.machine()} (AVX2)"
 
 
-def test_frozen_features_are_kept_apart_by_it() -> None:
+def test_frozen_features_of_different_processors_are_cached_separately() -> None:
     assert machine(torch.device("cpu")) == [torch.__version__, processor()]
     assert torch.backends.cpu.get_cpu_capability() in processor()

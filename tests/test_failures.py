@@ -1,4 +1,4 @@
-"""Why attempts end, as data: what is written down, what is read back, and what attempts of long ago have said in prose."""
+"""The reasons for the ends of attempts as data: written, read back, and read from the texts of older attempts."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def test_the_small_world_can_say_something_for_every_family() -> None:
 
 
 @pytest.mark.parametrize("family", ALL, ids=lambda family: family.name)
-def test_a_metric_is_called_in_tables_what_it_calls_itself_in_the_order_of_its_family(family) -> None:  # type: ignore[no-untyped-def]
+def test_tables_use_a_metrics_own_label_and_its_familys_order(family) -> None:  # type: ignore[no-untyped-def]
     for metric in family.shown:
         assert names.metric(metric.name) == metric.label and names.metric(metric.name, short=True) == metric.short
     places = [names.metric_order(metric.name) for metric in family.shown]
@@ -41,7 +41,7 @@ def test_only_cider_has_a_scale_of_its_own() -> None:
     assert highest("cider") == 1000 and highest("acc@0.5") == highest("a metric that nobody knows") == 100
 
 
-def test_further_metrics_and_references_come_by_name_and_what_cannot_be_had_is_left_out() -> None:
+def test_further_metrics_and_references_are_named_and_those_without_a_value_are_left_out() -> None:
     def answered(predicted, right):  # type: ignore[no-untyped-def]
         return 100.0 * sum(map(bool, predicted)) / len(right)
 

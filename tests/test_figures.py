@@ -233,8 +233,11 @@ def test_near_references_are_lines_and_far_ones_are_words_in_the_caption(tmp_pat
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["Mean of the baseline", "Backbone without tuning"]
     said = captions.caption(sweep, values, references=known)
-    assert "Backbone without tuning: Grounding 70.0, Entailment 2.0; not drawn, as it is far off: Entailment." in said
-    assert "the best one): Grounding 5.0; not drawn, as it is far off: Grounding." in said
+    assert (
+        "Backbone without tuning: Grounding 70.0, Entailment 2.0; not drawn, because it is too far away: Entailment."
+        in said
+    )
+    assert "the best one): Grounding 5.0; not drawn, because it is too far away: Grounding." in said
 
 
 def test_rows_have_references_only_where_they_are_known(tmp_path: Path) -> None:
@@ -639,12 +642,12 @@ def test_the_caption_agrees_with_the_frame(whole: Sweep) -> None:
         "Score against prompt length on grounding and entailment; test split.",
         "Markers: means over n = 3 runs (seeds 1, 2, 3); bars: 95% intervals over seeds and test examples, "
         "cut at the ends of the metric's range.",
-        "A bar that is not seen is shorter than its marker.",
+        "A bar that is not visible is shorter than its marker.",
         "Small dots: single runs.",
         "Hollow marker and dashed line: the baseline, prompt length 64.",
         "Below: differences to the baseline, prompt length 64, with simultaneous 95% intervals over all 10 comparisons (Dunnett).",
         "Grey band: a difference of less than 1.5 points counts as none.",
-        "Above the panel: = equivalent to it; ~ not known to differ.",
+        "Above the panel: = equivalent to the baseline; ~ not known to differ.",
         "Settings: model micro, backbone mode eval, method prompt tuning, updates 30.",
     ]
     noisy = values["difference_method"].mask(values["prompt.length"] == 10, "Welch, Holm")

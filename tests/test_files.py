@@ -356,7 +356,7 @@ def test_one_split_may_be_given_other_files_by_an_override() -> None:
         check_override("task.data.file.train", "[a.tsv]", ROOT / "conf")
 
 
-def test_files_that_are_not_there_are_said(tmp_path: Path) -> None:
+def test_missing_files_are_named_before_training(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"task=vqa reads files, and paths.data=null; give the folder that holds dataset/vqa"
     ):
@@ -454,7 +454,7 @@ def test_several_files_of_a_split_are_one_behind_the_other(tmp_path: Path) -> No
         ),
     ],
 )
-def test_a_task_that_cannot_be_meant_is_one_sentence(task: str, override: str, said: str) -> None:
+def test_a_wrong_setting_of_a_task_is_refused_with_one_sentence(task: str, override: str, said: str) -> None:
     with pytest.raises(ConfigError) as error:
         settings(task, override)
     assert said in str(error.value) and "\n" not in str(error.value)
@@ -526,7 +526,7 @@ def test_a_task_from_files_is_trained_evaluated_and_published(task: str, tmp_pat
         assert evaluation["n"] == 6 and all(0 <= value <= 1000 for value in evaluation["metrics"].values())
 
 
-def test_what_is_kept_of_files_changes_no_bit(tmp_path: Path) -> None:
+def test_caching_features_of_file_tasks_changes_no_bit(tmp_path: Path) -> None:
     make(tmp_path / "ofa", "snli_ve")
     given = [f"paths.data={tmp_path / 'ofa'}", "prompt.depth=decoder", "optim.steps=1"]
     file = ofa_files.backbone(settings("snli_ve", *given)[0].model, tmp_path / "backbone.safetensors")

@@ -347,7 +347,7 @@ def test_a_family_calls_rows_at_the_margin_equivalent_in_5_percent_of_tables_at_
     assert np.mean([any(one.p_equivalent < 0.05 for one in family) for family in families]) <= 0.05 + error(0.05, tries)
 
 
-def test_there_are_three_outcomes() -> None:
+def test_a_comparison_is_equivalent_or_higher_or_lower_or_not_known() -> None:
     baseline, same, higher, unsure = (
         sample(70, 71, 72),
         sample(70.1, 71.1, 72.1),

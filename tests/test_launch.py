@@ -1,4 +1,4 @@
-"""Launches on local processes, really: every run once, failures apart, whatever is interrupted goes on."""
+"""Launches on real local processes: every run is executed once, a failure stops no other run, interrupted runs continue."""
 
 from __future__ import annotations
 
@@ -215,14 +215,14 @@ def test_workers_that_die_before_they_work_end_the_launch_with_their_last_words(
         (["paths.backbone=no.pt"], "sweeps: paths.backbone=no.pt is not a file"),
     ],
 )
-def test_a_launch_that_cannot_be_meant_ends_with_one_sentence(
+def test_a_launch_with_wrong_arguments_ends_with_one_sentence(
     launcher: Launcher, arguments: list[str], complaint: str
 ) -> None:
     code, output = launcher.run("launch", *arguments)
     assert code == 2 and complaint in output and "Traceback" not in output
 
 
-def test_a_wrong_verb_names_the_nearest(launcher: Launcher) -> None:
+def test_an_unknown_command_is_answered_with_the_nearest_one(launcher: Launcher) -> None:
     code, output = launcher.run("lanch")
     assert code == 2 and "there is no command lanch; did you mean launch" in output
 

@@ -285,9 +285,7 @@ def test_a_trend_has_slope_p_and_turning_point() -> None:
 def test_scores_and_differences_have_a_note_on_the_detectable_difference() -> None:
     sweep, made = all_of("length")
     (first, then), (second, _) = detectable(sweep)[["difference", "with_5_seeds"]].to_numpy().tolist()
-    line = (
-        f"With 3 seeds differences from {two(first)} points on (Grounding), {two(second)} (Entailment) are told apart"
-    )
+    line = f"With 3 seeds, differences of at least {two(first)} points (Grounding), {two(second)} (Entailment) are significant"
     assert [table.name for table in made if line in words_of(table)] == ["", "differences"]
     assert f" with power 0.8; with 5 seeds {two(then)} and " in words_of(made[0])
 
@@ -302,11 +300,13 @@ def test_with_many_columns_the_note_gives_the_range_of_detectable_differences() 
     differences = detectable(sweep)
     now, then = (differences[what].agg(["min", "max"]).to_list() for what in ("difference", "with_5_seeds"))
     table = tables.comparison(sweep, cells(sweep), facts(sweep), differences)
-    line = f"differences from {two(now[0])} to {two(now[1])} points on, by column, are told apart with power 0.8;"
-    assert f"With 3 seeds {line} with 5 seeds {two(then[0])} to {two(then[1])}." in table.notes
+    line = f"differences of at least {two(now[0])} to {two(now[1])} points, by column, are significant with power 0.8;"
+    assert f"With 3 seeds, {line} with 5 seeds {two(then[0])} to {two(then[1])}." in table.notes
     rows = differences.assign(n=5, difference=differences["with_5_seeds"])
     notes = [note for note in tables.comparison(sweep, cells(sweep), facts(sweep), rows).notes if "0.8" in note]
-    assert len(notes) == 1 and notes[0].startswith("With 5 seeds ") and notes[0].endswith("told apart with power 0.8.")
+    assert (
+        len(notes) == 1 and notes[0].startswith("With 5 seeds, ") and notes[0].endswith("significant with power 0.8.")
+    )
 
 
 def test_further_metrics_are_beside_the_first_and_a_note_says_what_their_intervals_cover() -> None:

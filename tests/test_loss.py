@@ -73,7 +73,7 @@ def test_an_answer_may_go_on_as_the_closed_set_goes_on_and_not_otherwise(left: i
             assert set(found) == wanted, (answer, place)
 
 
-def test_an_answer_that_is_none_of_the_closed_set_is_told_from_those_that_are() -> None:
+def test_an_answer_outside_the_closed_set_is_recognised() -> None:
     strange = torch.tensor([[10, 13, EOS], [99, EOS, PAD], [10, EOS, PAD], [13, EOS, PAD]])
     _, known = Trie.of(ANSWERS, CPU).allowed(strange)
     assert known.tolist() == [False, False, False, True]

@@ -121,7 +121,7 @@ def test_training_moves_what_the_method_trains_and_not_one_bit_of_anything_else(
 
 
 @pytest.mark.parametrize("method", ["lora", "adapter"])
-def test_what_is_added_to_the_backbone_is_nothing_at_the_start_where_the_method_says_so(method: str) -> None:
+def test_lora_changes_no_output_at_the_start_and_an_adapter_does(method: str) -> None:
     config, _ = settings(f"method={method}")
     backbone = backbone_of(config, Path(job_settings().backbone))
     tuned = Tuned(config, backbone, torch.Generator().manual_seed(1), [])
@@ -156,7 +156,7 @@ def test_settings_of_other_methods_are_in_no_id() -> None:
     assert len({run_id(settings("method=adapter", f"adapter.dim={dim}")[0]) for dim in (8, 16)}) == 2
 
 
-def test_what_decides_nothing_is_in_no_id() -> None:
+def test_settings_without_an_effect_are_in_no_id() -> None:
     same: list[tuple[Any, ...]] = [
         ("task=micro_grounding", "optim.smoothing_over=allowed"),
         ("task=micro_grounding", "optim.drop_worst_after=100"),

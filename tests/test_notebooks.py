@@ -37,7 +37,7 @@ def prose(text: str) -> str:
     return " ".join(line.removeprefix("#").strip() for line in text.splitlines())
 
 
-def test_every_question_of_the_paper_has_one() -> None:
+def test_every_question_of_the_paper_has_a_notebook() -> None:
     assert list(SOURCES) == NAMES
     with pytest.raises(StoreError, match="there is no notebook lenght; did you mean length"):
         notebook_files.sources(["lenght"])
@@ -84,7 +84,7 @@ FEW = ["length", "paper", "search"]
 
 @pytest.mark.usefixtures("jupyter")
 @pytest.mark.parametrize("chosen", [FEW, pytest.param([], marks=pytest.mark.long)], ids=["few", "all"])
-def test_they_run_and_are_the_same_bytes_each_time(
+def test_notebooks_run_and_give_the_same_bytes_each_time(
     chosen: list[str], store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     executed = chosen or NAMES
@@ -101,7 +101,7 @@ def test_they_run_and_are_the_same_bytes_each_time(
 
 
 @pytest.mark.usefixtures("jupyter")
-def test_one_whose_sweep_is_not_there_says_so_and_one_that_fails_is_an_error(
+def test_a_notebook_without_its_sweep_is_skipped_with_a_message_and_one_that_fails_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = whole_store.filled(tmp_path / "runs", ("length",))

@@ -108,7 +108,7 @@ def test_attention_is_the_written_out_formula() -> None:
     torch.testing.assert_close(attention(x, memory, mask, prefix), expected, rtol=0, atol=1e-6)
 
 
-def test_what_an_example_is_told_does_not_depend_on_what_was_asked_before(ofa: OFA) -> None:
+def test_an_encoding_does_not_depend_on_earlier_calls(ofa: OFA) -> None:
     features = ofa.features(IMAGES)
     fresh, used = (copy.deepcopy(ofa) for _ in range(2))
     for length in (2, 18, 40, 3):

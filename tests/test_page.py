@@ -78,7 +78,7 @@ def test_every_number_of_a_cell_is_in_the_csv(name: str, store: Store, text: str
     assert set(shown[wanted].dropna()) <= values
 
 
-def test_what_is_behind_a_cell_is_what_the_csv_names(store: Store, text: str) -> None:
+def test_the_runs_behind_a_cell_are_those_that_the_csv_names(store: Store, text: str) -> None:
     data = unpacked(text)
     for name in SWEEPS:
         for row in csv_of(store, name).dropna(subset="cell").to_dict("records"):
@@ -91,7 +91,7 @@ def test_what_is_behind_a_cell_is_what_the_csv_names(store: Store, text: str) ->
     assert store.run(run).result() is not None
 
 
-def test_it_is_one_file_that_can_load_nothing(text: str) -> None:
+def test_the_page_is_one_file_that_can_load_no_other(text: str) -> None:
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
     assert policy is not None and policy[1].startswith("default-src 'none'; ") and "http" not in policy[1]
     addresses = re.findall(r'(?:src|href)="([^"]*)"', text)
@@ -99,7 +99,9 @@ def test_it_is_one_file_that_can_load_nothing(text: str) -> None:
     assert len(text.encode()) < 1_000_000
 
 
-def test_whatever_happened_is_said(store: Store, text: str) -> None:
+def test_every_sweep_and_search_of_the_store_is_on_the_page_with_its_claim_command_and_figure(
+    store: Store, text: str
+) -> None:
     for name in SWEEPS:
         manifest = read_manifest(store, name)
         assert manifest["claim"] in unescape(part(text, name)) and manifest["command"] in unescape(part(text, name))
@@ -207,7 +209,9 @@ def opened(browser: Any, store: Store, width: int = 1200, scheme: str = "light",
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_fits_and_is_legible(browser: Any, store: Store, text: str, width: int, scheme: str) -> None:
+def test_the_page_needs_no_sideways_scrolling_and_its_text_contrasts_with_its_background(
+    browser: Any, store: Store, text: str, width: int, scheme: str
+) -> None:
     tab, wrong = opened(browser, store, width, scheme)
     assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     ink, paper = tab.evaluate(
@@ -310,7 +314,7 @@ def test_curves_have_a_line_per_seed_and_a_mean_and_what_is_switched_off_goes(
     tab.close()
 
 
-def test_hostile_words_stay_words(browser: Any, tmp_path: Path) -> None:
+def test_markup_in_names_and_claims_is_shown_as_text(browser: Any, tmp_path: Path) -> None:
     store = hostile(tmp_path)
     write_page(store)
     tab, wrong = opened(browser, store)
@@ -322,7 +326,7 @@ def test_hostile_words_stay_words(browser: Any, tmp_path: Path) -> None:
     tab.close()
 
 
-def test_it_prints(browser: Any, store: Store, text: str, tmp_path: Path) -> None:
+def test_the_page_can_be_printed_to_a_pdf(browser: Any, store: Store, text: str, tmp_path: Path) -> None:
     tab, wrong = opened(browser, store)
     tab.pdf(path=tmp_path / "page.pdf", format="A4")
     assert (tmp_path / "page.pdf").stat().st_size > 50_000 and wrong == []

@@ -1,4 +1,4 @@
-"""Tests wait for the thing itself, and no longer than somebody is at work on it."""
+"""Tests wait for a condition, and only as long as a process is still working towards it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "LOOK", 0.1)
 
 
-def test_what_comes_with_the_last_act_of_a_process_has_come(tmp_path: Path) -> None:
+def test_a_file_that_a_process_writes_just_before_it_ends_is_found(tmp_path: Path) -> None:
     process = python(f"open({str(tmp_path / 'file')!r}, 'w')")
     assert until(lambda: list(tmp_path.iterdir()), "a file is there", process) == [tmp_path / "file"]
     assert ended(process) == 0
 
 
-def test_when_the_process_has_ended_nobody_waits_any_more() -> None:
+def test_waiting_fails_as_soon_as_the_process_has_ended() -> None:
     with pytest.raises(AssertionError, match="did not happen that pigs fly, and its process has ended with 3"):
         until(lambda: False, "pigs fly", python("raise SystemExit(3)"))
 
@@ -62,7 +62,7 @@ def test_a_call_returns_or_raises_what_it_does_unless_it_waits_for_ever(monkeypa
         called(lambda: time.sleep(5))
 
 
-def test_ctrl_c_can_be_sent_to_what_the_tests_start_whoever_started_the_tests() -> None:
+def test_processes_that_tests_start_can_be_ended_by_ctrl_c() -> None:
     process = python("print('ready', flush=True); import time; time.sleep(1000)")
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)

@@ -374,7 +374,8 @@ def test_a_plan_shows_the_smallest_difference_that_its_seeds_can_detect(store: S
         if not scores:
             [line] = precision(expanded, by_run)  # no run is done, so the standard deviation is unknown
             assert line == (
-                "to be told apart with power 0.8 a difference must be 3.1 standard deviations over seeds, with 3 seeds; with 5, 2.3"
+                "to be significant with power 0.8, a difference must be 3.1 standard deviations over seeds, with 3 seeds; "
+                "with 5, 2.3"
             )
         score = float(noise.normal(60, 2))
         scores.setdefault(str(point.values["prompt.length"]), []).append(score)

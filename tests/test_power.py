@@ -1,4 +1,4 @@
-"""Dunnett's critical values against printed tables and scipy, and the smallest difference that n seeds tell apart."""
+"""Dunnett's critical values against printed tables and scipy, and the smallest difference that n seeds can detect."""
 
 from __future__ import annotations
 
@@ -100,5 +100,5 @@ def test_more_seeds_show_smaller_differences_and_more_rows_only_larger_ones() ->
     assert np.all(np.diff([detectable(10, rows) for rows in range(1, 20)]) > 0)
 
 
-def test_one_seed_shows_none() -> None:
+def test_with_one_seed_no_difference_is_detectable() -> None:
     assert math.isnan(detectable(1, 6))

@@ -1,4 +1,4 @@
-"""The prompts: what they change, what they leave alone, how many numbers they are."""
+"""Prompts: what they change, what they do not change, and how many parameters they have."""
 
 from __future__ import annotations
 

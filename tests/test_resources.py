@@ -1,4 +1,4 @@
-"""What a run is said to have taken is what it took."""
+"""The recorded costs of a run (epochs, hours, memory) are those that it really had."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_run_records_all_that_it_took_and_what_attempts_before_it_took(tmp_pat
     assert result["peak_memory_mb"] > 100 and "seconds_per_100" not in result  # that is measured apart
 
 
-def test_what_a_run_took_does_not_depend_on_what_it_was_asked_besides(tmp_path: Path) -> None:
+def test_the_recorded_costs_of_a_run_do_not_include_its_attacks(tmp_path: Path) -> None:
     """Attacks go back through the model, and take more memory and time than all else here."""
     folder = frozen_run(tmp_path)
     attack = {"attack": {"kind": "pgd", "input": "pixels", "epsilon": 0.1, "steps": 10}}

@@ -227,10 +227,10 @@ def test_results_can_be_read_from_a_server(store: Store, tmp_path: Path, monkeyp
         bare.manifest("main").write_bytes(store.manifest("main").read_bytes())
         theirs, ours = load("main", bare, source="server"), load("main", store)
         pd.testing.assert_series_equal(theirs.cells()["value"], ours.cells()["value"])
-        assert "the scores of single examples are not at hand" in repr(theirs)
+        assert "the scores of single examples are not available" in repr(theirs)
         (run, _), (same, _) = (one.at(task="micro_vqa", method="prompt") for one in (theirs, ours))
         assert (run.state, run.metrics, run.config) == (same.state, same.metrics, same.config)
         assert run.history["val/while_training"].iloc[-1] > 0 and len(theirs.curves()) == len(ours.curves())
-        with pytest.raises(StoreError, match="no scores of single examples at hand"):
+        with pytest.raises(StoreError, match="has no scores of single examples"):
             theirs.examples()
         assert server.unknown == []

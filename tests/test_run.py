@@ -90,7 +90,7 @@ def test_an_attempt_is_claimed_by_one_of_many(tmp_path: Path) -> None:
     assert [path.name for path in (folder.path / "attempts").glob(".*")] == []
 
 
-def test_who_looked_before_another_claimed_does_not_get_the_run_as_well(tmp_path: Path) -> None:
+def test_a_process_cannot_claim_a_number_that_another_claimed_in_between(tmp_path: Path) -> None:
     folder = frozen_run(tmp_path)
     number = folder.next_number
     assert folder.claim(folder.next_number, JOB) is not None  # another, in between

@@ -1,4 +1,4 @@
-"""A launch that waits, in its log, and `status` say the same of the same moment, whatever the clocks of the machines are."""
+"""The log of a waiting launch and `status` report the same at the same moment, even if the clocks of machines differ."""
 
 from __future__ import annotations
 

@@ -481,7 +481,7 @@ def test_a_study_that_has_just_started_says_that_there_is_no_table_yet(
     made.add(study, DEFAULT)
     made.record(study)
     assert run(study, tmp_path / "out", "search-made") == 0
-    assert "none of its trials has come to anything yet" in capsys.readouterr().out
+    assert "none of its trials has a result yet" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""No secret gets into a file by the user's own settings: it is refused, unseen, with what does it right."""
+"""Settings that contain a secret are refused. The message does not show the secret, and names a safe way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No secret of the environment is in any file of the store, whatever becomes of the runs."""
+"""No file of the store contains a secret of the environment, whether runs succeed or fail."""
 
 from __future__ import annotations
 

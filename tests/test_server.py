@@ -110,7 +110,7 @@ def test_with_nothing_but_the_manifest_it_is_the_same_and_how_attempts_were_chos
     assert theirs.notes == ("where no result.json says which attempt was published, the first that finished is taken",)
 
 
-def test_what_finished_weights_were_asked_later_is_the_same_from_the_server(
+def test_later_evaluations_read_from_the_server_equal_those_in_the_store(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three attempts of each run are there: one that failed before it was asked anything, one that trained, one that asked."""
@@ -135,7 +135,9 @@ def test_what_finished_weights_were_asked_later_is_the_same_from_the_server(
     assert ours.frame["test/acc@0.5"].to_list() == [50.0, 25.0] * 4 and set(ours.frame["attempt"]) == {2}
 
 
-def test_an_attempt_that_only_asked_is_not_taken_for_the_one_that_trained(server: WandbServer, tmp_path: Path) -> None:
+def test_an_attempt_that_only_evaluated_is_not_taken_for_the_one_that_trained(
+    server: WandbServer, tmp_path: Path
+) -> None:
     axes = {"task": ["micro_grounding"], "method": ["lora"], "seed": [1], "attack.epsilon": [0.0]}
     about = manifest("asked", axes, "method", {}, {})
     store, bare = Store(tmp_path / "store"), Store(tmp_path / "bare")
@@ -308,7 +310,7 @@ def test_from_the_server_alone_only_what_rests_on_files_differs_and_it_is_said(
         text = b" ".join(theirs[f"tables/length.{kind}"].split()).decode()
         assert SEEDS_ALONE in text and SEEDS_ALONE not in b" ".join(ours[f"tables/length.{kind}"].split()).decode()
         assert "where no result.json says which attempt was published, the first that finished is taken" in text
-    said = "intervals over seeds alone, as the scores of single examples are not at hand"
+    said = "intervals over seeds alone, as the scores of single examples are not available"
     assert said in theirs["figures/length.caption.txt"].decode()
 
 

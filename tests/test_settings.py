@@ -35,7 +35,7 @@ def test_the_page_is_what_the_schemas_and_conf_say(tmp_path: Path) -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == page(conf), written
 
 
-def test_values_are_said_in_words() -> None:
+def test_allowed_values_are_described_in_words() -> None:
     class Some(Section):
         """Some settings."""
 

@@ -178,7 +178,11 @@ def test_a_difference_is_marked_by_its_verdict(tmp_path: Path) -> None:
         "Score minus that of the baseline (Prompt tuning), in points: simultaneous 95 % intervals over the 6 comparisons"
         " of this table (Dunnett; n = 3 seeds)."
     )
-    for words in ["~ not known: not told apart, which is not equal.", "= equivalent.", "No mark: told apart"]:
+    for words in [
+        "~ not known: not significantly different, which does not mean equal.",
+        "= equivalent.",
+        "No mark: significantly",
+    ]:
         assert words in words_of(table)
     noisy = frame["difference_method"].mask(frame["task"] == TASKS[1], "Welch, Holm")
     caption = tables.differences(sweep, frame.assign(difference_method=noisy), "difference").caption

@@ -1,4 +1,4 @@
-"""Copies on a node's own disk: once, right, and never somebody else's."""
+"""Copies on a node's own disk: each file is copied once and completely, and no other user's copy is read."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def foreign(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("trap", [writable, link, foreign, Path.touch])
-def test_what_somebody_else_may_have_put_there_is_not_read(
+def test_a_copy_in_a_folder_that_others_could_write_to_is_not_read(
     file: Path, trap: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trap(ours(file))  # type: ignore[operator]
@@ -159,7 +159,7 @@ def test_what_a_killed_job_was_copying_is_removed_after_an_hour(file: Path) -> N
     assert staged(file, fingerprint(file)).exists() and not old.exists() and new.exists()
 
 
-def test_a_folder_that_cannot_be_made_is_said(
+def test_a_staging_folder_that_cannot_be_made_is_reported(
     file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(file.parent / "nowhere"))

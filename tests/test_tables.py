@@ -142,7 +142,7 @@ def test_without_scores_of_single_examples_every_table_with_intervals_says_so(
     for table in tables.ours(sweep, found, facts(sweep)):
         assert SEEDS_ALONE in table.notes and BOTH not in table.notes
         assert not any(letter for letter, _ in table.lettered_notes)  # it is said once
-    bars = "bars: 95% t intervals over seeds alone, as the scores of single examples are not at hand, cut at the ends"
+    bars = "bars: 95% t intervals over seeds alone, as the scores of single examples are not available, cut at the ends"
     assert bars in caption(sweep, found)
     for verb in verbs:
         assert main([*verb, "--runs", str(small.root)]) == 0

@@ -1,4 +1,4 @@
-"""Several sweeps as one launch: what they share is done once, and the time left is that of all."""
+"""Several sweeps as one launch: shared runs are executed once, and the time left is that of all sweeps."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_runs_that_sweeps_share_are_one_launch_s_and_each_has_its_manifest(launc
     assert code == 0 and "all 2 runs are done already" in output and batches(launcher.store) == [batch]
 
 
-def test_what_is_launched_together_runs_in_one_place_and_has_a_name(launcher: Launcher) -> None:
+def test_sweeps_of_one_launch_must_exist_and_share_one_deployment(launcher: Launcher) -> None:
     code, output = launcher.run("launch", "lenght")
     assert code == 2 and "there is no sweep lenght; did you mean length" in output
     code, output = launcher.run("launch", "depth", "prompt.lenght=1")
@@ -130,7 +130,7 @@ def test_a_run_to_train_and_one_to_evaluate_take_what_finished_ones_took(store: 
     assert [found[run].after_training for run in test.configs] == [4.0, 4.0, 4.0]
 
 
-def test_what_finishes_in_this_launch_tells_of_the_rest_of_it(store: Store) -> None:
+def test_runs_that_finish_in_a_launch_give_estimates_for_its_other_runs(store: Store) -> None:
     expanded = joined("length", "prompt.length=4", "optim.steps=100,300")
     short, long = expanded.configs
     freeze_batch(expanded, [[short, long]], "local", ABOUT, batches(expanded.store))

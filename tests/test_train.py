@@ -1,4 +1,4 @@
-"""The training loop: what the regime's keys do to a run."""
+"""The training loop: the effect of the settings of training on a run."""
 
 from __future__ import annotations
 

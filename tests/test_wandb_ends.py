@@ -50,7 +50,7 @@ def test_the_two_ends_of_a_record_say_what_all_of_it_says(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("rows", [0, 1, 200, 700, 1100, 1500, 4000])
-def test_the_two_ends_say_it_whatever_the_length(rows: int, tmp_path: Path) -> None:
+def test_reading_the_two_ends_gives_the_same_values_at_any_length(rows: int, tmp_path: Path) -> None:
     short, whole = ends(long(rows), tmp_path)
     assert said(short) == said(whole)
     assert (short.summary, short.state, short.damage) == ({"test/accuracy": 82.2}, "finished", ())
@@ -72,7 +72,7 @@ def test_the_end_is_found_wherever_the_blocks_cut_it(tmp_path: Path) -> None:
         assert said(short) == said(whole) and short.state == "finished" and short.damage == ()
 
 
-def test_the_middle_is_not_looked_at(tmp_path: Path) -> None:
+def test_damage_in_the_middle_is_found_only_by_the_whole_reading(tmp_path: Path) -> None:
     data = bytearray(long(4000))
     data[3 * BLOCK + 100] ^= 1
     (tmp_path / "damaged.wandb").write_bytes(data)

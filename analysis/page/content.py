@@ -120,7 +120,7 @@ def readable_reports(store: Store, warnings: list[str]) -> Iterator[SweepReport 
 def without_result(report: SweepReport | SearchReport) -> tuple[str, str]:
     """The name of a sweep or a search without a result, and why it has none."""
     if isinstance(report, SearchReport):
-        return report.name, "none of its trials has come to anything yet"
+        return report.name, "none of its trials has a result yet"
     return report.name, f"none of its runs is done yet; `{report.sweep.manifest['command']}`"
 
 
@@ -146,7 +146,7 @@ def store_facts(reports: Sequence[SweepReport], inventory: pd.DataFrame) -> Iter
     done = sum(state == "done" for state in planned.values())
     yield "of sweeps", f"{done:,} of {len(planned):,} planned runs are finished, with every evaluation"
     hours = inventory["device_hours_spent"].sum()
-    yield "device-hours", f"{hours:.3g}, as recorded by finished runs, lost attempts of theirs included"
+    yield "device-hours", f"{hours:.3g}, as recorded by finished runs, including their interrupted attempts"
     commits = Counter(inventory["commit"].dropna())
     yield (
         "commits",

@@ -111,7 +111,7 @@ function showCell(sweep, cell) {
   const rows = cells[cell].map(([run, seed], at) => [
     seed, ...splits.map((split) => cells[split][at][2]), (data.runs[run] || {}).state, link(run)]);
   const heads = splits.map((split) => split.match(/split=(\S+)$/)[1]);
-  const line = `.venv/bin/python -m analysis trace ${sweep} ${cell}`;
+  const line = `.venv/bin/mmprompt trace ${sweep} ${cell}`;
   open(`${sweep}: ${cell}`, lines(["seed", ...heads, "state", "run"], rows), el("pre", {}, line));
 }
 
@@ -125,7 +125,7 @@ function showRun(run) {
     one.resumed_from === null ? "" : `resumed from ${one.resumed_from}`, one.error]);
   const all = Object.entries({ ...data.common, ...known.settings }).sort(([a], [b]) => a.localeCompare(b));
   open(`run ${run}, first in sweep ${data.sweeps[run]}`, pairs(about),
-    el("h4", {}, "Settings that not all runs share"), pairs(Object.entries(known.settings)),
+    el("h4", {}, "Settings in which runs differ"), pairs(Object.entries(known.settings)),
     el("details", {}, el("summary", {}, "All settings"), pairs(all)),
     el("h4", {}, "Attempts"), lines(["number", "work", "host", "began", "", "", "error"], attempts),
     el("h4", {}, "Again"), el("pre", {}, known.command || ""));

@@ -64,7 +64,7 @@ class Comparison(Section):
     splits: list[str] | None = Field(
         default=None, description="of the table and the figure; null: all that were evaluated but val"
     )
-    # How its rows are told apart (docs/statistics.md).
+    # How its rows are compared (docs/statistics.md).
     family: Literal["table", "task"] = Field(
         default="table", description="the comparisons that are corrected together: all, or those of each task"
     )

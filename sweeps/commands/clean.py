@@ -8,7 +8,7 @@ import argparse
 
 from sweeps.commands.arguments import add_store, positive
 
-SUMMARY = "free what is not needed any more"
+SUMMARY = "free disk space that is no longer needed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import argparse
 
 from sweeps.commands.arguments import add_store
 
-SUMMARY = "show how a run differs from another"
+SUMMARY = "show in which settings a run differs from another"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 
-SUMMARY = "find out what a new cluster needs"
+SUMMARY = "try your cluster settings; for each fault, show the line that fixes it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

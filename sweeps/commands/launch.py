@@ -12,7 +12,7 @@ import argparse
 from mmprompt.runs.failures import RETRIED
 from sweeps.commands.arguments import add_json, add_limit, add_retry, add_words, cause, names_in, overrides_in, sweeps
 
-SUMMARY = "run what is not done yet"
+SUMMARY = "train and evaluate the runs of sweeps that are not done yet"
 WORDS = "sweeps (files of conf/sweep/), which make one launch, and overrides for all of them, see below"
 RETRY = f"also runs that diverged, failed too often or may be lost; with one of {', '.join(RETRIED)}: only runs that ended so"
 

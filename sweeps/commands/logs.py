@@ -6,7 +6,7 @@ import argparse
 
 from sweeps.commands.arguments import add_store, positive
 
-SUMMARY = "show what a run's job printed"
+SUMMARY = "print the output of a run's job"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

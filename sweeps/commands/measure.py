@@ -1,5 +1,5 @@
 """Measures the cost of the rows of a sweep, on one finished run of each: seconds per 100 answers and per update of
-training, in rounds, with the rows in turn on one device; and peak memory, each in a process of its own; with
+training, in rounds, with the rows in turn on one device; and peak memory, each in a separate process; with
 ratios to the baseline. It trains and changes nothing; the result is STORE/costs/NAME/N.json, which the tables
 show. Measure on a machine that does nothing else; its load is recorded. On local processes it waits and prints
 the result; on SLURM it submits one job and returns, and with --wait it follows the job. The exit code is 1 if a

@@ -19,7 +19,7 @@ from sweeps.commands.arguments import (
     searches,
 )
 
-SUMMARY = "look for the best settings, trial by trial, and confirm them"
+SUMMARY = "look for the best settings, trial by trial, and confirm them on fresh seeds"
 ACTIONS = ("plan", "promote")
 
 

@@ -9,7 +9,7 @@ import argparse
 
 from sweeps.commands.arguments import add_store
 
-SUMMARY = "send the records that the W&B server does not have"
+SUMMARY = "send the W&B records that the server does not have"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

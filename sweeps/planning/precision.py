@@ -37,7 +37,7 @@ def precision(expanded: ExpandedSweep, states: Mapping[str, State]) -> Iterator[
         return
     with_more = f"; with {MORE}, {more:.1f}" if seeds < MORE else ""
     yield (
-        f"to be told apart with power 0.8 a difference must be {now:.1f} standard deviations over seeds, with {seeds} seeds"
+        f"to be significant with power 0.8, a difference must be {now:.1f} standard deviations over seeds, with {seeds} seeds"
         + with_more
     )
     spread = _spread(expanded, rows, states)

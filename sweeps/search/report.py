@@ -179,7 +179,7 @@ class StudyStatus:
         parts = [f"search {self.study.name}: {len(self.lines)}{of} trials: {words}"]
         if self.progress.confirmation is not None:
             settled, total = self.confirming
-            parts.append("over" if self.is_over else f"{settled} of {total} runs that confirm are done")
+            parts.append("over" if self.is_over else f"{settled} of {total} confirmation runs are done")
         if (left := self.left) is not None:
             parts.append(f"about {duration(left)} left")
         if len(definition.groups) == 1:
@@ -339,7 +339,7 @@ def events(progress: StudyProgress) -> Iterator[tuple[str, str]]:
         seeds = ", ".join(map(str, progress.confirmation.seeds))
         yield "confirmation", f"the search is over: {total} runs confirm what it found, on seeds {seeds}"
         if done == total:
-            yield "confirmed", f"{done} of {total} runs that confirm are done"
+            yield "confirmed", f"{done} of {total} confirmation runs are done"
 
 
 def running_confirmation(progress: StudyProgress) -> Iterator[tuple[dict[str, str], list[str]]]:
@@ -393,4 +393,4 @@ def verdict(difference: Interval) -> str:
     if difference.n < 2:
         return "no difference is known"
     words = f"difference {difference.value:+.1f} ± {difference.half:.1f}"
-    return words if difference.excludes_zero else f"{words}: not told apart"
+    return words if difference.excludes_zero else f"{words}: not significant"

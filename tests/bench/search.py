@@ -169,7 +169,7 @@ def rungs() -> Section:
         variants[name] = partial(trained, [*common, words, *stop])
     measured = in_turns({name: variants[name] for name in reversed(list(variants))}, 1)
     rows = {f"{name}: {some[0][0]}": [timing for _, timing in some] for name, some in measured.items()}
-    setting = f"{TRIALS} random trials of the embedded default, the same in both, and 6 runs that confirm: {' '.join(TRAINED)}"
+    setting = f"{TRIALS} random trials of the embedded default, the same in both, and 6 confirmation runs: {' '.join(TRAINED)}"
     return Section("A search with rungs and without", setting, rows)
 
 
