@@ -147,7 +147,7 @@ def test_a_process_may_die_between_any_two_operations_on_files(victims: Victims,
     number, killed = 0, True
     while killed:
         number += 1
-        if not LONG and number % 15 != 1:
+        if not LONG and number % 25 != 1:
             continue
         store = tmp_path / str(number)
         run = start(store, whole, *SHORT)

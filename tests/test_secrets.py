@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from groups import some
 from launcher import Launcher
 from leaks import SECRETS, leaks
 from wandb_server import KEY, WandbServer
 
 
-@pytest.mark.parametrize("key", ["right", "wrong", pytest.param("malformed", marks=pytest.mark.long)])
+@pytest.mark.parametrize("key", some(["right", "wrong", "malformed"], "right"))
 def test_no_file_of_a_local_sweep_holds_a_secret(launcher: Launcher, key: str) -> None:
     keys = {"right": KEY, "wrong": "local" + 40 * "1", "malformed": "sesame-open-sesame"}
     with WandbServer() as server:
