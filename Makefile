@@ -115,10 +115,10 @@ publish: $(INSTALLED) ## write results into README.md and docs/: claims, tables,
 pretrain-micro: $(INSTALLED) ## make the small backbone again (about an hour; the result is in the repository)
 	@$(PY) -m mmprompt.pretrain $(ARGS)
 
-test: $(INSTALLED) ## run all tests; those of SLURM are skipped, with the reason, if its daemons are not installed
+test: $(INSTALLED) ## run the tests; those of SLURM are skipped, with the reason, if its daemons are not installed
 	@$(PY) -m pytest $(PROCESSES) $(PYTEST_ARGS)
 
-test-all: $(INSTALLED) ## run all tests and the long ones (an hour)
+test-all: $(INSTALLED) ## run the long tests as well (an hour)
 	@MMPROMPT_LONG=1 $(PY) -m pytest $(PROCESSES) $(PYTEST_ARGS)
 
 chaos: $(INSTALLED) ## run sweeps and a search under sixty random faults on the test cluster; check that their tables are those of undisturbed ones
