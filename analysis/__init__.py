@@ -4,10 +4,10 @@ It imports neither torch nor Hydra nor `sweeps`.
 
 For notebooks and scripts:
 
-    from analysis import load, runs, study, diff, published
+    from analysis import diff, load, published, runs, study
 
-    load("length")      a sweep: its tables, figure, claims, runs (`analysis.results.Results`)
-    study("prompt")     a search (`analysis.search_report.SearchReport`)
+    load("length")      a sweep: its tables, figure, claims, runs (`analysis.reports.results.Results`)
+    study("prompt")     a search (`analysis.reports.search_report.SearchReport`)
     runs()              every run of the store, a row each
     diff("3f2a", "91b") the settings in which two runs differ
     published()         the paper's own values
@@ -21,17 +21,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.inventory import diff, runs
     from analysis.paper_values import published_values as published
-    from analysis.results import load, study
+    from analysis.records.inventory import diff, runs
+    from analysis.reports.results import load, study
 
 __all__ = ["diff", "load", "published", "runs", "study"]
 
 _PLACES = {
-    "load": ("analysis.results", "load"),
-    "study": ("analysis.results", "study"),
-    "runs": ("analysis.inventory", "runs"),
-    "diff": ("analysis.inventory", "diff"),
+    "load": ("analysis.reports.results", "load"),
+    "study": ("analysis.reports.results", "study"),
+    "runs": ("analysis.records.inventory", "runs"),
+    "diff": ("analysis.records.inventory", "diff"),
     "published": ("analysis.paper_values", "published_values"),
 }
 

@@ -24,16 +24,16 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.figure_formats import DEFAULT_FORMATS, FORMATS
+from analysis.figures.figure_formats import DEFAULT_FORMATS, FORMATS
 from mmprompt.runs.deployment import default_store, store_folder
 from mmprompt.runs.files import StoreError, follow_mode, vanished, write_over
 from mmprompt.runs.store import Store
 
 if TYPE_CHECKING:
-    from analysis.frame import Sweep
-    from analysis.report import SweepReport
-    from analysis.search_report import SearchReport
-    from analysis.sources import Source
+    from analysis.records.frame import Sweep
+    from analysis.records.sources import Source
+    from analysis.reports.report import SweepReport
+    from analysis.reports.search_report import SearchReport
 
 CHECKED = (
     "configurations, labels and header of the manifest, settings and splits of evaluations, W&B records to the last byte, "
@@ -49,31 +49,31 @@ def main(arguments: Sequence[str]) -> int:
     given = parser().parse_args(arguments)
     # Matplotlib caches a list of fonts under $HOME unless MPLCONFIGDIR is set before it is imported: hence the late imports.
     os.environ.setdefault("MPLCONFIGDIR", str((given.runs / "cache" / "matplotlib").absolute()))
-    from analysis.manifest import read_manifest
+    from analysis.records.manifest import read_manifest
     from mmprompt.runs.wandb_server import ServerError
 
     store, status = Store(given.runs), 0
     try:
         follow_mode(store.root)
         if given.verb == "publish":
-            from analysis.publish import publish
+            from analysis.reports.publish import publish
 
             print(publish(store, given.files, given.docs))
             return 0
         if given.verb == "report":
-            from analysis.inventory import open_store
+            from analysis.records.inventory import open_store
 
             open_store(store)  # checks that the store exists before Matplotlib is imported, which makes a folder in it
             from analysis.page.render import write_page
 
             print(write_page(store))
             if given.wandb:
-                from analysis.wandb_report import report_to_wandb
+                from analysis.page.wandb_report import report_to_wandb
 
                 print(report_to_wandb(store, given.project))
             return 0
         if given.verb == "notebooks":
-            from analysis.notebook_files import write
+            from analysis.reports.notebook_files import write
 
             for line, is_ok in write(store, given.out, given.names):
                 print(line, flush=True)
@@ -171,8 +171,8 @@ def _formats(text: str) -> tuple[str, ...]:
 
 def source_of(given: argparse.Namespace, manifest: Mapping[str, Any]) -> AbstractContextManager[Source]:
     """The source of this sweep's W&B records. Records in the store are read to the last byte if everything is checked."""
-    from analysis.server import on_server
-    from analysis.sources import InStore
+    from analysis.records.server import on_server
+    from analysis.records.sources import InStore
 
     return on_server(manifest, given.project) if given.place == "server" else nullcontext(InStore(is_deep(given)))
 
@@ -191,17 +191,17 @@ def tables(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     (store, manifest, source), out = read, given.out or read[0].root
 
     def as_text(report: SweepReport | SearchReport, text: str) -> str:
-        from analysis.document import document
+        from analysis.reports.document import document
 
         return json.dumps(document(report, out), indent=1) if given.json else text
 
     if manifest["search"] is not None:
-        from analysis.search_report import SearchReport, report_search
+        from analysis.reports.search_report import SearchReport, report_search
 
         search = SearchReport(store, manifest, source, is_deep(given))
         text = report_search(search, out, given.width, given.format)
         return as_text(search, text), not search.searched.sweep.conflicts
-    from analysis.report import printed, read_report, write
+    from analysis.reports.report import printed, read_report, write
 
     report = read_report(store, manifest, source, is_deep(given))
     if not report.is_begun:
@@ -214,8 +214,8 @@ def tables(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
 
 def verify(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Reports what was checked and what is wrong; writes no file."""
-    from analysis import remarks
-    from analysis.reading import assemble
+    from analysis.records import remarks
+    from analysis.records.reading import assemble
 
     _, manifest, _ = read
     sweep = assemble(*read, deep=True)
@@ -233,7 +233,7 @@ def verify(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
 
 def curves(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Writes every logged step of a sweep's runs; curves are not checked."""
-    from analysis.curves import curves
+    from analysis.reports.curves import curves
 
     store, manifest, source = read
     notes: list[str] = []
@@ -246,10 +246,10 @@ def curves(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
 
 def claims(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Shows the claims of a sweep and their verdicts."""
-    from analysis.claim_tables import claim_table
-    from analysis.claims import claims
-    from analysis.reading import assemble
-    from analysis.terminal import terminal
+    from analysis.records.reading import assemble
+    from analysis.statistics.claims import claims
+    from analysis.tables.claim_tables import claim_table
+    from analysis.tables.terminal import terminal
 
     sweep = assemble(*read)
     claim_rows = claims(sweep)
@@ -260,8 +260,8 @@ def claims(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
 
 def trace(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Lists the runs, files and commands behind a cell."""
-    from analysis.reading import assemble
-    from analysis.trace import trace
+    from analysis.records.reading import assemble
+    from analysis.reports.trace import trace
 
     sweep = assemble(*read)
     return trace(sweep, read[0], given.cell), not sweep.conflicts
@@ -269,10 +269,10 @@ def trace(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
 
 def compare(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
     """Shows one row minus another."""
-    from analysis.claim_tables import comparison_table
-    from analysis.compare import compare
-    from analysis.reading import assemble
-    from analysis.terminal import terminal
+    from analysis.records.reading import assemble
+    from analysis.statistics.compare import compare
+    from analysis.tables.claim_tables import comparison_table
+    from analysis.tables.terminal import terminal
 
     sweep = assemble(*read)
     first, second = given.rows
@@ -283,7 +283,7 @@ def compare(read: Read, given: argparse.Namespace) -> tuple[str, bool]:
 
 def _notes(sweep: Sweep) -> list[str]:
     """The notes below contrasts: the conflicts, and what their intervals leave out."""
-    from analysis.samples import SEEDS_ALONE, has_examples
+    from analysis.statistics.samples import SEEDS_ALONE, has_examples
 
     return [*sweep.conflicts, *([] if has_examples(sweep) else [SEEDS_ALONE])]
 

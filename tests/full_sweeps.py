@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from analysis.costs import NUMBERS, Costs, labels_of
-from analysis.frame import Sweep
-from analysis.manifest import point_values
+from analysis.records.frame import Sweep
+from analysis.records.manifest import point_values
+from analysis.statistics.costs import NUMBERS, Costs, labels_of
 from mmprompt.runs.comparison import FACTS
 from mmprompt.runs.deployment import ROOT
 from sweeps.grid.manifest import expand

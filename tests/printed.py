@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from analysis.layout import Table
+from analysis.tables.layout import Table
 
 
 def half_of(examples: np.ndarray) -> float:

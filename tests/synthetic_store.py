@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.manifest import DEFAULTS
+from analysis.records.manifest import DEFAULTS
 from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.files import write_once

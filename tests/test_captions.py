@@ -155,9 +155,9 @@ def test_a_later_evaluation_records_its_primary_metric_by_its_id_and_bleu_beside
 
 
 def test_a_sweeps_frame_has_bleu_beside_cider_and_nan_for_older_stores(captioned: Any) -> None:
-    from analysis.manifest import DEFAULTS
-    from analysis.reading import assemble
-    from analysis.sources import in_store
+    from analysis.records.manifest import DEFAULTS
+    from analysis.records.reading import assemble
+    from analysis.records.sources import in_store
 
     result, store = captioned.result(), captioned.store
     task = {"family": "caption", "metric": "cider", "validation": "val"}

@@ -12,10 +12,10 @@ import pytest
 from scipy import stats
 from synthetic_store import OFFLINE, evaluate, evaluations_of, launch, manifest, run_of, train
 
-from analysis.frame import Sweep
-from analysis.reading import read_sweep
-from analysis.statistics import cells
-from analysis.summaries import averages, detectable, trends
+from analysis.records.frame import Sweep
+from analysis.records.reading import read_sweep
+from analysis.statistics.cell_statistics import cells
+from analysis.statistics.summaries import averages, detectable, trends
 from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.store import Store
 from mmprompt.studies.power import share_of

@@ -12,11 +12,11 @@ import pytest
 from scipy import stats
 from test_cells import Scores, of_examples, stored
 
-from analysis.claims import AVERAGE, claims, verdict, verdict_counts
-from analysis.compare import compare
-from analysis.exact import mcnemar
-from analysis.families import Comparison
-from analysis.frame import Sweep
+from analysis.records.frame import Sweep
+from analysis.statistics.claims import AVERAGE, claims, verdict, verdict_counts
+from analysis.statistics.compare import compare
+from analysis.statistics.exact import mcnemar
+from analysis.statistics.families import Comparison
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
@@ -195,8 +195,8 @@ def test_an_override_that_takes_rows_away_takes_their_claims(tmp_path: Path) -> 
 
 def test_no_more_claims_hold_by_chance_than_one_family_allows() -> None:
     """Ten claims without an effect, simulated many times: in at most 5 of 100 families any of them is significant."""
-    from analysis import families
-    from analysis.inference import Sample, difference
+    from analysis.statistics import families
+    from analysis.statistics.inference import Sample, difference
 
     random, tries, wrong = np.random.default_rng(0), 400, 0
     for _ in range(tries):

@@ -21,12 +21,12 @@ import pytest
 from launcher import Launcher
 from patience import printed_by, until
 
-from analysis.cost_tables import cost_tables
-from analysis.costs import read_costs, spent_device_hours
-from analysis.reading import read_sweep
-from analysis.report import read_report, texts
-from analysis.sources import in_store
-from analysis.terminal import terminal
+from analysis.records.reading import read_sweep
+from analysis.records.sources import in_store
+from analysis.reports.report import read_report, texts
+from analysis.statistics.costs import read_costs, spent_device_hours
+from analysis.tables.cost_tables import cost_tables
+from analysis.tables.terminal import terminal
 from mmprompt.execution.measurement import LoadedRow, in_turns, peak_in_a_process_of_its_own, put, quantities
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.store import Store

@@ -21,10 +21,10 @@ from patience import LAST_RESORT, printed_by, until
 
 from mmprompt.runs.deployment import ROOT
 from mmprompt.settings.deployment import Cluster
-from sweeps.doctor import probe
-from sweeps.doctor.probe import MARK, MINE, Finding, bad
+from sweeps.doctor import node_checks
+from sweeps.doctor.cluster_checks import Site, all_nodes, gpus_of, minutes
+from sweeps.doctor.node_checks import MARK, MINE, Finding, bad
 from sweeps.doctor.probe_job import Findings, setting_to_blame
-from sweeps.doctor.site import Site, all_nodes, gpus_of, minutes
 from sweeps.verbs import doctor
 
 LINE = re.compile(r"^  (PASS|FAIL|NOTE)  (\S+)", re.MULTILINE)
@@ -203,7 +203,13 @@ def probe_request(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "login").write_text("abc")
     return {
         **{"folder": str(tmp_path), "store": str(tmp_path), "code": str(ROOT), "nonce": "abc", "slurm": True},
-        **{"python": sys.executable, "host": "login", "offset": 0.0, "packages": probe.versions(), "stage": False},
+        **{
+            "python": sys.executable,
+            "host": "login",
+            "offset": 0.0,
+            "packages": node_checks.versions(),
+            "stage": False,
+        },
         "data": None,
         "cluster": settings.deployment.cluster.model_dump(),
         "tracking": settings.deployment.tracking.model_dump(),
@@ -220,7 +226,7 @@ def only(findings: Iterator[Finding]) -> Finding:
 
 def findings_of_probe(probe_request: dict[str, Any], *options: str) -> dict[str, dict[str, Any]]:
     """The probe's findings, by check, when an interpreter with these options runs it."""
-    command = [sys.executable, *options, "-m", "sweeps.doctor.probe", json.dumps(probe_request)]
+    command = [sys.executable, *options, "-m", "sweeps.doctor.node_checks", json.dumps(probe_request)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LAST_RESORT)
     lines = [json.loads(line.removeprefix(MARK)) for line in done.stdout.splitlines() if line.startswith(MARK)]
     assert lines and lines[-1] == {"end": True}, done.stderr
@@ -244,16 +250,16 @@ def test_a_file_system_without_hard_links_cannot_hold_a_store(
     def no_link(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    assert only(probe.files(probe_request)).grade == "PASS"
+    assert only(node_checks.files(probe_request)).grade == "PASS"
     monkeypatch.setattr(os, "link", no_link)
-    assert "link(2) is not possible (Operation not permitted)" in only(probe.files(probe_request)).found
+    assert "link(2) is not possible (Operation not permitted)" in only(node_checks.files(probe_request)).found
 
 
 def test_a_file_system_whose_link_replaces_cannot_hold_a_store(
     probe_request: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "link", lambda one, other: Path(other).write_bytes(Path(one).read_bytes()))
-    finding = only(probe.files(probe_request))
+    finding = only(node_checks.files(probe_request))
     assert (
         finding.grade == "FAIL" and "link(2) replaces a file" in finding.found and "MMPROMPT_RUNS" in finding.advice[0]
     )
@@ -261,28 +267,28 @@ def test_a_file_system_whose_link_replaces_cannot_hold_a_store(
 
 @pytest.mark.parametrize(("ahead", "grade"), [(0.0, "PASS"), (10.0, "NOTE"), (-10.0, "NOTE"), (3600.0, "FAIL")])
 def test_clocks_that_differ_get_a_note_or_a_failure(probe_request: dict[str, Any], ahead: float, grade: str) -> None:
-    finding = only(probe.clock(probe_request | {"offset": -ahead}))
+    finding = only(node_checks.clock(probe_request | {"offset": -ahead}))
     assert finding.grade == grade and f"{abs(ahead):.1f} s" in finding.found
 
 
 def test_a_store_that_is_another_folder_or_missing_on_the_node_is_a_failure(probe_request: dict[str, Any]) -> None:
-    assert only(probe.store(probe_request)).grade == "PASS"
-    assert "another folder" in only(probe.store(probe_request | {"nonce": "other"})).found
+    assert only(node_checks.store(probe_request)).grade == "PASS"
+    assert "another folder" in only(node_checks.store(probe_request | {"nonce": "other"})).found
     container = probe_request | {
         "folder": "/no/folder",
         "cluster": probe_request["cluster"] | {"python": "apptainer exec image python"},
     }
-    finding = only(probe.store(container))
+    finding = only(node_checks.store(container))
     assert finding.grade == "FAIL" and any("--bind" in line for line in finding.advice)
 
 
 def test_a_backbone_that_is_missing_or_another_file_on_the_node_is_a_failure(
     probe_request: dict[str, Any], tmp_path: Path
 ) -> None:
-    assert only(probe.backbone(probe_request)).grade == "PASS"
-    assert "another file" in only(probe.backbone(probe_request | {"checksum": "0" * 64})).found
-    assert "cannot be read" in only(probe.backbone(probe_request | {"backbone": str(tmp_path / "no")})).found
-    assert "is no checkpoint of model=" in only(probe.backbone(of_another_model(probe_request))).found
+    assert only(node_checks.backbone(probe_request)).grade == "PASS"
+    assert "another file" in only(node_checks.backbone(probe_request | {"checksum": "0" * 64})).found
+    assert "cannot be read" in only(node_checks.backbone(probe_request | {"backbone": str(tmp_path / "no")})).found
+    assert "is no checkpoint of model=" in only(node_checks.backbone(of_another_model(probe_request))).found
 
 
 def of_another_model(probe_request: dict[str, Any]) -> dict[str, Any]:
@@ -295,16 +301,16 @@ def test_a_torch_without_cuda_and_a_node_without_a_driver_are_different_findings
 ) -> None:
     probe_request["cluster"]["gpus"] = 1
     if torch.version.cuda is None:
-        assert "built without CUDA" in only(probe.gpu(probe_request)).found
-    if probe.driver_cuda() is None:
+        assert "built without CUDA" in only(node_checks.gpu(probe_request)).found
+    if node_checks.driver_cuda() is None:
         monkeypatch.setattr(torch.version, "cuda", "12.6")
-        finding = only(probe.gpu(probe_request))
+        finding = only(node_checks.gpu(probe_request))
         assert finding.grade == "FAIL" and finding.name == "driver" and "no NVIDIA driver" in finding.found
 
 
 def test_a_server_that_cannot_be_reached_is_a_note_that_advises_make_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    finding = probe.connection(probe.wandb_host())
+    finding = node_checks.connection(node_checks.wandb_host())
     assert finding.grade == "NOTE" and "Connection refused" in finding.found and "make sync" in finding.advice[0]
 
 
@@ -365,7 +371,7 @@ def test_an_interrupted_doctor_leaves_no_process_and_no_folder(tmp_path: Path) -
     process = subprocess.Popen(command(), cwd=tmp_path, env=variables(tmp_path), preexec_fn=accept_ctrl_c, **OUTPUT)
 
     def probes() -> list[psutil.Process]:
-        return [one for one in psutil.Process(process.pid).children() if "sweeps.doctor.probe" in one.cmdline()]
+        return [one for one in psutil.Process(process.pid).children() if "sweeps.doctor.node_checks" in one.cmdline()]
 
     [probe] = until(probes, "the probe runs", process)
     process.send_signal(signal.SIGINT)

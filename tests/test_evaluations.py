@@ -22,9 +22,9 @@ from test_job import done
 from tiny import JOB, data_of, frozen_run, job_settings
 from wandb_server import WandbServer
 
-from analysis.reading import assemble
-from analysis.server import on_server
-from analysis.sources import in_store
+from analysis.records.reading import assemble
+from analysis.records.server import on_server
+from analysis.records.sources import in_store
 from mmprompt.execution.execute import execute, process_facts, try_once
 from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.families.short_answers import credits

@@ -25,16 +25,17 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from synthetic_store import DISABLED, LENGTHS, launch, manifest, run_all
 
-from analysis import captions, figure_files, figures, names, paper_figures, style
-from analysis.figures import draw, inference
-from analysis.frame import Sweep
-from analysis.manifest import point_values
+from analysis import names
+from analysis.figures import captions, figure_files, paper_figures, style, sweep_figures
+from analysis.figures.scales import BREAK, Scale, limits, ticks
+from analysis.figures.shown_figure import save
+from analysis.figures.sweep_figures import draw, inference
 from analysis.paper_values import published
-from analysis.reading import read_sweep
-from analysis.scales import BREAK, Scale, limits, ticks
-from analysis.shown_figure import save
-from analysis.statistics import cells
-from analysis.summaries import averages, trends
+from analysis.records.frame import Sweep
+from analysis.records.manifest import point_values
+from analysis.records.reading import read_sweep
+from analysis.statistics.cell_statistics import cells
+from analysis.statistics.summaries import averages, trends
 from mmprompt.runs.comparison import FACTS
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Store
@@ -370,7 +371,7 @@ def test_a_method_has_one_colour_and_one_marker_in_every_sweep(
         means = [line for ax in figure.axes for line in ax.lines if line.get_gid() == "mean"]
         assert (
             sweep.over
-            or figures.is_over_numbers(sweep, values) is False
+            or sweep_figures.is_over_numbers(sweep, values) is False
             or {line.get_color() for line in means} == {style.KNOWN["prompt"].colour}
         )
 

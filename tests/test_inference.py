@@ -21,9 +21,9 @@ from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmode
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
-from analysis.exact import mcnemar, permutation
-from analysis.families import Comparison, compare, contrasts, equivalent, holm
-from analysis.inference import (
+from analysis.statistics.exact import mcnemar, permutation
+from analysis.statistics.families import Comparison, compare, contrasts, equivalent, holm
+from analysis.statistics.inference import (
     Estimate,
     Sample,
     average,
@@ -35,7 +35,7 @@ from analysis.inference import (
     share_of_wins,
     variances,
 )
-from analysis.trends import trend
+from analysis.statistics.trends import trend
 
 
 def sample(*scores: float) -> Sample:

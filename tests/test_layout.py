@@ -22,18 +22,19 @@ from hypothesis import strategies as st
 from printed import formatted, words_of
 from synthetic_store import manifest
 
-from analysis import names, tables
-from analysis.claim_tables import claim_table
-from analysis.claims import claims
-from analysis.cost_tables import cost_tables
-from analysis.frame import Sweep
-from analysis.latex import TEXT, latex
-from analysis.layout import Cell, Column, Row, Table, cell_text, split, transposed
-from analysis.markdown import markdown
+from analysis import names
 from analysis.paper_values import published
-from analysis.statistics import cells, facts
-from analysis.summaries import averages, detectable, trends
-from analysis.terminal import terminal
+from analysis.records.frame import Sweep
+from analysis.statistics.cell_statistics import cells, facts
+from analysis.statistics.claims import claims
+from analysis.statistics.summaries import averages, detectable, trends
+from analysis.tables import sweep_tables
+from analysis.tables.claim_tables import claim_table
+from analysis.tables.cost_tables import cost_tables
+from analysis.tables.latex import TEXT, latex
+from analysis.tables.layout import Cell, Column, Row, Table, cell_text, split, transposed
+from analysis.tables.markdown import markdown
+from analysis.tables.terminal import terminal
 from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.deployment import ROOT
 from sweeps.grid.sweep_file import Fact
@@ -48,7 +49,7 @@ def all_of(name: str) -> tuple[Sweep, list[Table]]:
     sweep = sweep_of(name)
     extra = [*cost_tables(sweep, costs_of(sweep)), *([claim_table(found)] if len(found := claims(sweep)) else [])]
     frames = shown_trends(sweep), averages(sweep), detectable(sweep)
-    return sweep, tables.ours(sweep, cells(sweep), facts(sweep), *frames, extra)
+    return sweep, sweep_tables.ours(sweep, cells(sweep), facts(sweep), *frames, extra)
 
 
 def shown_trends(sweep: Sweep) -> pd.DataFrame:
@@ -120,7 +121,7 @@ def test_a_number_without_an_interval_has_the_digits_it_is_given() -> None:
 
 def test_the_tables_n_is_that_of_complete_cells_and_other_cells_show_their_own() -> None:
     cells = [Cell(1.0, 0.0, 2.0, n, planned) for n, planned in ((5, 5), (2, 5), (2, 5), (2, 5), (3, 3))]
-    made = tables.table("", ["a"], [((str(at),), Column("b"), cell) for at, cell in enumerate(cells)])
+    made = sweep_tables.table("", ["a"], [((str(at),), Column("b"), cell) for at, cell in enumerate(cells)])
     assert made.n == 5
     assert list(made.frame["b"]) == ["1.0 ± 1.0", *["1.0 ± 1.0 (2 of 5)"] * 3, "1.0 ± 1.0 (3)"]
 
@@ -128,7 +129,7 @@ def test_the_tables_n_is_that_of_complete_cells_and_other_cells_show_their_own()
 def test_notes_of_cells_have_letters_in_every_format_and_equal_notes_share_a_letter() -> None:
     sweep = sweep_of("main")
     frame = noted(noted(cells(sweep), [1, 3], "Seeds 1 2; of the baseline 1 2 3."), [5], "Zero spread: 5 % of it.")
-    table = tables.comparison(sweep, frame, facts(sweep))
+    table = sweep_tables.comparison(sweep, frame, facts(sweep))
     lettered = [
         label for label in frame.loc[[1, 3, 5], ["task", "split"]].itertuples(index=False) if label.split == "test"
     ]
@@ -142,12 +143,14 @@ def test_notes_of_cells_have_letters_in_every_format_and_equal_notes_share_a_let
     assert written.count("$^{a}$") == 2 and r"\textsuperscript{b}\,Zero spread: 5\,\% of it." in written
     caption = next(line for line in written.splitlines() if line.startswith(r"\caption"))
     assert "Zero spread" not in caption
-    assert "Zero spread" in tables.csv(frame, facts(sweep), costs_of(sweep))
+    assert "Zero spread" in sweep_tables.csv(frame, facts(sweep), costs_of(sweep))
 
 
 def test_a_note_on_every_number_appears_once_without_a_letter() -> None:
     sweep = sweep_of("main")
-    table = tables.comparison(sweep, cells(sweep).assign(note="Rates were chosen with these seeds."), facts(sweep))
+    table = sweep_tables.comparison(
+        sweep, cells(sweep).assign(note="Rates were chosen with these seeds."), facts(sweep)
+    )
     letters = {cell.letter for row in table.texts for cell in row}
     assert ("", "Rates were chosen with these seeds.") in table.lettered_notes and letters == {""}
 
@@ -155,7 +158,7 @@ def test_a_note_on_every_number_appears_once_without_a_letter() -> None:
 def test_a_conflict_is_a_word_and_no_number() -> None:
     sweep = sweep_of("main")
     frame = noted(cells(sweep), [1], "run x: its record says 3 and its result 4", conflict=1)
-    table = tables.comparison(sweep, frame, facts(sweep))
+    table = sweep_tables.comparison(sweep, frame, facts(sweep))
     (cell,) = [cell for cell in table.frame.to_numpy().flat if str(cell).startswith("conflict")]
     assert cell == "conflict [a]"
 
@@ -198,7 +201,7 @@ def real() -> Sweep:
 
 def test_data_sets_are_columns_in_the_papers_layout_validation_first() -> None:
     sweep = real()
-    table = tables.comparison(sweep, cells(sweep), facts(sweep))
+    table = sweep_tables.comparison(sweep, cells(sweep), facts(sweep))
     assert [" ".join((column.group, column.head)) for column in table.columns] == [
         *(f"{one} {split}" for one in ("RefCOCO", "RefCOCO+") for split in ("val", "testA", "testB")),
         *("RefCOCOg val-u", "RefCOCOg test-u", "SNLI-VE dev", "SNLI-VE test"),
@@ -220,7 +223,7 @@ def test_a_table_that_is_too_wide_becomes_even_parts_that_keep_groups_together()
 def test_two_cells_in_one_place_are_an_error() -> None:
     entry = (("a",), Column("b"), Cell(1.0))
     with pytest.raises(AssertionError, match="two cells at"):
-        tables.table("", ["x"], [entry, entry])
+        sweep_tables.table("", ["x"], [entry, entry])
 
 
 def test_lengths_are_columns_of_the_average_as_in_the_papers_table_6() -> None:
@@ -276,7 +279,7 @@ def test_a_trend_has_slope_p_and_turning_point() -> None:
     (trend,) = [table for table in made if table.name == "trend"]
     row = shown_trends(sweep).iloc[0].to_dict()
     known = {"slope_p": 0.0004, "turning_point": 64.2, "lack_of_fit_p": 0.4567}
-    first = tables.trend(sweep, pd.DataFrame([row | known])).frame.iloc[0].to_list()
+    first = sweep_tables.trend(sweep, pd.DataFrame([row | known])).frame.iloc[0].to_list()
     ends = [formatted(row[one], row[f"{one}_upper"] - row[one], "+") for one in ("slope", "curvature")]
     assert first == [ends[0], "< 0.001", ends[1], "64", "0.46"]
     assert list(trend.frame.index) == ["Grounding (Acc@0.5)", "Entailment (Accuracy)"]
@@ -299,11 +302,11 @@ def test_with_many_columns_the_note_gives_the_range_of_detectable_differences() 
     sweep = real()
     differences = detectable(sweep)
     now, then = (differences[what].agg(["min", "max"]).to_list() for what in ("difference", "with_5_seeds"))
-    table = tables.comparison(sweep, cells(sweep), facts(sweep), differences)
+    table = sweep_tables.comparison(sweep, cells(sweep), facts(sweep), differences)
     line = f"differences of at least {two(now[0])} to {two(now[1])} points, by column, are significant with power 0.8;"
     assert f"With 3 seeds, {line} with 5 seeds {two(then[0])} to {two(then[1])}." in table.notes
     rows = differences.assign(n=5, difference=differences["with_5_seeds"])
-    notes = [note for note in tables.comparison(sweep, cells(sweep), facts(sweep), rows).notes if "0.8" in note]
+    notes = [note for note in sweep_tables.comparison(sweep, cells(sweep), facts(sweep), rows).notes if "0.8" in note]
     assert (
         len(notes) == 1 and notes[0].startswith("With 5 seeds, ") and notes[0].endswith("significant with power 0.8.")
     )
@@ -313,16 +316,16 @@ def test_further_metrics_are_beside_the_first_and_a_note_says_what_their_interva
     whole = sweep_of("main")
     frame = whole.frame.assign(**{"test/bleu4": whole.frame["test/cider"] / 20})
     sweep = Sweep(whole.manifest, frame, ())
-    scores, differences, *_ = tables.ours(sweep, cells(sweep), facts(sweep))
+    scores, differences, *_ = sweep_tables.ours(sweep, cells(sweep), facts(sweep))
     assert ["Captions B@4" in one.frame for one in (scores, differences)] == [True, False]
     note = "Intervals of BLEU-4 cover seeds alone: single examples have no such score."
-    assert note in scores.notes and note not in tables.comparison(whole, cells(whole), facts(whole)).notes
+    assert note in scores.notes and note not in sweep_tables.comparison(whole, cells(whole), facts(whole)).notes
 
 
 def test_extra_tables_come_last() -> None:
     sweep = sweep_of("main")
     extra = Table("What was measured.", ("a",), (Column("b"),), (Row(("c",), (Cell(1.0),)),), name="measured")
-    assert tables.ours(sweep, cells(sweep), facts(sweep), extra=[extra])[-1] is extra
+    assert sweep_tables.ours(sweep, cells(sweep), facts(sweep), extra=[extra])[-1] is extra
 
 
 # Names
@@ -370,7 +373,7 @@ def test_a_terminal_of_100_columns_shows_scores_in_one(name: str) -> None:
 
 def test_numbers_line_up_at_the_decimal_marker_on_a_terminal() -> None:
     cells = [Cell(66.123, 62.7, 69.546), Cell(89.0567, 88.6, 89.5134), Cell(713.1, 297.7, 1128.5)]
-    made = tables.table("", ["a"], [((str(at),), Column("b"), cell) for at, cell in enumerate(cells)])
+    made = sweep_tables.table("", ["a"], [((str(at),), Column("b"), cell) for at, cell in enumerate(cells)])
     rows = terminal([made], width=80).splitlines()[-3:]
     assert [row.index("±") for row in rows] == [rows[0].index("±")] * 3
     assert rows[0].index(".") == rows[1].index(".") and rows[0].rindex(".") == rows[1].rindex(".")
@@ -426,14 +429,14 @@ def test_every_table_fits_the_page(page: str, font: str, tmp_path: Path) -> None
     for name in SWEEPS:
         sweep, made = all_of(name)
         texts = {name: latex(made, name, ["a note of the sweep"])}
-        if papers := tables.paper(published(sweep.manifest)):
+        if papers := sweep_tables.paper(published(sweep.manifest)):
             texts[f"{name}-paper"] = latex(papers, name)
         for stem, written in texts.items():
             files.append(tmp_path / f"{stem}.tex")
             files[-1].write_text(written)
     sweep = real()
     files.append(tmp_path / "real.tex")
-    files[-1].write_text(latex(tables.ours(sweep, cells(sweep), facts(sweep)), "real"))
+    files[-1].write_text(latex(sweep_tables.ours(sweep, cells(sweep), facts(sweep)), "real"))
     assert complaints(files, page, font) == []
 
 
@@ -449,7 +452,7 @@ def test_a_table_that_does_not_fit_is_noticed(tmp_path: Path) -> None:
 def test_latex_has_real_minus_signs_and_its_own_marks() -> None:
     cells = [Cell(-3.5, -6.0, -1.0, signed=True), Cell(0.4, -1.1, 1.9, signed=True, mark="~"), Cell(word="-")]
     cells += [Cell(0.1, -0.2, 0.4, signed=True, mark="="), Cell(-1.0, digits=1, word="-1.0 to 2")]
-    made = tables.table("c", ["a"], [((f"x-{at}",), Column("b", "g"), cell) for at, cell in enumerate(cells)])
+    made = sweep_tables.table("c", ["a"], [((f"x-{at}",), Column("b", "g"), cell) for at, cell in enumerate(cells)])
     lines = [line for line in latex([made], "x").splitlines() if line.startswith("x-")]
     assert lines == [
         r"x-0 & -3.5 & $\pm$ & 2.5 &  \\",

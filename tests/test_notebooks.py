@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import whole_store
 
-from analysis import notebook_files
 from analysis.__main__ import main
+from analysis.reports import notebook_files
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store

@@ -27,7 +27,7 @@ from synthetic_store import OFFLINE
 from tiny import frozen_run
 from wandb_server import KEY, Upload, WandbServer
 
-from analysis.histories import history_frame, read_history
+from analysis.records.histories import history_frame, read_history
 from mmprompt.runs import wandb_client
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.run_folder import RunFolder

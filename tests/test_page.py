@@ -21,12 +21,12 @@ import whole_store
 from groups import some
 
 from analysis.__main__ import main
-from analysis.manifest import read_manifest
 from analysis.page.content import content
 from analysis.page.render import packed, page, write_page
 from analysis.page.svg import compact
-from analysis.report import read_report, texts
-from analysis.sources import in_store
+from analysis.records.manifest import read_manifest
+from analysis.records.sources import in_store
+from analysis.reports.report import read_report, texts
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.store import Store

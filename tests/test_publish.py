@@ -12,10 +12,10 @@ import pytest
 from test_cells import Scores, stored
 from test_claims import claim
 
-from analysis import families, inference
 from analysis.__main__ import main
-from analysis.inference import Sample
-from analysis.publish import publish
+from analysis.reports.publish import publish
+from analysis.statistics import families, inference
+from analysis.statistics.inference import Sample
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
@@ -129,7 +129,7 @@ def test_a_sweep_with_a_conflict_is_not_published(
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_number_in_our_documents_is_in_their_results(name: str) -> None:
     """Every number in a block is in the published tables, so none was typed by hand."""
-    from analysis.publish import BLOCK
+    from analysis.reports.publish import BLOCK
 
     text = (ROOT / name).read_text()
     tables = "\n".join(file.read_text() for file in (ROOT / "docs" / "results").glob("*.md"))

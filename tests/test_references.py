@@ -11,8 +11,8 @@ import pytest
 from synthetic_store import DISABLED, evaluate, launch, manifest, scores, settings_by_split, train
 
 from analysis.__main__ import main
-from analysis.reading import read_sweep
-from analysis.references import references
+from analysis.records.reading import read_sweep
+from analysis.records.references import references
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.store import Store
 

@@ -16,8 +16,8 @@ from wandb_server import WandbServer
 
 import analysis
 from analysis import diff, load, published, runs, study
-from analysis.reading import read_sweep
-from analysis.statistics import cells
+from analysis.records.reading import read_sweep
+from analysis.statistics.cell_statistics import cells
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import read_config

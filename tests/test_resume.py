@@ -23,7 +23,7 @@ from groups import LONG
 from tiny import frozen_run
 from victim import Victims
 
-from analysis.histories import history_frame
+from analysis.records.histories import history_frame
 from mmprompt.runs.failures import OLD_PREFIX as INTERRUPTED
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.wandb_record import read_record

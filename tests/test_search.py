@@ -22,7 +22,7 @@ import pytest
 from groups import LONG
 from searcher import TINY, Searcher
 
-from analysis.histories import read_history
+from analysis.records.histories import read_history
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.store import Store

@@ -23,15 +23,17 @@ from synthetic_store import DISABLED, OFFLINE, launch, run_all
 from synthetic_store import manifest as sweep_manifest
 from wandb_server import WandbServer
 
-from analysis import search, search_figures, search_tables
 from analysis.__main__ import main
-from analysis.latex import latex
-from analysis.layout import Table
-from analysis.manifest import read_manifest
-from analysis.search import Searched
-from analysis.shown_figure import save
-from analysis.sources import in_store
-from analysis.style import WIDTHS
+from analysis.figures import search_figures
+from analysis.figures.shown_figure import save
+from analysis.figures.style import WIDTHS
+from analysis.records.manifest import read_manifest
+from analysis.records.sources import in_store
+from analysis.statistics import search_results
+from analysis.statistics.search_results import Searched
+from analysis.tables import search_tables
+from analysis.tables.latex import latex
+from analysis.tables.layout import Table
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.store import Store
 from mmprompt.studies import sampler
@@ -64,13 +66,18 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def searched(study: Study) -> Searched:
-    return search.read_search(study.store, read_manifest(study.store, study.name), in_store)
+    return search_results.read_search(study.store, read_manifest(study.store, study.name), in_store)
 
 
 def all_tables(study: Searched) -> dict[str, Table]:
-    trials = search.trials(study)
-    front = search.front(study) if len(study.definition.objective) > 1 else None
-    rows = search.confirmation(study), search.groups(study, trials), search.importances(study), front
+    trials = search_results.trials(study)
+    front = search_results.front(study) if len(study.definition.objective) > 1 else None
+    rows = (
+        search_results.confirmation(study),
+        search_results.groups(study, trials),
+        search_results.importances(study),
+        front,
+    )
     return {table.name: table for table in search_tables.tables(study, trials, *rows)}
 
 
@@ -119,7 +126,7 @@ def test_the_best_on_validation_comes_after_the_default_whatever_its_test_score(
     }
     made.confirm(study, [[(trial, [60.0], scores[rate]) for trial, rate in zip(trials, rates, strict=True)]])
     made.record(study)
-    rows = search.confirmation(searched(study))
+    rows = search_results.confirmation(searched(study))
     assert list(rows.drop_duplicates("rank")["trial"]) == [0, 1, 2]
     assert list(rows.drop_duplicates("rank")["optim.lr"]) == [0.3, 0.1, 0.2]
 
@@ -171,14 +178,14 @@ def test_a_trial_whose_record_and_result_disagree_has_no_value_and_is_not_chosen
     made.add(study, DEFAULT, {1: 61.0}, tracking=DISABLED)
     wrong = made.add(study, {"optim.lr": 0.1}, {1: 62.0}, tracking=OFFLINE)
     made.record(study)
-    assert list(search.trials(searched(study))["score"]) == [61.0, 62.0]
+    assert list(search_results.trials(searched(study))["score"]) == [61.0, 62.0]
     file = study.store.run(wrong.runs["1"]).result_file
     result = json.loads(file.read_text())
     result["metrics"]["val/acc@0.5"] = 99.0
     file.write_text(json.dumps(result))
     read = searched(study)
-    assert search.trials(read)["score"].to_list() == pytest.approx([61.0, math.nan], nan_ok=True)
-    notes = "\n".join(search.notes(read))
+    assert search_results.trials(read)["score"].to_list() == pytest.approx([61.0, math.nan], nan_ok=True)
+    notes = "\n".join(search_results.notes(read))
     assert "val/acc@0.5 is 62 in its W&B record" in notes and "; 99 in result.json" in notes
     assert "1 of 2 runs have no readable W&B record" in notes
     assert run(study, tmp_path / "out") == 1 and "99 in result.json" in capsys.readouterr().out
@@ -289,8 +296,8 @@ def test_each_objective_has_its_own_importances(small: Study) -> None:
 
 
 def test_a_key_that_some_trials_lack_has_a_reason_instead_of_an_importance(several: Study) -> None:
-    rows = search.importances(searched(several)).set_index("key")
-    assert rows.loc["prompt.mlp_dim", "why"] == search.NOT_IN_ALL and math.isnan(
+    rows = search_results.importances(searched(several)).set_index("key")
+    assert rows.loc["prompt.mlp_dim", "why"] == search_results.NOT_IN_ALL and math.isnan(
         float(rows.loc["prompt.mlp_dim", "importance"])
     )
     shared = rows.drop("prompt.mlp_dim")["importance"]
@@ -338,29 +345,29 @@ def test_a_row_of_the_groups_table_follows_from_its_trials(methods: Study) -> No
 
 def test_with_rungs_the_spread_is_that_at_the_first_rung_including_stopped_trials(several: Study) -> None:
     found = searched(several)
-    (row,) = search.groups(found, search.trials(found)).to_dict("records")
+    (row,) = search_results.groups(found, search_results.trials(found)).to_dict("records")
     scores = [one.rungs[50] for one in StudyReader(several).read().outcomes if 50 in one.rungs]
-    assert [row[name] for name in search.QUARTILES] == pytest.approx(np.percentile(scores, [25, 50, 75]))
+    assert [row[name] for name in search_results.QUARTILES] == pytest.approx(np.percentile(scores, [25, 50, 75]))
     assert len(scores) == row["done"] + row["stopped"] > row["done"]
 
 
 def test_the_front_is_the_trials_that_none_beats_in_both_objectives(small: Study) -> None:
-    rows = search.trials(searched(small))
+    rows = search_results.trials(searched(small))
     points = list(zip(rows["trial"], rows["score"], -rows["trainable_parameters"], strict=True))
     beaten = {a for a, x, y in points for _, u, v in points if u >= x and v >= y and (u, v) != (x, y)}
-    front = search.front(searched(small))
+    front = search_results.front(searched(small))
     assert set(front["trial"]) == {trial for trial, *_ in points} - beaten
     assert 3 < len(front) < len(points)
     assert set(front["runs"]) <= small.store.runs() | {"0000000000000001 0000000000000002 0000000000000003"}
 
 
 def test_settings_of_any_type_are_shown_as_they_are_typed(odd: Study) -> None:
-    rows = search.trials(searched(odd))
+    rows = search_results.trials(searched(odd))
     assert list(rows["prompt.layers"][:4]) == ["null", "[0]", "[0, 1]", "[0, 1, 2]"]
     assert list(rows["finetune.freeze_embedding"][:2]) == [True, False]
     label = str(all_tables(searched(odd))[""].frame.index[0])
     assert "optim.lr=5 prompt.layers=null optim.smoothing_over=vocabulary" in label
-    assert len(search.front(searched(odd))) > 1 and not search.edges(searched(odd), 0)
+    assert len(search_results.front(searched(odd))) > 1 and not search_results.edges(searched(odd), 0)
 
 
 # Notes
@@ -376,7 +383,7 @@ def test_a_note_names_a_best_value_at_the_edge_of_its_range(rate: float, said: b
     made.add(study, {"optim.lr": rate}, {1: 70.0})
     made.record(study)
     note = f"the best optim.lr, {rate:g}, is at the edge of its range 0.001 to 3 (log); extend it"
-    assert (note in search.notes(searched(study))) is said
+    assert (note in search_results.notes(searched(study))) is said
 
 
 def test_the_note_on_the_edge_is_about_the_confirmed_best_not_the_searchs_own(tmp_path: Path) -> None:
@@ -385,11 +392,11 @@ def test_the_note_on_the_edge_is_about_the_confirmed_best_not_the_searchs_own(tm
     noise = np.random.default_rng(0)
     made.confirm(study, [[(default, [60.0], made.fresh(noise, 60.0)), (lucky, [90.0], made.fresh(noise, 40.0))]])
     made.record(study)
-    assert not any("edge" in note for note in search.notes(searched(study)))
+    assert not any("edge" in note for note in search_results.notes(searched(study)))
 
 
 def test_notes_count_warm_trials_and_name_those_left_out(several: Study) -> None:
-    notes = search.notes(searched(several))
+    notes = search_results.notes(searched(several))
     assert "9 finished runs counted as 3 warm trials, besides the budget" in notes
     assert "left out of the warm trials: 2 runs: optim.lr=5 is outside of 0.001 to 3" in notes
 
@@ -403,7 +410,7 @@ def test_trials_that_failed_are_named(tmp_path: Path) -> None:
             from_text("Traceback\nOSError: no space left")
         )
     made.record(study)
-    assert any(note.startswith("trials 1 failed") for note in search.notes(searched(study)))
+    assert any(note.startswith("trials 1 failed") for note in search_results.notes(searched(study)))
 
 
 # Unfinished studies
@@ -587,8 +594,10 @@ def test_a_study_read_from_the_server_is_the_same_even_if_its_runs_are_elsewhere
 
 def drawn(study: Study, width: str = "text") -> Any:
     found = searched(study)
-    front = search.front(found) if len(found.definition.objective) > 1 else None
-    return search_figures.draw(found, search.trials(found), search.confirmation(found), front, width=width)
+    front = search_results.front(found) if len(found.definition.objective) > 1 else None
+    return search_figures.draw(
+        found, search_results.trials(found), search_results.confirmation(found), front, width=width
+    )
 
 
 @pytest.mark.parametrize("width", list(WIDTHS))
@@ -622,7 +631,7 @@ def test_no_text_is_cut_off_or_overlaps_another_at_either_width(
 
 
 def test_the_points_of_the_history_are_the_scores_and_its_line_the_best_so_far(several: Study) -> None:
-    rows = search.trials(searched(several))
+    rows = search_results.trials(searched(several))
     ax = drawn(several).axes[0]
     done, stopped, warm, diverged, best = (np.asarray(line.get_ydata(), float) for line in ax.lines)
     own = rows[rows["origin"] != "warm"]
@@ -634,7 +643,7 @@ def test_the_points_of_the_history_are_the_scores_and_its_line_the_best_so_far(s
 
 
 def test_the_whiskers_of_the_confirmation_are_its_intervals(several: Study) -> None:
-    rows = search.confirmation(searched(several))
+    rows = search_results.confirmation(searched(several))
     ax = drawn(several).axes[-1]
     for lines, split in zip(ax.collections, ("val", "test"), strict=True):
         ends = np.array(lines.get_segments())[:, :, 1]  # candidates, 2 ends
@@ -723,6 +732,6 @@ def test_the_simulation_agrees_with_the_analysis_of_files(tmp_path: Path) -> Non
         of_files = confirmed(progress, progress.confirmation.groups[0])
         pure = compared(progress.confirmation.groups[0].candidates, scores)
         assert [one.differences for one in of_files] == [one.differences for one in pure]
-        shown = search.confirmation(searched(study))
+        shown = search_results.confirmation(searched(study))
         wanted = [one.differences["test"].upper for one in pure[1:]]
         assert list(shown.loc[(shown["split"] == "test") & (shown["rank"] > 0), "difference_upper"]) == wanted

@@ -19,11 +19,11 @@ from wandb_server import KEY, WandbServer
 
 from analysis import curves as curves_module
 from analysis.__main__ import main
-from analysis.curves import curves
-from analysis.reading import assemble
-from analysis.samples import SEEDS_ALONE
-from analysis.server import on_server
-from analysis.sources import in_store
+from analysis.records.reading import assemble
+from analysis.records.server import on_server
+from analysis.records.sources import in_store
+from analysis.reports.curves import curves
+from analysis.statistics.samples import SEEDS_ALONE
 from mmprompt.runs import wandb_server
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.store import Store

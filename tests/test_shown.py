@@ -36,24 +36,25 @@ from synthetic_store import (
     while_training,
 )
 
-from analysis import paper_figures, tables
 from analysis.__main__ import main
-from analysis.captions import caption
-from analysis.costs import SHOWN as MEASURED
-from analysis.costs import read_costs
-from analysis.curves import curves
-from analysis.families import compare
-from analysis.figures import draw
-from analysis.frame import Sweep
-from analysis.inference import Sample
-from analysis.manifest import DEFAULTS, read_manifest
-from analysis.markdown import markdown
+from analysis.figures import paper_figures
+from analysis.figures.captions import caption
+from analysis.figures.scales import BREAK
+from analysis.figures.sweep_figures import draw
 from analysis.paper_values import published, published_values, unpublished
-from analysis.reading import read_sweep
-from analysis.scales import BREAK
-from analysis.sources import in_store
-from analysis.statistics import cells, edges, facts, learning_curves
-from analysis.trace import command_to_repeat
+from analysis.records.frame import Sweep
+from analysis.records.manifest import DEFAULTS, read_manifest
+from analysis.records.reading import read_sweep
+from analysis.records.sources import in_store
+from analysis.reports.curves import curves
+from analysis.reports.trace import command_to_repeat
+from analysis.statistics.cell_statistics import cells, edges, facts, learning_curves
+from analysis.statistics.costs import SHOWN as MEASURED
+from analysis.statistics.costs import read_costs
+from analysis.statistics.families import compare
+from analysis.statistics.inference import Sample
+from analysis.tables import sweep_tables
+from analysis.tables.markdown import markdown
 from mmprompt.execution.execute import SUMMARISED
 from mmprompt.runs.comparison import FACTS as FACT_NAMES
 from mmprompt.runs.deployment import ROOT
@@ -112,7 +113,7 @@ def by_label(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
 
 def test_axes_that_are_compared_together_name_rows_by_the_values_that_a_point_has(tmp_path: Path) -> None:
     sweep = made(store := Store(tmp_path), methods())
-    table = tables.comparison(sweep, cells(sweep), facts(sweep))
+    table = sweep_tables.comparison(sweep, cells(sweep), facts(sweep))
     assert list(table.frame.index) == ["BitFit (published)", "BitFit (all)", "Prompt tuning", "Finetuning"]
     assert "as configured" not in markdown([table])
     assert "Behind method, in brackets: its BitFit rule, where it has one." in table.notes
@@ -128,7 +129,7 @@ def test_a_diverged_row_is_labelled_so_and_the_best_other_row_is_chosen(tmp_path
         claim(store, point).fail(from_text("Traceback\nmmprompt.train.TrainingError: the loss is nan at step 9 of 150"))
     sweep = made(store, methods(), gone)
     frame = cells(sweep)
-    table = tables.comparison(sweep, cells(sweep), facts(sweep))
+    table = sweep_tables.comparison(sweep, cells(sweep), facts(sweep))
     assert table.frame.loc["Finetuning", HEAD[TASKS[0]]] == "diverged"
     # nothing is missing
     assert "Of 24 runs 21 done, 3 diverged." in table.notes and "INCOMPLETE" not in words_of(table)
@@ -143,7 +144,7 @@ def test_a_row_whose_runs_all_failed_shows_failed_and_a_row_with_some_runs_shows
     for point in [*gone, half[0]]:
         claim(store, point).fail(from_text("RuntimeError: the loss is nan"))
     sweep = made(store, methods(), [*gone, *half])
-    frame = tables.comparison(sweep, cells(sweep), facts(sweep)).frame[HEAD[TASKS[0]]]
+    frame = sweep_tables.comparison(sweep, cells(sweep), facts(sweep)).frame[HEAD[TASKS[0]]]
     assert frame["Finetuning"] == "failed"
     assert str(frame["Prompt tuning"]).endswith("(1 of 3)")
 
@@ -166,7 +167,7 @@ def test_a_difference_is_marked_by_its_verdict(tmp_path: Path) -> None:
     frame = cells(sweep)
     keys = zip(frame["method"], frame["task"], strict=True)
     frame = frame.assign(difference_verdict=[verdicts.get(key, "") for key in keys], difference_method="Dunnett")
-    table = tables.differences(sweep, frame, "difference")
+    table = sweep_tables.differences(sweep, frame, "difference")
     rows = by_label(frame[frame["split"] == "test"])
     assert list(table.frame.index) == list(NAME.values())
     for label, name in NAME.items():
@@ -185,20 +186,20 @@ def test_a_difference_is_marked_by_its_verdict(tmp_path: Path) -> None:
     ]:
         assert words in words_of(table)
     noisy = frame["difference_method"].mask(frame["task"] == TASKS[1], "Welch, Holm")
-    caption = tables.differences(sweep, frame.assign(difference_method=noisy), "difference").caption
+    caption = sweep_tables.differences(sweep, frame.assign(difference_method=noisy), "difference").caption
     assert "(Dunnett on Grounding and Welch, Holm on Entailment; n = 3 seeds)" in caption
 
 
 def test_the_note_on_a_mark_states_the_margin(tmp_path: Path) -> None:
     sweep = made(Store(tmp_path), methods(margin={"percent": 2.0, "cider": 20.0}))
-    table = tables.differences(sweep, cells(sweep).assign(difference_verdict="equivalent"), "difference")
+    table = sweep_tables.differences(sweep, cells(sweep).assign(difference_verdict="equivalent"), "difference")
     assert "= equivalent, within ± 2 points, 20 points of CIDEr." in table.notes
 
 
 def test_differences_of_single_seeds_have_no_intervals_and_a_note_says_so(tmp_path: Path) -> None:
     left_out = [p["values"] for p in methods()["points"] if p["values"]["seed"] > 1]
     sweep = made(Store(tmp_path), methods(), left_out)
-    table = tables.differences(sweep, cells(sweep), "difference")
+    table = sweep_tables.differences(sweep, cells(sweep), "difference")
     assert table.caption.endswith(", in points: without intervals.")
     assert all(str(cell).endswith(" ~") and "±" not in str(cell) for cell in table.frame.to_numpy().flat)
 
@@ -215,7 +216,7 @@ def test_seeds_that_both_rows_have_are_paired_only_if_the_sweep_says_so(tmp_path
     second = [ours[1], theirs[1]]
     assert (row["n"], row["difference_n"]) == (2, 1)
     assert row["difference"] == pytest.approx(second[0] - second[1]) and math.isnan(row["difference_lower"])
-    table = tables.differences(sweep, cells(sweep), "difference")
+    table = sweep_tables.differences(sweep, cells(sweep), "difference")
     shown = str(table.frame.loc["Finetuning", HEAD[TASKS[0]]])
     assert shown.startswith(f"{second[0] - second[1]:+.1f} (1 of 3) ~")
     assert "~ not known" in words_of(table)
@@ -336,7 +337,7 @@ def test_points_that_share_a_run_have_separate_evaluations(
 def test_columns_are_the_epsilons_and_rows_task_and_method(attacked: tuple[Store, Sweep, dict[str, float]]) -> None:
     _, sweep, _ = attacked
     all_cells = cells(sweep)
-    score, share, difference = tables.ours(sweep, all_cells, facts(sweep))
+    score, share, difference = sweep_tables.ours(sweep, all_cells, facts(sweep))
     assert list(score.frame.columns) == ["Attack ε 0", "Attack ε 0.01", "Attack ε 0.1"]
     assert list(share.frame.columns) == list(difference.frame.columns) == ["Attack ε 0.01", "Attack ε 0.1"]
     labels = ["BitFit (published)", "BitFit (all)", "Prompt tuning", "Finetuning"]
@@ -378,7 +379,7 @@ def test_lines_over_epsilon_show_the_cells_and_the_axis_is_broken_after_0(
 
 def test_a_missing_evaluation_is_counted_separately_from_a_missing_run(tmp_path: Path) -> None:
     sweep, _ = robustness(Store(tmp_path), left_out=[0.1], tracking=DISABLED)
-    table = tables.comparison(sweep, cells(sweep), facts(sweep))
+    table = sweep_tables.comparison(sweep, cells(sweep), facts(sweep))
     assert set(table.frame["Attack ε 0.1"]) == {"missing"}
     assert "INCOMPLETE: of 72 points 48 done, 24 not evaluated." in table.notes
 
@@ -391,7 +392,7 @@ def test_a_failed_evaluation_shows_failed_and_does_not_affect_the_others(tmp_pat
         if (values["method"], values["task"], values["attack.epsilon"]) == ("prompt", TASKS[0], 0.1):
             claim(store, values).fail(from_text("RuntimeError: out of memory"))
     sweep = read_sweep(store, "robustness")
-    frame = tables.comparison(sweep, cells(sweep), facts(sweep)).frame
+    frame = sweep_tables.comparison(sweep, cells(sweep), facts(sweep)).frame
     row = frame.loc[("Grounding (Acc@0.5)", "Prompt tuning")]
     assert row["Attack ε 0.1"] == "failed" and "±" in row["Attack ε 0.01"]
 
@@ -439,7 +440,7 @@ def test_facts_have_a_row_per_task_and_method_and_parameters_are_a_column_of_the
         own = {"trainable_parameters": 4_915_200 if values["method"] == "prompt" else 186_368}
         train(store, values, scores(values, noise), DISABLED, FACTS | NEW | own | {"epochs": epochs[point["run"]]})
     sweep = read_sweep(store, "methods")
-    score, _, cost = tables.ours(sweep, cells(sweep), facts(sweep))
+    score, _, cost = sweep_tables.ours(sweep, cells(sweep), facts(sweep))
     assert score.frame["Trainable parameters"].to_dict()["Prompt tuning"] == "4,915,200"
     assert score.frame["Trainable parameters"].to_dict()["BitFit (all)"] == "186,368"
     # There is no interval over facts that depend on other work of the machines, though all runs recorded them.
@@ -454,11 +455,11 @@ def test_facts_have_a_row_per_task_and_method_and_parameters_are_a_column_of_the
 def test_a_fact_that_a_result_lacks_is_a_dash_and_a_fact_of_a_missing_result_is_missing(tmp_path: Path) -> None:
     left_out = [{"task": TASKS[0], "method": "prompt", "seed": seed} for seed in SEEDS]
     sweep = made(Store(tmp_path), methods(facts=["trainable_parameters", "epochs"]), left_out)
-    table = tables.costs(sweep, facts(sweep))
+    table = sweep_tables.costs(sweep, facts(sweep))
     cost = table.frame["Epochs"]
     assert cost[("Grounding", "Finetuning")] == "-" and cost[("Grounding", "Prompt tuning")] == "missing"
     assert "- not recorded." in table.notes
-    score = tables.comparison(sweep, cells(sweep), facts(sweep)).frame
+    score = sweep_tables.comparison(sweep, cells(sweep), facts(sweep)).frame
     assert score["Trainable parameters"].to_dict()["Finetuning"] == "12,345"
 
 
@@ -471,7 +472,7 @@ def test_a_run_with_several_evaluations_counts_once_in_the_facts(tmp_path: Path)
 def test_the_csv_has_facts_as_further_metrics(tmp_path: Path) -> None:
     sweep = made(Store(tmp_path), methods(facts=["trainable_parameters"]))
     file = tmp_path / "methods.csv"
-    file.write_text(tables.csv(cells(sweep), facts(sweep), read_costs(Store(tmp_path), sweep)))
+    file.write_text(sweep_tables.csv(cells(sweep), facts(sweep), read_costs(Store(tmp_path), sweep)))
     rows = pd.read_csv(file)
     assert (rows.loc[rows["metric"] == "trainable_parameters", "value"] == 12345).all()
     assert len(rows) == 2 * 4 * 2 + 2 * 4
@@ -582,7 +583,7 @@ def rates(best: dict[str, float]) -> Sweep:
 
 def test_the_best_rate_of_each_method_is_marked_on_validation_the_only_split_shown() -> None:
     sweep = rates({"a": 0.1, "b": 1.0})
-    table = tables.comparison(sweep, cells(sweep), facts(sweep))
+    table = sweep_tables.comparison(sweep, cells(sweep), facts(sweep))
     marked = table.frame.index[table.frame.iloc[:, 0].str.endswith("*")]
     assert list(marked) == [("a", "0.1"), ("b", "1")] and "on the val split" in table.caption
     assert list(table.frame.index.names) == ["Method", "Learning rate"]
@@ -604,7 +605,7 @@ def test_a_note_names_a_best_rate_at_the_edge_of_its_grid() -> None:
 
 def test_table_1_has_the_papers_layout() -> None:
     (part,) = published({"compare": "method", "paper": {"table": "1"}})
-    (table,) = tables.paper([part])
+    (table,) = sweep_tables.paper([part])
     rows = [("OFA-base", "Finetuning"), ("OFA-base", "Prompt tuning")]
     assert list(table.frame.index) == [*rows, ("OFA-large", "Finetuning"), ("OFA-large", "Prompt tuning")]
     heads = ["RefCOCO val testA testB", "RefCOCO+ val testA testB", "RefCOCOg val-u test-u", "SNLI-VE dev test"]
@@ -617,13 +618,13 @@ def test_table_1_has_the_papers_layout() -> None:
 
 def test_table_2_stands_beside_methods_that_are_compared_with_their_rules() -> None:
     (part,) = published({"compare": COMPARE, "paper": {"table": "2"}})
-    (table,) = tables.paper([part])
+    (table,) = sweep_tables.paper([part])
     assert table.frame["SNLI-VE test"].to_dict() == {"BitFit": "89.42", "Adapter": "89.78", "Prompt tuning": "90.12"}
 
 
 def test_table_5_has_the_papers_gpu_hours() -> None:
     (part,) = published({"compare": "method", "paper": {"table": "5", "figure": "4"}})
-    (table,) = tables.paper([part])
+    (table,) = sweep_tables.paper([part])
     assert list(table.frame.index) == ["RefCOCO", "SNLI-VE", "COCO Captions", "VQA"]
     assert table.frame["Method Prompt tuning"].to_list() == ["77.44", "164.48", "16.16", "455.52"]
     assert table.frame["Method Finetuning"].to_list() == ["40.00", "80.96", "29.60", "616.16"]
@@ -649,7 +650,7 @@ def test_every_sweep_of_conf_becomes_tables_and_a_figure_before_anything_has_run
     store = Store(tmp_path)
     launch(store, json.loads(json.dumps(about)))
     sweep = read_sweep(store, name)
-    all_tables = tables.ours(sweep, cells(sweep), facts(sweep))
+    all_tables = sweep_tables.ours(sweep, cells(sweep), facts(sweep))
     scores = all_tables[0].frame.drop(columns="Trainable parameters", errors="ignore")
     assert set(scores.to_numpy().flat) == {"missing"}
     assert {key.rpartition(".")[2] for key in sweep.manifest["header"]} >= {"model", "steps"}
@@ -681,7 +682,7 @@ def test_a_manifest_older_than_these_keys_gives_the_same_tables(tmp_path: Path) 
     assert read_manifest(store, "length").keys() == about.keys()
     then = read_sweep(store, "length")
     pd.testing.assert_frame_equal(cells(new), cells(then))
-    first, second = (markdown(tables.ours(one, cells(one), facts(one))) for one in (new, then))
+    first, second = (markdown(sweep_tables.ours(one, cells(one), facts(one))) for one in (new, then))
     assert first == second
 
 
@@ -701,7 +702,7 @@ def test_splits_with_other_names_are_columns_and_each_task_has_its_own_validatio
         )
     frame = pd.DataFrame(rows).assign(commit="c", dirty=False, device="cpu")
     sweep = Sweep(about, frame, ())
-    table = tables.comparison(sweep, cells(sweep), facts(sweep))
+    table = sweep_tables.comparison(sweep, cells(sweep), facts(sweep))
     assert list(table.frame.columns) == ["Grounding testA", "Grounding testB", "Entailment Accuracy"]
     assert table.frame.loc["b"].to_list() == ["2.0 *"] * 3 and " on testA, testB and test: " in table.caption
     titles = [ax.get_title(loc="left") for ax in draw(sweep, cells(sweep)).axes]

@@ -14,7 +14,7 @@ from test_causes import store as store  # a fixture
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.processes import who
 from mmprompt.runs.store import Store
-from sweeps.doctor.site import all_nodes, minutes, number
+from sweeps.doctor.cluster_checks import all_nodes, minutes, number
 from sweeps.jobs import slurm
 from sweeps.jobs.accounting import ended_jobs, records
 from sweeps.jobs.arrays import task_numbers

@@ -13,8 +13,8 @@ import pytest
 from scipy import stats
 from synthetic_store import manifest
 
-from analysis.frame import Sweep
-from analysis.statistics import cells
+from analysis.records.frame import Sweep
+from analysis.statistics.cell_statistics import cells
 from mmprompt.studies.intervals import t_interval
 
 QUANTILE = {2: 12.7062, 3: 4.30265, 5: 2.77645, 10: 2.26216}  # n -> 97.5 % quantile of t, from a printed table

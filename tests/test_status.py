@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from launcher import Launcher
 from patience import LAST_RESORT, printed_by, until
 from test_causes import BEGIN, KILLED, LOGS, TRACEBACK, attempt, submit
-from test_screen import Terminal, on_a_terminal
+from test_live_table import Terminal, on_a_terminal
 
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import OLD_DIVERGED as DIVERGED

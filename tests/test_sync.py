@@ -17,7 +17,7 @@ from synthetic_store import JOB, OFFLINE, claim, launch, manifest, run_all
 from test_wandb_writer import files_in
 from wandb_server import KEY, Upload, WandbServer
 
-from analysis.histories import read_history
+from analysis.records.histories import read_history
 from mmprompt.runs import wandb_server
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT

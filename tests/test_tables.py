@@ -18,16 +18,16 @@ import pytest
 from printed import formatted, half_of, words_of
 from synthetic_store import DISABLED, OFFLINE, claim, examples_of, launch, manifest, run_all, run_of, scores, train
 
-from analysis import tables
 from analysis.__main__ import main
-from analysis.captions import caption
-from analysis.costs import read_costs
-from analysis.latex import latex
-from analysis.layout import Table
+from analysis.figures.captions import caption
 from analysis.paper_values import published, published_values
-from analysis.reading import read_sweep
-from analysis.samples import SEEDS_ALONE
-from analysis.statistics import cells, facts
+from analysis.records.reading import read_sweep
+from analysis.statistics.cell_statistics import cells, facts
+from analysis.statistics.costs import read_costs
+from analysis.statistics.samples import SEEDS_ALONE
+from analysis.tables import sweep_tables
+from analysis.tables.latex import latex
+from analysis.tables.layout import Table
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.files import StoreError
@@ -84,7 +84,7 @@ def change_result(folder: RunFolder, change: Callable[[dict[str, Any]], None]) -
 
 def table_of(store: Store, name: str = "length") -> Table:
     sweep = read_sweep(store, name)
-    return tables.comparison(sweep, cells(sweep), facts(sweep))
+    return sweep_tables.comparison(sweep, cells(sweep), facts(sweep))
 
 
 def test_a_cell_is_mean_half_width_and_n_of_the_runs_scores(unfinished: Store) -> None:
@@ -139,7 +139,7 @@ def test_without_scores_of_single_examples_every_table_with_intervals_says_so(
         file.unlink()
     sweep = read_sweep(small, "length")
     found = cells(sweep)
-    for table in tables.ours(sweep, found, facts(sweep)):
+    for table in sweep_tables.ours(sweep, found, facts(sweep)):
         assert SEEDS_ALONE in table.notes and BOTH not in table.notes
         assert not any(letter for letter, _ in table.lettered_notes)  # it is said once
     bars = "bars: 95% t intervals over seeds alone, as the scores of single examples are not available, cut at the ends"
@@ -195,7 +195,7 @@ def test_a_table_states_its_command_and_the_runs_that_are_not_done(unfinished: S
 def test_the_csv_has_both_splits_and_runs_that_are_in_the_store(unfinished: Store, tmp_path: Path) -> None:
     file = tmp_path / "length.csv"
     sweep = read_sweep(unfinished, "length")
-    file.write_text(tables.csv(cells(sweep), facts(sweep), read_costs(unfinished, sweep)))
+    file.write_text(sweep_tables.csv(cells(sweep), facts(sweep), read_costs(unfinished, sweep)))
     frame = pd.read_csv(file)
     assert len(frame) == 2 * 3 * 2
     assert set(frame["split"]) == {"val", "test"}
@@ -219,8 +219,8 @@ def test_the_frame_has_a_row_per_point_with_the_values_of_its_run(unfinished: St
 
 def test_the_latex_is_a_booktabs_table_with_nothing_left_unescaped(unfinished: Store) -> None:
     sweep = read_sweep(unfinished, "length")
-    ours = tables.ours(sweep, cells(sweep), facts(sweep))
-    text = latex([*ours, *tables.paper(published(sweep.manifest))], "length")
+    ours = sweep_tables.ours(sweep, cells(sweep), facts(sweep))
+    text = latex([*ours, *sweep_tables.paper(published(sweep.manifest))], "length")
     assert text.startswith(r"% Needs \usepackage{booktabs} and \usepackage{siunitx}")
     for environment in (r"table\*?", "tabular"):
         begins, ends = (re.findall(rf"\\{word}\{{{environment}\}}", text) for word in ("begin", "end"))
@@ -237,8 +237,8 @@ def test_the_latex_is_a_booktabs_table_with_nothing_left_unescaped(unfinished: S
 
 def test_the_papers_values_have_separate_tables(unfinished: Store) -> None:
     sweep = read_sweep(unfinished, "length")
-    ours = tables.comparison(sweep, cells(sweep), facts(sweep))
-    table_6, figure_2 = tables.paper(published(sweep.manifest))
+    ours = sweep_tables.comparison(sweep, cells(sweep), facts(sweep))
+    table_6, figure_2 = sweep_tables.paper(published(sweep.manifest))
     assert table_6.caption.startswith("The paper's Table 6: OFA-large, one seed per value, printed; the header says 32")
     assert list(table_6.frame.columns) == [f"Prompt length {length}" for length in (10, 16, 32, 64, 100, 120)]
     assert figure_2.caption == "The paper's Figure 2: OFA-large, one seed per value, read off the plot."
@@ -257,7 +257,7 @@ def test_the_papers_values_have_separate_tables(unfinished: Store) -> None:
 def test_depth_and_reparameterization_find_their_tables(
     compare: str, table: str, columns: list[str], value: str
 ) -> None:
-    (part,) = tables.paper(published({"compare": compare, "paper": {"table": table}}))
+    (part,) = sweep_tables.paper(published({"compare": compare, "paper": {"table": table}}))
     assert list(part.frame.index) == columns
     assert part.frame.loc[columns[1]].iloc[0] == value
     assert [" ".join(column) for column in part.columns[6:8]] == ["val-u RefCOCOg", "test-u RefCOCOg"]

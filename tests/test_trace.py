@@ -12,10 +12,10 @@ import pytest
 from groups import some
 from test_cells import SEEDS, Scores, stored
 
-from analysis.frame import Sweep
-from analysis.reading import read_sweep
-from analysis.run_table import run_table
-from analysis.trace import command_to_repeat, trace
+from analysis.records.frame import Sweep
+from analysis.records.reading import read_sweep
+from analysis.records.run_table import run_table
+from analysis.reports.trace import command_to_repeat, trace
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import freeze, run_id

@@ -30,14 +30,15 @@ from synthetic_store import (
 )
 from wandb.proto.wandb_internal_pb2 import Record as Message
 
-from analysis import remarks, tables, verify
 from analysis.__main__ import main
-from analysis.frame import Sweep
-from analysis.manifest import read_manifest
-from analysis.reading import assemble, read_sweep
-from analysis.report import read_report, texts
-from analysis.sources import InStore, in_store
-from analysis.statistics import cells, facts
+from analysis.records import remarks, verify
+from analysis.records.frame import Sweep
+from analysis.records.manifest import read_manifest
+from analysis.records.reading import assemble, read_sweep
+from analysis.records.sources import InStore, in_store
+from analysis.reports.report import read_report, texts
+from analysis.statistics.cell_statistics import cells, facts
+from analysis.tables import sweep_tables
 from mmprompt.execution.evaluations import NewEvaluation
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
@@ -609,7 +610,7 @@ def test_a_difference_without_an_interval_is_not_significant(store: Store) -> No
         shutil.rmtree(folder(store, GROUNDING, 64, seed).path)
     sweep = read_sweep(store, "length")
     row = next(row for row in cells(sweep).itertuples() if row.split == "test" and row.difference_n == 1)
-    assert tables.difference(row).mark == "~" and math.isnan(tables.difference(row).lower)
+    assert sweep_tables.difference(row).mark == "~" and math.isnan(sweep_tables.difference(row).lower)
 
 
 @pytest.mark.parametrize(
@@ -712,7 +713,7 @@ def test_a_cell_with_a_conflict_has_no_further_metric_either(captioned: Store) -
         table_cells.loc[(10, "test"), "n"].to_list() == [0, 0] and table_cells.loc[(10, "test"), "value"].isna().all()
     )
     assert (
-        tables.comparison(sweep, table_cells.reset_index(), facts(sweep)).frame.loc["10"].to_list()
+        sweep_tables.comparison(sweep, table_cells.reset_index(), facts(sweep)).frame.loc["10"].to_list()
         == ["conflict [a]"] * 2
     )
     assert table_cells.loc[(64, "test", "bleu4"), "value"] == 32.0

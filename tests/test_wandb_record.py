@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from synthetic_store import OFFLINE
 from wandb.proto.wandb_internal_pb2 import Record as Message
 
-from analysis.histories import history_frame, read_history
+from analysis.records.histories import history_frame, read_history
 from mmprompt.runs.wandb_file import BLOCK, CHUNK, MAGIC, framed, payloads
 from mmprompt.runs.wandb_record import RecordError, WandbRecord, read_record
 from mmprompt.runs.wandb_writer import RecordWriter

@@ -14,7 +14,7 @@ import pytest
 from patience import LAST_RESORT, ended, printed_by
 from synthetic_store import DISABLED, OFFLINE
 
-from analysis.histories import history_frame
+from analysis.records.histories import history_frame
 from mmprompt.runs import wandb_writer
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Store

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.report import SweepReport
-from analysis.run import Run
-from analysis.samples import plain
+from analysis.reports.report import SweepReport
+from analysis.reports.run import Run
+from analysis.statistics.samples import plain
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import setting
 

@@ -9,11 +9,12 @@ import matplotlib
 import matplotlib.colors
 import pandas as pd
 
-from analysis import names, style
-from analysis.frame import Sweep
-from analysis.report import SweepReport
-from analysis.samples import groups, plain
-from analysis.statistics import WHILE_TRAINING
+from analysis import names
+from analysis.figures import style
+from analysis.records.frame import Sweep
+from analysis.reports.report import SweepReport
+from analysis.statistics.cell_statistics import WHILE_TRAINING
+from analysis.statistics.samples import groups, plain
 
 STEPS = 200  # most steps of a curve; a longer one is thinned at regular distances, and the page says so
 

@@ -10,20 +10,20 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.claims import COLUMNS
-from analysis.inventory import runs as all_runs
-from analysis.layout import Table
-from analysis.manifest import read_manifest
-from analysis.missing import missing
+from analysis.figures.search_figures import caption as search_caption
 from analysis.page.behind import run_data
 from analysis.page.charts import cell_data, cost_data, curve_data
 from analysis.page.examples import Examples, examples
 from analysis.page.svg import image
-from analysis.report import SweepReport, read_report
-from analysis.search_figures import caption as search_caption
-from analysis.search_report import SearchReport
-from analysis.sources import in_store
-from analysis.tables import paper
+from analysis.records.inventory import runs as all_runs
+from analysis.records.manifest import read_manifest
+from analysis.records.missing import missing
+from analysis.records.sources import in_store
+from analysis.reports.report import SweepReport, read_report
+from analysis.reports.search_report import SearchReport
+from analysis.statistics.claims import COLUMNS
+from analysis.tables.layout import Table
+from analysis.tables.sweep_tables import paper
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
 

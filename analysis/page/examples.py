@@ -10,10 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from analysis.frame import Sweep
-from analysis.paired import Paired, paired
-from analysis.report import SweepReport
-from analysis.samples import plain
+from analysis.records.frame import Sweep
+from analysis.reports.paired import Paired, paired
+from analysis.reports.report import SweepReport
+from analysis.statistics.samples import plain
 from mmprompt.runs.files import StoreError
 
 EXAMPLES = 5  # most examples of one task of a sweep

@@ -19,12 +19,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis import names
-from analysis.claim_tables import claim_table
-from analysis.frame import WRONG
-from analysis.html import sentence
-from analysis.layout import NOTHING, Cell, Table, Text
 from analysis.page.charts import STEPS
 from analysis.page.content import Content, content
+from analysis.records.frame import WRONG
+from analysis.tables.claim_tables import claim_table
+from analysis.tables.html import sentence
+from analysis.tables.layout import NOTHING, Cell, Table, Text
 from mmprompt.runs.files import write_over
 from mmprompt.runs.store import Store
 

@@ -6,7 +6,7 @@ import re
 
 from matplotlib.figure import Figure
 
-from analysis.shown_figure import printed
+from analysis.figures.shown_figure import printed
 
 
 def image(figure: Figure) -> str:

@@ -181,7 +181,7 @@ class TaskRecord(TypedDict):
 
 @with_config(OPEN)
 class ManifestRecord(Versioned):
-    """sweeps/NAME.json, as the verbs after a launch need it; tables need more (`analysis.manifest`)."""
+    """sweeps/NAME.json, as the verbs after a launch need it; tables need more (`analysis.records.manifest`)."""
 
     command: Text
     target: NotRequired[Text]  # of make

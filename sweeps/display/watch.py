@@ -15,9 +15,9 @@ from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.attempt import TRIES, Attempt
 from mmprompt.runs.failures import silent
 from sweeps.display.live_table import LiveTable
-from sweeps.display.looks import SweepReader
 from sweeps.display.page import drawn_page
 from sweeps.display.report import SweepStatus, total_time_left
+from sweeps.display.sweep_reader import SweepReader
 from sweeps.grid.launched import LaunchedSweep
 from sweeps.jobs.local import Workers, batch_folder, running_workers
 from sweeps.states import causes

@@ -27,8 +27,8 @@ from mmprompt.runs.deployment import ROOT, backbone_file, data_folder
 from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Cluster, Deployment
 from mmprompt.settings.parsing import ConfigError
-from sweeps.doctor import probe
-from sweeps.doctor.probe import MARK, Finding, bad, good, mine, note
+from sweeps.doctor import node_checks
+from sweeps.doctor.node_checks import MARK, Finding, bad, good, mine, note
 from sweeps.jobs import slurm, snapshot, submission
 from sweeps.jobs.batch import THREADS
 from sweeps.jobs.local import gpus as gpus_here
@@ -136,8 +136,8 @@ class ProbeJob(ABC):
         self.code = snapshot.take(ROOT, Store(self.folder))
         self.nonce = secrets.token_hex(8)
         try:
-            probe.write(self.folder / "login", self.nonce)
-            command = f"sweeps.doctor.probe {shlex.quote(json.dumps(self.request()))}"
+            node_checks.write(self.folder / "login", self.nonce)
+            command = f"sweeps.doctor.node_checks {shlex.quote(json.dumps(self.request()))}"
         except OSError as error:
             self.report.say(bad("store", f"{self.folder} cannot be written: {error.strerror}", SHARED))
             return
@@ -158,8 +158,8 @@ class ProbeJob(ABC):
             "python": sys.executable,
             "host": socket.gethostname(),
             "slurm": self.is_slurm,
-            "offset": probe.offset(self.folder),
-            "packages": probe.versions(),
+            "offset": node_checks.offset(self.folder),
+            "packages": node_checks.versions(),
             "cluster": deployment.cluster.model_dump(),
             "tracking": deployment.tracking.model_dump(),
             "data": data_folder(deployment),
@@ -416,7 +416,7 @@ class SlurmProbe(ProbeJob):
         self.started()
         if lost or "No module named" in last:
             found = f"{python} does not see the packages that a launch puts into the store, {self.code}: {last}"
-            self.report.say(bad("store", found, *probe.advice_on_store(self.request())))
+            self.report.say(bad("store", found, *node_checks.advice_on_store(self.request())))
         elif "SyntaxError" in last:
             self.report.say(bad("python", f"{python} is too old: {last}", mine(f"python: {sys.executable}")))
         else:

@@ -1,7 +1,8 @@
 """`python -m sweeps doctor`: tries the user's cluster settings, and reports each fault with the line that mends it.
 
-It first checks what can be checked on this machine (`sweeps.doctor.site`, and here), then runs a probe with exactly these settings
-where jobs run (`sweeps.doctor.probe_job`). It writes only into STORE/doctor/, and removes all of it, except the logs if a check
+It first checks what can be checked on this machine (`sweeps.doctor.cluster_checks`, and here), then runs a probe with exactly
+these settings where jobs run (`sweeps.doctor.probe_job`). It writes only into STORE/doctor/, and removes all of it, except the
+logs if a check
 failed.
 """
 
@@ -23,10 +24,10 @@ from mmprompt.runs.identity import checksum_of, config_of
 from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Deployment
 from mmprompt.settings.parsing import ConfigError
-from sweeps.doctor import probe
-from sweeps.doctor.probe import MINE, Finding, bad, good, note
+from sweeps.doctor import node_checks
+from sweeps.doctor.cluster_checks import SINFO, Site, all_nodes, commands, unanswered
+from sweeps.doctor.node_checks import MINE, Finding, bad, good, note
 from sweeps.doctor.probe_job import SHARED, Findings, LaunchSettings, LocalProbe, SlurmProbe
-from sweeps.doctor.site import SINFO, Site, all_nodes, commands, unanswered
 from sweeps.grid.compose import Composer, parse
 from sweeps.grid.limits import points_allowed
 from sweeps.jobs import slurm
@@ -134,7 +135,7 @@ def report_silence(report: Findings, problem: str) -> None:
 
 def check_key_and_backbone(settings: LaunchSettings, report: Findings) -> None:
     """Checks what does not depend on SLURM: the key of W&B, and the backbone."""
-    host, is_there = probe.wandb_host(), has_key()
+    host, is_there = node_checks.wandb_host(), has_key()
     if settings.deployment.tracking.mode == "online" and not is_there:
         found = f"tracking=online, and there is no key for {host}: records would stay offline"
         report.say(note("key", found, "wandb login"))
@@ -150,7 +151,7 @@ def check_key_and_backbone(settings: LaunchSettings, report: Findings) -> None:
 def has_key() -> bool:
     """Whether ~/.netrc or the environment has a key for the W&B server."""
     with contextlib.suppress(OSError, NetrcParseError):
-        if netrc().authenticators(probe.wandb_host()):
+        if netrc().authenticators(node_checks.wandb_host()):
             return True
     return "WANDB_API_KEY" in os.environ
 
@@ -164,9 +165,9 @@ def probe_folder(store: Store, report: Findings, kind: str | None) -> Iterator[P
     try:
         follow_mode(store.root)
         make_folder(folder)
-        probe.write(folder / "megabyte", "x" * 2**20)
+        node_checks.write(folder / "megabyte", "x" * 2**20)
         (folder / "megabyte").unlink()
-        report.say(*disk(store, folder, kind), *probe.files({"folder": folder, "store": store.root}))
+        report.say(*disk(store, folder, kind), *node_checks.files({"folder": folder, "store": store.root}))
     except OSError as error:
         report.say(bad("store", f"{store.root} cannot be written: {error.strerror}", SHARED))
         report.say(note("node", "not checked, because the store cannot be written"))

@@ -19,9 +19,9 @@ from mmprompt.runs.records import DamagedError
 from mmprompt.runs.store import OF_SEARCH, Store
 from mmprompt.settings.parsing import ConfigError
 from sweeps.display.live_table import UNLIMITED, LiveTable, fit_to_terminal
-from sweeps.display.looks import SweepReader
 from sweeps.display.page import rows_per_table, short_names, table
 from sweeps.display.report import SweepStatus, total_time_left
+from sweeps.display.sweep_reader import SweepReader
 from sweeps.grid import launched
 from sweeps.search.report import StudyStatus, StudyStatusReader
 from sweeps.states.advice import advice

@@ -14,9 +14,9 @@ from measure import Section, Timing, interleaved
 from wandb.proto.wandb_internal_pb2 import Record as Message
 
 from analysis import runs
-from analysis.manifest import read_manifest
-from analysis.reading import assemble, read_sweep
-from analysis.sources import InStore
+from analysis.records.manifest import read_manifest
+from analysis.records.reading import assemble, read_sweep
+from analysis.records.sources import InStore
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import frozen_text
 from mmprompt.runs.store import Store

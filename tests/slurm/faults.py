@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # for `make chaos`; p
 import patience
 from patience import printed_by
 
-from analysis.histories import history_frame
+from analysis.records.histories import history_frame
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.run_folder import RunFolder

@@ -27,7 +27,7 @@ from patience import ended, printed_by
 from people import people
 
 from mmprompt.runs.deployment import ROOT
-from sweeps.doctor.probe import MINE
+from sweeps.doctor.node_checks import MINE
 
 CLINIC = f"clinic{os.getpid()}"  # a partition with a time limit in which nobody is preempted; and one that is down
 LATER = "cluster.sbatch={begin: now+1hour}"

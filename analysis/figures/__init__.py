@@ -1,0 +1,1 @@
+"""Figures: what is drawn, how it looks, and the files with their captions."""

@@ -1,0 +1,1 @@
+"""Means, intervals, comparisons and verdicts: what the records show, and how sure that is."""
