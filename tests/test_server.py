@@ -17,11 +17,11 @@ from patience import called
 from synthetic_store import OFFLINE, STEPS, claim, evaluate, launch, manifest, run_all
 from wandb_server import KEY, WandbServer
 
-from analysis import curves as curves_module
 from analysis.__main__ import main
 from analysis.records.reading import assemble
 from analysis.records.server import on_server
 from analysis.records.sources import in_store
+from analysis.reports import curves as curves_module
 from analysis.reports.curves import curves
 from analysis.statistics.samples import SEEDS_ALONE
 from mmprompt.runs import wandb_server
