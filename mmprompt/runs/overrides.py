@@ -14,7 +14,7 @@ from mmprompt.settings.spelling import nearest
 from mmprompt.settings.task import TABLES
 
 SCHEMAS = (RunConfig, Questions, Deployment)  # of what is computed, of evaluations, of where it is executed
-COMPUTED = {"training_version", "backbone.checksum", "task.data.fingerprint"}  # keys that nobody sets
+COMPUTED = {"training_version", "backbone.checksum", "task.data.fingerprint"}  # these keys are computed, never set
 
 
 def known_keys() -> list[str]:
