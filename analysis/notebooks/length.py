@@ -18,7 +18,7 @@ length.figure()
 # %% [markdown]
 # ## Differences from the baseline
 #
-# The intervals are simultaneous: all differences hold together at the level that the caption states.
+# The intervals are simultaneous: the level that the caption states is that of all differences at once.
 
 # %%
 length.table("differences")
