@@ -40,7 +40,9 @@ class Cluster(Section):
     python: str | None = Field(
         description="the interpreter on the nodes, as a shell reads it; null: the one that launches"
     )
-    setup: list[str] = Field(description="shell lines before it, [module load cuda]; the first that fails ends the job")
+    setup: list[str] = Field(
+        description="shell lines before the interpreter starts, [module load cuda]; the first that fails ends the job"
+    )
     sbatch: dict[str, str | int | bool] = Field(description="further options of sbatch, {mail-user: me@there}")
 
     @model_validator(mode="after")

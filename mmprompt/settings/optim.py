@@ -15,7 +15,7 @@ class Optim(Section):
     lr: PositiveFloat = Field(description="learning rate after the warm-up")
     betas: Annotated[list[Rate], Field(min_length=2, max_length=2)] = Field(description="beta1 and beta2 of AdamW")
     eps: PositiveFloat = Field(description="epsilon of AdamW")
-    weight_decay: NotNegativeFloat = Field(description="weight decay of AdamW, of every trained parameter")
+    weight_decay: NotNegativeFloat = Field(description="weight decay of AdamW")
     clip_norm: PositiveFloat = Field(description="the gradient's norm is clipped to this")
     warmup_ratio: Rate = Field(description="share of the updates in which the learning rate rises from 0")
     decay_power: NotNegativeFloat = Field(description="power of the decay to 0; 1: linear, 0: none")
@@ -26,7 +26,7 @@ class Optim(Section):
     )
     label_smoothing: Rate = Field(description="share of the target's probability that is spread over other tokens")
     smoothing_over: Literal["vocabulary", "allowed"] = Field(
-        description="the tokens it is spread over; allowed: those that a closed set of answers allows next"
+        description="tokens that share probability and smoothing in the loss; allowed: those that a closed set of answers allows next"
     )
     drop_worst: Rate = Field(
         description="share of a micro-batch's tokens, those with the largest loss, that is left out; published: 0.2 for captions"

@@ -62,7 +62,7 @@ class Files(Section):
     )
     max_source_words: Positive = Field(description="words of each text in the instruction; longer texts are cut")
     max_target_words: Positive = Field(description="words of a caption in training; longer captions are cut")
-    confidence: bool = Field(description="weight the loss of an answer by the share of people who gave it")
+    confidence: bool = Field(description="weight the loss of an answer by how many people gave it")
     fingerprint: str = Field(description="hash of all files; computed")
 
     @property
@@ -105,7 +105,7 @@ class Task(Section):
     )
     max_target_tokens: Positive = Field(description="tokens of the longest generated answer")
     beam: Positive | None = Field(
-        description="beams of the search; null: every answer of a closed set is scored, other text is generated greedily"
+        description="beams of the search, which keeps to a closed set of answers; null: every answer of a closed set is scored, other text is generated greedily"
     )
     no_repeat_ngram: Positive | None = Field(
         description="the search writes no sequence of this many tokens twice; null: it may"
