@@ -23,7 +23,7 @@ from patience import printed_by, until
 from mmprompt.runs import files
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.failures import from_text
-from mmprompt.runs.files import GoneError
+from mmprompt.runs.files import GoneError, StoreError
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
@@ -292,6 +292,18 @@ def test_a_run_that_is_removed_while_it_trains_ends_stays_away_and_is_trained_by
     assert sum(launcher.store.run(run).result() is not None for run in launcher.store.runs()) == 1
     code, output = launcher.run("launch", *settings)
     assert code == 0 and "all 2 runs are done" in output, output
+
+
+def test_a_manifest_takes_the_place_of_an_empty_folder_and_of_no_other(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.manifest("length").mkdir(parents=True)
+    assert store.put_manifest("length", "{}").read_text() == "{}"
+    kept = store.manifest("depth") / "somebody's"
+    kept.parent.mkdir()
+    kept.touch()
+    with pytest.raises(StoreError, match=r"depth.json is a folder where a manifest belongs.*move it away"):
+        store.put_manifest("depth", "{}")
+    assert kept.exists()
 
 
 def test_settings_that_were_edited_are_written_again_by_the_next_launch(launcher: Launcher) -> None:

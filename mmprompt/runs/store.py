@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmprompt.runs.files import StoreError, is_number
+from mmprompt.runs.files import StoreError, is_number, write_over
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.settings.spelling import nearest
 
@@ -67,6 +67,22 @@ class Store:
 
     def manifest(self, sweep: str) -> Path:
         return self.root / "sweeps" / f"{sweep}.json"
+
+    def put_manifest(self, sweep: str, text: str) -> Path:
+        """Writes a manifest in place of an older one, or of a damaged one, even if that has become an empty folder.
+
+        Returns its file. Raises StoreError, also for a folder that holds files.
+        """
+        file = self.manifest(sweep)
+        if file.is_dir():
+            try:
+                file.rmdir()
+            except OSError as error:
+                raise StoreError(
+                    f"{file} is a folder where a manifest belongs, and it cannot be removed: {error.strerror}; move it away"
+                ) from None
+        write_over(file, text)
+        return file
 
     def sweeps(self) -> list[str]:
         """The names of all manifests, the last launched first. The manifest of a search is called `search-NAME`."""

@@ -26,7 +26,7 @@ class Optim(Section):
     )
     label_smoothing: Rate = Field(description="share of the target's probability that is spread over other tokens")
     smoothing_over: Literal["vocabulary", "allowed"] = Field(
-        description="tokens that share probability and smoothing in the loss; allowed: those that a closed set of answers allows next"
+        description="tokens that share probability and smoothing in the loss; allowed: what a closed set of answers allows next"
     )
     drop_worst: Rate = Field(
         description="share of a micro-batch's tokens, those with the largest loss, that is left out; published: 0.2 for captions"

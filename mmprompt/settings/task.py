@@ -105,7 +105,7 @@ class Task(Section):
     )
     max_target_tokens: Positive = Field(description="tokens of the longest generated answer")
     beam: Positive | None = Field(
-        description="beams of the search, which keeps to a closed set of answers; null: every answer of a closed set is scored, other text is generated greedily"
+        description="beams of the search, which keeps to a closed set of answers; null: each answer is scored, other text is greedy"
     )
     no_repeat_ngram: Positive | None = Field(
         description="the search writes no sequence of this many tokens twice; null: it may"

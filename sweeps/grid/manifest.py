@@ -18,7 +18,6 @@ from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.comparison import Comparison
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import backbone_file, deployment_of, store_folder
-from mmprompt.runs.files import write_over
 from mmprompt.runs.identity import checksum_of, config_of, evaluation_id, evaluations_of, run_id
 from mmprompt.runs.records import as_json
 from mmprompt.runs.store import Store
@@ -278,9 +277,7 @@ def _task(task: Task) -> dict[str, str]:
 
 def write(expanded: ExpandedSweep, code: Mapping[str, Any]) -> Path:
     """Writes the manifest into the store, over an older one, and returns its file. `code`: the keys `commit` and `dirty`."""
-    file = expanded.store.manifest(expanded.sweep.name)
-    write_over(file, as_json(manifest(expanded, code)))
-    return file
+    return expanded.store.put_manifest(expanded.sweep.name, as_json(manifest(expanded, code)))
 
 
 def _setting(config: RunConfig, key: str) -> Any:

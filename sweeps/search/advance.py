@@ -16,7 +16,6 @@ from typing import Any
 
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.failures import silent
-from mmprompt.runs.files import write_over
 from mmprompt.runs.identity import run_id
 from mmprompt.runs.records import DamagedError
 from mmprompt.studies.confirmation import is_over, is_settled
@@ -400,7 +399,7 @@ class StudyDriver:
                 return
             self._manifest_written = time.monotonic()
             text = manifest(self.study, progress)
-            write_over(self.study.store.manifest(self.study.manifest), text)
+            self.study.store.put_manifest(self.study.manifest, text)
             self._manifest_version = version
             progress = self.reader.read()
 
