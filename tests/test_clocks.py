@@ -168,8 +168,10 @@ def test_a_process_of_before_the_machine_was_started_again_is_dead_and_so_is_a_s
     here = this_process()
     assert is_running(here | {"boot": "00000000-0000-0000-0000-000000000000"}) is False
     assert is_running(here | {"ticks": here["ticks"] + 1}) is False  # though it started in the same second
-    assert is_running(process_here(os.getppid())) is True
-    assert is_running(process_here(os.getppid()) | {"pid": os.getpid()}) is False
+    with subprocess.Popen(["sleep", "600"]) as younger:
+        assert is_running(process_here(younger.pid)) is True
+        assert is_running(process_here(younger.pid) | {"pid": os.getpid()}) is False
+        younger.kill()
 
 
 def test_of_a_process_that_was_written_down_long_ago_its_start_tells() -> None:

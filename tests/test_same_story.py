@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from clocks import python_with_wrong_clock
 from launcher import TINY, Launcher
 from patience import ended, until
 
@@ -141,11 +141,10 @@ def test_the_log_of_a_launch_and_status_say_the_same_of_a_run_that_stands_still_
         assert 0.5 < sweep["done"] < 1
 
 
-@pytest.mark.skipif(shutil.which("faketime") is None, reason="nothing here makes a clock wrong")
 @pytest.mark.parametrize("seconds", [-3600, 3600])
 def test_a_run_whose_node_has_a_wrong_clock_is_neither_silent_nor_ahead(launcher: Launcher, seconds: int) -> None:
-    wrong = ("faketime", "-f", f"{seconds:+}", sys.executable)
-    with Waiting(launcher, ("seed=1", "optim.steps=4000"), wrong) as waiting:
+    python = python_with_wrong_clock(launcher.folder, f"{seconds:+}")
+    with Waiting(launcher, ("seed=1", "optim.steps=4000"), (str(python),)) as waiting:
         held = waiting.held(4000, lambda step: step > 0)
         assert held.progress is not None and abs(held.progress["time"] - time.time() - seconds) < SUSPICIOUS_SILENCE
         [sweep] = json.loads(asked(launcher, "--json"))["sweeps"]

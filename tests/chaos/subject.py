@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import clocks
 import psutil
 from cluster import Cluster
 
@@ -171,29 +171,23 @@ def python_on_nodes(folder: Path, seed: int) -> Path:
     unshare = next(
         (words for words in UNSHARE if subprocess.run([*words, "true"], capture_output=True).returncode == 0), []
     )
-    library = preloaded() if shutil.which("faketime") else ""
+    library = clocks.library()
     names = [*unshare, "sh", "-c", '\'hostname "$SLURMD_NODENAME"; exec "$@"\'', "sh"] if unshare else []
     program = folder / "python-on-node"
     late = f"LD_PRELOAD='{library}' PYTHONPATH={folder}:$PYTHONPATH"
-    clocks = [
+    by_job = [
         f"case $(( (${{SLURM_JOB_ID:-0}} + {seed}) % 3 )) in",
         f"  1) export FAKETIME=-3600 {late} ;;",
         f"  2) export FAKETIME=+3600 {late} ;;",
         "esac",
         "export NO_FAKE_STAT=1 FAKETIME_DONT_FAKE_MONOTONIC=1  # those of the file server and of the kernel are right",
     ]
-    lines = ["#!/bin/sh", *(clocks if library else []), " ".join(["exec", *names, *OBEDIENT, sys.executable, '"$@"'])]
+    lines = ["#!/bin/sh", *(by_job if library else []), " ".join(["exec", *names, *OBEDIENT, sys.executable, '"$@"'])]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sitecustomize.py").write_text(SLEEP)
     program.write_text("\n".join(lines) + "\n")
     program.chmod(0o755)
     return program
-
-
-def preloaded() -> str:
-    """The library that faketime puts between a program and its clock."""
-    command = ["faketime", "-f", "+0", "sh", "-c", "echo $LD_PRELOAD"]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 # faketime changes the moment until which the kernel is asked to sleep, although that is by a clock that it leaves alone

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import clocks
 import pytest
 from faults import HELD, Sweep, until
 from lab import Lab, beside
@@ -21,7 +22,6 @@ from sweeps.display.report import SUSPICIOUS_SILENCE
 
 SOON = "import sys; from sweeps.display import live_table as table; table.LOG_INTERVAL = table.MAX_LOG_INTERVAL = 0.2; "
 SOON += "from sweeps.__main__ import main; sys.exit(main(sys.argv[1:]))"
-SLOW = f"cluster.python='faketime -f -3600 {sys.executable}'"  # the clock of its node is an hour behind
 
 
 def at_work(lab: Lab, running: int, waiting: int, *settings: str) -> Sweep:
@@ -63,7 +63,10 @@ def test_a_row_has_job_node_and_time_of_what_runs_and_slurm_s_reason_of_what_wai
 
 @beside
 def test_the_log_of_a_launch_that_waits_says_what_status_says_and_no_clock_of_a_node_matters(lab: Lab) -> None:
-    sweep = at_work(lab, 2, 1, *([SLOW] if shutil.which("faketime") else []))
+    hour_behind = (
+        [f"cluster.python='{clocks.python_with_wrong_clock(lab.folder, '-3600')}'"] if clocks.library() else []
+    )
+    sweep = at_work(lab, 2, 1, *hour_behind)
     log, command = sweep.folder / "log", [sys.executable, "-c", SOON, *sweep.command("launch", HELD, "--wait")[3:]]
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=sweep.folder, env=sweep.env, stdout=file, stderr=subprocess.STDOUT)
