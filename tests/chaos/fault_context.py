@@ -24,13 +24,16 @@ class FaultContext:
         self.following: dict[Work, Call] = {}
         self._looked = 0.0
         self._followed: dict[Work, float] = {}
+        self.refused: dict[Work, list[Call]] = {}  # launches in a row that were refused
         self.lost: dict[str, list[tuple[float, float | None]]] = {}  # by run: since when, till when its result was away
 
     # Launches
 
-    def launch(self, work: Work, *arguments: str, waits: bool = False) -> Call:
+    def launch(
+        self, work: Work, *arguments: str, waits: bool = False, then: Callable[[Call], None] | None = None
+    ) -> Call:
         far_away = self.chance.random() < 0.3
-        return self.calls.start(self.subject.asked(work, work.verb, *arguments), far_away, waits=waits)
+        return self.calls.start(self.subject.asked(work, work.verb, *arguments), far_away, waits=waits, then=then)
 
     def launch_all(self) -> None:
         for work in self.subject.works:
@@ -48,6 +51,7 @@ class FaultContext:
             is_late = time.monotonic() - self._followed.get(work, -AGAIN) > AGAIN
             if is_late and (call is None or call.code is not None):
                 self._followed[work] = time.monotonic()
+                self.refused[work] = [*self.refused.get(work, []), call] if call and call.code == 2 else []
                 self.following[work] = self.launch(work, "--wait", waits=True)
 
     def attend(self, seconds: float, follow: bool = True) -> None:

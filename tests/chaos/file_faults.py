@@ -22,6 +22,8 @@ from subject import record
 from mmprompt.runs.store import OF_SEARCH
 
 Cure = Literal["run", "attempt", "file", "launch", "nothing"]  # besides to restore it: what is removed, or done
+LAUNCHES = 8  # of everything, after which a file that a launch mends has to be mended
+AGAIN = 5.0  # seconds between two of them
 UNREADABLE = {"cut in half", "emptied", "{}", "a folder"}  # of a file that has to be there
 
 
@@ -175,6 +177,9 @@ class FileFaults:
     def mend(self, name: str, damage: Damage, mind: float) -> None:
         cures = ["restore", *self.cures(name, damage)]
         cure = cures[int(mind * len(cures))] if len(cures) > 1 else "restore"
+        if cure == "launch":
+            self.launch_until_mended(damage, LAUNCHES)
+            return
         done = self.cure(cure, damage)  # OSError: the disk cannot be written; later
         if damage in self.damages:
             self.damages.remove(damage)
@@ -183,6 +188,27 @@ class FileFaults:
         self.context.say(f"         {short(damage.file)}: {done}")
         if cure != "restore":
             self.context.relaunch(self.context.chance.uniform(0, 5))
+
+    def launch_until_mended(self, damage: Damage, launches: int) -> None:
+        """Launches everything until the damage is gone: other faults may refuse a launch, but not that many."""
+        waiting = []
+
+        def then(call: Call) -> None:
+            waiting.remove(call)
+            if waiting:
+                return
+            if damage.is_there and launches > 1:
+                again = f"launched again, for {short(damage.file)}"
+                self.context.repairs.add(AGAIN, again, lambda: self.launch_until_mended(damage, launches - 1))
+                return
+            self.damages = [one for one in self.damages if one is not damage]
+            if not damage.is_there:
+                self.context.say(f"         {short(damage.file)}: mended by a launch")
+                return
+            self.wrong.append(f"{LAUNCHES} launches did not mend {damage}; the last: {call}, with {call.code}")
+            self.context.repairs.add(0, f"{short(damage.file)} is restored", damage.restore)
+
+        waiting += [self.context.launch(work, then=then) for work in self.subject.works]
 
     def cures(self, name: str, damage: Damage) -> Sequence[str]:
         """What else than to restore it helps here."""
@@ -216,8 +242,6 @@ class FileFaults:
                     )
                 )
                 return "removed"
-            case "launch":
-                return "launched again"
         return "stays as it is"
 
     def remove(self, *paths: Path) -> None:

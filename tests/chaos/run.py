@@ -53,6 +53,7 @@ PATIENCE = 10.0  # seconds until somebody is there whom a fault could hit
 RETRY = 15.0  # seconds that what is tried again has before anyone says so again
 HARMLESS = "stale files"  # the fault that takes the place of one that finds no target
 LATE = 1200.0  # seconds; what has not ended so long after the last fault hangs
+REFUSED = 20  # launches in a row that are refused though nothing is broken any more: it goes on like that for ever
 ASKS = 60.0  # seconds between two questions for everything, then
 
 
@@ -110,6 +111,12 @@ class Chaos:
             quiet = not self.context.repairs.open and not self.files.damages
             if quiet and not self.subject.missing(self.undisturbed):
                 return self.ended()
+            if not quiet:
+                self.context.refused.clear()
+            if refused := [calls[-1] for calls in self.context.refused.values() if len(calls) > REFUSED]:
+                return [
+                    f"refused {REFUSED} times though nothing is broken: {call}:\n{call.printed}" for call in refused
+                ]
             if quiet and (runs := self.given_up()):
                 self.say(f"failed too often without getting further: {', '.join(runs)}; --retry")
                 for call in [self.context.launch(work, "--retry") for work in self.subject.works]:
