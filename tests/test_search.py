@@ -268,13 +268,18 @@ def test_removed_or_damaged_runs_of_a_search_are_trained_again_by_the_same_comma
     confirmation = copy.read().confirmation
     assert confirmation is not None
     removed, damaged = confirmation.groups[0].candidates[0].runs.values()
-    shutil.rmtree(copy.study.store.run(removed).path)
+    of_trials = [next(one for one in copy.read().outcomes if one.state == state) for state in ("done", "stopped")]
+    lost = [run for one in of_trials for run in one.trial.runs.values()]
+    for run in (removed, *lost):
+        shutil.rmtree(copy.study.store.run(run).path)
+    assert "2 to do" in copy.run("learning_rate", verb="status")[1]
     folder = copy.study.store.run(damaged)
     shutil.rmtree(folder.path)
     folder.path.mkdir()
     folder.config_file.write_bytes(b"{")
     code, output = copy.run("sampler=random")
     assert code == 0 and "removed after launch" not in output, output
+    assert results(copy) == results(finished) and "over" in copy.run("learning_rate", verb="status")[1]
     for run in (removed, damaged):
         ours, before = copy.study.store.run(run), finished.study.store.run(run)
         assert ours.result()["weights"] == before.result()["weights"]  # type: ignore[index, typeddict-item]

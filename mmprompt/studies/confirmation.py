@@ -18,8 +18,10 @@ from mmprompt.studies.study import Candidate, Group
 
 
 def is_over(progress: StudyProgress) -> bool:
-    """Whether the search is over: every run of the confirmation is done, or never will be."""
-    return progress.confirmation is not None and all(
+    """Whether the search is over: every run of the confirmation is done, or never will be, and no trial has lost its run."""
+    if progress.confirmation is None or any(outcome.state == "open" for outcome in progress.outcomes):
+        return False
+    return all(
         is_settled(progress, group.group, candidate, run)
         for group in progress.confirmation.groups
         for candidate in group.candidates

@@ -114,7 +114,8 @@ class StudyDriver:
             progress = self.reader.read()
         self.write_manifest(progress)
         work, is_at_work = self._work_on_confirmation(progress)
-        return Step(work, is_over(progress) and not work, is_at_work)
+        lost, is_lost_at_work = self._work_on_trials(progress)  # their runs were removed since
+        return Step(work + lost, is_over(progress) and not work, is_at_work or is_lost_at_work)
 
     def patience(self) -> float:
         """The seconds that a worker may wait for others: as long as one of their runs is likely to take."""
@@ -261,9 +262,12 @@ class StudyDriver:
                 attempt.fail(silent(interrupted=bool(word)))
         return busy
 
-    def restore(self, work: Work) -> None:
-        """Writes config.json of a run again if it is damaged, or if the run's folder was removed, as a launch does."""
-        self._restore(work.run, work.source.settings, work.group, work.seed)
+    def restore(self, work: Work) -> bool:
+        """Writes config.json of a run again if it is damaged, or if the run's folder was removed, as a launch does.
+
+        Returns False if that cannot be done: an older version has made the trial, and the run's settings are lost.
+        """
+        return self._restore(work.run, work.source.settings, work.group, work.seed)
 
     def restore_all(self, progress: StudyProgress) -> None:
         """Writes damaged config.json again, of every run of the study that has a folder, whether it is done or not."""
@@ -275,14 +279,16 @@ class StudyDriver:
                 if self.study.store.run(run).path.exists():
                     self._restore(run, source.settings, number, int(seed))
 
-    def _restore(self, run: str, settings: Settings, group: int, seed: int) -> None:
+    def _restore(self, run: str, settings: Settings, group: int, seed: int) -> bool:
         folder = self.study.store.run(run)
         try:
             folder.settings()
         except DamagedError:
             config = self.composition.config(settings, group, seed)
-            if run_id(config) == run:  # else an older version has made the trial, and its settings are not known
-                folder.mend(config)
+            if run_id(config) != run:
+                return False
+            folder.mend(config)
+        return True
 
     # New trials
 

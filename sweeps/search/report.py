@@ -162,7 +162,8 @@ class StudyStatus:
             seconds = trials * each + confirming * median(of_done_runs)
         else:
             settled, total = self.confirming
-            seconds = (total - settled) * median(of_done_runs)
+            lost = sum(outcome.state == "open" for outcome in outcomes)
+            seconds = (total - settled + lost) * median(of_done_runs)
         return seconds / max(1, running, self._at_once)
 
     @property

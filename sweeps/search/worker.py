@@ -41,7 +41,6 @@ def _execute(driver: StudyDriver, work: Work, settings: Sequence[JobSettings], j
     """Executes a run. Returns False if another process is working on it or nothing is missing of it."""
     from mmprompt.execution.execute import execute_for_search
 
-    driver.restore(work)
     return execute_for_search(driver.study.store, work.run, settings[work.base], job, work.evaluations, work.until)
 
 
@@ -49,11 +48,14 @@ def _work(
     driver: StudyDriver, settings: Sequence[JobSettings], job: Mapping[str, Any], wanted: Callable[[], bool]
 ) -> bool:
     idle_since: float | None = None
+    lost: set[str] = set()  # runs that nobody can train any more
     while wanted():
         step = driver.advance()
-        if step.is_over or not (step.work or step.waits):
+        lost |= {work.run for work in step.work if work.run not in lost and not driver.restore(work)}
+        possible = [work for work in step.work if work.run not in lost]
+        if step.is_over or not (possible or step.waits):
             return False
-        if any(_execute(driver, work, settings, job) for work in step.work):  # it executes the first run that is free
+        if any(_execute(driver, work, settings, job) for work in possible):  # it executes the first run that is free
             idle_since = None
             continue
         idle_since = idle_since or time.monotonic()
