@@ -20,11 +20,13 @@ from groups import LONG
 from launcher import Launcher
 from patience import printed_by, until
 
+from analysis.records.manifest import read_manifest
 from mmprompt.runs import files
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.failures import from_text
 from mmprompt.runs.files import GoneError, StoreError
 from mmprompt.runs.processes import this_process
+from mmprompt.runs.records import DamagedError
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from sweeps.__main__ import main
@@ -304,6 +306,15 @@ def test_a_manifest_takes_the_place_of_an_empty_folder_and_of_no_other(tmp_path:
     with pytest.raises(StoreError, match=r"depth.json is a folder where a manifest belongs.*move it away"):
         store.put_manifest("depth", "{}")
     assert kept.exists()
+
+
+@pytest.mark.parametrize("seed", ["11", None, 1.5, True])
+def test_a_manifest_with_a_seed_that_is_no_integer_is_damaged(store: Store, seed: object) -> None:
+    manifest = json.loads(store.manifest("length").read_text())
+    manifest["points"][0]["values"]["seed"] = seed
+    mangled_store.put(store.manifest("length"), json.dumps(manifest).encode())
+    with pytest.raises(DamagedError, match=r"length.json .*the seed of run \w+ is no integer; remove it, and launch"):
+        read_manifest(store, "length")
 
 
 def test_settings_that_were_edited_are_written_again_by_the_next_launch(launcher: Launcher) -> None:

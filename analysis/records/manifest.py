@@ -56,6 +56,8 @@ def _is_consistent(manifest: ManifestRecord) -> ManifestRecord:
         task_is_described(point, manifest["tasks"])
         if unknown := point["values"].keys() - manifest["axes"].keys() - {"task"}:
             raise ValueError(f"{min(unknown)} is a value of run {point['run']}, and no axis")
+        if "seed" in manifest["axes"] and type(point["values"].get("seed")) is not int:
+            raise ValueError(f"the seed of run {point['run']} is no integer")
     comparison = comparison_of(manifest)
     over = [comparison.over] if comparison.over else []
     for axis in (*comparison.compared, *comparison.each, *(manifest["baseline"] or ()), *over):

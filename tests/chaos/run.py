@@ -292,6 +292,7 @@ def happened(chaos: Chaos, disk: Disk | None, faults: int, kinds: list[str], fol
     subject.runs = undisturbed.runs = undisturbed_ones(undisturbed, folder / "said-undisturbed")
     subject.of_sweeps = runs_of_sweeps(undisturbed)
     chaos.say(f"{len(subject.runs)} runs are done; now {faults} faults of {len(kinds)} kinds")
+    subject.store.root.mkdir(exist_ok=True)  # faults may come before the first launch has made it
     chaos.disturb(faults, kinds)
     chaos.say("no more faults")
     wrong = chaos.finish()
