@@ -119,8 +119,12 @@ def pretrained(file: Path, checksum: str, model_json: str, stage: bool, kept_in:
         raise RuntimeError(
             f"{file} has changed since launch: its checksum is {found}, the run was launched with {checksum}"
         )
-    model = OFA(Model.model_validate_json(model_json)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    load_backbone(model, read_state(file))
+    settings = Model.model_validate_json(model_json)
+    with torch.random.fork_rng(devices=[]):  # what the checkpoint may lack begins the same in every process
+        torch.manual_seed(0)
+        model = OFA(settings)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    load_backbone(model, read_state(file), settings.allow)
     return model.eval().requires_grad_(False)
 
 

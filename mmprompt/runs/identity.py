@@ -36,6 +36,7 @@ def neutral_of(methods: Mapping[str, type[MethodSettings]]) -> dict[str, Any]:
 
 # key added later -> the value that stands for the time before it; left out of the hash
 NEUTRAL: dict[str, Any] = {
+    "model.allow": [],
     "task.beam": None,
     "task.no_repeat_ngram": None,
     "precision": "float32",

@@ -151,9 +151,10 @@ def _holds_exit(file: Path) -> bool:
 
 
 def _keep_only(file: Path) -> None:
-    """Remove the client's debug logs and empty folders."""
-    for path in file.parent.glob("*"):  # of a folder that somebody removed nothing
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path != file:
-            path.unlink(missing_ok=True)
+    """Remove the client's debug logs and empty folders, as far as that is possible: no run fails for it."""
+    with contextlib.suppress(OSError):
+        for path in file.parent.glob("*"):  # of a folder that somebody removed nothing
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path != file:
+                path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from subject import Subject
 CODES = {0, 1, 2, 130}  # with which a command may end
 HANGS = 240.0  # seconds after which one that does not wait for anything has hung
 TRACEBACK = "Traceback (most recent call last)"
-SLURM = ("srun: ", "slurmstepd: ")  # who writes into the same log
+SLURM = re.compile(r"(srun|slurmstepd(-\w+)?): .*\n?")  # who writes into the same log, in the middle of a line too
 FAR_AWAY = "Pacific/Auckland"  # where some people are, and their clocks show another time than those of the nodes
 
 
@@ -130,13 +130,11 @@ def raised(file: Path) -> list[str]:
     """The last line of each traceback in a file."""
     found = []
     with contextlib.suppress(OSError):
-        lines = file.read_text(errors="replace").splitlines()
+        lines = SLURM.sub("", file.read_text(errors="replace")).splitlines()
         for at, line in enumerate(lines):
             if TRACEBACK in line:
                 margin = re.match(r"[\s|+-]*", line)
                 end = len(margin[0]) if margin else 0
                 rest = (text[end:] for text in lines[at + 1 :])
-                found.append(
-                    next((text for text in rest if text[:1].strip() and not text.startswith(SLURM)), "cut off")
-                )
+                found.append(next((text for text in rest if text[:1].strip()), "cut off"))
     return found

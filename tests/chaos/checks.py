@@ -32,9 +32,11 @@ EARNED = {
     "the disk is full": OF_THE_DISK + r"No space left on device|^cut off$",
     "no inodes are left": OF_THE_DISK + r"No space left on device",
     "the disk is read-only": OF_THE_DISK + r"Read-only file system",
-    "permissions are taken": OF_THE_DISK + r"Permission denied",
+    # which the code of a job is under as well: it lies in the store, and without them python does not find it
+    "permissions are taken": OF_THE_DISK
+    + r"Permission denied|ModuleNotFoundError: No module named '(mmprompt|sweeps)\b",
     "error.txt": r"^cut off$",
-    "a run's folder is removed": r"StoreError\b.*run/[0-9a-f]{16}",
+    "a run's folder is removed": r"(StoreError|GoneError)\b.*run/[0-9a-f]{16}",
 }
 # scancel ends W&B's own process as well, and its client complains of that when python exits: in the log of a job alone
 OF_WANDB = r"ConnectionResetError: Connection lost"
