@@ -19,7 +19,7 @@ from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.files import follow_mode
 from mmprompt.runs.processes import is_running
 from mmprompt.runs.records import DamagedError
-from mmprompt.runs.signals import TOLD_TO_END, end_when_told, time_is_up, warning
+from mmprompt.runs.signals import TOLD_TO_END, end_undisturbed, end_when_told, time_is_up, warning
 from mmprompt.runs.store import Store
 from mmprompt.settings.parsing import parse
 from sweeps.jobs.batch import GPUS, Batch
@@ -199,4 +199,7 @@ def scontrol(*arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    try:
+        main(Path(sys.argv[1]), int(sys.argv[2]))
+    finally:
+        end_undisturbed()

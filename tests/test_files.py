@@ -7,16 +7,14 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ofa_files
 import pytest
+import tiny
 import torch
 from attempts import error_of
-from hydra import compose, initialize_config_dir
 from ofa_files import BINS, FEW, MODEL, VOCABULARY, image, make, rows, write
-from omegaconf import OmegaConf
 from PIL import Image
 from tiny import JOB, job_settings
 
@@ -47,9 +45,7 @@ SIDE = 64  # pixels
 
 def settings(task: str, *overrides: str) -> tuple[RunConfig, Deployment]:
     given = [f"task={task}", f"task.image_size={SIDE}", *MODEL, *FEW, *overrides]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        composed: Any = OmegaConf.to_container(compose("config", given), resolve=True)
-    return freeze(composed)
+    return freeze(tiny.composed(*given))
 
 
 def data_of(config: RunConfig, folder: Path, stage: bool = False, cache: Path | None = None) -> TaskData:
@@ -495,9 +491,7 @@ def test_every_task_composes_with_every_method(task: str, method: str, tmp_path:
 
 def composed(*overrides: str) -> RunConfig:
     some = "paths.backbone=mmprompt/backbones/micro.safetensors"  # its content is another matter
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        values: Any = OmegaConf.to_container(compose("config", [*overrides, some]), resolve=True)
-    return freeze(values)[0]
+    return freeze(tiny.composed(*overrides, some))[0]
 
 
 # ------------------------------------------------------------------------------------------------------------------- whole runs

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from mmprompt.data.task_data import TaskData
 from mmprompt.data.task_files import TaskFiles
@@ -16,6 +14,7 @@ from mmprompt.runs.identity import freeze, run_id
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Deployment
+from sweeps.grid.compose import Composer, parse
 
 SMALL = [
     *("task.data.train=40", "task.data.val=30", "task.data.test=30"),
@@ -29,10 +28,24 @@ SMALL = [
 ]
 
 
+@cache
+def composer() -> Composer:
+    """Hydra takes a quarter of a second for each choice of groups, and nothing for other values (`test_compose`)."""
+    return Composer(ROOT / "conf")
+
+
+@cache
+def parsed(text: str) -> tuple[str, Any]:
+    key, [value] = parse(text, ROOT / "conf", 1)
+    return key, value
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    return composer().compose(dict(parsed(text) for text in overrides))
+
+
 def settings(*overrides: str) -> tuple[RunConfig, Deployment]:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        composed: Any = OmegaConf.to_container(compose("config", [*SMALL, *overrides]), resolve=True)
-    return freeze(composed)
+    return freeze(composed(*SMALL, *overrides))
 
 
 def data_of(config: RunConfig) -> TaskData:

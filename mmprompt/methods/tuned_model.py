@@ -91,7 +91,7 @@ class Tuned(nn.Module):
         self.backbone.train(mode and self.live)
         return self
 
-    @property
+    @cached_property  # to list them takes milliseconds, and each update asks for them twice
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that the optimiser changes, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -178,6 +178,7 @@ class Tuned(nn.Module):
         # In the precision of training and evaluation, so that the tables have the same bits as there.
         with self.autocast():
             self.prompts = self.prompts.collapsed()
+        self.__dict__.pop("trained", None)
 
     def load_tuned_state(self, state: dict[str, Tensor]) -> None:
         """Copies a tuned state into the model. Raises ValueError if its names are not this run's."""

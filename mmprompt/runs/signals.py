@@ -23,6 +23,14 @@ def end_when_told(patience: float | None = None) -> None:
         signal.signal(signal.SIGUSR2, lambda number, _: _remember(number, patience))
 
 
+def end_undisturbed() -> None:
+    """From here on this process ends by itself. A signal that tells it to would only interrupt what Python does at its end, in a
+    traceback; SLURM sends SIGTERM more than once."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def warning(time_min: int) -> int:
     """How many seconds before its time limit a job gets the signal. SLURM may send it up to a minute earlier."""
     return min(120, 15 * time_min)
