@@ -80,7 +80,7 @@ def test_processes_whose_launch_was_killed_are_ended(launcher: Launcher, capsys:
     ("what", "sentence"),
     [
         ([], "cancel what? give the beginning of a run's id, a sweep, or --state queued or running"),
-        (["lenght"], "no sweep is called so; did you mean length?"),
+        (["lenght"], "there is no sweep of this name; did you mean length?"),
     ],
 )
 def test_an_unknown_name_and_no_name_at_all_are_errors_of_one_sentence(

@@ -161,7 +161,7 @@ def test_a_server_that_cannot_be_used_is_reported_in_one_sentence_with_exit_code
     assert called(lambda: main(["sync", "--runs", str(store.root)])) == 1
     assert server.asked <= ASKED
     said = capsys.readouterr()
-    assert "the W&B server cannot be had: " in said.out and "the same command goes on from here" in said.out
+    assert "the W&B server cannot be used: " in said.out and "the same command goes on from here" in said.out
     assert KEY not in said.out + said.err
     assert not list(store.root.rglob("*.synced"))
 
@@ -291,7 +291,7 @@ def test_sync_does_not_ask_for_a_key_on_a_terminal(store: Store, tmp_path: Path)
     done = subprocess.run(
         terminal, env=usual | {"HOME": str(tmp_path)}, cwd=ROOT, capture_output=True, timeout=LAST_RESORT
     )
-    assert done.returncode == 1 and b"the W&B server cannot be had: " in done.stdout
+    assert done.returncode == 1 and b"the W&B server cannot be used: " in done.stdout
     assert not (tmp_path / ".netrc").exists()
 
 

@@ -54,4 +54,4 @@ def test_without_a_result_or_without_a_server_the_command_ends_with_the_reason(
     whole_store.filled(tmp_path / "other", ("main",))
     server.refuse()
     assert main(["report", "--wandb", "--runs", str(tmp_path / "other")]) == 2
-    assert "the W&B server cannot be had" in capsys.readouterr().err and (tmp_path / "other" / "report.html").exists()
+    assert "the W&B server cannot be used" in capsys.readouterr().err and (tmp_path / "other" / "report.html").exists()

@@ -17,11 +17,8 @@ from subject import Subject, record
 from mmprompt.studies.outcomes import StudyReader
 from mmprompt.studies.study import Study
 
-EQUAL = (
-    "weights",
-    "best_step",
-    "steps",
-)  # keys of a result; not its evaluations, because two sweeps may share a run, and either may train it
+# Keys of a result that must be equal. Its evaluations may differ: either of two sweeps that share a run may train it.
+EQUAL = ("weights", "best_step", "steps")
 DAY = 86_400.0
 LOOSE = 5.0  # seconds by which two clocks of one machine may appear to differ
 

@@ -168,9 +168,8 @@ class FileFaults:
 
     def judge(self, call: Call, damage: Damage) -> None:
         is_shut = f"the store {self.subject.store.root} cannot be read" in call.printed
-        is_refused = call.code == 2 and (
-            is_shut or any(is_named(one, call) for one in self.damages)
-        )  # it named another damaged file
+        names_another = any(is_named(one, call) for one in self.damages)
+        is_refused = call.code == 2 and (is_shut or names_another)
         if call.code in (0, 1, 2) and not is_named(damage, call) and not is_refused:
             self.wrong.append(f"{call} does not name {damage}; see {call.out}")
 
