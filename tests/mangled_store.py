@@ -122,7 +122,7 @@ def made(root: Path) -> Store:
 
 
 def unfinished(store: Store, runs: Sequence[str]) -> None:
-    """A run that failed, one that diverged, one that is at work as far as anybody can tell."""
+    """Gives these runs attempts: the first failed, the second diverged, and the third may still be running."""
     ends = ("Traceback (most recent call last):\nValueError: no", f"Traceback:\n{DIVERGED}the loss is nan", None)
     for run, end in zip(runs, ends, strict=True):
         folder = store.run(run)
@@ -137,7 +137,7 @@ def unfinished(store: Store, runs: Sequence[str]) -> None:
 
 
 def submitted(store: Store, sweep: str, runs: Sequence[str]) -> None:
-    """A batch of SLURM's and one of local processes."""
+    """Writes a SLURM batch and a batch of local processes."""
     for number, kind in ((1, "slurm"), (2, "local")):
         folder = store.jobs / str(number)
         (folder / "0").mkdir(parents=True)

@@ -57,7 +57,7 @@ def test_reading_the_two_ends_gives_the_same_values_at_any_length(rows: int, tmp
 
 
 def test_the_end_is_found_wherever_the_boundary_of_a_block_falls(tmp_path: Path) -> None:
-    """Before the last two messages stands one that grows byte by byte, so that they cross the end of a block everywhere."""
+    """A message before the last two grows byte by byte, which pushes these over the end of a block; then it spans blocks."""
     records = [payload for payload in payloads(long(1100), len(MAGIC)) if isinstance(payload, bytes)]
     *steps, summary, end = records
     size = len(framed([*steps, summary, end]))

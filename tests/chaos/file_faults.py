@@ -137,7 +137,7 @@ class FileFaults:
         seconds = self.context.chance.uniform(4, 15)
         mind = self.context.chance.random()
         self.context.repairs.add(
-            seconds, f"somebody looks at {short(damage.file)}", lambda: self.look(name, damage, mind)
+            seconds, f"a user looks at {short(damage.file)}", lambda: self.look(name, damage, mind)
         )
 
     # The user
