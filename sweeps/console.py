@@ -14,6 +14,7 @@ from sweeps.commands import COMMANDS
 RUNS = {
     "run": ("mmprompt", "train one run, with a progress bar"),
     "parameters": ("mmprompt.parameters", "list the tensors that a method trains, for any model size, without weights"),
+    "checkpoint": ("mmprompt.checkpoint", "say whether a checkpoint fits a model; read all of it"),
     "export": ("mmprompt.export", "write the weights of a finished run under the official names"),
     "pretrain": ("mmprompt.pretrain", "make the small backbone again (about an hour)"),
 }

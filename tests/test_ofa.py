@@ -16,7 +16,14 @@ from mmprompt.models.attention import Attention
 from mmprompt.models.layers import DropPath
 from mmprompt.models.loss import label_smoothed
 from mmprompt.models.ofa import OFA, PAD, drop_paths
-from mmprompt.models.ofa_checkpoint import CheckpointError, left_out, load_backbone, official_name, read_state
+from mmprompt.models.ofa_checkpoint import (
+    CheckpointError,
+    check_fit,
+    left_out,
+    load_backbone,
+    official_name,
+    read_state,
+)
 from mmprompt.models.positions import token_buckets
 
 TOTALS = {"tiny": 33_488_336, "medium": 92_892_000, "base": 182_238_536, "large": 472_977_152, "huge": 929_486_848}
@@ -257,6 +264,94 @@ def test_a_file_that_could_run_code_is_refused_in_words(tmp_path: Path) -> None:
     torch.save({"model": {}, "args": Path("x")}, tmp_path / "ofa.pt")
     with pytest.raises(CheckpointError, match="holds objects besides tensors"):
         read_state(tmp_path / "ofa.pt")
+
+
+def saved(ofa: OFA, folder: Path, legacy: bool = False) -> Path:
+    file = folder / "ofa.pt"
+    content = {"args": argparse.Namespace(arch="ofa_tiny"), "model": official_state(ofa)}
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    return file
+
+
+def test_a_file_of_before_pytorch_1_6_is_read(ofa: OFA, tmp_path: Path) -> None:
+    other = OFA(MINI)
+    load_backbone(other, read_state(saved(ofa, tmp_path, legacy=True)))
+    assert all(torch.equal(a, b) for a, b in zip(ofa.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("kept", [1, 30, 400, 0.5, 0.999])
+def test_a_file_that_is_cut_off_is_refused_with_what_to_do(ofa: OFA, tmp_path: Path, legacy: bool, kept: float) -> None:
+    file = saved(ofa, tmp_path, legacy)
+    data = file.read_bytes()
+    file.write_bytes(data[: kept if isinstance(kept, int) else int(len(data) * kept)])
+    with pytest.raises(CheckpointError, match=rf"^{file} is cut off.*; copy it again$"):
+        read_state(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty; copy it again"),
+        (b"\n<!DOCTYPE html><html>", "is a web page and no checkpoint"),
+        (b"version https://git-lfs", "is cut off, or no file of PyTorch"),
+        (bytes(500), "is cut off"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_with_what_to_do(tmp_path: Path, content: bytes, said: str) -> None:
+    for name in ("ofa.pt", "ofa.safetensors"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=rf"{name} ({said}|is cut off or damaged)"):
+            read_state(tmp_path / name)
+
+
+def test_bytes_that_changed_are_found_by_the_archives_checksums(ofa: OFA, tmp_path: Path) -> None:
+    file = saved(ofa, tmp_path)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"is damaged: the bytes of its part \S+ do not have their checksum"):
+        read_state(file)
+    check_fit(file, MINI)  # which looks at names and shapes alone
+
+
+def test_numbers_that_are_not_finite_are_refused_by_the_tensors_name(ofa: OFA, tmp_path: Path) -> None:
+    state = official_state(ofa)
+    state["encoder.pos_ln.weight"] = torch.full((64,), float("nan"))
+    torch.save({"model": state}, tmp_path / "ofa.pt")
+    with pytest.raises(CheckpointError, match=r"holds NaN or infinity in encoder.pos_ln.weight"):
+        read_state(tmp_path / "ofa.pt")
+
+
+def test_a_state_that_holds_no_tensors_is_refused(tmp_path: Path) -> None:
+    for content in ({"model": [1]}, {"model": {"a": 1}}, [1]):
+        torch.save(content, tmp_path / "ofa.pt")
+        with pytest.raises(CheckpointError, match="is no official checkpoint"):
+            read_state(tmp_path / "ofa.pt")
+
+
+def test_only_tensors_allowed_by_name_may_be_missing_or_left_over(ofa: OFA) -> None:
+    state = official_state(ofa)
+    del state["encoder.pos_ln.weight"]
+    state["encoder.layers.0.w_resid"] = torch.zeros(64)
+    state["classification_heads.mnli.out.weight"] = torch.zeros(3)  # which the official code deletes
+    with pytest.raises(CheckpointError, match=r"missing: encoder.pos_ln.weight. left over: encoder.layers.0.w_resid"):
+        load_backbone(OFA(MINI), state)
+    with pytest.raises(CheckpointError, match=r"model. missing: encoder.pos_ln.weight$"):
+        load_backbone(OFA(MINI), state, ["*.w_resid"])
+    other = OFA(MINI)
+    before = other.state_dict()["encoder.token_positions.norm.weight"].clone()
+    load_backbone(other, state, ["*.w_resid", "encoder.pos_ln.*"])
+    assert torch.equal(other.state_dict()["encoder.token_positions.norm.weight"], before)
+    assert torch.equal(other.state_dict()["encoder.norm.bias"], ofa.state_dict()["encoder.norm.bias"])
+
+
+def test_a_long_list_of_tensors_is_cut(ofa: OFA, tmp_path: Path) -> None:
+    file = saved(ofa, tmp_path)
+    with pytest.raises(CheckpointError, match=r"missing: .* and \d+ more") as error:
+        check_fit(file, MINI.model_copy(update={"encoder_layers": MINI.encoder_layers + 2}))
+    assert len(str(error.value)) < 600
+    check_fit(file, MINI)
 
 
 def test_a_misfit_names_every_missing_superfluous_and_misshapen_tensor(ofa: OFA) -> None:

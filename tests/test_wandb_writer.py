@@ -125,6 +125,22 @@ def test_a_failed_run_is_recorded_as_failed(tmp_path: Path) -> None:
     assert read_record(record.file, history=False).state == "failed"
 
 
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_logs_of_the_client_that_cannot_be_removed_fail_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    record = RecordWriter(attempt_folder(tmp_path), "r-1", "name", "group", {"seed": 1}, OFFLINE)
+    record.log(1, {"train/loss": 1.0})
+    monkeypatch.setattr(Path, "is_dir", refused)  # as in a folder whose permissions were taken away
+    record.finish({}, exit_code)
+    monkeypatch.undo()
+    assert record.file is not None
+    assert read_record(record.file, history=False).state == ("failed" if exit_code else "finished")
+
+
 @pytest.mark.parametrize("setting", wandb_writer.INTERNAL)
 def test_calls_with_one_step_make_one_row_and_the_last_row_does_not_become_the_summary(
     setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -83,7 +83,14 @@ def file_split(
     for name in data.files[split]:
         file, index_file = files.paths[name], None
         if files.cache is not None:
-            facts = [INDEX_VERSION, fingerprint(file), data.columns, task.family, trained, sorted(closed)]
+            facts = [
+                INDEX_VERSION,
+                fingerprint(file, files.kept_in),
+                data.columns,
+                task.family,
+                trained,
+                sorted(closed),
+            ]
             index_file = files.cache / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.lines"
         tables.append(Table(file, data.columns, indexed(file, data.columns, read, index_file)))
     lines = Lines(tables)

@@ -30,7 +30,7 @@ def staged(file: Path, checksum: str) -> Path:
     copy = folder / checksum / file.name
     try:
         _keep_private(folder)
-        if not copy.is_file() or fingerprint(copy) != checksum:
+        if not copy.is_file() or fingerprint(copy, folder / "fingerprints") != checksum:
             copy.parent.mkdir(exist_ok=True)
             _copy(file, copy, checksum)
     except OSError as error:

@@ -15,15 +15,17 @@ from mmprompt.settings.task import Task
 class TaskFiles:
     paths: Mapping[str, Path]  # by a file's name in the task's settings; empty for the small world
     cache: Path | None  # folder for the files' indices; None: indices are not kept
+    kept_in: Path | None = None  # folder for the fingerprints of large files
 
 
-def locate(task: Task, folder: str | None, stage: bool, cache: Path | None) -> TaskFiles:
-    """Finds a task's files in `folder`. `stage`: copies them to the node's own disk, and returns the copies.
+def locate(task: Task, folder: str | None, stage: bool, cache: Path | None, kept_in: Path | None = None) -> TaskFiles:
+    """Finds a task's files in `folder`. `stage`: copies them to the node's own disk, and returns the copies. `kept_in`: the folder
+    for the fingerprints of large files.
 
     Raises RuntimeError if a file is not there, or if the files have changed since launch.
     """
     if not task.files:
-        return TaskFiles({}, cache)
+        return TaskFiles({}, cache, kept_in)
     if folder is None:
         raise RuntimeError(
             f"task={task.name} reads files, but this job's settings do not have their folder, paths.data"
@@ -31,12 +33,12 @@ def locate(task: Task, folder: str | None, stage: bool, cache: Path | None) -> T
     paths = {name: Path(folder) / name for name in task.files}
     if missing := [path for path in paths.values() if not path.is_file()]:
         raise RuntimeError(f"task={task.name} reads {missing[0]}, which does not exist")
-    checksum = fingerprints(paths[name] for name in task.files)
+    checksum = fingerprints((paths[name] for name in task.files), kept_in)
     if checksum != task.data.fingerprint:
         raise RuntimeError(
             f"files of task={task.name} in {folder} have changed since launch: their checksum is {checksum}, the run was "
             f"launched with {task.data.fingerprint}"
         )
     if stage:
-        paths = {name: staged(path, fingerprint(path)) for name, path in paths.items()}
-    return TaskFiles(paths, cache)
+        paths = {name: staged(path, fingerprint(path, kept_in)) for name, path in paths.items()}
+    return TaskFiles(paths, cache, kept_in)

@@ -20,12 +20,15 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from mmprompt.families.lines import DataError, Texts
 from mmprompt.runs.files import StoreError, write_over
 
 HASH = hashlib.sha256().digest_size
+# A JPEG that ends too early is read as far as it goes, the rest is grey, as in the published code: the scan sees only its header,
+# and a run of days must not end at an image that finetuning as published takes.
+ImageFile.LOAD_TRUNCATED_IMAGES = True
 LARGE = 1e9  # bytes; before a larger file is scanned, a line says so
 
 Check = Callable[[Texts, tuple[int, int]], object]  # texts of a line, width and height of its image; raises DataError

@@ -89,34 +89,42 @@ def load_run(folder: RunFolder, attempt: Attempt, settings: JobSettings) -> RunC
     began = time.monotonic()
     config = read_config(folder.config_file)
     cache = folder.store.cache
-    files = locate(config.task, settings.data, settings.stage, cache if settings.cache.max_gb > 0 else None)
+    kept_in = folder.store.fingerprints
+    files = locate(config.task, settings.data, settings.stage, cache if settings.cache.max_gb > 0 else None, kept_in)
     data = RECENT_TASKS.get(config.task, config.model, files)
     device = device_for(settings.gpus)
     forget_peak(device)
     torch.set_num_threads(config.threads)
-    backbone = backbone_of(config, Path(settings.backbone), settings.stage)
+    backbone = backbone_of(config, Path(settings.backbone), settings.stage, kept_in)
     generator = torch.Generator().manual_seed(config.seed)
     tuned = Tuned(config, backbone, generator, data.answer_ids).to(device)
     features = open_cache(settings.cache, cache, device)
     return RunContext(attempt, began, config, data, device, backbone, tuned, features, settings.tracking)
 
 
-def backbone_of(config: RunConfig, file: Path, stage: bool = False) -> OFA:
-    return pretrained(file, config.backbone.checksum, config.model.model_dump_json(), stage)
+def backbone_of(config: RunConfig, file: Path, stage: bool = False, kept_in: Path | None = None) -> OFA:
+    return pretrained(file, config.backbone.checksum, config.model.model_dump_json(), stage, kept_in)
 
 
 @lru_cache(maxsize=1)
-def pretrained(file: Path, checksum: str, model_json: str, stage: bool) -> OFA:
-    """The pretrained backbone, read once per process; it is copied and never trained. Raises RuntimeError if the file changed."""
+def pretrained(file: Path, checksum: str, model_json: str, stage: bool, kept_in: Path | None) -> OFA:
+    """The pretrained backbone, read once per process; it is copied and never trained. Raises RuntimeError if the file changed.
+
+    `kept_in`: the folder for the fingerprints of large files.
+    """
     if stage:
         file = staged(file, checksum)
-    found = fingerprint(file)
+    found = fingerprint(file, kept_in)
     if found != checksum:
         raise RuntimeError(
             f"{file} has changed since launch: its checksum is {found}, the run was launched with {checksum}"
         )
-    model = OFA(Model.model_validate_json(model_json)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    load_backbone(model, read_state(file))
+    settings = Model.model_validate_json(model_json)
+    with torch.random.fork_rng(devices=[]):  # what the checkpoint may lack begins the same in every process
+        torch.manual_seed(0)
+        model = OFA(settings)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    load_backbone(model, read_state(file), settings.allow)
     return model.eval().requires_grad_(False)
 
 

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import pickletools
 import re
+import zipfile
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -78,6 +83,7 @@ NOT_OURS = [
     r"^decoder\.image_pos_ln\.",
     r"^decoder\.code_layernorm_embedding\.",
     r"^decoder\.image_rel_pos_table_list\.",
+    r"^classification_heads\.",  # of other tasks; the official code deletes them too
 ]
 PROMPT = r"\.(encoder|decoder)_prompt_encoder\."
 ADAPTER = r"\.adapter\."
@@ -96,22 +102,100 @@ class CheckpointError(ValueError):
     """A checkpoint does not fit the model. The message names the tensors and says what came and what was wanted."""
 
 
-def read_state(path: Path) -> State:
-    """Reads the tensors of an official .pt file, or of a .safetensors file with the same names. Raises CheckpointError."""
-    if path.suffix == ".safetensors":
+def read_state(path: Path, whole: bool = True) -> State:
+    """Reads the tensors of an official .pt file, or of a .safetensors file with the same names.
+
+    `whole`: checks every byte; else the tensors are only mapped, which takes no time, and their names and shapes can be trusted,
+    not their values. Raises CheckpointError with the file and what to do.
+    """
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise CheckpointError(f"{path} is empty; copy it again")
+    if head.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{path} is a web page and no checkpoint: its download went wrong; fetch it again")
+    state = _tensors(path) if path.suffix == ".safetensors" else _official_tensors(path, head, whole)
+    if whole and (odd := [name for name, tensor in state.items() if not is_finite(tensor)]):
+        raise CheckpointError(
+            f"{path} holds NaN or infinity in {listed(sorted(odd))}; it is damaged, or its training diverged"
+        )
+    return state
+
+
+def is_finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+
+
+def _tensors(path: Path) -> State:
+    try:
         return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is cut off or damaged ({error}); copy it again") from None
+
+
+def _official_tensors(path: Path, head: bytes, whole: bool) -> State:
+    """The tensors of a .pt file: a zip archive, or one pickle after another as PyTorch wrote before version 1.6."""
+    is_zip = head.startswith(b"PK")
+    if is_zip:
+        _check_archive(path, whole)
+    else:
+        _check_pickles(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # the file's settings
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL (\S+?)\.? ", str(error))
         raise CheckpointError(
-            f"{path} holds objects besides tensors and is not unpickled here, as that could run code; if you trust it, "
-            f"torch.save {{'model': torch.load(path, weights_only=False)['model']}} to another file first ({error})"
+            f"{path} holds objects besides tensors{f' ({name[1]})' if name else ''} and is not unpickled here, as that could run "
+            "code; if you trust it, torch.save({'model': torch.load(path, weights_only=False)['model']}, another file) first"
         ) from None
-    if not isinstance(content, dict) or "model" not in content:
+    except (EOFError, RuntimeError, ValueError, KeyError, IndexError) as error:
+        raise CheckpointError(f"{path} is cut off or damaged ({str(error).splitlines()[0]}); copy it again") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise CheckpointError(f"{path} is no official checkpoint: it is a {type(content).__name__} without key 'model'")
     state: State = content["model"]
+    if odd := sorted(str(name) for name, value in state.items() if not isinstance(value, Tensor)):
+        raise CheckpointError(f"{path} is no official checkpoint: of its 'model', {listed(odd)} are no tensors")
     return state
+
+
+def _check_pickles(path: Path) -> None:
+    """Raises CheckpointError if a file does not begin with the five pickles of PyTorch before version 1.6."""
+    try:
+        with path.open("rb") as file:
+            for _ in range(5):
+                for _ in pickletools.genops(file):
+                    pass
+    except Exception as error:  # of whatever kind: these are bytes from anywhere
+        said = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} is cut off, or no file of PyTorch ({said}); copy it again") from None
+
+
+def _check_archive(path: Path, whole: bool) -> None:
+    """Raises CheckpointError if a zip archive has no end or, if `whole`, a part whose bytes differ from their checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip() if whole else None
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        size = path.stat().st_size
+        raise CheckpointError(f"{path} is cut off after {size:,} bytes or damaged ({error}); copy it again") from None
+    if damaged is not None:
+        raise CheckpointError(
+            f"{path} is damaged: the bytes of its part {damaged} do not have their checksum; copy it again"
+        )
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def check_fit(path: Path, model: Model) -> None:
+    """Raises CheckpointError if the tensors of a checkpoint are not those of the model, by their names and shapes."""
+    with torch.device("meta"):
+        empty = OFA(model)
+    check(empty, *_wanted(empty, read_state(path, whole=False), model.allow))
 
 
 def official_name(name: str) -> str:
@@ -128,19 +212,30 @@ def official_prompt_name(name: str) -> str:
     return name
 
 
-def load_backbone(model: OFA, state: State) -> None:
+def load_backbone(model: OFA, state: State, allow: Sequence[str] = ()) -> None:
     """Copies an official state into the model; prompts and adapters in the state are left out.
 
-    Raises CheckpointError if a tensor is missing, left over, or has another shape.
+    `allow`: patterns of official names, `*` for anything, of tensors that may be missing or left over. What is missing stays as
+    the model was made. Raises CheckpointError if any other tensor is missing or left over, or if one has another shape.
     """
-    names = {name: official_name(name) for name in model.state_dict() if not name.endswith("num_batches_tracked")}
     embedding = state.get("encoder.embed_tokens.weight")
     for alias in ALIASES:
         if embedding is not None and alias in state and not torch.equal(state[alias], embedding):
             raise CheckpointError(f"{alias} differs from encoder.embed_tokens.weight; wanted: one shared embedding")
+    copy_into(model, *_wanted(model, state, allow))
+
+
+def _wanted(model: OFA, state: State, allow: Sequence[str]) -> tuple[dict[str, str], State, set[str]]:
+    """For `copy_into`: by our name the official one, the state, and its keys that must be used."""
+    names = {name: official_name(name) for name in model.state_dict() if not name.endswith("num_batches_tracked")}
+    names = {name: key for name, key in names.items() if key in state or not is_allowed(key, allow)}
     skipped = "|".join([*NOT_OURS, PROMPT, ADAPTER])
-    to_use = {key for key in state if key not in ALIASES and not re.search(skipped, key)}
-    copy_into(model, names, state, to_use)
+    keys = {key for key in state if key not in ALIASES and not re.search(skipped, key)}
+    return names, state, {key for key in keys if key in names.values() or not is_allowed(key, allow)}
+
+
+def is_allowed(key: str, allow: Sequence[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in allow)
 
 
 def official_state(weights: State) -> State:
@@ -155,6 +250,12 @@ def copy_into(module: nn.Module, names: dict[str, str], state: State, to_use: se
 
     Raises CheckpointError, and copies nothing, if a tensor is missing, has another shape, or is left over.
     """
+    check(module, names, state, to_use)
+    module.load_state_dict({name: state[key] for name, key in names.items()}, strict=False)
+
+
+def check(module: nn.Module, names: dict[str, str], state: State, to_use: set[str]) -> None:
+    """Raises CheckpointError, which names the first tensors of each kind, if a state does not fit the module."""
     missing = sorted(set(names.values()) - state.keys())
     left_over = sorted(to_use - set(names.values()))
     own = module.state_dict()
@@ -163,12 +264,11 @@ def copy_into(module: nn.Module, names: dict[str, str], state: State, to_use: se
         for name, key in names.items()
         if key in state and state[key].shape != own[name].shape
     ]
-    problems = [f"missing: {', '.join(missing)}"] if missing else []
-    problems += [f"left over: {', '.join(left_over)}"] if left_over else []
-    problems += [f"shapes: {'; '.join(shapes)}"] if shapes else []
+    problems = [f"missing: {listed(missing)}"] if missing else []
+    problems += [f"left over: {listed(left_over)}"] if left_over else []
+    problems += [f"shapes: {listed(shapes)}"] if shapes else []
     if problems:
         raise CheckpointError("the checkpoint does not fit the model. " + ". ".join(problems))
-    module.load_state_dict({name: state[key] for name, key in names.items()}, strict=False)
 
 
 def remark(key: str) -> str:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.runs.config import METHODS, RunConfig
-from mmprompt.runs.deployment import ROOT, backbone_file, deployment_of
-from mmprompt.runs.fingerprint import fingerprint, fingerprints
+from mmprompt.runs.deployment import ROOT, backbone_file, deployment_of, store_folder
+from mmprompt.runs.fingerprint import FOLDER, fingerprint, fingerprints
 from mmprompt.settings.deployment import Deployment
 from mmprompt.settings.evaluation import Questions
 from mmprompt.settings.method import MethodSettings
@@ -37,6 +37,7 @@ def neutral_of(methods: Mapping[str, type[MethodSettings]]) -> dict[str, Any]:
 
 # key that was added later -> its neutral value, with which it is left out of the hash
 NEUTRAL: dict[str, Any] = {
+    "model.allow": [],
     "task.beam": None,
     "task.no_repeat_ngram": None,
     "precision": "float32",
@@ -143,7 +144,9 @@ def config_of(composed: Mapping[str, Any], checksum: str) -> RunConfig:
     """A run's settings. Raises ConfigError, also if a file of its task is missing."""
     config = config_as_written(composed, checksum)
     if config.task.files:
-        config = on_files(config, data_checksum(config.task, composed["paths"]["data"]))
+        config = on_files(
+            config, data_checksum(config.task, composed["paths"]["data"], store_folder(composed["paths"]["runs"]))
+        )
     if composed["cache"]["frozen"] == "on" and config.backbone.mode == "train":
         raise ConfigError(
             "cache.frozen=on does not go with backbone.mode=train, where BatchNorm follows the batches and nothing stays as it "
@@ -166,11 +169,14 @@ def checksum_of(deployment: Deployment) -> str:
             f"paths.backbone={deployment.paths.backbone} is not a file; give the pretrained checkpoint of this model, "
             "for instance paths.backbone=/data/ofa_base.pt"
         )
-    return fingerprint(file)
+    try:
+        return fingerprint(file, store_folder(deployment.paths.runs) / FOLDER)
+    except OSError as error:
+        raise ConfigError(f"paths.backbone={deployment.paths.backbone} cannot be read: {error}") from None
 
 
-def data_checksum(task: Task, folder: str | None) -> str:
-    """Of the task's files. Raises ConfigError if one is not there."""
+def data_checksum(task: Task, folder: str | None, store: Path) -> str:
+    """Of the task's files; of large ones kept in the store. Raises ConfigError if one is not there."""
     if folder is None:
         raise ConfigError(
             f"task={task.name} reads files, and paths.data=null; give the folder that holds {task.files[0]} and the others, "
@@ -179,7 +185,10 @@ def data_checksum(task: Task, folder: str | None) -> str:
     for name in task.files:
         if not (ROOT / folder / name).is_file():
             raise ConfigError(f"paths.data={folder} holds no file {name}, which task={task.name} reads")
-    return fingerprints([ROOT / folder / name for name in task.files])
+    try:
+        return fingerprints([ROOT / folder / name for name in task.files], store / FOLDER)
+    except OSError as error:
+        raise ConfigError(f"paths.data={folder}: a file of task={task.name} cannot be read: {error}") from None
 
 
 def read_config(file: Path) -> RunConfig:

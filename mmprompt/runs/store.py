@@ -8,6 +8,7 @@
     STORE/run/ID/evaluations/    evaluations that later attempts made: ID.json, each written once
     STORE/costs/NAME/N.json      what the rows of a sweep take, N-th measurement (`execution.measurement`)
     STORE/cache/                 features from frozen backbones (`training.feature_cache`); may be deleted at any time
+    STORE/fingerprints/          those of large files (`fingerprint`); may be deleted at any time
 
 There are no locks. A process claims an attempt by renaming a prepared folder into place, which only one process can do. It
 publishes a result by link(2), which never replaces a file; nothing else is moved. So two processes that execute the same run do
@@ -29,6 +30,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmprompt.runs import fingerprint
 from mmprompt.runs.files import StoreError, is_number, write_over
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.settings.spelling import nearest
@@ -130,6 +132,11 @@ class Store:
     def cache(self) -> Path:
         """Features that frozen backbones computed. The folder may be deleted at any time."""
         return self.root / "cache"
+
+    @property
+    def fingerprints(self) -> Path:
+        """Those of large files (`mmprompt.runs.fingerprint`)."""
+        return self.root / fingerprint.FOLDER
 
     @property
     def jobs(self) -> Path:

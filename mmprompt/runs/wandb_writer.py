@@ -153,9 +153,10 @@ def _holds_exit(file: Path) -> bool:
 
 
 def _keep_only(file: Path) -> None:
-    """Removes the client's debug logs and empty folders."""
-    for path in file.parent.glob("*"):  # nothing if the folder was removed meanwhile
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path != file:
-            path.unlink(missing_ok=True)
+    """Removes the client's debug logs and empty folders. What cannot be removed stays, and fails no run."""
+    with contextlib.suppress(OSError):
+        for path in file.parent.glob("*"):  # nothing if the folder was removed meanwhile
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path != file:
+                path.unlink(missing_ok=True)

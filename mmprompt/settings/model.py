@@ -36,6 +36,11 @@ class Model(Section):
     )
     decoder_drop_path: Rate = Field(description="the same for the decoder")
     init_std: PositiveFloat = Field(description="standard deviation of the initial weights, for pretraining")
+    allow: list[str] = Field(
+        default_factory=list,
+        description="official names, * for anything, of tensors that a checkpoint may lack (they keep their initial values) or "
+        "have besides",
+    )
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> Self:

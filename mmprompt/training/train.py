@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,16 @@ def learning_rate(optim: Optim, update: int) -> float:
     return optim.lr * (1 - (update - warmup - 1) / (optim.steps - warmup)) ** optim.decay_power
 
 
+@lru_cache(
+    maxsize=2
+)  # an update may reach into the next epoch; of 1.3 million examples each takes a tenth of a second to make
+def epoch_order(seed: int, examples: int, epoch: int) -> np.ndarray:
+    """The indices of all examples, in the order of an epoch. Read only."""
+    order = np.random.default_rng((seed, epoch)).permutation(examples)
+    order.setflags(write=False)
+    return order
+
+
 def data_order(seed: int, examples: int, first: int, count: int) -> np.ndarray:
     """Indices of the `count` examples that follow the first `first` ones in a stream of data. The stream is shuffled anew in each
     epoch.
@@ -176,7 +187,7 @@ def data_order(seed: int, examples: int, first: int, count: int) -> np.ndarray:
     chunks: list[np.ndarray] = []
     while count > 0:
         epoch, offset = divmod(first, examples)
-        shuffled = np.random.default_rng((seed, epoch)).permutation(examples)[offset : offset + count]
+        shuffled = epoch_order(seed, examples, epoch)[offset : offset + count]
         chunks.append(shuffled)
         first, count = first + len(shuffled), count - len(shuffled)
     return np.concatenate(chunks)

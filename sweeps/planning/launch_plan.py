@@ -15,6 +15,7 @@ from mmprompt.runs.records import DamagedError
 from sweeps.grid.manifest import ExpandedSweep, Launch, join
 from sweeps.jobs.batch import Batches, Kind, batches, pack
 from sweeps.jobs.local import capacity
+from sweeps.planning.checkpoints import check_checkpoints
 from sweeps.planning.cost import Cost, cost
 from sweeps.states import causes
 from sweeps.states.state import COUNTED, ENDED, OPEN, Name, State, queue, states
@@ -98,7 +99,12 @@ def plan_launch(names: Iterable[str], overrides: Sequence[str], retry: str | Non
     failed with this cause, and to no others; None gives one to failed runs that have tries left and did not diverge. `limit`: the
     largest number of runs to do.
     """
-    return plan_for(join(names, overrides, CONF), retry, limit)
+    launch = join(names, overrides, CONF)
+    check_checkpoints(
+        ((launch.backbones[run], config.backbone.checksum, config.model) for run, config in launch.configs.items()),
+        launch.store,
+    )
+    return plan_for(launch, retry, limit)
 
 
 def plan_for(launch: Launch, retry: str | None, limit: int | None) -> LaunchPlan:

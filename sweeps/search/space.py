@@ -382,7 +382,11 @@ def _bases(
                 )
             checksum = checksum_of(deployment)
             task = config_as_written(composed, checksum).task
-            fingerprint = data_checksum(task, composed["paths"]["data"]) if task.files else None
+            fingerprint = (
+                data_checksum(task, composed["paths"]["data"], store_folder(deployment.paths.runs))
+                if task.files
+                else None
+            )
             settings = composer.unresolved(choices)
             kept = {
                 key: value

@@ -17,7 +17,9 @@ from subject import Subject
 CODES = {0, 1, 2, 130}  # the exit codes that a command may end with
 HANGS = 240.0  # seconds after which a command that waits for no jobs counts as hung
 TRACEBACK = "Traceback (most recent call last)"
-SLURM = ("srun: ", "slurmstepd: ")  # lines of SLURM's own in the same log
+SLURM = re.compile(
+    r"(srun|slurmstepd(-\w+)?): .*\n?"
+)  # SLURM's own lines in the same log, even in the middle of a line
 FAR_AWAY = "Pacific/Auckland"  # the time zone of some users, which differs from that of the nodes
 
 
@@ -130,13 +132,11 @@ def raised(file: Path) -> list[str]:
     """The last line of each traceback in a file."""
     found = []
     with contextlib.suppress(OSError):
-        lines = file.read_text(errors="replace").splitlines()
+        lines = SLURM.sub("", file.read_text(errors="replace")).splitlines()
         for at, line in enumerate(lines):
             if TRACEBACK in line:
                 margin = re.match(r"[\s|+-]*", line)
                 end = len(margin[0]) if margin else 0
                 rest = (text[end:] for text in lines[at + 1 :])
-                found.append(
-                    next((text for text in rest if text[:1].strip() and not text.startswith(SLURM)), "cut off")
-                )
+                found.append(next((text for text in rest if text[:1].strip()), "cut off"))
     return found

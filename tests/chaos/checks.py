@@ -29,9 +29,11 @@ EARNED = {
     "the disk is full": OF_THE_DISK + r"No space left on device|^cut off$",
     "no inodes are left": OF_THE_DISK + r"No space left on device",
     "the disk is read-only": OF_THE_DISK + r"Read-only file system",
-    "permissions are taken": OF_THE_DISK + r"Permission denied",
+    # The store also holds the code that jobs import, and python does not find it without permissions.
+    "permissions are taken": OF_THE_DISK
+    + r"Permission denied|ModuleNotFoundError: No module named '(mmprompt|sweeps)\b",
     "error.txt": r"^cut off$",
-    "a run's folder is removed": r"StoreError\b.*run/[0-9a-f]{16}",
+    "a run's folder is removed": r"(StoreError|GoneError)\b.*run/[0-9a-f]{16}",
 }
 # scancel also ends W&B's own process, and its client reports that when python exits; only the log of a job may show this
 OF_WANDB = r"ConnectionResetError: Connection lost"

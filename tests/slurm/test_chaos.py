@@ -75,8 +75,9 @@ def test_the_last_line_of_every_traceback_in_a_log_is_found(tmp_path: Path) -> N
         f'{head}  File "x", line 1\n    f()\nsrun: error: gn1\nOSError: full\n',
         f"  | {head}  |   File\n  | KeyError: 'a'\n",
     )
-    log.write_text(f"== job 1\n{first}\nDuring handling of it:\n\n{second}{head}  File")
-    assert raised(log) == ["OSError: full", "KeyError: 'a'", "cut off"]
+    third = f'{head}  File "x", line 2\n    slurmstepd-gn4: error: *** JOB 41 CANCELLED\nawait f()\nValueError: b\n'
+    log.write_text(f"== job 1\n{first}\n{third}\nDuring handling of it:\n\n{second}{head}  File")
+    assert raised(log) == ["OSError: full", "ValueError: b", "KeyError: 'a'", "cut off"]
     assert raised(tmp_path / "none") == []
 
 

@@ -1,0 +1,54 @@
+"""Says whether a checkpoint fits a model: `mmprompt checkpoint model=ofa_large paths.backbone=/data/ofa_large.pt`.
+
+It reads every byte and checks the file's own checksums, the names and shapes of all tensors, and that all numbers are finite. Then
+a run can load the file. `plan` and `launch` call it with `--shapes` and JSON on stdin: then it looks at names and shapes alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mmprompt.command_line import check_overrides, run_program
+from mmprompt.models.ofa import OFA
+from mmprompt.models.ofa_checkpoint import CheckpointError, check_fit, load_backbone, read_state
+from mmprompt.runs.deployment import backbone_file, deployment_of
+from mmprompt.runs.identity import config_as_written
+from mmprompt.settings.model import Model
+from mmprompt.settings.parsing import ConfigError
+
+UNFIT = 3  # the exit code with which `--shapes` says so
+
+
+def show(values: dict[str, Any]) -> None:
+    """Prints what is in the checkpoint of these settings. Raises ConfigError if it does not fit their model."""
+    model, file, began = config_as_written(values, "none").model, backbone_file(deployment_of(values)), time.monotonic()
+    try:
+        state = read_state(file)
+        load_backbone(OFA(model), state, model.allow)
+    except (CheckpointError, OSError) as error:
+        raise ConfigError(f"paths.backbone={file} and model={model.name}: {error}") from None
+    kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()}))
+    size = file.stat().st_size / 1e6
+    print(f"{file} fits model={model.name}: {len(state)} tensors ({kinds}), {size:,.0f} MB, read in ", end="")
+    print(f"{time.monotonic() - began:.1f} s")
+
+
+def shapes(request: dict[str, Any]) -> int:
+    """Prints in which way the tensors of `file` are not those of `model`, and returns UNFIT; 0 if they are."""
+    try:
+        check_fit(Path(request["file"]), Model.model_validate(request["model"]))
+    except CheckpointError as error:
+        print(error)
+        return UNFIT
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--shapes"]:
+        sys.exit(shapes(json.load(sys.stdin)))
+    check_overrides()
+    run_program(show, "config")
