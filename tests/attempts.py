@@ -1,4 +1,4 @@
-"""The reason for the end of an attempt, as text."""
+"""The reason why an attempt ended, as text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from mmprompt.runs.attempt import Attempt
 
 
 def error_of(attempt: Attempt) -> str | None:
-    """What error.txt holds; None of an attempt that has not ended, or did all it was made for."""
+    """The text of the attempt's reason; None if it has not ended or did all that it was made for."""
     reason = attempt.reason
     return None if reason is None else reason.text

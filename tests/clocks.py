@@ -1,11 +1,11 @@
-"""Clocks that are wrong, for processes that tests start: by libfaketime, which answers in the kernel's place.
+"""Processes with a wrong clock, for tests: libfaketime answers their questions for the time instead of the kernel.
 
-Of them only the time of day is wrong, as on a machine whose clock nobody has set: the monotonic clock and the dates of files are
-the kernel's. Such a process cannot sleep, because libfaketime 0.9.10 takes the wrong one of the two clocks for that: one that has
-to (W&B does) gets a monotonic clock that is as much off, all the time, which changes no duration.
+Only the time of day is wrong, as on a machine whose clock was never set; the monotonic clock and the dates of files are the
+kernel's. Such a process cannot sleep, because libfaketime 0.9.10 uses the wrong one of the two clocks for that. A process that
+has to sleep (W&B does) gets a monotonic clock with the same constant offset, which changes no duration.
 
-The program `faketime` is not called: it names shared memory by its process id, leaves it there when it is killed, and ends with 1
-once a new process has that id again. The library alone then goes on without shared memory.
+The program `faketime` is not used: it names shared memory after its process id and leaves it behind when it is killed; when
+another process gets that id, it exits with 1. The library alone works without shared memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-# where distributions put it
+# where distributions install it
 LIBRARIES = (
     "lib/*/faketime/libfaketimeMT.so.1",
     "lib*/faketime/libfaketimeMT.so.1",
@@ -25,12 +25,12 @@ LIBRARIES = (
 
 
 def library() -> Path | None:
-    """The library that stands between a program and its clock, if it is installed."""
+    """The path of libfaketime, if it is installed."""
     return next((file for place in LIBRARIES for file in Path("/usr").glob(place)), None)
 
 
 def wrong(offset: str | Path, sleeps: bool = False) -> dict[str, str]:
-    """The environment of a process whose clock is so much off: "-3600", "+2d"; of a file, as much as that says at each moment."""
+    """The environment of a process whose clock is off by `offset`, such as "-3600" or "+2d"; a file may hold and change it."""
     preloaded = library()
     if preloaded is None:
         pytest.skip("faketime is not installed: apt-get install faketime")
@@ -42,7 +42,7 @@ def wrong(offset: str | Path, sleeps: bool = False) -> dict[str, str]:
 
 
 def python_with_wrong_clock(folder: Path, offset: str) -> Path:
-    """A program that is this Python with such a clock; it can sleep."""
+    """A program that runs this Python with such a clock; it can sleep."""
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / f"python{offset}"
     settings = [f"{key}={shlex.quote(value)}" for key, value in wrong(offset, sleeps=True).items()]

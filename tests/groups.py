@@ -17,7 +17,7 @@ def some(cases: Sequence[Any], *kept: Any) -> list[Any]:
     return [case if case in kept else pytest.param(case, marks=pytest.mark.long) for case in cases]
 
 
-# Two test processes have SLURM's tests, each on a cluster of its own; these files are the second's.
+# Two test processes run SLURM's tests, each on its own cluster; the second runs these files.
 SECOND = ("cluster", "status", "cancel", "doctor", "search", "measure", "clocks", "secrets", "evaluations")
 SECOND = tuple(f"tests/slurm/test_{name}" for name in SECOND)
 

@@ -1,6 +1,6 @@
-"""Runs of a search that are over at once: what a worker would leave in the store, without training.
+"""Runs of a search that end at once: it writes what a worker would leave in the store, without training.
 
-The search itself is the real one, from files to files; only what a run comes to is computed by a function of its settings.
+The search itself is the real one. Only a run's score is computed by a function of its settings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sweeps.search.advance import Limits, StudyDriver, Work
 from sweeps.search.space import CheckedSearch, compose_search
 
 ABOUT = {"commit": None, "dirty": False}
-Score = Callable[[RunConfig], float | None]  # of a run; None: it diverges
+Score = Callable[[RunConfig], float | None]  # the score of a run; None if it diverges
 JOB = {
     "host": "elsewhere",
     "pid": 1,
@@ -48,7 +48,7 @@ def search_file(conf: Path, name: str, **content: Any) -> None:
 def begun(
     conf: Path, store: Path, name: str, *overrides: str, called: str | None = None
 ) -> tuple[CheckedSearch, Study]:
-    """A search that is begun, as `search NAME` begins it."""
+    """Begins a search as `search NAME` does."""
     one = compose_search(name, called or name, [f"paths.runs={store}", *overrides], conf, ABOUT)
     study = Study(one.store, one.definition.name)
     study.define(one.definition)
@@ -56,7 +56,7 @@ def begun(
 
 
 def execute(store: Store, work: Work, score: Score) -> None:
-    """What an attempt at this work leaves."""
+    """Writes what an attempt leaves that does this work."""
     folder = store.run(work.run)
     config = read_config(folder.config_file)
     attempt = folder.claim(folder.next_number, JOB)
@@ -101,7 +101,7 @@ def publish(folder: RunFolder, number: int, config: RunConfig, work: Work, value
 
 
 def search_on(study: Study, score: Score, limits: Limits | None = None, most: int = 10_000) -> StudyDriver:
-    """One worker, until the study is over or it has done `most` things."""
+    """Runs one worker until the study is over, or until it has advanced it `most` times."""
     driver = StudyDriver(study, limits or Limits())
     for _ in range(most):
         step = driver.advance()
@@ -112,7 +112,7 @@ def search_on(study: Study, score: Score, limits: Limits | None = None, most: in
 
 
 def contents(study: Study) -> dict[str, Any]:
-    """By trial: settings, state, values, and how far it got."""
+    """The settings, state, values and rungs of each trial, by its number."""
     from mmprompt.studies.outcomes import StudyReader
 
     progress = StudyReader(study).read()

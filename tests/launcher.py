@@ -1,4 +1,4 @@
-"""`python -m sweeps` as a user calls it, on sweeps that are over in seconds."""
+"""`python -m sweeps` as a user calls it, on sweeps that take seconds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Launcher:
     root: Path = ROOT
     environment: dict[str, str] = field(default_factory=dict)
     nohup: bool = False
-    latest: subprocess.Popen[str] | None = None  # that was started
+    latest: subprocess.Popen[str] | None = None  # the process started last
 
     @property
     def store(self) -> Store:
@@ -60,7 +60,7 @@ class Launcher:
         return self.latest
 
     def take_signals(self) -> None:
-        """A shell starts what it puts in the background with Ctrl-C ignored, and that is inherited: not by these."""
+        """Restores the default actions: a process that a shell runs in the background ignores Ctrl-C, and children inherit that."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_IGN if self.nohup else signal.SIG_DFL)
 
@@ -74,12 +74,12 @@ class Launcher:
         return values
 
     def attempts(self) -> dict[str, list[dict[str, Any]]]:
-        """By run: job.json of each attempt."""
+        """The job.json of each attempt, by run."""
         folders = [self.store.run(point["run"]) for point in self.manifest()["points"]]
         return {folder.id: [attempt.job for attempt in folder.attempts()] for folder in folders}
 
     def worker(self) -> psutil.Process:
-        """A worker that is at a run now; waits for one."""
+        """Waits for a worker that has claimed a run, and returns it."""
 
         def at_work() -> psutil.Process | None:
             if self.store.manifest("length").exists():
@@ -92,5 +92,5 @@ class Launcher:
         return worker
 
     def processes(self) -> list[psutil.Process]:
-        """Whatever still runs for this store."""
+        """All processes that still run for this store."""
         return [p for p in psutil.process_iter(["cmdline"]) if str(self.folder) in " ".join(p.info["cmdline"] or [])]

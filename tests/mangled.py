@@ -2,9 +2,9 @@
 
     python tests/mangled.py --examples 10000
 
-Hypothesis damages copies of a small store (`mangled_store`): records are cut, emptied, swapped, removed, replaced by folders or by
-other JSON, single values by values of another kind, and strangers' files are put between them. Whatever it finds, a verb ends
-with an exit code of its own and not with a traceback.
+Hypothesis damages copies of a small store (`mangled_store`). It cuts, empties, swaps and removes records, replaces them by folders
+or other JSON and single values by values of another type, and adds foreign files. Every verb must then end with one of its own
+exit codes and without a traceback.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import CHANGING
 from mmprompt.runs.store import Store
 
-CODES = (0, 1, 2)  # with which a verb may end
+CODES = (0, 1, 2)  # the exit codes that a verb may end with
 
 
 # Every verb
 
 
 def verbs(store: Path, number: int) -> Iterator[tuple[str, Callable[[], int]]]:
-    """What is called on each store; what takes long on some: every `number` of them."""
+    """The verbs to call on the store of this number; slow ones are called on some stores only."""
     from analysis.__main__ import main as analysis
     from sweeps.__main__ import main as sweeps
 
@@ -79,11 +79,11 @@ def verbs(store: Path, number: int) -> Iterator[tuple[str, Callable[[], int]]]:
     yield "status after clean", lambda: sweeps(["status", *where])
 
 
-EXPANDED: list[Any] = []  # the sweep, composed once
+EXPANDED: list[Any] = []  # the sweep, which is composed only once
 
 
 def launch_plan(store: Path) -> int:
-    """What a launch knows, says and mends before it submits anything."""
+    """What a launch reads, prints and repairs before it submits anything."""
     import dataclasses
 
     from sweeps.grid.manifest import join
@@ -104,7 +104,7 @@ def launch_plan(store: Path) -> int:
 
 
 def job(store: Path) -> int:
-    """What a job does before it begins a run: of those that it could begin it begins none."""
+    """What a job does before it begins a run; it is kept from beginning any."""
     from tiny import job_settings
 
     from mmprompt.execution.execute import execute
@@ -122,7 +122,7 @@ def job(store: Path) -> int:
 
 
 def advance(store: Path) -> int:
-    """A worker of the search, which takes nothing."""
+    """One step of a worker of the search, without executing the run that is next."""
     from mmprompt.runs.files import StoreError
     from mmprompt.studies.study import Study
     from sweeps.search.advance import Limits, StudyDriver
@@ -135,7 +135,7 @@ def advance(store: Path) -> int:
 
 
 def api(store: Path) -> int:
-    """What a notebook asks."""
+    """The calls that notebooks make."""
     from analysis import load, runs
     from mmprompt.runs.files import StoreError
 
@@ -150,7 +150,7 @@ def api(store: Path) -> int:
 
 
 def sync(store: Path) -> int:
-    """Which records there are, up to the question to the server."""
+    """What `sync` does before it contacts the server: it finds the records and checks them."""
     from mmprompt.runs.files import StoreError
     from mmprompt.runs.wandb_server import is_marked, sendable
     from sweeps.states.state import queue
@@ -168,7 +168,7 @@ def sync(store: Path) -> int:
 
 
 def check(store: Path, number: int, said: Sequence[str]) -> None:
-    """Raises AssertionError with the traceback of the first verb that ends in one."""
+    """Calls every verb on the store. Raises AssertionError at the first that ends in a traceback or an unknown exit code."""
     for name, verb in verbs(store, number):
         output = io.StringIO()
         try:
@@ -184,16 +184,16 @@ def check(store: Path, number: int, said: Sequence[str]) -> None:
             name,
             said,
             output.getvalue(),
-        )  # nothing changes these stores meanwhile
+        )  # no other process changes these stores
 
 
 def plain(text: str) -> str:
-    """Without what attempts left: theirs are shown."""
+    """The text without the traceback that attempts of this store have recorded, which verbs may show."""
     return text.replace("Traceback (most recent call last):\nValueError: no", "")
 
 
 def fuzz(base: Store, folder: Path, examples: int, stores: Iterator[int]) -> None:
-    """Damages copies of the store as Hypothesis says, and calls every verb on each. Raises for the first that fails, shrunk."""
+    """Calls every verb on copies of the store that Hypothesis damages. Raises the first failure, with the damage shrunk."""
 
     @settings(
         max_examples=examples,
@@ -218,7 +218,7 @@ def fuzz(base: Store, folder: Path, examples: int, stores: Iterator[int]) -> Non
 
 
 @contextlib.contextmanager
-def nobody_asks() -> Iterator[None]:
+def unattended() -> Iterator[None]:
     """Every question is answered with yes, and there is no SLURM."""
     before = dict(os.environ)
     os.environ |= {"YES": "1", "WANDB_MODE": "offline", "PATH": "/nowhere"}
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--examples", type=int, default=1000, help="stores (%(default)s)")
     asked = parser.parse_args(arguments)
     began, stores = time.monotonic(), itertools.count()
-    with tempfile.TemporaryDirectory(prefix="mmprompt-mangled-") as name, nobody_asks():
+    with tempfile.TemporaryDirectory(prefix="mmprompt-mangled-") as name, unattended():
         base = made(Path(name) / "base" / "runs")
         fuzz(base, Path(name), asked.examples, stores)
     print(f"{next(stores)} mangled stores, no traceback, {time.monotonic() - began:.0f} s")

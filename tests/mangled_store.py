@@ -1,4 +1,4 @@
-"""A small store with all that a store can hold, and how to damage a copy of it (`tests/mangled.py`, `tests/test_damage.py`).
+"""A small store with every kind of record, and ways to damage a copy of it (`tests/mangled.py`, `tests/test_damage.py`).
 
 It holds sweeps with evaluations, a search, a measurement; runs that are done, failed, diverged, interrupted, lost or never begun;
 batches of local processes and of SLURM.
@@ -66,7 +66,7 @@ VALUES: tuple[Any, ...] = (
     {},
     {"a": {}},
 )
-WORDS = ("NaN", "-Infinity", '"\\ud800"', "[" * 3000, "1" * 5000)  # as text: what json.dumps would not write
+WORDS = ("NaN", "-Infinity", '"\\ud800"', "[" * 3000, "1" * 5000)  # as text, which json.dumps would not write
 STRANGERS = (
     "README.txt",
     "²",
@@ -99,7 +99,7 @@ PLACES = (
 
 
 def made(root: Path) -> Store:
-    """The store that is damaged in copies."""
+    """Makes the store whose copies are damaged."""
     from sweeps.grid.manifest import expand, write
 
     store = Store(root)
@@ -122,7 +122,7 @@ def made(root: Path) -> Store:
 
 
 def unfinished(store: Store, runs: Sequence[str]) -> None:
-    """A run that failed, one that diverged, one that is at work as far as anybody can tell."""
+    """Gives these runs attempts: the first failed, the second diverged, and the third may still be running."""
     ends = ("Traceback (most recent call last):\nValueError: no", f"Traceback:\n{DIVERGED}the loss is nan", None)
     for run, end in zip(runs, ends, strict=True):
         folder = store.run(run)
@@ -137,7 +137,7 @@ def unfinished(store: Store, runs: Sequence[str]) -> None:
 
 
 def submitted(store: Store, sweep: str, runs: Sequence[str]) -> None:
-    """A batch of SLURM's and one of local processes."""
+    """Writes a SLURM batch and a batch of local processes."""
     for number, kind in ((1, "slurm"), (2, "local")):
         folder = store.jobs / str(number)
         (folder / "0").mkdir(parents=True)
@@ -198,17 +198,18 @@ def measured(store: Store, run: str) -> None:
 
 
 def copied(store: Path, place: Path) -> None:
-    """A copy of links: whatever is damaged gets a file of its own."""
+    """Copies the store as hard links; a file that is damaged is replaced, so that the original stays intact."""
     shutil.copytree(store, place, copy_function=os.link)
 
 
-# What happens to it
+# The damage
 
-Damage = tuple[int, int, int, int]  # which kind of file, which of them, what, and how
+# The kind of file, the number of the file among these, the number of the change, and a number that selects its variant.
+Damage = tuple[int, int, int, int]
 
 
 def damage(store: Path, one: Damage) -> str:
-    """Does it; what, in words."""
+    """Damages the store, and describes the damage."""
     kind, which, what, how = one
     if what >= len(MANGLES):
         return stranger(store, which, how)
@@ -268,13 +269,13 @@ def folder_replaced(file: Path, how: int, files: Sequence[Path]) -> None:
 
 
 def above(file: Path, how: int) -> Path:
-    """A folder of the store that holds it."""
+    """One of the store's folders that contain the file."""
     inside = file.parts[file.parts.index("runs") + 1 : -1]
     return file.parents[how % len(inside)]
 
 
 def value(file: Path, how: int, files: Sequence[Path]) -> None:
-    """One value of a JSON file becomes another, or goes."""
+    """Replaces or deletes one value of a JSON file."""
     try:
         content = json.loads(file.read_bytes())
     except ValueError:
@@ -296,7 +297,7 @@ def value(file: Path, how: int, files: Sequence[Path]) -> None:
 
 
 def parts(content: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place of a JSON value: the list or the object that holds it, and where."""
+    """Every element within a JSON value: the list or object that holds it, and its index or key."""
     keys = content.keys() if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
     for key in list(keys):
         yield content, key
@@ -310,7 +311,7 @@ MANGLES: tuple[Callable[[Path, int, Sequence[Path]], None], ...] = (
 
 
 def stranger(store: Path, which: int, how: int) -> str:
-    """Somebody's own file or folder in the store."""
+    """Adds a foreign file or folder to the store."""
     places = sorted(store.glob(PLACES[which % len(PLACES)])) if which % len(PLACES) else [store]
     if not places or not places[0].is_dir():
         return "nothing"

@@ -1,7 +1,7 @@
-"""How tests wait: for the thing itself, not for a number of seconds.
+"""How tests wait: for an event, not for a number of seconds.
 
-How long something takes is the affair of the machine and of who else is at work on it. A wait ends when what it waits for has
-come, and fails when the process that would bring it has ended, or has used no CPU for very long, or, at last, after LAST_RESORT.
+How long something takes depends on the machine and its load. A wait ends when the event has happened. It fails when the process
+that should cause the event has ended or has used no CPU for very long, and in any case after LAST_RESORT.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import psutil
 
-LAST_RESORT = 1200.0  # seconds, after which a wait is given up
-STUCK = 300.0  # seconds without any CPU time of a process and its children, which says that it hangs
-LOOK = 5.0  # seconds between two looks at that
+LAST_RESORT = 1200.0  # seconds after which every wait fails
+STUCK = 300.0  # a process that, with its children, uses no CPU for so many seconds hangs
+LOOK = 5.0  # seconds between two measurements of the CPU time
 
 
 def until(
@@ -28,13 +28,15 @@ def until(
     is_over: Callable[[], bool] = lambda: False,
     often: bool = False,
 ) -> Any:
-    """The first true value of the condition, which the process `of` brings about. Fails, and says what did not happen.
+    """Waits for a true value of the condition, which the process `of` should bring about, and returns it.
 
-    `often`: for what does not stay, and costs little to ask.
+    Fails with the sentence that `what` did not happen. `often`: for a condition that may soon be false again, and that costs
+    little to check.
     """
     deadline, pause, work = time.monotonic() + LAST_RESORT, 0.02, Work(of) if of else None
     while True:
-        has_ended = of is not None and of.poll() is not None  # before the look: what it did last is there
+        # Before the condition is checked, so that the last thing that the process did is seen.
+        has_ended = of is not None and of.poll() is not None
         if value := condition():
             return value
         assert not has_ended, f"it did not happen that {what}, and its process has ended with {of and of.returncode}"
@@ -42,11 +44,11 @@ def until(
         assert not is_over(), f"the tests are over, and it did not happen that {what}"
         assert time.monotonic() < deadline, f"in {LAST_RESORT:g} s it did not happen that {what}"
         time.sleep(pause)
-        pause = pause if often else min(1.2 * pause, 0.3)  # to ask costs time as well
+        pause = pause if often else min(1.2 * pause, 0.3)  # checking costs time as well
 
 
 def printed_by(process: subprocess.Popen[Any]) -> Any:
-    """What a process prints until it ends. One that hangs is killed, and the test fails with what it has printed."""
+    """What a process prints until it ends. If it hangs it is killed, and the test fails and shows what was printed."""
     deadline, work = time.monotonic() + LAST_RESORT, Work(process)
     while True:
         try:
@@ -55,11 +57,11 @@ def printed_by(process: subprocess.Popen[Any]) -> Any:
             if work.is_stuck() or time.monotonic() > deadline:
                 process.kill()
                 printed, _ = process.communicate()
-                raise AssertionError(f"{process.args} goes on and on, and has printed\n{printed}") from None
+                raise AssertionError(f"{process.args} does not end, and has printed\n{printed}") from None
 
 
 def ended(process: subprocess.Popen[Any]) -> int:
-    """Its exit code, once it has one; of a process whose output goes elsewhere. One that hangs is killed."""
+    """Waits for the exit code of a process whose output is not read here. If it hangs it is killed, and the test fails."""
     try:
         until(lambda: process.poll() is not None, f"{process.args} ends", process)
     except AssertionError:
@@ -70,7 +72,7 @@ def ended(process: subprocess.Popen[Any]) -> int:
 
 
 def called(function: Callable[[], Any]) -> Any:
-    """What it returns or raises. Fails if it waits for ever; its thread is left alone then."""
+    """What the function returns or raises. Fails if it never ends; its thread then goes on."""
     future: Future[Any] = Future()
 
     def run() -> None:
@@ -87,7 +89,7 @@ def called(function: Callable[[], Any]) -> Any:
 
 
 class Work:
-    """Whether a process and its children still do something."""
+    """Watches whether a process and its children still use the CPU."""
 
     def __init__(self, process: subprocess.Popen[Any]) -> None:
         self._pid = process.pid

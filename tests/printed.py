@@ -1,4 +1,4 @@
-"""An independent implementation of how tables print numbers and words, for the tests of layout to compare with."""
+"""An independent implementation of how tables print numbers and words, which the tests of the layout compare with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from analysis.tables.layout import Table
 
 
 def half_of(examples: np.ndarray) -> float:
-    """The half-width of a mean over seeds and examples. `examples`: shape (seeds, examples)."""
+    """The half-width of the interval of a mean over seeds and examples. `examples` has the shape (seeds, examples)."""
     seeds, count = examples.shape
     of_seeds = stats.t.ppf(0.975, seeds - 1) * examples.mean(axis=1).std(ddof=1) / math.sqrt(seeds)
     of_examples = stats.norm.ppf(0.975) * examples.mean(axis=0).std(ddof=1) / math.sqrt(count)

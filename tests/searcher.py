@@ -1,4 +1,4 @@
-"""`python -m sweeps search learning_rate` as a user calls it, on runs that are over in a second."""
+"""`python -m sweeps search learning_rate` as a user calls it, on runs that take a second."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ class Searcher:
         return process.returncode, output
 
     def processes(self) -> list[psutil.Process]:
-        """Whatever still runs for this store."""
+        """All processes that still run for this store."""
         return [p for p in psutil.process_iter(["cmdline"]) if str(self.folder) in " ".join(p.info["cmdline"] or [])]

@@ -1,4 +1,4 @@
-"""`cancel` on local processes: it ends a launch as Ctrl-C does, and leaves runs alone that were not named."""
+"""`cancel` on local processes: it ends a launch as Ctrl-C does, and touches no run that was not named."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ def test_processes_whose_launch_was_killed_are_ended(launcher: Launcher, capsys:
     ("what", "sentence"),
     [
         ([], "cancel what? give the beginning of a run's id, a sweep, or --state queued or running"),
-        (["lenght"], "no sweep is called so; did you mean length?"),
+        (["lenght"], "there is no sweep of this name; did you mean length?"),
     ],
 )
-def test_a_word_that_names_no_run_and_no_word_at_all_are_errors_of_one_sentence(
+def test_an_unknown_name_and_no_name_at_all_are_errors_of_one_sentence(
     tmp_path: Path, what: list[str], sentence: str
 ) -> None:
     (tmp_path / "sweeps").mkdir()

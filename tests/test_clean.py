@@ -1,4 +1,4 @@
-"""`clean`: it deletes exactly what is not needed any more, from a store written by the code that writes stores."""
+"""`clean` deletes exactly what is no longer needed; most of the test stores are written by the code that writes real ones."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def draft(*folders: Path) -> Iterable[str]:
         yield from (f"{folder.name}/.7.0badc0de/file", f"{folder.name}/.file.json.0badc0de")
 
 
-def test_from_an_old_store_exactly_what_is_not_needed_is_deleted(
+def test_in_an_old_store_exactly_what_is_no_longer_needed_is_deleted(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expanded = sweep("1,2")
@@ -170,7 +170,7 @@ def test_another_attempt_of_a_finished_run_keeps_its_files_while_it_may_be_runni
 
 
 @pytest.mark.parametrize("state", ["no information", "SLURM does not have it"])
-def test_without_information_about_slurm_jobs_all_that_they_could_use_stays(
+def test_without_information_about_slurm_jobs_everything_that_they_could_use_stays(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: str
 ) -> None:
     batch = submit(store, sweep("1"), "slurm")

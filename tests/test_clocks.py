@@ -46,7 +46,7 @@ def said_by(script: str, *arguments: str | Path, clock: dict[str, str], **enviro
 # The time of the file server
 
 
-def test_the_time_of_a_folders_server_is_told_without_leaving_anything_there(tmp_path: Path) -> None:
+def test_the_time_of_a_folders_file_server_is_found_without_leaving_a_file_there(tmp_path: Path) -> None:
     assert abs(server_time(tmp_path) - time.time()) < 1
     assert list(tmp_path.iterdir()) == []
 
@@ -54,10 +54,10 @@ def test_the_time_of_a_folders_server_is_told_without_leaving_anything_there(tmp
 def test_without_nameless_files_the_servers_time_is_read_from_a_file_that_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # what a kernel sees in it that knows no such files
+    monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # what a kernel without such files makes of the flag
     assert abs(server_time(tmp_path) - time.time()) < 1
     assert list(tmp_path.iterdir()) == []
-    assert tmp_path.stat().st_mtime > 0 and time.time() - tmp_path.stat().st_mtime < 60  # one was there
+    assert tmp_path.stat().st_mtime > 0 and time.time() - tmp_path.stat().st_mtime < 60  # a file was there
 
 
 def test_if_no_file_can_be_made_the_local_clock_is_used(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def half_written(file: Path, age: float = 0.0) -> Path:
 
 
 @pytest.mark.parametrize(("clock", "age"), [("+3d", 0.0), ("-3d", 2 * DAY)])
-def test_what_is_half_written_in_the_cache_goes_by_the_clock_that_has_dated_it(
+def test_the_age_of_a_half_written_cache_file_does_not_depend_on_the_local_clock(
     tmp_path: Path, clock: str, age: float
 ) -> None:
     draft = half_written(tmp_path / "cache/.a.rows.0000", age)
@@ -114,7 +114,7 @@ def test_what_is_half_written_in_the_cache_goes_by_the_clock_that_has_dated_it(
 
 
 @pytest.mark.parametrize(("clock", "age"), [("+3d", 0.0), ("-3d", 2 * HOUR)])
-def test_what_is_half_copied_to_a_nodes_disk_goes_by_the_clock_that_has_dated_it(
+def test_the_age_of_a_half_made_copy_on_a_nodes_disk_does_not_depend_on_the_local_clock(
     tmp_path: Path, clock: str, age: float
 ) -> None:
     (tmp_path / "file").write_text("content")
@@ -126,7 +126,7 @@ def test_what_is_half_copied_to_a_nodes_disk_goes_by_the_clock_that_has_dated_it
 
 
 @pytest.mark.parametrize(("clock", "age"), [("+3d", 0.0), ("-3d", 2 * DAY)])
-def test_clean_frees_what_is_half_written_by_the_clock_that_has_dated_it(
+def test_clean_deletes_half_written_files_by_an_age_that_does_not_depend_on_the_local_clock(
     tmp_path: Path, clock: str, age: float
 ) -> None:
     draft = half_written(tmp_path / "run/0123456789abcdef/.result.json.0000", age)
@@ -136,7 +136,7 @@ def test_clean_frees_what_is_half_written_by_the_clock_that_has_dated_it(
 
 
 @pytest.mark.parametrize(("clock", "age"), [("+3d", 0.0), ("-3d", HOUR)])
-def test_a_launch_elsewhere_is_believed_to_submit_for_ten_minutes_of_the_store(
+def test_a_launch_on_another_host_counts_as_submitting_for_ten_minutes_of_the_file_servers_clock(
     tmp_path: Path, clock: str, age: float
 ) -> None:
     (tmp_path / "jobs/1").mkdir(parents=True)
@@ -154,17 +154,17 @@ def test_a_launch_elsewhere_is_believed_to_submit_for_ten_minutes_of_the_store(
     assert said_by(SUBMITTING, file.parent, clock=wrong(clock)) == str(age == 0)
 
 
-# Who lives
+# Whether a process runs
 
 
-def test_a_process_lives_though_the_clock_was_set_since_it_started() -> None:
-    """Its start as a time of day is counted from when the machine was started, and that moves with the clock."""
+def test_a_process_counts_as_running_even_if_the_clock_was_set_after_it_started() -> None:
+    """Its start as a time of day is computed from the time of boot, and that moves when the clock is set."""
     here = this_process()
     assert is_running(here | {"started": here["started"] - HOUR}) is True
     assert is_running(here | {"started": here["started"] + HOUR}) is True
 
 
-def test_a_process_of_before_the_machine_was_started_again_is_dead_and_so_is_a_stranger_with_its_pid() -> None:
+def test_a_process_from_before_a_reboot_has_ended_and_so_has_one_whose_pid_another_process_has_now() -> None:
     here = this_process()
     assert is_running(here | {"boot": "00000000-0000-0000-0000-000000000000"}) is False
     assert is_running(here | {"ticks": here["ticks"] + 1}) is False  # though it started in the same second
@@ -174,12 +174,12 @@ def test_a_process_of_before_the_machine_was_started_again_is_dead_and_so_is_a_s
         younger.kill()
 
 
-def test_of_a_process_that_was_written_down_long_ago_its_start_tells() -> None:
+def test_a_process_recorded_without_boot_id_and_ticks_is_recognised_by_its_start() -> None:
     old = {key: value for key, value in this_process().items() if key not in ("boot", "ticks")}
     assert is_running(old) is True and is_running(old | {"started": old["started"] - HOUR}) is False
 
 
-def test_a_process_that_has_ended_is_dead_before_anybody_has_asked_for_its_exit_code() -> None:
+def test_a_zombie_process_counts_as_ended() -> None:
     child = subprocess.Popen(["true"])
     facts = process_here(child.pid)
     until(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE, "it has ended")
@@ -195,7 +195,7 @@ LONG = ("optim.steps=200", "optim.validate_every=100")
 
 
 class Process:
-    """One that executes runs of a store, with a clock of its own."""
+    """A process that executes runs of a store, with a clock of its own."""
 
     def __init__(self, store: Path, *runs: RunFolder, clock: dict[str, str]) -> None:
         self.began = time.monotonic()
@@ -221,7 +221,7 @@ class Process:
 
 
 def seen(store: Path, *runs: RunFolder) -> list[tuple[str, str | None]]:
-    """State and cause of each."""
+    """The state and the cause of each run."""
     ids = [run.id for run in runs]
     found = states(Store(store), ids, Queue({}))
     causes = failures(Store(store), ids, found)

@@ -1,5 +1,5 @@
-"""A file that is damaged, gone or another's is the affair of its run, batch or sweep alone: it is named with what to do, and
-every verb goes on with the rest. Stores that are mangled at random: `tests/mangled.py`."""
+"""A damaged, missing or foreign file affects only its own run, batch or sweep: verbs name it, say what to do, and go on with
+the rest. Stores that are mangled at random: `tests/mangled.py`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FACTS = this_process() | {"batch": "1", "scheduler": "local", "job": "7"}
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    with mangled.nobody_asks():
+    with mangled.unattended():
         yield mangled_store.made(tmp_path_factory.mktemp("base") / "runs")
 
 
@@ -110,7 +110,7 @@ NOT_NEEDED = {
     ("array", gone),
     ("manifest", gone),
     ("trial of a search", gone),
-}  # as if it never was
+}  # without the file the store is the same as if it had never been written
 
 
 @pytest.mark.parametrize("how", DAMAGES, ids=lambda how: how.__name__)
@@ -137,7 +137,7 @@ def test_status_names_a_damaged_file_with_what_to_do_and_shows_all_others(
         )
 
 
-def test_a_damaged_search_hides_no_sweep_that_is_named_with_it(
+def test_status_shows_a_sweep_that_is_named_together_with_a_damaged_search(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cut(FILES["trial of a search"](store))
@@ -147,16 +147,16 @@ def test_a_damaged_search_hides_no_sweep_that_is_named_with_it(
 
 
 @pytest.mark.parametrize("what", FILES)
-def test_after_what_status_advises_nothing_is_damaged(
+def test_following_the_advice_of_status_leaves_nothing_damaged(
     store: Store, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
     file = FILES[what](store)
     cut(file)
     if what in ("result", "job of an attempt"):
         shutil.rmtree(file.parent)
-        mangled.launch_plan(store.root)  # as a launch looks
+        mangled.launch_plan(store.root)  # what a launch does before it submits
     elif what == "settings":
-        mangled.launch_plan(store.root)  # which writes it again
+        mangled.launch_plan(store.root)  # it writes the settings again
     elif what == "batch":
         for entry in list(file.parent.iterdir()):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -168,15 +168,17 @@ def test_after_what_status_advises_nothing_is_damaged(
     assert not DAMAGED.search(output), before + output
 
 
-def test_the_number_of_a_damaged_batch_is_not_given_again(store: Store) -> None:
+def test_the_number_of_a_damaged_batch_is_not_used_again(store: Store) -> None:
     cut(store.jobs / "2/batch.json")
-    (store.jobs / "7").mkdir()  # an empty folder is a number that was taken
+    (store.jobs / "7").mkdir()  # a number is taken even if its folder is empty
     there = batches(store)
     assert [batch.id for batch in there] == ["1"] and there.next == 8
     assert [damage.file.parent.name for damage in there.damaged] == ["2"]
 
 
-def test_files_of_strangers_are_left_alone_and_change_nothing(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_foreign_files_in_the_store_are_left_alone_and_change_no_output(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = ["--runs", str(store.root)]
     main(["status", *where])
     before = capsys.readouterr().out
@@ -197,11 +199,13 @@ def test_files_of_strangers_are_left_alone_and_change_nothing(store: Store, caps
     assert all((store.root / name).read_text() == "mine" for name in ("run/README.txt", "jobs/²", "run/old runs/x"))
 
 
-def test_a_record_of_a_newer_version_is_named_as_such(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_written_by_a_newer_version_is_reported_as_such(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = [store.run(run) for run in read(store, "length").runs]
     file = next(run.result_file for run in runs if run.result_file.exists())
     content = json.loads(file.read_text()) | {"version": 2}
-    file.unlink()  # a link to a file that other tests read
+    file.unlink()  # it is a hard link to a file that other tests read
     file.write_text(json.dumps(content))
     main(["status", "length", "--runs", str(store.root)])
     said = capsys.readouterr().out
@@ -234,7 +238,7 @@ def claimed(folder: Path) -> Attempt:
     ],
     ids=["progress", "error", "checkpoint", "evaluation", "result"],
 )
-def test_nothing_brings_a_removed_attempt_to_life_again(
+def test_writing_into_a_removed_attempt_fails_and_does_not_create_it_again(
     tmp_path: Path, removed: Callable[[Attempt], Path], write: Callable[[Attempt], object]
 ) -> None:
     attempt = claimed(tmp_path)
@@ -244,7 +248,7 @@ def test_nothing_brings_a_removed_attempt_to_life_again(
     assert not attempt.path.exists()
 
 
-def test_an_attempt_writes_nothing_into_one_that_another_claimed_in_its_place(tmp_path: Path) -> None:
+def test_a_removed_attempt_writes_nothing_into_one_that_another_process_claimed_in_its_place(tmp_path: Path) -> None:
     mine = claimed(tmp_path)
     shutil.rmtree(mine.run.path)
     theirs = mine.run.claim(1, FACTS | {"started": 1.0})
@@ -255,17 +259,17 @@ def test_an_attempt_writes_nothing_into_one_that_another_claimed_in_its_place(tm
     assert theirs.progress and theirs.progress["step"] == 2
 
 
-def test_what_is_put_into_a_folder_that_is_being_removed_goes_with_it(tmp_path: Path) -> None:
+def test_what_is_written_into_an_attempt_while_it_is_being_removed_is_removed_too(tmp_path: Path) -> None:
     attempt = claimed(tmp_path)
     attempt.report({"step": 1, "steps": 3, "validation": [], "seconds": 0.0})
-    attempt.job_file.unlink()  # as far as `rm -rf` has come
+    attempt.job_file.unlink()  # so far `rm -rf` has come
     with pytest.raises(GoneError):
         attempt.report({"step": 2})
     attempt.leave()
     assert not attempt.run.path.exists()
 
 
-def test_a_run_that_is_removed_while_it_trains_ends_stays_away_and_is_trained_by_the_next_launch(
+def test_a_run_that_is_removed_while_it_trains_ends_and_is_trained_again_by_the_next_launch(
     launcher: Launcher,
 ) -> None:
     settings = (
@@ -296,7 +300,7 @@ def test_a_run_that_is_removed_while_it_trains_ends_stays_away_and_is_trained_by
     assert code == 0 and "all 2 runs are done" in output, output
 
 
-def test_a_manifest_takes_the_place_of_an_empty_folder_and_of_no_other(tmp_path: Path) -> None:
+def test_a_manifest_replaces_an_empty_folder_but_no_folder_with_files(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.manifest("length").mkdir(parents=True)
     assert store.put_manifest("length", "{}").read_text() == "{}"
@@ -333,14 +337,14 @@ def test_settings_that_were_edited_are_written_again_by_the_next_launch(launcher
 
 
 class Forgetful(type(Path())):  # type: ignore[misc]
-    """A path on a file server whose answer to a rename is lost: asked again, it finds nothing to rename."""
+    """A path on a file server whose reply to a rename is lost: when the client repeats the rename, the source is gone."""
 
     def rename(self, target: Path) -> Path:  # type: ignore[override]
         super().rename(target)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
 
 
-def test_a_rename_whose_answer_was_lost_is_known_to_have_been_done(tmp_path: Path) -> None:
+def test_a_rename_whose_reply_was_lost_is_recognised_as_done(tmp_path: Path) -> None:
     draft, folder = Forgetful(tmp_path / ".draft"), tmp_path / "1"
     draft.mkdir()
     (draft / "job.json").write_text("{}")
@@ -348,11 +352,13 @@ def test_a_rename_whose_answer_was_lost_is_known_to_have_been_done(tmp_path: Pat
     other = Forgetful(tmp_path / ".other")
     other.mkdir()
     (other / "job.json").write_text("{}")
-    assert not files.put_folder(Path(other), folder, "job.json")  # that one is not there, but the first
+    assert not files.put_folder(Path(other), folder, "job.json")  # the folder there is the first draft
 
 
-def test_what_is_published_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file, then the folder that names it; a report of progress is in no hurry."""
+def test_a_published_result_is_flushed_to_the_disk_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First the file is flushed, then the folder that holds its name; a progress report is not flushed."""
     attempt, synced = claimed(tmp_path), list[str]()
     fsync = os.fsync
 
@@ -370,7 +376,7 @@ def test_what_is_published_is_on_the_disk_with_its_name(tmp_path: Path, monkeypa
     assert synced[-1] == "folder"
 
 
-def test_a_small_number_of_mangled_stores_ends_no_verb_in_a_traceback(base: Store, tmp_path: Path) -> None:
+def test_no_verb_ends_in_a_traceback_on_a_few_randomly_mangled_stores(base: Store, tmp_path: Path) -> None:
     mangled.fuzz(base, tmp_path, 40 if LONG else 10, itertools.count(1))
 
 
@@ -390,7 +396,7 @@ def settings_of_many_brackets(store: Store) -> None:
     mangled_store.put(done(store).config_file, b"[" * 3000)
 
 
-def no_name_of_a_folder(store: Store) -> None:
+def run_ids_with_a_null_byte(store: Store) -> None:
     for name in ("confirmed.json", "trials/0.json"):
         file = store.searches / "learning_rate" / name
         text = re.sub(r'("runs": ?{\s*"\d+": ?)"[0-9a-f]+"', r'\1"a\\u0000"', file.read_text(), count=1)
@@ -404,7 +410,7 @@ def a_trial_on_other_seeds(store: Store) -> None:
     mangled_store.put(file, json.dumps(content | {"runs": {"7": content["runs"]["1"]}}).encode())
 
 
-def a_result_of_no_known_commit(store: Store) -> None:
+def a_result_without_a_commit(store: Store) -> None:
     file = done(store).result_file
     mangled_store.put(file, json.dumps(json.loads(file.read_text()) | {"commit": None}).encode())
 
@@ -417,14 +423,16 @@ FUZZED = (
     a_word_as_metrics,
     nan_in_a_batch,
     settings_of_many_brackets,
-    no_name_of_a_folder,
+    run_ids_with_a_null_byte,
     a_trial_on_other_seeds,
-    a_result_of_no_known_commit,
+    a_result_without_a_commit,
     a_result_that_only_wandb_has,
 )
 
 
 @pytest.mark.parametrize("how", FUZZED, ids=lambda how: how.__name__)
-def test_what_the_fuzzer_has_found_ends_no_verb_in_a_traceback(store: Store, how: Callable[[Store], None]) -> None:
+def test_no_verb_ends_in_a_traceback_on_damage_that_the_fuzzer_found_earlier(
+    store: Store, how: Callable[[Store], None]
+) -> None:
     how(store)
     mangled.check(store.root, 1, [how.__name__])

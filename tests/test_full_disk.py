@@ -129,7 +129,7 @@ def test_a_launch_onto_a_full_disk_blames_no_run_and_the_same_command_goes_on(tm
     if "disk full" in said:
         assert (
             re.search(r"MB and \d+ files? more fit into", said)
-            and "`python -m sweeps clean` frees what nobody needs" in said
+            and "`python -m sweeps clean` frees what is no longer needed" in said
         )
         assert "--retry" not in said
     before, after = (json.loads((tmp_path / f"{name}.json").read_text())["sweeps"][0] for name in ("before", "after"))

@@ -33,24 +33,26 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Launcher, int, s
     return launcher, *launcher.run("launch", "seed=1", "optim.steps=2", "optim.lr=0.1,0.2,1e30")
 
 
-def test_a_run_that_diverges_stops_no_other_is_shown_with_its_reason_and_is_an_outcome(
+def test_a_run_that_diverges_is_shown_with_its_reason_stops_no_other_and_is_no_failure_of_the_launch(
     launched: tuple[Launcher, int, str],
 ) -> None:
     launcher, code, output = launched
     assert code == 0
     assert sorted(launcher.store.run(run).result() is not None for run in launcher.attempts()) == [False, True, True]
     assert "1 run diverged" in output and "the loss is nan" in output and "error.txt" in output and "_log.err" in output
-    assert "optim.lr=1e+30" in output  # runs are called by what differs between them
+    assert "optim.lr=1e+30" in output  # runs are named by the values that differ between them
     assert all(len(jobs) == 1 for jobs in launcher.attempts().values())
 
 
-def test_output_that_is_no_terminal_stays_calm(launched: tuple[Launcher, int, str]) -> None:
+def test_output_that_is_no_terminal_has_few_lines_and_no_control_characters(
+    launched: tuple[Launcher, int, str],
+) -> None:
     _, _, output = launched
     assert "\x1b" not in output and "\r" not in output
     assert len(output.splitlines()) < 15
 
 
-def test_the_manifest_says_what_the_tables_need(launched: tuple[Launcher, int, str]) -> None:
+def test_the_manifest_holds_what_the_tables_need(launched: tuple[Launcher, int, str]) -> None:
     launcher, _, _ = launched
     manifest = launcher.manifest()
     assert manifest["axes"] == {
@@ -85,26 +87,26 @@ def test_workers_import_the_snapshot_and_read_its_backbone(launched: tuple[Launc
     assert f'File "{copy}/mmprompt/training/train.py"' in failed.traceback
 
 
-def test_a_second_launch_runs_only_what_is_not_done_and_leaves_alone_what_diverged_or_failed_too_often(
+def test_a_second_launch_runs_only_what_is_not_done_and_nothing_that_diverged_or_failed_too_often(
     launched: tuple[Launcher, int, str],
 ) -> None:
     launcher, _, _ = launched
     before = batches(launcher.store)
     code, output = launcher.run("launch", "seed=1", "optim.steps=2", "optim.lr=0.1,0.2")
     assert code == 0 and "all 2 runs are done already" in output
-    assert batches(launcher.store) == before  # no worker was to be started
+    assert batches(launcher.store) == before  # no worker was needed
     arguments = ("seed=1", "optim.steps=2", "optim.lr=0.1,0.2,1e30")
     code, output = launcher.run("plan", *arguments)
     assert code == 0 and "2 done, 1 diverged" in output and "1 run diverged, and would again" in output
     code, output = launcher.run("launch", *arguments)
     assert code == 0 and "only --retry diverged tries again" in output
-    _, output = launcher.run("plan", *arguments, "--retry", "diverged")  # as it was told
+    _, output = launcher.run("plan", *arguments, "--retry", "diverged")  # as the message says
     assert "1 run, 1 at a time in local processes" in output
     _, output = launcher.run("plan", *arguments, "--retry", "error")
     assert "1 run, 1 at a time" not in output
     folder = launcher.store.run(launcher.manifest()["points"][-1]["run"])
     assert len(folder.attempts()) == 1
-    folder.attempts()[-1].fail(from_text("OSError: no such file"))  # as if that had been why
+    folder.attempts()[-1].fail(from_text("OSError: no such file"))  # as if this had been the error
     _, output = launcher.run("plan", *arguments)
     assert "2 done, 1 failed" in output and "1 run, 1 at a time in local processes" in output
     while folder.tries() < TRIES:  # as if it had been launched again
@@ -118,7 +120,7 @@ def test_a_second_launch_runs_only_what_is_not_done_and_leaves_alone_what_diverg
     assert "1 run, 1 at a time" in output
 
 
-def test_a_killed_worker_costs_the_run_it_was_at_until_the_next_launch_and_no_other_run(launcher: Launcher) -> None:
+def test_a_killed_worker_fails_only_its_current_run_which_the_next_launch_trains(launcher: Launcher) -> None:
     arguments = ("seed=1,2,3", "optim.steps=2", "cluster.max_parallel=1")
     process = launcher.start("launch", *arguments)
     launcher.worker().kill()
@@ -131,7 +133,9 @@ def test_a_killed_worker_costs_the_run_it_was_at_until_the_next_launch_and_no_ot
 
 
 @pytest.mark.parametrize("ending", some([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
-def test_an_interrupted_launch_stops_its_workers_and_blames_no_run(launcher: Launcher, ending: signal.Signals) -> None:
+def test_an_interrupted_launch_stops_its_workers_and_counts_no_run_as_failed(
+    launcher: Launcher, ending: signal.Signals
+) -> None:
     arguments = ("seed=1,2", "optim.steps=100000")
     process = launcher.start("launch", *arguments)
     launcher.worker()
@@ -162,7 +166,7 @@ def test_two_launches_at_once_run_each_run_once(launcher: Launcher) -> None:
         ("0,1,2", ["0", "1", "2"]),
         ("3, 1", ["3", "1"]),
         ("GPU-8932f937,MIG-GPU-8932f937/1/0", ["GPU-8932f937", "MIG-GPU-8932f937/1/0"]),
-        ("1,-1,2", ["1"]),  # CUDA stops at what is no GPU
+        ("1,-1,2", ["1"]),  # CUDA stops at the first entry that is no GPU
         ("NoDevFiles", []),
         ("", []),
     ],
@@ -171,8 +175,8 @@ def test_visible_gpus_are_read_as_cuda_reads_them(visible: str, gpus: list[str])
     assert visible_gpus(visible) == gpus
 
 
-def test_inside_an_allocation_each_worker_gets_a_gpu_of_it_and_no_other(launcher: Launcher) -> None:
-    """Of an allocation of two GPUs that are not there: so the runs fail, at once, and say which one they looked for."""
+def test_inside_an_allocation_each_worker_gets_one_of_its_gpus(launcher: Launcher) -> None:
+    """The allocation's two GPUs do not exist, so the runs fail at once; each job records the GPU that it was given."""
     launcher.environment["CUDA_VISIBLE_DEVICES"] = "995,GPU-none"
     code, output = launcher.run("launch", "seed=1,2", "optim.steps=2", "cluster.gpus=1")
     assert code == 1 and "2 runs failed" in output and "sees 0: " in output
@@ -181,7 +185,7 @@ def test_inside_an_allocation_each_worker_gets_a_gpu_of_it_and_no_other(launcher
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_what_would_end_a_launch_waits_until_the_worker_that_it_is_starting_is_there(ending: signal.Signals) -> None:
+def test_a_signal_that_would_end_a_launch_is_held_back_while_the_launch_starts_a_worker(ending: signal.Signals) -> None:
     before = signal.signal(ending, signal.default_int_handler)
     started = ""
     try:
@@ -190,11 +194,13 @@ def test_what_would_end_a_launch_waits_until_the_worker_that_it_is_starting_is_t
             started = subprocess.run(["grep", "SigBlk", "/proc/self/status"], capture_output=True, text=True).stdout
     finally:
         signal.signal(ending, before)
-    assert int(started.split()[1], 16) == 1 << signal.SIGINT - 1  # which of the worker's signals are blocked
+    assert int(started.split()[1], 16) == 1 << signal.SIGINT - 1  # the signals that are blocked in the started process
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
-def test_workers_that_die_before_they_work_end_the_launch_with_their_last_words(launcher: Launcher) -> None:
+def test_if_all_workers_die_before_they_begin_a_run_the_launch_ends_and_prints_their_last_lines(
+    launcher: Launcher,
+) -> None:
     for package in ("conf", "mmprompt", "sweeps"):
         shutil.copytree(ROOT / package, launcher.folder / "copy" / package)
     (launcher.folder / "copy" / "mmprompt/execution/execute.py").write_text(
@@ -222,12 +228,12 @@ def test_a_launch_with_wrong_arguments_ends_with_one_sentence(
     assert code == 2 and complaint in output and "Traceback" not in output
 
 
-def test_an_unknown_command_is_answered_with_the_nearest_one(launcher: Launcher) -> None:
+def test_an_unknown_command_is_an_error_that_suggests_the_nearest_one(launcher: Launcher) -> None:
     code, output = launcher.run("lanch")
     assert code == 2 and "there is no command lanch; did you mean launch" in output
 
 
-def test_a_snapshot_is_made_once_whole_and_anew_when_a_file_changes(tmp_path: Path) -> None:
+def test_a_snapshot_is_complete_and_is_made_again_only_if_a_file_has_changed(tmp_path: Path) -> None:
     for package in snapshot.PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / "tree" / package)
     store = Store(tmp_path / "runs")
@@ -292,7 +298,7 @@ def test_only_errors_without_progress_count_as_tries(tmp_path: Path) -> None:
     assert [attempt(9, near), attempt(12, near)] == [3, 1]
 
 
-def test_jobs_of_runs_that_take_unlike_times_are_even_in_time() -> None:
+def test_runs_that_take_unequal_times_are_packed_into_jobs_of_similar_length() -> None:
     ids = [str(i) for i in range(12)]
     seconds: dict[str, float | None] = {run: 100.0 if i < 4 else 400.0 for i, run in enumerate(ids)}
     jobs = pack(ids, seconds, CLUSTER)

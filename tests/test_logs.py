@@ -98,7 +98,7 @@ def test_the_output_of_an_attempt_is_found_by_the_first_line_of_its_execution_no
         assert parts == [own]
 
 
-def test_logs_says_what_a_run_waits_for_that_has_not_begun(
+def test_logs_says_what_a_run_that_has_not_begun_is_waiting_for(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = create(store, 0)

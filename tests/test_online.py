@@ -3,7 +3,7 @@
 The server is ours (`wandb_server`), on this machine. Every fault is met by a process of its own, several at the same time, with
 the time-outs that users have; they are forks of one that has done once what takes time, and most of what they do is waiting: the
 tests that need none of them come first. How long they take is not asserted, as this depends on who else is at work here; that they
-end is, and that a server which could not be had is asked only once.
+end is, and that a server that could not be used is asked only once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and started again ends with the same bits as one that nobody disturbed.
+"""A run that is killed at any moment and started again ends with the same bits as one that was not killed.
 
 Every kill is a SIGKILL of the real process; MMPROMPT_LONG=1 kills ten times as often, and before every file operation.
 """
@@ -32,7 +32,7 @@ STEPS = 12
 FROZEN = ("optim.steps=12", "optim.validate_every=4")
 LIVE = (*FROZEN, "prompt.dropout=0.2", "backbone.mode=train", "optim.micro_batch=4", "prompt.reparameterization=mlp")
 CLOCK = ("_timestamp", "_runtime")
-# What a run took differs each time.
+# The time and memory of a run differ each time.
 TAKEN = dict.fromkeys(("seconds", "device_hours", "device_hours_spent", "peak_memory_mb", "seconds_per_100"), 0)
 
 
@@ -45,7 +45,7 @@ def victims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
 
 @pytest.fixture(scope="module")
 def undisturbed(victims: Victims, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], RunFolder]:
-    """By settings: a run that was left alone."""
+    """A run that was never killed, for each of the two settings."""
     store = tmp_path_factory.mktemp("undisturbed")
     runs = {settings: frozen_run(store, *settings) for settings in (FROZEN, LIVE)}
     for run in runs.values():
@@ -55,21 +55,21 @@ def undisturbed(victims: Victims, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 def start(store: Path, undisturbed: RunFolder, *settings: str) -> RunFolder:
-    """The same run in a store of its own, where the features of its images are known already."""
+    """The same run in a store of its own, with a copy of the cached image features."""
     shutil.copytree(undisturbed.store.root / "cache", store / "cache")
     run = frozen_run(store, *settings)
     assert run.id == undisturbed.id
     return run
 
 
-def what_it_says(evaluation: Path) -> dict[str, Any]:
-    """But for who made it, and how long that took."""
-    said: dict[str, Any] = json.loads(evaluation.read_text())
-    return {key: value for key, value in said.items() if key not in ("attempt", "seconds", "wandb")}
+def reproducible_part(evaluation: Path) -> dict[str, Any]:
+    """An evaluation's file without the attempt that made it, its W&B record, and the time that it took."""
+    content: dict[str, Any] = json.loads(evaluation.read_text())
+    return {key: value for key, value in content.items() if key not in ("attempt", "seconds", "wandb")}
 
 
 def assert_same(run: RunFolder, other: RunFolder) -> None:
-    """Weights, scores of every example, metrics and W&B history to the bit; and nothing is left of what was killed."""
+    """Weights, scores of every example, metrics and W&B history are equal to the bit; killed attempts left no other files."""
     ours, theirs = run.result(), other.result()
     assert ours is not None and theirs is not None
     for key in ("metrics", "evaluations", "best_step", "steps", "trainable_parameters", "threads", "device"):
@@ -77,7 +77,7 @@ def assert_same(run: RunFolder, other: RunFolder) -> None:
     assert run.weights_file.read_bytes() == other.weights_file.read_bytes()
     for evaluation in theirs["evaluations"].values():
         a, b = run.evaluation_file(evaluation), other.evaluation_file(evaluation)
-        assert what_it_says(a) == what_it_says(b)
+        assert reproducible_part(a) == reproducible_part(b)
         assert a.with_suffix(".npy").read_bytes() == b.with_suffix(".npy").read_bytes()
     if ours["wandb"] is not None:
         a, b = (read_record(folder.path / folder.result()["wandb"], history=True) for folder in (run, other))  # type: ignore[index]
@@ -90,12 +90,12 @@ def assert_same(run: RunFolder, other: RunFolder) -> None:
 
 
 def names(run: RunFolder) -> set[str]:
-    """Of its files; of W&B records, whose names hold the attempt, the last part."""
+    """The names of a run's files. W&B records, whose names differ between attempts, all count as `.wandb`."""
     return {path.name if path.suffix != ".wandb" else ".wandb" for path in run.path.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("settings", [FROZEN, LIVE], ids=["frozen", "live"])
-def test_a_run_that_is_killed_after_random_steps_ends_as_one_that_nobody_disturbed(
+def test_a_run_that_is_killed_after_random_steps_equals_one_that_was_not_killed(
     victims: Victims, undisturbed: dict[tuple[str, ...], RunFolder], settings: tuple[str, ...], tmp_path: Path
 ) -> None:
     chance = random.Random(1)
@@ -107,15 +107,15 @@ def test_a_run_that_is_killed_after_random_steps_ends_as_one_that_nobody_disturb
             assert victims.attempt(store, run.id, tracking="offline", die_after_step=step).killed
         assert victims.attempt(store, run.id, tracking="offline").code == 0
         assert len(run.attempts()) == 4
-        last = (kills[-1] - 1) // 2 * 2  # a checkpoint every other step, after the one at which it is killed
+        last = (kills[-1] - 1) // 2 * 2  # there is a checkpoint of every second step before the kill
         assert ((run.result() or {})["resumed_from"] or {"step": 0})["step"] == last, kills
         assert_same(run, undisturbed[settings])
 
 
-def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_nobody_disturbed(
+def test_a_run_that_is_killed_at_random_moments_equals_one_that_was_not_killed(
     victims: Victims, undisturbed: dict[tuple[str, ...], RunFolder], tmp_path: Path
 ) -> None:
-    """Anywhere: while a record is opened, in the middle of a step, while the answers are scored, between two lines."""
+    """At any point: while a record is opened, in the middle of a step, while the answers are scored."""
     chance = random.Random(2)
     began = time.monotonic()
     start(tmp_path / "timed", undisturbed[FROZEN], *FROZEN)
@@ -129,7 +129,7 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_nobody_disturbe
             seconds = chance.uniform(0, whole)
             if victims.attempt(store, run.id, tracking="offline", die_after_seconds=seconds).killed:
                 killed += 1
-            else:  # the moment came after the end: the machine has less other work than before
+            else:  # the run ended before the kill: the machine is less busy than when it was timed
                 whole = seconds
         assert victims.attempt(store, run.id, tracking="offline").code == 0
         assert_same(run, undisturbed[FROZEN])
@@ -138,10 +138,12 @@ def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_nobody_disturbe
 
 
 SHORT = ("optim.steps=4",)
-OPERATIONS = 50  # at least: what an attempt does to files and folders of the store, when features are known
+OPERATIONS = 50  # at least so many times an attempt touches the store's files and folders if its features are cached
 
 
-def test_a_process_may_die_between_any_two_operations_on_files(victims: Victims, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_between_any_two_file_operations_equals_one_that_was_not_killed(
+    victims: Victims, tmp_path: Path
+) -> None:
     whole = frozen_run(tmp_path / "whole", *SHORT)
     assert victims.attempt(tmp_path / "whole", whole.id).code == 0
     number, killed = 0, True
@@ -161,14 +163,14 @@ def test_a_process_may_die_between_any_two_operations_on_files(victims: Victims,
 
 
 @pytest.mark.parametrize("byte", [10_000, 70_000])
-def test_a_process_may_die_in_the_middle_of_a_checkpoint(
+def test_a_run_that_is_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(
     victims: Victims, undisturbed: dict[tuple[str, ...], RunFolder], byte: int, tmp_path: Path
 ) -> None:
     run = start(tmp_path, undisturbed[FROZEN], *FROZEN)
     assert victims.attempt(tmp_path, run.id, die_after_step=5).killed
     for _ in range(2):
         assert victims.attempt(tmp_path, run.id, die_at_byte=byte).killed
-        [half] = run.path.glob("attempts/*/.checkpoint*")  # of the last; the one before it was swept up
+        [half] = run.path.glob("attempts/*/.checkpoint*")  # of the newest attempt; earlier drafts are removed
         assert half.stat().st_size == byte
     assert [attempt.checkpoint_steps for attempt in run.attempts()] == [[2, 4], [], []]
     assert victims.attempt(tmp_path, run.id, tracking="offline").code == 0
@@ -176,7 +178,7 @@ def test_a_process_may_die_in_the_middle_of_a_checkpoint(
     assert_same(run, undisturbed[FROZEN])
 
 
-def test_an_attempt_keeps_its_newest_two_checkpoints_and_then_none_of_those_before_it(
+def test_an_attempt_keeps_its_newest_two_checkpoints_and_then_deletes_those_of_earlier_attempts(
     victims: Victims, undisturbed: dict[tuple[str, ...], RunFolder], tmp_path: Path
 ) -> None:
     run = start(tmp_path, undisturbed[FROZEN], *FROZEN)
@@ -208,13 +210,13 @@ def flip_a_bit(file: Path) -> None:
 
 
 def zero_the_end(file: Path) -> None:
-    """As a file system does that wrote the length and lost the content."""
+    """As on a file system that stored the file's length but lost its content."""
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
 
 
 def of_other_code(file: Path) -> None:
-    """Intact, and without a part that today's code needs."""
+    """An intact file that lacks a part which today's code needs."""
     content = torch.load(io.BytesIO(file.read_bytes()[32:]), weights_only=True)
     del content["random"]
     buffer = io.BytesIO()
@@ -224,11 +226,11 @@ def of_other_code(file: Path) -> None:
 
 def make_unreadable(file: Path) -> None:
     file.unlink()
-    file.mkdir()  # whoever is root may read every file
+    file.mkdir()  # permissions would not do, because root may read every file
 
 
 @pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, zero_the_end, of_other_code, make_unreadable])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(
+def test_a_damaged_checkpoint_is_named_and_the_run_resumes_from_the_one_before(
     victims: Victims,
     undisturbed: dict[tuple[str, ...], RunFolder],
     damage: Callable[[Path], None],
@@ -247,7 +249,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(
     assert_same(run, undisturbed[FROZEN])
 
 
-def test_where_all_checkpoints_are_damaged_those_of_other_attempts_are_taken_or_training_starts_anew(
+def test_if_an_attempt_left_no_intact_checkpoint_an_earlier_attempts_is_used_or_training_starts_again(
     victims: Victims, undisturbed: dict[tuple[str, ...], RunFolder], tmp_path: Path
 ) -> None:
     run = start(tmp_path, undisturbed[FROZEN], *FROZEN)
@@ -272,7 +274,7 @@ def test_where_all_checkpoints_are_damaged_those_of_other_attempts_are_taken_or_
     ],
     ids=["full", "read-only"],
 )
-def test_a_disk_that_cannot_be_written_is_named_ends_the_process_and_costs_nothing_that_was_done(
+def test_a_disk_that_cannot_be_written_ends_the_process_with_the_reason_and_loses_no_checkpoint(
     victims: Victims,
     undisturbed: dict[tuple[str, ...], RunFolder],
     tmp_path: Path,
@@ -280,10 +282,10 @@ def test_a_disk_that_cannot_be_written_is_named_ends_the_process_and_costs_nothi
     mend: str,
     reason: str,
 ) -> None:
-    """From step 5 on; the next process finds it so; then it can be written again."""
+    """The disk fails at step 5 and is still unusable for the next process; for the third it can be written again."""
     disk = victims.disk
     if disk is None:
-        pytest.skip("no file systems of one's own here: `unshare --user --mount` and a tmpfs in it are not allowed")
+        pytest.skip("no private file system can be mounted here: `unshare --user --mount` with a tmpfs is not allowed")
     store = disk / tmp_path.name
     seen = Path(f"/proc/{victims.process.pid}/root{store}")  # as its processes see it
     run, other = (frozen_run(seen, *settings) for settings in (FROZEN, (*FROZEN, "seed=9")))

@@ -327,7 +327,7 @@ def test_without_a_server_it_says_so_in_a_sentence(
     server.fail(fault)
     assert main(["tables", "length", "--runs", str(store.root), "--from", "server"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("analysis: the W&B server cannot be had: ") and KEY not in said
+    assert said.startswith("analysis: the W&B server cannot be used: ") and KEY not in said
 
 
 def test_a_server_that_stops_answering_between_two_curves_holds_nobody_up(

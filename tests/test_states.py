@@ -1,4 +1,4 @@
-"""The states of runs: many at a time as each by itself, with few look-ups, and with the evaluations that are needed."""
+"""The states of runs: the same for many at once as for each alone, with few file accesses, and with the needed evaluations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sweeps.states.state import HoldingJob, Queue, State, state, states
 
 KINDS = ("never", "waits", "works", "done", "failed", "interrupted", "elsewhere")
 SETTINGS = {digest(text): text for text in (f'"{kind}-{i}"' for i in range(40) for kind in KINDS)}  # by run
-RUNS = {run: text.strip('"').split("-")[0] for run, text in SETTINGS.items()}  # of what kind each is
+RUNS = {run: text.strip('"').split("-")[0] for run, text in SETTINGS.items()}  # the kind of each
 NOBODY = Queue({})
 
 
@@ -71,7 +71,7 @@ def test_a_store_that_does_not_exist_has_no_runs(tmp_path: Path) -> None:
     assert states(Store(tmp_path / "none"), ["a", "b"], NOBODY) == dict.fromkeys("ab", State("to do", None, None, None))
 
 
-def test_a_run_without_a_folder_costs_no_look_up_and_a_done_run_costs_one(store: Store) -> None:
+def test_a_run_without_a_folder_costs_no_file_access_and_a_done_run_costs_one(store: Store) -> None:
     count = f"""
 import sys
 from pathlib import Path
@@ -122,7 +122,9 @@ def test_a_run_is_done_if_it_has_the_needed_evaluations_and_to_evaluate_otherwis
     assert state(run, NOBODY, ["v", "x"]).name == "done" and state(run, NOBODY, ["x", "y"]).missing == {"y"}
 
 
-def test_an_evaluating_attempt_runs_until_it_writes_its_end_even_if_its_process_goes_on(tmp_path: Path) -> None:
+def test_an_evaluating_attempt_counts_as_running_until_it_writes_its_end_even_if_its_process_goes_on(
+    tmp_path: Path,
+) -> None:
     run = trained(tmp_path)
     attempt = evaluating(run)
     assert state(run, NOBODY, ["x"]).name == "running" and state(run, NOBODY, ["v"]).name == "done"

@@ -1,4 +1,4 @@
-"""One store, several Unix users: what one makes in it the other can use, and a private store stays private."""
+"""A store shared by several Unix users: each can use what another has written, and a private store stays closed to others."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def umask() -> Iterator[None]:
 
 
 def modes(folder: Path) -> dict[str, int]:
-    """Of everything in it, by path; links have none."""
+    """The permissions of everything in a folder, by path; symbolic links have none of their own and are left out."""
     found = [path for path in folder.rglob("*") if not path.is_symlink()]
     return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in found}
 
 
 def wrong(folder: Path) -> dict[str, str]:
-    """What does not have the permissions of `folder`."""
+    """Everything in a folder whose permissions differ from the folder's own, with the permissions that it has."""
     mode = stat.S_IMODE(folder.stat().st_mode)
     return {
         name: oct(found)
@@ -49,12 +49,12 @@ def wrong(folder: Path) -> dict[str, str]:
     }
 
 
-# ------------------------------------------------------------------------------------------------ by whatever is made
+# ------------------------------------------------------------------------------------- permissions of what is written
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 @pytest.mark.parametrize("mode", [0o2775, 0o2770, 0o755, 0o700])
-def test_all_that_is_made_has_the_permissions_of_the_folder_it_lies_in(
+def test_everything_in_a_store_has_the_permissions_of_the_folder_around_it_whatever_the_umask(
     tmp_path: Path, mode: int, mask: int, umask: None
 ) -> None:
     for package in snapshot.PACKAGES:
@@ -79,7 +79,7 @@ def test_all_that_is_made_has_the_permissions_of_the_folder_it_lies_in(
     assert len(modes(place)) == 22 and wrong(place) == {}
 
 
-def test_in_a_folder_where_everyone_may_write_ours_is_only_ours(tmp_path: Path, umask: None) -> None:
+def test_in_a_world_writable_folder_the_permissions_of_a_store_follow_the_umask(tmp_path: Path, umask: None) -> None:
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp").chmod(0o1777)
     os.umask(0o027)
@@ -90,7 +90,7 @@ def test_in_a_folder_where_everyone_may_write_ours_is_only_ours(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(("mode", "mask"), [(0o2775, 0o002), (0o2770, 0o007), (0o755, 0o022), (0o700, 0o077)])
-def test_the_umask_of_what_others_write_is_what_the_store_wants(
+def test_the_umask_is_set_so_that_files_written_by_libraries_have_the_permissions_of_the_store(
     tmp_path: Path, mode: int, mask: int, umask: None
 ) -> None:
     tmp_path.chmod(mode)
@@ -100,7 +100,7 @@ def test_the_umask_of_what_others_write_is_what_the_store_wants(
     assert wrong(tmp_path) == {} and os.umask(0) == mask
 
 
-def test_a_folder_is_prepared_aside_and_leaves_nothing_when_another_was_first(tmp_path: Path) -> None:
+def test_the_draft_of_a_folder_is_removed_if_another_process_has_created_the_folder_first(tmp_path: Path) -> None:
     for number in range(2):
         try:
             with drafted(tmp_path / "a" / "1") as draft:
@@ -112,7 +112,7 @@ def test_a_folder_is_prepared_aside_and_leaves_nothing_when_another_was_first(tm
     assert (tmp_path / "a" / "1" / "file").read_text() == "0"
 
 
-def test_the_store_is_the_clones_unless_the_environment_names_another(
+def test_the_store_lies_in_the_clone_unless_the_environment_names_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -127,19 +127,19 @@ def test_the_store_is_the_clones_unless_the_environment_names_another(
     assert default_store() == store_folder("~/runs") == Path("/home/me/runs")
 
 
-def test_a_file_is_no_store(tmp_path: Path, umask: None) -> None:
+def test_a_file_in_the_place_of_the_store_is_an_error(tmp_path: Path, umask: None) -> None:
     (tmp_path / "store").touch()
     with pytest.raises(StoreError, match="store is no folder"):
         follow_mode(tmp_path / "store")
 
 
-# ------------------------------------------------------------------------------------------------------- by two users
+# ---------------------------------------------------------------------------------------------------------- two users
 
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """A folder of a group, with homes of two users beside it; pytest's own folder is root's alone."""
-    python()  # skips
+    """A folder of a group, with the homes of two users beside it; not in pytest's own folder, which only root may enter."""
+    python()  # skips the test if it cannot run as other users
     folder = Path(tempfile.mkdtemp(prefix="mmprompt-users-"))
     folder.chmod(0o755)
     group = folder / "group"
@@ -165,13 +165,13 @@ def sweep(shared: Path, user: User, verb: str, *arguments: str) -> subprocess.Po
 
 
 def end(process: subprocess.Popen[str]) -> str:
-    """What it said, when it ended well."""
+    """What a process prints until it ends; its exit code must be 0."""
     printed: str = printed_by(process)
     assert process.returncode == 0, printed
     return printed
 
 
-def test_one_begins_a_sweep_the_other_completes_it_and_both_see_it_done(shared: Path) -> None:
+def test_a_sweep_begun_by_one_user_is_completed_by_another_and_both_see_it_done(shared: Path) -> None:
     end(sweep(shared, ANNA, "launch", "cluster.max_parallel=1", "--limit", "2"))
     assert "all 4 runs are done" in end(sweep(shared, BORIS, "launch", "cluster.max_parallel=1"))
     store = Store(shared / "group" / "runs")
@@ -187,7 +187,7 @@ def test_one_begins_a_sweep_the_other_completes_it_and_both_see_it_done(shared: 
 
 
 @pytest.mark.long
-def test_two_who_launch_the_same_at_once_train_each_run_once_and_both_see_it_done(shared: Path) -> None:
+def test_two_users_who_launch_the_same_sweep_at_once_train_each_run_once(shared: Path) -> None:
     launches = [sweep(shared, user, "launch") for user in (ANNA, BORIS)]
     assert all("all 4 runs are done" in end(launch) for launch in launches)
     store = Store(shared / "group" / "runs")
@@ -195,8 +195,8 @@ def test_two_who_launch_the_same_at_once_train_each_run_once_and_both_see_it_don
     assert wrong(shared / "group") == {}
 
 
-def test_a_folder_that_does_not_hand_on_its_group_by_itself_is_shared_all_the_same(shared: Path) -> None:
-    (shared / "group").chmod(0o770)  # without setgid, new files have the primary group of whoever makes them
+def test_new_files_get_the_group_of_their_folder_even_if_it_has_no_setgid_bit(shared: Path) -> None:
+    (shared / "group").chmod(0o770)  # without setgid, new files have the primary group of their user
     write = "import sys; from pathlib import Path; from mmprompt.runs.files import write_once; write_once(Path(sys.argv[1]), '')"
     code, output = ANNA.run(shared / "anna", "-c", write, str(shared / "group" / "runs" / "sub" / "file"))
     assert code == 0, output
@@ -227,7 +227,7 @@ else:
 """
 
 
-def test_an_attempt_that_one_left_behind_another_declares_failed_and_tidies_up(shared: Path) -> None:
+def test_an_attempt_left_unfinished_by_one_user_is_declared_failed_and_tidied_up_by_another(shared: Path) -> None:
     store = Store(shared / "group" / "runs")
     for user, act in ((ANNA, "begin"), (BORIS, "end")):
         code, output = user.run(shared / user.name, "-c", TAKE_OVER, str(store.root), act)
@@ -242,7 +242,7 @@ def test_an_attempt_that_one_left_behind_another_declares_failed_and_tidies_up(s
 
 
 @pytest.mark.parametrize("private", ["anna/runs", "anna/closed/runs"])
-def test_a_private_store_is_closed_to_others_and_one_sentence_says_so(shared: Path, private: Path) -> None:
+def test_a_private_store_cannot_be_read_by_other_users_and_one_sentence_says_so(shared: Path, private: Path) -> None:
     private = shared / private
     (shared / "anna").chmod(0o755)
     closed = private if private.parent.name == "anna" else private.parent
@@ -267,7 +267,7 @@ print(is_running(json.loads(sys.argv[1])))
 
 
 @pytest.mark.parametrize("option", ["hidepid=0", "hidepid=2"])
-def test_a_process_that_proc_hides_is_neither_alive_nor_dead(shared: Path, option: str) -> None:
+def test_whether_a_process_hidden_by_proc_is_running_is_unknown(shared: Path, option: str) -> None:
     other = ANNA.start(shared / "anna", "-c", f"import time; time.sleep({LAST_RESORT})")
     facts = process_here(other.pid)
     gone = facts | {"pid": 2**22 - 1}

@@ -1,6 +1,6 @@
-"""A sweep whose processes are killed at any moment ends, launched again, in the tables of an undisturbed one.
+"""A sweep whose processes are killed at random moments, and that is launched again, gives the tables of an undisturbed one.
 
-Every launch is `python -m sweeps launch` on local processes. MMPROMPT_LONG=1 disturbs more runs ten times as often.
+Every launch is `python -m sweeps launch` on local processes. MMPROMPT_LONG=1 trains more runs and kills ten times as often.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SWEEP = (SEEDS, "prompt.length=4,6", "optim.steps=12", "cluster.checkpoint_every
 
 
 def written(launcher: Launcher) -> dict[str, str]:
-    """The tables, less what says how they came about."""
+    """The tables of the sweep, without what may differ between two executions (`outcome`)."""
     found = tables(launcher.store, "length", launcher.folder / "out")
     assert found
     return found
@@ -63,7 +63,7 @@ def interrupt(launcher: Launcher, process: subprocess.Popen[str], chance: random
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
 
 
-def test_a_sweep_that_is_killed_at_random_moments_ends_in_the_tables_of_an_undisturbed_one(
+def test_a_sweep_that_is_killed_at_random_moments_gives_the_tables_of_an_undisturbed_one(
     launcher: Launcher, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     undisturbed = Launcher(tmp_path_factory.mktemp("undisturbed"))
@@ -78,15 +78,15 @@ def test_a_sweep_that_is_killed_at_random_moments_ends_in_the_tables_of_an_undis
         time.sleep(chance.uniform(0.1, 0.8) * took)
         if process.poll() is None:
             disturb(launcher, process, chance)
-        ends.append((disturb.__name__, ended(process)))  # its workers go on when it was the launch
+        ends.append((disturb.__name__, ended(process)))  # if the launch itself was killed, its workers go on
         if LONG and launcher.store.manifest("length").exists() and all(run.result() for run in runs(launcher)):
             for run in chance.sample(runs(launcher), 4):
-                run.result_file.unlink()  # and so it goes on
+                run.result_file.unlink()  # so that something is left to train
     code, output = launcher.run("launch", *SWEEP)
     assert code == 0 and f"all {RUNS} runs are done" in output, (ends, output)
     until(
         lambda: launcher.processes() == [], "no process is left"
-    )  # of the last that was killed a worker may find out only now
+    )  # a worker of the last killed launch may notice only now that it has to end
 
     assert written(launcher) == written(undisturbed)
     for run, other in zip(runs(launcher), runs(undisturbed), strict=True):
@@ -95,11 +95,13 @@ def test_a_sweep_that_is_killed_at_random_moments_ends_in_the_tables_of_an_undis
         assert run.weights_file.read_bytes() == other.weights_file.read_bytes()
 
 
-def test_without_its_launch_a_worker_ends_after_its_run_and_the_next_launch_waits_for_it(launcher: Launcher) -> None:
+def test_a_worker_whose_launch_was_killed_ends_after_its_run_and_the_next_launch_waits_for_it(
+    launcher: Launcher,
+) -> None:
     sweep = ("seed=1,2,3", "optim.steps=40", "cluster.max_parallel=1")
     first = launcher.start("launch", *sweep)
     worker = launcher.worker()
-    worker.suspend()  # it is at the first run until we have looked
+    worker.suspend()  # it stays at the first run until the test has looked
     first.kill()
     first.wait()
     second = launcher.start("launch", *sweep)
@@ -120,7 +122,7 @@ def test_without_its_launch_a_worker_ends_after_its_run_and_the_next_launch_wait
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-def test_a_launch_that_ends_while_it_starts_a_worker_leaves_none_at_work(
+def test_a_launch_that_ends_while_it_starts_a_worker_leaves_no_worker_behind(
     launcher: Launcher, ending: signal.Signals
 ) -> None:
     process = launcher.start("launch", "seed=1,2,3", "optim.steps=100000", "cluster.max_parallel=1")
@@ -143,8 +145,8 @@ def test_nohup_keeps_a_launch_alive_when_its_terminal_closes(launcher: Launcher)
 
 
 @pytest.mark.long
-def test_an_interrupted_run_is_taken_up_by_the_other_launch_and_not_blamed(launcher: Launcher) -> None:
-    """Two launches, of which the one that is at the run gets Ctrl-C."""
+def test_a_run_interrupted_in_one_launch_is_resumed_by_the_other_and_not_counted_as_failed(launcher: Launcher) -> None:
+    """Of two launches, the one that trains the run gets Ctrl-C."""
     sweep = ("seed=1", "optim.steps=200", "cluster.max_parallel=1", "cluster.checkpoint_every=2")
     first = launcher.start("launch", *sweep)
     worker = launcher.worker()

@@ -1,4 +1,4 @@
-"""`sync`: records on disk to a W&B server, whatever becomes of the server, the records, and the command itself."""
+"""`sync` uploads records to a W&B server, also if the server fails, records are damaged, or the command is interrupted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LENGTHS = manifest("length", {"task": ["micro_vqa"], "prompt.length": [10, 64], 
 DEPTHS = manifest("depth", {"task": ["micro_vqa"], "prompt.depth": ["both"], "seed": [1]}, "prompt.depth", {}, {})
 RUNS = [point["run"] for about in (LENGTHS, DEPTHS) for point in about["points"]]
 ROWS = 300
-ASKED = 5  # times at most is a server asked that cannot be had, before that is believed
+ASKED = 5  # the most requests to a server that cannot be used, before `sync` gives up
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def another(store: Store, seed: int, exit_code: int) -> tuple[Attempt, Path]:
     return attempt, record.file
 
 
-def test_every_record_arrives_once_and_nothing_but_a_mark_is_left_in_the_store(
+def test_every_record_arrives_once_and_only_its_mark_is_added_to_the_store(
     server: WandbServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {path: path.read_bytes() for path in files_in(store.root)}
@@ -84,21 +84,21 @@ def test_every_record_arrives_once_and_nothing_but_a_mark_is_left_in_the_store(
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
-def test_only_the_runs_of_the_sweeps_that_are_named_are_sent(server: WandbServer, store: Store) -> None:
+def test_only_the_runs_of_the_named_sweeps_are_sent(server: WandbServer, store: Store) -> None:
     assert sync(["depth"], store.root) == 0
     assert list(server.runs) == [f"somebody/mmprompt/{RUNS[2]}-1"]
     assert sync(["depth", "length"], store.root) == 0
     assert len(server.runs) == 3
 
 
-def test_an_unknown_sweep_is_named_with_its_nearest(
+def test_an_unknown_sweep_is_an_error_that_names_it(
     store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["sync", "lenght", "--runs", str(store.root)]) == 2
     assert "no sweep lenght in" in capsys.readouterr().err
 
 
-def test_many_records_go_through_few_processes_and_each_arrives(
+def test_every_record_arrives_when_they_are_sent_in_several_groups(
     server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wandb_server, "TOGETHER", 2)
@@ -106,10 +106,10 @@ def test_many_records_go_through_few_processes_and_each_arrives(
     assert all(len(run.rows) == 30 for run in server.runs.values()) and len(server.runs) == 3
 
 
-def test_a_server_that_has_a_record_already_is_not_sent_it_again(
+def test_a_record_that_the_server_already_has_is_not_sent_again(
     server: WandbServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As when the run was recorded online, or when the command was killed before it could say what it had sent."""
+    """As after a run that was recorded online, or after a `sync` that was killed before it marked what it had sent."""
     sync([], store.root)
     for file in store.root.rglob("*.synced"):
         file.unlink()
@@ -121,7 +121,7 @@ def test_a_server_that_has_a_record_already_is_not_sent_it_again(
 
 
 @pytest.mark.parametrize("state", ["running", "crashed", "failed"])
-def test_a_run_of_which_the_server_has_every_row_but_not_the_end_is_sent_again(
+def test_a_run_that_the_server_has_with_every_row_but_without_its_end_is_sent_again(
     state: str, server: WandbServer, store: Store
 ) -> None:
     sync([], store.root)
@@ -147,7 +147,7 @@ NO_SERVER: dict[str, Callable[[WandbServer, pytest.MonkeyPatch], object]] = {
 
 
 @pytest.mark.parametrize("fault", NO_SERVER)
-def test_without_a_server_it_says_so_in_a_sentence_and_exits_with_1(
+def test_a_server_that_cannot_be_used_is_reported_in_one_sentence_with_exit_code_1(
     fault: str,
     server: WandbServer,
     store: Store,
@@ -161,16 +161,16 @@ def test_without_a_server_it_says_so_in_a_sentence_and_exits_with_1(
     assert called(lambda: main(["sync", "--runs", str(store.root)])) == 1
     assert server.asked <= ASKED
     said = capsys.readouterr()
-    assert "the W&B server cannot be had: " in said.out and "the same command goes on from here" in said.out
+    assert "the W&B server cannot be used: " in said.out and "the same command goes on from here" in said.out
     assert KEY not in said.out + said.err
     assert not list(store.root.rglob("*.synced"))
 
 
 @pytest.mark.parametrize(("fault", "answers"), [("401", 4), ("404", 6), ("500", 6), ("refused", 5)])
-def test_a_server_that_fails_half_way_is_sent_the_rest_the_next_time_and_no_row_twice(
+def test_after_a_server_failed_half_way_the_next_sync_sends_the_rest_and_no_row_twice(
     fault: str, answers: int, server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a record that was refused half way (401, 404) the client says that it was sent, and marks it."""
+    """If the server refuses a record half way (401, 404), the client nevertheless reports and marks it as sent."""
     monkeypatch.setattr(wandb_server, "TIMEOUT", 3)
     monkeypatch.setattr(wandb_server, "STALLED", 2.0)
     server.after(answers, server.refuse if fault == "refused" else lambda: server.fail(int(fault)))
@@ -183,7 +183,7 @@ def test_a_server_that_fails_half_way_is_sent_the_rest_the_next_time_and_no_row_
     assert len(server.runs) == len(list(store.root.rglob("*.synced"))) == 3
 
 
-def test_a_server_that_answers_and_takes_nothing_is_given_up(
+def test_sync_gives_up_on_a_server_that_answers_but_takes_no_record(
     server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(wandb_server, "STALLED", 1.0)
@@ -191,13 +191,13 @@ def test_a_server_that_answers_and_takes_nothing_is_given_up(
     server.deaf = True
     assert sync([], store.root) == 1
     assert "answers, and took no record within 5 s" in capsys.readouterr().out
-    assert server.calls["Viewer"] > 2  # it was asked whether it is there, and it was
+    assert server.calls["Viewer"] > 2  # it was asked whether it can be used, and it answered
 
 
-def test_a_run_that_the_server_will_not_have_is_named_with_the_reason_and_the_others_arrive(
+def test_a_run_that_the_server_refuses_is_named_with_the_reason_and_the_others_arrive(
     server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """W&B refuses the id of a run that was deleted there, and the client tries for ever."""
+    """W&B refuses the id of a run that was deleted there, and the client alone would retry for ever."""
     monkeypatch.setattr(wandb_server, "GIVE_UP", 5.0)
     server.deleted.add(f"{RUNS[0]}-1")
     assert sync([], store.root) == 1
@@ -206,7 +206,9 @@ def test_a_run_that_the_server_will_not_have_is_named_with_the_reason_and_the_ot
     assert {f"{run}-1" for run in RUNS[1:]} == {run.id for run in server.runs.values()}
 
 
-def test_an_interrupted_command_stops_the_client_and_goes_on_the_next_time(server: WandbServer, store: Store) -> None:
+def test_an_interrupted_sync_stops_the_client_and_the_next_sync_sends_the_rest(
+    server: WandbServer, store: Store
+) -> None:
     server.delay = 1.0
     command = [sys.executable, "-m", "sweeps", "sync", "--runs", str(store.root)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -215,18 +217,18 @@ def test_an_interrupted_command_stops_the_client_and_goes_on_the_next_time(serve
     printed_by(process)
     assert process.returncode == 130
     server.heal()
-    time.sleep(1.2)  # what was on its way has arrived
+    time.sleep(1.2)  # requests that were under way have arrived
     calls = server.calls.copy()
     time.sleep(2)
-    assert server.calls == calls  # nobody is left who would send
+    assert server.calls == calls  # no process is left that sends anything
     assert sync([], store.root) == 0
     assert all(len(run.rows) == 30 for run in server.runs.values()) and len(server.runs) == 3
 
 
-def test_what_an_attempt_is_still_writing_waits_for_its_end(
+def test_the_record_of_a_running_attempt_is_sent_only_after_the_attempt_has_ended(
     server: WandbServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its record may look finished: the client may be about to send it."""
+    """Its record may already look finished, and its own client may be about to send it."""
     attempt, _ = another(store, 7, exit_code=0)
     assert sync([], store.root) == 0
     assert "4 records: 3 to check, 1 of attempts at work" in capsys.readouterr().out
@@ -236,7 +238,9 @@ def test_what_an_attempt_is_still_writing_waits_for_its_end(
     assert len(server.runs) == 4
 
 
-def test_failed_and_killed_attempts_arrive_as_failed_with_what_they_had(server: WandbServer, store: Store) -> None:
+def test_failed_and_killed_attempts_arrive_as_failed_with_all_their_readable_rows(
+    server: WandbServer, store: Store
+) -> None:
     failed, _ = another(store, 7, exit_code=1)
     killed, file = another(store, 8, exit_code=0)
     for attempt in (failed, killed):
@@ -251,8 +255,8 @@ def test_failed_and_killed_attempts_arrive_as_failed_with_what_they_had(server: 
     assert sync([], store.root) == 0 and server.calls == calls
 
 
-def test_of_a_damaged_record_all_that_can_be_read_arrives_and_how_it_ended(server: WandbServer, store: Store) -> None:
-    """The client alone sends what comes before the damage, and calls the run failed."""
+def test_every_readable_row_of_a_damaged_record_arrives_and_how_it_ended(server: WandbServer, store: Store) -> None:
+    """The client alone would send only what comes before the damage, and call the run failed."""
     attempt, file = another(store, 7, exit_code=0)
     attempt.fail(from_text("another attempt was first"))
     data = bytearray(file.read_bytes())
@@ -268,7 +272,7 @@ def test_of_a_damaged_record_all_that_can_be_read_arrives_and_how_it_ended(serve
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 something else", b":W&B\xe1\xbe\x00"])
-def test_a_record_with_nothing_in_it_keeps_no_other_from_arriving(
+def test_a_record_with_no_readable_content_does_not_stop_the_others_from_arriving(
     content: bytes, server: WandbServer, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attempt, file = another(store, 7, exit_code=1)
@@ -280,18 +284,18 @@ def test_a_record_with_nothing_in_it_keeps_no_other_from_arriving(
 
 
 @pytest.mark.skipif(shutil.which("script") is None, reason="no script(1), which makes a terminal")
-def test_a_terminal_is_not_asked_for_a_key(store: Store, tmp_path: Path) -> None:
+def test_sync_does_not_ask_for_a_key_on_a_terminal(store: Store, tmp_path: Path) -> None:
     usual = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     command = f"{sys.executable} -m sweeps sync --runs {store.root}"
     terminal = ["script", "--quiet", "--return", "--command", command, "/dev/null"]
     done = subprocess.run(
         terminal, env=usual | {"HOME": str(tmp_path)}, cwd=ROOT, capture_output=True, timeout=LAST_RESORT
     )
-    assert done.returncode == 1 and b"the W&B server cannot be had: " in done.stdout
+    assert done.returncode == 1 and b"the W&B server cannot be used: " in done.stdout
     assert not (tmp_path / ".netrc").exists()
 
 
-def test_without_anything_to_send_no_server_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_if_there_is_nothing_to_send_no_server_is_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sync", "--runs", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("0 records")
 

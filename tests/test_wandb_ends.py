@@ -1,4 +1,4 @@
-"""A W&B record read from the two ends of its file, against all of it."""
+"""A W&B record that is read from the two ends of its file, compared with one that is read from the whole file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmprompt.runs.wandb_record import RecordError, WandbRecord, read_record
 
 
 def ends(data: bytes, folder: Path) -> tuple[WandbRecord, WandbRecord]:
-    """The short reading and the whole one."""
+    """The record as read from the two ends of its file, and as read from the whole file."""
     file = folder / "ends.wandb"
     file.write_bytes(data)
     return read_ends(file), read_record(file, history=False)
@@ -28,7 +28,7 @@ def said(record: WandbRecord) -> tuple[Any, ...]:
 
 
 def long(rows: int) -> bytes:
-    """A sound file of this many steps, whose values are set at its end."""
+    """An intact file with this many steps, whose values are set at its end."""
     messages = [Message(num=number) for number in range(1, rows + 5)]
     head, run, *steps, summary, end = messages
     head.header.version_info.producer = "0.31"
@@ -42,7 +42,7 @@ def long(rows: int) -> bytes:
     return framed(message.SerializeToString() for message in messages)
 
 
-def test_the_two_ends_of_a_record_say_what_all_of_it_says(tmp_path: Path) -> None:
+def test_a_record_of_the_client_reads_the_same_from_its_two_ends_as_from_the_whole_file(tmp_path: Path) -> None:
     written = write(tmp_path)
     short, whole = read_ends(written), read_record(written, history=False)
     assert said(short) == said(whole) and (short.damage, short.state) == ((), "finished")
@@ -56,8 +56,8 @@ def test_reading_the_two_ends_gives_the_same_values_at_any_length(rows: int, tmp
     assert (short.summary, short.state, short.damage) == ({"test/accuracy": 82.2}, "finished", ())
 
 
-def test_the_end_is_found_wherever_the_blocks_cut_it(tmp_path: Path) -> None:
-    """The last messages are pushed over the end of a block, byte by byte, and are longer than one."""
+def test_the_end_is_found_wherever_the_boundary_of_a_block_falls(tmp_path: Path) -> None:
+    """A message before the last two grows byte by byte, which pushes these over the end of a block; then it spans blocks."""
     records = [payload for payload in payloads(long(1100), len(MAGIC)) if isinstance(payload, bytes)]
     *steps, summary, end = records
     size = len(framed([*steps, summary, end]))
@@ -72,16 +72,18 @@ def test_the_end_is_found_wherever_the_blocks_cut_it(tmp_path: Path) -> None:
         assert said(short) == said(whole) and short.state == "finished" and short.damage == ()
 
 
-def test_damage_in_the_middle_is_found_only_by_the_whole_reading(tmp_path: Path) -> None:
+def test_damage_in_the_middle_is_found_only_if_the_whole_file_is_read(tmp_path: Path) -> None:
     data = bytearray(long(4000))
     data[3 * BLOCK + 100] ^= 1
     (tmp_path / "damaged.wandb").write_bytes(data)
     assert read_record(tmp_path / "damaged.wandb", history=False).damage
-    assert read_ends(tmp_path / "damaged.wandb").damage == ()  # as is said there
+    assert read_ends(tmp_path / "damaged.wandb").damage == ()  # as its docstring says
 
 
 @pytest.mark.parametrize("step", [1, 997])
-def test_of_a_file_cut_anywhere_the_short_reading_says_no_more_than_the_whole_one(step: int, tmp_path: Path) -> None:
+def test_a_file_that_is_cut_off_anywhere_reads_the_same_from_its_two_ends_as_from_the_whole_file(
+    step: int, tmp_path: Path
+) -> None:
     data = long(1600)
     near = [edge + shift for edge in range(BLOCK, len(data), BLOCK) for shift in range(-9, 20)]
     cuts = range(len(data) - 150, len(data)) if step == 1 else [*near, *range(len(MAGIC), len(data), step)]
@@ -92,14 +94,14 @@ def test_of_a_file_cut_anywhere_the_short_reading_says_no_more_than_the_whole_on
         assert short.damage == whole.damage and short.state == "no end"
 
 
-def test_what_is_missing_among_the_last_messages_has_all_of_it_read(tmp_path: Path) -> None:
+def test_if_one_of_the_last_messages_is_missing_the_whole_file_is_read(tmp_path: Path) -> None:
     records = [payload for payload in payloads(long(1500), len(MAGIC)) if isinstance(payload, bytes)]
-    for gone in range(1, 4):  # the summary; and the last steps with it
+    for gone in range(1, 4):  # the summary alone, or the last steps as well
         short, whole = ends(framed([*records[: -1 - gone], records[-1]]), tmp_path)
         assert said(short) == said(whole) and short.damage == whole.damage != ()
 
 
-def test_a_record_whose_values_are_not_at_its_end_is_read_whole(tmp_path: Path) -> None:
+def test_if_the_values_are_not_at_the_end_of_the_file_the_whole_file_is_read(tmp_path: Path) -> None:
     records = [payload for payload in payloads(long(1500), len(MAGIC)) if isinstance(payload, bytes)]
     *before, summary, end = records
     moved = [before[0], before[1], summary, *before[2:], end]
@@ -109,8 +111,8 @@ def test_a_record_whose_values_are_not_at_its_end_is_read_whole(tmp_path: Path) 
     assert said(short) == said(whole) and short.damage == ()
 
 
-def test_of_a_client_that_was_online_the_short_reading_has_what_was_set_last(tmp_path: Path) -> None:
-    """It notes the last values of each step in the summary, too; those of long ago are in the middle of the file."""
+def test_the_two_ends_of_an_online_clients_record_give_only_the_values_that_were_set_last(tmp_path: Path) -> None:
+    """An online client also writes each step's values into the summary; those of early steps are in the middle of the file."""
     records = [payload for payload in payloads(long(3000), len(MAGIC)) if isinstance(payload, bytes)]
     messages = []
     for record in map(Message.FromString, records):
@@ -132,7 +134,9 @@ def test_of_a_client_that_was_online_the_short_reading_has_what_was_set_last(tmp
 @pytest.mark.parametrize(
     ("data", "reason"), [(b"", "it is empty"), (b"PK" * BLOCK * 2, "it begins with b'PK"), (MAGIC[:5], "begins with")]
 )
-def test_the_short_reading_refuses_what_the_whole_one_refuses(data: bytes, reason: str, tmp_path: Path) -> None:
+def test_a_file_that_is_empty_foreign_or_missing_is_refused_with_a_reason(
+    data: bytes, reason: str, tmp_path: Path
+) -> None:
     (tmp_path / "odd.wandb").write_bytes(data)
     with pytest.raises(RecordError, match=re.escape(reason)):
         read_ends(tmp_path / "odd.wandb")
@@ -142,7 +146,7 @@ def test_the_short_reading_refuses_what_the_whole_one_refuses(data: bytes, reaso
 
 @settings(max_examples=150, deadline=None)
 @given(MUTATIONS)
-def test_whatever_happens_to_a_file_the_short_reading_does_not_contradict_the_whole_one(
+def test_the_two_ends_of_a_mutated_file_give_the_same_values_as_the_whole_file(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, float, Any]]
 ) -> None:
     data = long(1500)

@@ -1,4 +1,4 @@
-"""A W&B record as read from its file, whole and damaged, with W&B's own inspector as the judge."""
+"""W&B records read from intact and damaged files; W&B's own inspector must agree."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def damaged(data: bytes, folder: Path) -> WandbRecord:
 
 
 def assert_true_rows(found: WandbRecord, whole: WandbRecord) -> None:
-    """Every row that is there is a row that was written."""
+    """Every row that was read is a row that was written."""
     true = history_frame(whole).set_index("_step")["train/loss"]
     if len(history_frame(found)):
         read = history_frame(found).set_index("_step")["train/loss"].astype("float64")  # 1.0 is written as 1
@@ -68,13 +68,13 @@ def test_a_record_reads_as_it_was_written(written: Path) -> None:
     assert record.damage == ()
 
 
-def test_without_history_all_else_is_the_same(written: Path) -> None:
+def test_a_record_read_without_its_history_is_otherwise_the_same(written: Path) -> None:
     whole, rest = read_record(written, history=True), read_record(written, history=False)
     assert (rest.config, rest.summary, rest.exit_code) == (whole.config, whole.summary, whole.exit_code)
     assert len(rest.history) == 0
 
 
-def test_without_values_all_else_is_the_same(written: Path) -> None:
+def test_a_record_read_without_its_values_is_otherwise_the_same(written: Path) -> None:
     whole, rest = read_record(written, history=True), read_record(written, history=False, values=False)
     assert (rest.config, rest.summary, rest.history) == ({}, {}, {})
     assert (rest.id, rest.project, rest.rows, rest.state) == (whole.id, whole.project, whole.rows, whole.state)
@@ -84,9 +84,7 @@ def test_without_values_all_else_is_the_same(written: Path) -> None:
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "none": lambda data: data,
     "killed": lambda data: data[: 2 * len(data) // 3],
-    "flipped": lambda data: (
-        data[:BLOCK] + bytes([data[BLOCK] ^ 1]) + data[BLOCK + 1 :]
-    ),  # the whole of its block is lost
+    "flipped": lambda data: data[:BLOCK] + bytes([data[BLOCK] ^ 1]) + data[BLOCK + 1 :],  # the whole block is lost
 }
 
 
@@ -123,14 +121,14 @@ def test_a_file_cut_anywhere_gives_the_rows_before_the_cut(written: Path, tmp_pa
     for cut in cuts:
         found = damaged(data[:cut], tmp_path)
         assert_true_rows(found, whole)
-        assert rows <= len(history_frame(found))  # more file, not fewer rows
+        assert rows <= len(history_frame(found))  # a longer part of the file gives at least as many rows
         assert list(history_frame(found).get("_step", [])) == list(range(1, len(history_frame(found)) + 1))
         assert found.exit_code is None and found.state == "no end"
         rows = len(history_frame(found))
     assert "the file ends inside a chunk" in found.damage[0]
 
 
-def test_a_flipped_byte_loses_rows_but_never_makes_one_up(written: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_may_lose_rows_but_never_invents_one(written: Path, tmp_path: Path) -> None:
     data, whole = written.read_bytes(), read_record(written, history=True)
     random = np.random.default_rng(0)
     for place in random.integers(len(MAGIC), len(data), 60):
@@ -138,7 +136,9 @@ def test_a_flipped_byte_loses_rows_but_never_makes_one_up(written: Path, tmp_pat
         flipped[place] ^= 1 << int(random.integers(8))
         found = damaged(bytes(flipped), tmp_path)
         assert_true_rows(found, whole)
-        assert found.damage or history_frame(found).equals(history_frame(whole))  # equal: it was padding
+        assert found.damage or history_frame(found).equals(
+            history_frame(whole)
+        )  # if they are equal, the bit lay in padding
 
 
 def test_a_zeroed_stretch_is_damage_and_the_next_block_is_read(written: Path, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def mutated(data: bytes, kind: str, place: float, how: Any) -> bytes:
 
 @settings(max_examples=150, deadline=None)
 @given(MUTATIONS)
-def test_whatever_happens_to_a_file_its_rows_are_true_and_what_is_missing_is_said(
+def test_the_rows_of_a_mutated_file_are_true_and_missing_ones_are_reported(
     written: Path, tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[str, float, Any]]
 ) -> None:
     data, whole = written.read_bytes(), read_record(written, history=True)
@@ -204,8 +204,8 @@ def test_whatever_happens_to_a_file_its_rows_are_true_and_what_is_missing_is_sai
         assert (found.config, found.summary) == (whole.config, whole.summary)
 
 
-def test_chunks_that_are_gone_as_a_whole_are_missed(written: Path, tmp_path: Path) -> None:
-    """Nothing but the numbers of the records tells, where the loss begins and ends with a chunk of the last block."""
+def test_records_whose_whole_chunks_are_lost_are_reported_by_their_numbers(written: Path, tmp_path: Path) -> None:
+    """If whole chunks of the last block are lost, only the numbers of the records show it."""
     records = [payload for payload in payloads(written.read_bytes(), len(MAGIC)) if isinstance(payload, bytes)]
     found = damaged(framed([*records[:500], *records[510:]]), tmp_path)
     assert found.damage == ("records 501 to 510 are missing",)
@@ -213,7 +213,7 @@ def test_chunks_that_are_gone_as_a_whole_are_missed(written: Path, tmp_path: Pat
     assert damaged(framed(records), tmp_path).damage == ()
 
 
-def test_records_that_are_there_twice_count_once(written: Path, tmp_path: Path) -> None:
+def test_records_that_occur_twice_count_once_and_are_reported(written: Path, tmp_path: Path) -> None:
     records = [payload for payload in payloads(written.read_bytes(), len(MAGIC)) if isinstance(payload, bytes)]
     found = damaged(framed([*records[:500], *records[490:]]), tmp_path)
     assert history_frame(found).equals(read_history(written))
@@ -221,7 +221,7 @@ def test_records_that_are_there_twice_count_once(written: Path, tmp_path: Path) 
 
 
 def evil(text: str) -> bytes:
-    """A sound file whose values are this text."""
+    """An intact file whose values are this text."""
     run, row, last = Message(num=1), Message(num=2), Message(num=3)
     run.run.run_id = "r-1"
     run.run.config.update.add(key="seed", value_json=text)
@@ -239,7 +239,7 @@ def evil(text: str) -> bytes:
 @example("[" * 100_000)
 @example("9" * 5000)
 @example("1e999")
-def test_a_value_that_is_no_json_is_left_out_and_said(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_a_value_that_is_no_json_is_left_out_and_reported(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     found = damaged(evil(text), tmp_path_factory.mktemp("evil"))
     try:
         value = json.loads(text)
@@ -252,7 +252,7 @@ def test_a_value_that_is_no_json_is_left_out_and_said(tmp_path_factory: pytest.T
         assert str(found.config) == str({"seed": value}) and str(found.summary) == str({"test.accuracy": value})
 
 
-def test_a_sound_chunk_that_holds_no_message_is_damage(written: Path, tmp_path: Path) -> None:
+def test_an_intact_chunk_that_holds_no_message_is_damage(written: Path, tmp_path: Path) -> None:
     import zlib
 
     foreign = b"\xff\xff no message"

@@ -1,4 +1,4 @@
-"""The analysis as one run of the W&B project, through the real client to the test server."""
+"""`report --wandb` uploads the analysis as one run of the W&B project, with the real client, here to the test server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
         yield server
 
 
-def test_page_tables_and_figures_are_one_run_of_job_type_analysis(
+def test_the_page_the_tables_and_the_figures_are_uploaded_as_one_run(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = whole_store.filled(tmp_path / "runs", ("length", "main"))
@@ -45,7 +45,7 @@ def test_page_tables_and_figures_are_one_run_of_job_type_analysis(
     )
 
 
-def test_without_a_server_or_a_result_it_says_so(
+def test_without_a_result_or_without_a_server_the_command_ends_with_the_reason(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = whole_store.filled(tmp_path / "runs", ("length",), skipped=24)
@@ -54,4 +54,4 @@ def test_without_a_server_or_a_result_it_says_so(
     whole_store.filled(tmp_path / "other", ("main",))
     server.refuse()
     assert main(["report", "--wandb", "--runs", str(tmp_path / "other")]) == 2
-    assert "the W&B server cannot be had" in capsys.readouterr().err and (tmp_path / "other" / "report.html").exists()
+    assert "the W&B server cannot be used" in capsys.readouterr().err and (tmp_path / "other" / "report.html").exists()

@@ -40,7 +40,7 @@ def attempt_folder(root: Path) -> Path:
 
 
 def program(root: Path, body: str, **environment: str) -> subprocess.Popen[str]:
-    """A process of its own, with an empty home, that writes a record in root/attempts/1."""
+    """A separate process with an empty home that writes a record into root/attempts/1."""
     code = textwrap.dedent(PROGRAM) + textwrap.dedent(body)
     usual = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     home = root / "home"
@@ -69,7 +69,7 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()]
 
 
-def test_the_exit_record_is_on_disk_when_finish_returns_twelve_times_in_a_row(tmp_path: Path) -> None:
+def test_whenever_finish_returns_the_exit_record_is_on_disk(tmp_path: Path) -> None:
     for number in range(12):
         folder = attempt_folder(tmp_path / str(number))
         record = RecordWriter(folder, f"r{number}-1", "name", "group", {"seed": number}, OFFLINE)
@@ -88,7 +88,7 @@ def test_the_exit_record_is_on_disk_when_finish_returns_twelve_times_in_a_row(tm
 def test_finish_waits_for_an_exit_record_that_comes_late_and_says_so_when_none_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """W&B is late now and then only; so the file is cut before its exit record, which comes 0.3 s later."""
+    """W&B is late only rarely; so the test cuts the exit record off the file and puts it back 0.3 s later."""
     record = RecordWriter(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
     for step in range(500):
         record.log(step, {"train/loss": 1.0})
@@ -99,7 +99,7 @@ def test_finish_waits_for_an_exit_record_that_comes_late_and_says_so_when_none_c
     late = threading.Timer(0.3, record.file.write_bytes, [data])
     late.start()
     wandb_writer._wait_for_exit(record.file)
-    assert record.file.read_bytes() == data  # it has come
+    assert record.file.read_bytes() == data  # the exit record is back
     late.join()
     record.file.write_bytes(data[:-5])
     monkeypatch.setattr(wandb_writer, "EXIT_DEADLINE", 0.1)
@@ -134,7 +134,7 @@ def test_logs_of_the_client_that_cannot_be_removed_fail_no_run(
 
     record = RecordWriter(attempt_folder(tmp_path), "r-1", "name", "group", {"seed": 1}, OFFLINE)
     record.log(1, {"train/loss": 1.0})
-    monkeypatch.setattr(Path, "is_dir", refused)  # as in a folder whose permissions somebody took
+    monkeypatch.setattr(Path, "is_dir", refused)  # as in a folder whose permissions were taken away
     record.finish({}, exit_code)
     monkeypatch.undo()
     assert record.file is not None
@@ -160,7 +160,7 @@ def test_calls_with_one_step_make_one_row_and_the_last_row_does_not_become_the_s
     assert list(history_frame(found)["train/loss"]) == [1.0, 1.0]
 
 
-def test_a_step_that_goes_back_is_refused_instead_of_dropped(tmp_path: Path) -> None:
+def test_a_step_before_the_last_one_is_refused_instead_of_dropped(tmp_path: Path) -> None:
     record = RecordWriter(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
     record.log(10, {"train/loss": 1.0})
     with pytest.raises(TrackingError, match="step 5 was logged after step 10"):
@@ -261,7 +261,9 @@ def test_kill_9_loses_no_more_than_the_last_seconds_rows(tmp_path: Path) -> None
     assert found.state == "no end"
 
 
-def test_the_users_wandb_settings_change_no_offline_record_and_nothing_is_written_at_home(tmp_path: Path) -> None:
+def test_the_users_wandb_settings_change_no_offline_record_and_nothing_is_written_to_the_home_folder(
+    tmp_path: Path,
+) -> None:
     body = """
         settings = Path.home() / ".config" / "wandb" / "settings"
         settings.parent.mkdir(parents=True)

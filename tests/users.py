@@ -1,4 +1,4 @@
-"""Other Unix users, for tests that root runs: two who share a group, without account or home."""
+"""Two other Unix users who share a group, without accounts or homes, for tests that run as root."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from patience import printed_by
 
 from mmprompt.runs.deployment import ROOT
 
-GROUP = 61000  # of both
+GROUP = 61000  # of both users
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class User:
     uid: int
 
     def start(self, home: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """`python ARGUMENTS` as this user, who lives under a umask that shuts the group out."""
+        """`python ARGUMENTS` as this user, with a umask that denies the group write permission."""
         known = {"HOME": str(home), "USER": self.name, "LOGNAME": self.name, "PATH": os.environ["PATH"]}
         return subprocess.Popen(
             [python(), *arguments],
@@ -58,7 +58,7 @@ def paths() -> dict[str, str]:
 
 @cache
 def python() -> str:
-    """A Python that other users may start and that finds our packages. Skips the test where there is none."""
+    """A Python that other users may start and that finds our packages. Skips the test if there is none."""
     if os.getuid() != 0:
         pytest.skip("only root can be two other users")
     ours: Sequence[str] = (sys.executable, f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}")

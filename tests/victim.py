@@ -1,7 +1,7 @@
-"""A process that executes a run and dies where it is told to: as `python tests/victim.py STORE`, asked through `Victims`.
+"""A process that executes runs and dies at a requested point: `python tests/victim.py STORE`, which `Victims` starts and controls.
 
-Importing torch takes seconds, so that one process does it once, prepares what a run needs, and forks for every attempt.
-The fork is the whole process that a scheduler would start: pid, claim, W&B record, and its death by SIGKILL are its own.
+Importing torch takes seconds, so one process imports it once, prepares what a run needs, and forks for every attempt. The fork
+behaves like a process that a scheduler starts: it has a pid, a claim and a W&B record of its own, and SIGKILL ends it alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def die() -> None:
 
 
 def die_before_operation(number: int, store: str) -> None:
-    """Of those on files and folders of the store, counted from 1."""
+    """Dies before the operation of this number on files and folders of the store, counted from 1."""
     count = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -43,7 +43,7 @@ def die_before_operation(number: int, store: str) -> None:
 
 
 def attempt(asked: dict[str, Any], settings: Any) -> dict[str, str]:
-    """What the forked process does. `asked` says what, and where to die."""
+    """What the forked process does. `asked` holds the request: which runs, and where to die."""
     from tiny import JOB
 
     from mmprompt.execution.execute import execute
@@ -63,7 +63,7 @@ def attempt(asked: dict[str, Any], settings: Any) -> dict[str, str]:
 
     if "die_before_operation" in asked:
         die_before_operation(asked["die_before_operation"], asked["store"])
-    if "die_at_byte" in asked:  # of a file: the kernel kills whoever writes more, in the middle of that write
+    if "die_at_byte" in asked:  # of a file: if the process writes more, the kernel kills it in the middle of that write
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_FSIZE, (asked["die_at_byte"], resource.RLIM_INFINITY))
     settings = settings.model_copy(update={"checkpoint_every": asked["checkpoint_every"]})
@@ -71,7 +71,7 @@ def attempt(asked: dict[str, Any], settings: Any) -> dict[str, str]:
 
 
 def end(asked: dict[str, Any], settings: Any) -> None:
-    """The attempt, and the end of this process with its exit code; to take down the interpreter costs a second."""
+    """Executes the attempt and exits with its code, without the second that shutting down the interpreter takes."""
     code = 0
     try:
         print(json.dumps(attempt(asked, settings)), flush=True)
@@ -114,7 +114,7 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class End:
-    code: int  # minus the signal, if it died of one
+    code: int  # the exit code, or minus the signal that ended the process
     output: str
 
     @property
@@ -123,7 +123,7 @@ class End:
 
 
 class Victims:
-    """The process that forks. Where that is allowed it has a small disk of its own, which can be filled and spoiled."""
+    """The process that forks. If mounting is allowed, it has a small disk of its own, which can be filled or made read-only."""
 
     def __init__(self, folder: Path) -> None:
         self.output = folder / "output"
@@ -144,7 +144,7 @@ class Victims:
     def attempt(
         self, store: Path, *runs: str, tracking: str = "disabled", checkpoint_every: int = 2, **asked: Any
     ) -> End:
-        """Executes the runs in a process of its own, to its end."""
+        """Executes the runs in a new process, and waits for its end."""
         assert self.process.stdin and self.process.stdout
         asked |= {"store": str(store), "runs": runs, "tracking": tracking, "checkpoint_every": checkpoint_every}
         self.process.stdin.write(json.dumps(asked | {"output": str(self.output)}) + "\n")

@@ -1,5 +1,5 @@
-"""A store in which sweeps and searches of conf/ have run: their own manifests and settings, real W&B records and files of
-evaluations, and scores that were made up. No training."""
+"""A store that looks as if sweeps and searches of conf/ had run: real manifests, settings, W&B records and files of evaluations,
+but invented scores. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ORIGIN = {key: JOB[key] for key in ("commit", "dirty", "code")} | {"device": "cp
 
 
 def filled(root: Path, names: tuple[str, ...] = SWEEPS, skipped: int = 0) -> Store:
-    """`skipped`: runs of the first sweep, the last ones, that have not run."""
+    """A store with these sweeps; the last `skipped` runs of the first sweep have not run."""
     store = Store(root)
     for name in names:
         more = [f"evaluation.examples={EXAMPLES}"] if name == "robustness" else []
@@ -47,7 +47,7 @@ def filled(root: Path, names: tuple[str, ...] = SWEEPS, skipped: int = 0) -> Sto
 
 
 def searched(root: Path, name: str = "learning_rate") -> Store:
-    """A search that is over."""
+    """A store with a search that has ended."""
     _, study = instant.begun(ROOT / "conf", root, name)
 
     def score(config: RunConfig) -> float:
@@ -62,7 +62,7 @@ def noise(name: str, scale: float) -> float:
 
 
 def train(store: Store, config: RunConfig, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-    """What an attempt leaves that trains a run and makes its evaluations, and what a later one adds."""
+    """Writes what an attempt leaves that trains and evaluates a run; or, for a done run, what a later attempt adds."""
     folder = store.run(run_id(config))
     if folder.result() is None:
         folder.create(config)
@@ -93,12 +93,12 @@ def train(store: Store, config: RunConfig, wanted: Mapping[str, Mapping[str, Any
     else:
         attempt = folder.published
         missing = folder.missing(list(wanted), folder.result())
-        for one in missing:  # as if a later attempt had made it
+        for one in missing:  # written as a later attempt would
             put(attempt, folder.evaluations, config, wanted[one], one)
 
 
 def recorded(attempt: Attempt, config: RunConfig, wanted: Mapping[str, Mapping[str, Any]]) -> RecordWriter:
-    """The record, with its history, and the files of these evaluations."""
+    """Writes the files of these evaluations, and the W&B record with its history; the record is not finished yet."""
     about = config.model_dump(mode="json") | {"run_id": attempt.run.id, "work": "train", "attempt": 1} | ORIGIN
     record = RecordWriter(attempt.path, f"{attempt.run.id}-1", "name", "group", about, OFFLINE)
     final = level(config)
@@ -136,7 +136,7 @@ def values(config: RunConfig, settings: Mapping[str, Any], one: str) -> dict[str
 
 
 def scores(config: RunConfig, settings: Mapping[str, Any], one: str) -> np.ndarray:
-    """Right or wrong, by chance; captions by a scale."""
+    """The score of each example: right or wrong at random, and for captions a random number on the scale of CIDEr."""
     rng = np.random.default_rng(zlib.crc32(one.encode()))
     mean = level(config) * (1 - 4 * settings.get("attack", {}).get("epsilon", 0.0))
     if config.task.family == "caption":

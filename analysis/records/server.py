@@ -87,7 +87,7 @@ class OnServer:
 def on_server(manifest: Mapping[str, Any], project: str | None) -> Iterator[OnServer]:
     """Where `analysis.records.reading` finds the records of this sweep. `project`: PROJECT or ENTITY/PROJECT; None: as launched.
 
-    Raises ServerError when the server cannot be had, also later in the block.
+    Raises ServerError if the server cannot be used, now or later in the block.
     """
     entity, project = place_of(manifest, project)
     runs = list(dict.fromkeys(point["run"] for point in manifest["points"]))

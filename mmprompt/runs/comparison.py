@@ -1,7 +1,7 @@
 """How a sweep's runs are compared and shown: the part of a sweep's file that its manifest keeps and `analysis` reads.
 
-`sweeps.grid.sweep_file.Sweep` has these fields; the manifest carries them; tables and figures follow them. A manifest that was
-written before a field existed means its default.
+`sweeps.grid.sweep_file.Sweep` has these fields, the manifest stores them, and tables and figures follow them. If a manifest was
+written before a field existed, the field has its default.
 Part of the light half of the package: no torch, no Hydra.
 """
 
@@ -13,7 +13,7 @@ from pydantic import Field
 
 from mmprompt.settings.section import Section
 
-Fact = Literal[  # what runs record of themselves besides scores
+Fact = Literal[  # what runs record besides scores
     "trainable_parameters",
     "epochs",
     "epochs_to_99",
@@ -24,15 +24,15 @@ Fact = Literal[  # what runs record of themselves besides scores
     "peak_memory_mb",
 ]
 FACTS: tuple[str, ...] = get_args(Fact)
-RECORDED = tuple(fact for fact in FACTS if fact != "seconds_per_100")  # by every run; that one is measured apart
+RECORDED = tuple(fact for fact in FACTS if fact != "seconds_per_100")  # by every run
 Margin = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Claim(Section):
-    """What a sweep is to show, as a contrast that is declared before anyone looks at its results.
+    """What a sweep should show: a contrast with a direction, declared before anyone has seen results.
 
-    Of two rows the score of one less that of the other; or of the axis that is compared the slope per doubling, or the
-    curvature, by which one tells a turning point.
+    It is the score of one row minus that of another; or, over the values of the compared axis, the slope per doubling or the
+    curvature, which shows a turning point.
     """
 
     claim: str

@@ -1,7 +1,7 @@
 """The schema of a run's configuration.
 
-`RunConfig` says *what* is computed; it is hashed and stored at launch (`runs.identity`). Where it is computed is in
-`runs.deployment`, which overrides are accepted in `runs.overrides`. No field has a default: every default lives in `conf/`.
+`RunConfig` says *what* is computed; it is hashed and stored at launch (`runs.identity`). `settings.deployment` says where it is
+computed, and `runs.overrides` which overrides are accepted. No field has a default: all defaults are in `conf/`.
 Part of the light half of the package: no torch, no Hydra.
 """
 
@@ -24,9 +24,9 @@ METHODS = methods()
 
 
 class RunConfig(Section):
-    """Everything that decides a run's numbers; nothing else. Its hash is the run's id.
+    """Everything that decides a run's numbers, and nothing else. Its hash is the run's id.
 
-    It has a field for each method as well (`with_methods`): that of the run's own holds its settings, the others are null.
+    It also has a field for each method (`with_methods`): the field of the run's method has its settings, the others are null.
     """
 
     training_version: Positive = Field(
@@ -49,18 +49,19 @@ class RunConfig(Section):
 
     @property
     def method_settings(self) -> MethodSettings:
-        """Those of the run's own method."""
+        """The settings of the run's method."""
         settings: MethodSettings = getattr(self, self.method)
         return settings
 
     def settings_of(self, method: type[M]) -> M | None:
-        """Those of this method: `config.settings_of(Prompt)`. None if the run's is another."""
+        """The settings of this method, as in `config.settings_of(Prompt)`; None if the run has another method."""
         return self.method_settings if isinstance(self.method_settings, method) else None
 
     @model_validator(mode="before")
     @classmethod
     def _one_spelling_per_meaning(cls, values: Any) -> Any:
-        """Settings of other methods, and a smoothing that the task has no use for, decide nothing."""
+        """Sets settings without effect to fixed values, so that equal runs have equal ids: the settings of other methods,
+        smoothing over a closed set that the task does not have, and the start of dropping tokens if none are dropped."""
         if not isinstance(values, dict):
             return values
         values = values | {method: None for method in cls.methods if method != values.get("method")}
@@ -98,5 +99,5 @@ def with_methods(methods: Mapping[str, type[MethodSettings]]) -> type[RunConfig]
     return schema
 
 
-if not TYPE_CHECKING:  # to a type checker a run has `method_settings` and `settings_of`, whatever methods there are
+if not TYPE_CHECKING:  # for type checkers, which know no field of a method, only `method_settings` and `settings_of`
     RunConfig = with_methods(METHODS)

@@ -1,6 +1,6 @@
-"""From the settings of where a run is executed to the folders of this machine, and to what its job needs to know.
+"""Turns deployment settings into the folders of this machine and into the settings of jobs.
 
-Light: no torch, no Hydra.
+Part of the light half of the package: no torch, no Hydra.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class JobSettings(Section):
 
     @classmethod
     def of(cls, deployment: Deployment, backbone: Path | None = None) -> Self:
-        """`backbone`: the file that nodes read, if it is another than here."""
+        """The job settings of a deployment. `backbone`: the file that nodes read, if it differs from the deployment's."""
         return cls(
             backbone=str(backbone or backbone_file(deployment)),
             data=data_folder(deployment),
@@ -43,12 +43,12 @@ class JobSettings(Section):
 
 
 def store_folder(named: str | os.PathLike[str] | None) -> Path:
-    """The folder that a person means; `~` is his home, also where no shell has expanded it. None: the default."""
+    """The absolute path of a store. `~` is the user's home, even if no shell has expanded it. None: the default store."""
     return default_store() if named is None else Path(os.path.expanduser(named)).absolute()
 
 
 def default_store() -> Path:
-    """Where no other is named: MMPROMPT_RUNS, else `runs` in the clone, whatever folder one is in."""
+    """The store if none is named: MMPROMPT_RUNS, else `runs` in the clone, whatever the working folder is."""
     return store_folder(os.environ.get("MMPROMPT_RUNS") or ROOT / "runs")
 
 
@@ -57,9 +57,9 @@ def deployment_of(composed: Mapping[str, Any]) -> Deployment:
 
 
 def data_folder(deployment: Deployment) -> str | None:
-    """An absolute path stays itself."""
+    """The folder of the tasks' files; a relative path begins at the clone."""
     return None if deployment.paths.data is None else str(ROOT / deployment.paths.data)
 
 
 def backbone_file(deployment: Deployment) -> Path:
-    return ROOT / deployment.paths.backbone  # an absolute path stays itself
+    return ROOT / deployment.paths.backbone  # an absolute path is not changed

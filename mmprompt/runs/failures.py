@@ -1,8 +1,8 @@
-"""Failures as data: why attempts end without having done what they were made for.
+"""Failures as data: the reasons why attempts end before they have done their work.
 
-One enumeration of causes for the whole program, and one class for what an attempt writes down, `error.json`. Beside it lies
-error.txt, the same for people; of attempts from before error.json existed it is all there is, and `from_text` reads it.
-Part of the light half of the package: imports nothing but the standard library.
+The whole program has one list of causes, and one class for the content of `error.json`, which an attempt writes. Beside it lies
+error.txt, the same as text for users. Old attempts have only error.txt, which `from_text` reads.
+Part of the light half of the package: imports only the standard library.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Literal
 
 Cause = Literal[
     "error",
-    "diverged",  # the loss or the gradient became infinite: with the same settings it always will, so this is an outcome
+    "diverged",  # the loss or the gradient is not finite; the same settings always diverge, so this is an outcome
     "out of memory",
     "disk full",
     "time limit",
     "preempted",
     "node lost",
     "cancelled",
-    "killed",  # by a signal, or without a word
+    "killed",  # by a signal, or for an unknown reason
     "paused",  # by a search
-    "not begun",  # a job ended before it had claimed a run
+    "not begun",  # a job ended before it claimed a run
 ]
-RETRIED: dict[str, Cause] = {  # as they are typed after --retry
+RETRIED: dict[str, Cause] = {  # the words after --retry
     "error": "error",
     "diverged": "diverged",
     "oom": "out of memory",
@@ -47,17 +47,17 @@ class Reason:
     kind: Cause
     message: str  # one line
     traceback: str = ""
-    interrupted: bool = False  # nothing was wrong with the run: the next attempt goes on from its checkpoint
-    signal: str | None = None  # that told the process to end
+    interrupted: bool = False  # the reason does not lie in the run; the next attempt resumes from its checkpoint
+    signal: str | None = None  # the signal that told the process to end
 
     @property
     def is_a_try(self) -> bool:
-        """Whether it counts towards the attempts after which a run is left alone."""
+        """Whether the attempt counts towards the number of tries after which a run is not tried again."""
         return not self.interrupted or self.kind == "time limit"
 
     @property
     def text(self) -> str:
-        """For people: what error.txt holds."""
+        """The reason as text for users, the content of error.txt."""
         return f"{OLD_PREFIX if self.interrupted else ''}{self.traceback or self.message}".rstrip() + "\n"
 
 
@@ -66,11 +66,11 @@ def told_to_end(signal: str) -> Reason:
 
 
 def silent(interrupted: bool, guess: str = "") -> Reason:
-    """Of a process that is gone. `guess`: what may have ended it."""
+    """The reason for an attempt whose process is gone. `guess`: what may have ended it."""
     return Reason("killed", f"{SILENT}{f': {guess}' if guess else ''}", interrupted=interrupted)
 
 
-# Text that Python, torch and the operating system wrote: the error.txt of attempts of long ago, and logs of jobs.
+# The text of Python, torch and the operating system, in the error.txt of old attempts and in logs of jobs.
 
 MEMORY = re.compile(
     r"\bMemoryError\b|OutOfMemoryError|out of memory|an't allocate memory|annot allocate memory|std::bad_alloc"
@@ -89,7 +89,7 @@ OLD_DIVERGED = "mmprompt.train.TrainingError: "
 
 
 def from_text(text: str) -> Reason:
-    """What an error.txt says that has no error.json beside it, or the log of a job that ended before it claimed a run."""
+    """The reason in an error.txt without error.json, or in the log of a job that ended before it claimed a run."""
     interrupted, text = text.startswith(OLD_PREFIX), text.removeprefix(OLD_PREFIX).strip()
     if text.startswith(OLD_SIGNAL):
         return told_to_end(text.removeprefix(OLD_SIGNAL))
@@ -104,7 +104,7 @@ def from_text(text: str) -> Reason:
 
 
 def cause_of(text: str) -> Cause:
-    """Of a traceback, or of what a process printed last."""
+    """The cause that a traceback, or the last output of a process, shows."""
     message = conclusion(text)
     if any(DISK.search(line) for line in [message, *raised(text)]):
         return "disk full"
@@ -112,13 +112,13 @@ def cause_of(text: str) -> Cause:
 
 
 def raised(text: str) -> list[str]:
-    """The lines of a traceback that name exceptions: the last one, and those that led to it."""
+    """The lines of a traceback that name exceptions: the last exception, and those that led to it."""
     lines = [line for line in text.splitlines() if line.strip()]
     return [line for before, line in pairwise(lines) if before.startswith("  ") and not line.startswith(" ")]
 
 
 def conclusion(text: str) -> str:
-    """The line of a traceback that names the exception; of other text the last one."""
+    """The line of a traceback that names the exception; the last line of other text."""
     lines = [line for line in text.splitlines() if line.strip()]
     frames = [i for i, line in enumerate(lines) if line.startswith('  File "')]
     named = [line for line in lines[frames[-1] :] if not line.startswith(" ")] if frames else []

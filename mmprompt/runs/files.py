@@ -1,7 +1,7 @@
-"""How files are written into a store that several processes, hosts and Unix users share: whole, or not at all.
+"""Writes files into a store that several processes, hosts and Unix users share: each file completely or not at all.
 
-What begins with a dot is not finished. What is made has the group and the permissions of the folder it lies in.
-Part of the light half of the package: no torch, no Hydra.
+Files and folders whose names begin with a dot are unfinished. New ones get the group and the permissions of the folder they lie
+in. Part of the light half of the package: no torch, no Hydra.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what link(2) says where there are none
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # errors where hard links are impossible
 
 
 class StoreError(RuntimeError):
@@ -25,25 +25,25 @@ class StoreError(RuntimeError):
 
 
 class GoneError(StoreError):
-    """The folder of a file that should be written does not exist any more."""
+    """A file cannot be written because its folder does not exist any more."""
 
 
-CHANGING = "if somebody is changing these files, try again"
+CHANGING = "if another process is changing these files, try again"
 Content = str | bytes | memoryview
 
 
 def write_once(path: Path, content: Content, make: bool = True) -> bool:
-    """Writes a complete file unless it exists. Returns whether this call wrote it.
+    """Writes a file, completely, unless it exists. Returns whether this call wrote it.
 
-    `make`: its folder too, if that is missing. Raises StoreError if it cannot be written, GoneError if there is no folder.
+    `make`: make its folder too if that is missing. Raises StoreError if it cannot be written, GoneError if there is no folder.
     """
     return _write(path, content, _link, make)
 
 
 def write_over(path: Path, content: Content, make: bool = True, durable: bool = True) -> None:
-    """Replaces a file in one step. Readers see the old or the new content, and if `durable` also after a crash of the machine.
+    """Replaces a file in one step. Readers see the old or the new content, with `durable` also after a crash of the machine.
 
-    `make`, and what is raised: as `write_once`.
+    `make` and the errors are those of `write_once`.
     """
     _write(path, content, os.replace, make, durable)
 
@@ -76,8 +76,8 @@ def _write(path: Path, content: Content, put: Callable[[Path, Path], None], make
 
 
 def _link(draft: Path, path: Path) -> None:
-    """As os.link. When a file server's answer gets lost, the client repeats the request and is told that the file exists; then
-    the inode shows whether it is ours."""
+    """As os.link, but reliable on a file server. If the server's reply is lost, the client repeats the request and gets the error
+    that the file exists. The number of links of the draft then shows whether the first request succeeded."""
     try:
         os.link(draft, path)
     except FileExistsError:
@@ -94,7 +94,7 @@ def sync_folder(folder: Path) -> None:
     """Writes a folder's list of names to the disk."""
     opened = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # not every file system does that
+        with contextlib.suppress(OSError):  # not every file system can do this
             os.fsync(opened)
     finally:
         os.close(opened)
@@ -107,9 +107,9 @@ def draft_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def drafted(folder: Path) -> Iterator[Path]:
-    """Yields an empty temporary folder, to be renamed to `folder` when complete; that fails if `folder` exists and is not empty.
+    """Yields an empty temporary folder, to be renamed to `folder` when complete. That fails if `folder` exists and is not empty.
 
-    Raises OSError if it cannot be made.
+    The temporary folder is removed afterwards if it still exists. Raises OSError if it cannot be made.
     """
     draft = draft_of(folder)
     make_folder(draft)
@@ -122,8 +122,8 @@ def drafted(folder: Path) -> Iterator[Path]:
 def put_folder(draft: Path, folder: Path, proof: str) -> bool:
     """Renames a prepared folder into place. Returns False if a folder that is not empty exists there. Raises OSError.
 
-    A file server whose answer was lost is asked again, and says that there is no draft: then `proof`, a file of it, is found to
-    have been renamed with it.
+    If a file server's reply is lost, the client repeats the request and gets the error that there is no draft. Whether the first
+    request succeeded is seen by `proof`, a file in the draft, which was then renamed with it.
     """
     mine = (draft / proof).stat()
     try:
@@ -157,13 +157,13 @@ def make_folder(folder: Path) -> None:
 def share(made: Path) -> None:
     """Gives a new file or folder the group and the permissions of the folder it lies in, whatever the umask is.
 
-    Not in a folder that everyone may write to, such as /tmp: what is made there is for the one who made it, by his umask.
+    In a folder that every user may write to, such as /tmp, they are left as the user's umask makes them.
     """
     here, folder = made.stat(), made.parent.stat()
     if folder.st_mode & stat.S_IWOTH:
         return
     mode = folder.st_mode & (0o2777 if stat.S_ISDIR(here.st_mode) else 0o666)
-    with contextlib.suppress(PermissionError):  # not a member of the group; a disk without owners
+    with contextlib.suppress(PermissionError):  # the user is not in the group, or the disk has no owners
         if here.st_gid != folder.st_gid:
             os.chown(made, -1, folder.st_gid)
         if stat.S_IMODE(here.st_mode) != mode:
@@ -173,8 +173,8 @@ def share(made: Path) -> None:
 def follow_mode(store: Path) -> None:
     """Sets this process's umask by the store's permissions, because W&B, submitit and SLURM create files by the umask.
 
-    Of a store that is not there yet, to those of the folder it will lie in. Raises StoreError for a file, and for a folder that
-    we may not look into.
+    If the store does not exist yet, the permissions of the folder that it will lie in count. Raises StoreError if the store is a
+    file, or a folder that this user may not read.
     """
     store = store.absolute()
     try:
@@ -191,14 +191,14 @@ def follow_mode(store: Path) -> None:
 
 
 def vanished(error: OSError) -> str:
-    """The message for a file that could be used a moment ago, and was removed or lost its permissions since."""
+    """The message for a file that has been removed, or whose permissions have changed, since it was found."""
     return f"{error.filename}: {error.strerror}; {CHANGING}"
 
 
 def server_time(folder: Path) -> float:
-    """Now, by the clock that dates the files in this folder, which may be another machine's. File ages are computed with it.
+    """The present time on the clock that dates the files in this folder, which may be another machine's. It is used for file ages.
 
-    Our own clock's where nothing can be made in the folder.
+    If no file can be made in the folder, it is the time on this machine's clock.
     """
     with contextlib.suppress(OSError):  # a file without a name, which the system removes when it is closed
         made = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)
@@ -218,5 +218,5 @@ def remove(file: Path) -> None:
 
 
 def is_number(name: str) -> bool:
-    """Whether `int` can read it as a count. (`str.isdigit` accepts `²`.)"""
+    """Whether a name is a number, as batches and attempts have. (`str.isdigit` would accept `²`.)"""
     return name.isascii() and name.isdecimal() and len(name) < 10

@@ -1,7 +1,8 @@
-"""What a run and an evaluation are called: from composed settings to what is frozen, and to its hash.
+"""The ids of runs and evaluations: freezes composed settings and hashes them.
 
-A run's id is the sha256 of the canonical JSON of everything that decides its numbers, its config.json; an evaluation's that of the
-run's id and of what was asked. So asking twice is asking for the same. Light: no torch, no Hydra.
+A run's id is the sha256 of its config.json, the canonical JSON of everything that decides its numbers. An evaluation's id is the
+sha256 of the run's id and the evaluation's settings. So the same settings always give the same run and the same evaluation.
+Part of the light half of the package: no torch, no Hydra.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from mmprompt.settings.parsing import ConfigError, parse
 from mmprompt.settings.spelling import nearest
 from mmprompt.settings.task import WORLD_VERSION, Task
 
-TRAINING_VERSION = 2  # raise when the same settings begin to mean other numbers: every run then gets a new id
+TRAINING_VERSION = 2  # raise it if the same settings begin to give other numbers: every run then gets a new id
 EVALUATION_VERSION = 1
 
 
 def neutral_of(methods: Mapping[str, type[MethodSettings]]) -> dict[str, Any]:
-    """Of methods: of fields that were added later, then of the sections they are in. Null stands for the settings of a method that
-    is not the run's, also of one that was added after the run."""
+    """The neutral values of methods: of fields that were added later, then of their sections. The section of a method is null
+    if it is not the run's method, also if it was added after the run."""
     fields = {f"{name}.{key}": value for name, of in methods.items() for key, value in of.neutral.items()}
     return fields | dict.fromkeys(methods)
 
 
-# key added later -> the value that stands for the time before it; left out of the hash
+# key that was added later -> its neutral value, with which it is left out of the hash
 NEUTRAL: dict[str, Any] = {
     "model.allow": [],
     "task.beam": None,
@@ -46,13 +47,13 @@ NEUTRAL: dict[str, Any] = {
     "optim.ema_decay": None,
     **neutral_of(METHODS),
 }
-DECODING = ("beam", "no_repeat_ngram")  # those that stand in for the task's
-ABSENT = "(no such key)"  # in place of a value
+DECODING = ("beam", "no_repeat_ngram")  # settings of an evaluation that replace the task's
+ABSENT = "(no such key)"  # instead of a value
 ID_LENGTH = 16  # hex digits: 64 bits
 
 
 def canonical(values: Mapping[str, Any]) -> str:
-    """The one JSON text of these values: sorted keys, no spaces, no NaN."""
+    """The canonical JSON text of these values: sorted keys, no spaces, no NaN."""
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -61,7 +62,7 @@ def digest(text: str) -> str:
 
 
 def frozen_text(config: RunConfig, neutral: Mapping[str, Any] | None = None) -> str:
-    """What is hashed, and what `config.json` holds: all settings except those that stand at their neutral value."""
+    """The text of `config.json`, which is hashed: all settings except those that have their neutral value."""
     values = config.model_dump(mode="json")
     for key, value in (NEUTRAL if neutral is None else neutral).items():
         section, last = section_of(values, key)
@@ -80,8 +81,8 @@ def section_of(values: dict[str, Any], key: str) -> tuple[dict[str, Any] | None,
 
 
 def completed(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they were frozen, with the neutral value of each key that was added later."""
-    for key, value in reversed(NEUTRAL.items()):  # a method's section before the fields in it
+    """Adds to frozen settings the neutral value of each key that was added later."""
+    for key, value in reversed(NEUTRAL.items()):  # the section of a method comes before its fields
         section, last = section_of(values, key)
         if section is not None:
             section.setdefault(last, value)
@@ -93,21 +94,21 @@ def run_id(config: RunConfig) -> str:
 
 
 def evaluation_id(run: str, settings: Mapping[str, Any]) -> str:
-    """An evaluation is one run's chosen checkpoint on one split under one decoding and attack setting."""
+    """The id of an evaluation: one run's chosen weights on one split, under one decoding and one attack."""
     return digest(canonical({"run": run, "settings": settings, "evaluation_version": EVALUATION_VERSION}))
 
 
 def freeze(composed: Mapping[str, Any]) -> tuple[RunConfig, Deployment]:
-    """A composed configuration (plain containers, interpolations resolved) as what is computed, and where.
+    """Splits a composed configuration (plain containers, interpolations resolved) into the run's settings and the deployment.
 
-    Raises ConfigError for a wrong key, type or value, and for a backbone file that is not there.
+    Raises ConfigError for a wrong key, type or value, and for a missing backbone file.
     """
     deployment = deployment_of(composed)
     return config_of(composed, checksum_of(deployment)), deployment
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting under its dotted key: `prompt.length`."""
+    """Yields every setting with its dotted key, such as `prompt.length`."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from dotted(value, f"{prefix}{key}.")
@@ -116,7 +117,7 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def setting(settings: Mapping[str, Any], key: str) -> Any:
-    """Of settings by dotted key. One that was added later and is left out stands at its neutral value."""
+    """The value of a setting by its dotted key; the neutral value if the key was added later and is left out."""
     return settings[key] if key in settings else NEUTRAL.get(key, ABSENT)
 
 
@@ -127,9 +128,9 @@ def differing_keys(settings: Mapping[str, Any], others: Mapping[str, Any]) -> li
 
 
 def config_as_written(composed: Mapping[str, Any], checksum: str) -> RunConfig:
-    """A run's settings, but for what the task's files decide. Raises ConfigError.
+    """A run's settings, except for the fingerprint of the task's files. Raises ConfigError.
 
-    `tuned`, the rates that optim.lr refers to, is no part of it, nor is what finished weights are asked.
+    `tuned`, the learning rates that optim.lr refers to, and the settings of evaluations are not part of them.
     """
     others = {"tuned", *Questions.model_fields, *Deployment.model_fields}
     values = {key: value for key, value in composed.items() if key not in others}
@@ -140,7 +141,7 @@ def config_as_written(composed: Mapping[str, Any], checksum: str) -> RunConfig:
 
 
 def config_of(composed: Mapping[str, Any], checksum: str) -> RunConfig:
-    """A run's settings. Raises ConfigError, also for a file of its task that is not there."""
+    """A run's settings. Raises ConfigError, also if a file of its task is missing."""
     config = config_as_written(composed, checksum)
     if config.task.files:
         config = on_files(
@@ -191,7 +192,7 @@ def data_checksum(task: Task, folder: str | None, store: Path) -> str:
 
 
 def read_config(file: Path) -> RunConfig:
-    """The frozen settings of a run. Raises ConfigError when they are not what the folder's name promises."""
+    """The frozen settings of a run. Raises ConfigError if their hash is not the name of the folder."""
     text = file.read_text(encoding="utf-8")
     if digest(text) != file.parent.name:
         raise ConfigError(
@@ -201,15 +202,15 @@ def read_config(file: Path) -> RunConfig:
 
 
 def is_of_evaluations(key: str) -> bool:
-    """Is it a setting of what finished weights are asked? Its values make more evaluations, and no more runs."""
+    """Whether a key is a setting of evaluations. Other values of it make other evaluations, and no other runs."""
     return key.split(".")[0] in Questions.model_fields
 
 
 def evaluations_of(composed: Mapping[str, Any], config: RunConfig) -> dict[str, dict[str, Any]]:
-    """By split, the settings of the evaluations that a composed configuration asks for.
+    """The settings of the evaluations that a composed configuration asks for, by split.
 
-    {"split": ...}, and what makes it another than that of the whole split, without attack, as the task decodes: so what is the
-    same has one spelling. Raises ConfigError for what cannot be meant.
+    They contain `split`, and only those settings that differ from the default evaluation: the whole split, decoded as the task
+    says, without attack. So equal evaluations have equal settings. Raises ConfigError for wrong settings.
     """
     asked = parse(Questions, {key: composed[key] for key in Questions.model_fields})
     evaluation, attack = asked.evaluation, asked.attack

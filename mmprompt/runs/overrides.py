@@ -13,7 +13,7 @@ from mmprompt.settings.parsing import ConfigError, dotted_keys
 from mmprompt.settings.spelling import nearest
 from mmprompt.settings.task import TABLES
 
-SCHEMAS = (RunConfig, Questions, Deployment)  # of what is computed, of evaluations, of where it is executed
+SCHEMAS = (RunConfig, Questions, Deployment)  # the schemas of runs, of evaluations, and of where runs are executed
 COMPUTED = {"training_version", "backbone.checksum", "task.data.fingerprint"}  # these keys are computed, never set
 
 

@@ -1,4 +1,4 @@
-"""Processes as records, so that another process can tell later whether they still run."""
+"""Processes as records, so that another process can later find out whether they still run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import psutil
 
-CLOCK = 2.0  # seconds by which a process's start, as a time of day, may seem to move
+CLOCK = 2.0  # seconds by which the start time of a process may appear to change
 
 
 def who() -> str:
-    """The name of the user who runs this process; the number if it has no name."""
+    """The name of the user who runs this process; the uid if the user has no name."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -31,7 +31,7 @@ def this_process() -> dict[str, Any]:
 def process_here(pid: int) -> dict[str, Any]:
     """Any process on this machine as a record for `is_running`. Raises psutil.NoSuchProcess.
 
-    Its start as a time of day moves whenever the clock is set; boot and ticks do not, and /proc may not show them.
+    The start as a time of day moves when the clock is set. The boot id and the clock ticks do not, but /proc may not show them.
     """
     known = {"host": socket.gethostname(), "pid": pid, "started": psutil.Process(pid).create_time()}
     boot, ticks = boot_id(), start_ticks(pid)
@@ -41,7 +41,8 @@ def process_here(pid: int) -> dict[str, Any]:
 def is_running(process: Mapping[str, Any]) -> bool | None:
     """Whether a process still runs, by its host, pid and start.
 
-    None: that cannot be known here. The process is on another host, or /proc hides it because it is another user's (hidepid).
+    None: this cannot be found out here, because the process is on another host, or because /proc hides it as another user's
+    (hidepid).
     """
     if process["host"] != socket.gethostname():
         return None
@@ -50,7 +51,7 @@ def is_running(process: Mapping[str, Any]) -> bool | None:
         return False
     try:
         found = psutil.Process(process["pid"])
-        return found.status() != psutil.STATUS_ZOMBIE and is_same(found, process)  # else the pid is a stranger's by now
+        return found.status() != psutil.STATUS_ZOMBIE and is_same(found, process)  # else the pid was reused
     except psutil.NoSuchProcess:
         return None if is_hidden(process["pid"]) else False
     except psutil.AccessDenied:
@@ -58,7 +59,7 @@ def is_running(process: Mapping[str, Any]) -> bool | None:
 
 
 def is_same(found: psutil.Process, process: Mapping[str, Any]) -> bool:
-    """Whether this process has the recorded start, by its clock ticks; old records have only the time."""
+    """Whether a process has the recorded start, in clock ticks; old records have only the time of day."""
     ticks = start_ticks(found.pid)
     if ticks is not None and "ticks" in process:
         return bool(ticks == process["ticks"])
@@ -67,7 +68,7 @@ def is_same(found: psutil.Process, process: Mapping[str, Any]) -> bool:
 
 @cache
 def boot_id() -> str | None:
-    """The kernel's id of the time since boot; None where it has none."""
+    """The kernel's id of the current boot; None if the kernel has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -75,18 +76,18 @@ def boot_id() -> str | None:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process started, in clock ticks after boot; None where /proc does not say."""
+    """When a process started, in clock ticks after boot; None if /proc does not show it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    return int(stat.rpartition(b")")[2].split()[19])  # its name, in parentheses, may hold anything
+    return int(stat.rpartition(b")")[2].split()[19])  # the name, in parentheses, may contain any character
 
 
 def at_work(jobs: Path, but: Path | None = None) -> int:
-    """Counts the jobs that this machine executes of batches in the folder `jobs`, without those of batch `but`.
+    """Counts the jobs of the batches in the folder `jobs` that this machine executes, without those of batch `but`.
 
-    A job's processes have the folder of its batch on their command line; of a parent and its child one counts.
+    A job's processes have the folder of its batch on their command line. A child is not counted besides its parent.
     """
     found = {}
     for process in psutil.process_iter(["ppid", "cmdline"]):

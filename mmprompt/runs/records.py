@@ -1,8 +1,8 @@
-"""Records: the JSON files of a store. One definition for those who write them and those who read them.
+"""Records: the JSON files of a store, with one definition for the code that writes them and the code that reads them.
 
-A record is a dictionary. Its keys and types are checked once, when the file is read; code after that relies on them. Keys that
-a definition does not name are kept: another version wrote them. `NotRequired` keys were not always written. The definitions of
-a study's files are in `mmprompt.studies.study`; `read` reads them too.
+A record is a dictionary. Its keys and types are checked once, when the file is read; later code relies on them. Keys that a
+definition does not name are kept, because another version may have written them. `NotRequired` keys were not written by all
+versions. The definitions of a study's files are in `mmprompt.studies.study`; `read` reads them too.
 Part of the light half of the package: no torch, no Hydra.
 """
 
@@ -23,14 +23,14 @@ from mmprompt.runs.files import StoreError
 Record = TypeVar("Record")
 
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$", max_length=4000)]
-Name = Annotated[str, Field(pattern=r"^[^\x00/]+$", max_length=200)]  # of a file or a folder
+Name = Annotated[str, Field(pattern=r"^[^\x00/]+$", max_length=200)]  # the name of a file or a folder
 Count = Annotated[int, Field(ge=0, le=10**15)]
-Number = Annotated[int, Field(ge=1, le=10**9)]  # of an attempt, a batch
+Number = Annotated[int, Field(ge=1, le=10**9)]  # the number of an attempt or a batch
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 OPEN = ConfigDict(extra="allow")
-VERSION = 1  # of the records that this code writes, and the highest that it reads
+VERSION = 1  # the version of the records that this code writes, and the highest that it reads
 
 
 def _finite(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -41,7 +41,7 @@ def _finite(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return values
 
 
-Settings = Annotated[dict[str, Any], AfterValidator(_finite)]  # an id is made of them, and no id can be made of NaN
+Settings = Annotated[dict[str, Any], AfterValidator(_finite)]  # their hash is an id, and NaN cannot be hashed
 
 
 def _known(version: int) -> int:
@@ -51,13 +51,13 @@ def _known(version: int) -> int:
 
 
 class Versioned(TypedDict):
-    """A file of the store. Before records had a version they were as in version 1."""
+    """A file of the store. A file without a version is of version 1."""
 
     version: NotRequired[Annotated[int, AfterValidator(_known)]]
 
 
 class DamagedError(StoreError):
-    """A file of the store cannot be used. `file` is which, `why` what is wrong with it, as the end of a sentence."""
+    """A file of the store cannot be used. `why`: what is wrong with `file`, as the end of a sentence."""
 
     def __init__(self, file: Path, why: str, cure: str = "") -> None:
         super().__init__(f"{file} {why}{f'; {cure}' if cure else ''}")
@@ -72,7 +72,7 @@ class DamagedError(StoreError):
 
 @with_config(OPEN)
 class Process(TypedDict):
-    """A process as it is written down (`mmprompt.runs.processes`)."""
+    """A process as a record (`mmprompt.runs.processes`)."""
 
     host: Text
     pid: Annotated[int, Field(ge=1, lt=2**31)]
@@ -81,14 +81,14 @@ class Process(TypedDict):
 
 @with_config(OPEN)
 class JobRecord(Process, Versioned):
-    """attempts/N/job.json: who is, or was, at an attempt."""
+    """attempts/N/job.json: the job and the process that execute an attempt, or executed it."""
 
     batch: Name
     scheduler: Literal["local", "slurm", "by hand"]
-    job: NotRequired[Text | None]  # SLURM's id, or a local worker's process id; none of a run by hand
+    job: NotRequired[Text | None]  # SLURM's id, or a local worker's process id; none for a run by hand
     log: NotRequired[Text | None]  # relative to the store
     execution: NotRequired[Text]  # the line with which the job's execution begins in the log
-    code: NotRequired[Text | None]  # the copy of our packages
+    code: NotRequired[Text | None]  # the snapshot of our packages
     commit: NotRequired[Text | None]
     dirty: NotRequired[bool]
     work: NotRequired[Literal["train", "evaluate"]]
@@ -101,7 +101,7 @@ class JobRecord(Process, Versioned):
 
 @with_config(OPEN)
 class ErrorRecord(Versioned):
-    """attempts/N/error.json: why it ended without having done what it was made for (`mmprompt.runs.failures`)."""
+    """attempts/N/error.json: why an attempt ended before it had done its work (`mmprompt.runs.failures`)."""
 
     kind: Cause
     message: str
@@ -112,18 +112,18 @@ class ErrorRecord(Versioned):
 
 @with_config(OPEN)
 class ProgressRecord(Versioned):
-    """attempts/N/progress.json. Of an attempt that evaluates the steps are examples."""
+    """attempts/N/progress.json. If the attempt evaluates, its steps are examples."""
 
     step: Count
     steps: Annotated[int, Field(ge=1, le=10**15)]
     validation: list[tuple[Count, Annotated[float, Field(allow_inf_nan=False)]]]  # step and score
-    seconds: Seconds  # that the steps took, of earlier attempts too
-    evaluated: NotRequired[Count]  # evaluations that are in place
+    seconds: Seconds  # the time of these steps, also of those made by earlier attempts
+    evaluated: NotRequired[Count]  # the number of finished evaluations
 
 
 @with_config(OPEN)
 class ResultRecord(Versioned):
-    """result.json: what was published."""
+    """result.json: the published result."""
 
     attempt: Number
     metrics: dict[str, float]  # by split/metric
@@ -181,10 +181,10 @@ class TaskRecord(TypedDict):
 
 @with_config(OPEN)
 class ManifestRecord(Versioned):
-    """sweeps/NAME.json, as the verbs after a launch need it; tables need more (`analysis.records.manifest`)."""
+    """sweeps/NAME.json, as far as the verbs after a launch need it; tables need more (`analysis.records.manifest`)."""
 
     command: Text
-    target: NotRequired[Text]  # of make
+    target: NotRequired[Text]  # make's target
     overrides: NotRequired[list[Text]]
     axes: dict[str, list[Any]]
     tasks: dict[str, TaskRecord]
@@ -195,10 +195,10 @@ class ManifestRecord(Versioned):
 
 @with_config(OPEN)
 class PartRecord(TypedDict):
-    """Runs of a job that have the same backbone and shall have the same evaluations."""
+    """Runs of a job that have the same backbone and need the same evaluations."""
 
     runs: list[Name]
-    settings: NotRequired[dict[str, Any]]  # of its job (`mmprompt.runs.deployment.JobSettings`)
+    settings: NotRequired[dict[str, Any]]  # job settings (`mmprompt.runs.deployment.JobSettings`)
     evaluations: NotRequired[list[Settings]]
 
 
@@ -213,7 +213,7 @@ class BatchJob(TypedDict):
 
 @with_config(OPEN)
 class ClusterRecord(TypedDict):
-    """What was asked of the cluster (conf/cluster), as far as anybody asks again."""
+    """The cluster settings of a batch (conf/cluster), as far as they are read again."""
 
     mem_gb: Amount
     time_min: Count
@@ -226,7 +226,7 @@ class ClusterRecord(TypedDict):
 class SearchWork(TypedDict):
     name: Name
     manifest: Name
-    settings: NotRequired[list[dict[str, Any]]]  # of jobs, by the number of the trial's base
+    settings: NotRequired[list[dict[str, Any]]]  # job settings, by the number of the trial's base
     trials: NotRequired[Count | None]
     retry: NotRequired[list[Name]]
 
@@ -251,15 +251,15 @@ class BatchRecord(Versioned):
     store: NotRequired[Text]
     snapshot: NotRequired[Text]
     threads: NotRequired[Count]
-    sweeps: NotRequired[dict[str, list[Name]]]  # the runs that each asked for
-    sweep: NotRequired[Text]  # long ago a batch was of one sweep
+    sweeps: NotRequired[dict[str, list[Name]]]  # the runs that each sweep needs
+    sweep: NotRequired[Text]  # old batches belong to one sweep
     search: NotRequired[SearchWork]
     measure: NotRequired[MeasureWork]
 
 
 @with_config(OPEN)
 class QuantityRecord(TypedDict):
-    """Medians over rounds, and ratios to the baseline in the same rounds; no ratios where there is none."""
+    """Medians over rounds, and ratios to the baseline in the same rounds; no ratios if there is no baseline."""
 
     median: Finite
     lowest: Finite
@@ -278,7 +278,7 @@ class CostRow(TypedDict):
     steps: Count
     devices: Count
     baseline: bool
-    against: Annotated[int, Field(ge=0)] | None  # the place of its baseline among the rows
+    against: Annotated[int, Field(ge=0)] | None  # the index of its baseline among the rows
     quantities: dict[str, QuantityRecord]
     parameters: NotRequired[Count]
 
@@ -297,7 +297,7 @@ class LoadRecord(TypedDict):
 
 @with_config(OPEN)
 class CostsRecord(Versioned):
-    """costs/NAME/N.json: what the rows of a sweep take, as measured."""
+    """costs/NAME/N.json: the measured costs of a sweep's rows."""
 
     batch: Name
     commit: Text | None
@@ -316,7 +316,7 @@ class CostsRecord(Versioned):
 
 @with_config(OPEN)
 class TakenRecord(Versioned):
-    """jobs/N/F/submitted.json: SLURM took an array."""
+    """jobs/N/F/submitted.json: SLURM has accepted an array."""
 
     job: Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
     count: Annotated[int, Field(ge=1, le=10**7)]
@@ -324,14 +324,14 @@ class TakenRecord(Versioned):
 
 @with_config(OPEN)
 class EndRecord(Versioned):
-    """jobs/N/submitted.json: how submission ended."""
+    """jobs/N/submitted.json: how the submission ended."""
 
     waiting: Count
     why: Text
 
 
 def task_is_described(point: PointRecord, tasks: Mapping[str, Any]) -> None:
-    """Raises ValueError if a point is of a task that the manifest does not describe. Without one it is of the first."""
+    """Raises ValueError if the manifest does not describe a point's task. A point without `task` is of the first task."""
     task = point["values"].get("task", next(iter(tasks), None))
     if not isinstance(task, str) or task not in tasks:
         raise ValueError(f"it lists run {point['run']} under task {task}, which it does not describe")
@@ -368,9 +368,9 @@ def as_json(record: Mapping[str, Any]) -> str:
 
 
 def read(file: Path, schema: TypeAdapter[Record], cure: str = "") -> Record | None:
-    """None if there is no such file. Raises DamagedError for one that cannot be read, is cut off, or of another shape.
+    """Reads a record; None if there is no such file. Raises DamagedError if it cannot be read, is cut off, or has wrong content.
 
-    `cure`: what a person can do about it, as the end of a sentence.
+    `cure`: what a user can do about it, as the end of a sentence.
     """
     try:
         return schema.validate_json(file.read_bytes(), strict=True)

@@ -1,8 +1,8 @@
-"""How a job is told to end, and what it does then.
+"""The signals that tell a job to end, and how the job ends.
 
-SIGTERM (Ctrl-C of a launch, scancel, preemption, the system's end): at once, by an exception, so that records are closed.
-SIGUSR2 (SLURM, some time before its time limit): training ends after the step that it is at and keeps its state; whatever
-has not come to such a point within `patience` ends like by SIGTERM.
+SIGTERM (after Ctrl-C of a launch, scancel, preemption, or a shutdown): the job ends at once, by an exception, so that records are
+closed. SIGUSR2 (from SLURM, some time before the time limit): training ends after the current step and saves its state. If
+that has not happened within `patience`, the job ends as after SIGTERM.
 Part of the light half of the package.
 """
 
@@ -11,12 +11,12 @@ from __future__ import annotations
 import signal
 import sys
 
-TOLD_TO_END: list[int] = []  # signals that came; compiled code can turn the handler's exit into some other exception
+TOLD_TO_END: list[int] = []  # received signals; compiled code may turn the handler's SystemExit into another exception
 
 
 def end_when_told(patience: float | None = None) -> None:
-    """Makes this process end in order on signals. Called once, in the main thread. `patience`: seconds that it has after
-    SIGUSR2; None: SIGUSR2 keeps its meaning."""
+    """Makes this process end properly on these signals. It is called once, in the main thread. `patience`: seconds that the process
+    has after SIGUSR2; None: SIGUSR2 is not handled."""
     signal.signal(signal.SIGTERM, _end)
     if patience is not None:
         signal.signal(signal.SIGALRM, _end)
@@ -32,7 +32,7 @@ def end_undisturbed() -> None:
 
 
 def warning(time_min: int) -> int:
-    """How many seconds before its time limit a job gets the signal. SLURM may send it up to a minute earlier."""
+    """How many seconds before its time limit a job gets SIGUSR2. SLURM may send it up to a minute earlier."""
     return min(120, 15 * time_min)
 
 

@@ -1,7 +1,7 @@
-"""A W&B record read from the two ends of its file: in a time that does not grow with the steps that were logged.
+"""Reads a W&B record from the two ends of its file, in a time that does not grow with the number of logged steps.
 
-The client writes the configuration first, and the final values and the exit last; the first block holds the one, the last
-blocks the other. Damage in between is not seen. Part of the light half of the package.
+The client writes the configuration first, and the final values and the exit last. So the first block and the last blocks are
+enough. Damage between them is not noticed. Part of the light half of the package.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from mmprompt.runs.wandb_file import BLOCK, MAGIC, Damage, payloads
 from mmprompt.runs.wandb_messages import is_history, number_of
 from mmprompt.runs.wandb_record import Played, RecordError, WandbRecord, read_record
 
-WHOLE = 2  # blocks: a file of so many is read as a whole
+WHOLE = 2  # a file of at most so many blocks is read completely
 
 
 def read_ends(path: Path) -> WandbRecord:
-    """What `read_record` says without history, but for damage in the middle; `rows` may be None.
+    """Returns what `read_record` returns without history, except for damage in the middle of the file; `rows` may be None.
 
-    Where the ends are not sound, or do not hold what they should, the whole file is read. Else what was set before the last
-    logged step is not in `summary`. We set nothing there; a client that is online notes the last values of each step.
+    If the ends are damaged, or lack something that they should contain, the whole file is read. Otherwise `summary` lacks the
+    values that were set before the last logged step. Our runs set none then; an online client sets the values of each step.
     Raises RecordError as `read_record`.
     """
     try:
@@ -35,7 +35,7 @@ def read_ends(path: Path) -> WandbRecord:
 
 
 def _ends(path: Path, file: BinaryIO) -> WandbRecord | None:
-    """None if the file is short, or its ends do not say enough."""
+    """The record; None if the file is short, or if its ends do not contain enough."""
     blocks = -(-file.seek(0, os.SEEK_END) // BLOCK)
     if blocks <= WHOLE:
         return None
@@ -54,13 +54,13 @@ def _ends(path: Path, file: BinaryIO) -> WandbRecord | None:
 
 
 def _put_together(path: Path, head: Iterable[bytes], tail: Iterable[bytes]) -> WandbRecord | None:
-    """What these messages say; None if they are not sound, or lack the run, its final values or its end."""
+    """The record that these messages make; None if they are damaged, or lack the run, its final values or its end."""
     played = Played(wants_history=False)
     for message in head:
         played.play(message)
-    played.summary.clear()  # of the first step, if anything: it may have been set anew in the middle
+    played.summary.clear()  # values set at the first step, if any, may have been set again in the middle
     for message in tail:
-        played.number = number_of(message) - 1  # what is missing between the two ends was left out by us
+        played.number = number_of(message) - 1  # messages between the two ends are not missing: they were not read
         played.play(message)
     is_whole = played.run is not None and played.summary and played.exit_code is not None
     record = replace(played.record(path), rows=None)
@@ -68,7 +68,7 @@ def _put_together(path: Path, head: Iterable[bytes], tail: Iterable[bytes]) -> W
 
 
 def _first_messages(data: bytes) -> list[bytes]:
-    """The messages before the first logged step, of the file's first block; none if not all is sound up to that step."""
+    """The messages before the first logged step, from the file's first block; empty if any of them is damaged or missing."""
     found: list[bytes] = []
     if data.startswith(MAGIC):
         for payload in payloads(data, len(MAGIC)):
@@ -81,9 +81,9 @@ def _first_messages(data: bytes) -> list[bytes]:
 
 
 def _last_messages(data: bytes) -> list[bytes] | None:
-    """Those after the last logged step; [] if these blocks hold no step, so that more must be read; None if not all is sound."""
+    """The messages after the last logged step. Empty if these blocks hold no step, so that more must be read; None if damaged."""
     found: list[bytes] = []
-    last: int | None = None  # the number of that step, or of what came last
+    last: int | None = None  # the number of the last message since a step was found
     for payload in payloads(data, 0, inside=True):
         if isinstance(payload, Damage):
             return None

@@ -1,7 +1,7 @@
 """The framing of a W&B record file: records in LevelDB's log format, in blocks, each chunk with its checksum.
 
-The writer uses it to see that a record is complete, the reader of `analysis` to read it, the upload to mend it. Reads what
-can be read and says where it cannot. Part of the light half of the package: stdlib only.
+The writer uses it to check that a record is complete, the analysis to read it, and the upload to repair it. It reads everything
+that can be read, and reports the places that cannot. Part of the light half of the package: standard library only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-BLOCK = 32768  # the file is cut into blocks; no chunk crosses a block's end
+BLOCK = 32768  # bytes; the file consists of blocks, and no chunk crosses the end of a block
 MAGIC = b":W&B\xe1\xbe\x00"  # the file's first bytes
 CHUNK = struct.Struct("<IHB")  # checksum, length and kind, in front of each chunk's bytes
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # a record is one full chunk, or a first, any number of middle ones, and a last
@@ -19,20 +19,20 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4  # a record is one full chunk, or a first
 
 @dataclass(frozen=True)
 class Damage:
-    """A place where a record file cannot be read; what follows it in the same block is lost."""
+    """A place where a record file cannot be read. The rest of its block is lost."""
 
     offset: int
     reason: str
 
 
 def payloads(data: bytes, start: int, inside: bool = False) -> Iterator[bytes | Damage]:
-    """Each record of a W&B file (LevelDB's log framing, CRC-32) as bytes, from `start` on; `data` begins a block.
+    """Yields each record of a W&B file (LevelDB's log framing, CRC-32) as bytes, from `start` on. `data` begins with a block.
 
-    `inside`: it may begin inside a record, which is passed over.
+    `inside`: the data may begin inside a record, which is then skipped.
     """
     position, parts = start, b""
-    opened: int | None = None  # where the record began that is being put together
-    is_whole = not inside  # what came last: else an end without a beginning is no news
+    opened: int | None = None  # where the record began whose chunks are being joined
+    is_whole = not inside  # whether the last record was complete; only then a chunk without a beginning is new damage
     while position < len(data):
         room = BLOCK - position % BLOCK
         if room < CHUNK.size:  # the rest of a block that holds no chunk is padding
@@ -54,7 +54,7 @@ def payloads(data: bytes, start: int, inside: bool = False) -> Iterator[bytes | 
             yield Damage(position, "a record has no beginning")
         if kind in (FULL, FIRST):
             opened, parts = position, b""
-        if opened is not None:  # else: the rest of a record whose beginning is not there
+        if opened is not None:  # else it is the rest of a record without a beginning
             parts += chunk
             if kind in (FULL, LAST):
                 yield parts
@@ -66,7 +66,7 @@ def payloads(data: bytes, start: int, inside: bool = False) -> Iterator[bytes | 
 
 
 def framed(records: Iterable[bytes]) -> bytes:
-    """A whole W&B file that holds these records."""
+    """A complete W&B file with these records."""
     data = bytearray(MAGIC)
     for record in records:
         rest, more, last = record, FIRST, FULL  # the kind of a chunk that does not end the record, and of one that does

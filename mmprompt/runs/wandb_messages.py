@@ -1,7 +1,7 @@
 """The messages of a W&B record file: W&B's protobuf `Record`, numbered from 1 in the order in which they were written.
 
-Most messages are logged steps. They are told by their tags, without decoding: where nobody wants the history, to read a file
-takes a tenth less. Part of the light half of the package: protobuf and wandb are imported when a message is decoded.
+Most messages are logged steps. They are recognised by their tags without being decoded, which makes reading a file without its
+history a tenth faster. Part of the light half of the package: protobuf and wandb are imported when a message is decoded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from mmprompt.runs.wandb_file import MAGIC, payloads
 
-NUMBER, HISTORY = b"\x08", b"\x12"  # of a message, the tags of its fields num and history (wandb_internal.proto)
+NUMBER, HISTORY = b"\x08", b"\x12"  # the tags of a message's fields num and history (wandb_internal.proto)
 
 
 class MessageError(ValueError):
@@ -19,7 +19,7 @@ class MessageError(ValueError):
 
 
 def decoder() -> Callable[[bytes], Any]:
-    """A function that makes W&B's `Record` of the bytes of a message, or raises MessageError."""
+    """Returns a function that decodes the bytes of a message to W&B's `Record`, or raises MessageError."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from wandb.proto.wandb_internal_pb2 import Record as Message  # type: ignore[attr-defined]
 
@@ -33,7 +33,7 @@ def decoder() -> Callable[[bytes], Any]:
 
 
 def sound_messages(data: bytes) -> list[bytes]:
-    """The messages of a whole file that can be read and decoded, as bytes."""
+    """All messages of a file that can be read and decoded, as bytes."""
     decode, found = decoder(), []
     for payload in payloads(data, len(MAGIC)):
         if isinstance(payload, bytes):
@@ -46,13 +46,13 @@ def sound_messages(data: bytes) -> list[bytes]:
 
 
 def is_history(message: bytes) -> bool:
-    """Whether it is a logged step. Its number comes first, and then the tag of what it is."""
+    """Whether a message is a logged step. A message begins with its number, and then the tag of its kind."""
     at = _after_number(message)
     return message[:1] == NUMBER and message[at : at + 1] == HISTORY
 
 
 def number_of(message: bytes) -> int:
-    """Its number; 0 where it does not begin with one."""
+    """A message's number; 0 if it does not begin with one."""
     if message[:1] != NUMBER:
         return 0
     number = 0
@@ -63,6 +63,6 @@ def number_of(message: bytes) -> int:
 
 def _after_number(message: bytes) -> int:
     at = 1
-    while message[at : at + 1] > b"\x7f":  # a byte of the number that is not its last
+    while message[at : at + 1] > b"\x7f":  # a byte of the number, but not its last
         at += 1
     return at + 1

@@ -1,8 +1,8 @@
 """A W&B record as read from its `.wandb` file: configuration, final values, history, how it ended, what is damaged.
 
-The file is a log of messages (`wandb_file` knows its framing, `wandb_messages` one message). They are played back in order;
-values stay JSON text until the end, where each column of the history is parsed at once. Everything that can be read is read:
-damage is listed, not raised. What is missing at the end shows in `exit_code` and `state`, what is missing before it in `damage`.
+The file is a log of messages (`wandb_file` reads its framing, `wandb_messages` a single message). They are played back in order.
+Values stay JSON text until the end, when each column of the history is parsed at once. Everything that can be read is read, and
+damage is listed instead of raised. If the end is missing, `exit_code` and `state` show it; other losses are in `damage`.
 `wandb_ends` reads a record without its history in less time. Part of the light half of the package.
 """
 
@@ -22,30 +22,30 @@ from mmprompt.runs.wandb_messages import MessageError, decoder, is_history, numb
 
 
 class RecordError(RuntimeError):
-    """The file holds no record at all. The message names the path and the reason."""
+    """A file contains no W&B record at all. The message names the path and the reason."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """The values that were logged under one key, and the rows that have one, counted from 0. NaN for what cannot be read."""
+    """The values that were logged under one key, and the rows that have a value, counted from 0. NaN: it cannot be read."""
 
     rows: list[int]
     values: list[Any]
 
 
-@dataclass(frozen=True, eq=False)  # a record equals itself alone: its values are no key of a dict
+@dataclass(frozen=True, eq=False)  # compared by identity, so that records can be keys of a dict
 class WandbRecord:
     path: Path
-    id: str | None  # W&B's run id; None: the record ends before it
+    id: str | None  # W&B's run id; None: the record ends before the id
     name: str
     group: str
     project: str
     entity: str  # empty: the account's own
     config: dict[str, Any]
     summary: dict[str, Any]  # without the client's own keys, which begin with _
-    rows: int | None  # logged steps; None: they were not counted
-    history: dict[str, Column]  # by key, `_step` among them; empty if it was not asked for
-    exit_code: int | None  # None: the record ends before the run did
+    rows: int | None  # the number of logged steps; None: they were not counted
+    history: dict[str, Column]  # by key, also `_step`; empty if it was not requested
+    exit_code: int | None  # None: the record has no end
     damage: tuple[str, ...]
 
     @property
@@ -56,14 +56,15 @@ class WandbRecord:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The records in an attempt's folder, the newest last; none where tracking is disabled."""
+    """The records in an attempt's folder, the newest last; none if tracking is disabled."""
     return sorted(folder.glob("wandb/*run-*-*/run-*.wandb"))
 
 
 def read_record(path: Path, history: bool, values: bool = True) -> WandbRecord:
-    """All of a record file. Raises RecordError if it cannot be opened or is no W&B file.
+    """Reads a whole record file. Raises RecordError if it cannot be opened or is no W&B file.
 
-    What is not asked for stays empty, and takes no time: `history`, and as `values` the configuration and the summary.
+    `history`: whether to read the history. `values`: whether to read the configuration and the summary. What is not read stays
+    empty, and takes no time.
     """
     data = contents(path)
     played = Played(history, values)
@@ -76,7 +77,7 @@ def read_record(path: Path, history: bool, values: bool = True) -> WandbRecord:
 
 
 def contents(path: Path) -> bytes:
-    """The bytes of a W&B file. Raises RecordError if it is none."""
+    """The bytes of a W&B file. Raises RecordError if it is no such file."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -88,22 +89,22 @@ def contents(path: Path) -> bytes:
 
 
 class Played:
-    """Messages, played back in order, and what they have said so far."""
+    """Plays messages back in order, and collects what they say."""
 
     def __init__(self, wants_history: bool, wants_values: bool = True) -> None:
         self.wants_history, self.wants_values = wants_history, wants_values
         self.decode = decoder()
         self.run: Any = None
         self.exit_code: int | None = None
-        self.number = 0  # of the last message
+        self.number = 0  # the number of the last message
         self.config: dict[str, str] = {}
         self.summary: dict[str, str] = {}
         self.rows = 0
-        self.history: defaultdict[str, Column] = defaultdict(lambda: Column([], []))  # its values are JSON texts
+        self.history: defaultdict[str, Column] = defaultdict(lambda: Column([], []))  # the values are JSON texts
         self.damage: list[str] = []
 
     def play(self, payload: bytes) -> None:
-        """One message more. A logged step is not decoded where nobody wants the history."""
+        """Plays the next message. A logged step is only counted, not decoded, if the history is not wanted."""
         if not self.wants_history and is_history(payload):
             self.rows += self.is_next(number_of(payload))
             return
@@ -128,7 +129,7 @@ class Played:
                 self.exit_code = message.exit.exit_code
 
     def is_next(self, number: int) -> bool:
-        """Whether a message of this number is the next one, or after one that is missing, which is damage."""
+        """Whether a message with this number comes after the last one. Numbers that are missing or come again are damage."""
         if number > self.number + 1:
             self.damage.append(f"records {self.number + 1} to {number - 1} are missing")
         if number <= self.number:
@@ -138,7 +139,7 @@ class Played:
         return True
 
     def log(self, items: Iterable[Any]) -> None:
-        """A row of the history. Of a key that it has twice the last value counts."""
+        """Adds a row to the history. If a key occurs twice, the last value counts."""
         for key, text in {_key(item): item.value_json for item in items}.items():
             column = self.history[key]
             column.rows.append(self.rows)
@@ -166,12 +167,12 @@ class Played:
             rows=self.rows,
             history={key: _parsed_column(key, column, damage) for key, column in sorted(self.history.items())},
             exit_code=self.exit_code,
-            damage=tuple(damage),  # last, when all have added to it
+            damage=tuple(damage),  # last, because the lines above add to it
         )
 
 
 def _key(item: Any) -> str:
-    """`a`, or `a.b` for a nested key."""
+    """A key as text: `a`, or `a.b` if it is nested."""
     return ".".join(item.nested_key) or item.key
 
 
@@ -180,7 +181,7 @@ def _parsed(values: Mapping[str, str], damage: list[str]) -> dict[str, Any]:
     return {key: value for key, text in ours.items() if (value := _value(key, text, damage)) is not MISSING}
 
 
-MISSING = object()  # a value that cannot be read; null is one that can
+MISSING = object()  # stands for a value that cannot be read; null can be read
 
 
 def _value(key: str, text: str, damage: list[str]) -> Any:
@@ -192,7 +193,7 @@ def _value(key: str, text: str, damage: list[str]) -> Any:
 
 
 def _parsed_column(key: str, texts: Column, damage: list[str]) -> Column:
-    """All values of a column, parsed at once; one by one if that fails."""
+    """Parses all values of a column at once, or one by one if that fails."""
     with contextlib.suppress(ValueError, RecursionError):
         values = json.loads(f"[{','.join(texts.values)}]")
         if len(values) == len(texts.values):

@@ -1,14 +1,15 @@
-"""The W&B server, when there is one: what it has of our records, and how those on disk get there.
+"""The W&B server: which of our records it has, and the upload of those that it lacks.
 
-`wandb sync` does the sending, and what it does by itself (0.31) is mended here:
-- it asks a server that is not there for ever: the server is asked first, and again when nothing moves;
-- its exit code is 0 and its own mark of a record is set even if the server refused half of it: what arrived is what the
-  server says that it has, and only that is marked;
-- a file without a record in it stops it before it has sent anything, and a damaged one is sent up to the damage, as a
-  failed run: the former is left out, of the latter all that can be read is sent, from a copy;
-- it sends a record again that was sent while its run was training: the server is asked before.
+`wandb sync` (0.31) uploads records. This module makes up for what it does wrong:
+- It tries for ever to reach a server that does not answer. So the server is asked first, and again whenever no record
+  is sent for some time.
+- It exits with 0 and marks a record as sent even if the server refused half of it. So the server is asked which records
+  it has, and only these are marked in the store.
+- A file without a record stops it before it has sent anything, and a damaged record is sent only up to the damage, as a
+  failed run. So the former is left out, and of the latter everything that can be read is sent, from a copy.
+- It sends a record again that was already sent while its run was training. So the server is asked before.
 
-Links and copies lie in a temporary folder: nothing but the mark, W&B's own, is left in the store.
+Links and copies lie in a temporary folder. Only W&B's own mark is added to the store.
 Part of the light half of the package: wandb is imported when the server is asked.
 """
 
@@ -35,13 +36,13 @@ from mmprompt.runs.wandb_record import RecordError, WandbRecord, contents, read_
 
 TIMEOUT = 20  # seconds for one answer
 PAGE = 500  # runs in an answer
-AT_ONCE = 8  # records sent side by side
-TOGETHER = 100  # records per process: to start one takes as long as to send some
-STALLED = 30.0  # seconds in which no record is sent, until the server is asked whether it is there
-GIVE_UP = 120.0  # and until what is left is left, whatever it says
-SETTLED = 20.0  # seconds after which the server has counted what it was sent
-LOG = "said.txt"  # by `wandb sync`
-STATES = {  # what the server calls a run whose record ends so
+AT_ONCE = 8  # records that are sent at the same time
+TOGETHER = 100  # records per process, because starting one takes as long as sending several records
+STALLED = 30.0  # seconds without a sent record after which the server is asked whether it can still be used
+GIVE_UP = 120.0  # seconds without a sent record after which the rest is given up, even if the server answers
+SETTLED = 20.0  # seconds after which the server has counted the rows that it was sent
+LOG = "said.txt"  # the output of `wandb sync`
+STATES = {  # the server's states of a run, by the state of its record
     "finished": ("finished",),
     "failed": ("failed",),
     "no end": ("failed", "crashed", "killed"),
@@ -49,11 +50,11 @@ STATES = {  # what the server calls a run whose record ends so
 
 
 class ServerError(RuntimeError):
-    """The W&B server cannot be had. The message says why."""
+    """The W&B server cannot be used. The message says why."""
 
 
 def sendable(file: Path) -> WandbRecord | None:
-    """The record in a file, without its values; None if there is nothing in it that could be sent."""
+    """The record in a file, without its values; None if it contains nothing that could be sent."""
     try:
         record = read_record(file, history=False, values=False)
     except RecordError:
@@ -71,20 +72,20 @@ def is_marked(file: Path) -> bool:
 
 
 def mark(file: Path) -> None:
-    with contextlib.suppress(OSError):  # in a store of somebody else's; then the server is asked again
+    with contextlib.suppress(OSError):  # the store may belong to another user; then the server is asked again next time
         _mark(file).touch()
 
 
 @contextlib.contextmanager
 def server() -> Iterator[Any]:
-    """W&B's public Api. Raises ServerError with the reason when the server cannot be had, now or later in the block."""
+    """W&B's public Api. Raises ServerError with the reason if the server cannot be used, now or later in the block."""
     with CLIENT.wandb("online") as wandb:
         from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
         try:
             yield wandb.Api(timeout=TIMEOUT)
-        except (wandb.errors.Error, WandbApiFailedError, ValidationError) as error:  # the last: of a setting
-            raise ServerError(f"the W&B server cannot be had: {first_line(error)}") from error
+        except (wandb.errors.Error, WandbApiFailedError, ValidationError) as error:  # ValidationError: a wrong setting
+            raise ServerError(f"the W&B server cannot be used: {first_line(error)}") from error
         except TimeoutError as error:
             CLIENT.end()  # threads that still wait for an answer get an error
             raise ServerError("the W&B server stopped answering") from error
@@ -92,16 +93,16 @@ def server() -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Shown:
-    """What a W&B run of an analysis shows; files and frames by the name that they get there."""
+    """What a W&B run of an analysis shows. Pages and images have the names that they get there."""
 
     pages: Mapping[str, str]  # HTML
     images: Mapping[str, Path]
     files: Sequence[Path]  # kept as they are
-    folder: Path  # that their names are relative to
+    folder: Path  # the names of the files are relative to it
 
 
 def publish(shown: Shown, name: str, config: Mapping[str, Any], project: str, entity: str) -> str:
-    """Sends it as one W&B run of job type `analysis`; returns its address. Raises ServerError when the server cannot be had."""
+    """Uploads the content as one W&B run of job type `analysis`, and returns its address. Raises ServerError."""
     with CLIENT.wandb("online") as wandb, tempfile.TemporaryDirectory(prefix="mmprompt-wandb-") as scratch:
         settings = wandb.Settings(**SETTINGS)
         try:
@@ -123,14 +124,14 @@ def publish(shown: Shown, name: str, config: Mapping[str, Any], project: str, en
             run.finish()
         except (wandb.errors.Error, TimeoutError, ValidationError) as error:
             CLIENT.end()
-            raise ServerError(f"the W&B server cannot be had: {first_line(error)}") from error
+            raise ServerError(f"the W&B server cannot be used: {first_line(error)}") from error
     return str(run.url)
 
 
 def find(api: Any, project: str, entity: str, key: str, values: Sequence[str], lazy: bool) -> Iterator[Any]:
-    """The project's runs of which `key` is one of the values, whole unless lazy, in one call per PAGE of them."""
+    """Yields the project's runs whose `key` is one of the values, complete unless `lazy`, in one call per PAGE of them."""
     path = f"{entity or api.default_entity}/{project}"
-    api.flush()  # else what it was told before is its answer
+    api.flush()  # else it answers from its memory
     for first in range(0, len(values), PAGE):
         filters = {key: {"$in": list(values[first : first + PAGE])}}
         try:
@@ -138,11 +139,11 @@ def find(api: Any, project: str, entity: str, key: str, values: Sequence[str], l
         except ValueError as error:
             if "Could not find project" not in str(error):
                 raise
-            return  # nothing was ever sent there
+            return  # nothing was ever sent to this project
 
 
 def known(api: Any, records: Iterable[WandbRecord]) -> list[WandbRecord]:
-    """The records that the server has whole: every row, and how the run ended."""
+    """The records that the server has completely: every row, and how the run ended."""
     places: dict[tuple[str, str], list[WandbRecord]] = {}
     for record in records:
         places.setdefault((record.project, record.entity), []).append(record)
@@ -155,14 +156,14 @@ def known(api: Any, records: Iterable[WandbRecord]) -> list[WandbRecord]:
 
 
 def _is_whole(record: WandbRecord, run: Any) -> bool:
-    assert record.rows is not None  # all of the file was read
+    assert record.rows is not None  # the whole file was read
     return run.state in STATES[record.state] and run.historyLineCount >= record.rows
 
 
 def send(api: Any, records: Sequence[WandbRecord]) -> Iterator[tuple[WandbRecord, str | None]]:
-    """Sends records, and yields each when it has arrived and is marked, or with the reason why it has not.
+    """Sends records. Yields each with None once it has arrived and is marked, or with the reason why it has not arrived.
 
-    Raises ServerError when the server is gone; what it has by then is known to it the next time.
+    Raises ServerError if the server stops answering. The next call finds out from the server what has arrived by then.
     """
     for first in range(0, len(records), TOGETHER):
         some = records[first : first + TOGETHER]
@@ -175,7 +176,7 @@ def send(api: Any, records: Sequence[WandbRecord]) -> Iterator[tuple[WandbRecord
 
 
 def _arrived(api: Any, records: Sequence[WandbRecord]) -> list[WandbRecord]:
-    """Those that the server has, once it has counted what it was sent."""
+    """The records that the server has. Waits for up to SETTLED until it has counted the rows that it was sent."""
     deadline = time.monotonic() + SETTLED
     while True:
         found = known(api, records)
@@ -185,7 +186,7 @@ def _arrived(api: Any, records: Sequence[WandbRecord]) -> list[WandbRecord]:
 
 
 def _wandb_sync(records: Iterable[WandbRecord]) -> dict[WandbRecord, str]:
-    """Runs `wandb sync`. Returns what it says that it did not send, and why. Raises ServerError when the server is gone."""
+    """Runs `wandb sync`. Returns the records that it did not mark as sent, with the reasons. Raises ServerError."""
     with tempfile.TemporaryDirectory(prefix="mmprompt-sync-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         staged = {record: _staged(record, folder) for record in records}
@@ -193,14 +194,14 @@ def _wandb_sync(records: Iterable[WandbRecord]) -> dict[WandbRecord, str]:
         try:
             _wait(process, list(staged.values()))
         finally:
-            process.kill()  # its background process sees it, and ends too
+            process.kill()  # its background process notices, and ends too
             process.wait()
         waiting = {record: file for record, file in staged.items() if not is_marked(file)}
         return {record: _reason(folder, file) for record, file in waiting.items()}
 
 
 def _wait(process: subprocess.Popen[bytes], files: Sequence[Path]) -> None:
-    """For its end, as long as files are sent and the server answers; it tries for ever to send what a server refuses."""
+    """Waits for the end of `wandb sync`, as long as it sends files and the server answers. It retries refused records for ever."""
     done, moved = 0, time.monotonic()
     asked = moved
     while process.poll() is None:
@@ -229,9 +230,9 @@ def _reason(folder: Path, file: Path) -> str:
 
 
 def _staged(record: WandbRecord, folder: Path) -> Path:
-    """A link to the record, or a copy of what can be read of it, where the client may write."""
+    """Makes a link to the record, or a copy of what can be read of it, in a folder where the client may write."""
     name = record.path.parent.name.removeprefix("offline-")
-    file = folder / f"offline-{name}" / record.path.name  # it leaves out what was recorded online unless named so
+    file = folder / f"offline-{name}" / record.path.name  # under other names online runs are left out
     file.parent.mkdir()
     if record.damage:
         file.write_bytes(_mended(record.path))
@@ -241,10 +242,10 @@ def _staged(record: WandbRecord, folder: Path) -> Path:
 
 
 def _mended(file: Path) -> bytes:
-    """What can be read of a damaged record file, as a sound one."""
+    """The readable part of a damaged record file, as an intact file."""
     try:
         return framed(sound_messages(contents(file)))
-    except RecordError:  # removed at this moment
+    except RecordError:  # the file has just been removed
         return framed([])
 
 
@@ -257,8 +258,8 @@ def _started(files: Iterable[Path], folder: Path) -> subprocess.Popen[bytes]:
                 command,
                 env=environment,
                 cwd=folder,
-                stdin=subprocess.DEVNULL,  # not a terminal: it asks nobody for a key
+                stdin=subprocess.DEVNULL,  # without a terminal it does not ask for a key
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C comes to us alone
+                start_new_session=True,  # Ctrl-C reaches only this process
             )

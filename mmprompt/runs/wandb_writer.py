@@ -1,15 +1,17 @@
 """Writes the W&B record of one attempt: by the real client, offline by default, complete when `finish` returns.
 
-What the client (0.31) does by itself, and what is done about it here (see also `wandb_client`):
-- a background process writes, and loses what it has not flushed when ours gets SIGTERM: a job calls `end_when_told`;
-- SLURM sends SIGTERM to every process of a step, and that one dies of it: it flushes every second, so that a second is
-  lost; to close the record of a run that fails is then no error of its own, and the next record starts a new process;
-- `finish()` returns before the exit record is on disk, sometimes: `RecordWriter.finish` waits until it reads it there;
-- the values of the last row overwrite the summary: that row is committed before the summary is set;
-- it drops a row whose step is below the last one without an error: here that is one;
-- where no server can be had, the record is an offline one, which `sync` uploads (`wandb_server`).
+What the client (0.31) does by default, and what this module does about it (see also `wandb_client`):
+- A background process writes the record. If our process dies of SIGTERM, unflushed rows are lost. So a job calls
+  `end_when_told`, and then closes its records on SIGTERM.
+- SLURM sends SIGTERM to every process of a step, and the background process dies of it. So it flushes every second, and
+  at most a second is lost. If the record of a failing run can then not be closed, this raises no error of its own. The
+  next record starts a new background process.
+- `finish()` sometimes returns before the exit record is on disk. `RecordWriter.finish` waits until it can read it there.
+- The values of the last row overwrite the summary. So that row is committed before the summary is set.
+- A row whose step is smaller than the last one is dropped without an error. Here it raises an error.
+- If no server can be used, the record is written offline, and `sync` uploads it later (`wandb_server`).
 
-What is tracked, and where, is what `conf/tracking` says.
+`conf/tracking` decides whether and where runs are tracked.
 Part of the light half of the package: wandb is imported when a record is opened.
 """
 
@@ -28,8 +30,8 @@ from mmprompt.runs.wandb_file import BLOCK, MAGIC, payloads
 from mmprompt.runs.wandb_messages import decoder
 from mmprompt.settings.deployment import Tracking
 
-EXIT_DEADLINE = 10.0  # seconds; measured: 3 ms
-INTERNAL: dict[str, Any] = {  # W&B may drop these; then the record is larger, or flushed every 15 s, and still complete
+EXIT_DEADLINE = 10.0  # seconds; measured were 3 ms
+INTERNAL: dict[str, Any] = {  # without these settings, which W&B may drop, a record is larger or flushed less often
     "x_disable_machine_info": True,
     "x_disable_meta": True,
     "x_disable_stats": True,
@@ -40,7 +42,7 @@ INTERNAL: dict[str, Any] = {  # W&B may drop these; then the record is larger, o
 
 
 class TrackingError(RuntimeError):
-    """The record cannot be kept as promised. The message names the path and the reason."""
+    """The record cannot be written completely. The message names the path and the reason."""
 
 
 class RecordWriter:
@@ -59,11 +61,11 @@ class RecordWriter:
         what = {"id": id, "name": name, "group": group, "config": dict(config)} | place
         self._run = _open_online(folder, what) if tracking.mode == "online" else _open("offline", folder, what)
         self.file = Path(self._run.settings.sync_file)
-        if not self.file.is_relative_to(folder):  # W&B turns to a temporary folder and says so to nobody
+        if not self.file.is_relative_to(folder):  # W&B silently falls back to a temporary folder
             raise TrackingError(f"{folder} cannot be written to: W&B went to {self.file.parent}")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Values of one step. Calls with the same step make one row; a step cannot go back."""
+        """Logs values of one step. Calls with the same step make one row. Steps may not decrease."""
         if self._run is None:
             return
         if step < self._step:
@@ -73,10 +75,10 @@ class RecordWriter:
             self._run.log(dict(values), step=step)
 
     def finish(self, summary: Mapping[str, float | str], exit_code: int) -> None:
-        """Set the final values, close, and return when the file holds it all; that file is all that stays.
+        """Sets the final values, closes the record, and returns when the file is complete. All other files of W&B are removed.
 
-        Raises TrackingError when it does not. Of a run that failed (exit_code is not 0) nothing is raised, whatever the
-        client says: the caller is about to raise what matters, a SystemExit maybe, and that must not be replaced.
+        Raises TrackingError if the file stays incomplete. For a failed run (exit_code is not 0) it raises nothing: its caller is
+        about to raise the real error, perhaps SystemExit, and that must not be replaced.
         """
         if self._run is None or self.file is None:
             return
@@ -93,16 +95,16 @@ class RecordWriter:
 
 
 def _open_online(folder: Path, what: Mapping[str, Any]) -> Any:
-    """A started W&B run; an offline one, and a warning, if the server cannot be had."""
+    """Starts a W&B run; if the server cannot be used, an offline one with a warning."""
     import wandb
 
     if CLIENT.may_go_online:
         try:
             return _open("online", folder, what)
-        except (wandb.errors.Error, ValueError) as error:  # ValueError: of a setting, such as WANDB_BASE_URL
+        except (wandb.errors.Error, ValueError) as error:  # ValueError: a wrong setting, such as WANDB_BASE_URL
             CLIENT.stay_offline(f"W&B cannot be reached ({first_line(error)})")
         CLIENT.end()  # its background process still holds the id
-        shutil.rmtree(folder / "wandb", ignore_errors=True)  # the attempt to go online leaves an empty record
+        shutil.rmtree(folder / "wandb", ignore_errors=True)  # the failed start left an empty record
     return _open("offline", folder, what)
 
 
@@ -110,7 +112,7 @@ def _open(mode: Literal["offline", "online"], folder: Path, what: Mapping[str, A
     with _living_client(), CLIENT.wandb(mode) as wandb:
         internal = {key: value for key, value in INTERNAL.items() if key in wandb.Settings.model_fields}
         if mode == "online":
-            internal.pop("x_server_side_derived_summary", None)  # a live view wants the last values
+            internal.pop("x_server_side_derived_summary", None)  # a live view needs the last values
         settings = wandb.Settings(**SETTINGS, **internal)
         try:
             return wandb.init(mode=mode, dir=str(folder), settings=settings, **what)
@@ -122,7 +124,7 @@ def _open(mode: Literal["offline", "online"], folder: Path, what: Mapping[str, A
 
 @contextlib.contextmanager
 def _living_client() -> Iterator[None]:
-    """Raises TrackingError when W&B's background process turns out to be dead; the next record starts a new one."""
+    """Raises TrackingError if W&B's background process is dead. The next record starts a new one."""
     try:
         yield
     except errors_of_a_dead_client() as error:
@@ -151,9 +153,9 @@ def _holds_exit(file: Path) -> bool:
 
 
 def _keep_only(file: Path) -> None:
-    """Remove the client's debug logs and empty folders, as far as that is possible: no run fails for it."""
+    """Removes the client's debug logs and empty folders. What cannot be removed stays, and fails no run."""
     with contextlib.suppress(OSError):
-        for path in file.parent.glob("*"):  # of a folder that somebody removed nothing
+        for path in file.parent.glob("*"):  # nothing if the folder was removed meanwhile
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             elif path != file:

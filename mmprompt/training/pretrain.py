@@ -80,7 +80,7 @@ class Recipe(Section):
 
 @dataclass(frozen=True)
 class PatchLabels:
-    """The attributes of the object under each patch's centre. They are meaningless where no object is."""
+    """The attributes of the object under each patch's centre. They are meaningless if there is no object."""
 
     covered: Tensor  # B N bool, whether an object is there
     digit: Tensor  # B N
@@ -133,7 +133,7 @@ class Pretraining:
         self.first_bin = model.vocab_size - model.num_bins
         self.side = recipe.image_size // 16
         location = torch.arange(model.num_bins)
-        # bins bins, the target distribution for each right location token: its neighbours are nearly right
+        # bins x bins: the target distribution for each right location token, whose neighbours are nearly right
         self.soft = torch.softmax(-((location[:, None] - location) ** 2) / 2, -1)
         words = [[self.tokenizer.ids[w] for w in group] for group in (digits.DIGITS, digits.COLOURS, digits.SIZES)]
         self.words = [torch.tensor(group) for group in words]
@@ -243,7 +243,7 @@ def make_backbone(recipe: Recipe, config: Model, folder: Path, watch: Callable[[
     state = {
         name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
     }
-    model.load_state_dict(state)  # what is scored is what is written
+    model.load_state_dict(state)  # so that exactly the weights that are written are scored
     scores = work.score(model, "test", recipe.gate_examples)
     text = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
     below = {name: wanted for name, wanted in recipe.gate.items() if scores[name] < wanted}

@@ -32,8 +32,8 @@ from mmprompt.settings.optim import Optim
 from mmprompt.training.optimiser import AdamW
 
 HASH = hashlib.sha256().digest_size
-CHECKPOINTS_KEPT = 2  # of each attempt
-PARTS = {"state", "tuned", "optimiser", "random", "random_cuda"}  # of a checkpoint
+CHECKPOINTS_KEPT = 2  # per attempt
+PARTS = {"state", "tuned", "optimiser", "random", "random_cuda"}  # the parts of a checkpoint
 
 
 class TrainingError(RuntimeError):
@@ -55,7 +55,7 @@ class State:
 
 
 class Paused(Exception):
-    """The run has reached the update at which its attempt is to pause. Its state is in a checkpoint."""
+    """The run has reached the update at which its attempt should pause. Its state is in a checkpoint."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"paused at step {step}")
@@ -70,8 +70,8 @@ class DamagedCheckpointError(RuntimeError):
 class Checkpoints:
     """Saves the checkpoints of an attempt, and finds those of its run.
 
-    A file is the sha256 of its content, then the content: everything that has a state between two steps. An attempt keeps its
-    newest two checkpoints, so that a damaged one costs little. As soon as it has two, those of earlier attempts are removed.
+    A file consists of the sha256 of its content, and the content: everything that has a state between two steps. An attempt keeps
+    its newest two checkpoints, so that a damaged one costs little. As soon as it has two, those of earlier attempts are removed.
     """
 
     attempt: Attempt  # the attempt that saves its checkpoints here
@@ -127,7 +127,7 @@ class Checkpoints:
             self.seconds_before = content["state"]["seconds"]
             state = State(**content["state"])
             device = next(tuned.parameters()).device
-            state.ema = {name: value.to(device) for name, value in state.ema.items()}  # updated there
+            state.ema = {name: value.to(device) for name, value in state.ema.items()}  # where it is updated
             return state
         return State()
 

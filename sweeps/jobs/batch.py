@@ -42,11 +42,9 @@ if TYPE_CHECKING:  # this module imports Hydra, which the verbs after a launch d
 Kind = Literal["local", "slurm"]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # environment variables
 LOG = re.compile(r"\d+(_(?P<task>\d+))?_0_log\.err")  # submitit's names of logs
-JOB_SECONDS = 600.0  # length of a SLURM job to aim at, if finished runs tell how long a run takes
-UNKNOWN_JOBS, UNKNOWN_RUNS = (
-    8,
-    4,
-)  # if none does: so many jobs, or more so that no job has more runs than the second number
+JOB_SECONDS = 600.0  # the length of a SLURM job to aim at, if finished runs show how long a run takes
+# Otherwise the runs are divided into 8 jobs, or into more, so that no job has more than 4 runs.
+UNKNOWN_JOBS, UNKNOWN_RUNS = 8, 4
 
 
 @dataclass(frozen=True)
@@ -271,7 +269,7 @@ def batches(store: Store) -> Batches:
 
 
 def pack(runs: Sequence[str], seconds: Mapping[str, float | None], cluster: Cluster) -> list[list[str]]:
-    """Distributes runs to SLURM jobs, in their order. `seconds`: what each run takes; None where no finished run tells."""
+    """Distributes runs to SLURM jobs, in their order. `seconds`: the time of each run; None if no finished run shows it."""
     if cluster.runs_per_job is not None:
         return _evenly(runs, cluster.runs_per_job)
     if any(seconds[run] is None for run in runs):

@@ -20,9 +20,8 @@ from mmprompt.settings.parsing import ConfigError
 
 AUTHENTICATION = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_SACK_")  # prefixes of environment variables
 SCRIPT = "array_submission.sh"
-JOB_ID = re.compile(
-    r"(\d+)(;\S+)?", re.ASCII
-)  # the output of `sbatch --parsable`: the id, and in a federation the cluster
+# The output of `sbatch --parsable`: the job's id and, in a federation, the cluster.
+JOB_ID = re.compile(r"(\d+)(;\S+)?", re.ASCII)
 LIMITS = (  # parts of sbatch's messages when a limit on jobs in the queue is reached
     "Job violates accounting",
     *("AssocMaxSubmitJob", "AssocGrpSubmitJobs", "QOSMaxSubmitJob", "QOSGrpSubmitJobs"),

@@ -104,8 +104,8 @@ def _room(store: Path) -> str:
     number = f"{space.f_favail:,} file{'s' if space.f_favail != 1 else ''}"
     files = f" and {number}" if space.f_files else ""  # some file systems do not limit the number of files
     return (
-        f"{volume(space.f_bavail * space.f_frsize)}{files} more fit into {store} now (`du -sh` says what it takes, `quota -s` "
-        "what you may have, and `python -m sweeps clean` frees what nobody needs)"
+        f"{volume(space.f_bavail * space.f_frsize)}{files} more fit into {store} now (`du -sh` shows its size, `quota -s` "
+        "your quota, and `python -m sweeps clean` frees what is no longer needed)"
     )
 
 

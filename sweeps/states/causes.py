@@ -34,28 +34,23 @@ ACCOUNTED: dict[str, Cause] = {
     "BOOT_FAIL": "node lost",
     "CANCELLED": "cancelled",  # "CANCELLED by 1000"
 }
-OF_SLURM = re.compile(
-    r"(slurmstepd|srun)\b[^:]*:|\[[\d.T:-]+\] error:"
-)  # beginnings of SLURM's lines in a log, up to 25.11
+# The beginnings of SLURM's own lines in a log, in versions up to 25.11.
+OF_SLURM = re.compile(r"(slurmstepd|srun)\b[^:]*:|\[[\d.T:-]+\] error:")
 MARKS: tuple[tuple[re.Pattern[str], Cause], ...] = (  # messages of slurmstepd and srun in a log
     (re.compile(r"xceeded (\w+ )?memory limit(?! at some point)|oom[-_]kill event|: Out Of Memory$"), "out of memory"),
     (re.compile(r"CANCELLED AT \S+ DUE TO TIME LIMIT|task \d+: User defined signal 2$"), "time limit"),
     (re.compile(r"CANCELLED AT \S+ DUE TO PREEMPTION"), "preempted"),
     (re.compile(r"CANCELLED AT \S+ DUE TO NODE FAILURE|Node failure on \S+$"), "node lost"),
-    (
-        re.compile(r"JOB \d+ ON \S+ CANCELLED AT \S+ (DUE to SIGNAL .*)?\*\*\*"),
-        "cancelled",
-    ),  # for a STEP this follows any signal
+    # Only for a JOB: for a STEP this message follows any signal.
+    (re.compile(r"JOB \d+ ON \S+ CANCELLED AT \S+ (DUE to SIGNAL .*)?\*\*\*"), "cancelled"),
     (re.compile(r"task \d+: (Segmentation fault|Bus error|Aborted|Illegal instruction)"), "error"),
 )
-EXITED = re.compile(
-    r"srun: error: .*: Exited with exit code (\d\d?)$"
-)  # two digits, so not by a signal, which gives 128 or more
+# Up to two digits: after a signal the exit code is 128 or more.
+EXITED = re.compile(r"srun: error: .*: Exited with exit code (\d\d?)$")
 UNWRITTEN = "0:53"  # the exit code of a job whose log SLURM could not open
 CLOCKS = 5.0  # seconds by which the clocks of two machines may differ
-APART = (
-    60.0  # time stamps further apart, in seconds, are of two executions; one end leaves several, KillWait seconds apart
-)
+# Time stamps that are further apart, in seconds, are of two executions. One end leaves several, KillWait seconds apart.
+APART = 60.0
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,9 @@ from sweeps.jobs.slurm import Job
 
 Name = Literal["done", "diverged", "failed", "damaged", "running", "queued", "lost?", "to do", "to evaluate"]
 ENDED: tuple[Name, ...] = ("failed", "diverged")  # the reason lies in the run
-OPEN: tuple[Name, ...] = (
-    "to do",
-    "to evaluate",
-    *ENDED,
-)  # no process works on the run; a launch does, some only with --retry
+# No process works on these runs. A launch executes them, some only with --retry.
+OPEN: tuple[Name, ...] = ("to do", "to evaluate", *ENDED)
+# The order in which a sentence counts the states.
 COUNTED: tuple[Name, ...] = (
     "done",
     "diverged",
@@ -38,8 +36,8 @@ COUNTED: tuple[Name, ...] = (
     "damaged",
     "to evaluate",
     "to do",
-)  # the order in which a sentence counts them
-LOOKS = 2  # how often a run is read that is being removed meanwhile
+)
+LOOKS = 2  # how often a run is read if it is removed while its files are read
 AT_ONCE = 16  # threads that read runs
 
 
@@ -70,9 +68,8 @@ class State:
     """
 
     name: Name
-    attempt: (
-        Attempt | None
-    )  # a done run's published one; else the newest, which only evaluates if the run has its result
+    # Of a done run the published attempt, otherwise the newest, which only evaluates if the run has its result.
+    attempt: Attempt | None
     result: ResultRecord | None
     job: Job | None  # the SLURM job of a run that is queued or running
     missing: frozenset[str] = frozenset()  # ids of the evaluations that the run needs and does not have
@@ -105,7 +102,7 @@ def queue(store: Store, runs: Iterable[str], known: Sequence[Batch] | None = Non
     for batch, number, held_runs in held:
         job = answer.jobs.get((batch, number))
         if job is None and batch in submitting:
-            job = Job("", "SUBMITTING", "", "a launch hands it over", "", batch.record["user"])
+            job = Job("", "SUBMITTING", "", "a launch is submitting it", "", batch.record["user"])
         if job is not None or batch in answer.unknown:
             for run in held_runs:
                 jobs.setdefault(run, []).append(HoldingJob(batch.id, number, job, batch.evaluations_of(run)))
@@ -167,9 +164,7 @@ def _state(folder: RunFolder, queue: Queue, wanted: Collection[str]) -> State:
     reason = attempt.reason if attempt else None
     failed = reason is not None and not reason.interrupted
     holders = list(queue.jobs.get(folder.id, ()))
-    if (
-        result is not None
-    ):  # a job that trained the run and is busy with other runs now may not be one that evaluates it
+    if result is not None:  # a job that trained the run and now executes others need not be one that evaluates it
         holders = [holder for holder in holders if holder.evaluations & missing]
     if failed and attempt:  # a batch tries a run only once; only after an interruption SLURM starts its job again
         holders = [holder for holder in holders if holder.batch != attempt.job["batch"]]

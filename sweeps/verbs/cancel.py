@@ -117,7 +117,7 @@ def _run_named(store: Store, word: str) -> str:
     try:
         return find_run(store, word).id
     except NoRunError as error:
-        raise StoreError(f"{error}, and no sweep is called so{nearest(word, store.sweeps())}") from None
+        raise StoreError(f"{error}, and there is no sweep of this name{nearest(word, store.sweeps())}") from None
 
 
 def plan_cancellation(store: Store, named: Sequence[str], state: str | None) -> Cancellation:

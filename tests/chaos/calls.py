@@ -1,4 +1,4 @@
-"""What people type: processes beside each other, what they print and how they end, and what of that must not be."""
+"""Commands that users type: concurrent processes, their output and exit codes, and what is wrong with these."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from pathlib import Path
 
 from subject import Subject
 
-CODES = {0, 1, 2, 130}  # with which a command may end
-HANGS = 240.0  # seconds after which one that does not wait for anything has hung
+CODES = {0, 1, 2, 130}  # the exit codes that a command may end with
+HANGS = 240.0  # seconds after which a command that waits for no jobs counts as hung
 TRACEBACK = "Traceback (most recent call last)"
-SLURM = re.compile(r"(srun|slurmstepd(-\w+)?): .*\n?")  # who writes into the same log, in the middle of a line too
-FAR_AWAY = "Pacific/Auckland"  # where some people are, and their clocks show another time than those of the nodes
+SLURM = re.compile(
+    r"(srun|slurmstepd(-\w+)?): .*\n?"
+)  # SLURM's own lines in the same log, even in the middle of a line
+FAR_AWAY = "Pacific/Auckland"  # the time zone of some users, which differs from that of the nodes
 
 
 @dataclass
 class Call:
-    """A command that somebody has typed."""
+    """A command that a user has typed."""
 
     words: Sequence[str]
     process: subprocess.Popen[bytes]
     out: Path
     err: Path
-    waits: bool  # for jobs, as long as that takes
-    shows: bool  # what others have written: a traceback in it is not its own
+    waits: bool  # it waits for jobs, however long that takes
+    shows: bool  # it prints logs, whose tracebacks are not its own
     then: Callable[[Call], None] | None
     began: float
-    killed: bool = False  # by us
+    killed: bool = False  # by the harness
 
     @property
     def code(self) -> int | None:
@@ -90,7 +92,7 @@ class Calls:
         return self.open[-1]
 
     def attend(self) -> None:
-        """Those that have ended are looked at, and what was to follow them comes."""
+        """Checks the commands that have ended, and calls what should follow them."""
         for call in list(self.open):
             if call.code is None and not call.waits and time.monotonic() - call.began > HANGS:
                 self.wrong.append(f"{call} did not end in {HANGS:g} s")
@@ -102,7 +104,7 @@ class Calls:
                     call.then(call)
 
     def end(self, seconds: float) -> None:
-        """Those that are still there have so long."""
+        """Waits this long for the commands to end, and kills the others."""
         deadline = time.monotonic() + seconds
         while self.open and time.monotonic() < deadline:
             self.attend()
@@ -117,7 +119,7 @@ class Calls:
 
 
 def faults_of(call: Call) -> list[str]:
-    """What it should not have done."""
+    """What is wrong with a command that has ended: its exit code, and tracebacks that it printed."""
     found = []
     if not call.killed and call.code not in CODES:
         found.append(f"{call} ended with {call.code}; see {call.err}")

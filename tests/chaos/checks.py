@@ -1,4 +1,4 @@
-"""What must be true of a store after everything that happened to it, beside one that nobody disturbed."""
+"""The checks of a store after all faults, compared with a store that was not disturbed."""
 
 from __future__ import annotations
 
@@ -17,33 +17,30 @@ from subject import Subject, record
 from mmprompt.studies.outcomes import StudyReader
 from mmprompt.studies.study import Study
 
-EQUAL = (
-    "weights",
-    "best_step",
-    "steps",
-)  # of a result; of two sweeps that share a run either may train it, and say what to evaluate
+# Keys of a result that must be equal. Its evaluations may differ: either of two sweeps that share a run may train it.
+EQUAL = ("weights", "best_step", "steps")
 DAY = 86_400.0
-LOOSE = 5.0  # seconds by which two clocks of one machine may seem to differ
+LOOSE = 5.0  # seconds by which two clocks of one machine may appear to differ
 
-# The only tracebacks that may stand in the log of a job or in an attempt's error.txt: their last lines, by the fault that earns
-# them. A signal earns none, nor does a damaged file; and no command that a person types may ever print one.
+# The last lines of the only tracebacks that a job's log or an attempt's error.txt may contain, by the fault that explains them.
+# Signals and damaged files explain none, and a command that a user types may never print one.
 OF_THE_DISK = r"TrackingError: .* cannot be written to|(StoreError|OSError|PermissionError)\b.*"
 EARNED = {
     "the disk is full": OF_THE_DISK + r"No space left on device|^cut off$",
     "no inodes are left": OF_THE_DISK + r"No space left on device",
     "the disk is read-only": OF_THE_DISK + r"Read-only file system",
-    # which the code of a job is under as well: it lies in the store, and without them python does not find it
+    # The store also holds the code that jobs import, and python does not find it without permissions.
     "permissions are taken": OF_THE_DISK
     + r"Permission denied|ModuleNotFoundError: No module named '(mmprompt|sweeps)\b",
     "error.txt": r"^cut off$",
     "a run's folder is removed": r"(StoreError|GoneError)\b.*run/[0-9a-f]{16}",
 }
-# scancel ends W&B's own process as well, and its client complains of that when python exits: in the log of a job alone
+# scancel also ends W&B's own process, and its client reports that when python exits; only the log of a job may show this
 OF_WANDB = r"ConnectionResetError: Connection lost"
 
 
 def checked(context: FaultContext, undisturbed: Subject, happened: Mapping[str, int], out: Path) -> list[str]:
-    """What is not as it should be. Everything that was asked for is done, and nobody is at work on purpose."""
+    """What is wrong, once all works are done and no process should be at work any more."""
     subject, ended = context.subject, time.time()
     wrong = [*left_at_work(subject), *of_drafts(context, ended), *of_tables(subject, undisturbed, out)]
     for run in sorted(subject.runs):
@@ -55,7 +52,7 @@ def checked(context: FaultContext, undisturbed: Subject, happened: Mapping[str, 
 
 
 def left_at_work(subject: Subject) -> Iterator[str]:
-    """Jobs that find nothing left to do have a minute."""
+    """Jobs and processes that still exist after a minute, in which jobs that find nothing to do can end."""
     deadline = time.monotonic() + 60
     while (jobs := subject.jobs()) and time.monotonic() < deadline:
         time.sleep(1)
@@ -64,7 +61,7 @@ def left_at_work(subject: Subject) -> Iterator[str]:
 
 
 def of_drafts(context: FaultContext, ended: float) -> Iterator[str]:
-    """What `clean` leaves of what was half written, two days later."""
+    """Half-written files that `clean` does not delete although they are two days old."""
     store = context.subject.store.root
     for file in drafts(store):
         os.utime(file, (ended - 2 * DAY, ended - 2 * DAY), follow_symlinks=False)
@@ -76,7 +73,7 @@ def of_drafts(context: FaultContext, ended: float) -> Iterator[str]:
 
 
 def drafts(store: Path) -> list[Path]:
-    """Names that begin with a dot; not what lies inside such a folder."""
+    """Files and folders whose names begin with a dot, without the contents of such folders."""
     found: list[Path] = []
     for folder, folders, files in os.walk(store):
         found += [Path(folder, name) for name in (*folders, *files) if name.startswith(".")]
@@ -85,7 +82,7 @@ def drafts(store: Path) -> list[Path]:
 
 
 def tables(subject: Subject, calls: Calls, out: Path) -> tuple[dict[str, str], list[str]]:
-    """By name what `tables` writes, and what went wrong with that."""
+    """The files that `analysis tables` writes, by name, and what went wrong."""
     wrong = []
     for work in subject.works:
         words = ["analysis", "tables", work.manifest, "--runs", str(subject.store.root), "--out", str(out)]
@@ -140,7 +137,7 @@ def of_evaluations(subject: Subject, undisturbed: Subject, run: str) -> Iterator
 
 
 def trained_again(context: FaultContext, run: str) -> Iterator[str]:
-    """No attempt that trains has begun after the run had its result, unless the result was taken then."""
+    """Attempts that began to train although the run had its result, and the result was not away at that time."""
     published = context.subject.run(run).result_file.stat().st_mtime
     for attempt in context.subject.attempts(run):
         is_excused = any(
@@ -151,7 +148,7 @@ def trained_again(context: FaultContext, run: str) -> Iterator[str]:
 
 
 def of_searches(subject: Subject, undisturbed: Subject) -> Iterator[str]:
-    """Its sampler proposes the same however many workers ask: then trials, their states, values and rungs are the same."""
+    """Differences between the searches. The sampler's proposals do not depend on the workers, so there should be none."""
     for work in subject.works:
         if work.verb == "search":
             ours, theirs = (told(one, work.name) for one in (subject, undisturbed))
@@ -174,7 +171,7 @@ def told(subject: Subject, name: str) -> set[str]:
 
 
 def of_tracebacks(subject: Subject, happened: Mapping[str, int]) -> Iterator[str]:
-    """In logs of jobs and in error.txt there are those alone that a fault has earned."""
+    """Tracebacks in logs of jobs and in error.txt that none of the faults explains."""
     earned = [pattern for kind, pattern in EARNED.items() if happened.get(kind)]
     logs = [*subject.store.jobs.rglob("*.err"), *subject.store.jobs.rglob("*.out")]
     errors = subject.store.root.glob("run/*/attempts/*/error.txt")

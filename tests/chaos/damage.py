@@ -1,4 +1,4 @@
-"""A file of the store that somebody has damaged, and what it was before."""
+"""Damage to a file of the store, which can be undone."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ WAYS = ("cut in half", "emptied", "{}", "swapped", "a folder", "removed")
 
 
 class NotPossibleError(Exception):
-    """It cannot be done to this file now."""
+    """This damage cannot be done to this file now."""
 
 
 @dataclass
 class Damage:
-    """`kept`: where the file lies meanwhile, on the same file system: it comes back as it was, its times included."""
+    """A damaged file. `kept` is where the original lies, on the same file system, so that it comes back with its times."""
 
     file: Path
     way: str
     kept: Path
-    other: Path | None = None  # that it was swapped with
+    other: Path | None = None  # the file that it was swapped with
     at: float = field(default_factory=time.time)
-    marks: tuple[object, ...] = ()  # what lies there since
+    marks: tuple[object, ...] = ()  # identify what lies there since then
 
     @property
     def is_there(self) -> bool:
-        """Nobody has put anything else there since."""
+        """Whether what lies there is still what the damage put there."""
         return self.marks == self.look() and self.file.parent.exists()
 
     def look(self) -> tuple[object, ...]:
         return tuple(mark(file) for file in (self.file, self.other) if file is not None)
 
     def restore(self) -> bool:
-        """Back to what it was, unless it is something else by now."""
+        """Puts the original back, unless another process has put something else there."""
         if not self.is_there:
             return False
         if self.other is not None:
@@ -54,7 +54,7 @@ class Damage:
 
 
 def damaged(file: Path, way: str, kept: Path, others: Sequence[Path]) -> Damage:
-    """Damages a file. `others`: those that it may be swapped with. Raises NotPossibleError."""
+    """Damages a file. `others` are the files that it may be swapped with. Raises NotPossibleError."""
     try:
         if way == "swapped":
             other = next((one for one in others if one != file and one.is_file()), None)
@@ -75,7 +75,7 @@ def damaged(file: Path, way: str, kept: Path, others: Sequence[Path]) -> Damage:
 
 
 def put(damage: Damage, content: bytes) -> None:
-    """What lies in the place of the file. Where that cannot be made, the file is back."""
+    """Writes the damaged version in the place of the file. If that fails, the original is put back."""
     file = damage.file
     try:
         match damage.way:
@@ -104,7 +104,7 @@ def swap(one: Path, other: Path, aside: Path) -> None:
 
 
 def mark(file: Path) -> object:
-    """What tells a file from another one in its place; an inode alone comes again."""
+    """What distinguishes a file from another in its place; the inode alone would not do, because inodes are reused."""
     try:
         found = file.lstat()
     except OSError:
@@ -113,7 +113,7 @@ def mark(file: Path) -> object:
 
 
 def short(file: Path) -> str:
-    """With as much of a run's id as a person reads."""
+    """The path from the store on, with only the first characters of a run's id."""
     parts = [part[:6] if re.fullmatch("[0-9a-f]{16}", part) else part for part in file.parts]
     start = max((at for at, part in enumerate(parts) if part == "runs"), default=0)
     return str(Path(*parts[start + 1 :]))

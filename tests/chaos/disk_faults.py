@@ -1,6 +1,6 @@
-"""What happens to the disk that a store lies on: it is full, it cannot be written, nobody may look into it, for some seconds.
+"""Faults of the disk that a store lies on: for some seconds it is full, cannot be written, or the store cannot be read.
 
-To be filled, the store lies on a disk of its own in memory; to mount one takes root. One of these faults at a time.
+For these the store lies on a disk of its own in memory, which only root can mount. There is one of these faults at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from damage import NotPossibleError
 from fault_context import FaultContext
 
 SIZE = "size=1g,nr_inodes=20k,mode=0755"
-SPARE = 64 << 10  # bytes that stay free of a full disk
+SPARE = 64 << 10  # bytes that stay free on a full disk
 
 
 class Disk:
@@ -73,14 +73,14 @@ class DiskFaults:
         shutil.rmtree(self.filler, ignore_errors=True)
 
     def read_only(self) -> str | None:
-        """For whoever opens a file from now on: the kernel refuses it to a disk on which files are being written."""
+        """From now on no file can be opened for writing. The kernel refuses this while files on the disk are open for writing."""
         return self.hurt(self._read_only, self.writable, "the disk can be written again")
 
     def _read_only(self) -> None:
         subprocess.run(["mount", "--bind", self.store, self.store], check=True)
         try:
             subprocess.run(["mount", "-o", "remount,bind,ro", self.store], check=True, stderr=subprocess.DEVNULL)
-        except subprocess.CalledProcessError:  # somebody has just opened a file there to write it
+        except subprocess.CalledProcessError:  # a process has just opened a file there for writing
             self.writable()
             raise NotPossibleError from None
 
@@ -96,7 +96,7 @@ class DiskFaults:
         )
 
     def hurt(self, how: Callable[[], None], back: Callable[[], None], what: str, detail: str = "") -> str | None:
-        """Nothing if the disk is hurt already."""
+        """Causes the fault, and plans its end; does nothing if another fault of the disk still lasts."""
         if self.context.repairs.expects("disk: "):
             return None
         try:

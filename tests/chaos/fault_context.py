@@ -1,4 +1,4 @@
-"""Who is on the subject: people who launch, follow, and owe what a fault took."""
+"""The users of the subject's store, who launch and follow its works and repair what a fault broke."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from subject import Subject, Work
 
 from mmprompt.runs.attempt import Attempt
 
-AGAIN = 3.0  # seconds after which somebody follows again
-LOOK = 10.0  # seconds after which somebody looks at the cluster again
+AGAIN = 3.0  # seconds after which a work is followed again
+LOOK = 10.0  # seconds between two looks at the cluster
 
 
 class FaultContext:
     def __init__(self, subject: Subject, calls: Calls, say: Callable[[str], None]) -> None:
         self.subject, self.calls, self.say = subject, calls, say
         self.repairs = Repairs(say)
-        self.chance = random.Random(0)  # of the fault that is next
+        self.chance = random.Random(0)  # the random numbers of the next fault
         self.following: dict[Work, Call] = {}
         self._looked = 0.0
         self._followed: dict[Work, float] = {}
         self.refused: dict[Work, list[Call]] = {}  # launches in a row that were refused
-        self.lost: dict[str, list[tuple[float, float | None]]] = {}  # by run: since when, till when its result was away
+        self.lost: dict[str, list[tuple[float, float | None]]] = {}  # when each run's result was away: from, until
 
     # Launches
 
@@ -40,12 +40,12 @@ class FaultContext:
             self.launch(work)
 
     def relaunch(self, seconds: float) -> None:
-        """Who waits does not submit what was cancelled; whoever cancelled it launches later."""
+        """Plans a launch of all works: a launch that waits does not submit cancelled jobs again, so their canceller has to."""
         if not self.repairs.expects("launched again"):
             self.repairs.add(seconds, "launched again", self.launch_all)
 
     def follow(self) -> None:
-        """Everything that is asked for is followed; who had to end comes again."""
+        """Sees that a `--wait` follows each work; one that has ended is started again."""
         for work in self.subject.works:
             call = self.following.get(work)
             is_late = time.monotonic() - self._followed.get(work, -AGAIN) > AGAIN
@@ -55,7 +55,7 @@ class FaultContext:
                 self.following[work] = self.launch(work, "--wait", waits=True)
 
     def attend(self, seconds: float, follow: bool = True) -> None:
-        """Time passes: what is due comes back, what has ended is looked at, and somebody follows."""
+        """Lets time pass: due repairs are carried out, ended commands are checked, and all works are followed."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.keep_up()
@@ -66,8 +66,8 @@ class FaultContext:
             time.sleep(0.2)
 
     def keep_up(self) -> None:
-        """Who runs the cluster starts a daemon again that has ended, and that no fault keeps down, and takes back a node that
-        SLURM has drained; whose jobs SLURM holds releases them, as `status` advises."""
+        """Acts as the cluster's administrator and as the jobs' owner: starts daemons that have ended without a fault, resumes nodes
+        that SLURM has drained, and releases jobs that SLURM holds, as `status` advises."""
         running = self.subject.cluster.running()
         for daemon in (one.name for stage in self.subject.cluster.stages for one in stage):
             if daemon not in running and not self.repairs.expects(f"{daemon} is back"):
@@ -84,7 +84,7 @@ class FaultContext:
             self.subject.control("scontrol", "release", *held)
 
     def ask_and_obey(self) -> None:
-        """Somebody asks for the status of everything, and types what it says about runs that may hang."""
+        """Calls `status` for all works, and the commands that it advises for runs that may hang."""
 
         def obey(call: Call) -> None:
             for line in call.printed.splitlines():
@@ -96,14 +96,14 @@ class FaultContext:
 
         self.calls.start(["sweeps", "status", *(work.name for work in self.subject.works)], then=obey)
 
-    # Whom a fault can hit
+    # What a fault can hit
 
     def victim(self, with_checkpoint: bool = False) -> Attempt | None:
         there = [one for one in self.subject.at_work() if one.checkpoint_steps or not with_checkpoint]
         return self.chance.choice(there) if there else None
 
     def is_away(self, run: str, since: float) -> None:
-        """Its result was taken: whoever comes now has to train it again."""
+        """Notes that the run's result was taken away, so that the run may be trained again."""
         self.lost.setdefault(run, []).append((since, None))
 
     def is_back(self, run: str) -> None:

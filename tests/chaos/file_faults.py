@@ -1,7 +1,7 @@
-"""What happens to the files of a store, and the person who then does what `status` advises.
+"""Faults of a store's files, and a user who then does what `status` advises.
 
-A damaged file is looked at after some seconds: `status` has to name it. Then it is restored, or, where there is a choice, what
-else is advised is done: the run's or the attempt's folder is removed, the sweep launched again.
+Some seconds after a file was damaged, `status` is called and has to name it. Then the file is restored, or the user follows other
+advice, if there is any: removes the run's or the attempt's folder, or launches the sweep again.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from subject import record
 
 from mmprompt.runs.store import OF_SEARCH
 
-Cure = Literal["run", "attempt", "file", "launch", "nothing"]  # besides to restore it: what is removed, or done
-LAUNCHES = 8  # of everything, after which a file that a launch mends has to be mended
-AGAIN = 5.0  # seconds between two of them
-UNREADABLE = {"cut in half", "emptied", "{}", "a folder"}  # of a file that has to be there
+Cure = Literal["run", "attempt", "file", "launch", "nothing"]  # besides restoring the file: what is removed, or done
+LAUNCHES = 8  # after so many launches of all works, a file that a launch repairs has to be repaired
+AGAIN = 5.0  # seconds between two of these launches
+UNREADABLE = {"cut in half", "emptied", "{}", "a folder"}  # damage that `status` must name if the file is needed
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Files of one kind: where they lie under the store, what is advised, and in which ways `status` has to see it."""
+    """Files of one kind: where they lie in the store, which cures there are, and which damage `status` has to name."""
 
     places: tuple[str, ...]
     cures: tuple[Cure, ...]
@@ -37,7 +37,7 @@ class Kind:
     ways: tuple[str, ...] = WAYS
 
 
-# A run whose published attempt has lost its evaluation is trained again; one that was made later is made again.
+# A run whose published attempt has lost an evaluation is trained again; an evaluation that a later attempt made is made again.
 KINDS = {
     "result.json": Kind(("run/*/result.json",), ("run",), frozenset(UNREADABLE)),
     "config.json": Kind(("run/*/config.json",), ("launch",)),
@@ -99,7 +99,7 @@ class FileFaults:
         return None
 
     def choose(self, kind: Kind) -> tuple[Path | None, list[Path]]:
-        """A file of a run at work, of one that waits or of one that is done, each as likely; and the others of its kind."""
+        """A file of a running, a waiting or a done run, each as likely as the others, and the other files of its kind."""
         store, busy = self.subject.store.root, {damage.file for damage in self.damages}
         files = sorted(file for place in kind.places for file in store.glob(place) if self.is_ours(file))
         free = [file for file in files if file not in busy and not any(damage.other == file for damage in self.damages)]
@@ -137,13 +137,13 @@ class FileFaults:
         seconds = self.context.chance.uniform(4, 15)
         mind = self.context.chance.random()
         self.context.repairs.add(
-            seconds, f"somebody looks at {short(damage.file)}", lambda: self.look(name, damage, mind)
+            seconds, f"a user looks at {short(damage.file)}", lambda: self.look(name, damage, mind)
         )
 
-    # The person
+    # The user
 
     def look(self, name: str, damage: Damage, mind: float) -> None:
-        """Asks `status`, of every sweep and search by name, so that all rows are shown."""
+        """Calls `status` for every sweep and search by name, so that all rows are shown."""
         was_there = damage.is_there
         names = [work.name for work in self.subject.works]
 
@@ -155,8 +155,8 @@ class FileFaults:
         self.context.calls.start(["sweeps", "status", *names], then=then)
 
     def is_looked_at(self, name: str, damage: Damage) -> bool:
-        """Of what a search may not need only if it is a sweep's: results, records of the newest attempt of a run that is not done,
-        manifests."""
+        """Whether `status` reads the file. Files that a search may not need count only if they are a sweep's: results,
+        manifests, and the records of the newest attempt of a run that is not done."""
         if name == "result.json":
             return self.run_of(damage.file) in self.subject.of_sweeps
         if name not in ("job.json", "error.json"):
@@ -168,9 +168,8 @@ class FileFaults:
 
     def judge(self, call: Call, damage: Damage) -> None:
         is_shut = f"the store {self.subject.store.root} cannot be read" in call.printed
-        is_refused = call.code == 2 and (
-            is_shut or any(is_named(one, call) for one in self.damages)
-        )  # it has named another
+        names_another = any(is_named(one, call) for one in self.damages)
+        is_refused = call.code == 2 and (is_shut or names_another)
         if call.code in (0, 1, 2) and not is_named(damage, call) and not is_refused:
             self.wrong.append(f"{call} does not name {damage}; see {call.out}")
 
@@ -180,7 +179,7 @@ class FileFaults:
         if cure == "launch":
             self.launch_until_mended(damage, LAUNCHES)
             return
-        done = self.cure(cure, damage)  # OSError: the disk cannot be written; later
+        done = self.cure(cure, damage)  # it raises OSError if the disk cannot be written; then it is tried again later
         if damage in self.damages:
             self.damages.remove(damage)
         if name == "result.json":
@@ -190,7 +189,7 @@ class FileFaults:
             self.context.relaunch(self.context.chance.uniform(0, 5))
 
     def launch_until_mended(self, damage: Damage, launches: int) -> None:
-        """Launches everything until the damage is gone: other faults may refuse a launch, but not that many."""
+        """Launches all works until the damage is gone. Other faults may make some launches fail, but not so many."""
         waiting = []
 
         def then(call: Call) -> None:
@@ -211,16 +210,16 @@ class FileFaults:
         waiting += [self.context.launch(work, then=then) for work in self.subject.works]
 
     def cures(self, name: str, damage: Damage) -> Sequence[str]:
-        """What else than to restore it helps here."""
+        """What helps here besides restoring the file."""
         if damage.way == "swapped":
-            return ()  # the other one is damaged as well
+            return ()  # the other file is damaged as well
         cures = KINDS[name].cures
         if name in ("evaluation", "evaluation's scores"):
             return ("run",) if "attempts" in damage.file.parts else ("file",)
         run = self.run_of(damage.file)
         published = record(self.subject.run(run).result_file).get("attempt") if run else None
         if cures == ("attempt",) and damage.file.parent.name == str(published):
-            return ("run",)  # whose files are the run's
+            return ("run",)  # the files of the published attempt are the run's
         return cures
 
     def cure(self, cure: str, damage: Damage) -> str:
@@ -245,7 +244,7 @@ class FileFaults:
         return "stays as it is"
 
     def remove(self, *paths: Path) -> None:
-        """As `rm -rf` does, for as long as somebody else puts something there. Raises OSError if that cannot be done now."""
+        """Removes paths as `rm -rf` does, again if another process writes there meanwhile. Raises OSError if it cannot now."""
         for path, is_last in itertools.product(paths, (False, False, True)):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=not is_last)
@@ -254,7 +253,7 @@ class FileFaults:
         self.forget(paths)
 
     def forget(self, gone: Iterable[Path]) -> None:
-        """What lay there cannot be restored any more."""
+        """Forgets the damage to files below these paths, which cannot be restored any more."""
         self.damages = [one for one in self.damages if not any(one.file.is_relative_to(path) for path in gone)]
 
     # Other faults
@@ -265,14 +264,14 @@ class FileFaults:
             return None
         try:
             self.remove(attempt.run.path)
-        except OSError:  # not all of it, for now
+        except OSError:  # not everything can be removed now
             rest = f"the rest of {short(attempt.run.path)} is removed"
             self.context.repairs.add(0, rest, lambda: self.remove(attempt.run.path))
         self.context.relaunch(self.context.chance.uniform(5, 15))
         return f"{attempt.run.id[:6]}, while attempt {attempt.number} is at work"
 
     def strangers(self) -> str | None:
-        """What does not belong there; what `status` may complain of is gone after a while."""
+        """Adds foreign files and folders; those that `status` may complain about are removed after a while."""
         store, chance = self.subject.store, self.context.chance
         numbers = [int(path.name) for path in store.jobs.glob("*") if path.name.isdecimal() and path.name.isascii()]
         number = 9 if 9 not in numbers else max(numbers) + chance.randint(2, 9)
@@ -292,14 +291,14 @@ class FileFaults:
 
 
 def removed(folder: Path) -> None:
-    """Unless it is somebody's by now."""
+    """Removes a folder if it is still empty."""
     with contextlib.suppress(FileNotFoundError):
         if not any(folder.iterdir()):
             folder.rmdir()
 
 
 def is_named(damage: Damage, call: Call) -> bool:
-    """By the end of its path, from the run, the batch or the sweep on."""
+    """Whether the output names the file, by its path from the run, the batch or the sweep on."""
     return any(end_of(file) in call.printed for file in (damage.file, damage.other) if file)
 
 

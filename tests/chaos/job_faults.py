@@ -1,4 +1,4 @@
-"""What happens to jobs, to SLURM, and to launches. Each says whom it hit, or None if there is nobody."""
+"""Faults of jobs, of SLURM and of launches. Each returns what it hit, or None if there was nothing to hit."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class JobFaults:
         daemon = step_daemon(attempt) if attempt else None
         if attempt is None or daemon is None or not (job := job_of(attempt)):
             return None
-        daemon.kill()  # SLURM does not notice: somebody cancels the job
+        daemon.kill()  # SLURM does not notice, so a user cancels the job
         seconds = self.context.chance.uniform(5, 20)
         self.context.repairs.add(seconds, f"{job} is cancelled", lambda: self.subject.control("scancel", job))
         self.context.relaunch(25)
@@ -103,11 +103,11 @@ class JobFaults:
         if f"slurmd.{node}" not in self.cluster.running():
             return None
         self.cluster.kill(f"slurmd.{node}")
-        self.cluster.start("slurmctld", f"slurmd.{node}")  # whom it asks
+        self.cluster.start("slurmctld", f"slurmd.{node}")  # slurmd needs slurmctld when it starts
         return node
 
     def lose_node(self) -> str | None:
-        attempt = None if self.context.repairs.expects("slurmd") else self.context.victim()  # one at a time
+        attempt = None if self.context.repairs.expects("slurmd") else self.context.victim()  # only one node at a time
         node = self.node_of(attempt) if attempt else ""
         if attempt is None or f"slurmd.{node}" not in self.cluster.running():
             return None
@@ -124,7 +124,7 @@ class JobFaults:
     def slurmctld(self) -> str:
         seconds = self.context.chance.uniform(1, 5)
         self.cluster.kill("slurmctld")
-        time.sleep(seconds)  # without it no other fault can be made
+        time.sleep(seconds)  # without slurmctld no other fault can be caused
         self.cluster.start("slurmctld")
         return f"for {seconds:.0f} s"
 
@@ -135,7 +135,7 @@ class JobFaults:
         return f"for {seconds:.0f} s"
 
     def kill_launch(self) -> str:
-        """The one that follows, and one that is at its work for a moment."""
+        """Kills the command that follows a work, and a new launch after a moment."""
         work = self.context.chance.choice(self.subject.works)
         if (call := self.context.following.get(work)) and call.code is None:
             call.kill()
@@ -157,7 +157,7 @@ class JobFaults:
             return None
         try:
             return f"{name(attempt)}: {damage(attempt).name}, and kill -9"
-        except (OSError, IndexError):  # it was done with it at that moment
+        except (OSError, IndexError):  # the run has just been done
             return f"{name(attempt)}: kill -9"
 
     def litter(self) -> str | None:
@@ -174,7 +174,7 @@ class JobFaults:
 
 
 def job_of(attempt: Attempt) -> str:
-    """SLURM's id; nothing where its record is damaged by now."""
+    """SLURM's id of the attempt's job; empty if the record is damaged."""
     return str(record(attempt.path / "job.json").get("job") or "")
 
 
@@ -183,7 +183,7 @@ def name(attempt: Attempt) -> str:
 
 
 def kill(attempt: Attempt) -> bool:
-    """False if it is not there any more."""
+    """Kills the attempt's process; False if there is none any more."""
     pid = record(attempt.path / "job.json").get("pid")
     if not isinstance(pid, int) or pid < 2:
         return False

@@ -1,4 +1,4 @@
-"""People who want to know, or do, something else while all this happens: one verb after each fault."""
+"""Other users at the same time: after each fault one of them calls some verb."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from calls import Call
 from fault_context import FaultContext
 from file_faults import FileFaults
 
-AT_ONCE = 4  # of them; on two cores more would only wait for each other
+AT_ONCE = 4  # calls at the same time; on two cores more would only wait for each other
 
 
 class Observers:
@@ -37,15 +37,15 @@ class Observers:
         return [work.name for work in self.context.subject.works]
 
     def one(self) -> str:
-        """Begins a visit, each verb about as often as the others; nothing while there are too many visitors."""
+        """Calls a verb, each about equally often, unless too many calls are still running."""
         self.made = [call for call in self.made if call.code is None]
         if len(self.made) >= AT_ONCE:
-            return "nobody comes"
+            return "no verb is called"
         if not self._next:
             self._next = self.context.chance.sample(list(self.verbs), len(self.verbs))
         name = self._next.pop()
         if (call := self.verbs[name]()) is None:
-            return f"nobody comes for {name}"
+            return f"nothing to call {name} on"
         self.made.append(call)
         return f"{name}, {call.out.stem}"
 
@@ -56,7 +56,7 @@ class Observers:
         return self.context.chance.choice(sorted(self.context.subject.runs))
 
     def name(self) -> Sequence[str]:
-        """Of one sweep or search; or none, for all."""
+        """The name of one sweep or search, or no name, which means all."""
         chosen = self.context.chance.choice([None, *self.context.subject.works])
         return [chosen.manifest] if chosen else []
 

@@ -1,4 +1,4 @@
-"""What a fault took and has to come back, and when."""
+"""The repairs of what faults have broken, each with the time when it is due."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-AGAIN = 3.0  # seconds after which what could not be given back is tried again
+AGAIN = 3.0  # seconds after which a repair that failed is tried again
 
 
 @dataclass(order=True)
@@ -28,13 +28,13 @@ class Repairs:
         return any(what in repair.what for repair in self.open)
 
     def carry_out(self, until: float | None = None) -> None:
-        """What is due now, or will be by then."""
+        """Carries out the repairs that are due now, or by `until`."""
         moment = time.monotonic() if until is None else until
         for repair in sorted(repair for repair in self.open if repair.due <= moment):
             self.open.remove(repair)
             try:
                 repair.how()
-            except OSError as error:  # nobody may write there now
+            except OSError as error:  # it cannot be written now
                 self.add(AGAIN, repair.what, repair.how)
                 self.say(f"not yet: {repair.what} ({error.strerror})")
             else:

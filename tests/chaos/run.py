@@ -1,7 +1,7 @@
-"""`make chaos`: sweeps and a search on the real test cluster, under random faults, end in the tables of undisturbed ones.
+"""`make chaos`: under random faults, sweeps and a search on the real test cluster give the same tables as without faults.
 
     python tests/chaos/run.py --faults 60 --seed 0
-    python tests/chaos/run.py --only job.json "disk is full"     # kinds of faults whose names hold one of these
+    python tests/chaos/run.py --only job.json "disk is full"     # kinds of faults whose names contain one of these
     python tests/chaos/run.py --list                             # all kinds
 
 The harness launches the same work into two stores: a sweep, a sweep of attacks that shares runs with it, and a search. The
@@ -49,12 +49,12 @@ from subject import Subject, Work, python_on_nodes, record
 from mmprompt.runs.attempt import TRIES
 
 EVERY = 3.5  # seconds between two faults
-PATIENCE = 10.0  # seconds until somebody is there whom a fault could hit
-RETRY = 15.0  # seconds that what is tried again has before anyone says so again
+PATIENCE = 10.0  # seconds to wait until a fault finds a target
+RETRY = 15.0  # seconds that runs have after a launch with --retry before the next such launch
 HARMLESS = "stale files"  # the fault that takes the place of one that finds no target
-LATE = 1200.0  # seconds; what has not ended so long after the last fault hangs
-REFUSED = 20  # launches in a row that are refused though nothing is broken any more: it goes on like that for ever
-ASKS = 60.0  # seconds between two questions for everything, then
+LATE = 1200.0  # works that are not done so many seconds after the last fault count as hung
+REFUSED = 20  # if so many launches in a row fail although nothing is broken any more, the harness gives up
+ASKS = 60.0  # seconds between two calls of `status` after the last fault
 
 
 class Chaos:
@@ -96,11 +96,11 @@ class Chaos:
 
     @property
     def wrong(self) -> list[str]:
-        """What has been seen so far."""
+        """What has been found wrong so far."""
         return [*self.calls.wrong, *self.files.wrong]
 
     def finish(self) -> list[str]:
-        """Everything that was taken is back, and all is launched until it is done. Whatever does not end is said."""
+        """Repairs everything, and launches all works until they are done. Returns what did not end."""
         deadline, asked = time.monotonic() + LATE, 0.0
         while time.monotonic() < deadline:
             if time.monotonic() - asked > ASKS:
@@ -133,16 +133,16 @@ class Chaos:
         return [f"{call} ended with {call.code} when all was done; see {call.out}" for call in last if call.code != 0]
 
     def given_up(self) -> list[str]:
-        """Runs that nobody tries again unless he is told to."""
+        """Runs that a launch does not try again without --retry."""
         found = []
         at_work = {attempt.run.id for attempt in self.subject.at_work()}
         for run in self.subject.missing(self.undisturbed) - at_work:
-            with contextlib.suppress(Exception):  # whatever a damaged record makes of it
+            with contextlib.suppress(Exception):  # a damaged record may raise anything
                 found += [run] if self.subject.run(run).tries() >= TRIES else []
         return sorted(found)
 
     def close(self) -> None:
-        """Nothing goes on that was begun here. Raises ClusterError if jobs cannot be cancelled."""
+        """Ends all processes and jobs that were started here. Raises ClusterError if jobs cannot be cancelled."""
         self.calls.kill()
         try:
             self.subject.cluster.up()
@@ -156,7 +156,7 @@ class Chaos:
 
 
 def works(runs: int, steps: int) -> list[Work]:
-    """Half of the runs that are attacked are runs of the first sweep."""
+    """The sweeps and the search that are launched. Half of the attacked runs are also runs of the first sweep."""
     alike = ("task=micro_grounding", "prompt.length=4", "optim.batch_size=4", "optim.micro_batch=4", "tracking=offline")
     alike += ("task.data.train=8", "task.data.val=8", "task.data.test=8")
     length = (f"optim.steps={steps}", f"optim.validate_every={steps // 2}")
@@ -183,7 +183,7 @@ def seeds(first: int, last: int) -> str:
 
 
 def undisturbed_ones(subject: Subject, said: Path) -> frozenset[str]:
-    """Everything, as nobody disturbs it. The runs that are done then. Raises RuntimeError if it does not end well."""
+    """Executes all works without faults, and returns the done runs. Raises RuntimeError if a command fails."""
     calls = Calls(subject, said)
     started = [calls.start(subject.asked(work, work.verb, "--wait"), waits=True) for work in subject.works]
     try:
@@ -203,29 +203,33 @@ def runs_of_sweeps(subject: Subject) -> frozenset[str]:
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end it as Ctrl-C does."""
+    """Within this context SIGTERM and SIGHUP end the harness as Ctrl-C does."""
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, signal.default_int_handler)
     try:
         yield
     finally:
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(ending, signal.SIG_IGN)  # once is enough: what was begun is ended
+            signal.signal(ending, signal.SIG_IGN)  # a second signal must not disturb the cleaning up
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--runs", type=int, help="of the first sweep (one for eight faults, and 3 at least)")
-    parser.add_argument("--steps", type=int, default=900, help="of a run; 1000 are 15 s on one core (%(default)s)")
-    parser.add_argument("--only", nargs="+", metavar="WORDS", help="kinds of faults whose names hold one of these")
-    parser.add_argument("--but", nargs="+", metavar="WORDS", default=[], help="not those whose names hold one of these")
-    parser.add_argument("--list", action="store_true", help="the kinds of faults, and nothing else")
+    parser.add_argument("--runs", type=int, help="runs of the first sweep (one per eight faults, at least 3)")
+    parser.add_argument(
+        "--steps", type=int, default=900, help="steps of a run; 1000 take 15 s on one core (%(default)s)"
+    )
+    parser.add_argument("--only", nargs="+", metavar="WORDS", help="kinds of faults whose names contain one of these")
+    parser.add_argument(
+        "--but", nargs="+", metavar="WORDS", default=[], help="leave out those whose names contain these"
+    )
+    parser.add_argument("--list", action="store_true", help="print the kinds of faults, and do nothing else")
     parser.add_argument("--cluster", type=Path, default=DEFAULT_FOLDER, help="folder of the test cluster (%(default)s)")
-    parser.add_argument("--port-base", type=int, help="of a cluster of one's own: the first of 1000 ports")
-    parser.add_argument("--no-disk", action="store_true", help="no disk in memory, hence none that is full")
-    parser.add_argument("--keep", type=Path, help="an empty folder for both stores, which then stay")
+    parser.add_argument("--port-base", type=int, help="the first of 1000 ports, for a separate cluster")
+    parser.add_argument("--no-disk", action="store_true", help="no disk in memory, hence no faults of a disk")
+    parser.add_argument("--keep", type=Path, help="an empty folder for both stores, which are kept there")
     return parser
 
 
@@ -260,7 +264,7 @@ def main(arguments: list[str]) -> int:
 
 @contextlib.contextmanager
 def alone_on(cluster: Cluster) -> Iterator[None]:
-    """Exits where another harness breaks this cluster."""
+    """Exits if another harness is causing faults on this cluster."""
     with cluster.folder.with_suffix(".chaos").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -272,7 +276,7 @@ def alone_on(cluster: Cluster) -> Iterator[None]:
 
 
 def observed(chaos: Chaos, disk: Disk | None, faults: int, kinds: list[str], folder: Path) -> list[str]:
-    """What is wrong, however it ended."""
+    """What is wrong, also if the harness fails or is interrupted."""
     try:
         with stopped_by_signals():
             return happened(chaos, disk, faults, kinds, folder)
@@ -283,7 +287,7 @@ def observed(chaos: Chaos, disk: Disk | None, faults: int, kinds: list[str], fol
 
 
 def happened(chaos: Chaos, disk: Disk | None, faults: int, kinds: list[str], folder: Path) -> list[str]:
-    """All of it. What is wrong in the end."""
+    """Executes the whole experiment, and returns what is wrong at its end."""
     subject, undisturbed = chaos.subject, chaos.undisturbed
     subject.cluster.up()
     if disk:
@@ -306,7 +310,8 @@ def happened(chaos: Chaos, disk: Disk | None, faults: int, kinds: list[str], fol
 
 
 def closed(chaos: Chaos, disk: Disk | None, was_up: bool, keep: bool) -> list[str]:
-    """Ends whatever was begun; the disk in memory goes, and what is to stay of it is copied first. What did not work."""
+    """Ends everything that was started, and unmounts the disk in memory, whose files are copied first if they are to be kept.
+    Returns what failed."""
     wrong = []
     try:
         chaos.close()

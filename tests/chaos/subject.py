@@ -1,6 +1,6 @@
-"""What faults fall on: one store on the test cluster, the sweeps and the search that are asked of it, and who is at work there.
+"""The subject of the faults: a store on the test cluster, its sweeps and its search, and the jobs and processes at work on them.
 
-All that is read here may be damaged at that moment: what cannot be read is not there.
+Every file that is read here may be damaged at that moment; a file that cannot be read counts as missing.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import OF_SEARCH, Store
 from sweeps.display.report import HELD
 
-# root may read and write what nobody is allowed to, unless it gives that up
+# capabilities by which root ignores permissions; the harness's commands give them up
 POWERS = "-dac_override,-dac_read_search"
 OBEDIENT = ["setpriv", "--bounding-set", POWERS, "--inh-caps", POWERS] if os.getuid() == 0 else []
-OF_A_BATCH = re.compile(r"(mmprompt-\d+-[0-9a-f]{6})\.\d+")  # the name of a job
+OF_A_BATCH = re.compile(r"(mmprompt-\d+-[0-9a-f]{6})\.\d+")  # a job's name, which begins with its batch's
 
 
 @dataclass(frozen=True)
 class Work:
-    """A sweep or a search, as somebody asks for it."""
+    """A sweep or a search that is launched, with its settings."""
 
     name: str
     settings: tuple[str, ...]
@@ -50,10 +50,10 @@ class Subject:
     folder: Path
     cluster: Cluster
     works: Sequence[Work]
-    place: tuple[str, ...]  # settings that say where and how its jobs run
-    runs: frozenset[str] = frozenset()  # that shall be done in the end
-    of_sweeps: frozenset[str] = frozenset()  # these less those that only a search has
-    names: set[str] = field(default_factory=set)  # of its batches, as SLURM knows them; those of damaged ones too
+    place: tuple[str, ...]  # settings of where and how its jobs run
+    runs: frozenset[str] = frozenset()  # the runs that must be done at the end
+    of_sweeps: frozenset[str] = frozenset()  # those of them that belong to a sweep, not only to a search
+    names: set[str] = field(default_factory=set)  # the job names of its batches, also of damaged ones
 
     @property
     def store(self) -> Store:
@@ -65,29 +65,29 @@ class Subject:
         return {**os.environ, **ours, "MMPROMPT_RUNS": str(self.store.root)}
 
     def asked(self, work: Work, verb: str, *arguments: str) -> list[str]:
-        """The words after `python -m`: a verb that composes this sweep or search."""
+        """The words after `python -m` that call a verb on this sweep or search."""
         verbs = ["search", "plan"] if (work.verb, verb) == ("search", "plan") else [verb]
         return ["sweeps", *verbs, work.name, *work.settings, *self.place, *arguments]
 
     def command(self, *words: str) -> list[str]:
         return [*OBEDIENT, sys.executable, "-m", *words]
 
-    # What is there
+    # Runs and attempts
 
     def run(self, run: str) -> RunFolder:
         return self.store.run(run)
 
     def result(self, run: str) -> dict[str, Any] | None:
-        """The run's result, if it has one that is its own."""
+        """The run's result; None if there is none, or if the file is another run's."""
         found = record(self.run(run).result_file)
         return found if found.get("run") == run else None
 
     def evaluations(self, run: str) -> set[str]:
-        """The ids of those that it has, wherever they lie."""
+        """The ids of the run's evaluations, in whichever folder they lie."""
         return {file.stem for file in self.run(run).path.rglob("evaluations/[!.]*.json") if record(file)}
 
     def attempts(self, run: str) -> list[Attempt]:
-        """Those of which it is known whose they are, oldest first."""
+        """The run's attempts whose process is known, oldest first."""
         with contextlib.suppress(OSError):
             return [one for one in self.run(run).attempts() if "pid" in record(one.path / "job.json")]
         return []
@@ -102,7 +102,7 @@ class Subject:
         return not any(file.exists() for file in over) and lives(attempt)
 
     def missing(self, undisturbed: Subject) -> set[str]:
-        """The runs that lack their result, or an evaluation that the undisturbed one has."""
+        """The runs that lack their result, or an evaluation that the undisturbed store has."""
         return {
             run for run in self.runs if self.result(run) is None or undisturbed.evaluations(run) - self.evaluations(run)
         }
@@ -114,20 +114,20 @@ class Subject:
         return done.returncode == 0
 
     def ask(self, *command: str) -> list[str]:
-        """The lines that it prints; none if it fails."""
+        """The lines that a command prints; none if it fails."""
         done = subprocess.run(command, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         return done.stdout.splitlines() if done.returncode == 0 else []
 
     def jobs(self) -> dict[str, str]:
-        """SLURM's id and word of each job of this store."""
+        """The state of each job of this store, by SLURM's id."""
         return {job: word for job, word, _ in self._jobs()}
 
     def held(self) -> list[str]:
-        """The jobs of this store that wait until somebody releases them."""
+        """The jobs of this store that SLURM holds until they are released."""
         return [job for job, _, reason in self._jobs() if reason in HELD]
 
     def _jobs(self) -> Iterator[tuple[str, str, str]]:
-        """SLURM's id, word and reason of each job of this store."""
+        """SLURM's id, state and reason of each job of this store."""
         self.names |= {record(file).get("job_name", "") for file in self.store.jobs.glob("*/batch.json")}
         for line in self.ask("squeue", "-h", "-r", "-o", "%i|%T|%r|%j"):
             job, word, reason, name = line.split("|", maxsplit=3)
@@ -135,12 +135,12 @@ class Subject:
                 yield job, word, reason
 
     def drained(self) -> list[str]:
-        """Nodes that SLURM does not use until somebody says that they are well."""
+        """Nodes that SLURM does not use until they are resumed."""
         said = dict(line.split() for line in self.ask("sinfo", "-h", "-N", "-o", "%N %T"))
         return sorted(node for node, word in said.items() if word.startswith("drain"))
 
     def processes(self) -> Iterator[psutil.Process]:
-        """Of python's whatever has this store on its command line, and works. An srun whose step's daemon was killed stays."""
+        """The python processes with this store on their command line. An srun whose step's daemon was killed does not count."""
         for process in psutil.process_iter(["cmdline", "status", "name"]):
             words = process.info["cmdline"] or []
             works = process.info["status"] != psutil.STATUS_ZOMBIE and process.info["name"].startswith("python")
@@ -149,7 +149,7 @@ class Subject:
 
 
 def record(file: Path) -> dict[str, Any]:
-    """A file's values; none if it cannot be read."""
+    """A file's values; empty if it cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads(file.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
@@ -157,7 +157,7 @@ def record(file: Path) -> dict[str, Any]:
 
 
 def lives(attempt: Attempt) -> bool:
-    """Whether its process is there, whatever host it thinks that it is on."""
+    """Whether the attempt's process exists; all nodes are this machine, whatever host name the record holds."""
     job = record(attempt.path / "job.json")
     with contextlib.suppress(psutil.NoSuchProcess, KeyError):
         process = psutil.Process(job["pid"])
@@ -166,8 +166,8 @@ def lives(attempt: Attempt) -> bool:
 
 
 def python_on_nodes(folder: Path, seed: int) -> Path:
-    """What jobs call instead of python. On each node a host name of its own, as real ones have; a clock that is right, or an hour
-    early or late, by the number of the job; and permissions that hold, for root too."""
+    """Writes a program that jobs call instead of python. It gives each node its own host name, as real nodes have; a clock that is
+    right, an hour early or an hour late, depending on the job's number; and permissions that hold for root too."""
     unshare = next(
         (words for words in UNSHARE if subprocess.run([*words, "true"], capture_output=True).returncode == 0), []
     )
@@ -180,7 +180,7 @@ def python_on_nodes(folder: Path, seed: int) -> Path:
         f"  1) export FAKETIME=-3600 {late} ;;",
         f"  2) export FAKETIME=+3600 {late} ;;",
         "esac",
-        "export NO_FAKE_STAT=1 FAKETIME_DONT_FAKE_MONOTONIC=1  # those of the file server and of the kernel are right",
+        "export NO_FAKE_STAT=1 FAKETIME_DONT_FAKE_MONOTONIC=1  # the file server's and the kernel's clocks are right",
     ]
     lines = ["#!/bin/sh", *(by_job if library else []), " ".join(["exec", *names, *OBEDIENT, sys.executable, '"$@"'])]
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ def python_on_nodes(folder: Path, seed: int) -> Path:
     return program
 
 
-# faketime changes the moment until which the kernel is asked to sleep, although that is by a clock that it leaves alone
+# faketime shifts the moment until which the kernel is asked to sleep, although that moment is given on a clock that it leaves alone
 SLEEP = """import select
 import time
 

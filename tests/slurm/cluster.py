@@ -1,16 +1,16 @@
 """A real SLURM cluster for tests: ordinary processes of one user, loopback only, no systemd and no cgroups.
 
-    python tests/slurm/cluster.py up                       # seconds; nothing to do when all runs
+    python tests/slurm/cluster.py up                       # takes seconds; does nothing if all daemons run
     eval "$(python tests/slurm/cluster.py env)"            # then sbatch, srun, squeue and sacct work in this shell
     python tests/slurm/cluster.py status                   # exit code 0 when all is up
-    python tests/slurm/cluster.py kill slurmd.gn4          # what a machine that crashes does; `up` starts it again
+    python tests/slurm/cluster.py kill slurmd.gn4          # as if the machine had crashed; `up` starts it again
     python tests/slurm/cluster.py down
 
-munged (who is asking), MariaDB and slurmdbd (accounting, for sacct), slurmctld (the controller), and slurmd gn1 .. gn4,
-each a node with 4 CPUs, 4000 MB and two fake GPUs. `up --bare` is a smaller one: no MariaDB and no slurmdbd, hence no
-accounts, two nodes, and arrays of 4 tasks at most. All files lie in one folder outside the repository; the settings are
-the templates in etc/ beside this file. Any user can run it; jobs of several users need a cluster that root runs, and each
-of them an account in it (`add_user`).
+Its daemons are munged (authentication), MariaDB and slurmdbd (accounting, for sacct), slurmctld (the controller), and a
+slurmd for each of gn1 .. gn4, nodes with 4 CPUs, 4000 MB and two fake GPUs. `up --bare` starts a smaller cluster: two
+nodes, arrays of at most 4 tasks, and no MariaDB or slurmdbd, hence no accounts. All files lie in one folder outside the
+repository; the settings are the templates in etc/ beside this file. Any user can run it. Jobs of several users need a
+cluster that root runs, and an account in it for each user (`add_user`).
 """
 
 import argparse
@@ -44,13 +44,13 @@ SPARE_PORTS = FIRST_PORT_BASE + 2000
 NODES = ("gn1", "gn2", "gn3", "gn4")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 ACCOUNTING = ("mariadbd", "mariadb-install-db", "slurmdbd", "sacctmgr")
-ACCOUNT = "mmprompt"  # which those who are allowed to submit belong to; root belongs to SLURM's own
+ACCOUNT = "mmprompt"  # the account of users who may submit; root belongs to SLURM's own account
 INSTALL = (
     "apt-get install -y --no-install-recommends slurm-wlm slurmdbd slurmctld slurmd slurm-client munge "
     "mariadb-server mariadb-client slurm-wlm-mysql-plugin"
 )
-START_SECONDS = 600.0  # of a daemon that has not ended; on a machine with other work it takes long
-STOP_SECONDS = 20.0  # until one that was asked to end is killed
+START_SECONDS = 600.0  # until a daemon must be ready; on a busy machine it takes long
+STOP_SECONDS = 20.0  # until a daemon that was told to stop is killed
 DIE_SECONDS = 600.0
 
 
@@ -60,7 +60,7 @@ class ClusterError(Exception):
 
 @dataclass(frozen=True)
 class Daemon:
-    """One process of the cluster. It runs in the foreground, as our child: we know its pid without asking it."""
+    """One process of the cluster. It runs in the foreground as our child, so that we know its pid."""
 
     name: str
     command: list[str]
@@ -72,7 +72,7 @@ class Cluster:
     """The cluster in one folder: its daemons, and what `up`, `down` and `status` do."""
 
     def __init__(self, folder: Path, port_base: int | None = None, bare: bool = False) -> None:
-        """`bare` matters when it is made; a folder that was up stays what it is."""
+        """`bare` matters only the first time; a folder that was up before keeps its kind."""
         self.folder = folder.resolve()
         if self.folder.is_relative_to(REPOSITORY):
             raise ClusterError(f"--folder {self.folder} lies in the repository {REPOSITORY}, wanted one outside")
@@ -85,7 +85,7 @@ class Cluster:
         self.nodes = NODES[:2] if self.bare else NODES
         # Not os.environ: its SLURM_*, SBATCH_* and SINFO_* variables would change what our commands do.
         self.env = {
-            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",  # where the daemons are, whatever the user's PATH
+            "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",  # the daemons' folders may not be in the user's PATH
             "SLURM_CONF": str(self.conf),
             "MYSQL_UNIX_PORT": str(self.folder / "run/mariadb.sock"),
         }
@@ -95,12 +95,12 @@ class Cluster:
         """The daemons in the order of their start; those of one stage start together."""
         files = {"key-file": "etc/munge.key", "socket": "run/munge.sock", "seed-file": "var/munge.seed"}
         files |= {"pid-file": "run/munged.pid", "log-file": "log/munged.log"}
-        # --force: it wants everybody to reach its socket, which is not so when another user than root runs the cluster
+        # --force: munged insists that every user can reach its socket, which is not so if a user other than root runs the cluster
         munged = ["munged", "--force", "--foreground", *(f"--{k}={self.folder / path}" for k, path in files.items())]
         mariadbd = ["mariadbd", f"--defaults-file={self.folder}/etc/my.cnf"]
         succeeds = self._succeeds
         identity = [Daemon("munged", munged, partial(succeeds, "munge", "-n", "-S", f"{self.folder}/run/munge.sock"))]
-        # Killed hard it loses nothing: slurmdbd, its only client, has stopped, and its log is replayed.
+        # SIGKILL loses nothing: slurmdbd, its only client, has stopped by then, and MariaDB replays its log at the next start.
         database = Daemon("mariadbd", mariadbd, self._database_answers, signal.SIGKILL)
         accounts = Daemon("slurmdbd", ["slurmdbd", "-D"], partial(succeeds, "sacctmgr", "-n", "list", "cluster"))
         serving = [
@@ -113,7 +113,7 @@ class Cluster:
         return [identity, *serving] if self.bare else [[*identity, database], [accounts], *serving]
 
     def up(self, fresh: bool = False) -> None:
-        """Starts what does not run, and returns when every node takes jobs. `fresh`: without any memory."""
+        """Starts the daemons that do not run, and returns when every node takes jobs. `fresh` wipes state and logs first."""
         wanted = PROGRAMS if self.bare else (*PROGRAMS, *ACCOUNTING)
         missing = [program for program in wanted if shutil.which(program, path=self.env["PATH"]) is None]
         if missing:
@@ -137,7 +137,7 @@ class Cluster:
                     self._create_accounts()
 
     def kill(self, *names: str) -> None:
-        """SIGKILL to these daemons, as when their machine crashes. What slurmd had started goes on."""
+        """Sends SIGKILL to these daemons, as if their machine had crashed. Processes that slurmd had started go on."""
         with self._locked():
             for daemon in self._named(names):
                 self._signal(daemon, signal.SIGKILL)
@@ -145,7 +145,7 @@ class Cluster:
                     raise ClusterError(f"{daemon.name} did not end within {DIE_SECONDS:g} s of SIGKILL")
 
     def start(self, *names: str) -> None:
-        """Starts these daemons, unless they run, and returns when they answer; others stay as they are."""
+        """Starts these daemons unless they run, and returns when they answer."""
         with self._locked():
             for daemon in self._named(names):
                 if self._has_ended(daemon):
@@ -153,10 +153,10 @@ class Cluster:
                 self._wait_until_ready(daemon)
 
     def add_user(self, user: str, account: str = ACCOUNT, **limits: int) -> None:
-        """Lets somebody submit, with limits such as MaxSubmitJobs=10; -1 lifts one. slurmctld knows at once."""
+        """Lets a user submit, with limits such as MaxSubmitJobs=10; -1 lifts a limit. slurmctld knows at once."""
         if self.bare:
             return
-        self._run("sacctmgr", "-i", "add", "account", account)  # fails if it is there
+        self._run("sacctmgr", "-i", "add", "account", account)  # fails if it exists
         self._run("sacctmgr", "-i", "add", "user", user, f"account={account}")
         settings = [f"{key}={value}" for key, value in limits.items()]
         where = [f"user={user}", f"account={account}"]
@@ -189,7 +189,7 @@ class Cluster:
         print(f"folder      {self.folder}")
         for daemon in (daemon for stage in self.stages for daemon in stage):
             print(f"{daemon.name:<11} {f'runs, pid {running[daemon.name]}' if daemon.name in running else 'down'}")
-        if "slurmctld" not in running:  # asking it would take MessageTimeout
+        if "slurmctld" not in running:  # a query would wait for MessageTimeout
             return False
         print(self._run("sinfo").stdout, end="")
         return all(daemon.name in running and daemon.ready() for stage in self.stages for daemon in stage)
@@ -201,7 +201,7 @@ class Cluster:
 
     @property
     def export(self) -> str:
-        """The line of shell after which SLURM's commands find this cluster, and our runs know that its GPUs are fake."""
+        """The shell command by which SLURM's commands find this cluster, and our runs know that its GPUs are fake."""
         return f"export SLURM_CONF={shlex.quote(str(self.conf))} MMPROMPT_FAKE_GPUS=1"
 
     def _named(self, names: Sequence[str]) -> list[Daemon]:
@@ -215,16 +215,16 @@ class Cluster:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One `up` or `down` at a time: several test processes may ask at once."""
-        # A slurmd that is not root runs everybody's jobs as its own user: then nobody else may reach munge's socket.
+        """One `up` or `down` at a time, because several test processes may call them at once."""
+        # A slurmd that is not root runs all users' jobs as its own user, so no other user may reach munge's socket.
         self.folder.mkdir(mode=0o755 if os.getuid() == 0 else 0o700, parents=True, exist_ok=True)
-        if self.folder.stat().st_uid != os.getuid():  # anybody may make a folder in /tmp
+        if self.folder.stat().st_uid != os.getuid():  # any user can make a folder in /tmp
             raise ClusterError(f"{self.folder} belongs to uid {self.folder.stat().st_uid}, wanted {os.getuid()}")
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    # What `up` does, in its order
+    # The steps of `up`, in order
 
     def _last_port_base(self) -> int | None:
         port = re.search(r"^SlurmctldPort=(\d+)$", self._last_conf(), re.MULTILINE)
@@ -238,7 +238,7 @@ class Cluster:
         return self.conf.read_text() if self.conf.exists() else ""
 
     def _write_settings(self, in_use: bool) -> None:
-        """Fills in the templates. Settings that daemons already use stay, or it is an error."""
+        """Fills in the templates. It is an error if that would change settings that running daemons use."""
         for part in ("etc", "run", "log", "pids", "dev", "var/state", "var/spool"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         values = {
@@ -267,11 +267,11 @@ class Cluster:
                 gpu.symlink_to("/dev/null")
 
     def _create_database(self) -> None:
-        """MariaDB's own tables, once. The rest is done by slurmdbd."""
+        """Creates MariaDB's own tables, once. slurmdbd creates the others."""
         data, draft = self.folder / "var/mysql", self.folder / "var/mysql.draft"
         if data.exists():
             return
-        shutil.rmtree(draft, ignore_errors=True)  # of an `up` that was interrupted here
+        shutil.rmtree(draft, ignore_errors=True)  # left by an `up` that was interrupted here
         login = f"--auth-root-socket-user={self.user}"
         defaults = f"--defaults-file={self.folder}/etc/my.cnf"
         created = self._run("mariadb-install-db", defaults, f"--datadir={draft}", login, "--skip-test-db")
@@ -280,8 +280,8 @@ class Cluster:
         draft.rename(data)
 
     def _create_accounts(self) -> None:
-        """The cluster's entry, which slurmctld wants to find where limits hold, and us in an account."""
-        self._run("sacctmgr", "-i", "add", "cluster", "mmprompt")  # fails if it is there
+        """Adds the cluster's entry, which slurmctld needs to enforce limits, and this user to an account."""
+        self._run("sacctmgr", "-i", "add", "cluster", "mmprompt")  # fails if it exists
         if self.user != "root":
             self.add_user(self.user)
 
@@ -294,7 +294,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C in a terminal is not meant for it
+                start_new_session=True,  # so that Ctrl-C in a terminal does not end it
             )
         draft = self.folder / "pids/draft"
         draft.write_text(f"{process.pid} {start_time(process.pid)}")
@@ -305,7 +305,7 @@ class Cluster:
             return
         what = "has ended" if self._has_ended(daemon) else f"was not ready within {START_SECONDS:g} s"
         end = "\n  ".join(self._output(daemon).read_text(errors="replace").splitlines()[-15:])
-        advice = f"Should a package be missing: {INSTALL}"
+        advice = f"If a package is missing: {INSTALL}"
         raise ClusterError(f"{daemon.name} {what}. The end of {self._output(daemon)}:\n  {end}\n{advice}")
 
     def _database_answers(self) -> bool:
@@ -315,12 +315,12 @@ class Cluster:
     def _serves(self, node: str) -> bool:
         return bool(self._run("sinfo", "-h", "-r", "-n", node, "-t", "idle,mixed,allocated,completing").stdout)
 
-    # What `down` does
+    # The steps of `down`
 
     def _cancel_jobs(self) -> None:
         jobs = self._run("squeue", "-h", "-o", "%A").stdout.split()
         if jobs:
-            self._run("scancel", *jobs)  # who ignores SIGTERM, as submitit's jobs do, gets KillWait
+            self._run("scancel", *jobs)  # jobs that ignore SIGTERM, as submitit's do, are killed after KillWait
             if not wait_for(lambda: not self._run("squeue", "-h").stdout, STOP_SECONDS):
                 print(f"these jobs did not end within {STOP_SECONDS:g} s:\n{self._run('squeue').stdout}")
 
@@ -332,7 +332,7 @@ class Cluster:
     # Processes
 
     def _pid(self, daemon: Daemon) -> int | None:
-        """The pid noted at the start, unless that process has ended: a pid with another start time is a stranger's."""
+        """The pid that was noted at the start, unless that process has ended; with another start time it is another process."""
         try:
             pid, started = (self.folder / "pids" / daemon.name).read_text().split()
         except FileNotFoundError:
@@ -353,7 +353,7 @@ class Cluster:
 
 
 def start_time(pid: int) -> str | None:
-    """When a process started, in clock ticks after boot; None when there is none, or only a zombie."""
+    """When a process started, in clock ticks after boot; None if there is no such process or it is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # the name may contain blanks
     except (FileNotFoundError, ProcessLookupError):

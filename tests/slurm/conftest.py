@@ -1,7 +1,7 @@
-"""The fixtures `slurm` and `together`: tests that ask for one run against a real test cluster of cluster.py.
+"""The fixtures `slurm` and `together`: tests that use one of them run against a real test cluster of cluster.py.
 
-Each test process has a cluster of its own: the first of a few that no other process uses, be it of this checkout or of another. It
-is stopped at the end unless it was up before the tests. Without SLURM's daemons such tests are skipped; with
+Each test process has a cluster of its own: the first of a few that no other process uses, whether of this checkout or another. It
+is stopped at the end unless it was up before the tests. If SLURM's daemons are not installed, such tests are skipped; with
 MMPROMPT_REQUIRE_SLURM=1 they fail.
 """
 
@@ -68,7 +68,7 @@ def slurm(slurm_cluster: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def together(
     request: pytest.FixtureRequest, slurm_cluster: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Together]:
-    """Starts the stories of the selected tests that this test process runs; each test asks for the end of its own."""
+    """Starts the stories of the selected tests that this test process runs; each test waits for its own."""
     is_one_of_several = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1
     group = group_of(os.environ["PYTEST_CURRENT_TEST"]) if is_one_of_several else None
     selected = [item for item in request.session.items if not item.get_closest_marker("skip")]

@@ -1,7 +1,8 @@
-"""`python dying.py MOMENT STORE VERB ...`: `python -m sweeps VERB ...` that SIGKILL ends at a moment of its life.
+"""`python dying.py MOMENT STORE VERB ...`: executes `python -m sweeps VERB ...` and kills it with SIGKILL at a given moment.
 
-Its moments are what it does to the files and folders of the store and the programs that it starts, counted from 1; it dies before
-the one of that number. `program:N` is the N-th start of a program: `sbatch:1`. With 0 it lives, and STORE.moments lists them.
+Its moments are its operations on files and folders of the store and its starts of programs, counted from 1; it is killed before
+the one of that number. `program:N` means the N-th start of a program, as in `sbatch:1`. With 0 it is not killed, and the file
+STORE.moments lists all moments.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main(moment: str, store: str, *arguments: str) -> None:
 
 
 def what(event: str, given: tuple[Any, ...], store: str) -> str | None:
-    """A moment's name; None of what is none."""
+    """The name of the moment; None if the event is none."""
     if event == "subprocess.Popen":
         return Path(os.fspath(given[0])).name
     paths = [os.fspath(path) for path in given[:2] if isinstance(path, str | os.PathLike)]

@@ -1,7 +1,7 @@
-"""A sweep in a store of its own on the test cluster, and what can happen to its jobs: each fault as a function.
+"""A sweep in a store of its own on the test cluster, and the faults that can hit its jobs, each as a function.
 
-To be hit while it is at work, a run is held: its process is stopped (SIGSTOP) as soon as it has left a checkpoint. Whatever
-the machine's load, the fault then comes in the middle of the run, and a run that waits costs no CPU time.
+For a fault in the middle of a run, the run is held: its process is stopped (SIGSTOP) as soon as it has written a checkpoint. This
+works under any load of the machine, and a held run uses no CPU time.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ SETTINGS = [
 ]
 SETTINGS += ["task.data.train=8", "task.data.val=8", "task.data.test=8", "optim.validate_every=20", "tracking=offline"]
 PLACE = ["cluster=slurm", "cluster.mem_gb=0.9", "cluster.checkpoint_every=5", "cluster.runs_per_job=1"]
-HELD = "cluster.partition=later"  # where jobs wait until somebody lets them go
+HELD = "cluster.partition=later"  # jobs wait there until `let_go`
 CLOCK = ["_timestamp", "_runtime"]  # columns of a W&B history that no two runs share
 
 
-OVER = threading.Event()  # nobody waits any more
+OVER = threading.Event()  # the tests are over, and every wait fails
 
 
 def until(condition: Callable[[], Any], what: str, of: subprocess.Popen[Any] | None = None, often: bool = False) -> Any:
-    """The first true value of the condition. How long it takes is the affair of SLURM and of the machine's load."""
+    """As `patience.until`; fails as well when the tests are over."""
     return patience.until(condition, what, of, OVER.is_set, often)
 
 
@@ -105,13 +105,13 @@ class Sweep:
         return process.returncode, printed
 
     def launch(self, *arguments: str) -> str:
-        """One that must end well."""
+        """A launch that must exit with 0; returns its output."""
         code, output = self.run("launch", *arguments)
         assert code == 0, output
         return output
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """By run: what `status --json` says of it."""
+        """What `status --json` says about each run."""
         _, output = self.run("status", "--json")
         return {row["run"]: row for sweep in json.loads(output)["sweeps"] for row in sweep["runs"]}
 
@@ -131,7 +131,7 @@ class Sweep:
     # SLURM
 
     def slurm(self, *command: str) -> str:
-        """What one of SLURM's commands prints. Fails if it fails."""
+        """What one of SLURM's commands prints. The command must succeed."""
         done = subprocess.run(command, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout
@@ -142,7 +142,7 @@ class Sweep:
         return [json.loads(file.read_text()) for file in sorted(files, key=lambda file: int(file.parent.name))]
 
     def queue(self) -> dict[str, list[tuple[str, str]]]:
-        """By run: SLURM's id and word of each job that holds it, found as the store and squeue say."""
+        """The jobs that hold each run, as SLURM's id and state, from the store's batches and squeue."""
         held: dict[str, list[tuple[str, str]]] = {}
         for batch in self.batches():
             lists = [[run for part in parts for run in part["runs"]] for parts in batch["jobs"]]
@@ -159,24 +159,24 @@ class Sweep:
         return job
 
     def let_go(self, job: str) -> None:
-        """A job that was submitted as HELD."""
+        """Lets a job begin that was submitted as HELD."""
         self.slurm("scontrol", "update", f"JobId={job}", "Partition=main")
 
     def word(self, job: str) -> str:
-        """SLURM's word for a job now; empty when it has it no more."""
+        """SLURM's state of a job; empty if SLURM does not have it any more."""
         done = subprocess.run(
             ["squeue", "-h", "-r", "-j", job, "-o", "%T"], env=self.env, capture_output=True, text=True
         )
         return done.stdout.strip()
 
     def waits_again(self, job: str) -> bool:
-        """Whether SLURM has put a job back into its queue. Fails when SLURM has given it up."""
+        """Whether SLURM has put a job back into its queue. Fails if SLURM does not have the job any more."""
         word = self.word(job)
         assert word, f"SLURM has no job {job} any more"
         return word == "PENDING"
 
     def accounts(self, job: str) -> list[str]:
-        """sacct's word for each execution of a job, oldest first, once they have ended. It lags behind."""
+        """sacct's state of each execution of a job, oldest first. Waits until all have ended, since sacct lags behind."""
 
         def ended() -> list[str]:
             lines = self.slurm("sacct", "-n", "-X", "-D", "-P", "-o", "State", "-j", job).splitlines()
@@ -188,7 +188,7 @@ class Sweep:
     # Runs at work
 
     def hold(self, seed: int = 1, number: int = 1) -> Attempt:
-        """Stops an attempt's process once it has left a checkpoint."""
+        """Stops an attempt's process as soon as it has written a checkpoint."""
         attempt = Attempt(self[seed], number)
         what = f"attempt {number} of seed {seed} is at work"
         until(lambda: attempt.path.exists() and attempt.checkpoint_steps, what, often=True)  # before it has ended
@@ -196,17 +196,17 @@ class Sweep:
         return attempt
 
     def done(self, seed: int = 1) -> dict[str, Any]:
-        """The result, once it is there."""
+        """Waits for the run's result, and returns it."""
         result: dict[str, Any] = until(self[seed].result, f"the run of seed {seed} is done")
         return result
 
     def errors(self, seed: int = 1) -> list[str | None]:
-        """The last line of what each attempt wrote of its end; None of one that ended well, or without a word."""
+        """The last line of each attempt's error; None for an attempt that succeeded or wrote no error."""
         texts = [error_of(attempt) for attempt in self[seed].attempts()]
         return [text if text is None else text.strip().splitlines()[-1] for text in texts]
 
     def close(self) -> None:
-        """Nothing goes on when a test is over, however it ended."""
+        """Cancels all jobs and kills all processes of this sweep, however the test ended."""
         with contextlib.suppress(AssertionError, FileNotFoundError):
             jobs = {job for jobs in self.queue().values() for job, _ in jobs}
             for job in jobs:
@@ -219,7 +219,7 @@ class Sweep:
 
 
 def is_alive(attempt: Attempt) -> bool:
-    """Whether its process is there, whatever host it thinks that it is on."""
+    """Whether the attempt's process exists; all nodes are this machine, whatever host name the record holds."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(attempt.job["pid"])
         return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - attempt.job["started"]) < 2
@@ -227,9 +227,9 @@ def is_alive(attempt: Attempt) -> bool:
 
 
 def hosts(folder: Path) -> list[str]:
-    """Settings with which each node of the test cluster has a host name of its own, as real ones do; none if that is not allowed.
+    """Settings that give each node of the test cluster its own host name, as real nodes have; none if that is not allowed.
 
-    What is on another host cannot be seen: there only SLURM knows whether a process lives.
+    Processes on another host cannot be seen; only SLURM knows whether they still run.
     """
     program = folder / "python-on-node"
     for unshare in ("unshare --uts", "unshare --user --map-root-user --uts"):
@@ -243,7 +243,7 @@ def hosts(folder: Path) -> list[str]:
 
 
 def told(attempt: Attempt) -> bool:
-    """Whether a signal waits for an attempt that is held: that its time is up (SIGUSR2)."""
+    """Whether the signal that its time is up (SIGUSR2) is pending for an attempt that is held."""
     try:
         status = Path(f"/proc/{attempt.job['pid']}/status").read_text()
     except OSError:
@@ -259,7 +259,7 @@ def release(attempt: Attempt) -> None:
 
 @contextlib.contextmanager
 def slow(attempt: Attempt, share: float) -> Iterator[None]:
-    """An attempt that is held goes on with a share of its speed: time passes, and little is done."""
+    """Lets a held attempt go on at a fraction of its speed, so that time passes while little is done."""
     ended = threading.Event()
 
     def turns() -> None:
@@ -281,7 +281,7 @@ def slow(attempt: Attempt, share: float) -> Iterator[None]:
 
 
 def damage(attempt: Attempt) -> Path:
-    """The newest checkpoint loses its end, as on a disk that lied."""
+    """Cuts off the end of the newest checkpoint, as a disk may that reported data as written and lost it."""
     file = attempt.checkpoint_file(attempt.checkpoint_steps[-1])
     file.write_bytes(file.read_bytes()[:-100])
     return file
@@ -297,7 +297,7 @@ def step_daemon(attempt: Attempt) -> psutil.Process | None:
 
 
 def litter(folder: Path, chance: random.Random) -> list[str]:
-    """What other versions, killed processes and people leave behind in STORE/jobs."""
+    """Adds what other versions, killed processes and users leave behind in STORE/jobs."""
     pieces = {
         "notes.txt": "mine\n",
         ".7.abc123/batch.json": '{"sweep": "len',
@@ -312,7 +312,7 @@ def litter(folder: Path, chance: random.Random) -> list[str]:
 
 
 def assert_same(run: RunFolder, undisturbed: RunFolder, steps: int = STEPS) -> None:
-    """The published attempt's numbers, weights and W&B record are those of a run that nobody disturbed."""
+    """The published attempt's numbers, weights and W&B record equal those of an undisturbed run."""
     ours, theirs = run.result(), undisturbed.result()
     assert ours is not None and theirs is not None
     for key in ("run", "metrics", "evaluations", "best_step", "steps"):

@@ -1,7 +1,8 @@
-"""Stories: what runs side by side on one cluster, each on sweeps of its own, because most of what it takes is waiting.
+"""Stories run concurrently on one cluster, each on sweeps of its own, because most of their time is waiting.
 
-A story is a function that gets a `Lab`. A test marked `@beside` is one; a test marked `@looks_at` asks `together` for what
-stories came to. The first test that asks for the fixture `together` starts all of them, of every module, in the order of the tests.
+A story is a function that gets a `Lab`. A test marked `@beside` is itself a story; a test marked `@looks_at` gets the results of
+stories from `together`. The first test that uses the fixture `together` starts all stories, of every module, in the order of the
+tests.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from faults import OVER, Sweep, hosts
 from mmprompt.runs.run_folder import RunFolder
 
 Test = TypeVar("Test", bound=Callable[..., None])
-AT_ONCE = 3  # stories in each test process; with more, two cores spend much of their time on changing between processes
+AT_ONCE = 3  # stories in each test process; with more, two cores spend much of their time switching between processes
 
 
 def beside(story: Callable[[Lab], None]) -> Callable[[Together], None]:
-    """A test that runs beside the others that are marked so; the story gets a `Lab` of its own."""
+    """Makes a test a story, which gets a `Lab` of its own and runs concurrently with the other stories."""
 
     def test(together: Together) -> None:
         together.result(story.__name__)
@@ -36,7 +37,7 @@ def beside(story: Callable[[Lab], None]) -> Callable[[Together], None]:
 
 
 def looks_at(stories: Stories) -> Callable[[Test], Test]:
-    """Of a parametrized test, whose parameter is called `name`, a case looks only at the story of that name."""
+    """Declares the stories that a test uses. If the test has a parameter `name`, each case uses only the story of that name."""
 
     def mark(test: Test) -> Test:
         test.stories = stories  # type: ignore[attr-defined]
@@ -46,7 +47,7 @@ def looks_at(stories: Stories) -> Callable[[Test], Test]:
 
 
 def stories_of(items: Iterable[pytest.Item]) -> dict[str, Callable[[Lab], Any]]:
-    """What these tests look at, in their order."""
+    """The stories that these tests use, in the order of the tests."""
     found: dict[str, Callable[[Lab], Any]] = {}
     for item in items:
         stories = getattr(getattr(item, "function", None), "stories", {})
@@ -56,13 +57,13 @@ def stories_of(items: Iterable[pytest.Item]) -> dict[str, Callable[[Lab], Any]]:
 
 
 def bare_cluster() -> contextlib.AbstractContextManager[Cluster]:
-    """The one without accounts, for one story at a time."""
+    """The cluster without accounts, for one story at a time."""
     return alone_on(BARE_FOLDER, BARE_PORTS, bare=True)
 
 
 @contextlib.contextmanager
 def alone_on(folder: Path, ports: int, bare: bool = False) -> Iterator[Cluster]:
-    """Another cluster, up for as long as the context lasts, and longer if it was up before."""
+    """Another cluster, which is stopped at the end of the context unless it was up before."""
     with folder.with_suffix(".tests").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         cluster = Cluster(folder, ports, bare)
@@ -77,24 +78,24 @@ def alone_on(folder: Path, ports: int, bare: bool = False) -> Iterator[Cluster]:
 
 @dataclass
 class Lab:
-    """What a story has to itself, a folder and sweeps in it, and what it shares."""
+    """What a story works with: a folder and sweeps of its own, and what it shares with other stories."""
 
     folder: Path
     cluster: Cluster
-    undisturbed: Callable[[int], RunFolder]  # the run of a seed that nobody disturbs; waits for it
+    undisturbed: Callable[[int], RunFolder]  # waits for the undisturbed run of a seed, and returns it
     shared: Shared
     sweeps: list[Sweep] = field(default_factory=list)
 
     def alone(self, name: str) -> threading.Lock:
-        """With it no other story breaks this node, or is at whatever else has this name."""
+        """A lock by which no other story breaks this node, or uses whatever else has this name."""
         return self.shared.lock(name)
 
     def sweep(self, *settings: str, **more: Any) -> Sweep:
-        """On the nodes that nobody breaks, unless the settings say where."""
+        """A sweep on the nodes that no story breaks, unless the settings name nodes."""
         return self.sweep_here(*hosts(self.folder), *settings, **more)
 
     def sweep_here(self, *settings: str, **more: Any) -> Sweep:
-        """The same, on nodes that all have the name of this host: whoever looks sees whether a process of theirs lives."""
+        """The same on nodes that all have this host's name, so that every command sees whether their processes run."""
         named = any(setting.startswith("cluster.exclude=") for setting in settings)
         where = settings if named else (*settings, "cluster.exclude='gn[3-4]'")
         folder = self.folder / f"sweep{len(self.sweeps) + 1}"
@@ -107,7 +108,7 @@ class Lab:
 
 
 class Shared:
-    """What stories share: locks, and things that the first makes that asks for them, and that go when all stories have ended."""
+    """What stories share: locks, and resources that are made on first use and closed when all stories have ended."""
 
     def __init__(self) -> None:
         self._locks: dict[str, threading.Lock] = {}
@@ -130,7 +131,7 @@ class Shared:
 
 
 class Together:
-    """All stories, begun in their order, several at a time."""
+    """All stories, started in their order, several at a time."""
 
     def __init__(self, folder: Path, cluster: Cluster, stories: Stories) -> None:
         self._pool = ThreadPoolExecutor(AT_ONCE)
@@ -148,7 +149,7 @@ class Together:
         return self._reference.result()[seed]
 
     def result(self, story: str) -> Any:
-        """What it came to. Waits for its end, and fails if it failed."""
+        """Waits for a story's end, and returns its result. Fails if the story failed."""
         return self._ends[story].result()
 
     def close(self) -> None:
@@ -161,7 +162,7 @@ class Together:
 
 
 def to_its_end(story: Callable[[Lab], Any], lab: Lab) -> Any:
-    """What a story comes to; nothing of it stays at work, however it ends: others wait for its place."""
+    """Executes a story and returns its result. However it ends, its jobs are ended, because other stories wait for the nodes."""
     try:
         return story(lab)
     finally:

@@ -1,7 +1,7 @@
-"""Two ordinary Unix users with a folder of their group, on a test cluster that root runs.
+"""Two ordinary Unix users with a group folder, on a test cluster that root runs.
 
-They are made when they are missing, and removed again by who made them. They run the code of this checkout and the packages of
-this interpreter; what of these lies where only root can look (a checkout or a pyenv under /root) they get as a copy.
+Missing users are created, and removed again by the process that created them. They run the code of this checkout with the packages
+of this interpreter; files that only root can read (a checkout or a pyenv under /root) are copied for them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from patience import printed_by, until
 from mmprompt.runs.deployment import ROOT
 
 GROUP, NAMES = "mmprompt-test", ("mmprompt-ada", "mmprompt-bob")
-PARTS = ("mmprompt", "sweeps", "analysis", "conf")  # of the checkout
+PARTS = ("mmprompt", "sweeps", "analysis", "conf")  # folders of the checkout
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Person:
     environment: dict[str, str]
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
-        """A command as a login shell of theirs starts it: their ids, their home, the umask that Debian gives."""
+        """Starts a command as the user's login shell would: with the user's ids and home, and Debian's umask."""
         ids = pwd.getpwnam(self.name)
         return subprocess.Popen(
             command,
@@ -66,9 +66,9 @@ class Person:
 
 @contextlib.contextmanager
 def people(folder: Path, cluster: Cluster) -> Iterator[list[Person]]:
-    """The two, for as long as the context lasts. `folder` is root's, and everybody may go through it."""
+    """The two users, for as long as the context lasts. `folder` belongs to root, and every user may enter it."""
     made = []
-    before = os.umask(0o022)  # both shall read what we put there
+    before = os.umask(0o022)  # both must be able to read what is written there
     try:
         if GROUP not in {group.gr_name for group in grp.getgrall()}:
             change("groupadd", "--system", GROUP)
@@ -85,7 +85,7 @@ def people(folder: Path, cluster: Cluster) -> Iterator[list[Person]]:
                 add = ["useradd", "--user-group", "--groups", GROUP, "--home-dir", str(home), "--create-home", name]
                 change(*add, "--shell", "/bin/bash")
                 made.append(["userdel", "--force", name])
-            elif not home.exists():  # left by one that was killed
+            elif not home.exists():  # the user was left by a test that was killed
                 home.mkdir()
                 shutil.chown(home, name, name)
             cluster.add_user(name)
@@ -100,7 +100,7 @@ def people(folder: Path, cluster: Cluster) -> Iterator[list[Person]]:
 
 
 def change(*command: str) -> None:
-    """One of the programs that change /etc/passwd and the like; waits for whoever is at it."""
+    """Runs a program that changes /etc/passwd or the like; waits while another process has these files locked."""
 
     def done() -> bool:
         tried = subprocess.run(command, capture_output=True, text=True)
@@ -108,14 +108,14 @@ def change(*command: str) -> None:
             raise RuntimeError(f"{' '.join(command)}: {tried.stderr}")
         return tried.returncode == 0
 
-    until(done, f"nobody else is at what {command[0]} changes")
+    until(done, f"the files that {command[0]} changes are not locked")
 
 
 def surroundings(folder: Path, cluster: Cluster) -> tuple[dict[str, str], Path, Path]:
-    """Environment, interpreter and checkout that everybody can read."""
+    """An environment, an interpreter and a checkout that every user can read."""
     environment = {"SLURM_CONF": str(cluster.conf), "MMPROMPT_FAKE_GPUS": "1", "LANG": "C.UTF-8"}
     environment["PATH"] = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-    code = folder / "code"  # a clone of theirs: conf/cluster/mine.yaml is not in it
+    code = folder / "code"  # like a fresh clone, without conf/cluster/mine.yaml
     for part in PARTS:
         shutil.copytree(ROOT / part, code / part, ignore=shutil.ignore_patterns("__pycache__", "mine.yaml"))
     packages = Path(sysconfig.get_path("purelib"))
@@ -133,12 +133,12 @@ def surroundings(folder: Path, cluster: Cluster) -> tuple[dict[str, str], Path, 
 
 
 def is_open(path: Path) -> bool:
-    """Whether everybody can come there."""
+    """Whether every user can reach the path."""
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in [path, *path.parents] if folder.is_dir())
 
 
 def linked(source: Path, target: Path) -> Path:
-    """A copy that costs no space where the file system is the same; without what only runs the source's own tests."""
+    """A copy, made of hard links if the file system is the same, without Python's own tests and packages that are not needed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     copy = shutil.copy2 if source.stat().st_dev != target.parent.stat().st_dev else os.link
     if source.is_file():

@@ -1,4 +1,4 @@
-"""`cancel` on the real cluster: exactly the jobs that were meant, and no others."""
+"""`cancel` on the real cluster: it cancels exactly the jobs of the named runs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from patience import ended, printed_by
 
 from mmprompt.runs.identity import evaluation_id
 
-HELD = ["cluster.sbatch={hold: true}"]  # the jobs wait for ever, and cost nothing
+HELD = ["cluster.sbatch={hold: true}"]  # the jobs wait for ever and use no CPU time
 
 
 def waiting(sweep: Sweep) -> list[int]:
-    """The seeds of the runs that some job holds."""
+    """The seeds of the runs that a job in SLURM's queue holds."""
     held = sweep.queue()
     return [seed for seed in sweep.seeds if sweep[seed].id in held]
 
 
 @beside
-def test_one_pending_element_of_an_array_is_cancelled_alone_and_then_the_others(lab: Lab) -> None:
+def test_one_pending_task_of_an_array_is_cancelled_alone_and_then_the_others(lab: Lab) -> None:
     sweep = lab.sweep_here(*HELD, seeds=(1, 2, 3))
     sweep.launch()
     code, output = sweep.run("cancel", sweep[2].id[:9])
@@ -43,14 +43,14 @@ def test_one_pending_element_of_an_array_is_cancelled_alone_and_then_the_others(
 
 
 @beside
-def test_a_packed_job_stays_while_it_holds_a_run_that_was_not_asked_for(lab: Lab) -> None:
+def test_a_job_of_several_runs_is_not_cancelled_while_it_holds_a_run_that_was_not_named(lab: Lab) -> None:
     sweep = lab.sweep_here(*HELD, "cluster.runs_per_job=3", seeds=(1, 2, 3))
     sweep.launch()
     code, output = sweep.run("cancel", sweep[1].id, sweep[2].id)
     assert code == 1 and f"2 runs stay: job {sweep.job()} also holds {sweep[3].id}" in output, output
     assert waiting(sweep) == [1, 2, 3]
     made = {split: evaluation_id(sweep[3].id, {"split": split}) for split in ("val", "test")}
-    # Done, by whomever: the job will pass over it.
+    # The run is done by another job, so this job will skip it.
     (sweep[3].path / "result.json").write_text(json.dumps({"attempt": 1, "metrics": {}, "evaluations": made}))
     code, output = sweep.run("cancel", sweep[1].id, sweep[2].id)
     assert code == 0 and "2 of 2 runs cancelled" in output, output
@@ -89,7 +89,7 @@ def test_many_jobs_are_cancelled_by_one_command_and_those_that_slurm_refuses_are
     assert calls.read_text().splitlines()[0].split() == [*jobs, "no-id"]
     until(lambda: not waiting(sweep), "the jobs are gone")
     calls.unlink()
-    assert cancelled(*jobs) == "[]\n" and len(calls.read_text().splitlines()) == 1  # again, without a word
+    assert cancelled(*jobs) == "[]\n" and len(calls.read_text().splitlines()) == 1  # jobs that are gone are no error
 
 
 @beside
@@ -110,7 +110,7 @@ def test_another_users_jobs_are_named_and_left_alone(lab: Lab) -> None:
 
 @pytest.mark.long
 @beside
-def test_jobs_that_a_launch_is_handing_over_are_cancelled_once_they_are_there(lab: Lab) -> None:
+def test_jobs_that_a_launch_is_just_submitting_are_cancelled_after_their_submission(lab: Lab) -> None:
     sweep = lab.sweep_here(*HELD, seeds=(1, 2, 3))
     slow, go = lab.folder / "bin" / "sbatch", lab.folder / "go"
     slow.parent.mkdir(parents=True)
@@ -128,7 +128,9 @@ def test_jobs_that_a_launch_is_handing_over_are_cancelled_once_they_are_there(la
 
 
 @beside
-def test_what_is_queued_goes_first_and_what_was_at_work_goes_on_from_its_checkpoint(lab: Lab) -> None:
+def test_cancel_of_a_state_cancels_only_runs_in_it_and_a_cancelled_run_later_resumes_from_its_checkpoint(
+    lab: Lab,
+) -> None:
     sweep = lab.sweep_here("cluster.max_parallel=1", seeds=(1, 2))
     sweep.launch()
     attempt = sweep.hold(1)
@@ -142,6 +144,6 @@ def test_what_is_queued_goes_first_and_what_was_at_work_goes_on_from_its_checkpo
     assert sweep.errors(1) == ["interrupted: told to end by SIGTERM"]
     until(lambda: not waiting(sweep), "the job is gone")
     time.sleep(1)
-    assert waiting(sweep) == []  # nor has it put itself back into the queue
+    assert waiting(sweep) == []  # and the job has not been requeued
     sweep.launch("--limit", "1")
     assert sweep.done(1)["resumed_from"]["attempt"] == 1

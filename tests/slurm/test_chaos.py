@@ -1,4 +1,4 @@
-"""`make chaos` itself: what it damages it can give back as it was, and what it forbids it sees. A small one is a long test."""
+"""Tests of `make chaos` itself: it restores files that it damaged, and finds what is wrong. A long test runs a small chaos."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_file_that_was_damaged_comes_back_as_it_was_with_its_times(tmp_path: Path, way: str) -> None:
+def test_a_damaged_file_is_restored_with_its_content_and_times(tmp_path: Path, way: str) -> None:
     for run in "ab":
         (tmp_path / run).mkdir()
         (tmp_path / run / "result.json").write_text(f'{{"run": "{run}"}}')
@@ -52,7 +52,7 @@ def test_a_file_that_was_damaged_comes_back_as_it_was_with_its_times(tmp_path: P
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_somebody_has_put_in_the_place_of_a_damaged_file_stays(tmp_path: Path, way: str) -> None:
+def test_what_another_process_has_put_in_the_place_of_a_damaged_file_stays(tmp_path: Path, way: str) -> None:
     (tmp_path / "b").mkdir()
     file, other = tmp_path / "result.json", tmp_path / "b" / "result.json"
     file.write_text("1"), other.write_text("2")
@@ -62,13 +62,13 @@ def test_what_somebody_has_put_in_the_place_of_a_damaged_file_stays(tmp_path: Pa
     assert not damage.restore() and file.read_text() == "3"
 
 
-def test_a_file_that_is_not_there_is_nobody(tmp_path: Path) -> None:
+def test_a_missing_file_cannot_be_damaged(tmp_path: Path) -> None:
     for way in WAYS:
         with pytest.raises(NotPossibleError):
             damaged(tmp_path / "result.json", way, tmp_path / "kept", [])
 
 
-def test_the_last_line_of_every_traceback_of_a_log_is_found(tmp_path: Path) -> None:
+def test_the_last_line_of_every_traceback_in_a_log_is_found(tmp_path: Path) -> None:
     log = tmp_path / "log"
     head = "Traceback (most recent call last):\n"
     first, second = (
@@ -81,7 +81,7 @@ def test_the_last_line_of_every_traceback_of_a_log_is_found(tmp_path: Path) -> N
     assert raised(tmp_path / "none") == []
 
 
-def test_no_fault_of_the_disk_earns_the_traceback_of_a_damaged_file() -> None:
+def test_no_fault_of_the_disk_explains_a_traceback_of_a_damaged_file() -> None:
     earned = re.compile("|".join(EARNED.values()))
     assert earned.search("mmprompt.runs.files.StoreError: /x/y cannot be written: No space left on device")
     assert not earned.search("json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)")
@@ -90,7 +90,7 @@ def test_no_fault_of_the_disk_earns_the_traceback_of_a_damaged_file() -> None:
 
 def test_a_command_that_prints_a_traceback_or_ends_with_another_code_is_wrong(tmp_path: Path) -> None:
     calls = Calls(Subject(tmp_path, Cluster(tmp_path / "cluster"), [], ()), tmp_path / "said")
-    calls.start(["this"])  # of the standard library; it prints a poem
+    calls.start(["this"])  # a module of the standard library that prints a poem
     calls.end(60)
     assert calls.wrong == []
     calls.start(["runpy", "no_such_module_at_all"])
@@ -99,7 +99,7 @@ def test_a_command_that_prints_a_traceback_or_ends_with_another_code_is_wrong(tm
     assert len(calls.wrong) == 1 and "printed a traceback, ZeroDivisionError" in calls.wrong[0], calls.wrong
 
 
-def test_what_cannot_be_given_back_now_is_given_back_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repair_that_fails_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("repairs.AGAIN", 0.0)
     said: list[str] = []
     repairs, tries = Repairs(said.append), iter([OSError(30, "Read-only file system"), None])
@@ -115,14 +115,14 @@ def test_what_cannot_be_given_back_now_is_given_back_later(monkeypatch: pytest.M
     assert not repairs.open and said[-1] == "it is back"
 
 
-def test_a_draft_is_found_wherever_it_lies_and_what_lies_in_it_is_not_counted(tmp_path: Path) -> None:
+def test_drafts_are_found_in_every_folder_without_their_contents(tmp_path: Path) -> None:
     (tmp_path / "jobs/.7.abc").mkdir(parents=True)
     (tmp_path / "jobs/.7.abc/.batch.json.1").touch()
     (tmp_path / "jobs/.x").touch()
     assert drafts(tmp_path) == [tmp_path / "jobs/.7.abc", tmp_path / "jobs/.x"]
 
 
-def test_the_clock_of_a_job_is_right_or_an_hour_off_by_its_number_and_it_sleeps_as_long_as_it_means_to(
+def test_the_clock_of_a_job_is_right_or_an_hour_off_depending_on_its_number_and_it_can_still_sleep(
     tmp_path: Path,
 ) -> None:
     python = python_on_nodes(tmp_path, seed=0)
@@ -137,11 +137,11 @@ def test_the_clock_of_a_job_is_right_or_an_hour_off_by_its_number_and_it_sleeps_
         now = int(subprocess.run(["date", "+%s"], capture_output=True, text=True).stdout)
         assert slept == "True"
         offsets.add(round((int(moment) - now) / 3600))
-    assert offsets in ({-1, 0, 1}, {0}), offsets  # without faketime all are right
+    assert offsets in ({-1, 0, 1}, {0}), offsets  # without faketime all clocks are right
 
 
-@pytest.mark.skipif(not OBEDIENT, reason="root alone is not stopped by permissions")
-def test_what_the_harness_starts_as_root_is_stopped_by_permissions(tmp_path: Path) -> None:
+@pytest.mark.skipif(not OBEDIENT, reason="only root ignores permissions")
+def test_permissions_hold_for_commands_that_the_harness_starts_as_root(tmp_path: Path) -> None:
     tmp_path.chmod(0o000)
     code = f"import os; os.listdir({str(tmp_path)!r})"
     done = subprocess.run([*OBEDIENT, sys.executable, "-c", code], capture_output=True, text=True)
@@ -149,7 +149,7 @@ def test_what_the_harness_starts_as_root_is_stopped_by_permissions(tmp_path: Pat
 
 
 @pytest.mark.skipif(not LONG, reason="several minutes; MMPROMPT_LONG=1 runs it")
-def test_a_store_whose_files_are_damaged_ends_as_one_that_nobody_touched(slurm: Path) -> None:
+def test_a_small_chaos_with_damaged_files_gives_the_tables_of_an_undisturbed_store(slurm: Path) -> None:
     command = [sys.executable, CHAOS, "--cluster", slurm, "--no-disk", "--runs", "3", "--steps", "120"]
     command += ["--faults", "18", "--seed", "3", "--only", *QUIET]
     done = subprocess.run(command, capture_output=True, text=True)

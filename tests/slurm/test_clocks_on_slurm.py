@@ -1,4 +1,4 @@
-"""Nodes whose clock or time zone is another than that of who looks: states, causes and hours are the same."""
+"""Nodes whose clock or time zone differs from the login node's: states, causes and device hours are the same."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from patience import printed_by
 
 from sweeps.jobs.job_log import BEGINS
 
-AWAY = {"TZ": "Pacific/Auckland"}  # of who launches and looks; the nodes' daemons have the machine's own
+AWAY = {"TZ": "Pacific/Auckland"}  # the time zone of the commands; the nodes' daemons have the machine's own
 
 
 @pytest.mark.long
 @beside
-def test_without_accounts_a_job_cancelled_in_another_time_zone_is_cancelled_and_who_waits_does_not_submit_it_again(
+def test_without_accounts_a_job_of_another_time_zone_is_known_as_cancelled_and_not_submitted_again_by_a_waiting_launch(
     lab: Lab,
 ) -> None:
-    """One at its run; another while its setup still goes on, before python has begun."""
+    """One job is cancelled while it trains, another during its setup lines, before python has begun."""
     away = AWAY | {"PATH": f"{forgetful(lab.folder / 'bin')}:{os.environ['PATH']}"}
     with bare_cluster() as cluster:
         at_work = Sweep(lab.folder / "at work", cluster, environment=away)
@@ -51,7 +51,7 @@ def test_without_accounts_a_job_cancelled_in_another_time_zone_is_cancelled_and_
 
 
 def forgetful(folder: Path) -> Path:
-    """A folder with a squeue to which the controller tells no more of jobs that have ended than it does after MinJobAge."""
+    """A folder with a squeue that lists no jobs that have ended, as the real one does after MinJobAge."""
     program = folder / "squeue"
     folder.mkdir(parents=True)
     program.write_text(f'#!/bin/sh\ncase " $* " in *" -t all "*) exit 0;; esac\nexec {shutil.which("squeue")} "$@"\n')
@@ -60,13 +60,13 @@ def forgetful(folder: Path) -> Path:
 
 
 def first_lines(sweep: Sweep) -> list[str]:
-    """What each execution of its jobs wrote first."""
+    """The first line that each execution of the sweep's jobs wrote."""
     logs = (file.read_text().splitlines() for file in sorted(sweep.store.jobs.glob("*/*/*_0_log.err")))
     return [line for lines in logs for line in lines if line.startswith(BEGINS)]
 
 
 def wrong_python(folder: Path, offset: str) -> str:
-    """A setting: python on a node whose clock is so much off."""
+    """A setting by which jobs run a python whose clock is off by `offset`."""
     program = folder / "python-of-another-time"
     folder.mkdir(parents=True, exist_ok=True)
     variables = " ".join(f"'{key}={value}'" for key, value in wrong(offset, sleeps=True).items())
@@ -76,7 +76,7 @@ def wrong_python(folder: Path, offset: str) -> str:
 
 
 @beside
-def test_on_nodes_an_hour_behind_a_run_takes_as_long_as_it_does_and_a_cancelled_one_is_cancelled(lab: Lab) -> None:
+def test_on_nodes_an_hour_behind_durations_are_right_and_a_cancelled_run_is_known_as_cancelled(lab: Lab) -> None:
     sweep = lab.sweep_here(wrong_python(lab.folder, "-3600"), seeds=(1, 2))
     began = time.monotonic()
     sweep.launch()

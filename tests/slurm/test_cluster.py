@@ -1,4 +1,4 @@
-"""The test cluster is a SLURM that schedules, counts GPUs, keeps accounts and stays on this machine."""
+"""The test cluster is a SLURM that schedules jobs, counts GPUs, keeps accounts and listens only on this machine."""
 
 import subprocess
 import sys
@@ -50,7 +50,7 @@ def test_a_job_sees_the_gpus_it_asked_for_and_no_other(slurm: Path, request_: st
 
 
 @pytest.mark.parametrize("request_", ["--gres=gpu:3", "--cpus-per-task=5", "--mem=4001"])
-def test_what_no_node_has_is_refused(slurm: Path, request_: str) -> None:
+def test_a_request_that_no_node_can_satisfy_is_refused(slurm: Path, request_: str) -> None:
     refused = subprocess.run(["sbatch", request_, "--wrap=true"], capture_output=True, text=True)
     assert refused.returncode != 0
     assert "Requested node configuration is not available" in refused.stderr
@@ -75,7 +75,7 @@ def test_up_again_starts_nothing_and_fresh_refuses_to_wipe_a_running_cluster(slu
     assert pids(slurm) == before
 
 
-def test_a_daemon_that_is_killed_is_down_until_it_is_started_and_the_others_do_not_notice(slurm: Path) -> None:
+def test_a_killed_daemon_is_down_until_it_is_started_and_the_others_keep_running(slurm: Path) -> None:
     before, cluster = pids(slurm), Cluster(slurm)
     cluster.kill("slurmd.gn4")
     assert "slurmd.gn4" not in cluster.running()
@@ -85,12 +85,12 @@ def test_a_daemon_that_is_killed_is_down_until_it_is_started_and_the_others_do_n
     assert [name for name in before if before[name] != after[name]] == ["slurmd.gn4"]
 
 
-def test_a_daemon_is_called_by_its_name(slurm: Path) -> None:
+def test_an_unknown_name_of_a_daemon_is_an_error(slurm: Path) -> None:
     said = program("kill", slurm, "slurmd")
     assert said.returncode == 1 and "there is no daemon slurmd; there are munged, " in said.stderr
 
 
-def test_a_limit_on_submitted_jobs_holds_from_then_on_and_can_be_lifted(slurm: Path) -> None:
+def test_a_limit_on_submitted_jobs_takes_effect_at_once_and_can_be_lifted(slurm: Path) -> None:
     cluster = Cluster(slurm)
     submit = ["sbatch", "--parsable", "-A", "two", "--hold", "--wrap=true", "--array=0-2"]
     cluster.add_user(cluster.user, "two", MaxSubmitJobs=2)

@@ -1,6 +1,6 @@
-"""The doctor on the real test cluster: a healthy pass, and one planted fault after another, each found and nothing else.
+"""The doctor on the real test cluster: it passes a healthy setup, and of each planted fault it reports exactly that fault.
 
-Each visit is a story; the tests look at what it came to. Its probe runs where no story breaks a node.
+Each call of the doctor is a story, and the tests check its result. Its probe runs on nodes that no story breaks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from people import people
 from mmprompt.runs.deployment import ROOT
 from sweeps.doctor.node_checks import MINE
 
-CLINIC = f"clinic{os.getpid()}"  # a partition with a time limit in which nobody is preempted; and one that is down
+CLINIC = f"clinic{os.getpid()}"  # a partition with a time limit and without preemption; CLINICdown is one that is down
 LATER = "cluster.sbatch={begin: now+1hour}"
 DOCTOR = ("-m", "sweeps", "doctor")
 HURRIED = (
@@ -41,7 +41,7 @@ LINE = re.compile(r"^  (PASS|FAIL|NOTE)  (\S+)", re.MULTILINE)
 
 @dataclass
 class Visit:
-    """`python -m sweeps doctor` in a folder of its own."""
+    """A call of `python -m sweeps doctor` in a folder of its own."""
 
     folder: Path
     overrides: Sequence[str]
@@ -96,12 +96,12 @@ class Visit:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong, and what the doctor must make of it."""
+    """A planted fault, and what the doctor must report."""
 
-    overrides: Callable[[Path], Sequence[str]]  # from a folder in which something may be planted
+    overrides: Callable[[Path], Sequence[str]]  # gets a folder in which the fault may be planted
     finding: str
     advice: str
-    reaches_a_node: bool = True  # and everything that has nothing to do with it passes there
+    reaches_a_node: bool = True  # the probe starts, and all unrelated checks pass
     environment: Callable[[Path, Cluster], dict[str, str]] = lambda folder, cluster: {}
     program: Sequence[str] = DOCTOR
     says: str = ""
@@ -117,7 +117,7 @@ def an_interpreter_without_packages(folder: Path) -> Sequence[str]:
 
 
 def a_container_without_the_store(folder: Path) -> Sequence[str]:
-    """As Apptainer without --bind: a mount namespace in which something else lies over the store."""
+    """Like Apptainer without --bind: a mount namespace in which another file system hides the store."""
     wrapper = folder / "container"
     wrapper.write_text(
         f'#!/bin/sh\nexec unshare --mount sh -c \'mount -t tmpfs none {folder}/runs && exec "$@"\' sh {sys.executable} "$@"\n'
@@ -151,7 +151,7 @@ def a_store_in_a_file(folder: Path) -> Sequence[str]:
 
 
 def a_dead_controller(folder: Path, cluster: Cluster) -> dict[str, str]:
-    """Its port, and how long one waits for it."""
+    """A slurm.conf with a port on which no controller listens, and a short timeout."""
     conf = cluster.conf.read_text()
     conf = re.sub(r"^SlurmctldPort=.*", "SlurmctldPort=9", conf, flags=re.MULTILINE)
     (folder / "slurm.conf").write_text(re.sub(r"^MessageTimeout=.*", "MessageTimeout=2", conf, flags=re.MULTILINE))
@@ -192,7 +192,7 @@ FAULTS = {
     "W&B": Fault(plain('cluster.setup=["export GOMEMLIMIT=lots"]'), "wandb", f"{MINE}:  setup: "),
 }
 NOT_STARTED = ("held", "no node in time")
-NEEDS_ROOT = {"container", "full disk"}  # they mount
+NEEDS_ROOT = {"container", "full disk"}  # these mount file systems
 DEPENDENT = {"container": {"files", "clock", "code", "backbone"}}
 HEALTHY = {
     "setup",
@@ -213,7 +213,7 @@ HEALTHY |= {"data", "backbone", "memory", "back", "squeue", "sacct"}
 
 @contextlib.contextmanager
 def clinic(cluster: Cluster) -> Iterator[str]:
-    """Partitions of our own."""
+    """The partitions for these tests."""
 
     def run(*words: str) -> int:
         return subprocess.run(words, env=cluster.env, capture_output=True).returncode
@@ -229,7 +229,7 @@ def clinic(cluster: Cluster) -> Iterator[str]:
 
 @contextlib.contextmanager
 def visit_of(lab: Lab, overrides: Sequence[str], program: Sequence[str] = DOCTOR, **more: str) -> Iterator[Visit]:
-    """A doctor that has begun."""
+    """A call of the doctor that has been started."""
     lab.folder.mkdir(parents=True, exist_ok=True)
     environment = {"SLURM_CONF": str(lab.cluster.conf), "MMPROMPT_FAKE_GPUS": "1"} | more
     visit = Visit(lab.folder, overrides, environment, program).start(lab.shared.thing(clinic, lab.cluster))
@@ -249,7 +249,7 @@ def nothing(lab: Lab) -> Visit:
 
 def planted(name: str, fault: Fault, lab: Lab) -> Visit:
     if name in NEEDS_ROOT and os.geteuid() != 0:
-        pytest.skip("only root can plant it")
+        pytest.skip("only root can plant this fault")
     lab.folder.mkdir(parents=True)
     try:
         overrides, environment = fault.overrides(lab.folder), fault.environment(lab.folder, lab.cluster)
@@ -266,18 +266,18 @@ PLANTED = {name: partial(planted, name, fault) for name, fault in FAULTS.items()
 
 
 @looks_at(NOTHING)
-def test_where_all_is_well_nothing_fails_and_nothing_stays_in_the_store(together: Together) -> None:
+def test_on_a_healthy_setup_no_check_fails_and_nothing_is_left_in_the_store(together: Together) -> None:
     visit: Visit = together.result("nothing")
     assert visit.code() == 0, visit.output
     assert visit.grades("FAIL") == [] and set(visit.grades("PASS") + visit.grades("NOTE")) >= HEALTHY
     assert not visit.store.exists()
     assert "All is well" in visit.output and "Traceback" not in visit.output
-    assert "arrays of up to 20001 jobs" in " ".join(visit.output.split())  # as a launch makes them
+    assert "arrays of up to 20001 jobs" in " ".join(visit.output.split())  # the size of the arrays that a launch makes
     assert max(len(line) for line in visit.output.splitlines()[1:]) <= 80
 
 
 @looks_at(NOTHING)
-def test_fake_gpus_are_noted_and_are_no_failure(together: Together) -> None:
+def test_fake_gpus_are_reported_as_a_note_and_not_as_a_failure(together: Together) -> None:
     visit: Visit = together.result("nothing")
     assert visit.code() == 0
     assert "gpu" in visit.grades("NOTE") and "gpus" in visit.grades("PASS")
@@ -286,7 +286,7 @@ def test_fake_gpus_are_noted_and_are_no_failure(together: Together) -> None:
 
 @pytest.mark.parametrize("name", FAULTS)
 @looks_at(PLANTED)
-def test_a_planted_fault_is_found_and_nothing_else_fails(together: Together, name: str) -> None:
+def test_a_planted_fault_is_found_and_no_other_check_fails(together: Together, name: str) -> None:
     fault, visit = FAULTS[name], together.result(name)
     assert visit.code() == 1, visit.output
     assert visit.grades("FAIL") == [fault.finding], visit.output
@@ -298,7 +298,7 @@ def test_a_planted_fault_is_found_and_nothing_else_fails(together: Together, nam
 
 
 @looks_at({SETUP: PLANTED[SETUP]})
-def test_the_log_of_a_probe_that_met_a_fault_stays_and_nothing_else(together: Together) -> None:
+def test_of_a_probe_that_found_a_fault_only_its_log_and_script_stay(together: Together) -> None:
     visit: Visit = together.result(SETUP)
     assert visit.code() == 1
     [folder] = (visit.store / "doctor").iterdir()
@@ -345,7 +345,7 @@ def test_an_interrupted_doctor_cancels_its_probe_and_no_other_job(lab: Lab) -> N
 
 
 @beside
-def test_a_node_that_does_not_see_the_store_leaves_no_log_and_that_is_the_finding(lab: Lab) -> None:
+def test_a_probe_without_a_log_is_reported_as_a_node_that_does_not_see_the_store(lab: Lab) -> None:
     with visit_of(lab, [LATER]) as lost:
         lost.until("BeginTime")
         lost.store.rename(lost.folder / "elsewhere")
@@ -358,9 +358,9 @@ def test_a_node_that_does_not_see_the_store_leaves_no_log_and_that_is_the_findin
 
 
 @beside
-def test_who_is_in_no_account_or_may_not_write_to_the_store_or_has_a_submit_limit_is_told(lab: Lab) -> None:
+def test_a_missing_account_an_unwritable_store_and_a_submit_limit_are_reported(lab: Lab) -> None:
     if os.geteuid() != 0:
-        pytest.skip("only root can be somebody else")
+        pytest.skip("only root can run as another user")
     folder = Path(tempfile.mkdtemp(prefix="mmprompt-doctor-"))
     folder.chmod(0o755)
     cluster = lab.cluster
@@ -368,7 +368,7 @@ def test_who_is_in_no_account_or_may_not_write_to_the_store_or_has_a_submit_limi
         with lab.alone("people"), people(folder, cluster) as (ada, bob):
             cluster.add_user(ada.name, MaxSubmitJobs=10)
             cluster.remove_user(bob.name)
-            asked = ["doctor", "cluster=slurm", "cluster.mem_gb=64"]  # no node has it, so that no probe runs
+            asked = ["doctor", "cluster=slurm", "cluster.mem_gb=64"]  # no node has so much memory, so no probe runs
             doctors = [ada.start(*ada.sweeps(*asked, f"paths.runs={ada.home}/runs")), bob.start(*bob.sweeps(*asked))]
             adas, bobs = [printed_by(one) for one in doctors]
             cluster.add_user(ada.name, MaxSubmitJobs=-1)
@@ -377,12 +377,12 @@ def test_who_is_in_no_account_or_may_not_write_to_the_store_or_has_a_submit_limi
     assert "10 jobs of yours at once" in adas, adas
     assert [name for grade, name in LINE.findall(adas) if grade == "FAIL"] == ["mem_gb"], adas
     of_bob = [name for grade, name in LINE.findall(bobs) if grade == "FAIL"]
-    assert of_bob == ["mem_gb", "account", "store"], bobs  # root's folder
+    assert of_bob == ["mem_gb", "account", "store"], bobs  # the default store is in root's folder
 
 
 @pytest.mark.long
 @beside
-def test_without_accounting_the_doctor_is_content(lab: Lab) -> None:
+def test_a_cluster_without_accounting_is_no_failure(lab: Lab) -> None:
     with bare_cluster() as bare:
         lab.folder.mkdir(parents=True)
         environment = {"SLURM_CONF": str(bare.conf)}

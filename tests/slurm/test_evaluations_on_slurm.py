@@ -1,4 +1,4 @@
-"""Evaluations of finished runs through SLURM's jobs: nothing is trained for them, and what ends one costs what it was at."""
+"""Evaluations of finished runs in SLURM jobs: nothing is trained again; an interrupted job loses only its current evaluation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MANY = (BUDGETS, "evaluation.splits=[test]")
 
 
 def made(sweep: Sweep) -> dict[Path, tuple[int, int]]:
-    """The evaluations that later attempts have put in place, and since when."""
+    """The files of evaluations that later attempts have made, with inode and time."""
     files = sweep[1].evaluations.glob("[!.]*.json")
     return {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}
 
 
 def evaluating(lab: Lab) -> tuple[Sweep, Attempt]:
-    """A finished run, and a job that is held in the middle of its evaluations."""
+    """A finished run, and an attempt that is stopped in the middle of its evaluations."""
     sweep = lab.sweep("optim.steps=20", "task.data.test=100")
     sweep.launch("--wait")
     sweep.launch(*MANY)
@@ -55,7 +55,7 @@ def test_jobs_evaluate_finished_runs_and_train_and_evaluate_the_others(lab: Lab)
 
 
 @beside
-def test_a_job_that_is_requeued_while_it_evaluates_goes_on_with_what_is_missing(lab: Lab) -> None:
+def test_a_job_that_is_requeued_while_it_evaluates_makes_only_the_missing_evaluations(lab: Lab) -> None:
     sweep, attempt = evaluating(lab)
     row = sweep.row()
     assert (row["state"], row["evaluating"]) == ("running", True) and 0 < row["step"] < row["steps"] == 12 * 100
@@ -71,7 +71,7 @@ def test_a_job_that_is_requeued_while_it_evaluates_goes_on_with_what_is_missing(
 
 @pytest.mark.long
 @beside
-def test_a_job_that_is_killed_while_it_evaluates_is_failed_until_a_launch_goes_on(lab: Lab) -> None:
+def test_after_a_job_was_killed_while_it_evaluated_the_next_launch_makes_the_missing_evaluations(lab: Lab) -> None:
     sweep, attempt = evaluating(lab)
     before = made(sweep)
     os.kill(attempt.job["pid"], signal.SIGKILL)

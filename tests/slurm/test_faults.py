@@ -1,6 +1,6 @@
-"""What SLURM, the machine and people do to a job that is at work or waits: each fault ends with the right record.
+"""Faults of running and waiting jobs, caused by SLURM, the machine or users: after each, the runs end with the right records.
 
-The stories run side by side, the longest first, each on a sweep of its own. The nodes gn3 and gn4 are for those that break a node.
+The stories run concurrently, the longest first, each on a sweep of its own. Stories that break a node use gn3 and gn4.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ TOLD = "interrupted: told to end by SIGTERM"
 
 
 @beside
-def test_a_run_longer_than_the_time_limit_ends_after_several_jobs_that_nobody_sent(lab: Lab) -> None:
+def test_a_run_longer_than_the_time_limit_is_completed_by_one_job_that_requeues_itself(lab: Lab) -> None:
     limits, minutes = (4, 2) if LONG else (2, 60)
     sweep = lab.sweep(f"cluster.time_min={minutes}")
     sweep.launch()
     job = sweep.job()
     for number in range(1, limits + 1):
         attempt = sweep.hold(1, number)
-        if not LONG:  # an administrator shortens the limit, to less than is left after the warning, which comes at once
+        if not LONG:  # an administrator shortens the limit so that the warning comes at once
             set_limit(sweep, job, (elapsed(sweep, job) + warning(minutes)) // 60 + 1)
         until(lambda attempt=attempt: told(attempt) or error_of(attempt), "the attempt is told that its time is up")
         release(attempt)
         until(lambda attempt=attempt: error_of(attempt), "the attempt ends")
         until(lambda: sweep.waits_again(job), "SLURM has the job in its queue again")
-        set_limit(sweep, job, minutes if number < limits else 60)  # the last has time to end, on however slow a machine
+        set_limit(sweep, job, minutes if number < limits else 60)  # the last job has enough time even on a slow machine
     result = sweep.done()
     assert result["attempt"] == limits + 1 and result["resumed_from"]["attempt"] == limits
     *interrupted, last = sweep.errors()
@@ -59,7 +59,7 @@ def set_limit(sweep: Sweep, job: str, minutes: int) -> None:
 
 
 @beside
-def test_a_run_whose_node_is_lost_goes_on_elsewhere_and_the_copy_that_lived_on_changes_nothing(lab: Lab) -> None:
+def test_a_run_whose_node_is_lost_resumes_on_another_and_its_surviving_process_changes_no_result(lab: Lab) -> None:
     with lab.alone("gn4"):
         sweep = lab.sweep_on("gn4")
         sweep.launch()
@@ -72,7 +72,7 @@ def test_a_run_whose_node_is_lost_goes_on_elsewhere_and_the_copy_that_lived_on_c
             sweep.slurm("scontrol", "update", f"JobId={job}", "ExcNodeList=gn[3-4]")
             second = sweep.hold(1, 2) if first.job["host"] != socket.gethostname() else first
             assert is_alive(first)
-            with slow(first, 0.5), slow(second, 0.5):  # two copies at once
+            with slow(first, 0.5), slow(second, 0.5):  # both copies work at the same time
                 result = sweep.done()
             until(lambda: not is_alive(first) and not is_alive(second), "both copies have ended")
         finally:
@@ -85,7 +85,7 @@ def test_a_run_whose_node_is_lost_goes_on_elsewhere_and_the_copy_that_lived_on_c
 
 
 @beside
-def test_a_job_that_is_requeued_goes_on_from_its_checkpoint_and_is_not_submitted_again(lab: Lab) -> None:
+def test_a_requeued_job_resumes_from_its_checkpoint_and_is_not_submitted_again(lab: Lab) -> None:
     sweep = lab.sweep()
     sweep.launch()
     attempt, job = sweep.hold(), sweep.job()
@@ -103,7 +103,7 @@ def test_a_job_that_is_requeued_goes_on_from_its_checkpoint_and_is_not_submitted
 
 @pytest.mark.long
 @beside
-def test_a_job_that_is_preempted_comes_back_and_goes_on_from_its_checkpoint(lab: Lab) -> None:
+def test_a_preempted_job_is_requeued_and_resumes_from_its_checkpoint(lab: Lab) -> None:
     with lab.alone("gn3"):
         sweep = lab.sweep_on("gn3")
         sweep.launch()
@@ -114,14 +114,14 @@ def test_a_job_that_is_preempted_comes_back_and_goes_on_from_its_checkpoint(lab:
         result = sweep.done()
     assert result["attempt"] == 2 and result["resumed_from"]["attempt"] == 1
     assert sweep.errors() == [TOLD, None]
-    preempted, last = sweep.accounts(job)  # the first may have had itself requeued before SLURM killed it
+    preempted, last = sweep.accounts(job)  # the first execution may have requeued itself before SLURM killed it
     assert preempted in ("PREEMPTED", "REQUEUED") and last == "COMPLETED"
     assert len(sweep.batches()) == 1
     assert_same(sweep[1], lab.undisturbed(1))
 
 
 @beside
-def test_a_cancelled_job_is_not_submitted_again_by_who_waits_for_it_but_by_the_next_launch(lab: Lab) -> None:
+def test_a_cancelled_job_is_submitted_again_by_the_next_launch_but_not_by_one_that_waits_for_it(lab: Lab) -> None:
     sweep = lab.sweep()
     waiting = sweep.start("launch", "--wait")
     until(lambda: sweep.batches(), "the launch submits", waiting)
@@ -140,7 +140,7 @@ def test_a_cancelled_job_is_not_submitted_again_by_who_waits_for_it_but_by_the_n
 
 @pytest.mark.long
 @beside
-def test_one_cancelled_element_of_an_array_leaves_the_others_alone_and_alone_is_submitted_again(lab: Lab) -> None:
+def test_if_one_task_of_an_array_is_cancelled_the_others_go_on_and_only_it_is_submitted_again(lab: Lab) -> None:
     sweep = lab.sweep(seeds=(1, 2, 3))
     sweep.launch()
     attempts = [sweep.hold(seed) for seed in sweep.seeds]
@@ -163,7 +163,7 @@ def test_one_cancelled_element_of_an_array_leaves_the_others_alone_and_alone_is_
 
 @pytest.mark.long
 @beside
-def test_a_job_that_is_cancelled_while_it_waits_has_no_attempt_and_its_run_is_to_do_again(lab: Lab) -> None:
+def test_a_job_that_is_cancelled_while_it_waits_leaves_no_attempt_and_its_run_is_to_do_again(lab: Lab) -> None:
     sweep = lab.sweep(seeds=(1, 2))
     sweep.launch(HELD)
     jobs = [sweep.job(seed) for seed in sweep.seeds]
@@ -176,7 +176,7 @@ def test_a_job_that_is_cancelled_while_it_waits_has_no_attempt_and_its_run_is_to
     assert row["cause"] in (
         "cancelled",
         "not begun",
-    )  # sacct does not know an element that was cancelled before it began
+    )  # sacct does not know a task that was cancelled before it began
     sweep.launch()
     assert sweep.done(1)["attempt"] == 1 and len(sweep.batches()) == 2
     for seed in sweep.seeds:
@@ -184,7 +184,7 @@ def test_a_job_that_is_cancelled_while_it_waits_has_no_attempt_and_its_run_is_to
 
 
 @beside
-def test_who_waits_submits_a_run_again_whose_process_was_killed(lab: Lab) -> None:
+def test_a_launch_that_waits_submits_a_run_again_whose_process_was_killed(lab: Lab) -> None:
     sweep = lab.sweep()
     waiting = sweep.start("launch", "--wait")
     until(lambda: sweep.batches(), "the launch submits", waiting)
@@ -199,7 +199,7 @@ def test_who_waits_submits_a_run_again_whose_process_was_killed(lab: Lab) -> Non
 
 
 @beside
-def test_a_killed_run_is_to_do_and_the_next_launch_passes_over_a_damaged_checkpoint(lab: Lab) -> None:
+def test_a_killed_run_is_to_do_and_the_next_launch_resumes_from_the_checkpoint_before_a_damaged_one(lab: Lab) -> None:
     sweep = lab.sweep()
     sweep.launch()
     attempt, job = sweep.hold(), sweep.job()
@@ -221,14 +221,14 @@ def test_a_killed_run_is_to_do_and_the_next_launch_passes_over_a_damaged_checkpo
 
 @pytest.mark.long
 @beside
-def test_two_processes_at_one_run_publish_once_after_the_daemon_above_the_first_died(lab: Lab) -> None:
-    """Nobody is left who could end the first: SLURM gives the job up, and its process lives on."""
+def test_two_processes_that_train_one_run_publish_one_result(lab: Lab) -> None:
+    """Without the daemon nothing ends the first process: SLURM gives up the job, and the process goes on."""
     sweep = lab.sweep()
     sweep.launch()
     first, job = sweep.hold(), sweep.job()
     daemon = step_daemon(first)
     assert daemon is not None
-    release(first)  # of what is stopped when its parent dies the kernel would make an end, by SIGHUP
+    release(first)  # the kernel would send SIGHUP to a process that is stopped when its parent dies
     daemon.kill()
     daemon.wait()
     os.kill(first.job["pid"], signal.SIGSTOP)
@@ -247,12 +247,12 @@ def test_two_processes_at_one_run_publish_once_after_the_daemon_above_the_first_
 
 
 @beside
-def test_a_job_without_enough_memory_says_so_and_is_done_with_more_of_it(lab: Lab) -> None:
+def test_a_job_without_enough_memory_is_reported_as_such_and_succeeds_with_more(lab: Lab) -> None:
     sweep = lab.sweep()
     sweep.launch("cluster.mem_gb=0.1")
     job = sweep.job()
     until(lambda: not sweep.word(job), "SLURM kills the job")
-    assert sweep.accounts(job)[-1] in ("FAILED", "OUT_OF_MEMORY")  # with cgroups the latter
+    assert sweep.accounts(job)[-1] in ("FAILED", "OUT_OF_MEMORY")  # the latter with cgroups
     assert sweep.row()["cause"] == "out of memory"
     _, output = sweep.run("status")
     assert "--retry oom cluster.mem_gb=" in output, output
@@ -263,7 +263,7 @@ def test_a_job_without_enough_memory_says_so_and_is_done_with_more_of_it(lab: La
 
 @pytest.mark.long
 @beside
-def test_a_suspended_job_is_neither_failed_nor_submitted_again_and_goes_on_when_it_is_resumed(lab: Lab) -> None:
+def test_a_suspended_job_counts_as_running_is_not_submitted_again_and_goes_on_when_it_is_resumed(lab: Lab) -> None:
     sweep = lab.sweep()
     sweep.launch()
     attempt, job = sweep.hold(), sweep.job()
@@ -281,7 +281,7 @@ def test_a_suspended_job_is_neither_failed_nor_submitted_again_and_goes_on_when_
 
 @pytest.mark.long
 @beside
-def test_a_run_does_not_notice_that_the_slurmd_of_its_node_is_killed_and_comes_back(lab: Lab) -> None:
+def test_a_run_goes_on_undisturbed_if_its_nodes_slurmd_is_killed_and_started_again(lab: Lab) -> None:
     with lab.alone("gn3"):
         sweep = lab.sweep_on("gn3")
         sweep.launch()
@@ -296,7 +296,7 @@ def test_a_run_does_not_notice_that_the_slurmd_of_its_node_is_killed_and_comes_b
 
 @pytest.mark.long
 @beside
-def test_stale_and_poisonous_files_in_the_store_change_nothing(lab: Lab) -> None:
+def test_stale_and_misleading_files_in_the_store_change_nothing(lab: Lab) -> None:
     sweep = lab.sweep()
     sweep.launch(HELD)
     job, folder = sweep.job(), sweep.store.jobs / "1/0"
@@ -313,7 +313,7 @@ def test_stale_and_poisonous_files_in_the_store_change_nothing(lab: Lab) -> None
 
 
 @beside
-def test_a_batch_that_cannot_be_read_is_named_with_what_to_do_and_all_else_goes_on(lab: Lab) -> None:
+def test_a_batch_that_cannot_be_read_is_named_with_what_to_do_and_every_verb_goes_on_with_the_rest(lab: Lab) -> None:
     sweep = lab.sweep()
     sweep.launch(HELD)
     text = (sweep.store.jobs / "1/batch.json").read_text()
@@ -325,4 +325,5 @@ def test_a_batch_that_cannot_be_read_is_named_with_what_to_do_and_all_else_goes_
             assert re.search(r"damaged: \S+jobs/1/batch.json is cut off .*; restore it; .*squeue --me", output), output
     finally:
         (sweep.store.jobs / "1/batch.json").write_text(text)
-    assert sweep.row()["state"] == "queued" and len(sweep.queue()[sweep[1].id]) == 2  # nobody could know of the first
+    # The launch could not know of the first job, and submitted a second.
+    assert sweep.row()["state"] == "queued" and len(sweep.queue()[sweep[1].id]) == 2

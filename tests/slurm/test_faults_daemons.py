@@ -1,6 +1,6 @@
-"""SLURM's own daemons die while jobs are at work: then nobody knows, which is never taken for an end.
+"""SLURM's own daemons die while jobs run: the state of jobs is then unknown, and unknown never counts as ended.
 
-On a cluster of their own, so that the other stories need not wait.
+These stories use a cluster of their own, so that the others need not wait.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def sweep_on_spare(lab: Lab, seeds: Sequence[int] = (1,)) -> Iterator[Sweep]:
 
 
 def is_alone(sweep: Sweep) -> bool:
-    """Whether the nodes have this host's name: then one sees that a process lives."""
+    """Whether the nodes have this host's name, so that it can be seen whether a process runs."""
     return sweep[1].attempts()[0].job["host"] == socket.gethostname()
 
 
 @beside
-def test_without_its_controller_nothing_is_known_nothing_is_submitted_and_nothing_is_lost(lab: Lab) -> None:
+def test_without_slurms_controller_states_are_unknown_nothing_is_submitted_and_no_run_is_lost(lab: Lab) -> None:
     with sweep_on_spare(lab, seeds=(1, 2)) as sweep:
         sweep.launch(HELD)
         waiting, job = sweep.job(2), sweep.job(1)
@@ -67,7 +67,7 @@ def test_without_its_controller_nothing_is_known_nothing_is_submitted_and_nothin
 
 
 @beside
-def test_without_the_accounts_a_killed_run_is_told_from_its_log_and_submitted_again(lab: Lab) -> None:
+def test_without_accounting_a_killed_run_is_recognised_by_its_log_and_submitted_again(lab: Lab) -> None:
     with sweep_on_spare(lab) as sweep:
         sweep.launch()
         attempt, job = sweep.hold(), sweep.job()

@@ -1,6 +1,6 @@
-"""What happens to launches: killed at any moment, two users at once, limits on what may be submitted, no accounts.
+"""Launches under faults: killed at any moment, by two users at once, with limits on submitted jobs, without accounts.
 
-The stories run side by side, each on a sweep of its own.
+The stories run concurrently, each on a sweep of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DYING = str(Path(__file__).with_name("dying.py"))
 
 
 def die(sweep: Sweep, moment: str, *arguments: str) -> int:
-    """A launch that dies at this moment. Its exit code."""
+    """Executes a launch that is killed at this moment, and returns its exit code."""
     launch = sweep.command("launch", *arguments)[3:]
     process = sweep.started([sys.executable, DYING, moment, str(sweep.store.root), *launch])
     output = printed_by(process)
@@ -33,7 +33,7 @@ def die(sweep: Sweep, moment: str, *arguments: str) -> int:
 
 
 def moments(sweep: Sweep) -> list[str]:
-    """What a launch does, in its order, up to the last program that it starts and what it does after it."""
+    """The moments of a whole launch, in order (`dying.py`)."""
     die(sweep, "0", HELD)
     return [line.split()[1] for line in sweep.store.root.with_suffix(".moments").read_text().splitlines()]
 
@@ -46,7 +46,7 @@ def assert_each_run_has_one_job(sweep: Sweep) -> None:
 
 
 @beside
-def test_a_launch_killed_before_anything_it_does_loses_and_duplicates_no_job_of_the_next_one(lab: Lab) -> None:
+def test_after_a_launch_was_killed_at_any_moment_the_next_one_loses_and_duplicates_no_job(lab: Lab) -> None:
     names = moments(lab.sweep(seeds=(1, 2, 3)))
     sbatch, intent = names.index("sbatch") + 1, next(i for i, name in enumerate(names, 1) if name.endswith("/jobs/1"))
     few = {1, sbatch // 2, intent, intent + 1, sbatch, sbatch + 1, sbatch + 3, len(names)}
@@ -67,7 +67,7 @@ def test_a_launch_killed_before_anything_it_does_loses_and_duplicates_no_job_of_
 
 @beside
 def test_a_launch_killed_while_sbatch_is_under_way_duplicates_no_job(lab: Lab) -> None:
-    """sbatch goes on alone, and the next launch comes before it has told the controller."""
+    """sbatch goes on alone, and the next launch begins before sbatch has reached the controller."""
     sweep = lab.sweep(seeds=(1, 2))
     slow = sweep.folder / "bin/sbatch"
     slow.parent.mkdir(parents=True)
@@ -85,7 +85,7 @@ def test_a_launch_killed_while_sbatch_is_under_way_duplicates_no_job(lab: Lab) -
 
 @pytest.mark.long
 @beside
-def test_jobs_whose_launch_was_killed_right_after_sbatch_run_to_their_end_and_are_attached_to(lab: Lab) -> None:
+def test_jobs_whose_launch_was_killed_right_after_sbatch_are_found_and_followed_by_the_next_launch(lab: Lab) -> None:
     sweep = lab.sweep(seeds=(1, 2))
     probe = moments(lab.sweep(seeds=(1, 2)))
     assert die(sweep, str(probe.index("sbatch") + 2)) == -signal.SIGKILL
@@ -98,7 +98,9 @@ def test_jobs_whose_launch_was_killed_right_after_sbatch_run_to_their_end_and_ar
 
 
 @beside
-def test_under_a_submit_limit_of_ten_a_launch_submits_ten_says_how_many_wait_and_the_next_goes_on(lab: Lab) -> None:
+def test_under_a_submit_limit_of_ten_a_launch_submits_ten_says_how_many_wait_and_later_launches_submit_the_rest(
+    lab: Lab,
+) -> None:
     lab.cluster.add_user(lab.cluster.user, "narrow", MaxSubmitJobs=10)
     sweep = lab.sweep("cluster.account=narrow", HELD, seeds=range(1, 13))
     output = sweep.launch()
@@ -106,7 +108,7 @@ def test_under_a_submit_limit_of_ten_a_launch_submits_ten_says_how_many_wait_and
     first = sweep.queue()
     assert len(first) == 10
     assert sorted(row["state"] for row in sweep.rows().values()) == ["queued"] * 10 + ["to do"] * 2
-    sweep.run("launch")  # nothing fits
+    sweep.run("launch")  # the limit allows no more jobs
     assert sweep.queue() == first
     lab.cluster.add_user(lab.cluster.user, "narrow", MaxSubmitJobs=11)
     sweep.launch()
@@ -119,7 +121,7 @@ def test_under_a_submit_limit_of_ten_a_launch_submits_ten_says_how_many_wait_and
 
 @pytest.mark.long
 @beside
-def test_who_waits_under_a_submit_limit_submits_the_rest_as_places_come_free(lab: Lab) -> None:
+def test_under_a_submit_limit_a_launch_that_waits_submits_the_rest_as_jobs_end(lab: Lab) -> None:
     lab.cluster.add_user(lab.cluster.user, "tight", MaxSubmitJobs=2)
     sweep = lab.sweep("cluster.account=tight", seeds=(1, 2, 3))
     assert "all 3 runs are done" in sweep.launch("--wait")
@@ -130,14 +132,14 @@ def test_who_waits_under_a_submit_limit_submits_the_rest_as_places_come_free(lab
 
 @pytest.mark.long
 @beside
-def test_without_accounts_and_with_short_arrays_a_sweep_is_split_and_its_killed_run_found(lab: Lab) -> None:
+def test_on_a_cluster_without_accounts_a_sweep_is_split_into_arrays_and_a_killed_run_is_recognised(lab: Lab) -> None:
     with bare_cluster() as cluster:
         sweep = Sweep(lab.folder / "bare", cluster, seeds=range(1, 6))
         lab.sweeps.append(sweep)
         sweep.launch()
         arrays = {job.split("_")[0] for jobs in sweep.queue().values() for job, _ in jobs}
         attempt, job = sweep.hold(5), sweep.job(5)
-        assert len(arrays) == 2 and "_" not in job  # four in an array, and a lone one
+        assert len(arrays) == 2 and "_" not in job  # an array of four, and a single job
         os.kill(attempt.job["pid"], signal.SIGKILL)
         for seed in (1, 2, 3, 4):
             sweep.done(seed)
@@ -179,7 +181,7 @@ def together(lab: Lab, group_folder: Path, both: list) -> None:
     seen = [person.run(*person.sweeps("status", "--json"), **environment) for person in both]
     assert seen[0][1].count('"running"') == seen[1][1].count('"running"') >= 3, seen
 
-    # One is killed, and who did not start it goes on from its checkpoint.
+    # One run is killed, and the user who did not start it resumes it from its checkpoint.
     owner = attempts[1].job["user"]
     [other] = [person for person in both if person.name != owner]
     job = sweep.job(1)

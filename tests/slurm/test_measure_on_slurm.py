@@ -1,4 +1,4 @@
-"""A measurement of what rows take, as a SLURM job."""
+"""A measurement of a sweep's rows, as a SLURM job."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def measurements(sweep: Sweep) -> dict[Path, dict[str, Any]]:
 
 
 @beside
-def test_a_job_measures_and_one_that_waits_is_held_by_no_verb(lab: Lab) -> None:
+def test_a_job_measures_and_while_a_measurement_waits_other_verbs_work(lab: Lab) -> None:
     sweep = lab.sweep("optim.steps=20")
     sweep.launch("--wait")
     code, output = measure(sweep, "--rounds", "1", "--wait")
@@ -32,7 +32,7 @@ def test_a_job_measures_and_one_that_waits_is_held_by_no_verb(lab: Lab) -> None:
     batch = sweep.batches()[-1]
     assert file.name == "1.json" and content["batch"] == batch["job"]["batch"] == "2"
     assert [row["run"] for row in content["rows"]] == [sweep[1].id]
-    # One that no node takes: it returns at once, verbs go their way, and what is to be typed to stop it stops it.
+    # A job that no node takes: the call returns at once, other verbs work, and the command that it prints cancels the job.
     code, output = measure(sweep, "--rounds", "1", "cluster.sbatch={begin: now+1hour}")
     assert code == 0 and "`scancel " in output, output
     job = output.split("`scancel ")[1].split("`")[0]

@@ -1,4 +1,4 @@
-"""A search on SLURM: workers that no process directs, whatever becomes of them, of their nodes and of their driver."""
+"""A search on SLURM: its workers are directed by no process, and the loss of workers, nodes or commands loses no trial."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Search:
     """A search in a store of its own on the test cluster."""
 
     sweep: Sweep
-    own: list[str]  # settings
+    own: list[str]  # settings of this search
 
     @property
     def study(self) -> Study:
@@ -54,7 +54,7 @@ class Search:
         return self.sweep.started(command)
 
     def run(self, *arguments: str) -> str:
-        """One that must end well."""
+        """A call that must exit with 0; returns its output."""
         process = self.start(*arguments)
         printed: str = printed_by(process)
         assert process.returncode == 0, printed
@@ -77,13 +77,13 @@ class Search:
         return attempts[0]
 
     def workers(self) -> list[str]:
-        """SLURM's words for those that are in its queue."""
+        """SLURM's states of the workers in its queue."""
         names = [batch["job_name"] for batch in self.sweep.batches()]
         lines = [line.split() for line in self.sweep.slurm("squeue", "-h", "-r", "-o", "%j %T").splitlines()]
         return [word for name, word in lines if name.rpartition(".")[0] in names]
 
     def assert_whole(self, trials: int = 8) -> None:
-        """Trials 0 to N-1 each once, none at work, every value that of its runs."""
+        """Trials 0 to N-1 exist once each, none is running, and every value is that of its runs."""
         progress = self.read()
         assert is_over(progress)
         assert [one.trial.number for one in progress.outcomes] == list(range(trials))
@@ -105,7 +105,7 @@ def search(lab: Lab) -> Search:
 
 @contextlib.contextmanager
 def calm(cluster: Cluster) -> Iterator[Search]:
-    """The same search in a local process, undisturbed."""
+    """The same search in an undisturbed local process."""
     with tempfile.TemporaryDirectory() as folder:
         one = Search(Sweep(Path(folder), cluster), [RANDOM, "cluster=local", "cluster.max_parallel=1"])
         printed = printed_by(one.start())
@@ -114,13 +114,13 @@ def calm(cluster: Cluster) -> Iterator[Search]:
 
 
 def undisturbed(lab: Lab) -> set[tuple[str, str]]:
-    """What it comes to; made once for all stories."""
+    """The result of the undisturbed search, which is made once for all stories."""
     one: Search = lab.shared.thing(calm, lab.cluster)
     return one.told()
 
 
 @beside
-def test_a_search_ends_by_itself_after_its_driver_has_gone(lab: Lab) -> None:
+def test_a_search_is_completed_by_its_workers_after_the_command_has_returned(lab: Lab) -> None:
     one = search(lab)
     said = one.run()
     assert (
@@ -140,11 +140,11 @@ def test_a_search_ends_by_itself_after_its_driver_has_gone(lab: Lab) -> None:
 
 @pytest.mark.long
 @beside
-def test_drivers_killed_at_random_lines_and_two_at_once_submit_no_worker_too_many(lab: Lab) -> None:
+def test_search_commands_that_are_killed_or_run_at_once_submit_no_worker_too_many(lab: Lab) -> None:
     one, chance = search(lab), random.Random(1)
     for _ in range(10):
         driver = one.start()
-        time.sleep(chance.uniform(0.2, 4.0))  # at whatever line it is
+        time.sleep(chance.uniform(0.2, 4.0))  # at a random line of its code
         driver.kill()
         driver.wait()
     both = [one.start("--wait"), one.start("--wait")]
@@ -156,7 +156,7 @@ def test_drivers_killed_at_random_lines_and_two_at_once_submit_no_worker_too_man
 
 
 @beside
-def test_killed_workers_a_requeued_one_and_one_at_its_time_limit_lose_no_trial(lab: Lab) -> None:
+def test_workers_that_are_killed_requeued_or_at_their_time_limit_lose_no_trial(lab: Lab) -> None:
     one = search(lab)
     one.run()
     first = one.one_at_work()
@@ -179,7 +179,7 @@ def test_killed_workers_a_requeued_one_and_one_at_its_time_limit_lose_no_trial(l
 
 @pytest.mark.long
 @beside
-def test_a_worker_whose_node_is_lost_leaves_its_trial_to_others(lab: Lab) -> None:
+def test_the_trial_of_a_worker_whose_node_is_lost_is_completed_by_others(lab: Lab) -> None:
     with lab.alone("gn4"):
         one = Search(lab.sweep_on("gn4"), [RANDOM, "workers=1"])
         one.run()
@@ -191,7 +191,7 @@ def test_a_worker_whose_node_is_lost_leaves_its_trial_to_others(lab: Lab) -> Non
             one.sweep.slurm("scontrol", "update", f"JobId={lost.job['job']}", "ExcNodeList=gn[3-4]")
             until(lambda: is_over(one.read()), "the job ends the search elsewhere")
         finally:
-            with contextlib.suppress(ProcessLookupError):  # a node that comes back ends it
+            with contextlib.suppress(ProcessLookupError):  # a node that comes back ends the process
                 os.kill(lost.job["pid"], signal.SIGKILL)
             lab.cluster.start("slurmd.gn4")
     one.assert_whole()

@@ -1,4 +1,4 @@
-"""No secret of the environment is in any file of the store after a launch on SLURM: not in scripts, logs or records."""
+"""After a launch on SLURM no file of the store holds a secret of the environment: no script, log or record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `status` and `logs` say of jobs of the real test cluster: while they wait, run and are suspended, and why they ended."""
+"""What `status` and `logs` say about jobs of the real test cluster that wait, run, are suspended or have ended."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SOON += "from sweeps.__main__ import main; sys.exit(main(sys.argv[1:]))"
 
 
 def at_work(lab: Lab, running: int, waiting: int, *settings: str) -> Sweep:
-    """A task of one array for each run: the first are at work and stopped there, the others are held back."""
+    """A sweep with one array task per run: the first are running and stopped, the others have not begun."""
     sweep = lab.sweep_here(*settings, seeds=range(1, running + waiting + 1))
     sweep.launch(HELD)
     jobs = [sweep.job(seed) for seed in sweep.seeds]
@@ -48,7 +48,7 @@ def without_sacct(folder: Path) -> dict[str, str]:
 
 
 @beside
-def test_a_row_has_job_node_and_time_of_what_runs_and_slurm_s_reason_of_what_waits(lab: Lab) -> None:
+def test_a_row_shows_job_node_and_time_left_of_a_running_run_and_slurms_reason_for_a_waiting_one(lab: Lab) -> None:
     sweep = at_work(lab, running=2, waiting=2)
     code, output = sweep.run("status")
     assert code == 0 and output.startswith("length: 4 runs: 2 running, 2 queued; "), output
@@ -62,7 +62,7 @@ def test_a_row_has_job_node_and_time_of_what_runs_and_slurm_s_reason_of_what_wai
 
 
 @beside
-def test_the_log_of_a_launch_that_waits_says_what_status_says_and_no_clock_of_a_node_matters(lab: Lab) -> None:
+def test_the_output_of_a_launch_that_waits_equals_status_and_wrong_clocks_of_nodes_do_not_matter(lab: Lab) -> None:
     hour_behind = (
         [f"cluster.python='{clocks.python_with_wrong_clock(lab.folder, '-3600')}'"] if clocks.library() else []
     )
@@ -87,7 +87,7 @@ def test_the_log_of_a_launch_that_waits_says_what_status_says_and_no_clock_of_a_
 
 
 @beside
-def test_a_suspended_job_is_called_so(lab: Lab) -> None:
+def test_a_suspended_job_is_shown_as_suspended(lab: Lab) -> None:
     sweep = at_work(lab, running=1, waiting=0)
     job = sweep.job()
     sweep.slurm("scontrol", "suspend", job)
@@ -98,12 +98,12 @@ def test_a_suspended_job_is_called_so(lab: Lab) -> None:
 
 
 @beside
-def test_each_end_has_its_cause_with_and_without_accounting_and_what_is_left_alone_has_none(lab: Lab) -> None:
+def test_each_ended_job_has_its_cause_with_and_without_accounting_and_a_waiting_one_has_none(lab: Lab) -> None:
     sweep = at_work(lab, running=2, waiting=2)
     jobs = [sweep.job(seed) for seed in (1, 2, 3)]
     os.kill(sweep[1].attempts()[0].job["pid"], signal.SIGKILL)
     sweep.slurm("scancel", jobs[1])
-    sweep.slurm("scancel", jobs[2])  # alone, out of an array that waits: SLURM keeps no trace of it
+    sweep.slurm("scancel", jobs[2])  # SLURM keeps no trace of a single task cancelled out of a waiting array
     for job in jobs:
         until(lambda job=job: not sweep.word(job), "the job has ended")
     wanted = {1: "killed", 2: "cancelled", 3: "cancelled", 4: None}
@@ -126,7 +126,7 @@ def test_each_end_has_its_cause_with_and_without_accounting_and_what_is_left_alo
 
 @pytest.mark.long
 @beside
-def test_following_goes_over_to_the_attempt_that_begins_when_slurm_starts_the_job_again(lab: Lab) -> None:
+def test_following_continues_with_the_next_attempt_when_slurm_requeues_the_job(lab: Lab) -> None:
     sweep = at_work(lab, running=0, waiting=1)
     job = sweep.job()
     with (sweep.folder / "followed").open("w+") as output:
@@ -150,7 +150,7 @@ def test_following_goes_over_to_the_attempt_that_begins_when_slurm_starts_the_jo
 
 
 @beside
-def test_a_job_whose_python_is_not_there_is_not_begun_and_status_and_logs_say_why(lab: Lab) -> None:
+def test_a_job_whose_python_does_not_exist_has_not_begun_and_status_and_logs_say_why(lab: Lab) -> None:
     sweep = lab.sweep_here()
     sweep.launch("cluster.python=/no/such/python", HELD)
     job = sweep.job()
@@ -159,5 +159,5 @@ def test_a_job_whose_python_is_not_there_is_not_begun_and_status_and_logs_say_wh
     until(lambda: sweep.row()["cause"] == "not begun", "status says so")
     code, output = sweep.run("status")
     assert code == 1 and "/no/such/python: No such file or directory" in output and "sweeps doctor" in output
-    assert "cluster.python=/no/such/python" in output.splitlines()[-1]  # so that one sees what to change
+    assert "cluster.python=/no/such/python" in output.splitlines()[-1]  # so that it is visible what to change
     assert "/no/such/python: No such file or directory" in sweep.run("logs", sweep[1].id)[1]

@@ -1,6 +1,6 @@
-"""A sweep on the real test cluster: submitted, attached to, followed to its end, frozen, and failed where it failed.
+"""Sweeps on the real test cluster: they are submitted and followed, diverge or are refused, and run the code as it was at launch.
 
-The stories run side by side, each on a sweep of its own.
+The stories run concurrently, each on a sweep of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def test_a_sweep_of_three_runs_goes_through_slurm_once_and_the_same_command_foll
 
 
 @beside
-def test_a_run_that_diverges_is_an_outcome_everywhere_is_tried_once_and_the_others_go_on(lab: Lab) -> None:
+def test_a_run_that_diverges_is_tried_once_is_shown_as_diverged_and_does_not_stop_the_others(lab: Lab) -> None:
     sweep = lab.sweep("optim.steps=20")
     code, output = sweep.run("launch", "optim.lr=1e30,0.1", "cluster.runs_per_job=2", "--wait")
     assert code == 0 and "1 run diverged" in output and "the loss is nan" in output, output
@@ -45,7 +45,7 @@ def test_a_run_that_diverges_is_an_outcome_everywhere_is_tried_once_and_the_othe
     assert (states[1e30]["state"], states[1e30]["cause"]) == ("diverged", None)
     [attempt] = sweep.store.run(states[1e30]["run"]).attempts()
     assert "the loss is nan" in (error_of(attempt) or "")
-    assert sweep.accounts(attempt.job["job"]) == ["FAILED"]  # the job of both
+    assert sweep.accounts(attempt.job["job"]) == ["FAILED"]  # the job that both runs share
     [record] = attempt.path.glob("wandb/*/*.wandb")
     assert read_record(record, history=False).state == "failed"
     code, output = sweep.run("status")
@@ -53,14 +53,14 @@ def test_a_run_that_diverges_is_an_outcome_everywhere_is_tried_once_and_the_othe
 
 
 @beside
-def test_what_sbatch_refuses_is_one_sentence(lab: Lab) -> None:
+def test_a_submission_that_sbatch_refuses_ends_in_one_sentence(lab: Lab) -> None:
     sweep = lab.sweep()
     code, output = sweep.run("launch", "cluster.partition=nowhere")
     assert code == 2 and "partition" in output and "Traceback" not in output, output
 
 
 @beside
-def test_what_is_edited_while_jobs_queue_is_not_in_them(lab: Lab) -> None:
+def test_edits_of_the_code_after_launch_do_not_reach_queued_jobs(lab: Lab) -> None:
     clone = lab.folder / "clone"
     for part in ("mmprompt", "sweeps", "conf"):
         shutil.copytree(ROOT / part, clone / part, ignore=shutil.ignore_patterns("__pycache__", "mine.yaml"))

@@ -1,6 +1,6 @@
-"""What SLURM prints, what people rename, and what stands around a launch: shells, wrappers, odd paths and full disks.
+"""Unusual setups: odd output of SLURM, renamed jobs, wrappers, other shells and environments, odd paths, full disks.
 
-The stories run side by side. Their jobs wait in a partition that starts none, unless it is their end that matters.
+The stories run concurrently. Most of their jobs wait in a partition that starts no job.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sweeps.jobs.batch import batches
 
 
 def around(sweep: Sweep, name: str, before: str, after: str) -> None:
-    """A program around SLURM's own of this name, as sites have them."""
+    """Puts a wrapper around one of SLURM's programs, as some sites do."""
     file = sweep.folder / "bin" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f'#!/bin/sh\n{before}\n{shutil.which(name)} "$@" || exit\n{after}\n')
@@ -39,7 +39,7 @@ def causes(sweep: Sweep) -> dict[int, str | None]:
 
 
 def cancelled_by_hand(lab: Lab, count: int, chosen: set[int], listed: str) -> None:
-    """Of an array that waits these elements, and then the rest; sacct lists the latter as `listed` (a pattern)."""
+    """Cancels the chosen tasks of a waiting array, and later the rest, which sacct lists as `listed` (a pattern)."""
     sweep = lab.sweep_here(HELD, seeds=range(count))
     sweep.launch()
     array = sweep.job(0).split("_")[0]
@@ -56,17 +56,17 @@ def cancelled_by_hand(lab: Lab, count: int, chosen: set[int], listed: str) -> No
 
 
 @beside
-def test_a_list_of_tasks_with_steps_in_accounting_is_read(lab: Lab) -> None:
+def test_a_task_list_with_steps_in_accounting_is_read(lab: Lab) -> None:
     cancelled_by_hand(lab, 13, set(range(1, 13, 2)), r"_\[0-12:2%13\]")
 
 
 @beside
-def test_a_list_of_tasks_that_accounting_would_cut_short_is_read_whole(lab: Lab) -> None:
+def test_a_task_list_that_accounting_would_cut_short_is_read_completely(lab: Lab) -> None:
     cancelled_by_hand(lab, 50, {task for task in range(50) if task % 3 == 1 or task % 7 == 2}, r"\.\.\.")
 
 
 @beside
-def test_jobs_that_somebody_renamed_are_still_ours_to_the_next_launch_to_cancel_and_when_they_have_ended(
+def test_renamed_jobs_are_still_recognised_by_the_next_launch_by_cancel_and_after_their_end(
     lab: Lab,
 ) -> None:
     sweep = lab.sweep_here(HELD, seeds=(1, 2))
@@ -87,7 +87,7 @@ def test_jobs_that_somebody_renamed_are_still_ours_to_the_next_launch_to_cancel_
 
 
 @beside
-def test_what_a_program_around_sbatch_prints_is_no_job_id(lab: Lab) -> None:
+def test_output_of_a_wrapper_around_sbatch_is_not_read_as_a_job_id(lab: Lab) -> None:
     sweep = lab.sweep_here(HELD)
     around(sweep, "sbatch", "echo job 424242 of project", "echo quota: 7 of 10 jobs used")
     output = sweep.launch()
@@ -96,7 +96,7 @@ def test_what_a_program_around_sbatch_prints_is_no_job_id(lab: Lab) -> None:
 
 
 @beside
-def test_a_program_around_sbatch_that_keeps_the_id_to_itself_doubles_no_job(lab: Lab) -> None:
+def test_if_a_wrapper_around_sbatch_hides_the_job_id_no_job_is_submitted_twice(lab: Lab) -> None:
     sweep = lab.sweep_here(HELD)
     around(sweep, "sbatch", "exec 3>&1 >/dev/null", "echo Thank you >&3")
     code, output = sweep.run("launch")
@@ -108,7 +108,7 @@ def test_a_program_around_sbatch_that_keeps_the_id_to_itself_doubles_no_job(lab:
 
 @pytest.mark.long
 @beside
-def test_whatever_is_in_the_path_of_the_store_are_characters_like_others(lab: Lab) -> None:
+def test_a_store_with_special_characters_in_its_path_works(lab: Lab) -> None:
     odd = Sweep(lab.folder / "50% %u %j $HOME it's (1) störe", lab.cluster, ["cluster.exclude='gn[3-4]'"])
     lab.sweeps.append(odd)
     odd.launch()
@@ -130,7 +130,7 @@ def test_whatever_is_in_the_path_of_the_store_are_characters_like_others(lab: La
 
 
 @beside
-def test_a_shell_without_a_home_with_keys_and_settings_of_wandb_changes_nothing_and_no_key_is_written_down(
+def test_a_shell_without_a_home_but_with_wandb_variables_changes_nothing_and_no_key_is_stored(
     lab: Lab,
 ) -> None:
     key = "0123456789abcdef" * 2 + "01234567"
@@ -147,7 +147,7 @@ def test_a_shell_without_a_home_with_keys_and_settings_of_wandb_changes_nothing_
 
 @pytest.mark.long
 @beside
-def test_two_versions_of_the_code_that_launch_at_once_submit_each_run_once(lab: Lab) -> None:
+def test_two_versions_of_the_code_that_launch_at_the_same_time_submit_each_run_once(lab: Lab) -> None:
     sweep = lab.sweep_here(HELD, seeds=(1, 2))
     other = lab.folder / "other"
     for name in ("mmprompt", "sweeps", "analysis", "conf"):
@@ -163,7 +163,7 @@ def test_two_versions_of_the_code_that_launch_at_once_submit_each_run_once(lab: 
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own, with room for a launch. Skips where none may be mounted."""
+    """A separate file system with room for a launch. Skips the test if none may be mounted."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=32m,mode=755", "none", str(folder)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode != 0:
@@ -175,7 +175,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 @beside
-def test_a_disk_that_is_full_once_sbatch_has_the_jobs_leaves_them_queued_and_the_launch_says_so(lab: Lab) -> None:
+def test_if_the_disk_is_full_right_after_sbatch_the_jobs_stay_queued_and_the_launch_says_so(lab: Lab) -> None:
     with small_disk(lab.folder / "disk") as disk:
         sweep = Sweep(disk, lab.cluster, [HELD], (1, 2))
         try:
@@ -198,7 +198,7 @@ def handed_over_to_a_full_disk(sweep: Sweep) -> None:
 
 
 @beside
-def test_a_shell_of_salloc_submits_as_one_outside_until_it_is_on_a_node(lab: Lab) -> None:
+def test_a_shell_of_salloc_submits_jobs_unless_it_runs_on_a_node(lab: Lab) -> None:
     sweep = lab.sweep_here("cluster.kind=auto", HELD)
     allocate = ["salloc", "--quiet", "--mem=50", "--immediate=600"]
     process = sweep.started([*allocate, *sweep.command("launch")])
@@ -214,7 +214,7 @@ def test_a_shell_of_salloc_submits_as_one_outside_until_it_is_on_a_node(lab: Lab
 
 @pytest.mark.long
 @beside
-def test_what_a_shell_sets_for_slurms_commands_changes_nothing(lab: Lab) -> None:
+def test_environment_variables_for_slurms_commands_change_nothing(lab: Lab) -> None:
     sweep = lab.sweep_here(HELD, seeds=(1, 2, 3))
     odd = {"SQUEUE_FORMAT": "%i", "SQUEUE_STATES": "CD", "SQUEUE_SORT": "-i", "SQUEUE_USERS": "nobody"}
     odd |= {"SBATCH_PARTITION": "nowhere", "SBATCH_JOB_NAME": "x", "SBATCH_EXPORT": "NONE", "SBATCH_HOLD": "1"}
@@ -233,7 +233,7 @@ def test_what_a_shell_sets_for_slurms_commands_changes_nothing(lab: Lab) -> None
 
 @pytest.mark.long
 @beside
-def test_jobs_that_slurm_holds_after_a_requeue_are_not_submitted_again_and_can_be_released_or_cancelled(
+def test_jobs_held_by_slurm_after_a_requeue_are_not_submitted_again_and_can_be_released_or_cancelled(
     lab: Lab,
 ) -> None:
     sweep = lab.sweep_here(seeds=(1, 2))
@@ -258,7 +258,7 @@ def test_jobs_that_slurm_holds_after_a_requeue_are_not_submitted_again_and_can_b
 
 @pytest.mark.long
 @beside
-def test_what_is_removed_from_the_store_while_jobs_wait_is_made_again_by_the_next_launch(lab: Lab) -> None:
+def test_a_batch_or_snapshot_removed_while_jobs_wait_is_made_again_by_the_next_launch(lab: Lab) -> None:
     sweep = lab.sweep_here(HELD)
     sweep.launch()
     old = sweep.job()
