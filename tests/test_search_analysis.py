@@ -39,7 +39,8 @@ from mmprompt.runs.store import Store
 from mmprompt.studies import sampler
 from mmprompt.studies.confirmation import compared, confirmed
 from mmprompt.studies.outcomes import Observation, StudyReader
-from mmprompt.studies.study import Candidate, Study
+from mmprompt.studies.schemas import Candidate
+from mmprompt.studies.study import Study
 from sweeps.verbs.sync import sync
 
 DEFAULT = {"optim.lr": 0.3}

@@ -27,7 +27,7 @@ from analysis.figures.style import GREY, OTHERS, WIDTHS, Look, applied, looks
 from analysis.records.manifest import axis_value
 from analysis.statistics.search_results import WARM, Searched
 from mmprompt.studies.intervals import LEVEL
-from mmprompt.studies.study import SCORE, Parameter
+from mmprompt.studies.schemas import SCORE, Parameter
 
 PANEL = 1.3  # inches: least width of a panel
 HEIGHT = 1.4  # inches: height of a panel with its title and labels

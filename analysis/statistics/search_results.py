@@ -26,7 +26,8 @@ from mmprompt.runs.store import Store
 from mmprompt.studies.confirmation import Confirmed, compared
 from mmprompt.studies.intervals import Interval
 from mmprompt.studies.outcomes import RunOutcome, StudyProgress, StudyReader
-from mmprompt.studies.study import SCORE, Definition, Group, Parameter, Settings, Study
+from mmprompt.studies.schemas import SCORE, Definition, Group, Parameter, Settings
+from mmprompt.studies.study import Study
 
 WARM = "warm"  # stands in place of a trial's number
 ENDED = ("done", "stopped", "diverged", "failed")  # states of trials that have ended, in the order of the tables

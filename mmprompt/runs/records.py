@@ -2,7 +2,7 @@
 
 A record is a dictionary. Its keys and types are checked once, when the file is read; code after that relies on them. Keys that
 a definition does not name are kept: another version wrote them. `NotRequired` keys were not always written. The definitions of
-a study's files are in `mmprompt.studies.study`; `read` reads them too.
+a study's files are in `mmprompt.studies.schemas`; `read` reads them too.
 Part of the light half of the package: no torch, no Hydra.
 """
 

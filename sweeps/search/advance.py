@@ -18,20 +18,10 @@ from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.failures import silent
 from mmprompt.runs.identity import run_id
 from mmprompt.runs.records import DamagedError
-from mmprompt.studies.confirmation import is_over, is_settled
+from mmprompt.studies.confirmation import FIRST_FRESH, is_over, is_settled
 from mmprompt.studies.outcomes import RunOutcome, StudyProgress, StudyReader, next_rung
-from mmprompt.studies.study import (
-    FIRST_FRESH,
-    VERSION,
-    Candidate,
-    Confirmation,
-    Group,
-    Knew,
-    Origin,
-    Settings,
-    Study,
-    Trial,
-)
+from mmprompt.studies.schemas import VERSION, Candidate, Confirmation, Group, Knew, Origin, Settings, Trial
+from mmprompt.studies.study import Study
 from sweeps.jobs import slurm
 from sweeps.jobs.batch import batches
 from sweeps.search import halving

@@ -9,8 +9,10 @@ from typing import Any
 from mmprompt.runs.attempt import TRIES
 from mmprompt.runs.identity import dotted, evaluation_id, run_id
 from mmprompt.runs.overrides import as_text
+from mmprompt.studies.confirmation import FIRST_FRESH
 from mmprompt.studies.outcomes import Outcome, StudyProgress, StudyReader
-from mmprompt.studies.study import FIRST_FRESH, Definition, Knew, Study, Trial
+from mmprompt.studies.schemas import Definition, Knew, Trial
+from mmprompt.studies.study import Study
 from sweeps.jobs import slurm
 from sweeps.jobs.batch import Kind
 from sweeps.jobs.local import capacity

@@ -15,7 +15,8 @@ from mmprompt.runs.overrides import as_text
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.confirmation import Confirmed, confirmed, is_over
 from mmprompt.studies.outcomes import StudyProgress, StudyReader
-from mmprompt.studies.study import Group, Study
+from mmprompt.studies.schemas import Group
+from mmprompt.studies.study import Study
 from sweeps.grid.compose import INNERMOST
 from sweeps.grid.launched import label
 from sweeps.search.report import interval_text, verdict

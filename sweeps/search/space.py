@@ -28,7 +28,7 @@ from mmprompt.settings.parsing import ConfigError, parse
 from mmprompt.settings.section import Section
 from mmprompt.settings.spelling import nearest
 from mmprompt.studies.sampler import check_pruner, check_sampler
-from mmprompt.studies.study import (
+from mmprompt.studies.schemas import (
     DIRECTIONS,
     SCORE,
     Base,

@@ -20,7 +20,8 @@ from mmprompt.runs.identity import provenance
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.confirmation import is_over
 from mmprompt.studies.outcomes import StudyProgress, StudyReader
-from mmprompt.studies.study import Definition, Study
+from mmprompt.studies.schemas import Definition
+from mmprompt.studies.study import Study
 from sweeps.display.live_table import LiveTable, confirm
 from sweeps.jobs import slurm, snapshot
 from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put_batch
