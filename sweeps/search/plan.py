@@ -18,8 +18,8 @@ from sweeps.jobs.batch import Kind
 from sweeps.jobs.local import capacity
 from sweeps.planning.cost import Cost, cost
 from sweeps.search.advance import StudyDriver
+from sweeps.search.definition import CheckedSearch
 from sweeps.search.report import StudyStatus
-from sweeps.search.space import CheckedSearch
 from sweeps.search.warm import warm_start
 from sweeps.states.state import State
 from sweeps.wording import duration, plural
@@ -104,7 +104,7 @@ class SearchPlan:
 
     def cost(self, kind: Kind) -> Cost:
         """The cost of a whole run with the default settings, for each group."""
-        from sweeps.search.space import default
+        from sweeps.search.definition import default
 
         definition, composition = self.definition, self.search.composition
         configs = {}
