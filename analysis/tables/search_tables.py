@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.statistics.search_results import NOT_IN_ALL, QUARTILES, TOO_FEW, WARM, Searched, top
+from analysis.records.search_reading import WARM, Searched
+from analysis.statistics.search_results import NOT_IN_ALL, QUARTILES, TOO_FEW, top
 from analysis.tables.layout import NOTHING, Cell, Table, table_of_frame
 from analysis.tables.sweep_tables import INTERVAL, score
 from analysis.tables.table_notes import UNKNOWN, commits
