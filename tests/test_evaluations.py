@@ -74,7 +74,7 @@ def evaluate(
     def no_training(state: object) -> None:
         raise AssertionError("it trains")
 
-    store = folder.store.root
+    store = folder.root
     job = JOB | {"batch": batch}
     return execute(Store(store), [folder.id], job_settings(tracking), job, no_training, evaluations=settings)[folder.id]
 
@@ -239,7 +239,7 @@ def test_weights_that_are_not_as_they_were_fail_the_evaluation_with_the_cure_and
     error = error_of(run.attempts()[-1]) or ""
     assert "WeightsError: " in error and said in error
     assert f"remove {run.path}, and `python -m sweeps launch` trains the run again" in error
-    assert execute(run.store, [run.id], job_settings(), JOB) == {run.id: "done"}  # to whoever wants no more
+    assert execute(Store(run.root), [run.id], job_settings(), JOB) == {run.id: "done"}  # to whoever wants no more
 
 
 def test_weights_of_long_ago_have_no_checksum_and_are_read_all_the_same(run: RunFolder) -> None:
@@ -261,7 +261,7 @@ def test_an_evaluation_that_fails_is_tried_three_times_and_counts_anew_once_one_
 
 
 def process(folder: RunFolder, *settings: Mapping[str, Any]) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", LATER, str(folder.store.root), folder.id, json.dumps(settings)]
+    words = [sys.executable, "-c", LATER, str(folder.root), folder.id, json.dumps(settings)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
@@ -299,7 +299,7 @@ def test_a_killed_evaluation_goes_on_with_what_is_missing_and_touches_nothing_th
 
 
 def test_no_evaluation_is_the_last_before_the_record_is_complete(run: RunFolder) -> None:
-    words = [sys.executable, "-c", SEEN + LATER, str(run.store.root), run.id, json.dumps([WEAK, STRONG])]
+    words = [sys.executable, "-c", SEEN + LATER, str(run.root), run.id, json.dumps([WEAK, STRONG])]
     output = subprocess.run(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True).stdout
     put = [line.split(maxsplit=2)[1:] for line in output.splitlines() if line.startswith("put ")]
     first, last = (evaluation_id(run.id, settings) for settings in (WEAK, STRONG))
