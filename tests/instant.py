@@ -21,7 +21,7 @@ from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.studies.study import Study
 from sweeps.search.advance import Limits, StudyDriver, Work
-from sweeps.search.space import CheckedSearch, compose_search
+from sweeps.search.definition import CheckedSearch, compose_search
 
 ABOUT = {"commit": None, "dirty": False}
 Score = Callable[[RunConfig], float | None]  # the score of a run; None if it diverges

@@ -16,7 +16,7 @@ from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Tracking
 from mmprompt.studies.outcomes import StudyReader
-from mmprompt.studies.study import (
+from mmprompt.studies.schemas import (
     SCORE,
     VERSION,
     Candidate,
@@ -27,10 +27,10 @@ from mmprompt.studies.study import (
     Knew,
     Parameter,
     Settings,
-    Study,
     Trial,
     Warm,
 )
+from mmprompt.studies.study import Study
 from sweeps.search.manifest import manifest
 
 TASK, METRIC = "micro_grounding", "acc@0.5"

@@ -106,7 +106,7 @@ def test_sweeps_knows_of_the_core_its_light_part_and_on_the_node_its_job() -> No
     }
     node |= {"sweeps/search/worker.py: mmprompt.execution.execute.execute_for_search"}
     probe = {
-        f"sweeps/doctor/node_checks.py: {name}"
+        f"sweeps/doctor/training_checks.py: {name}"
         for name in (
             "torch",
             "mmprompt",  # to say which folder it comes from
@@ -116,7 +116,7 @@ def test_sweeps_knows_of_the_core_its_light_part_and_on_the_node_its_job() -> No
         )
     }
     assert set(found) == node | probe
-    for file in ("node.py", "doctor/node_checks.py", "search/worker.py"):
+    for file in ("node.py", "doctor/training_checks.py", "search/worker.py"):
         late = [name for name, at_once in imports(ROOT / "sweeps" / file) if not at_once]
         assert all(line.split(": ")[1] in late for line in found if line.startswith(f"sweeps/{file}"))
 

@@ -121,7 +121,7 @@ def test_without_java_there_is_only_bleu(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture(scope="module")
 def captioned(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = frozen_run(tmp_path_factory.mktemp("captions"), "task=micro_caption", "task.data.train=40")
-    store = folder.store.root
+    store = folder.root
     assert execute(Store(store), [folder.id], job_settings("offline"), JOB) == {folder.id: "done"}
     return folder
 
@@ -144,7 +144,7 @@ def test_a_later_evaluation_records_its_primary_metric_by_its_id_and_bleu_beside
 
     asked = {"split": "test", "examples": 9}
     one = evaluation_id(captioned.id, asked)
-    store = captioned.store.root
+    store = captioned.root
     assert execute(
         Store(store), [captioned.id], job_settings("offline"), JOB | {"batch": "later"}, evaluations=[asked]
     ) == {captioned.id: "done"}
@@ -159,7 +159,7 @@ def test_a_sweeps_frame_has_bleu_beside_cider_and_nan_for_older_stores(captioned
     from analysis.records.reading import assemble
     from analysis.records.sources import in_store
 
-    result, store = captioned.result(), captioned.store
+    result, store = captioned.result(), Store(captioned.root)
     task = {"family": "caption", "metric": "cider", "validation": "val"}
     point = {"values": {}, "run": captioned.id, "evaluations": result["evaluations"]}
     about = {"axes": {}, "tasks": {"micro_caption": task}, "header": {}, "points": [point]}

@@ -21,10 +21,11 @@ from patience import LAST_RESORT, printed_by, until
 
 from mmprompt.runs.deployment import ROOT
 from mmprompt.settings.deployment import Cluster
-from sweeps.doctor import node_checks
+from sweeps.doctor import node_checks, training_checks
 from sweeps.doctor.cluster_checks import Site, all_nodes, gpus_of, minutes
-from sweeps.doctor.node_checks import MARK, MINE, Finding, bad
-from sweeps.doctor.probe_job import Findings, setting_to_blame
+from sweeps.doctor.findings import MINE, Finding, Findings, bad
+from sweeps.doctor.node_checks import MARK
+from sweeps.doctor.slurm_probe import setting_to_blame
 from sweeps.verbs import doctor
 
 LINE = re.compile(r"^  (PASS|FAIL|NOTE)  (\S+)", re.MULTILINE)
@@ -207,7 +208,7 @@ def probe_request(tmp_path: Path) -> dict[str, Any]:
             "python": sys.executable,
             "host": "login",
             "offset": 0.0,
-            "packages": node_checks.versions(),
+            "packages": training_checks.versions(),
             "stage": False,
         },
         "data": None,
@@ -285,10 +286,10 @@ def test_a_store_that_is_another_folder_or_missing_on_the_node_is_a_failure(prob
 def test_a_backbone_that_is_missing_or_another_file_on_the_node_is_a_failure(
     probe_request: dict[str, Any], tmp_path: Path
 ) -> None:
-    assert only(node_checks.backbone(probe_request)).grade == "PASS"
-    assert "another file" in only(node_checks.backbone(probe_request | {"checksum": "0" * 64})).found
-    assert "cannot be read" in only(node_checks.backbone(probe_request | {"backbone": str(tmp_path / "no")})).found
-    assert "is no checkpoint of model=" in only(node_checks.backbone(of_another_model(probe_request))).found
+    assert only(training_checks.backbone(probe_request)).grade == "PASS"
+    assert "another file" in only(training_checks.backbone(probe_request | {"checksum": "0" * 64})).found
+    assert "cannot be read" in only(training_checks.backbone(probe_request | {"backbone": str(tmp_path / "no")})).found
+    assert "is no checkpoint of model=" in only(training_checks.backbone(of_another_model(probe_request))).found
 
 
 def of_another_model(probe_request: dict[str, Any]) -> dict[str, Any]:
@@ -301,16 +302,16 @@ def test_a_torch_without_cuda_and_a_node_without_a_driver_are_different_findings
 ) -> None:
     probe_request["cluster"]["gpus"] = 1
     if torch.version.cuda is None:
-        assert "built without CUDA" in only(node_checks.gpu(probe_request)).found
-    if node_checks.driver_cuda() is None:
+        assert "built without CUDA" in only(training_checks.gpu(probe_request)).found
+    if training_checks.driver_cuda() is None:
         monkeypatch.setattr(torch.version, "cuda", "12.6")
-        finding = only(node_checks.gpu(probe_request))
+        finding = only(training_checks.gpu(probe_request))
         assert finding.grade == "FAIL" and finding.name == "driver" and "no NVIDIA driver" in finding.found
 
 
 def test_a_server_that_cannot_be_reached_is_a_note_that_advises_make_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    finding = node_checks.connection(node_checks.wandb_host())
+    finding = training_checks.connection(training_checks.wandb_host())
     assert finding.grade == "NOTE" and "Connection refused" in finding.found and "make sync" in finding.advice[0]
 
 

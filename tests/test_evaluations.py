@@ -87,7 +87,7 @@ def evaluate(
     def no_training(state: object) -> None:
         raise AssertionError("it trains")
 
-    store = folder.store.root
+    store = folder.root
     job = JOB | {"batch": batch}
     return execute(Store(store), [folder.id], job_settings(tracking), job, no_training, evaluations=settings)[folder.id]
 
@@ -130,7 +130,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 @pytest.fixture
 def run(finished: RunFolder, tmp_path: Path) -> RunFolder:
     """A copy of it, to be changed."""
-    shutil.copytree(finished.store.root, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(finished.root, tmp_path, dirs_exist_ok=True)
     return Store(tmp_path).run(finished.id)
 
 
@@ -259,7 +259,7 @@ def test_weights_that_are_not_as_they_were_fail_the_evaluation_with_the_cure_and
     error = error_of(run.attempts()[-1]) or ""
     assert "WeightsError: " in error and said in error
     assert f"remove {run.path}, and `python -m sweeps launch` trains the run again" in error
-    assert execute(run.store, [run.id], job_settings(), JOB) == {run.id: "done"}  # to whoever wants no more
+    assert execute(Store(run.root), [run.id], job_settings(), JOB) == {run.id: "done"}  # to whoever wants no more
 
 
 def test_weights_of_long_ago_have_no_checksum_and_are_read_all_the_same(run: RunFolder) -> None:
@@ -281,7 +281,7 @@ def test_an_evaluation_that_fails_is_tried_three_times_and_counts_anew_once_one_
 
 
 def process(folder: RunFolder, *settings: Mapping[str, Any]) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", LATER, str(folder.store.root), folder.id, json.dumps(settings)]
+    words = [sys.executable, "-c", LATER, str(folder.root), folder.id, json.dumps(settings)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
 
@@ -302,7 +302,7 @@ def test_two_at_once_make_each_evaluation_once(run: RunFolder) -> None:
 
 def test_a_killed_evaluation_goes_on_with_what_is_missing_and_touches_nothing_that_is_there(run: RunFolder) -> None:
     asked = many(run, 6)
-    words = [sys.executable, "-c", STOPS + LATER, str(run.store.root), run.id, json.dumps(asked)]
+    words = [sys.executable, "-c", STOPS + LATER, str(run.root), run.id, json.dumps(asked)]
     victim = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     until(lambda: psutil.Process(victim.pid).status() == psutil.STATUS_STOPPED, "it stands still", victim)
     assert evaluate(run, *asked) == "open"  # somebody is at it
@@ -319,7 +319,7 @@ def test_a_killed_evaluation_goes_on_with_what_is_missing_and_touches_nothing_th
 
 
 def test_no_evaluation_is_the_last_before_the_record_is_complete(run: RunFolder) -> None:
-    words = [sys.executable, "-c", SEEN + LATER, str(run.store.root), run.id, json.dumps([WEAK, STRONG])]
+    words = [sys.executable, "-c", SEEN + LATER, str(run.root), run.id, json.dumps([WEAK, STRONG])]
     output = subprocess.run(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True).stdout
     put = [line.split(maxsplit=2)[1:] for line in output.splitlines() if line.startswith("put ")]
     first, last = (evaluation_id(run.id, settings) for settings in (WEAK, STRONG))

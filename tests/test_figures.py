@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from synthetic_store import DISABLED, LENGTHS, launch, manifest, run_all
 
 from analysis import names
-from analysis.figures import captions, figure_files, paper_figures, style, sweep_figures
+from analysis.figures import captions, figure_content, figure_files, paper_figures, style
 from analysis.figures.scales import BREAK, Scale, limits, ticks
 from analysis.figures.shown_figure import save
 from analysis.figures.sweep_figures import draw, inference
@@ -371,7 +371,7 @@ def test_a_method_has_one_colour_and_one_marker_in_every_sweep(
         means = [line for ax in figure.axes for line in ax.lines if line.get_gid() == "mean"]
         assert (
             sweep.over
-            or sweep_figures.is_over_numbers(sweep, values) is False
+            or figure_content.is_over_numbers(sweep, values) is False
             or {line.get_color() for line in means} == {style.KNOWN["prompt"].colour}
         )
 

@@ -233,10 +233,10 @@ def test_a_search_tries_no_run_again_whose_last_attempt_has_not_recorded_its_end
     folder, evaluations = frozen_run(tmp_path), [{"split": "val"}]
     gone = folder.claim(1, JOB | {"work": "train"} | this_process() | {"pid": 2**22})
     assert gone is not None and gone.is_running() is False
-    assert not execute_for_search(folder.store, folder.id, job_settings(), JOB, evaluations)
+    assert not execute_for_search(Store(folder.root), folder.id, job_settings(), JOB, evaluations)
     assert folder.attempts() == [gone]
     mark_dead(gone)
-    assert execute_for_search(folder.store, folder.id, job_settings(), JOB, evaluations)
+    assert execute_for_search(Store(folder.root), folder.id, job_settings(), JOB, evaluations)
     assert [attempt.number for attempt in folder.attempts()] == [1, 2] and folder.result() is not None
 
 

@@ -17,7 +17,7 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.settings.parsing import ConfigError
 from sweeps.grid import sweep_file
 from sweeps.grid.manifest import expand
-from sweeps.search import space
+from sweeps.search import definition, search_file
 
 SECONDS = 10.0  # of CPU time, at most, for each refusal; most take almost none
 ABOUT = {"commit": None, "dirty": False}
@@ -67,7 +67,7 @@ def read(conf: Path, kind: str) -> None:
     if kind == "sweep":
         sweep_file.read("it", conf, 20_000)
     else:
-        space.read("it", {}, conf)
+        search_file.read("it", {}, conf)
 
 
 # Points
@@ -149,7 +149,7 @@ def test_a_search_of_too_many_runs_or_workers_is_refused(conf: Path, override: s
         within_seconds(),
         pytest.raises(ConfigError, match=r"has \d+,[\d,]+ runs or workers; limit is 20,000 \(limits.points\)"),
     ):
-        space.compose_search("prompt", "prompt", [override], conf, ABOUT)
+        definition.compose_search("prompt", "prompt", [override], conf, ABOUT)
 
 
 def test_a_search_for_each_of_too_many_groups_is_refused(conf: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_search_for_each_of_too_many_groups_is_refused(conf: Path) -> None:
         within_seconds(),
         pytest.raises(ConfigError, match=r"search it: the search has [\d,]+ runs or workers; limit is 20,000"),
     ):
-        space.compose_search("it", "it", [], conf, ABOUT)
+        definition.compose_search("it", "it", [], conf, ABOUT)
 
 
 TAIL = "space: {optim.lr: {log: [0.001, 3.0]}}\nbudget: {trials: 4}\n"

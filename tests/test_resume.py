@@ -56,7 +56,7 @@ def undisturbed(victims: Victims, tmp_path_factory: pytest.TempPathFactory) -> d
 
 def start(store: Path, undisturbed: RunFolder, *settings: str) -> RunFolder:
     """The same run in a store of its own, with a copy of the cached image features."""
-    shutil.copytree(undisturbed.store.root / "cache", store / "cache")
+    shutil.copytree(undisturbed.root / "cache", store / "cache")
     run = frozen_run(store, *settings)
     assert run.id == undisturbed.id
     return run

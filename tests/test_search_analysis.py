@@ -28,9 +28,9 @@ from analysis.figures import search_figures
 from analysis.figures.shown_figure import save
 from analysis.figures.style import WIDTHS
 from analysis.records.manifest import read_manifest
+from analysis.records.search_reading import Searched, read_search
 from analysis.records.sources import in_store
 from analysis.statistics import search_results
-from analysis.statistics.search_results import Searched
 from analysis.tables import search_tables
 from analysis.tables.latex import latex
 from analysis.tables.layout import Table
@@ -39,7 +39,8 @@ from mmprompt.runs.store import Store
 from mmprompt.studies import sampler
 from mmprompt.studies.confirmation import compared, confirmed
 from mmprompt.studies.outcomes import Observation, StudyReader
-from mmprompt.studies.study import Candidate, Study
+from mmprompt.studies.schemas import Candidate
+from mmprompt.studies.study import Study
 from sweeps.verbs.sync import sync
 
 DEFAULT = {"optim.lr": 0.3}
@@ -66,7 +67,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def searched(study: Study) -> Searched:
-    return search_results.read_search(study.store, read_manifest(study.store, study.name), in_store)
+    return read_search(study.store, read_manifest(study.store, study.name), in_store)
 
 
 def all_tables(study: Searched) -> dict[str, Table]:

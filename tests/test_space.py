@@ -12,10 +12,11 @@ from omegaconf import OmegaConf
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import run_id
 from mmprompt.settings.parsing import ConfigError
-from mmprompt.studies.study import Definition
+from mmprompt.studies.schemas import Definition
 from sweeps.grid.manifest import expand
+from sweeps.search.definition import CheckedSearch, compose_search, default
 from sweeps.search.plan import differences
-from sweeps.search.space import CheckedSearch, compose_search, default, names
+from sweeps.search.search_file import names
 
 PROVENANCE = {"commit": None, "dirty": False}
 SEARCH: dict[str, Any] = {

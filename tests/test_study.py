@@ -27,7 +27,7 @@ from mmprompt.studies.confirmation import is_over
 from mmprompt.studies.outcomes import Observation, StudyReader
 from mmprompt.studies.study import Study, runs_of
 from sweeps.search.advance import Limits, StudyDriver
-from sweeps.search.space import compose_search
+from sweeps.search.definition import compose_search
 from sweeps.search.warm import warm_start
 
 LR = {"optim.lr": {"log": [1e-3, 3.0]}}

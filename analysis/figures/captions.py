@@ -10,18 +10,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis import names
+from analysis.figures.figure_content import Keys, Panel, is_over_numbers, keys_of, near, panels_of
 from analysis.figures.style import WIDTHS
-from analysis.figures.sweep_figures import (
-    FEW,
-    NEAR_BEST,
-    Keys,
-    Panel,
-    are_rows_compared,
-    is_over_numbers,
-    keys_of,
-    near,
-    panels_of,
-)
+from analysis.figures.sweep_figures import FEW, NEAR_BEST, are_rows_compared
 from analysis.records.frame import Sweep
 from analysis.records.references import NO_REFERENCES, References
 from analysis.statistics.comparisons import margin_of

@@ -16,6 +16,7 @@ import pandas as pd
 from analysis.figures import search_figures
 from analysis.figures.figure_files import file_stem
 from analysis.figures.shown_figure import save
+from analysis.records.search_reading import read_search
 from analysis.records.sources import Source
 from analysis.reports.report import write_texts
 from analysis.statistics import search_results
@@ -38,7 +39,7 @@ class SearchReport:
     def __init__(self, store: Store, manifest: dict[str, Any], source: Source, deep: bool = False) -> None:
         """Reads the search. Raises StoreError for a damaged file of the study."""
         self.store, self.source = store, source
-        self.searched = search_results.read_search(store, manifest, source, deep)
+        self.searched = read_search(store, manifest, source, deep)
 
     @property
     def name(self) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.statistics.search_results import NOT_IN_ALL, QUARTILES, TOO_FEW, WARM, Searched, top
+from analysis.records.search_reading import WARM, Searched
+from analysis.statistics.search_results import NOT_IN_ALL, QUARTILES, TOO_FEW, top
 from analysis.tables.layout import NOTHING, Cell, Table, table_of_frame
 from analysis.tables.sweep_tables import INTERVAL, score
 from analysis.tables.table_notes import UNKNOWN, commits
-from mmprompt.studies.study import SCORE, Definition, Named, as_yaml
+from mmprompt.studies.schemas import SCORE, Definition, Named, as_yaml
 
 SHOWN = 10  # trials in a table; the CSV has them all
 OPTIMISTIC = "optimistic"

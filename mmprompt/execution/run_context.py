@@ -24,6 +24,7 @@ from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.fingerprint import fingerprint
 from mmprompt.runs.identity import read_config
 from mmprompt.runs.run_folder import RunFolder
+from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_writer import RecordWriter
 from mmprompt.settings.deployment import Tracking
 from mmprompt.settings.model import Model
@@ -88,8 +89,8 @@ class RunContext:
 def load_run(folder: RunFolder, attempt: Attempt, settings: JobSettings) -> RunContext:
     began = time.monotonic()
     config = read_config(folder.config_file)
-    cache = folder.store.cache
-    kept_in = folder.store.fingerprints
+    store = Store(folder.root)
+    cache, kept_in = store.cache, store.fingerprints
     files = locate(config.task, settings.data, settings.stage, cache if settings.cache.max_gb > 0 else None, kept_in)
     data = RECENT_TASKS.get(config.task, config.model, files)
     device = device_for(settings.gpus)

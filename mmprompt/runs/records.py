@@ -2,7 +2,7 @@
 
 A record is a dictionary. Its keys and types are checked once, when the file is read; later code relies on them. Keys that a
 definition does not name are kept, because another version may have written them. `NotRequired` keys were not written by all
-versions. The definitions of a study's files are in `mmprompt.studies.study`; `read` reads them too.
+versions. The definitions of a study's files are in `mmprompt.studies.schemas`; `read` reads them too.
 Part of the light half of the package: no torch, no Hydra.
 """
 

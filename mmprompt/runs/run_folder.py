@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmprompt.runs.attempt import LAST_WORDS, Attempt
 from mmprompt.runs.config import RunConfig
@@ -17,20 +17,17 @@ from mmprompt.runs.files import StoreError, drafted, is_number, put_folder, remo
 from mmprompt.runs.identity import digest, frozen_text
 from mmprompt.runs.records import EVALUATION, RESULT, DamagedError, EvaluationRecord, ResultRecord, as_json, read
 
-if TYPE_CHECKING:
-    from mmprompt.runs.store import Store
-
 
 @dataclass(frozen=True)
 class RunFolder:
     """One run's folder. A finished run has at most 15 files, and up to five more for each attempt that did not finish it."""
 
-    store: Store
+    root: Path  # of the store
     id: str
 
     @property
     def path(self) -> Path:
-        return self.store.root / "run" / self.id
+        return self.root / "run" / self.id
 
     @property
     def config_file(self) -> Path:

@@ -47,7 +47,7 @@ class Store:
     root: Path
 
     def run(self, run: str) -> RunFolder:
-        return RunFolder(self, run)
+        return RunFolder(self.root, run)
 
     def runs(self) -> set[str]:
         """The ids of the runs that have a folder."""

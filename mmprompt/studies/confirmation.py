@@ -14,7 +14,9 @@ from mmprompt.runs.records import DamagedError
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.studies.intervals import Interval, paired, t_interval
 from mmprompt.studies.outcomes import StudyProgress
-from mmprompt.studies.study import Candidate, Group
+from mmprompt.studies.schemas import Candidate, Group
+
+FIRST_FRESH = 101  # the least seed that confirmation uses
 
 
 def is_over(progress: StudyProgress) -> bool:

@@ -1,6 +1,6 @@
 """Outcomes of a study: the state and values of each trial, and the observations that a sampler gets.
 
-They are read from the runs each time and not stored (what is stored is in `studies.study`).
+They are read from the runs each time and not stored (what is stored is in `studies.schemas`).
 Part of the light half of the package: no torch, no Hydra, no Optuna.
 """
 
@@ -14,7 +14,8 @@ from typing import Literal
 from mmprompt.runs.attempt import TRIES, seconds_at_work
 from mmprompt.runs.records import DamagedError, ResultRecord
 from mmprompt.runs.run_folder import RunFolder
-from mmprompt.studies.study import SCORE, Confirmation, Decision, Definition, Knew, Settings, Study, Trial
+from mmprompt.studies.schemas import SCORE, Confirmation, Decision, Definition, Knew, Settings, Trial
+from mmprompt.studies.study import Study
 
 
 @dataclass(frozen=True)

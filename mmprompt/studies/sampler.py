@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.settings.spelling import nearest
 from mmprompt.studies.outcomes import Observation
-from mmprompt.studies.study import Definition, Named, Parameter, Settings
+from mmprompt.studies.schemas import Definition, Named, Parameter, Settings
 
 DIGITS = 3  # of a float: readable, typed by hand, and equal to a grid's points where they meet
 AGAIN = 16  # further proposals, if one has been tried before

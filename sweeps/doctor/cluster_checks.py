@@ -16,7 +16,7 @@ from functools import cached_property
 from mmprompt.runs.files import is_number
 from mmprompt.runs.processes import who
 from mmprompt.settings.deployment import Cluster
-from sweeps.doctor.node_checks import Finding, bad, good, mine, note
+from sweeps.doctor.findings import Finding, bad, good, mine, note
 from sweeps.jobs.slurm import ask, config, max_array
 
 SLOW = 5.0  # seconds; a program of SLURM that takes longer to answer gets a note

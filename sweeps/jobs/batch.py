@@ -260,7 +260,7 @@ def log_of(attempt: Attempt) -> Path | None:
     None if the attempt was started by hand, or is older than the key `log` in job.json.
     """
     log: str | None = attempt.job.get("log")
-    return None if log is None else attempt.run.store.root / log
+    return None if log is None else attempt.run.root / log
 
 
 def batches(store: Store) -> Batches:

@@ -7,41 +7,27 @@ workers call it at once, each trial is made by only one of them. Between calls a
 from __future__ import annotations
 
 import itertools
-import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from mmprompt.runs.attempt import Attempt
-from mmprompt.runs.failures import silent
 from mmprompt.runs.identity import run_id
 from mmprompt.runs.records import DamagedError
-from mmprompt.studies.confirmation import is_over, is_settled
+from mmprompt.studies.confirmation import FIRST_FRESH, is_over, is_settled
 from mmprompt.studies.outcomes import RunOutcome, StudyProgress, StudyReader, next_rung
-from mmprompt.studies.study import (
-    FIRST_FRESH,
-    VERSION,
-    Candidate,
-    Confirmation,
-    Group,
-    Knew,
-    Origin,
-    Settings,
-    Study,
-    Trial,
-)
-from sweeps.jobs import slurm
-from sweeps.jobs.batch import batches
+from mmprompt.studies.schemas import VERSION, Candidate, Confirmation, Group, Knew, Origin, Settings, Trial
+from mmprompt.studies.study import Study
 from sweeps.search import halving
+from sweeps.search.budget import is_spent
+from sweeps.search.definition import default
 from sweeps.search.manifest import manifest
+from sweeps.search.ongoing_runs import OngoingRuns
 from sweeps.search.settings import Composition
-from sweeps.search.space import default
 
 IDLE = 600.0  # seconds that an idle worker on SLURM waits for others at least
 RECORD = 10.0  # seconds between two versions of the manifest while the search makes trials
-ALIVE = 30.0  # seconds for which SLURM is not queried again about a job that was running
 
 
 @dataclass(frozen=True)
@@ -88,7 +74,7 @@ class StudyDriver:
     def __post_init__(self) -> None:
         self.reader = StudyReader(self.study)
         self.composition = Composition(self.study.definition)
-        self._last_alive: dict[tuple[str, int], float] = {}  # by run and attempt: when SLURM last had its job
+        self._ongoing = OngoingRuns(self.study.store)
         self._manifest_version: tuple[int, int, bool] | None = None  # of the progress that the manifest shows
         self._manifest_written = -RECORD  # when
 
@@ -203,7 +189,7 @@ class StudyDriver:
 
         Attempts whose process is gone are marked as ended.
         """
-        busy = self.runs_at_work([work.run for work, _ in unsettled])
+        busy = self._ongoing.among([work.run for work, _ in unsettled])
         free = [(work, outcome) for work, outcome in unsettled if work.run not in busy]
         return [work for work, outcome in free if outcome.state != "failed" or self._may_retry(work.run)], bool(busy)
 
@@ -211,56 +197,6 @@ class StudyDriver:
         """Whether a run that failed too often may be tried once more: it was named, and this batch has not tried it yet."""
         attempts = self.study.store.run(run).attempts()
         return run in self.limits.retry and bool(attempts) and attempts[-1].job["batch"] != self.limits.batch
-
-    def runs_at_work(self, runs: Collection[str]) -> set[str]:
-        """The runs among these that a process works on, or may work on if that cannot be found out.
-
-        Attempts whose process is gone are marked as ended in the store, so that every reader knows.
-        """
-        busy: set[str] = set()
-        elsewhere: list[Attempt] = []
-        for run in runs:
-            folder = self.study.store.run(run)
-            attempts = folder.current_attempts(folder.result())
-            if not attempts or attempts[-1].reason is not None:
-                continue
-            newest, own_job = attempts[-1], os.environ.get("SLURM_JOB_ID")
-            is_running = newest.is_running()
-            if is_running:
-                busy.add(run)
-            elif own_job is not None and newest.job.get("scheduler_job") == own_job:  # SLURM has requeued this very job
-                newest.fail(silent(True))
-            elif is_running is None:
-                elsewhere.append(newest)
-            else:
-                newest.fail(silent(False, "killed, cancelled, or out of memory"))
-        return busy | self._at_work_elsewhere(elsewhere)
-
-    def _at_work_elsewhere(self, attempts: Sequence[Attempt]) -> set[str]:
-        """The runs of these attempts of other hosts that a process may work on; for SLURM jobs by what squeue says.
-
-        SLURM is queried after the attempts were read, so that it knows a job that has just begun.
-        """
-        now = time.monotonic()
-        recent = {one for one in attempts if now - self._last_alive.get((one.run.id, one.number), -ALIVE) < ALIVE}
-        unknown = [attempt for attempt in attempts if attempt not in recent]
-        busy = {attempt.run.id for attempt in recent}
-        if not unknown:
-            return busy
-        on_slurm = [attempt for attempt in unknown if attempt.job["scheduler"] == "slurm"]
-        busy |= {attempt.run.id for attempt in unknown if attempt not in on_slurm}
-        by_id = {batch.id: batch for batch in batches(self.study.store)}
-        of_attempts = {one.job["batch"]: by_id[one.job["batch"]] for one in on_slurm if one.job["batch"] in by_id}
-        answer = slurm.jobs(list(of_attempts.values()))
-        words = {job.id: job.state for job in answer.jobs.values()}
-        for attempt in on_slurm:
-            word = words.get(str(attempt.job.get("job")))
-            if of_attempts.get(attempt.job["batch"]) in answer.unknown or word not in (None, "PENDING"):
-                busy.add(attempt.run.id)
-                self._last_alive[attempt.run.id, attempt.number] = now
-            else:  # a job that is pending again was interrupted and has not failed
-                attempt.fail(silent(interrupted=bool(word)))
-        return busy
 
     def restore(self, work: Work) -> bool:
         """Writes config.json of a run again if it is damaged, or if the run's folder was removed, as a launch does.
@@ -431,60 +367,3 @@ def spread(best: Sequence[Any], count: int, is_front: bool) -> list[Any]:
     if not is_front or len(best) <= count or count == 1:
         return list(best[:count])
     return [best[round(place * (len(best) - 1) / (count - 1))] for place in range(count)]
-
-
-# Budget
-
-
-def is_spent(progress: StudyProgress, group: int) -> bool:
-    """Whether the budget allows a group no more trials.
-
-    Trials that are running count with what they are expected to take in the end, and the confirmation has to fit as well.
-    """
-    budget, outcomes = progress.definition.budget, progress.of(group)
-    if budget.trials is not None and len(outcomes) >= budget.trials:
-        return True
-    if not outcomes:
-        return False
-    hours = run_hours(progress, group)
-    if budget.device_hours is not None:
-        ahead = sum(max(hours - one.device_hours, 0.0) for one in outcomes if one.state == "open") if hours else 0.0
-        ahead += (hours or 0.0) * halving.steps_ahead(progress, group, progress.definition.steps)
-        spent = sum(one.device_hours for one in outcomes) + ahead
-        if spent + (hours or 0.0) * (1 + confirmed_runs(progress, group)) > budget.device_hours:
-            return True
-    if budget.hours is not None:
-        spans = [span for one in outcomes for run in one.runs.values() for span in run.spans]
-        at_work = wall(spans)
-        at_once = max(1.0, sum(end - begin for begin, end in spans) / at_work) if at_work else 1.0
-        seconds = [
-            sum(end - begin for begin, end in run.spans)
-            for one in outcomes
-            for run in one.runs.values()
-            if run.state == "done"
-        ]
-        runs = confirmed_runs(progress, group) + halving.steps_ahead(progress, group, progress.definition.steps)
-        ahead = median(seconds) * runs / at_once if seconds else 0.0
-        if (at_work + ahead) / 3600 >= budget.hours:
-            return True
-    return False
-
-
-def confirmed_runs(progress: StudyProgress, group: int) -> int:
-    """How many runs the confirmation of a group will have."""
-    return (progress.definition.confirm.top + 1) * progress.definition.confirm.seeds
-
-
-def run_hours(progress: StudyProgress, group: int) -> float | None:
-    """The median device hours of the runs of a group that are done; None if none is."""
-    hours = [run.device_hours for one in progress.of(group) for run in one.runs.values() if run.state == "done"]
-    return median(hours) if hours else None
-
-
-def wall(spans: Sequence[tuple[float, float]]) -> float:
-    """The seconds during which at least one of these spans, (begin, end) each, lasted."""
-    total, until = 0.0, float("-inf")
-    for begin, end in sorted(spans):
-        total += max(0.0, end - max(begin, until))
-        until = max(until, end)
-    return total

@@ -16,7 +16,7 @@ from itertools import pairwise
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.settings.spelling import nearest
 from mmprompt.studies.outcomes import Observation, Outcome, StudyProgress, next_rung
-from mmprompt.studies.study import VERSION, Decision, Definition, Named
+from mmprompt.studies.schemas import VERSION, Decision, Definition, Named
 
 DEFAULT = "the default, which others are compared with"
 QUARTER = 0.25  # share of the trials, ranked by their first seeds, that gets further seeds

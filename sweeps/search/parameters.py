@@ -10,7 +10,7 @@ from mmprompt.settings.deployment import Deployment
 from mmprompt.settings.evaluation import Questions
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.settings.spelling import nearest
-from mmprompt.studies.study import Parameter
+from mmprompt.studies.schemas import Parameter
 from sweeps.grid import compose
 from sweeps.grid.sweep_file import distinct
 

@@ -9,15 +9,17 @@ from typing import Any
 from mmprompt.runs.attempt import TRIES
 from mmprompt.runs.identity import dotted, evaluation_id, run_id
 from mmprompt.runs.overrides import as_text
+from mmprompt.studies.confirmation import FIRST_FRESH
 from mmprompt.studies.outcomes import Outcome, StudyProgress, StudyReader
-from mmprompt.studies.study import FIRST_FRESH, Definition, Knew, Study, Trial
+from mmprompt.studies.schemas import Definition, Knew, Trial
+from mmprompt.studies.study import Study
 from sweeps.jobs import slurm
 from sweeps.jobs.batch import Kind
 from sweeps.jobs.local import capacity
 from sweeps.planning.cost import Cost, cost
 from sweeps.search.advance import StudyDriver
+from sweeps.search.definition import CheckedSearch
 from sweeps.search.report import StudyStatus
-from sweeps.search.space import CheckedSearch
 from sweeps.search.warm import warm_start
 from sweeps.states.state import State
 from sweeps.wording import duration, plural
@@ -102,7 +104,7 @@ class SearchPlan:
 
     def cost(self, kind: Kind) -> Cost:
         """The cost of a whole run with the default settings, for each group."""
-        from sweeps.search.space import default
+        from sweeps.search.definition import default
 
         definition, composition = self.definition, self.search.composition
         configs = {}

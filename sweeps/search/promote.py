@@ -15,12 +15,13 @@ from mmprompt.runs.overrides import as_text
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.confirmation import Confirmed, confirmed, is_over
 from mmprompt.studies.outcomes import StudyProgress, StudyReader
-from mmprompt.studies.study import Group, Study
+from mmprompt.studies.schemas import Group
+from mmprompt.studies.study import Study
 from sweeps.grid.compose import INNERMOST
 from sweeps.grid.launched import label
+from sweeps.search.definition import CheckedSearch
 from sweeps.search.report import interval_text, verdict
 from sweeps.search.settings import value_at
-from sweeps.search.space import CheckedSearch
 
 HEAD = "# @package _global_"
 COLUMNS = ("phase", "group", "trial", "state", "settings", "seed", "run", "split", "value")

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.identity import config_as_written, on_files
-from mmprompt.studies.study import Base, Definition
+from mmprompt.studies.schemas import Base, Definition
 from sweeps.grid.compose import Composed
 
 

@@ -12,9 +12,9 @@ from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.outcomes import objectives
-from mmprompt.studies.study import Definition, Settings, Warm
+from mmprompt.studies.schemas import Definition, Settings, Warm
+from sweeps.search.definition import CheckedSearch
 from sweeps.search.settings import Composition, value_at
-from sweeps.search.space import CheckedSearch
 
 
 def warm_start(search: CheckedSearch) -> tuple[list[Warm], list[str]]:

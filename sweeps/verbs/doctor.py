@@ -1,9 +1,8 @@
 """`python -m sweeps doctor`: tries the user's cluster settings, and reports each fault with the line that mends it.
 
 It first checks what can be checked on this machine (`sweeps.doctor.cluster_checks`, and here), then runs a probe with exactly
-these settings where jobs run (`sweeps.doctor.probe_job`). It writes only into STORE/doctor/, and removes all of it, except the
-logs if a check
-failed.
+these settings where jobs run (`sweeps.doctor.probe_job`, `slurm_probe`). It writes only into STORE/doctor/, and removes all of
+it, except the logs if a check failed.
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ from mmprompt.runs.identity import checksum_of, config_of
 from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Deployment
 from mmprompt.settings.parsing import ConfigError
-from sweeps.doctor import node_checks
+from sweeps.doctor import node_checks, training_checks
 from sweeps.doctor.cluster_checks import SINFO, Site, all_nodes, commands, unanswered
-from sweeps.doctor.node_checks import MINE, Finding, bad, good, note
-from sweeps.doctor.probe_job import SHARED, Findings, LaunchSettings, LocalProbe, SlurmProbe
+from sweeps.doctor.findings import MINE, Finding, Findings, bad, good, note
+from sweeps.doctor.probe_job import SHARED, LaunchSettings, LocalProbe
+from sweeps.doctor.slurm_probe import SlurmProbe
 from sweeps.grid.compose import Composer, parse
 from sweeps.grid.limits import points_allowed
 from sweeps.jobs import slurm
@@ -135,7 +135,7 @@ def report_silence(report: Findings, problem: str) -> None:
 
 def check_key_and_backbone(settings: LaunchSettings, report: Findings) -> None:
     """Checks what does not depend on SLURM: the key of W&B, and the backbone."""
-    host, is_there = node_checks.wandb_host(), has_key()
+    host, is_there = training_checks.wandb_host(), has_key()
     if settings.deployment.tracking.mode == "online" and not is_there:
         found = f"tracking=online, and there is no key for {host}: records would stay offline"
         report.say(note("key", found, "wandb login"))
@@ -151,7 +151,7 @@ def check_key_and_backbone(settings: LaunchSettings, report: Findings) -> None:
 def has_key() -> bool:
     """Whether ~/.netrc or the environment has a key for the W&B server."""
     with contextlib.suppress(OSError, NetrcParseError):
-        if netrc().authenticators(node_checks.wandb_host()):
+        if netrc().authenticators(training_checks.wandb_host()):
             return True
     return "WANDB_API_KEY" in os.environ
 

@@ -20,16 +20,17 @@ from mmprompt.runs.identity import provenance
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.confirmation import is_over
 from mmprompt.studies.outcomes import StudyProgress, StudyReader
-from mmprompt.studies.study import Definition, Study
+from mmprompt.studies.schemas import Definition
+from mmprompt.studies.study import Study
 from sweeps.display.live_table import LiveTable, confirm
 from sweeps.jobs import slurm, snapshot
 from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put_batch
 from sweeps.jobs.local import Workers, capacity, running_workers
 from sweeps.search.advance import Limits, StudyDriver
+from sweeps.search.definition import CheckedSearch, compose_search
 from sweeps.search.plan import SearchPlan, differences, plan_lines
 from sweeps.search.promote import promote
 from sweeps.search.report import StudyStatus, StudyStatusReader, conclusion, events
-from sweeps.search.space import CheckedSearch, compose_search
 from sweeps.search.warm import warm_start
 from sweeps.states import causes
 from sweeps.states.state import State

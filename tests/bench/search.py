@@ -22,7 +22,8 @@ from mmprompt.runs.store import Store
 from mmprompt.studies import sampler
 from mmprompt.studies.confirmation import confirmed
 from mmprompt.studies.outcomes import Observation, StudyReader
-from mmprompt.studies.study import Budget, Confirm, Definition, Named, Parameter, Seeds, Study
+from mmprompt.studies.schemas import Budget, Confirm, Definition, Named, Parameter, Seeds
+from mmprompt.studies.study import Study
 
 SIZES = (100, 1_000, 10_000)  # trials there are
 ROUNDS = {100: 9, 1_000: 5, 10_000: 3}

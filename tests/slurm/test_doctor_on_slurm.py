@@ -27,14 +27,14 @@ from patience import ended, printed_by
 from people import people
 
 from mmprompt.runs.deployment import ROOT
-from sweeps.doctor.node_checks import MINE
+from sweeps.doctor.findings import MINE
 
 CLINIC = f"clinic{os.getpid()}"  # a partition with a time limit and without preemption; CLINICdown is one that is down
 LATER = "cluster.sbatch={begin: now+1hour}"
 DOCTOR = ("-m", "sweeps", "doctor")
 HURRIED = (
-    "from sweeps.doctor import probe_job; from sweeps.verbs.doctor import doctor; import sys; "
-    "probe_job.PATIENCE = 1.0; sys.exit(doctor(sys.argv[1:]))"
+    "from sweeps.doctor import slurm_probe; from sweeps.verbs.doctor import doctor; import sys; "
+    "slurm_probe.PATIENCE = 1.0; sys.exit(doctor(sys.argv[1:]))"
 )
 LINE = re.compile(r"^  (PASS|FAIL|NOTE)  (\S+)", re.MULTILINE)
 
