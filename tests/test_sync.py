@@ -198,7 +198,7 @@ def test_a_run_that_the_server_refuses_is_named_with_the_reason_and_the_others_a
     server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """W&B refuses the id of a run that was deleted there, and the client alone would retry for ever."""
-    monkeypatch.setattr(wandb_server, "GIVE_UP", 5.0)
+    monkeypatch.setattr(wandb_server, "GIVE_UP", 20.0)
     server.deleted.add(f"{RUNS[0]}-1")
     assert sync([], store.root) == 1
     said = capsys.readouterr().out

@@ -42,6 +42,7 @@ def test_one_pending_task_of_an_array_is_cancelled_alone_and_then_the_others(lab
     assert waiting(sweep) == []
 
 
+@pytest.mark.long
 @beside
 def test_a_job_of_several_runs_is_not_cancelled_while_it_holds_a_run_that_was_not_named(lab: Lab) -> None:
     sweep = lab.sweep_here(*HELD, "cluster.runs_per_job=3", seeds=(1, 2, 3))
@@ -127,6 +128,7 @@ def test_jobs_that_a_launch_is_just_submitting_are_cancelled_after_their_submiss
     assert ended(launch) == 0 and waiting(sweep) == []
 
 
+@pytest.mark.long
 @beside
 def test_cancel_of_a_state_cancels_only_runs_in_it_and_a_cancelled_run_later_resumes_from_its_checkpoint(
     lab: Lab,

@@ -311,6 +311,7 @@ def test_of_a_probe_that_found_a_fault_only_its_log_and_script_stay(together: To
     assert "module" in next(folder.glob("*.err")).read_text()
 
 
+@pytest.mark.long
 @looks_at({name: PLANTED[name] for name in NOT_STARTED})
 def test_a_probe_that_does_not_start_is_cancelled(slurm: Path, together: Together) -> None:
     for name in NOT_STARTED:
@@ -344,6 +345,7 @@ def test_an_interrupted_doctor_cancels_its_probe_and_no_other_job(lab: Lab) -> N
         subprocess.run(["scancel", other], env=lab.cluster.env, check=True)
 
 
+@pytest.mark.long
 @beside
 def test_a_probe_without_a_log_is_reported_as_a_node_that_does_not_see_the_store(lab: Lab) -> None:
     with visit_of(lab, [LATER]) as lost:

@@ -120,6 +120,7 @@ def test_a_preempted_job_is_requeued_and_resumes_from_its_checkpoint(lab: Lab) -
     assert_same(sweep[1], lab.undisturbed(1))
 
 
+@pytest.mark.long
 @beside
 def test_a_cancelled_job_is_submitted_again_by_the_next_launch_but_not_by_one_that_waits_for_it(lab: Lab) -> None:
     sweep = lab.sweep()
@@ -183,6 +184,7 @@ def test_a_job_that_is_cancelled_while_it_waits_leaves_no_attempt_and_its_run_is
         assert_same(sweep[seed], lab.undisturbed(seed))
 
 
+@pytest.mark.long
 @beside
 def test_a_launch_that_waits_submits_a_run_again_whose_process_was_killed(lab: Lab) -> None:
     sweep = lab.sweep()
@@ -246,6 +248,7 @@ def test_two_processes_that_train_one_run_publish_one_result(lab: Lab) -> None:
     assert_same(sweep[1], lab.undisturbed(1))
 
 
+@pytest.mark.long
 @beside
 def test_a_job_without_enough_memory_is_reported_as_such_and_succeeds_with_more(lab: Lab) -> None:
     sweep = lab.sweep()
@@ -312,6 +315,7 @@ def test_stale_and_misleading_files_in_the_store_change_nothing(lab: Lab) -> Non
     assert_same(sweep[1], lab.undisturbed(1))
 
 
+@pytest.mark.long
 @beside
 def test_a_batch_that_cannot_be_read_is_named_with_what_to_do_and_every_verb_goes_on_with_the_rest(lab: Lab) -> None:
     sweep = lab.sweep()

@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 
+import pytest
 from cluster import SPARE_FOLDER, SPARE_PORTS, Cluster
 from faults import HELD, Sweep, hosts, release, until
 from lab import Lab, alone_on, beside
@@ -66,6 +67,7 @@ def test_without_slurms_controller_states_are_unknown_nothing_is_submitted_and_n
         assert "all 2 runs are done already" in sweep.launch()
 
 
+@pytest.mark.long
 @beside
 def test_without_accounting_a_killed_run_is_recognised_by_its_log_and_submitted_again(lab: Lab) -> None:
     with sweep_on_spare(lab) as sweep:

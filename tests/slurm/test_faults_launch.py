@@ -65,6 +65,7 @@ def test_after_a_launch_was_killed_at_any_moment_the_next_one_loses_and_duplicat
             sweep.close()
 
 
+@pytest.mark.long
 @beside
 def test_a_launch_killed_while_sbatch_is_under_way_duplicates_no_job(lab: Lab) -> None:
     """sbatch goes on alone, and the next launch begins before sbatch has reached the controller."""
@@ -97,6 +98,7 @@ def test_jobs_whose_launch_was_killed_right_after_sbatch_are_found_and_followed_
         assert_same(sweep[seed], lab.undisturbed(seed))
 
 
+@pytest.mark.long
 @beside
 def test_under_a_submit_limit_of_ten_a_launch_submits_ten_says_how_many_wait_and_later_launches_submit_the_rest(
     lab: Lab,

@@ -155,6 +155,7 @@ def test_search_commands_that_are_killed_or_run_at_once_submit_no_worker_too_man
     assert "is over already" in one.run()
 
 
+@pytest.mark.long
 @beside
 def test_workers_that_are_killed_requeued_or_at_their_time_limit_lose_no_trial(lab: Lab) -> None:
     one = search(lab)
@@ -198,6 +199,7 @@ def test_the_trial_of_a_worker_whose_node_is_lost_is_completed_by_others(lab: La
     assert one.told() == undisturbed(lab)
 
 
+@pytest.mark.long
 @beside
 def test_cancel_ends_the_workers_of_a_search_and_the_next_call_goes_on(lab: Lab) -> None:
     one = search(lab)

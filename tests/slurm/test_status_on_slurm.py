@@ -86,6 +86,7 @@ def test_the_output_of_a_launch_that_waits_equals_status_and_wrong_clocks_of_nod
         assert ended(process) == 130
 
 
+@pytest.mark.long
 @beside
 def test_a_suspended_job_is_shown_as_suspended(lab: Lab) -> None:
     sweep = at_work(lab, running=1, waiting=0)
@@ -149,6 +150,7 @@ def test_following_continues_with_the_next_attempt_when_slurm_requeues_the_job(l
     assert said.count(f"== job {job} on ") == 2 and said.endswith("\ndone\n"), said
 
 
+@pytest.mark.long
 @beside
 def test_a_job_whose_python_does_not_exist_has_not_begun_and_status_and_logs_say_why(lab: Lab) -> None:
     sweep = lab.sweep_here()

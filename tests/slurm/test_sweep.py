@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 
+import pytest
 from attempts import error_of
 from faults import HELD, assert_same
 from lab import Lab, beside
@@ -35,6 +36,7 @@ def test_a_sweep_of_three_runs_goes_through_slurm_once_and_the_same_command_foll
     assert "all 3 runs are done already" in sweep.launch()
 
 
+@pytest.mark.long
 @beside
 def test_a_run_that_diverges_is_tried_once_is_shown_as_diverged_and_does_not_stop_the_others(lab: Lab) -> None:
     sweep = lab.sweep("optim.steps=20")

@@ -65,6 +65,7 @@ def test_a_task_list_that_accounting_would_cut_short_is_read_completely(lab: Lab
     cancelled_by_hand(lab, 50, {task for task in range(50) if task % 3 == 1 or task % 7 == 2}, r"\.\.\.")
 
 
+@pytest.mark.long
 @beside
 def test_renamed_jobs_are_still_recognised_by_the_next_launch_by_cancel_and_after_their_end(
     lab: Lab,
@@ -95,6 +96,7 @@ def test_output_of_a_wrapper_around_sbatch_is_not_read_as_a_job_id(lab: Lab) -> 
     assert batch.job_ids == {0: sweep.job()} and f"submitted as SLURM job {sweep.job()};" in output
 
 
+@pytest.mark.long
 @beside
 def test_if_a_wrapper_around_sbatch_hides_the_job_id_no_job_is_submitted_twice(lab: Lab) -> None:
     sweep = lab.sweep_here(HELD)
@@ -129,6 +131,7 @@ def test_a_store_with_special_characters_in_its_path_works(lab: Lab) -> None:
     assert all("/no/such/python: No such file" in row["reason"] for row in several.rows().values() if row["cause"])
 
 
+@pytest.mark.long
 @beside
 def test_a_shell_without_a_home_but_with_wandb_variables_changes_nothing_and_no_key_is_stored(
     lab: Lab,
@@ -197,6 +200,7 @@ def handed_over_to_a_full_disk(sweep: Sweep) -> None:
     assert {run: len(jobs) for run, jobs in sweep.queue().items()} == {sweep[seed].id: 1 for seed in (1, 2)}
 
 
+@pytest.mark.long
 @beside
 def test_a_shell_of_salloc_submits_jobs_unless_it_runs_on_a_node(lab: Lab) -> None:
     sweep = lab.sweep_here("cluster.kind=auto", HELD)
