@@ -19,6 +19,7 @@ import pytest
 from groups import LONG
 from launcher import Launcher
 from patience import printed_by, until
+from tiny import frozen_run
 
 from analysis.records.manifest import read_manifest
 from mmprompt.runs import files
@@ -298,6 +299,21 @@ def test_a_run_that_is_removed_while_it_trains_ends_and_is_trained_again_by_the_
     assert sum(launcher.store.run(run).result() is not None for run in launcher.store.runs()) == 1
     code, output = launcher.run("launch", *settings)
     assert code == 0 and "all 2 runs are done" in output, output
+
+
+def test_what_wandb_writes_after_its_attempt_was_removed_counts_as_no_attempt(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path)
+    for number in (1, 2):
+        assert folder.claim(number, FACTS) is not None
+    shutil.rmtree(folder.path / "attempts" / "2")
+    record = folder.path / "attempts" / "2" / "wandb" / "offline-run-1" / "run-1.wandb"
+    record.parent.mkdir(parents=True)
+    record.touch()
+    assert [attempt.number for attempt in folder.attempts()] == [1] and folder.next_number == 3
+    (folder.path / "attempts" / "2" / "checkpoint.2.pt").touch()  # of an attempt that lost its job.json alone
+    assert [attempt.number for attempt in folder.attempts()] == [1, 2]
+    with pytest.raises(DamagedError, match=r"attempts/2/job.json is not there; restore it, or remove "):
+        _ = folder.attempts()[1].job
 
 
 def test_a_manifest_replaces_an_empty_folder_but_no_folder_with_files(tmp_path: Path) -> None:

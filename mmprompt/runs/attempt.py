@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -48,6 +49,16 @@ class Attempt:
         if found is None:
             raise DamagedError(self.job_file, "is not there", cure)
         return found
+
+    @property
+    def is_leftover(self) -> bool:
+        """Whether the attempt was removed, and W&B's process, which outlived the attempt's, has made its own folder again."""
+        if self.job_file.exists():
+            return False
+        try:
+            return os.listdir(self.path) == ["wandb"]
+        except OSError:
+            return False
 
     def put(self, file: Path, content: Content, once: bool = False, durable: bool = True) -> bool:
         """Writes a file into the run's or the attempt's folder, or into their `evaluations`. Returns False if `once` is set and the

@@ -128,6 +128,10 @@ class RunFolder:
 
     def attempts(self) -> list[Attempt]:
         """All attempts, oldest first. Raises DamagedError if attempts/ is not a folder."""
+        return [attempt for attempt in self._numbered() if not attempt.is_leftover]
+
+    def _numbered(self) -> list[Attempt]:
+        """All folders of attempts, also what is left of removed ones."""
         try:
             names = os.listdir(self.path / "attempts")
         except FileNotFoundError:
@@ -173,8 +177,8 @@ class RunFolder:
     @property
     def next_number(self) -> int:
         """The number of the next attempt."""
-        attempts = self.attempts()
-        return attempts[-1].number + 1 if attempts else 1
+        numbered = self._numbered()
+        return numbered[-1].number + 1 if numbered else 1
 
     def tries(self) -> int:
         """How many attempts in a row failed, or ran into a time limit, without getting further than the attempts before them.
