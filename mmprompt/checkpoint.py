@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprompt.command_line import check_overrides, run_program
-from mmprompt.models.ofa import OFA
-from mmprompt.models.ofa_checkpoint import CheckpointError, check_fit, load_backbone, read_state
+from mmprompt.models.ofa_checkpoint import CheckpointError, check_fit
 from mmprompt.runs.deployment import backbone_file, deployment_of
 from mmprompt.runs.identity import config_as_written
 from mmprompt.settings.model import Model
@@ -27,8 +26,7 @@ def show(values: dict[str, Any]) -> None:
     """Prints what is in the checkpoint of these settings. Raises ConfigError if it does not fit their model."""
     model, file, began = config_as_written(values, "none").model, backbone_file(deployment_of(values)), time.monotonic()
     try:
-        state = read_state(file)
-        load_backbone(OFA(model), state, model.allow)
+        state = check_fit(file, model, whole=True)
     except (CheckpointError, OSError) as error:
         raise ConfigError(f"paths.backbone={file} and model={model.name}: {error}") from None
     kinds = ", ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()}))

@@ -191,11 +191,18 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def check_fit(path: Path, model: Model) -> None:
-    """Raises CheckpointError if the tensors of a checkpoint are not those of the model, by their names and shapes."""
+def check_fit(path: Path, model: Model, whole: bool = False) -> State:
+    """Reads a checkpoint as `read_state` does and returns it, without making the model.
+
+    Raises CheckpointError if its tensors are not those of the model, by their names and shapes.
+    """
+    state = read_state(path, whole)
+    if whole:
+        check_aliases(state)
     with torch.device("meta"):
         empty = OFA(model)
-    check(empty, *_wanted(empty, read_state(path, whole=False), model.allow))
+    check(empty, *_wanted(empty, state, model.allow))
+    return state
 
 
 def official_name(name: str) -> str:
@@ -218,11 +225,16 @@ def load_backbone(model: OFA, state: State, allow: Sequence[str] = ()) -> None:
     `allow`: patterns of official names, `*` for anything, of tensors that may be missing or left over. What is missing stays as
     the model was made. Raises CheckpointError if any other tensor is missing or left over, or if one has another shape.
     """
+    check_aliases(state)
+    copy_into(model, *_wanted(model, state, allow))
+
+
+def check_aliases(state: State) -> None:
+    """Raises CheckpointError if the model's one embedding differs from a copy of it in the file."""
     embedding = state.get("encoder.embed_tokens.weight")
     for alias in ALIASES:
         if embedding is not None and alias in state and not torch.equal(state[alias], embedding):
             raise CheckpointError(f"{alias} differs from encoder.embed_tokens.weight; wanted: one shared embedding")
-    copy_into(model, *_wanted(model, state, allow))
 
 
 def _wanted(model: OFA, state: State, allow: Sequence[str]) -> tuple[dict[str, str], State, set[str]]:
