@@ -259,7 +259,7 @@ def test_weights_that_are_not_as_they_were_fail_the_evaluation_with_the_cure_and
     error = error_of(run.attempts()[-1]) or ""
     assert "WeightsError: " in error and said in error
     assert f"remove {run.path}, and `python -m sweeps launch` trains the run again" in error
-    assert execute(Store(run.root), [run.id], job_settings(), JOB) == {run.id: "done"}  # to whoever wants no more
+    assert execute(Store(run.root), [run.id], job_settings(), JOB) == {run.id: "done"}  # if no evaluation is wanted
 
 
 def test_weights_of_long_ago_have_no_checksum_and_are_read_all_the_same(run: RunFolder) -> None:

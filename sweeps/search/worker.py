@@ -48,7 +48,7 @@ def _work(
     driver: StudyDriver, settings: Sequence[JobSettings], job: Mapping[str, Any], wanted: Callable[[], bool]
 ) -> bool:
     idle_since: float | None = None
-    lost: set[str] = set()  # runs that nobody can train any more
+    lost: set[str] = set()  # runs whose settings cannot be restored, so that no worker can train them
     while wanted():
         step = driver.advance()
         lost |= {work.run for work in step.work if work.run not in lost and not driver.restore(work)}
