@@ -19,7 +19,7 @@ from sweeps.grid import sweep_file
 from sweeps.grid.manifest import expand
 from sweeps.search import definition, search_file
 
-SECONDS = 10.0  # of CPU time, at most, for each refusal; most take almost none
+SECONDS = 60.0  # of CPU time, at most, for each refusal, also on a loaded machine; to expand would take many minutes
 ABOUT = {"commit": None, "dirty": False}
 HEAD = "claim: A claim.\npaper: {}\ncommand: make sweep-it\ncompare: seed\n"
 SEARCH = (ROOT / "conf" / "search" / "learning_rate.yaml").read_text()
