@@ -109,8 +109,10 @@ def real_gpu(request: Mapping[str, Any], wanted: int, visible: str | None) -> It
     found = f"the driver is for CUDA up to {driver[0]}.{driver[1]}; {built}"
     if driver[0] < int(str(torch.version.cuda).split(".")[0]):
         wheels = [index for major, index in WHEELS.items() if major <= driver[0]][-1:]
-        install = f"{sys.executable} -m pip install torch --index-url https://download.pytorch.org/whl/"
-        yield bad("driver", found, *(install + index for index in wheels), "or ask for a newer driver")
+        builds = [
+            f"torch built for {index} in {sys.executable}; pytorch.org says how to install it" for index in wheels
+        ]
+        yield bad("driver", found, *builds, "or ask for a newer driver")
         return
     yield good("driver", found)
     if devices < wanted:

@@ -5,6 +5,7 @@ The core does that in a process of its own, because it needs torch. What fits is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -45,11 +46,5 @@ def check_checkpoints(used: Iterable[tuple[Path, str, Model]], store: Store) -> 
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             print(f"whether {file} fits model={model.name} cannot be said here ({last})", file=sys.stderr)
         elif store.root.is_dir():
-            _keep(known)
-
-
-def _keep(known: Path) -> None:
-    try:
-        write_over(known, "")
-    except (OSError, StoreError):
-        return  # then it is looked at again
+            with contextlib.suppress(OSError, StoreError):  # then it is looked at again
+                write_over(known, "")
