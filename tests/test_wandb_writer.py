@@ -16,6 +16,7 @@ from synthetic_store import DISABLED, OFFLINE
 
 from analysis.records.histories import history_frame
 from mmprompt.runs import wandb_writer
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_record import WandbRecord, read_record, record_files
@@ -113,7 +114,7 @@ def test_a_finished_record_is_one_file_and_is_found_relative_to_the_run(tmp_path
     record.log(1, {"train/loss": 1.0})
     record.finish({}, 0)
     assert files_in(folder) == [record.file]
-    found = Store(tmp_path).run("r").attempts()[0].wandb
+    found = Attempt(Store(tmp_path).run("r"), 1).wandb
     assert found is not None and found.startswith("attempts/1/wandb/offline-run-")
     assert tmp_path / "run" / "r" / found == record.file
 

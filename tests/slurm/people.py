@@ -7,6 +7,7 @@ of this interpreter; files that only root can read (a checkout or a pyenv under 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import grp
 import os
 import pwd
@@ -15,6 +16,7 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +68,16 @@ class Person:
 
 @contextlib.contextmanager
 def people(folder: Path, cluster: Cluster) -> Iterator[list[Person]]:
-    """The two users, for as long as the context lasts. `folder` belongs to root, and every user may enter it."""
+    """The two users, for as long as the context lasts. `folder` belongs to root, and every user may enter it.
+
+    The machine has one of each, so the next process waits for them: it would lose them when this one removes them.
+    """
+    with Path(tempfile.gettempdir(), "mmprompt-people.tests").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield from added(folder, cluster)
+
+
+def added(folder: Path, cluster: Cluster) -> Iterator[list[Person]]:
     made = []
     before = os.umask(0o022)  # both must be able to read what is written there
     try:
@@ -85,6 +96,7 @@ def people(folder: Path, cluster: Cluster) -> Iterator[list[Person]]:
                 add = ["useradd", "--user-group", "--groups", GROUP, "--home-dir", str(home), "--create-home", name]
                 change(*add, "--shell", "/bin/bash")
                 made.append(["userdel", "--force", name])
+                cluster.remove_user(name)  # left by a test that was killed; slurmctld learns the user's id with a new one
             elif not home.exists():  # the user was left by a test that was killed
                 home.mkdir()
                 shutil.chown(home, name, name)

@@ -367,7 +367,7 @@ def test_a_missing_account_an_unwritable_store_and_a_submit_limit_are_reported(l
     folder.chmod(0o755)
     cluster = lab.cluster
     try:
-        with lab.alone("people"), people(folder, cluster) as (ada, bob):
+        with people(folder, cluster) as (ada, bob):
             cluster.add_user(ada.name, MaxSubmitJobs=10)
             cluster.remove_user(bob.name)
             asked = ["doctor", "cluster=slurm", "cluster.mem_gb=64"]  # no node has so much memory, so no probe runs

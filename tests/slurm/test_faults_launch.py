@@ -163,7 +163,7 @@ def test_two_users_who_launch_one_sweep_at_once_into_a_group_store_run_each_run_
     folder = Path(tempfile.mkdtemp(prefix="mmprompt-people-"))  # pytest's folders are for one user only
     folder.chmod(0o755)
     try:
-        with lab.alone("people"), people(folder, lab.cluster) as both:
+        with people(folder, lab.cluster) as both:
             together(lab, both[0].group_folder, both)
     finally:
         shutil.rmtree(folder)
