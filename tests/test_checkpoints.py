@@ -1,4 +1,4 @@
-"""A checkpoint that does not fit its model is refused by `plan` and `launch`, before a job finds out on its node."""
+"""A checkpoint that does not fit its model is refused by `plan`, `launch` and `search`, before a job finds out on its node."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 from launcher import Launcher
+from searcher import Searcher
 from tiny import settings
 
 from mmprompt.runs.deployment import ROOT
@@ -42,8 +43,11 @@ def program(*words: str) -> tuple[int, str]:
 
 
 def test_one_that_does_not_fit_is_refused_and_nothing_is_begun(launcher: Launcher, lacking: Path) -> None:
-    for verb in ("plan", "launch"):
-        code, output = launcher.run(verb, "seed=1", "optim.steps=2", f"paths.backbone={lacking}")
+    searcher = Searcher(launcher.folder)
+    for code, output in (
+        launcher.run("launch", "seed=1", "optim.steps=2", f"paths.backbone={lacking}"),
+        searcher.run(f"paths.backbone={lacking}"),
+    ):
         assert code == 2 and f"paths.backbone={lacking} does not fit model=micro: " in output, output
         assert f"missing: {NORM}" in output and "Traceback" not in output
     assert not launcher.store.root.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from mmprompt.runs import wandb_writer
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Store
+from mmprompt.runs.wandb_client import CLIENT
 from mmprompt.runs.wandb_record import WandbRecord, read_record, record_files
 from mmprompt.runs.wandb_writer import RecordWriter, TrackingError
 
@@ -117,6 +119,26 @@ def test_a_finished_record_is_one_file_and_is_found_relative_to_the_run(tmp_path
     found = Attempt(Store(tmp_path).run("r"), 1).wandb
     assert found is not None and found.startswith("attempts/1/wandb/offline-run-")
     assert tmp_path / "run" / "r" / found == record.file
+
+
+def test_a_record_that_the_client_cannot_make_is_an_error_before_anything_is_trained(tmp_path: Path) -> None:
+    RecordWriter(attempt_folder(tmp_path / "1"), "r-1", "name", "group", {}, OFFLINE).finish({}, 0)
+    [core] = [child for child in psutil.Process().children(recursive=True) if child.name() == "wandb-core"]
+    limits = resource.prlimit(core.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(core.pid, resource.RLIMIT_NOFILE, (core.num_fds(), limits[1]))
+    try:
+        with pytest.raises(TrackingError, match=r"W&B could not make its record .*\.wandb$"):
+            RecordWriter(attempt_folder(tmp_path / "2"), "r-2", "name", "group", {}, OFFLINE)
+    finally:
+        CLIENT.end()
+
+
+def test_a_record_that_is_removed_before_its_end_is_an_error_in_one_sentence(tmp_path: Path) -> None:
+    record = RecordWriter(attempt_folder(tmp_path), "r-1", "name", "group", {}, OFFLINE)
+    assert record.file is not None
+    record.file.unlink()
+    with pytest.raises(TrackingError, match="was removed while W&B wrote it"):
+        record.finish({}, 0)
 
 
 def test_a_failed_run_is_recorded_as_failed(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from mmprompt.runs.records import DamagedError
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.signals import TOLD_TO_END, end_when_told, time_is_up
 from mmprompt.runs.store import Store
+from mmprompt.runs.wandb_writer import TrackingError
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.training.train import Checkpoints, Paused, State, TrainingError, train
 
@@ -194,10 +195,10 @@ def try_once(
 
 
 def reason_of(error: BaseException) -> Reason:
-    """Why an attempt failed. A wrong setting or a full disk has no traceback: the fault is not in the code."""
+    """Why an attempt failed. A wrong setting, a full disk or a lost W&B record has no traceback: the fault is not in the code."""
     first = (str(error).splitlines() or [""])[0]
     message = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    if isinstance(error, StoreError | ConfigError):
+    if isinstance(error, StoreError | ConfigError | TrackingError):
         return Reason(kind_of(error), message)
     return Reason(kind_of(error), message, traceback.format_exc())
 

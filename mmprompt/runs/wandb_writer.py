@@ -63,6 +63,8 @@ class RecordWriter:
         self.file = Path(self._run.settings.sync_file)
         if not self.file.is_relative_to(folder):  # W&B silently falls back to a temporary folder
             raise TrackingError(f"{folder} cannot be written to: W&B went to {self.file.parent}")
+        if not self.file.exists():  # W&B's background process logs why, and goes on without
+            raise TrackingError(f"W&B could not make its record {self.file}")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Logs values of one step. Calls with the same step make one row. Steps may not decrease."""
@@ -135,10 +137,13 @@ def _living_client() -> Iterator[None]:
 
 def _wait_for_exit(file: Path) -> None:
     deadline = time.monotonic() + EXIT_DEADLINE
-    while not _holds_exit(file):
-        if time.monotonic() > deadline:
-            raise TrackingError(f"{file} holds no exit record {EXIT_DEADLINE:.0f} s after W&B said it was finished")
-        time.sleep(0.002)
+    try:
+        while not _holds_exit(file):
+            if time.monotonic() > deadline:
+                raise TrackingError(f"{file} holds no exit record {EXIT_DEADLINE:.0f} s after W&B said it was finished")
+            time.sleep(0.002)
+    except FileNotFoundError:
+        raise TrackingError(f"{file} was removed while W&B wrote it") from None
 
 
 def _holds_exit(file: Path) -> bool:

@@ -6,7 +6,7 @@ import datetime
 import itertools
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mmprompt.runs.identity import checksum_of, config_as_written, data_checksum
 from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Deployment
 from mmprompt.settings.evaluation import Questions
+from mmprompt.settings.model import Model
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.settings.spelling import nearest
 from mmprompt.studies.sampler import check_pruner, check_sampler
@@ -60,6 +61,11 @@ class CheckedSearch:
     @property
     def store(self) -> Store:
         return Store(store_folder(self.deployment.paths.runs))
+
+    def checkpoints(self) -> Iterator[tuple[Path, str, Model]]:
+        """The file of each base, its fingerprint, and the model that it must fit."""
+        for file, base in zip(self.backbones, self.definition.bases, strict=True):
+            yield file, base.checksum, run_config(base, compose_base(base, self.spec.fixed)).model
 
 
 def compose_search(

@@ -26,6 +26,7 @@ from sweeps.display.live_table import LiveTable, confirm
 from sweeps.jobs import slurm, snapshot
 from sweeps.jobs.batch import Batch, Kind, batches, job_settings, put_batch
 from sweeps.jobs.local import Workers, capacity, running_workers
+from sweeps.planning.checkpoints import check_checkpoints
 from sweeps.search.advance import Limits, StudyDriver
 from sweeps.search.definition import CheckedSearch, compose_search
 from sweeps.search.plan import SearchPlan, differences, plan_lines
@@ -68,6 +69,8 @@ def search(
     is_begun = study.file.exists()
     if is_begun:
         check_same(study, checked)
+    if action in (None, "plan") and not verify and journal is None:
+        check_checkpoints(checked.checkpoints(), checked.store)
     if action == "plan":
         print("\n".join(plan_lines(checked, study if is_begun else None)))
         return 0

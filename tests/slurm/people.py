@@ -96,7 +96,9 @@ def added(folder: Path, cluster: Cluster) -> Iterator[list[Person]]:
                 add = ["useradd", "--user-group", "--groups", GROUP, "--home-dir", str(home), "--create-home", name]
                 change(*add, "--shell", "/bin/bash")
                 made.append(["userdel", "--force", name])
-                cluster.remove_user(name)  # left by a test that was killed; slurmctld learns the user's id with a new one
+                cluster.remove_user(
+                    name
+                )  # left by a test that was killed; slurmctld learns the user's id with a new one
             elif not home.exists():  # the user was left by a test that was killed
                 home.mkdir()
                 shutil.chown(home, name, name)
