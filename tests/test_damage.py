@@ -70,6 +70,12 @@ def gone(file: Path) -> None:
     file.unlink()
 
 
+def of_another_run(file: Path) -> None:
+    """Its content is whole, but somebody has copied it from another run's folder."""
+    others = (other for other in file.parents[1].glob("*/result.json") if other.parent != file.parent)
+    mangled_store.put(file, next(others).read_bytes())
+
+
 DAMAGED = re.compile(r"^damaged: |\d damaged", re.MULTILINE)
 DAMAGES = (cut, emptied, of_another_shape, a_folder, gone)
 
@@ -114,8 +120,11 @@ NOT_NEEDED = {
 }  # without the file the store is the same as if it had never been written
 
 
-@pytest.mark.parametrize("how", DAMAGES, ids=lambda how: how.__name__)
-@pytest.mark.parametrize("what", FILES)
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [*itertools.product(FILES, DAMAGES), ("result", of_another_run)],
+    ids=lambda case: getattr(case, "__name__", case),
+)
 def test_status_names_a_damaged_file_with_what_to_do_and_shows_all_others(
     store: Store, capsys: pytest.CaptureFixture[str], what: str, how: Callable[[Path], None]
 ) -> None:
@@ -337,6 +346,7 @@ def test_a_manifest_with_a_seed_that_is_no_integer_is_damaged(store: Store, seed
         read_manifest(store, "length")
 
 
+@pytest.mark.long
 def test_settings_that_were_edited_are_written_again_by_the_next_launch(launcher: Launcher) -> None:
     code, output = launcher.run("launch", "seed=1", "optim.steps=4", "cluster.time_min=1", "--limit", "1")
     assert code == 0, output

@@ -117,8 +117,11 @@ class RunFolder:
         return f"restore it, or remove {self.path}, and the next launch trains the run again"
 
     def result(self) -> ResultRecord | None:
-        """The published result, or None while there is none. Raises DamagedError."""
-        return read(self.result_file, RESULT, self._restore)
+        """The published result, or None while there is none. Raises DamagedError, also if it is that of another run."""
+        found = read(self.result_file, RESULT, self._restore)
+        if found is not None and (owner := found.get("run", self.id)) != self.id:
+            raise DamagedError(self.result_file, f"is that of another run, {owner}", self._restore)
+        return found
 
     def result_if_readable(self) -> ResultRecord | None:
         """The published result, or None if there is none or it is damaged."""

@@ -36,6 +36,13 @@ class Damage:
     def look(self) -> tuple[object, ...]:
         return tuple(mark(file) for file in (self.file, self.other) if file is not None)
 
+    @property
+    def left(self) -> Path | None:
+        """Of two swapped files, the one that is still as the damage put it there, if the other is something else by now."""
+        files = [file for file in (self.file, self.other) if file is not None]
+        still = [file for file, put, now in zip(files, self.marks, self.look(), strict=True) if put == now]
+        return still[0] if len(files) == 2 and len(still) == 1 else None
+
     def restore(self) -> bool:
         """Puts the original back, unless another process has put something else there."""
         if not self.is_there:

@@ -39,7 +39,7 @@ class Kind:
 
 # A run whose published attempt has lost an evaluation is trained again; an evaluation that a later attempt made is made again.
 KINDS = {
-    "result.json": Kind(("run/*/result.json",), ("run",), frozenset(UNREADABLE)),
+    "result.json": Kind(("run/*/result.json",), ("run",), frozenset(UNREADABLE | {"swapped"})),
     "config.json": Kind(("run/*/config.json",), ("launch",)),
     "job.json": Kind(("run/*/attempts/*/job.json",), ("attempt",), frozenset(UNREADABLE)),
     "progress.json": Kind(("run/*/attempts/*/progress.json",), ("nothing", "file")),
@@ -224,7 +224,13 @@ class FileFaults:
 
     def cure(self, cure: str, damage: Damage) -> str:
         if cure == "restore":
-            return "restored" if damage.restore() else "is something else by now"
+            if damage.restore():
+                return "restored"
+            if (left := damage.left) is None or left.name != "result.json":
+                return "is something else by now"
+            self.remove(self.subject.run(str(self.run_of(left))).path)
+            self.context.relaunch(self.context.chance.uniform(0, 5))
+            return f"{short(left)} is that of another run; its folder is removed"
         if not damage.is_there:
             return "is something else by now"
         match cure:
