@@ -84,9 +84,9 @@ class SearchPlan:
             limits = {key: value for key, value in definition.budget.model_dump().items() if value is not None}
             spent = " or ".join(f"{value:g} {key.replace('_', ' ')}" for key, value in limits.items())
             each = " by each group" if len(definition.groups) > 1 else ""
-            yield f"new trials until {spent} are spent{each}, with room for what confirms"
+            yield f"new trials until {spent} are spent{each}, with room for the confirmation"
         confirming = len(definition.groups) * (definition.confirm.top + 1) * definition.confirm.seeds
-        runs_text = f"{plural(runs, 'run')} of new trials and up to {confirming} that confirm"
+        runs_text = f"{plural(runs, 'run')} of new trials and up to {confirming} confirmation runs"
         seconds = [known for known in cost.seconds.values() if known is not None]
         if len(seconds) < len(cost.seconds):
             yield f"{runs_text}: {cost.unit} unknown, no run of their kind is finished; --limit 1 first tells"
