@@ -24,11 +24,12 @@ from mmprompt.execution.execute import execute
 from mmprompt.execution.run_context import backbone_of
 from mmprompt.methods.tuned_model import Tuned, tokens_in_loss
 from mmprompt.models.ofa import PAD
+from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.training.optimiser import AdamW
-from mmprompt.training.train import HASH, State, data_order
+from mmprompt.training.train import HASH, Checkpoints, State, columns, data_order, rows
 
 
 def trained(store: Path, *overrides: str) -> tuple[RunFolder, State]:
@@ -136,6 +137,38 @@ def test_a_run_that_goes_on_from_a_checkpoint_goes_on_with_its_moving_average_an
     assert result["resumed_from"] == {"attempt": 1, "step": 2}
     assert 1 < result["device_hours"] < 1.1 and result["seconds"] > 3600
     assert broken.weights_file.read_bytes() == whole.weights_file.read_bytes()
+
+
+def test_checkpoints_that_go_by_the_time_are_rare_where_saving_takes_long(tmp_path: Path) -> None:
+    attempt = Attempt(frozen_run(tmp_path), 1)
+    every_moment, hourly = Checkpoints(attempt, None, 1e-9), Checkpoints(attempt, None, 3600.0)
+    assert every_moment.is_due(1) and not hourly.is_due(50)
+    every_moment._took = 3600.0  # a file of many gigabytes
+    assert not every_moment.is_due(2)
+    by_updates = Checkpoints(attempt, 3, 3600.0)
+    assert [step for step in range(1, 8) if by_updates.is_due(step)] == [3, 6]
+
+
+def test_a_run_saves_checkpoints_as_time_goes_by(tmp_path: Path) -> None:
+    folder, seen = frozen_run(tmp_path, "optim.steps=6"), set[int]()
+
+    def watch(state: State) -> None:
+        seen.update(folder.attempts()[0].checkpoint_steps)
+
+    place = job_settings(checkpoint_every=None, checkpoint_seconds=1e-9)
+    assert execute(Store(tmp_path), [folder.id], place, JOB, watch) == {folder.id: "done"}
+    assert 1 in seen and len(seen) >= 2
+
+
+def test_the_history_of_a_long_run_is_a_small_part_of_a_checkpoint() -> None:
+    history = [(step, {"train/lr": 0.1 / step, "train/loss": 1.0 + step}) for step in range(1, 100_001)]
+    for step in range(500, 100_001, 500):
+        history[step - 1][1]["val/while_training"] = float(step)
+    buffer = io.BytesIO()
+    torch.save(columns(history), buffer)
+    assert len(buffer.getvalue()) < 2.5e6
+    assert rows(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)) == history
+    assert rows(columns([])) == []
 
 
 def test_the_worst_tokens_are_left_out_after_so_many_updates_and_not_before(tmp_path: Path) -> None:

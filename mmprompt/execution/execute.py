@@ -319,7 +319,7 @@ def train_and_evaluate(
     record = run.record()
     # After everything that may have drawn random numbers: loading a backbone does, the first time in a process.
     torch.manual_seed(config.seed)
-    checkpoints = Checkpoints(attempt, settings.checkpoint_every)
+    checkpoints = Checkpoints(attempt, settings.checkpoint_every, settings.checkpoint_seconds)
     try:
         report = progress_reporter(config, attempt, watch, until)
         state = train(config, tuned, splits, views, checkpoints, record.log, report, until)
