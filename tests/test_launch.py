@@ -253,7 +253,7 @@ CLUSTER = Cluster.model_validate(
         "cpus": 1,
         "mem_gb": 2.0,
         "time_min": 60,
-        "checkpoint_every": 50,
+        "checkpoint_seconds": 30,
         "setup": [],
         "sbatch": {},
     }

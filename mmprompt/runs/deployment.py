@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from mmprompt.settings.deployment import Caching, Deployment, Tracking
+from mmprompt.settings.deployment import NEEDS, Caching, Deployment, Tracking
+from mmprompt.settings.needs import needs
 from mmprompt.settings.parsing import parse
-from mmprompt.settings.section import NotNegative, Positive, Section
+from mmprompt.settings.section import NotNegative, Positive, PositiveFloat, Section
 
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds conf/, mmprompt/, sweeps/
 
@@ -24,7 +25,8 @@ class JobSettings(Section):
     data: str | None  # folder of the files that tasks name
     stage: bool
     gpus: NotNegative
-    checkpoint_every: Positive
+    checkpoint_every: Positive | None
+    checkpoint_seconds: PositiveFloat
     cache: Caching
     tracking: Tracking
 
@@ -37,6 +39,7 @@ class JobSettings(Section):
             stage=deployment.data.stage,
             gpus=deployment.cluster.gpus,
             checkpoint_every=deployment.cluster.checkpoint_every,
+            checkpoint_seconds=deployment.cluster.checkpoint_seconds,
             cache=deployment.cache,
             tracking=deployment.tracking,
         )
@@ -53,7 +56,17 @@ def default_store() -> Path:
 
 
 def deployment_of(composed: Mapping[str, Any]) -> Deployment:
-    return parse(Deployment, {key: composed.get(key, {}) for key in Deployment.model_fields})
+    """The deployment of composed settings; what a job needs is that of the model where the settings leave it open.
+
+    Raises ConfigError.
+    """
+    sections = {key: composed.get(key, {}) for key in Deployment.model_fields}
+    if any(key in sections["cluster"] and sections["cluster"][key] is None for key in NEEDS):
+        of_model = needs(composed)
+        sections["cluster"] = {
+            k: of_model[k] if k in NEEDS and v is None else v for k, v in sections["cluster"].items()
+        }
+    return parse(Deployment, sections)
 
 
 def data_folder(deployment: Deployment) -> str | None:

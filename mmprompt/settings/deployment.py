@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 from mmprompt.settings.secret import secret
 from mmprompt.settings.section import NotNegative, NotNegativeFloat, Positive, PositiveFloat, Section
 
+NEEDS = ("mem_gb", "cpus", "time_min")  # keys that differ from model to model (`mmprompt.settings.needs`)
+
 
 class Cluster(Section):
     """Where jobs run, and what each may use. What is null is left to the cluster."""
@@ -25,15 +27,20 @@ class Cluster(Section):
     exclude: str | None = Field(description="nodes to leave out")
     gres: str | None = Field(description="GPUs as sbatch reads them, gpu:a100:1; null: gpu:GPUS")
     gpus: NotNegative = Field(description="GPUs per job")
-    cpus: Positive = Field(description="CPU cores per job")
-    mem_gb: PositiveFloat = Field(description="memory per job, in GB")
+    cpus: Positive = Field(description="CPU cores per job; null: as the data need")
+    mem_gb: PositiveFloat = Field(description="memory per job, in GB; null: as the model needs")
     time_min: Positive = Field(
-        description="time limit of a job, in minutes; a run that needs longer continues in the next job"
+        description="time limit of a job, in minutes; a run that needs longer continues in the next job; null: by the model"
     )
     max_parallel: Positive | None = Field(
         description="jobs at once, on this machine those of all launches together; null: as many as the cores allow, on SLURM all"
     )
-    checkpoint_every: Positive = Field(description="updates between two checkpoints of a run")
+    checkpoint_every: Positive | None = Field(
+        description="updates between two checkpoints of a run; null: it goes by the time, checkpoint_seconds"
+    )
+    checkpoint_seconds: PositiveFloat = Field(
+        description="seconds between two checkpoints of a run; more if saving one takes more than a twentieth of that"
+    )
     runs_per_job: Positive | None = Field(
         description="runs in a job, one after the other; null: chosen so that jobs are even and start-up is paid seldom"
     )
@@ -130,3 +137,8 @@ class Deployment(Section):
     data: Staging
     paths: Paths
     limits: Limits
+
+    def joined(self, other: Self) -> Self:
+        """This deployment, with jobs that have room for the runs of the other too: the more memory, cores and time of both."""
+        most = {key: max(getattr(self.cluster, key), getattr(other.cluster, key)) for key in NEEDS}
+        return self.model_copy(update={"cluster": self.cluster.model_copy(update=most)})

@@ -95,6 +95,7 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> ExpandedSweep:
     configs: dict[str, RunConfig] = {}
     backbones: dict[str, Path] = {}
     deployments: dict[str, tuple[Deployment, str]] = {}  # by composed sections: deployment, checksum of its backbone
+    first: Deployment | None = None  # that of the first point, with room for the runs of all
     tuned_seeds: set[int] = set()
     by_values: dict[str, tuple[str, Mapping[str, Settings]]] = {}  # by a point's values: its run and its evaluations
     runs: dict[
@@ -104,11 +105,16 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> ExpandedSweep:
         composed = composer.compose(point.overrides)
         if "optim.lr" not in point.overrides:
             tuned_seeds |= {*composed.get("tuned", {}).get("seeds", ())}
-        deployment_key = repr([composed.get(key) for key in Deployment.model_fields])
+        deployment_key = repr(
+            [
+                *(composed.get(key) for key in (*Deployment.model_fields, "model", "method")),
+                "files" in composed["task"]["data"],
+            ]
+        )
         if deployment_key not in deployments:
             deployment = deployment_of(composed)
             deployments[deployment_key] = deployment, checksum_of(deployment)
-            _check_same_deployment(name, next(iter(deployments.values()))[0], deployment)
+            first = joined(name, first or deployment, deployment)
         deployment, checksum = deployments[deployment_key]
         training_key = repr(
             [checksum, *(value for key, value in composed.items() if key not in Questions.model_fields)]
@@ -132,7 +138,7 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> ExpandedSweep:
         points.append((run, point))
         point_evaluations.append(evaluations)
         configs[run], backbones[run] = config, backbone_file(deployment)
-    first, _ = next(iter(deployments.values()))
+    assert first is not None
     return ExpandedSweep(sweep, overrides, points, point_evaluations, configs, backbones, first, sorted(tuned_seeds))
 
 
@@ -147,9 +153,14 @@ class Launch:
     def names(self) -> list[str]:
         return [expanded.sweep.name for expanded in self.sweeps]
 
-    @property
+    @cached_property
     def deployment(self) -> Deployment:
-        return self.sweeps[0].deployment
+        """That of the first sweep, with room for the runs of all. Raises ConfigError if the others differ in more than that."""
+        first, *others = self.sweeps
+        whole = first.deployment
+        for other in others:
+            whole = joined(f"{first.sweep.name} and {other.sweep.name}", whole, other.deployment)
+        return whole
 
     @property
     def store(self) -> Store:
@@ -198,20 +209,24 @@ def join(names: Iterable[str], overrides: Sequence[str], conf: Path) -> Launch:
 
     Raises ConfigError, also if the sweeps do not have the same deployment.
     """
-    sweeps = [expand(name, overrides, conf) for name in dict.fromkeys(names)]
-    for other in sweeps[1:]:
-        _check_same_deployment(f"{sweeps[0].sweep.name} and {other.sweep.name}", sweeps[0].deployment, other.deployment)
-    return Launch(sweeps)
+    launch = Launch([expand(name, overrides, conf) for name in dict.fromkeys(names)])
+    launch.deployment  # noqa: B018
+    return launch
 
 
-def _check_same_deployment(name: str, first: Deployment, other: Deployment) -> None:
-    """Raises ConfigError if two deployments differ in more than the backbone's file, which each model has of its own."""
-    expected = first.model_dump()
-    for section, values in other.model_dump().items():
+def joined(name: str, first: Deployment, other: Deployment) -> Deployment:
+    """The first deployment, with room for the runs of both.
+
+    Raises ConfigError if they differ in more than that and the backbone's file, which each model has of its own.
+    """
+    whole = first.joined(other)
+    expected = whole.model_dump()
+    for section, values in other.joined(first).model_dump().items():
         for key, value in values.items():
             if value != expected[section][key] and key != "backbone":
                 both = f"{section}.{key} is {expected[section][key]} and {value}"
                 raise ConfigError(f"sweep {name}: {both}; all runs of a launch need the same value")
+    return whole
 
 
 def manifest(expanded: ExpandedSweep, code: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import itertools
 import math
 import shlex
@@ -186,7 +187,7 @@ def _compose(
     return CheckedSearch(
         search,
         definition,
-        deployments[0],
+        functools.reduce(Deployment.joined, deployments),
         [backbone_file(deployment) for deployment in deployments],
         composition,
         overrides,
@@ -301,7 +302,8 @@ def _bases(
                 {**choices, **deployment_values, **{k: v for k, v in search.fixed.items() if k not in choices}}
             )
             deployment = deployment_of(composed)
-            if deployments and deployment.model_copy(update={"paths": deployments[0].paths}) != deployments[0]:
+            whole = (deployments or [deployment])[0].joined(deployment)
+            if deployment.joined(whole).model_copy(update={"paths": whole.paths}) != whole:
                 raise ConfigError(
                     f"{choices} and {composed_choices[0]} have different deployments (cluster, tracking, cache); all runs of a "
                     "search need the same"
