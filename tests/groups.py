@@ -13,8 +13,12 @@ LONG = os.environ.get("MMPROMPT_LONG") == "1"  # all tests, in their long form
 
 def some(cases: Sequence[Any], *kept: Any) -> list[Any]:
     """The cases of a parametrized test, those that are not kept marked `long`."""
-    assert set(kept) <= set(cases)
-    return [case if case in kept else pytest.param(case, marks=pytest.mark.long) for case in cases]
+    assert all(case in cases for case in kept)
+
+    def long(case: Any) -> Any:
+        return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.long)
+
+    return [case if case in kept else long(case) for case in cases]
 
 
 # Two test processes run SLURM's tests, each on its own cluster; the second runs these files.

@@ -130,7 +130,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return conf
 
 
-@settings(max_examples=100 if LONG else 10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100 if LONG else 5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([{"a": [1, "1", 1.0, True]}], [], False)
 @example([{"t.x": [["${a}"], "['${a}']"]}], [], False)
 @example([{"list": [[5], [6], [True]], "s.y": ["${t.y}"]}], [], False)

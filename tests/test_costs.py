@@ -76,6 +76,7 @@ def contents(folder: Path) -> dict[str, str]:
 # -------------------------------------------------------------------------------------------------------------- measuring
 
 
+@pytest.mark.long
 def test_all_rows_with_a_finished_run_are_measured_on_that_of_the_smallest_seed(
     launched: Launcher, measured: dict[str, Any]
 ) -> None:
@@ -211,6 +212,7 @@ def age(folder: Path) -> None:
         os.utime(file, (1e9, 1e9))
 
 
+@pytest.mark.long
 def test_while_one_is_at_work_every_verb_goes_its_way_another_says_so_and_ctrl_c_ends_it(
     launched: Launcher, measured: dict[str, Any]
 ) -> None:

@@ -291,6 +291,7 @@ def many(folder: RunFolder, count: int) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.long
 def test_two_at_once_make_each_evaluation_once(run: RunFolder) -> None:
     both = [process(run, *many(run, 3)) for _ in range(2)]
     for one in both:
@@ -380,6 +381,7 @@ def test_runs_are_trained_and_evaluated_under_attack_in_one_attempt_where_both_i
     assert len(done(folder)["evaluated"]) == 2  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_a_failed_evaluation_is_shown_with_its_cause_and_the_next_launch_tries_again(launcher: Launcher) -> None:
     assert launcher.run("launch", "seed=1", "optim.steps=2")[0] == 0
     [run] = [point["run"] for point in launcher.manifest()["points"]]
@@ -410,6 +412,7 @@ def test_a_killed_worker_that_evaluated_costs_what_it_was_at_until_the_next_laun
     assert len(folder.attempts()) == 3 and len(list(folder.evaluations.glob("*.json"))) == 8
 
 
+@pytest.mark.long
 def test_a_live_evaluation_is_shown_and_kept_by_every_verb_and_ends_by_cancel(
     launcher: Launcher, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -353,7 +353,7 @@ def test_an_unknown_name_stays_readable() -> None:
 
 
 @pytest.mark.parametrize("width", some([80, 100, 120], 80))
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize("name", some(SWEEPS, "length", "robustness"))
 def test_no_line_is_wider_than_the_terminal_and_no_row_is_broken(name: str, width: int) -> None:
     _, made = all_of(name)
     lines = terminal(made, ["a note of the sweep " * 9], width).splitlines()

@@ -79,7 +79,7 @@ def jupyter() -> None:
         pytest.importorskip(module, reason=WHY)
 
 
-FEW = ["length", "paper", "search"]
+FEW = ["length", "search"]
 
 
 @pytest.mark.usefixtures("jupyter")

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from groups import LONG, some
 from patience import ended, until
 from synthetic_store import OFFLINE
 from tiny import frozen_run
@@ -135,6 +136,8 @@ CASES = {  # begun in this order: those that wait longest first
     "429 for a while": Case(2, half_way=for_a_while(failing(429))),
     "gone for a while": Case(2, half_way=for_a_while(WandbServer.refuse)),
 }
+USUAL = ("dies half way", "slow", "refused", "well", "401 from half way", "gone for a while")
+HERE = list(CASES) if LONG else USUAL
 
 
 @dataclass
@@ -202,11 +205,12 @@ def meeting(
     ):
         yield dict
         return
-    servers = {name: WandbServer() for name in CASES}
-    stores = {name: tmp_path_factory.mktemp("store") for name in CASES}
+    servers = {name: WandbServer() for name in HERE}
+    stores = {name: tmp_path_factory.mktemp("store") for name in HERE}
     with ExitStack() as stack:
         told = []
-        for name, case in CASES.items():
+        for name in HERE:
+            case = CASES[name]
             shutil.copytree(template[0], stores[name], dirs_exist_ok=True)
             stack.enter_context(servers[name])
             case.start(servers[name])
@@ -219,7 +223,7 @@ def meeting(
         stack.callback(process.stdin.close)
 
         def break_half_way() -> None:
-            waiting = dict(CASES)
+            waiting = {name: CASES[name] for name in HERE}
             while waiting and process.poll() is None:
                 for name in [name for name in waiting if (stores[name] / "half way").exists()]:
                     waiting.pop(name).half_way(servers[name])
@@ -229,8 +233,8 @@ def meeting(
         threading.Thread(target=break_half_way, daemon=True).start()
 
         def come_to() -> dict[str, Met]:
-            assert ended(process) == 0, [name for name in CASES if not (stores[name] / "ended").exists()]
-            return {name: Met.of(servers[name], stores[name], template[1]) for name in CASES}
+            assert ended(process) == 0, [name for name in HERE if not (stores[name] / "ended").exists()]
+            return {name: Met.of(servers[name], stores[name], template[1]) for name in HERE}
 
         yield come_to
 
@@ -304,6 +308,7 @@ def test_a_setting_that_makes_no_sense_stops_no_training(
     assert is_offline(record) and (record.state, len(history_frame(record))) == ("finished", 1)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_outage")
 def test_a_killed_run_that_goes_on_is_a_run_of_its_own_on_the_server_with_the_whole_history(
     template: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -349,7 +354,7 @@ def test_an_operation_that_our_server_does_not_know_is_refused_and_remembered() 
 # What every case came to
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some(list(CASES), *USUAL))
 def test_training_goes_on_and_the_record_on_disk_is_whole(met: dict[str, Met], name: str) -> None:
     found = met[name]
     assert found.ends == ["done", "done"]
@@ -362,7 +367,7 @@ def test_training_goes_on_and_the_record_on_disk_is_whole(met: dict[str, Met], n
         assert {key: record.summary[key] for key in result["metrics"]} == result["metrics"]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some(list(CASES), *USUAL))
 def test_the_server_is_given_up_once_and_one_sentence_says_what_is_wrong_and_what_to_do(
     met: dict[str, Met], name: str
 ) -> None:
@@ -374,7 +379,7 @@ def test_the_server_is_given_up_once_and_one_sentence_says_what_is_wrong_and_wha
     assert KEY not in said
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some(list(CASES), *USUAL))
 def test_sync_brings_the_server_every_row_once_and_finds_nothing_to_do_the_next_time(
     met: dict[str, Met], name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -260,6 +260,7 @@ def test_clean_frees_checkpoints_of_stopped_trials_only_when_the_search_is_over(
 # ---------------------------------------------------------------------------------------------------------------- disturbed
 
 
+@pytest.mark.long
 def test_removed_or_damaged_runs_of_a_search_are_trained_again_by_the_same_command(
     finished: Searcher, tmp_path: Path
 ) -> None:
@@ -297,6 +298,7 @@ def test_a_trial_whose_file_was_removed_is_made_again_with_the_same_results(fini
     assert results(copy) == results(finished) and copy.read().confirmation == finished.read().confirmation
 
 
+@pytest.mark.long
 def test_a_search_that_is_killed_several_times_and_continued_by_two_commands_has_the_same_results(
     searcher: Searcher, finished: Searcher
 ) -> None:
@@ -315,6 +317,7 @@ def test_a_search_that_is_killed_several_times_and_continued_by_two_commands_has
     assert results(searcher) == results(finished)
 
 
+@pytest.mark.long
 def test_ctrl_c_stops_the_workers_and_the_same_command_continues(searcher: Searcher) -> None:
     command = searcher.start("sampler=random")
     store = searcher.study.store

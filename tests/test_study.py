@@ -218,6 +218,7 @@ def test_proposals_depend_on_no_file_but_those_of_the_study_and_its_runs(conf: P
 # ----------------------------------------------------------------------------------------------------- what the sampler is told
 
 
+@pytest.mark.long
 def test_the_sampler_avoids_settings_near_those_of_diverged_trials(
     conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

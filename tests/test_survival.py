@@ -63,6 +63,7 @@ def interrupt(launcher: Launcher, process: subprocess.Popen[str], chance: random
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
 
 
+@pytest.mark.long
 def test_a_sweep_that_is_killed_at_random_moments_gives_the_tables_of_an_undisturbed_one(
     launcher: Launcher, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

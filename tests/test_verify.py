@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from groups import some
 from synthetic_store import (
     DISABLED,
     EXAMPLES,
@@ -807,7 +808,9 @@ SPELLINGS = [
 ]
 
 
-@pytest.mark.parametrize("name", [*names(ROOT / "conf"), *(f"length {word}" for word in SPELLINGS)])
+@pytest.mark.parametrize(
+    "name", [*some(names(ROOT / "conf"), "main", "length", "robustness"), *(f"length {word}" for word in SPELLINGS)]
+)
 def test_a_launched_manifest_agrees_with_its_runs(name: str) -> None:
     """Labels, header and evaluation settings of every point of every sweep, however its settings are written."""
     sweep, *words = name.split()

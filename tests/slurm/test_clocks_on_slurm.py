@@ -75,6 +75,7 @@ def wrong_python(folder: Path, offset: str) -> str:
     return f"cluster.python='{program}'"
 
 
+@pytest.mark.long
 @beside
 def test_on_nodes_an_hour_behind_durations_are_right_and_a_cancelled_run_is_known_as_cancelled(lab: Lab) -> None:
     sweep = lab.sweep_here(wrong_python(lab.folder, "-3600"), seeds=(1, 2))

@@ -54,6 +54,7 @@ def test_jobs_evaluate_finished_runs_and_train_and_evaluate_the_others(lab: Lab)
     assert {row["state"] for row in sweep.rows().values()} == {"done"}
 
 
+@pytest.mark.long
 @beside
 def test_a_job_that_is_requeued_while_it_evaluates_makes_only_the_missing_evaluations(lab: Lab) -> None:
     sweep, attempt = evaluating(lab)

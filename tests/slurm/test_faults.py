@@ -84,6 +84,7 @@ def test_a_run_whose_node_is_lost_resumes_on_another_and_its_surviving_process_c
     assert_same(sweep[1], lab.undisturbed(1))
 
 
+@pytest.mark.long
 @beside
 def test_a_requeued_job_resumes_from_its_checkpoint_and_is_not_submitted_again(lab: Lab) -> None:
     sweep = lab.sweep()

@@ -45,6 +45,7 @@ def assert_each_run_has_one_job(sweep: Sweep) -> None:
     }, jobs
 
 
+@pytest.mark.long
 @beside
 def test_after_a_launch_was_killed_at_any_moment_the_next_one_loses_and_duplicates_no_job(lab: Lab) -> None:
     names = moments(lab.sweep(seeds=(1, 2, 3)))

@@ -61,6 +61,7 @@ def test_a_row_shows_job_node_and_time_left_of_a_running_run_and_slurms_reason_f
     assert code == 0 and f"queued: SLURM job {sweep.job(3)} is pending ({waits['reason']})" in output
 
 
+@pytest.mark.long
 @beside
 def test_the_output_of_a_launch_that_waits_equals_status_and_wrong_clocks_of_nodes_do_not_matter(lab: Lab) -> None:
     hour_behind = (
