@@ -4,6 +4,7 @@ fixture `launcher` (`python -m sweeps` in a folder of its own, with nothing left
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -44,6 +45,12 @@ sys.dont_write_bytecode = False
 
 # What a shell starts in the background, or nohup, ignores SIGINT, and so does all that it starts: not these tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector need not look at it again and again, which took a tenth of the time."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

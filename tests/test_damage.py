@@ -279,6 +279,7 @@ def test_what_is_written_into_an_attempt_while_it_is_being_removed_is_removed_to
     assert not attempt.run.path.exists()
 
 
+@pytest.mark.long
 def test_a_run_that_is_removed_while_it_trains_ends_and_is_trained_again_by_the_next_launch(
     launcher: Launcher,
 ) -> None:

@@ -319,6 +319,7 @@ def test_a_killed_evaluation_goes_on_with_what_is_missing_and_touches_nothing_th
     assert len(record.summary) == 6  # those too of which the killed attempt's record says nothing
 
 
+@pytest.mark.long
 def test_no_evaluation_is_the_last_before_the_record_is_complete(run: RunFolder) -> None:
     words = [sys.executable, "-c", SEEN + LATER, str(run.root), run.id, json.dumps([WEAK, STRONG])]
     output = subprocess.run(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True).stdout
@@ -371,6 +372,7 @@ def test_a_launch_with_new_budgets_on_finished_runs_evaluates_and_trains_nothing
     assert "all 2 runs are done already" in launcher.run("launch", *sweep, epsilons)[1]
 
 
+@pytest.mark.long
 def test_runs_are_trained_and_evaluated_under_attack_in_one_attempt_where_both_is_to_do(launcher: Launcher) -> None:
     code, output = launcher.run("launch", "seed=1", "optim.steps=2", "attack.epsilon=0,0.1", "evaluation.splits=[test]")
     assert code == 0, output

@@ -336,7 +336,7 @@ def made_up_curves(sweep: Sweep) -> pd.DataFrame | None:
     return pd.DataFrame(rows).assign(lower=lambda rows: rows["value"] - 9, upper=lambda rows: rows["value"] + 9, n=3)
 
 
-@pytest.fixture(scope="module", params=some(sweep_names(ROOT / "conf"), "length", "robustness", "methods"))
+@pytest.fixture(scope="module", params=some(sweep_names(ROOT / "conf"), "length", "robustness"))
 def made(request: pytest.FixtureRequest) -> tuple[Sweep, pd.DataFrame, pd.DataFrame | None]:
     sweep = made_up(request.param)
     return sweep, cells(sweep), made_up_curves(sweep)

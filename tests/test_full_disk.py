@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from attempts import error_of
+from groups import some
 from launcher import TINY
 from tiny import frozen_run
 from victim import Victims
@@ -100,9 +101,7 @@ $sweeps status --json > {out}/after.json
 """
 
 
-@pytest.mark.parametrize(
-    "left", [pytest.param(16, marks=pytest.mark.long), 24, pytest.param(32, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("left", some([16, 24, 32]))
 def test_a_launch_onto_a_full_disk_blames_no_run_and_the_same_command_goes_on(tmp_path: Path, left: int) -> None:
     """So many files still fit: it ends before jobs claim runs, where W&B makes its folders, and while they train."""
     store = tmp_path / "runs"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from attempts import error_of
+from groups import some
 from patience import printed_by, until
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -69,7 +70,7 @@ execute(Store(Path(store)), [run], job_settings(), JOB)
 """
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", some(["before", "after"], "after"))
 def test_a_run_killed_at_the_moment_at_which_it_publishes_is_published_once(tmp_path: Path, moment: str) -> None:
     folder, whole = frozen_run(tmp_path / "a"), frozen_run(tmp_path / "b")
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a"), moment, folder.id], cwd=ROOT)

@@ -175,6 +175,7 @@ def test_visible_gpus_are_read_as_cuda_reads_them(visible: str, gpus: list[str])
     assert visible_gpus(visible) == gpus
 
 
+@pytest.mark.long
 def test_inside_an_allocation_each_worker_gets_one_of_its_gpus(launcher: Launcher) -> None:
     """The allocation's two GPUs do not exist, so the runs fail at once; each job records the GPU that it was given."""
     launcher.environment["CUDA_VISIBLE_DEVICES"] = "995,GPU-none"

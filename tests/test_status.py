@@ -112,6 +112,7 @@ def test_a_row_shows_the_differing_settings_and_the_progress_and_a_failure_names
     assert not [text for text in asked if text.startswith("cluster")]
 
 
+@pytest.mark.long
 def test_the_command_to_type_next_runs_the_failed_run_again_and_nothing_else(
     swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -172,6 +172,7 @@ def end(process: subprocess.Popen[str]) -> str:
     return printed
 
 
+@pytest.mark.long
 def test_a_sweep_begun_by_one_user_is_completed_by_another_and_both_see_it_done(shared: Path) -> None:
     end(sweep(shared, ANNA, "launch", "cluster.max_parallel=1", "--limit", "2"))
     assert "all 4 runs are done" in end(sweep(shared, BORIS, "launch", "cluster.max_parallel=1"))

@@ -136,6 +136,7 @@ def test_a_launch_that_ends_while_it_starts_a_worker_leaves_no_worker_behind(
     assert all(jobs == [] for jobs in launcher.attempts().values())
 
 
+@pytest.mark.long
 def test_nohup_keeps_a_launch_alive_when_its_terminal_closes(launcher: Launcher) -> None:
     launcher.nohup = True
     process = launcher.start("launch", "seed=1", "optim.steps=2")

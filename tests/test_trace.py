@@ -84,7 +84,7 @@ def test_the_run_table_has_a_row_per_run_and_split_from_which_cells_can_be_recom
     assert all((store.root / place).is_file() for place in cell["record"])
 
 
-@pytest.mark.parametrize("name", some(NAMES, "depth", "methods", "robustness"))
+@pytest.mark.parametrize("name", some(NAMES, "depth", "robustness"))
 def test_the_command_that_repeats_a_run_makes_the_run_of_that_id(name: str) -> None:
     conf = ROOT / "conf"
     about = manifest(

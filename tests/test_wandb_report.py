@@ -45,6 +45,7 @@ def test_the_page_the_tables_and_the_figures_are_uploaded_as_one_run(
     )
 
 
+@pytest.mark.long
 def test_without_a_result_or_without_a_server_the_command_ends_with_the_reason(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -134,14 +134,22 @@ class Composed:
         return _replaced(self.unresolved, dict(leaves) | resolved)
 
 
+Files = tuple[tuple[str, int, int], ...]
+CHOICES: dict[
+    tuple[Files, tuple[Any, ...]], DictConfig
+] = {}  # what Hydra made of each choice of groups in this process
+
+
 class Composer:
-    """Composes the points of a sweep. Hydra runs once per choice of groups, OmegaConf once per distinct interpolation."""
+    """Composes the points of a sweep. Hydra runs once per choice of groups and process, as long as no file of conf/ changes;
+    OmegaConf once per distinct interpolation.
+    """
 
     def __init__(self, conf: Path) -> None:
         self.conf = conf
         self.options = groups(conf)
         check_files(conf, self.options)
-        self._choices: dict[tuple[Any, ...], DictConfig] = {}
+        self._files = files_of(conf, self.options)
         self._composed: dict[tuple[Any, ...], Composed] = {}
 
     def compose(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,11 +175,18 @@ class Composer:
         return cast(dict[str, Any], OmegaConf.to_container(self._choice(choices), resolve=False))
 
     def _choice(self, choices: Mapping[str, Any]) -> DictConfig:
-        cache_key = tuple(sorted(choices.items()))
-        if cache_key not in self._choices:
+        cache_key = (self._files, tuple(sorted(choices.items())))
+        if cache_key not in CHOICES:
             with initialize_config_dir(str(self.conf), version_base="1.3"):
-                self._choices[cache_key] = compose("config", [f"{key}={value}" for key, value in choices.items()])
-        return self._choices[cache_key]
+                CHOICES[cache_key] = compose("config", [f"{key}={value}" for key, value in choices.items()])
+        return CHOICES[cache_key]
+
+
+def files_of(conf: Path, options: Iterable[str]) -> Files:
+    """The files that Hydra composes from, with their times and sizes, by which a change is noticed."""
+    files = [conf / "config.yaml", *(file for group in options for file in (conf / group).rglob("*.yaml"))]
+    found = ((file, file.stat()) for file in files)
+    return tuple(sorted((str(file.relative_to(conf)), stat.st_mtime_ns, stat.st_size) for file, stat in found))
 
 
 def read_by(key: str, texts: Mapping[str, str], leaves: Iterable[str]) -> list[str]:

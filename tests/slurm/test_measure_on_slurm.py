@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from faults import Sweep, until
 from lab import Lab, beside
 from patience import printed_by
@@ -22,6 +23,7 @@ def measurements(sweep: Sweep) -> dict[Path, dict[str, Any]]:
     return {file: json.loads(file.read_text()) for file in sweep.store.costs("length").glob("*")}
 
 
+@pytest.mark.long
 @beside
 def test_a_job_measures_and_while_a_measurement_waits_other_verbs_work(lab: Lab) -> None:
     sweep = lab.sweep("optim.steps=20")
