@@ -25,6 +25,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from mmprompt.runs.files import StoreError
 from mmprompt.runs.wandb_client import CLIENT, SETTINGS, errors_of_a_dead_client, first_line
 from mmprompt.runs.wandb_file import BLOCK, MAGIC, payloads
 from mmprompt.runs.wandb_messages import decoder
@@ -64,6 +65,7 @@ class RecordWriter:
         if not self.file.is_relative_to(folder):  # W&B silently falls back to a temporary folder
             raise TrackingError(f"{folder} cannot be written to: W&B went to {self.file.parent}")
         if not self.file.exists():  # W&B's background process logs why, and goes on without
+            check_room(self.file)
             raise TrackingError(f"W&B could not make its record {self.file}")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -94,6 +96,15 @@ class RecordWriter:
                 CLIENT.stay_offline(f"W&B did not take the end of {self._run.id} within {SETTINGS['finish_timeout']} s")
             _wait_for_exit(self.file)
         _keep_only(self.file)
+
+
+def check_room(file: Path) -> None:
+    """Raises StoreError if the disk does not take this file now: then no run is to blame."""
+    try:
+        file.touch(exist_ok=False)
+        file.unlink()
+    except OSError as error:
+        raise StoreError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def _open_online(folder: Path, what: Mapping[str, Any]) -> Any:
