@@ -1,7 +1,8 @@
 """Says whether a checkpoint fits a model: `mmprompt checkpoint model=ofa_large paths.backbone=/data/ofa_large.pt`.
 
 It reads every byte and checks the file's own checksums, the names and shapes of all tensors, and that all numbers are finite. Then
-a run can load the file. `plan` and `launch` call it with `--shapes` and JSON on stdin: then it looks at names and shapes alone.
+a run can load the file. `plan`, `launch` and `search` call it with `--shapes` and JSON on stdin: then it looks at names and shapes
+alone.
 """
 
 from __future__ import annotations

@@ -28,8 +28,9 @@ from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
+from mmprompt.training.checkpoints import HASH, Checkpoints, State, columns, rows
 from mmprompt.training.optimiser import AdamW
-from mmprompt.training.train import HASH, Checkpoints, State, columns, data_order, rows
+from mmprompt.training.train import data_order
 
 
 def trained(store: Path, *overrides: str) -> tuple[RunFolder, State]:

@@ -43,7 +43,8 @@ from mmprompt.runs.signals import TOLD_TO_END, end_when_told, time_is_up
 from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_writer import TrackingError
 from mmprompt.settings.parsing import ConfigError
-from mmprompt.training.train import Checkpoints, Paused, State, TrainingError, train
+from mmprompt.training.checkpoints import Checkpoints, State
+from mmprompt.training.train import Paused, TrainingError, train
 
 NEAR_LIMIT = Reason("time limit", "the time limit of its job was near", interrupted=True)
 LIMIT_REACHED = Reason(

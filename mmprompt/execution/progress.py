@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from mmprompt.evaluation.answers import Answered
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.config import RunConfig
-from mmprompt.training.train import State
+from mmprompt.training.checkpoints import State
 
 REPORT_EVERY = 2.0  # seconds between two progress reports
 OnStep = Callable[[State], None]

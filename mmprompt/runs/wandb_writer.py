@@ -65,7 +65,7 @@ class RecordWriter:
         if not self.file.is_relative_to(folder):  # W&B silently falls back to a temporary folder
             raise TrackingError(f"{folder} cannot be written to: W&B went to {self.file.parent}")
         if not self.file.exists():  # W&B's background process logs why, and goes on without
-            check_room(self.file)
+            _check_room(self.file)
             raise TrackingError(f"W&B could not make its record {self.file}")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -98,7 +98,7 @@ class RecordWriter:
         _keep_only(self.file)
 
 
-def check_room(file: Path) -> None:
+def _check_room(file: Path) -> None:
     """Raises StoreError if the disk does not take this file now: then no run is to blame."""
     try:
         file.touch(exist_ok=False)
