@@ -314,6 +314,37 @@ def test_the_best_share_goes_on_whatever_the_order_and_the_default_does_not_coun
     assert {max(one.rungs) for one in others if one.state == "stopped"} == {50, 100}
 
 
+def test_nothing_is_decided_while_a_run_is_damaged_and_the_same_trials_go_on_once_it_is_mended(
+    conf: Path, tmp_path: Path
+) -> None:
+    about = {"space": LR, "sampler": "random", "budget": {"trials": 12}, "confirm": {"top": 1, "seeds": 1}}
+    search_file(conf, "mine", **about, **HALVING)
+    _, undisturbed = begun(conf, tmp_path / "undisturbed", "mine")
+    search_on(undisturbed, peak)
+    expected = StudyReader(undisturbed).read()
+
+    _, study = begun(conf, tmp_path / "runs", "mine")
+    broken = expected.best(0)[0].runs["1"]
+    driver = StudyDriver(study)
+    while len(study.trials()) < 12:
+        for work in driver.advance().work:
+            execute(study.store, work, peak)
+    file = study.store.run(broken).attempts()[0].path / "job.json"
+    whole = file.read_bytes()
+    file.write_bytes(b"{")
+    for _ in range(3):
+        step = StudyDriver(study).advance()
+        for work in step.work:
+            execute(study.store, work, peak)
+    assert (step.work, step.is_over, step.waits) == ([], False, False)
+    assert {number for number, _ in StudyReader(study).read().decisions} == {0}
+    assert study.confirmation() is None
+    file.write_bytes(whole)
+    search_on(study, peak)
+    progress = StudyReader(study).read()
+    assert (progress.decisions, progress.confirmation) == (expected.decisions, expected.confirmation)
+
+
 def test_a_run_that_goes_on_after_a_rung_resumes_and_trains_nothing_twice(conf: Path, tmp_path: Path) -> None:
     search_file(
         conf, "mine", space=LR, sampler="random", budget={"trials": 9}, confirm={"top": 1, "seeds": 1}, **HALVING

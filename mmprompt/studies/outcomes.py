@@ -188,6 +188,11 @@ class StudyProgress:
     def of(self, group: int) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.trial.group == group]
 
+    def damage(self, group: int) -> list[str]:
+        """The damaged files of runs of a group's trials, each with what to do. What is decided stays decided, so nothing is until
+        these runs can be read again."""
+        return [run.damage for outcome in self.of(group) for run in outcome.runs.values() if run.damage]
+
     def knew(self, group: int) -> Knew:
         """What is known of the unfinished trials of a group at this moment."""
         first = self.definition.seeds.first

@@ -167,7 +167,10 @@ class FileFaults:
         return is_of_sweep and self.subject.result(folder.id) is None and damage.file.parent.name == str(newest)
 
     def judge(self, call: Call, damage: Damage) -> None:
-        is_shut = f"the store {self.subject.store.root} cannot be read" in call.printed
+        # A folder in the store may be the first that cannot be read, if the permissions go while `status` is reading.
+        is_shut = f"the store {self.subject.store.root} cannot be read" in call.printed or (
+            str(self.subject.store.root) in call.printed and "Permission denied" in call.printed
+        )
         names_another = any(is_named(one, call) for one in self.damages)
         is_refused = call.code == 2 and (is_shut or names_another)
         if call.code in (0, 1, 2) and not is_named(damage, call) and not is_refused:
