@@ -29,6 +29,7 @@ from mmprompt.studies.study import Study, runs_of
 from sweeps.search.advance import Limits, StudyDriver
 from sweeps.search.definition import compose_search
 from sweeps.search.warm import warm_start
+from sweeps.verbs.search import conclude
 
 LR = {"optim.lr": {"log": [1e-3, 3.0]}}
 HALVING = {"rungs": [50, 100], "stop": {"halving": {"keep": 0.34}}}
@@ -315,7 +316,7 @@ def test_the_best_share_goes_on_whatever_the_order_and_the_default_does_not_coun
 
 
 def test_nothing_is_decided_while_a_run_is_damaged_and_the_same_trials_go_on_once_it_is_mended(
-    conf: Path, tmp_path: Path
+    conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     about = {"space": LR, "sampler": "random", "budget": {"trials": 12}, "confirm": {"top": 1, "seeds": 1}}
     search_file(conf, "mine", **about, **HALVING)
@@ -339,6 +340,9 @@ def test_nothing_is_decided_while_a_run_is_damaged_and_the_same_trials_go_on_onc
     assert (step.work, step.is_over, step.waits) == ([], False, False)
     assert {number for number, _ in StudyReader(study).read().decisions} == {0}
     assert study.confirmation() is None
+    assert conclude(study, StudyReader(study).read()) == 1
+    said = capsys.readouterr().out
+    assert f"damaged: {file}" in said and "failed" not in said.split("damaged: ")[1]
     file.write_bytes(whole)
     search_on(study, peak)
     progress = StudyReader(study).read()

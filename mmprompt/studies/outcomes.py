@@ -47,6 +47,11 @@ class Outcome:
     device_hours: float
 
     @property
+    def damage(self) -> list[str]:
+        """The damaged files of its runs, each with what to do."""
+        return [run.damage for run in self.runs.values() if run.damage]
+
+    @property
     def done(self) -> int:
         """How many seeds are done, counted up to the first one that is not."""
         states = [run.state == "done" for run in self.runs.values()]
@@ -188,10 +193,10 @@ class StudyProgress:
     def of(self, group: int) -> list[Outcome]:
         return [outcome for outcome in self.outcomes if outcome.trial.group == group]
 
-    def damage(self, group: int) -> list[str]:
-        """The damaged files of runs of a group's trials, each with what to do. What is decided stays decided, so nothing is until
-        these runs can be read again."""
-        return [run.damage for outcome in self.of(group) for run in outcome.runs.values() if run.damage]
+    @property
+    def damage(self) -> list[str]:
+        """The damaged files of its trials' runs, each with what to do."""
+        return [damage for outcome in self.outcomes for damage in outcome.damage]
 
     def knew(self, group: int) -> Knew:
         """What is known of the unfinished trials of a group at this moment."""

@@ -96,7 +96,7 @@ class StudyDriver:
                 return Step(work or self._work_ahead(progress), False, is_at_work)
             if self.limits.trials is not None and not self._is_spent(progress):
                 return Step([], False, False)  # this batch has made its trials, but the budget allows more
-            if any(progress.damage(group) for group in range(len(progress.definition.groups))):
+            if progress.damage:
                 return Step([], False, False)  # the best are chosen once, when every trial can be read
             self._confirm(progress)
             progress = self.reader.read()
@@ -120,7 +120,7 @@ class StudyDriver:
             decisions = [
                 decision
                 for group in range(len(progress.definition.groups))
-                if not progress.damage(group)
+                if not any(outcome.damage for outcome in progress.of(group))  # what is decided stays decided
                 for decision in halving.decisions(progress, group, not is_spent(progress, group))
             ]
             for decision in decisions:

@@ -312,7 +312,9 @@ def conclude(study: Study, progress: StudyProgress, workers: Workers | None = No
     """Prints the status of the study and the outcome of its confirmation. Returns the exit code."""
     print(StudyStatus.of(study, progress))
     print("\n".join(conclusion(progress)), end="\n" if is_over(progress) else "")
-    failed = [outcome for outcome in progress.outcomes if outcome.state == "failed"]
+    for damage in progress.damage:
+        print(f"damaged: {damage}")
+    failed = [outcome for outcome in progress.outcomes if outcome.state == "failed" and not outcome.damage]
     if failed:
         print(
             f"{plural(len(failed), 'trial')} failed for reasons that do not lie in their settings; --retry tries again"
@@ -321,7 +323,7 @@ def conclude(study: Study, progress: StudyProgress, workers: Workers | None = No
         if workers is not None and workers.started and not workers.any_ended_well:
             print(f"the workers ended before the search was over; {workers.last_words()}")
         print("the same command goes on from here")
-    return 0 if is_over(progress) and not failed else 1
+    return 0 if is_over(progress) and not failed and not progress.damage else 1
 
 
 # ------------------------------------------------------------------------------------------------------------ verify, export
