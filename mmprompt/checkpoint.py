@@ -2,7 +2,7 @@
 
 It reads every byte and checks the file's own checksums, the names and shapes of all tensors, and that all numbers are finite. Then
 a run can load the file. `plan`, `launch` and `search` call it with `--shapes` and JSON on stdin: then it looks at names and shapes
-alone.
+alone, and answers in JSON.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from mmprompt.runs.identity import config_as_written
 from mmprompt.settings.model import Model
 from mmprompt.settings.parsing import ConfigError
 
-UNFIT = 3  # the exit code with which `--shapes` says so
-
 
 def show(values: dict[str, Any]) -> None:
     """Prints what is in the checkpoint of these settings. Raises ConfigError if it does not fit their model."""
@@ -36,18 +34,19 @@ def show(values: dict[str, Any]) -> None:
     print(f"{time.monotonic() - began:.1f} s")
 
 
-def shapes(request: dict[str, Any]) -> int:
-    """Prints in which way the tensors of `file` are not those of `model`, and returns UNFIT; 0 if they are."""
+def shapes(request: dict[str, Any]) -> None:
+    """Prints `{"differs": TEXT}`: in which way the tensors of `file` are not those of `model`; null if they are."""
+    differs = None
     try:
         check_fit(Path(request["file"]), Model.model_validate(request["model"]))
     except CheckpointError as error:
-        print(error)
-        return UNFIT
-    return 0
+        differs = str(error)
+    print(json.dumps({"differs": differs}))
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--shapes"]:
-        sys.exit(shapes(json.load(sys.stdin)))
-    check_overrides()
-    run_program(show, "config")
+        shapes(json.load(sys.stdin))
+    else:
+        check_overrides()
+        run_program(show, "config")

@@ -20,7 +20,6 @@ from mmprompt.settings.model import Model
 from mmprompt.settings.parsing import ConfigError
 
 OURS = ROOT / "mmprompt" / "backbones"  # those that the repository brings
-UNFIT = 3  # the exit code of `mmprompt.checkpoint --shapes`
 
 
 def check_checkpoints(used: Iterable[tuple[Path, str, Model]], store: Store) -> None:
@@ -40,8 +39,8 @@ def check_checkpoints(used: Iterable[tuple[Path, str, Model]], store: Store) -> 
             capture_output=True,
             text=True,
         )
-        if done.returncode == UNFIT:
-            raise ConfigError(f"paths.backbone={file} does not fit model={model.name}: {done.stdout.strip()}")
+        if done.returncode == 0 and (differs := json.loads(done.stdout)["differs"]) is not None:
+            raise ConfigError(f"paths.backbone={file} does not fit model={model.name}: {differs}")
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             print(f"whether {file} fits model={model.name} cannot be said here ({last})", file=sys.stderr)
