@@ -34,7 +34,7 @@ SLURM = {
         array=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\).*/\1/p' "$1")
         id=$(($(wc -l < "$QUEUE") + 1))
         echo "$id $array $(sed -n 's/^#SBATCH --job-name=//p' "$1")" >> "$QUEUE"
-        echo "Submitted batch job $id" """,
+        echo "$id" """,
     "squeue": r"""
         test -e "$QUEUE.cancelled" || awk -v user="$(id -un)" '{
             for (task = 0; task <= $2; task++)
