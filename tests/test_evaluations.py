@@ -190,6 +190,7 @@ def test_a_live_backbone_is_evaluated_with_the_statistics_it_was_published_with(
     assert scores(folder, TEST).tobytes() == published.tobytes()
 
 
+@pytest.mark.long
 def test_how_answers_are_found_can_be_another_than_the_tasks(tmp_path: Path) -> None:
     """As if the task had said so; of fewer examples, the first."""
     as_it_is = trained(tmp_path, "task=micro_caption", settings=[VAL])

@@ -48,11 +48,13 @@ def victims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
     ("first", "then"),
     [
         (ALL_BYTES, "true"),
-        ("true", ALL_BYTES),
-        (ALL_FILES.replace("{left}", "3"), "true"),
-        (ALL_FILES.replace("{left}", "12"), "true"),  # W&B makes some before it fails
+        pytest.param("true", ALL_BYTES, marks=pytest.mark.long),
+        pytest.param(ALL_FILES.replace("{left}", "3"), "true", marks=pytest.mark.long),
+        pytest.param(
+            ALL_FILES.replace("{left}", "12"), "true", marks=pytest.mark.long
+        ),  # W&B makes some before it fails
         ("true", ALL_FILES.replace("{left}", "0")),
-        ("true", ALL_FILES.replace("{left}", "1")),  # enough to say why
+        pytest.param("true", ALL_FILES.replace("{left}", "1"), marks=pytest.mark.long),  # enough to say why
     ],
     ids=["bytes at the start", "bytes", "few files at the start", "files at the start", "files", "all files but one"],
 )

@@ -120,6 +120,7 @@ def test_a_second_launch_runs_only_what_is_not_done_and_nothing_that_diverged_or
     assert "1 run, 1 at a time" in output
 
 
+@pytest.mark.long
 def test_a_killed_worker_fails_only_its_current_run_which_the_next_launch_trains(launcher: Launcher) -> None:
     arguments = ("seed=1,2,3", "optim.steps=2", "cluster.max_parallel=1")
     process = launcher.start("launch", *arguments)

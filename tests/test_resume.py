@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from attempts import error_of
-from groups import LONG
+from groups import LONG, some
 from tiny import frozen_run
 from victim import Victims
 
@@ -112,6 +112,7 @@ def test_a_run_that_is_killed_after_random_steps_equals_one_that_was_not_killed(
         assert_same(run, undisturbed[settings])
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_at_random_moments_equals_one_that_was_not_killed(
     victims: Victims, undisturbed: dict[tuple[str, ...], RunFolder], tmp_path: Path
 ) -> None:
@@ -162,7 +163,7 @@ def test_a_run_that_is_killed_between_any_two_file_operations_equals_one_that_wa
     assert number > OPERATIONS
 
 
-@pytest.mark.parametrize("byte", [10_000, 70_000])
+@pytest.mark.parametrize("byte", some([10_000, 70_000], 70_000))
 def test_a_run_that_is_killed_while_it_writes_a_checkpoint_resumes_from_the_one_before(
     victims: Victims, undisturbed: dict[tuple[str, ...], RunFolder], byte: int, tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ SHORT, LONG = 4, 40
 MANY = ("task.data.val=300", "task.data.test=300")  # whose scoring takes longer than the steps
 
 
+@pytest.mark.long
 def test_the_log_of_a_launch_and_status_say_the_same_of_a_run_that_stands_still_and_scoring_takes_time(
     launcher: Launcher,
 ) -> None:
