@@ -31,14 +31,14 @@ SLURM = {
     "scontrol": 'echo "MaxArraySize = 20001"',
     "scancel": 'touch "$QUEUE.cancelled"',
     "sbatch": r"""
-        array=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\).*/\1/p' "$1")
+        # sbatch --parsable SCRIPT
+        array=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\).*/\1/p' "$2")
         id=$(($(wc -l < "$QUEUE") + 1))
-        echo "$id $array $(sed -n 's/^#SBATCH --job-name=//p' "$1")" >> "$QUEUE"
+        echo "$id $array $(sed -n 's/^#SBATCH --job-name=//p' "$2")" >> "$QUEUE"
         echo "$id" """,
     "squeue": r"""
         test -e "$QUEUE.cancelled" || awk -v user="$(id -un)" '{
-            for (task = 0; task <= $2; task++)
-                print $3 "|" $1 "_" task "|" task "|PENDING||1:00:00|" user "|Priority"
+            print $1 "_[0-" $2 "]|PENDING||1:00:00|" user "|Priority|" $3 "|job.sh"
         }' "$QUEUE" """,
 }
 
