@@ -21,7 +21,8 @@ SIZES = {  # bytes, about
 
 
 def sections() -> Iterator[Section]:
-    with tempfile.TemporaryDirectory(dir=os.environ.get("MMPROMPT_RUNS")) as folder:
+    store = Path(os.environ.get("MMPROMPT_RUNS", "runs"))
+    with tempfile.TemporaryDirectory(dir=store if store.is_dir() else None) as folder:
         for name, size in SIZES.items():
             file, content = Path(folder) / "file", os.urandom(size)
             writes = WRITES if size < 1 << 20 else 1
