@@ -1,4 +1,4 @@
-"""What the benches measure is done: each verb of `bench/verbs.py` prints its sentence of all runs, so the stand-in for SLURM's
+"""Each verb that `bench/verbs.py` measures says of all runs what it should: the stand-in for SLURM's
 commands answers what the verbs ask."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "bench"))
+sys.path.append(str(Path(__file__).parent / "bench"))
 
 from verbs import PER_BATCH, VERBS, Site
 
