@@ -76,6 +76,16 @@ class Search:
         attempts: list[Attempt] = until(self.at_work, "a worker is at a run", often=True)
         return attempts[0]
 
+    def held_at_its_begin(self) -> Attempt | None:
+        """An attempt that is stopped (SIGSTOP) before its first rung, so that the search cannot end without it."""
+        for attempt in self.at_work():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(attempt.job["pid"], signal.SIGSTOP)
+                if max(attempt.checkpoint_steps, default=0) <= 10:
+                    return attempt
+            release(attempt)
+        return None
+
     def workers(self) -> list[str]:
         """SLURM's states of the workers in its queue."""
         names = [batch["job_name"] for batch in self.sweep.batches()]
@@ -204,8 +214,7 @@ def test_the_trial_of_a_worker_whose_node_is_lost_is_completed_by_others(lab: La
 def test_cancel_ends_the_workers_of_a_search_and_the_next_call_goes_on(lab: Lab) -> None:
     one = search(lab)
     one.run()
-    held = one.one_at_work()
-    os.kill(held.job["pid"], signal.SIGSTOP)  # the search cannot end before it is cancelled
+    held = until(one.held_at_its_begin, "a worker is held before the first rung of a run", often=True)
     code, output = one.sweep.run("cancel", "learning_rate")
     release(held)
     assert code == 0, output
