@@ -210,6 +210,8 @@ def fuzz(base: Store, folder: Path, examples: int, stores: Iterator[int]) -> Non
     @given(damages)
     def every_verb_ends(some: list[Damage]) -> None:
         number = next(stores)
+        if number % 500 == 499:
+            print(f"{number + 1} mangled stores so far", file=sys.stderr)
         place = folder / str(number) / "runs"
         copied(base.root, place)
         try:

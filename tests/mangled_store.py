@@ -278,7 +278,7 @@ def value(file: Path, how: int, files: Sequence[Path]) -> None:
     """Replaces or deletes one value of a JSON file."""
     try:
         content = json.loads(file.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):  # it was damaged before
         return
     places = list(parts(content))
     if not places:
