@@ -16,6 +16,8 @@ import pytest
 from groups import LONG, group_of
 from launcher import Launcher
 
+from sweeps.jobs.batch import THREADS
+
 # What begins first, so that nothing long is left for the end: SLURM's tests, which mostly wait, and of the others the longest.
 # First of all those of the test cluster itself, before any story breaks a node of it.
 FIRST = (
@@ -42,6 +44,10 @@ FIRST = (
 # As for most users: what a process compiles the next one finds compiled. It saves a third of a second for each of a thousand.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Several processes test at once, one for each core at least: more threads would wait for each other. Jobs set their own number.
+for variable in THREADS:
+    os.environ.setdefault(variable, "1")
 
 # What a shell starts in the background, or nohup, ignores SIGINT, and so does all that it starts: not these tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)

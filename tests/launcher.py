@@ -25,6 +25,7 @@ TINY = [
     "optim.validate_every=2",
 ]
 TINY += ["task.data.train=8", "task.data.val=8", "task.data.test=8", "cluster=local", "tracking=disabled"]
+TINY += ["cluster.max_parallel=1"]  # a second process takes longer to import torch than to train such runs
 
 
 @dataclass

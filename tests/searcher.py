@@ -36,7 +36,7 @@ class Searcher:
         return StudyReader(self.study).read()
 
     def start(self, *arguments: str, verb: str = "search") -> subprocess.Popen[str]:
-        own = [*TINY, "cluster=local"] if verb == "search" else []
+        own = [*TINY, "cluster=local", "cluster.max_parallel=1"] if verb == "search" else []
         name = [] if verb != "search" else ["learning_rate"]
         return subprocess.Popen(
             [sys.executable, "-m", "sweeps", verb, *name, *own, *arguments],

@@ -53,6 +53,7 @@ def test_the_file_says_which_recipe_seed_and_commit_made_it_and_what_it_reached(
     assert all(metrics[task] >= wanted for task, wanted in recipe().gate.items())
 
 
+@pytest.mark.long
 def test_it_passes_the_gate_on_handwriting_it_never_saw() -> None:
     torch.set_num_threads(1)
     model = OFA(MICRO)

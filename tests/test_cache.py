@@ -165,6 +165,7 @@ def fill(folder: Path, made: multiprocessing.Queue[int], begin: multiprocessing.
     assert torch.equal(mine(ASKED), rows(ASKED))
 
 
+@pytest.mark.long
 def test_processes_that_fill_at_once_share_the_work(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     made, begin = context.Queue(), context.Barrier(2)

@@ -32,6 +32,7 @@ def stop(launcher: Launcher, *what: str, state: str | None = None) -> int:
     return cancel(what, launcher.store.root, state)
 
 
+@pytest.mark.long
 def test_a_launch_is_ended_only_if_all_its_runs_are_named_and_the_answer_is_yes(
     launcher: Launcher, capsys: pytest.CaptureFixture[str]
 ) -> None:

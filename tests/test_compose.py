@@ -45,6 +45,7 @@ def by_hydra(conf: Path, overrides: list[str]) -> Any:
         return OmegaConf.to_container(compose("config", overrides), resolve=True)
 
 
+@pytest.mark.long
 def test_leaves_set_on_a_composed_choice_equal_a_full_compose_at_every_point(conf: Path) -> None:
     axes: dict[str, dict[str, Any]] = {  # by key: from the text that Hydra reads to our value
         "task": {"micro_vqa": "micro_vqa", "micro_grounding": "micro_grounding"},

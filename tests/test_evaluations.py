@@ -346,6 +346,7 @@ def files(store: Store, pattern: str) -> dict[Path, tuple[int, bytes]]:
     return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in there}
 
 
+@pytest.mark.long
 def test_a_launch_with_new_budgets_on_finished_runs_evaluates_and_trains_nothing(launcher: Launcher) -> None:
     sweep = ("seed=1,2", "optim.steps=2", "cluster.max_parallel=1")
     assert launcher.run("launch", *sweep)[0] == 0

@@ -586,6 +586,7 @@ def run(store: Path, out: Path, *more: str, environment: dict[str, str] | None =
     return subprocess.run(command, env=dict(os.environ) | theirs, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.long
 def test_the_files_are_the_same_bytes_in_another_process_with_another_style(whole: Sweep, tmp_path: Path) -> None:
     assert whole.store is not None
     here, more = tmp_path / "here", {"averages": averages(whole), "trends": trends(whole)}

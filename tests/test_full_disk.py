@@ -115,7 +115,7 @@ def test_a_launch_onto_a_full_disk_blames_no_run_and_the_same_command_goes_on(tm
         out=tmp_path,
         full=ALL_FILES.format(disk=store, left=left),
         room=ROOM.format(disk=store),
-        settings=" ".join([*TINY[:-1], "tracking=offline", "optim.steps=20"]),
+        settings=" ".join([*TINY, "tracking=offline", "optim.steps=20"]),
     )
     alone = ["unshare", "--user", "--map-root-user", "--mount"]
     if subprocess.run([*alone, "mount", "-t", "tmpfs", "none", str(store)], capture_output=True).returncode:

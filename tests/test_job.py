@@ -185,6 +185,7 @@ def test_another_backbone_than_at_launch_is_refused(tmp_path: Path) -> None:
     assert "has changed since launch" in (error_of(folder.attempts()[0]) or "")
 
 
+@pytest.mark.long
 def test_two_processes_with_the_same_list_execute_each_run_once(tmp_path: Path) -> None:
     folders = [frozen_run(tmp_path, f"seed={seed}") for seed in range(4)]
     both = [process(tmp_path, *(folder.id for folder in folders)) for _ in range(2)]

@@ -197,6 +197,7 @@ def test_a_log_gets_a_status_line_each_minute_and_fewer_and_fewer_while_no_run_f
     assert MAX_LOG_INTERVAL == 16 * LOG_INTERVAL
 
 
+@pytest.mark.long
 def test_a_launch_on_a_terminal_shows_what_differs_state_step_score_and_time_left(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -248,6 +248,7 @@ A_THOUSAND = ("cluster=local", "prompt.length=range(1,11)", "seed=range(1,51)")
 BUDGETS = "attack.epsilon=0,0.1,0.2,0.3,0.4"
 
 
+@pytest.mark.long
 def test_a_thousand_runs_are_planned_with_the_work_of_two_and_without_torch(store: Store) -> None:
     """`make bench` measures how long it takes."""
     few, work = command("cluster=local", "prompt.length=10", "seed=1")

@@ -17,7 +17,6 @@ from pathlib import Path
 import psutil
 import pytest
 from clocks import python_with_wrong_clock
-from groups import some
 from launcher import TINY, Launcher
 from patience import ended, until
 
@@ -143,7 +142,8 @@ def test_the_log_of_a_launch_and_status_say_the_same_of_a_run_that_stands_still_
         assert 0.5 < sweep["done"] < 1
 
 
-@pytest.mark.parametrize("seconds", some([-3600, 3600], 3600))
+@pytest.mark.long
+@pytest.mark.parametrize("seconds", [-3600, 3600])
 def test_a_run_whose_node_has_a_wrong_clock_is_neither_silent_nor_ahead(launcher: Launcher, seconds: int) -> None:
     python = python_with_wrong_clock(launcher.folder, f"{seconds:+}")
     with Waiting(launcher, ("seed=1", "optim.steps=4000"), (str(python),)) as waiting:

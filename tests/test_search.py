@@ -446,6 +446,7 @@ def test_settings_that_are_not_shown_to_be_better_are_promoted_only_with_force(
     assert (root / "conf/tuned/micro_prompt_micro_grounding.yaml").read_text() != before
 
 
+@pytest.mark.long
 def test_optuna_dashboard_shows_all_trials_of_an_exported_study(finished: Searcher, tmp_path: Path) -> None:
     file = tmp_path / "journal.log"
     code, output = finished.run("sampler=random", "--journal", str(file))

@@ -96,6 +96,7 @@ def test_a_sweep_that_is_killed_at_random_moments_gives_the_tables_of_an_undistu
         assert run.weights_file.read_bytes() == other.weights_file.read_bytes()
 
 
+@pytest.mark.long
 def test_a_worker_whose_launch_was_killed_ends_after_its_run_and_the_next_launch_waits_for_it(
     launcher: Launcher,
 ) -> None:

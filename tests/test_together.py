@@ -35,6 +35,7 @@ def joined(*words: str) -> Launch:
     return join([word for word in words if "=" not in word], [*fixed, *overrides], ROOT / "conf")
 
 
+@pytest.mark.long
 def test_runs_that_sweeps_share_are_one_launch_s_and_each_has_its_manifest(launcher: Launcher) -> None:
     words = ("robustness", "pixels", "method=prompt", "seed=1", "optim.steps=2")
     _, planned = launcher.run("plan", *words)  # and length, which the launcher always names

@@ -20,6 +20,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
         yield server
 
 
+@pytest.mark.long
 def test_the_page_the_tables_and_the_figures_are_uploaded_as_one_run(
     server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

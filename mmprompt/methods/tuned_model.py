@@ -21,6 +21,7 @@ from mmprompt.models.attention import Prefixes
 from mmprompt.models.decoding import Trie
 from mmprompt.models.loss import label_smoothed, label_smoothed_over, token_losses
 from mmprompt.models.ofa import OFA, PAD, Encoded
+from mmprompt.models.shapes import shapes_only
 from mmprompt.runs.config import RunConfig
 from mmprompt.settings.optim import Optim
 from mmprompt.settings.prompt import Prompt
@@ -60,7 +61,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def outline(config: RunConfig) -> Tuned:
     """The tuned model of a run on torch's meta device: it has names and shapes but no weights, so that any size fits into
     memory."""
-    with torch.device("meta"):
+    with shapes_only():
         return Tuned(config, OFA(config.model), torch.Generator(), [])
 
 

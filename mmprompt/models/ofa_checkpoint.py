@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mmprompt.models.ofa import OFA
 from mmprompt.models.positions import image_bucket_count
+from mmprompt.models.shapes import shapes_only
 from mmprompt.settings.model import Model
 
 State = dict[str, Tensor]
@@ -199,7 +200,7 @@ def check_fit(path: Path, model: Model, whole: bool = False) -> State:
     state = read_state(path, whole)
     if whole:
         check_aliases(state)
-    with torch.device("meta"):
+    with shapes_only():
         empty = OFA(model)
     check(empty, *_wanted(empty, state, model.allow))
     return state

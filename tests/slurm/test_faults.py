@@ -24,8 +24,8 @@ from mmprompt.runs.signals import warning
 TOLD = "interrupted: told to end by SIGTERM"
 
 
-@beside
 @pytest.mark.long
+@beside
 def test_a_run_longer_than_the_time_limit_is_completed_by_one_job_that_requeues_itself(lab: Lab) -> None:
     limits, minutes = (4, 2) if LONG else (2, 60)
     sweep = lab.sweep(f"cluster.time_min={minutes}")

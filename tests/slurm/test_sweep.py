@@ -61,6 +61,7 @@ def test_a_submission_that_sbatch_refuses_ends_in_one_sentence(lab: Lab) -> None
     assert code == 2 and "partition" in output and "Traceback" not in output, output
 
 
+@pytest.mark.long
 @beside
 def test_edits_of_the_code_after_launch_do_not_reach_queued_jobs(lab: Lab) -> None:
     clone = lab.folder / "clone"
