@@ -43,14 +43,14 @@ class Asking:
         return self.pixels if input == "pixels" else self.features
 
     def plainly(self) -> EncodedBatch:
-        with torch.no_grad(), self.tuned.autocast():
+        with torch.no_grad():
             return self.tuned.encode(self.text.source, self.features)
 
     def under(self, attack: Attack) -> EncodedBatch:
         return encode_under_attack(self.tuned, self.text, self.seen(attack.input), attack)
 
     def losses(self, asked: EncodedBatch) -> Tensor:
-        with torch.no_grad(), self.tuned.autocast():
+        with torch.no_grad():
             return answer_losses(self.tuned, self.text, asked)
 
     def part(self, rows: slice) -> Asking:
@@ -72,7 +72,7 @@ def asking(method: str = "prompt", task: str = "micro_vqa", precision: str = "fl
     torch.set_num_threads(config.threads)  # as a job does
     split = data.split("val")
     pixels = preprocess(split.images[:examples], config.task.image_size)
-    with torch.no_grad(), tuned.autocast():
+    with torch.no_grad():
         features = tuned.backbone.features(pixels)
     return Asking(tuned, collate([split.samples[i] for i in range(examples)]), pixels, features)
 
@@ -91,7 +91,7 @@ def moved(of: Asking, attack: Attack) -> list[tuple[Tensor, Tensor]]:
     if attack.input == "pixels":
         return [(of.pixels, read_by(of.tuned.backbone.encoder.resnet, of, attack)[0])]
     text, _, patches, *_ = read_by(of.tuned.backbone.encoder, of, attack)
-    with torch.no_grad(), of.tuned.autocast():
+    with torch.no_grad():
         clean = of.tuned.backbone.embed(of.text.source), of.tuned.backbone.encoder.patches(of.features)
     return [(clean[0], text), (clean[1], patches)]
 
@@ -196,7 +196,7 @@ def test_an_attack_leaves_everything_as_it_was(method: str, input: str, precisio
     for parameter in list(of.tuned.trained.values())[::2]:  # of the others there is none, and stays none
         parameter.grad = torch.full_like(parameter, 3.0)
     before = state_of(of.tuned)
-    with torch.no_grad(), of.tuned.autocast():  # so it is called
+    with torch.no_grad():  # so it is called
         asked = of.under(attack(0.1, "pgd", input))
         assert not torch.is_grad_enabled()
     assert same(state_of(of.tuned), before)

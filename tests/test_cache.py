@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from tiny import JOB, data_of, frozen_run, job_settings, settings
 from torch import Tensor
 
-from mmprompt.data.tasks import collate
 from mmprompt.execution.execute import execute
 from mmprompt.execution.run_context import backbone_of
 from mmprompt.methods.tuned_model import Tuned
@@ -29,7 +28,7 @@ from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Caching
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.training.feature_cache import Cache, Cached
-from mmprompt.training.frozen_features import FrozenFeatures, open_cache, view
+from mmprompt.training.frozen_features import FrozenFeatures, open_cache, ready, view
 
 COUNT, SHAPE = 40, (3, 5)
 DECODER = ("task=micro_vqa", "prompt.depth=decoder")
@@ -190,6 +189,7 @@ def of(
     config, deployment = settings(*overrides)
     known = config.model_dump_json(include={"training_version", "threads", "precision", "model", "backbone", "task"})
     backbone = backbone or backbone_of(config, ROOT / deployment.paths.backbone)
+    backbone = ready(backbone, torch.device("cpu"), config.precision)
     return FrozenFeatures(backbone, known, data_of(config).split(split), cache)
 
 
@@ -331,30 +331,3 @@ def test_on_a_gpu_nothing_is_cached_unless_cache_frozen_is_on(tmp_path: Path) ->
 def test_cache_settings_are_in_no_id_and_precision_is() -> None:
     ids = [run_id(settings(*o)[0]) for o in ((), ("cache.max_gb=1",), ("cache.frozen=on",), ("precision=bfloat16",))]
     assert ids[0] == ids[1] == ids[2] != ids[3]
-
-
-def test_half_precision_is_that_of_the_forward_alone() -> None:
-    config, deployment = settings("precision=bfloat16", "prompt.dropout=0.2")
-    backbone = backbone_of(config, ROOT / deployment.paths.backbone)
-    tuned, seen = Tuned(config, backbone, torch.Generator().manual_seed(1), []).train(), of("precision=bfloat16")
-    linear = [
-        module
-        for name, module in tuned.backbone.named_modules()
-        if name.endswith(("query", "up")) and "bias" not in name
-    ]
-    dtypes: list[torch.dtype] = []
-    for module in linear:
-        module.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
-    text = collate(data_of(config).split("train").samples[:4])
-    loss = tuned.loss(text, seen.features(np.arange(4)), config.optim, 0.0)
-    torch.autograd.backward(loss)
-    assert len(dtypes) == len(linear) and set(dtypes) == {torch.bfloat16}
-    assert loss.dtype == torch.float32
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in tuned.prompts.parameters())
-
-
-def test_half_precision_computes_something_else_and_trains_full_prompts(tmp_path: Path) -> None:
-    full, half = trained(tmp_path), trained(tmp_path, "precision=bfloat16")
-    a, b = load_file(full.weights_file), load_file(half.weights_file)
-    assert {value.dtype for value in b.values()} == {torch.float32}
-    assert not any(torch.equal(a[name], b[name]) for name in a)

@@ -109,7 +109,7 @@ def test_a_row_shows_the_differing_settings_and_the_progress_and_a_failure_names
         "--retry",
         "error",
     ]
-    assert not [text for text in asked if text.startswith("cluster")]
+    assert not [text for text in asked if text.startswith("cluster=")]
 
 
 @pytest.mark.long

@@ -59,15 +59,14 @@ def answers(
     for first in range(0, min(examples, len(split)), size):
         index = np.arange(first, min(first + size, examples, len(split)))
         text = collate([split.samples[i] for i in index.tolist()]).to(device)
-        with tuned.autocast():
-            questions = encode(tuned, text, view(index), attack)
-            model = tuned.backbone, questions.encoded, questions.prefixes, text.start
-            if trie is not None and task.beam is None:
-                best = score_candidates(*model, trie, CHUNK).argmax(1).tolist()
-                token_ids += [tuned.closed[candidate] for candidate in best]
-            else:
-                tokens, _ = search(*model, task.beam or 1, shortest, longest, task.no_repeat_ngram, trie)
-                token_ids += tokens.tolist()
+        questions = encode(tuned, text, view(index), attack)
+        model = tuned.backbone, questions.encoded, questions.prefixes, text.start
+        if trie is not None and task.beam is None:
+            best = score_candidates(*model, trie, CHUNK).argmax(1).tolist()
+            token_ids += [tuned.closed[candidate] for candidate in best]
+        else:
+            tokens, _ = search(*model, task.beam or 1, shortest, longest, task.no_repeat_ngram, trie)
+            token_ids += tokens.tolist()
         answered(len(token_ids))
     return token_ids
 

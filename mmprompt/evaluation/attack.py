@@ -54,13 +54,10 @@ def encode_under_attack(tuned: Tuned, text: Batch, image: Tensor, attack: Attack
     if tuned.training:
         raise ValueError("the model is in train mode, and only in eval mode can it be attacked")
     pixels = attack.input == "pixels"
-    with tuned.autocast():
-        # In float32, because bfloat16 is too coarse for small changes.
-        clean = (
-            [image] if pixels else [tuned.backbone.embed(text.source), tuned.backbone.encoder.patches(image).float()]
-        )
-        grid = None if pixels else (image.shape[2], image.shape[3])
-        return encode(tuned, text, grid, attacked(partial(losses, tuned, text, grid), clean, attack))
+    # In float32, because bfloat16 is too coarse for small changes.
+    clean = [image] if pixels else [tuned.backbone.embed(text.source), tuned.backbone.encoder.patches(image).float()]
+    grid = None if pixels else (image.shape[2], image.shape[3])
+    return encode(tuned, text, grid, attacked(partial(losses, tuned, text, grid), clean, attack))
 
 
 def encode(tuned: Tuned, text: Batch, grid: tuple[int, int] | None, point: Point) -> EncodedBatch:
@@ -68,7 +65,7 @@ def encode(tuned: Tuned, text: Batch, grid: tuple[int, int] | None, point: Point
     if grid is None:
         return tuned.encode(text.source, tuned.backbone.features(*point))
     embedded, patches = point
-    encoder, decoder = tuned.prompts(len(embedded))
+    encoder, decoder = tuned.prefixes(len(embedded))
     encoded: Encoded = tuned.backbone.encoder(embedded, text.source == PAD, patches, grid, None, encoder)
     return EncodedBatch(encoded, decoder)
 
@@ -83,7 +80,7 @@ def answer_losses(tuned: Tuned, text: Batch, questions: EncodedBatch) -> Tensor:
     answering = text.target != PAD
     targets = text.target[answering]  # n tokens of answers
     states = tuned.backbone.decode_states(text.decoder, questions.encoded, questions.prefixes, answering)
-    logits = tuned.backbone.logits(states).float()  # n V
+    logits = tuned.backbone.logits(states)  # n V
     if tuned.config.task.answers is not None:
         allowed, _ = tuned.trie.allowed(text.target)
         possible = torch.zeros_like(logits, dtype=torch.bool).index_copy(1, tuned.trie.words, allowed[answering])

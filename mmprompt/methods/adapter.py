@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprompt.models.ofa import OFA
+from mmprompt.models.precision import Linear
 from mmprompt.settings.adapter import Adapter
 
 
@@ -26,8 +27,8 @@ class Bottleneck(nn.Module):
 
     def __init__(self, dim: int, bottleneck: int, std: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.down = nn.Linear(dim, bottleneck)
-        self.up = nn.Linear(bottleneck, dim)
+        self.down = Linear(dim, bottleneck)
+        self.up = Linear(bottleneck, dim)
         for linear in (self.down, self.up):
             nn.init.normal_(linear.weight, std=std, generator=generator)
             nn.init.zeros_(linear.bias)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mmprompt.models.attention import Attention
 from mmprompt.models.ofa import OFA
+from mmprompt.models.precision import Linear
 from mmprompt.settings.lora import LoRA
 
 
@@ -22,7 +23,7 @@ def install(settings: LoRA, backbone: OFA, std: float, generator: torch.Generato
             setattr(attention, target, LowRank(linear, settings.rank, settings.alpha, std, generator))
 
 
-class LowRank(nn.Linear):
+class LowRank(Linear):
     """Replaces a linear layer, and keeps its weight and bias under their names."""
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float, std: float, generator: torch.Generator) -> None:
@@ -34,4 +35,5 @@ class LowRank(nn.Linear):
         nn.init.normal_(self.lora_down, std=std, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.scale * F.linear(F.linear(x, self.lora_down), self.lora_up)
+        down, up = self.lora_down.to(x.dtype), self.lora_up.to(x.dtype)
+        return super().forward(x) + self.scale * F.linear(F.linear(x, down), up)

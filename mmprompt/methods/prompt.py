@@ -57,10 +57,11 @@ class Prefix(nn.Module):
         values: Tensor = self.table if self.mlp is None else self.mlp(self.table)
         return values  # P 2Ld
 
-    def forward(self, batch: int) -> Prefixes:
-        """Keys and values of each layer for `batch` examples, B H P Dh each. Dropout draws anew for each example, from torch's
-        global random stream."""
-        table = self.values().view(len(self.table), 2 * len(self.prompted), self.heads, self.head_dim)  # P 2L H Dh
+    def forward(self, batch: int, dtype: torch.dtype = torch.float32) -> Prefixes:
+        """Keys and values of each layer for `batch` examples, B H P Dh each, in this precision. Dropout draws anew for each
+        example, from torch's global random stream."""
+        values = self.values().to(dtype)  # P 2Ld
+        table = values.view(len(self.table), 2 * len(self.prompted), self.heads, self.head_dim)  # P 2L H Dh
         # Split once, and before it is repeated: the gradient is then summed over the batch part by part.
         parts = [
             F.dropout(part.expand(batch, -1, -1, -1), self.dropout, self.training)  # B H P Dh
@@ -73,8 +74,8 @@ class Prefix(nn.Module):
 
     @torch.no_grad()
     def collapse(self) -> None:
-        """Replaces the MLP by the table that it computes, in float32. The model's answers stay the same to the last bit."""
-        self.table = nn.Parameter(self.values().float())
+        """Replaces the MLP by the table that it computes. The model's answers stay the same to the last bit."""
+        self.table = nn.Parameter(self.values())
         self.mlp = None
 
 
@@ -102,10 +103,10 @@ class Prompts(nn.Module):
         }
         self.encoder, self.decoder = stacks["encoder"], stacks["decoder"]
 
-    def forward(self, batch: int) -> tuple[Prefixes | None, Prefixes | None]:
-        """The prefixes of encoder and decoder, for `model.encode` and `model.decode`."""
-        encoder = None if self.encoder is None else self.encoder(batch)
-        decoder = None if self.decoder is None else self.decoder(batch)
+    def forward(self, batch: int, dtype: torch.dtype = torch.float32) -> tuple[Prefixes | None, Prefixes | None]:
+        """The prefixes of encoder and decoder, for `model.encode` and `model.decode`, in this precision."""
+        encoder = None if self.encoder is None else self.encoder(batch, dtype)
+        decoder = None if self.decoder is None else self.decoder(batch, dtype)
         return encoder, decoder
 
     def collapsed(self) -> Prompts:

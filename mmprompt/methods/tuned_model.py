@@ -21,6 +21,7 @@ from mmprompt.models.attention import Prefixes
 from mmprompt.models.decoding import Trie
 from mmprompt.models.loss import label_smoothed, label_smoothed_over, token_losses
 from mmprompt.models.ofa import OFA, PAD, Encoded
+from mmprompt.models.precision import dtype_of
 from mmprompt.models.shapes import shapes_only
 from mmprompt.runs.config import RunConfig
 from mmprompt.settings.optim import Optim
@@ -53,11 +54,6 @@ def tokens_in_loss(tokens: int, dropped: float) -> int:
     return max(1, int(tokens * (1 - dropped)))
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context in which a forward pass computes in this precision; weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
 def outline(config: RunConfig) -> Tuned:
     """The tuned model of a run on torch's meta device: it has names and shapes but no weights, so that any size fits into
     memory."""
@@ -83,6 +79,7 @@ class Tuned(nn.Module):
         self.backbone = copy.deepcopy(backbone)
         self.backbone_names = frozenset(name for name, _ in backbone.named_parameters())  # the method added all others
         install(config, self.backbone, generator)
+        self.backbone.compute_in(dtype_of(config.precision))
         self.prompts = Prompts(config.model, config.settings_of(Prompt), generator)
         self.config, self.closed, self.live = config, closed, config.backbone.mode == "train"
         self.eval()
@@ -113,12 +110,14 @@ class Tuned(nn.Module):
         """The prefix tree of the closed set of answers."""
         return Trie.of(self.closed, self.backbone.embed.weight.device)
 
-    def autocast(self) -> torch.autocast:
-        return autocast(self.backbone.embed.weight.device, self.config.precision)
+    def prefixes(self, batch: int) -> tuple[Prefixes | None, Prefixes | None]:
+        """The prefixes of encoder and decoder for this many examples, in the precision of the forward pass."""
+        prefixes: tuple[Prefixes | None, Prefixes | None] = self.prompts(batch, dtype_of(self.config.precision))
+        return prefixes
 
     def encode(self, source: Tensor, inputs: Tensor | Encoded) -> EncodedBatch:
         """Encodes a batch. source B S; inputs: image features B C h w, or the encoder's output for these sources and images."""
-        encoder, decoder = self.prompts(len(source))
+        encoder, decoder = self.prefixes(len(source))
         if isinstance(inputs, Encoded):
             return EncodedBatch(inputs, decoder)
         return EncodedBatch(self.backbone.encode(source, inputs, None, encoder), decoder)
@@ -133,26 +132,23 @@ class Tuned(nn.Module):
         targets, embedding = text.target[answering], self.backbone.embed.weight
         weights = None if text.weight is None else text.weight[:, None].expand_as(text.target)[answering]
         most = tokens_in_loss(len(targets), dropped)
-        with self.autocast():
-            questions = self.encode(text.source, inputs)
-            states = self.backbone.decode_states(text.decoder, questions.encoded, questions.prefixes, answering)
-            if optim.smoothing_over == "allowed":
-                allowed, in_trie = self.trie.allowed(text.target)
-                if not in_trie.all():
-                    raise AnswerError(self.config.task.name)
-                words = self.trie.words
-                losses = label_smoothed_over(
-                    allowed[answering], words, states, embedding, targets, optim.label_smoothing
-                )
-                losses = losses if weights is None else losses * weights
-                return losses.topk(most, largest=False, sorted=False).values.sum()
-            if most < len(targets):
-                losses = token_losses(states, embedding, targets, optim.label_smoothing)
-                losses = losses if weights is None else losses * weights
-                least = losses.topk(most, largest=False, sorted=False).indices
-                states, targets = states[least], targets[least]
-                weights = None if weights is None else weights[least]
-            return label_smoothed(states, embedding, targets, optim.label_smoothing, weights)
+        questions = self.encode(text.source, inputs)
+        states = self.backbone.decode_states(text.decoder, questions.encoded, questions.prefixes, answering)
+        if optim.smoothing_over == "allowed":
+            allowed, in_trie = self.trie.allowed(text.target)
+            if not in_trie.all():
+                raise AnswerError(self.config.task.name)
+            words = self.trie.words
+            losses = label_smoothed_over(allowed[answering], words, states, embedding, targets, optim.label_smoothing)
+            losses = losses if weights is None else losses * weights
+            return losses.topk(most, largest=False, sorted=False).values.sum()
+        if most < len(targets):
+            losses = token_losses(states, embedding, targets, optim.label_smoothing)
+            losses = losses if weights is None else losses * weights
+            least = losses.topk(most, largest=False, sorted=False).indices
+            states, targets = states[least], targets[least]
+            weights = None if weights is None else weights[least]
+        return label_smoothed(states, embedding, targets, optim.label_smoothing, weights)
 
     def tuned_state(self) -> dict[str, Tensor]:
         """A copy of everything that may differ from the pretrained backbone: the trained parameters, and with backbone.mode=train
@@ -176,9 +172,7 @@ class Tuned(nn.Module):
 
     def collapse(self) -> None:
         """Replaces the prompts' MLPs by the tables that they compute. Training cannot continue as before after this."""
-        # In the precision of training and evaluation, so that the tables have the same bits as there.
-        with self.autocast():
-            self.prompts = self.prompts.collapsed()
+        self.prompts = self.prompts.collapsed()
         self.__dict__.pop("trained", None)
 
     def load_tuned_state(self, state: dict[str, Tensor]) -> None:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmprompt.models.precision import Linear
+
 KeyValue = tuple[Tensor, Tensor]  # B H P Dh each
 Prefixes = Sequence[KeyValue | None]  # one per layer of a stack; None: that layer has no prompt
 
@@ -61,10 +63,10 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.scale = (2 * dim // heads) ** -0.5
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.key = Linear(dim, dim)
+        self.value = Linear(dim, dim)
+        self.out = Linear(dim, dim)
         self.head_scale = nn.Parameter(torch.ones(heads))
 
     def split(self, x: Tensor) -> Tensor:  # B T d
@@ -77,7 +79,7 @@ class Attention(nn.Module):
         """Attention from `x` (B T d) to keys and values (B H U Dh); `mask` (B or 1, H T U) is added to the scores. B T d."""
         query, (key, value) = self.split(self.query(x)), key_value
         heads = F.scaled_dot_product_attention(query, key, value, mask, scale=self.scale)  # B H T Dh
-        heads = heads * self.head_scale[:, None, None]
+        heads = heads * self.head_scale.to(heads.dtype)[:, None, None]
         out: Tensor = self.out(heads.transpose(1, 2).flatten(2))
         return out  # B T d
 

@@ -150,7 +150,7 @@ def search(
     nodes = start.new_zeros(len(start), 1)  # B K, nodes of the trie
     answers = BestHypotheses(start, steps)
     for step in range(steps):
-        logits = F.linear(states, embed).float()  # B K W
+        logits = F.linear(states, embed)  # B K W
         following = None if trie is None else trie.following(nodes)
         if following is not None:
             logits = logits.masked_fill(following == 0, MINUS_INFINITY)
@@ -219,7 +219,7 @@ def score_candidates(
     def score_children(states: Tensor, nodes: Tensor) -> None:  # B n d, n
         children = trie.children(nodes)  # n c
         embed = model.embed.weight[trie.words[trie.word[children]]]  # n c d
-        logits = torch.einsum("bnd,ncd->bnc", states, embed).float().masked_fill(children == 0, MINUS_INFINITY)
+        logits = torch.einsum("bnd,ncd->bnc", states, embed).masked_fill(children == 0, MINUS_INFINITY)
         log_probs[:, children[children > 0]] = logits.log_softmax(-1)[:, children > 0]
 
     score_children(states, trie.ends.new_zeros(1))

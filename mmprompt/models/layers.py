@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprompt.models.attention import Attention, KeyValue, Past
+from mmprompt.models.precision import LayerNorm, Linear
 from mmprompt.settings.model import Model
 
 
@@ -38,9 +39,9 @@ class DropPath(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.up = nn.Linear(model.dim, model.ffn_dim)
-        self.norm = nn.LayerNorm(model.ffn_dim)
-        self.down = nn.Linear(model.ffn_dim, model.dim)
+        self.up = Linear(model.dim, model.ffn_dim)
+        self.norm = LayerNorm(model.ffn_dim)
+        self.down = Linear(model.ffn_dim, model.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.down(self.norm(F.gelu(self.up(x))))
@@ -50,10 +51,10 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     def __init__(self, model: Model, drop_path: float) -> None:
         super().__init__()
-        self.self_norm = nn.LayerNorm(model.dim)
+        self.self_norm = LayerNorm(model.dim)
         self.self_attention = Attention(model.dim, model.heads)
-        self.self_out_norm = nn.LayerNorm(model.dim)
-        self.ffn_norm = nn.LayerNorm(model.dim)
+        self.self_out_norm = LayerNorm(model.dim)
+        self.ffn_norm = LayerNorm(model.dim)
         self.ffn = FeedForward(model)
         self.adapter: nn.Module = nn.Identity()  # `mmprompt.methods.adapter` may put one there
         self.dropout = nn.Dropout(model.dropout)
@@ -72,13 +73,13 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     def __init__(self, model: Model, drop_path: float) -> None:
         super().__init__()
-        self.self_norm = nn.LayerNorm(model.dim)
+        self.self_norm = LayerNorm(model.dim)
         self.self_attention = Attention(model.dim, model.heads)
-        self.self_out_norm = nn.LayerNorm(model.dim)
-        self.cross_norm = nn.LayerNorm(model.dim)
+        self.self_out_norm = LayerNorm(model.dim)
+        self.cross_norm = LayerNorm(model.dim)
         self.cross_attention = Attention(model.dim, model.heads)
-        self.cross_out_norm = nn.LayerNorm(model.dim)
-        self.ffn_norm = nn.LayerNorm(model.dim)
+        self.cross_out_norm = LayerNorm(model.dim)
+        self.ffn_norm = LayerNorm(model.dim)
         self.ffn = FeedForward(model)
         self.adapter: nn.Module = nn.Identity()  # `mmprompt.methods.adapter` may put one there
         self.dropout = nn.Dropout(model.dropout)

@@ -7,6 +7,7 @@ n tokens, d width, V vocabulary, W words that occur in the closed set of answers
 The logits, n x V, are by far the largest tensor of a step. One autograd function computes them, turns them in place into
 probabilities and then into their gradient, and frees them in the forward pass. This takes half the time of a chain of operations
 that each keep a copy.
+States and embedding are float32 in every precision: logits rounded to bfloat16 would lie .125 apart from 16 on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class _LabelSmoothed(torch.autograd.Function):
     ) -> Tensor:
         share = smoothing / (len(embedding) - 1)  # e'
         right, tokens = 1 - smoothing - share, torch.arange(len(targets), device=targets.device)
-        z = (embedding @ states.t()).float()  # V n: the product is faster in this orientation
+        z = embedding @ states.t()  # V n: the product is faster in this orientation
         highest = z.amax(0)
         loss = highest - right * z[targets, tokens] - share * z.sum(0)
         total = z.sub_(highest).exp_().sum(0)
@@ -34,8 +35,8 @@ class _LabelSmoothed(torch.autograd.Function):
         z[targets, tokens] -= right  # z is now the gradient of the logits
         if weights is not None:
             z, loss = z.mul_(weights), loss * weights
-        states_gradient = (embedding.t() @ z).t().to(states.dtype)
-        embedding_gradient = (z @ states).to(embedding.dtype) if ctx.needs_input_grad[1] else None
+        states_gradient = (embedding.t() @ z).t()
+        embedding_gradient = z @ states if ctx.needs_input_grad[1] else None
         ctx.save_for_backward(states_gradient, embedding_gradient)
         return loss.sum()
 
@@ -50,7 +51,7 @@ class _LabelSmoothed(torch.autograd.Function):
 def label_smoothed(
     states: Tensor, embedding: Tensor, targets: Tensor, smoothing: float, weights: Tensor | None = None
 ) -> Tensor:
-    """The label-smoothed loss, summed over the tokens, each times its weight. Computed in float32 from the logits on.
+    """The label-smoothed loss, summed over the tokens, each times its weight.
 
     states n d, embedding V d, targets n, weights n.
     """
@@ -67,7 +68,7 @@ def label_smoothed_over(
     allowed n W, words W (ids), states n d, targets n. Where m words are allowed, e' = e / (m - 1) (facts 3.4); where only one is
     allowed, the loss is 0.
     """
-    logits = (states @ embedding[words].t()).float().masked_fill(~allowed, float("-inf"))  # n W
+    logits = (states @ embedding[words].t()).masked_fill(~allowed, float("-inf"))  # n W
     log_probs = logits.log_softmax(1)
     share = smoothing / (allowed.sum(1) - 1 + 1e-6)  # n, e'
     right = log_probs.gather(1, torch.searchsorted(words, targets)[:, None])[:, 0]
@@ -77,7 +78,7 @@ def label_smoothed_over(
 @torch.no_grad()
 def token_losses(states: Tensor, embedding: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     """The label-smoothed loss of each token, n, without a gradient: for choosing the tokens that `label_smoothed` then sums."""
-    logits = (states @ embedding.t()).float()  # n V
+    logits = states @ embedding.t()  # n V
     share = smoothing / (len(embedding) - 1)  # e'
     right = logits.gather(1, targets[:, None])[:, 0]
     return logits.logsumexp(1) - (1 - smoothing - share) * right - share * logits.sum(1)

@@ -7,6 +7,9 @@ P prompt length, H heads, Dh head width, d width, C = 16 x resnet_width feature 
     encoded = model.encode(tokens, features, image_mask, encoder_prefixes)
     logits = model.decode(targets, encoded, decoder_prefixes)              # B T V
 
+Embeddings, positions, the first norms and everything from the decoder's last norm on are float32. What lies between is computed
+in `model.dtype`, float32 unless `compute_in` was called.
+
 Image generation is left out: the decoder has no image codes (`ofa_checkpoint` names the tensors that belong to it).
 Initialisation, dropout and drop-path draw from torch's global random stream, which is seeded in one place.
 """
@@ -31,6 +34,7 @@ from mmprompt.models.positions import (
     TokenPositions,
     TokenRelativeBias,
 )
+from mmprompt.models.precision import LayerNorm, Linear, hold_frozen
 from mmprompt.models.resnet import ResNet
 from mmprompt.settings.model import Model
 
@@ -93,10 +97,10 @@ class Encoder(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.resnet = ResNet(model.resnet_width, model.resnet_blocks)
-        self.image_proj = nn.Linear(self.resnet.channels, model.dim)
+        self.image_proj = Linear(self.resnet.channels, model.dim)
         self.types = nn.Embedding(2, model.dim)
-        self.image_norm = nn.LayerNorm(model.dim)
-        self.token_norm = nn.LayerNorm(model.dim)
+        self.image_norm = LayerNorm(model.dim)
+        self.token_norm = LayerNorm(model.dim)
         self.dropout = nn.Dropout(model.dropout)
         self.token_positions = TokenPositions(model.max_positions, model.dim)
         self.image_positions = ImagePositions(model.image_buckets, model.interpolate_from, model.dim)
@@ -105,20 +109,21 @@ class Encoder(nn.Module):
         self.token_biases = nn.ModuleList(TokenRelativeBias(model.token_buckets, model.heads) for _ in rates)
         self.image_biases = nn.ModuleList(ImageRelativeBias(model.image_buckets, model.heads) for _ in rates)
         self.layers = nn.ModuleList(EncoderLayer(model, rate) for rate in rates)
-        self.norm = nn.LayerNorm(model.dim)
+        self.norm = LayerNorm(model.dim)
         self.remembered = RecentResults()
+        self.dtype = torch.float32  # of the layers
 
     def embed_text(self, embedded: Tensor) -> Tensor:
         text: Tensor = self.dropout(self.token_norm(embedded + self.types.weight[TEXT]))
-        return text  # B S d
+        return text.to(self.dtype)  # B S d
 
     def patches(self, features: Tensor) -> Tensor:  # B C h w
-        patches: Tensor = self.image_proj(features.flatten(2).transpose(1, 2))
+        patches: Tensor = self.image_proj(features.flatten(2).transpose(1, 2).to(self.dtype)).float()
         return patches  # B N d, row by row
 
     def embed_image(self, patches: Tensor) -> Tensor:
         image: Tensor = self.dropout(self.image_norm(patches + self.types.weight[IMAGE]))
-        return image  # B N d
+        return image.to(self.dtype)  # B N d
 
     def positions(self, grid: tuple[int, int] | None, length: int) -> Tensor:
         text = self.token_positions(length)
@@ -143,20 +148,16 @@ class Encoder(nn.Module):
 
         While none of their parameters trains, they are computed once for all texts of similar length, and cut to this length.
         """
-        table = self.token_positions.table.weight
-        longest = max(length, min(-(-length // STEP) * STEP, len(table)))
-        device = table.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else table.dtype
+        longest = max(length, min(-(-length // STEP) * STEP, self.token_positions.table.num_embeddings))
 
         def make() -> tuple[Tensor, list[Tensor]]:
-            with torch.autocast(device, enabled=False):
-                positions = self.positions(grid, longest)
-                biases = self.biases(grid, longest, positions)
-                return positions, [F.pad(b, (p, 0))[None].to(dtype) for b, p in zip(biases, prompts, strict=True)]
+            positions = self.positions(grid, longest)
+            biases = self.biases(grid, longest, positions)
+            return positions, [F.pad(b, (p, 0))[None].to(self.dtype) for b, p in zip(biases, prompts, strict=True)]
 
         parts = (self.token_positions, self.image_positions, self.position_bias, self.token_biases, self.image_biases)
         tensors = (parameter for part in parts for parameter in part.parameters())
-        positions, masks = self.remembered((grid, longest, *prompts, dtype), tensors, make)
+        positions, masks = self.remembered((grid, longest, *prompts, self.dtype), tensors, make)
         end = len(positions) - longest + length
         return positions[:end], [mask[:, :, :end, : prompt + end] for mask, prompt in zip(masks, prompts, strict=True)]
 
@@ -192,7 +193,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.token_norm = nn.LayerNorm(model.dim)
+        self.token_norm = LayerNorm(model.dim)
         self.dropout = nn.Dropout(model.dropout)
         self.token_positions = TokenPositions(model.max_positions, model.dim)
         self.self_bias = AbsoluteBias(model.dim, model.heads)
@@ -200,19 +201,22 @@ class Decoder(nn.Module):
         rates = drop_paths(model.decoder_drop_path, model.decoder_layers)
         self.token_biases = nn.ModuleList(TokenRelativeBias(model.token_buckets, model.heads) for _ in rates)
         self.layers = nn.ModuleList(DecoderLayer(model, rate) for rate in rates)
-        self.norm = nn.LayerNorm(model.dim)
+        self.norm = LayerNorm(model.dim)
+        self.dtype = torch.float32  # of the layers
 
     def cache(self, encoded: Encoded, prefixes: Prefixes | None, length: int) -> KeyValueCache:
         """An empty cache, with biases for at most `length` tokens."""
         positions = self.token_positions(length)
         absolute = self.self_bias(positions, positions)
+        memory_bias: Tensor = self.cross_bias(positions, encoded.positions)
+        states = encoded.states.to(self.dtype)
         return KeyValueCache(
             past=[prefix and Past(prefix, prefix[0].shape[2]) for prefix in prefixes or [None] * len(self.layers)],
-            memory=[cast(DecoderLayer, layer).cross_attention.key_value(encoded.states) for layer in self.layers],
+            memory=[cast(DecoderLayer, layer).cross_attention.key_value(states) for layer in self.layers],
             memory_padding=encoded.padding,
             places=torch.zeros(1, 0, dtype=torch.long, device=positions.device),
-            biases=[absolute + token_bias(length) for token_bias in self.token_biases],
-            memory_bias=self.cross_bias(positions, encoded.positions),
+            biases=[(absolute + token_bias(length)).to(self.dtype) for token_bias in self.token_biases],
+            memory_bias=memory_bias.to(self.dtype),
         )
 
     def forward(
@@ -226,7 +230,7 @@ class Decoder(nn.Module):
         """
         batch = max(len(places), len(cache.places))
         keys = torch.cat([cache.places.expand(batch, -1), places.expand(batch, -1)], dim=1)  # B R+n
-        x, pasts = self.dropout(self.token_norm(embedded)), []
+        x, pasts = self.dropout(self.token_norm(embedded)).to(self.dtype), []
         memory_mask = cache.memory_mask(places)
         for i, (layer, past, memory) in enumerate(zip(self.layers, cache.past, cache.memory, strict=True)):
             last = None
@@ -237,7 +241,7 @@ class Decoder(nn.Module):
             mask = mask_at(cache.biases[i], places, keys, visible)
             x, extended = layer(x, mask, past, memory, memory_mask, last)
             pasts.append(extended)
-        states: Tensor = self.norm(x)
+        states: Tensor = self.norm(x.float())
         return states, replace(cache, past=pasts, places=keys)  # B A d
 
 
@@ -263,8 +267,15 @@ class OFA(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.embed.weight[PAD] = 0
 
+    def compute_in(self, dtype: torch.dtype) -> OFA:
+        """Computes in this precision from now on, and holds the frozen weights of all layers in it. Returns the model."""
+        encoder, decoder = self.encoder, self.decoder
+        encoder.dtype = decoder.dtype = dtype
+        hold_frozen((encoder.resnet, encoder.image_proj, encoder.layers, encoder.norm, decoder.layers), dtype)
+        return self
+
     def features(self, images: Tensor) -> Tensor:  # B 3 16h 16w
-        features: Tensor = self.encoder.resnet(images)
+        features: Tensor = self.encoder.resnet(images.to(self.encoder.dtype))
         return features  # B C h w
 
     def encode(

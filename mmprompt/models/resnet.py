@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmprompt.models.precision import Conv2d
+
 EXPANSION = 4  # output channels of a bottleneck per inner channel
 STRIDE = 16  # pixels per patch side
 
@@ -22,15 +24,15 @@ class Bottleneck(nn.Module):
     def __init__(self, channels: int, inner: int, stride: int) -> None:
         super().__init__()
         outer = inner * EXPANSION
-        self.conv1 = nn.Conv2d(channels, inner, 1, bias=False)
+        self.conv1 = Conv2d(channels, inner, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, bias=False)
+        self.conv2 = Conv2d(inner, inner, 3, stride, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, outer, 1, bias=False)
+        self.conv3 = Conv2d(inner, outer, 1, bias=False)
         self.norm3 = nn.BatchNorm2d(outer)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != outer:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
+            self.shortcut = nn.Sequential(Conv2d(channels, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
 
     def forward(self, x: Tensor) -> Tensor:  # B channels h w
         y = F.relu(self.norm1(self.conv1(x)))
@@ -43,7 +45,7 @@ class ResNet(nn.Module):
 
     def __init__(self, width: int, blocks: Sequence[int]) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
+        self.conv = Conv2d(3, width, 7, 2, padding=3, bias=False)
         self.norm = nn.BatchNorm2d(width)
         stages, channels = [], width
         for stage, count in enumerate(blocks):

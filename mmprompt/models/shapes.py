@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-
 DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
 

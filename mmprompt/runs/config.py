@@ -37,7 +37,8 @@ class RunConfig(Section):
         description="threads of torch on the CPU; they change the order of sums, and so the last bits"
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        description="of the forward pass; trained parameters, loss and optimiser are float32"
+        description="of the forward pass, and of the frozen weights; trained parameters, logits, loss and optimiser are float32. "
+        "auto: bfloat16 with cluster.gpus, else float32"
     )
     model: Model
     backbone: Backbone

@@ -24,7 +24,8 @@ from mmprompt.settings.parsing import ConfigError, parse
 from mmprompt.settings.spelling import nearest
 from mmprompt.settings.task import WORLD_VERSION, Task
 
-TRAINING_VERSION = 2  # raise it if the same settings begin to give other numbers: every run then gets a new id
+# By precision. Raise one if the same settings begin to give other numbers: every run of that precision then gets a new id.
+TRAINING_VERSIONS = {"float32": 2, "bfloat16": 3}
 EVALUATION_VERSION = 1
 
 
@@ -127,6 +128,13 @@ def differing_keys(settings: Mapping[str, Any], others: Mapping[str, Any]) -> li
     return [key for key in keys if setting(settings, key) != setting(others, key)]
 
 
+def precision_of(composed: Mapping[str, Any]) -> Any:
+    """The precision of a run: `auto` is bfloat16 on a GPU, and float32 on a CPU, where bfloat16 is mostly slower."""
+    if composed["precision"] == "auto":
+        return "bfloat16" if composed["cluster"]["gpus"] else "float32"
+    return composed["precision"]
+
+
 def config_as_written(composed: Mapping[str, Any], checksum: str) -> RunConfig:
     """A run's settings, except for the fingerprint of the task's files. Raises ConfigError.
 
@@ -134,10 +142,12 @@ def config_as_written(composed: Mapping[str, Any], checksum: str) -> RunConfig:
     """
     others = {"tuned", *Questions.model_fields, *Deployment.model_fields}
     values = {key: value for key, value in composed.items() if key not in others}
+    values["precision"] = precision_of(composed)
     values["backbone"] = dict(values["backbone"]) | {"checksum": checksum}
     data = dict(values["task"]["data"]) | {"fingerprint": f"digits-{WORLD_VERSION}"}
     values["task"] = dict(values["task"]) | {"data": data}
-    return parse(RunConfig, values | {"training_version": TRAINING_VERSION})
+    version = TRAINING_VERSIONS.get(str(values["precision"]), 1)  # 1 beside a wrong precision, which `parse` refuses
+    return parse(RunConfig, values | {"training_version": version})
 
 
 def config_of(composed: Mapping[str, Any], checksum: str) -> RunConfig:

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from mmprompt.data.splits import Split
 from mmprompt.data.tasks import pad, preprocess
-from mmprompt.methods.tuned_model import Tuned, View, autocast
+from mmprompt.methods.tuned_model import Tuned, View
 from mmprompt.models.ofa import OFA, PAD, Encoded, none_if_unpadded
+from mmprompt.models.precision import Precision, dtype_of
 from mmprompt.models.resnet import STRIDE
 from mmprompt.runs.config import RunConfig
 from mmprompt.settings.deployment import Caching
@@ -49,7 +50,7 @@ class FrozenFeatures:
         """`settings_json`: the settings that decide the features, as JSON."""
         settings = json.loads(settings_json)
         self.task, model = Task.model_validate(settings.pop("task")), Model.model_validate(settings["model"])
-        self.backbone, self.device, self.precision = backbone, backbone.embed.weight.device, settings["precision"]
+        self.backbone, self.device = backbone, backbone.embed.weight.device
         self.examples, self.name, self.cache = split, f"{self.task.name}/{split.name}", cache
         side = -(-self.task.image_size // STRIDE)
         self.grid, self.patches, self.dim = (side, side), side * side, model.dim
@@ -95,8 +96,7 @@ class FrozenFeatures:
             rows = []
             for first in range(0, len(index), size):
                 part = index[first : first + size]
-                with autocast(self.device, self.precision):
-                    rows.append(make(np.resize(part, size))[: len(part)].float())
+                rows.append(make(np.resize(part, size))[: len(part)].float())
             return torch.cat(rows)
 
         return make_in_batches
@@ -138,9 +138,11 @@ def frozen_features(backbone: OFA, settings_json: str, split: Split, cache: Cach
 
 
 @lru_cache(maxsize=1)
-def on_device(backbone: OFA, device: torch.device) -> OFA:
-    """The backbone on this device: itself on the CPU, otherwise a copy."""
-    return backbone if device.type == "cpu" else copy.deepcopy(backbone).to(device)
+def ready(backbone: OFA, device: torch.device, precision: Precision) -> OFA:
+    """The backbone on this device and in this precision: itself on the CPU in float32, otherwise a copy."""
+    if device.type == "cpu" and precision == "float32":
+        return backbone
+    return copy.deepcopy(backbone).to(device).compute_in(dtype_of(precision))
 
 
 def view(
@@ -163,7 +165,7 @@ def view(
         return live_features(config, tuned, split, device)
     keys = {"training_version", "threads", "precision", "model", "backbone", "task"}
     settings_json = config.model_dump_json(include=keys)
-    frozen = frozen_features(on_device(backbone, device), settings_json, split, cache)
+    frozen = frozen_features(ready(backbone, device, config.precision), settings_json, split, cache)
     encoded = want == "encoded" and tuned.encoder_is_fixed
     frozen.fill(frozen.output_rows if encoded else frozen.feature_rows)
     return frozen.outputs if encoded else frozen.features
@@ -173,11 +175,7 @@ def live_features(config: RunConfig, tuned: Tuned, split: Split, device: torch.d
     """As `view`, for a ResNet that trains or whose BatchNorm statistics change: features are computed anew for each batch."""
     pixels_of = pixels(split, config.task.image_size, device)
 
-    def features(index: np.ndarray) -> Tensor:
-        with autocast(device, config.precision):
-            return tuned.backbone.features(pixels_of(index))
-
-    return features
+    return lambda index: tuned.backbone.features(pixels_of(index))
 
 
 def pixels(split: Split, image_size: int, device: torch.device) -> Callable[[np.ndarray], Tensor]:

@@ -18,7 +18,7 @@ from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.comparison import RECORDED
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import backbone_file, deployment_of, store_folder
-from mmprompt.runs.identity import checksum_of, config_as_written, data_checksum
+from mmprompt.runs.identity import checksum_of, config_as_written, data_checksum, precision_of
 from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Deployment
 from mmprompt.settings.evaluation import Questions
@@ -321,6 +321,8 @@ def _bases(
                 for key, value in settings.items()
                 if key not in {*Deployment.model_fields, *Questions.model_fields}
             }
+            if kept["precision"] == "auto":  # workers on other machines need the same
+                kept["precision"] = precision_of(composed)
             bases.append(Base(choices=choices, settings=kept, checksum=checksum, fingerprint=fingerprint))
             deployments.append(deployment)
     return bases, deployments

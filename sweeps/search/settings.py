@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.identity import config_as_written, on_files
+from mmprompt.settings.parsing import ConfigError
 from mmprompt.studies.schemas import Base, Definition
 from sweeps.grid.compose import Composed
 
@@ -45,6 +46,10 @@ class Composition:
 
 def run_config(base: Base, composed: Mapping[str, Any]) -> RunConfig:
     """The configuration of a run from a composed base, with the fingerprints of its files."""
+    if composed["precision"] == "auto":  # the base has the one that `auto` meant
+        raise ConfigError(
+            "precision=auto is not allowed in a search, whose workers may differ; wanted: float32, bfloat16"
+        )
     config = config_as_written(composed, base.checksum)
     return config if base.fingerprint is None else on_files(config, base.fingerprint)
 
