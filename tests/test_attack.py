@@ -44,7 +44,7 @@ class Asking:
 
     def plainly(self) -> EncodedBatch:
         with torch.no_grad():
-            return self.tuned.encode(self.text.source, self.features)
+            return self.tuned.encode(self.text, self.features)
 
     def under(self, attack: Attack) -> EncodedBatch:
         return encode_under_attack(self.tuned, self.text, self.seen(attack.input), attack)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmprompt.models.attention import Past, Prefixes
 from mmprompt.models.decoding import Trie, score_candidates, search
-from mmprompt.models.ofa import BOS, EOS, OFA, PAD, Encoded
+from mmprompt.models.ofa import BOS, EOS, OFA, PAD, Encoded, Wanted
 
 SOURCE = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 2, 1, 1], [0, 9, 9, 2, 1]])
 START = torch.tensor([[0, 5, 6, 7], [0, 8, 1, 1], [0, 1, 1, 1]])  # prompts of three lengths
@@ -318,7 +318,7 @@ def test_states_that_nobody_reads_are_left_out_and_gradients_stay(name: str) -> 
         return list(torch.autograd.grad((states * weights).sum(), leaves_and_parameters, allow_unused=True))
 
     plain = model.decode_states(tokens, encoded, prefixes)[wanted]
-    sparing = model.decode_states(tokens, encoded, prefixes, wanted)
+    sparing = model.decode_states(tokens, encoded, prefixes, Wanted.of(wanted))
     torch.testing.assert_close(sparing, plain, rtol=0, atol=NOISE)
     for ours, theirs in zip(gradients(sparing), gradients(plain), strict=True):
         assert (ours is None) == (theirs is None)

@@ -30,7 +30,8 @@ from mmprompt.runs.processes import this_process
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.training.frozen_features import processor
-from mmprompt.training.train import data_order, learning_rate
+from mmprompt.training.loader import data_order
+from mmprompt.training.update import learning_rate
 from sweeps.states.state import mark_dead
 
 LATER = """

@@ -99,7 +99,7 @@ def test_a_row_shows_the_differing_settings_and_the_progress_and_a_failure_names
     assert re.fullmatch(r"  [0-9a-f]{4} +2e\+30  diverged  .*", diverged)
     assert re.fullmatch(r"  [0-9a-f]{4} +0\.1 +done +\d+ +1 +4/4 +\d+\.\d +\d s", done)
     assert advice[0] == "error: 1 run" and "the loss is nan at step 2 of 4" in advice[1]
-    assert re.match(r"    at training/train\.py:\d+, in update: raise TrainingError", advice[2])
+    assert re.match(r"    at training/update\.py:\d+, in update: raise TrainingError", advice[2])
     run = failed.split()[0]
     assert advice[3] == f"    {run}  optim.lr=1e+30" and f"`python -m sweeps logs {run}`" in advice[4]
     make, sweep, cluster, store, arguments = shlex.split(advice[5])

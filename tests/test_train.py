@@ -29,8 +29,8 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.training.checkpoints import HASH, Checkpoints, State, columns, rows
+from mmprompt.training.loader import data_order
 from mmprompt.training.optimiser import AdamW
-from mmprompt.training.train import data_order
 
 
 def trained(store: Path, *overrides: str) -> tuple[RunFolder, State]:
@@ -223,9 +223,9 @@ def token_losses_of(tuned: Tuned, split: Split, index: int, over: str) -> Tensor
     text = collate([split.samples[index]])
     task, smoothing = tuned.config.task, tuned.config.optim.label_smoothing
     images = split.images[torch.tensor([index])]
-    asked = tuned.encode(text.source, tuned.backbone.features(preprocess(images, task.image_size)))
+    asked = tuned.encode(text, tuned.backbone.features(preprocess(images, task.image_size)))
     logits = tuned.backbone.decode(text.decoder, asked.encoded, asked.prefixes)[0]  # T V
-    allowed = tuned.trie.allowed(text.target)[0][0]  # T W
+    allowed = tuned.trie.allowed(text.target)[0]  # T W
     found = []
     for place, target in enumerate(text.target[0].tolist()):
         among = torch.arange(logits.shape[1]) if over == "vocabulary" else tuned.trie.words[allowed[place]]

@@ -9,7 +9,7 @@ B batch, S source tokens, T decoder tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mmprompt.data.tokenizer import Vocabulary
-from mmprompt.models.ofa import BOS, EOS, PAD
+from mmprompt.models.ofa import BOS, EOS, PAD, Wanted
 
 
 class Item(Protocol):
@@ -64,18 +64,29 @@ class Batch:
     decoder: Tensor  # B T
     target: Tensor  # B T
     weight: Tensor | None  # B, the weight of each example's loss; None: all are 1
+    answers: Wanted  # the places in `target` that the loss is summed over
+    padded: bool  # whether any source is shorter than the longest
 
     @property
     def answer_tokens(self) -> int:
         """Number of tokens that the loss is summed over."""
-        return int((self.target != PAD).sum())
+        return len(self.answers.places)
 
     def to(self, device: torch.device) -> Batch:
-        weight = None if self.weight is None else self.weight.to(device)
-        source, start, decoder, target = (
-            part.to(device) for part in (self.source, self.start, self.decoder, self.target)
+        """The batch on this device. The copy to a GPU is not waited for, if the batch is pinned."""
+        return self._each(lambda part: part.to(device, non_blocking=True), self.answers.to(device))
+
+    def pinned(self) -> Batch:
+        """The batch in memory that a GPU can read by itself."""
+        answers = Wanted(
+            *(part.pin_memory() for part in (self.answers.columns, self.answers.chosen, self.answers.places))
         )
-        return Batch(source, start, decoder, target, weight)
+        return self._each(Tensor.pin_memory, answers)
+
+    def _each(self, change: Callable[[Tensor], Tensor], answers: Wanted) -> Batch:
+        source, start, decoder, target = map(change, (self.source, self.start, self.decoder, self.target))
+        weight = None if self.weight is None else change(self.weight)
+        return Batch(source, start, decoder, target, weight, answers, self.padded)
 
 
 def encode(item: Item, template: str, prompt_type: str, tokenizer: Vocabulary) -> Sample:
@@ -103,12 +114,15 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stacks samples into a batch, padded on the right."""
     weights = [sample.weight for sample in samples]
+    target = pad([[*[PAD] * (len(sample.start) - 1), *sample.answer, EOS] for sample in samples])
     return Batch(
         weight=None if set(weights) == {1.0} else torch.tensor(weights),
         source=pad([sample.source for sample in samples]),
         start=pad([sample.start for sample in samples]),
         decoder=pad([[*sample.start, *sample.answer] for sample in samples]),
-        target=pad([[*[PAD] * (len(sample.start) - 1), *sample.answer, EOS] for sample in samples]),
+        target=target,
+        answers=Wanted.of(target != PAD),
+        padded=len({len(sample.source) for sample in samples}) > 1,
     )
 
 

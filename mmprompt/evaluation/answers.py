@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmprompt.data.ranks import ALONE, Ranks
 from mmprompt.data.splits import Split
 from mmprompt.data.tasks import Batch, collate
 from mmprompt.evaluation.attack import encode_under_attack
@@ -42,6 +43,7 @@ def answers(
     examples: int,
     attack: Attack | None = None,
     answered: Answered = lambda count: None,
+    ranks: Ranks = ALONE,
 ) -> list[list[int]]:
     """Returns the answers to the first `examples` examples, as token ids. An attack changes what `view` returns: image features,
     or pixels.
@@ -56,8 +58,9 @@ def answers(
     size = config.optim.micro_batch  # fits into memory together with its gradients, which an attack needs as well
     if attack is None:
         size = max(size, PIXELS // config.task.image_size**2)
-    for first in range(0, min(examples, len(split)), size):
-        index = np.arange(first, min(first + size, examples, len(split)))
+    indices = ranks.share(range(min(examples, len(split))))
+    for first in range(0, len(indices), size):
+        index = np.array(indices[first : first + size])
         text = collate([split.samples[i] for i in index.tolist()]).to(device)
         questions = encode(tuned, text, view(index), attack)
         model = tuned.backbone, questions.encoded, questions.prefixes, text.start
@@ -67,14 +70,14 @@ def answers(
         else:
             tokens, _ = search(*model, task.beam or 1, shortest, longest, task.no_repeat_ngram, trie)
             token_ids += tokens.tolist()
-        answered(len(token_ids))
-    return token_ids
+        answered(min(len(token_ids) * ranks.size, examples))
+    return [ids for part in ranks.each(token_ids) for ids in part]
 
 
 def encode(tuned: Tuned, text: Batch, inputs: Tensor | Encoded, attack: Attack | None) -> EncodedBatch:
     """Encodes a batch, under an attack if there is one. `inputs`: what the view of the split returned for the batch."""
     if attack is None:
-        return tuned.encode(text.source, inputs)
+        return tuned.encode(text, inputs)
     assert isinstance(inputs, Tensor)  # an attack goes through the encoder
     return encode_under_attack(tuned, text, inputs, attack)
 
@@ -94,13 +97,14 @@ def evaluate(
     view: View,
     settings: Mapping[str, Any],
     answered: Answered = lambda count: None,
+    ranks: Ranks = ALONE,
 ) -> Scores:
     """Makes the evaluation with these settings (`mmprompt.runs.identity.evaluations_of`). `split` is the one that they name.
 
     `view`: a function from indices of this split's examples to the model's input; under an attack, to what the attack changes.
     """
     decoding = config.model_copy(update={"task": as_asked(config.task, settings)})
-    token_ids = answers(decoding, tuned, split, view, count(split, settings), attack_of(settings), answered)
+    token_ids = answers(decoding, tuned, split, view, count(split, settings), attack_of(settings), answered, ranks)
     family: Family[Any, Any] = FAMILIES[config.task.family]
     predicted, right = predicted_and_right(config, split, token_ids)
     scores = np.array(family.primary.scores(predicted, right))
@@ -125,9 +129,10 @@ def example_scores(
     examples: int,
     attack: Attack | None = None,
     answered: Answered = lambda count: None,
+    ranks: Ranks = ALONE,
 ) -> np.ndarray:
     """Scores of the first `examples` examples, n, under the primary metric of the task's family."""
-    token_ids = answers(config, tuned, split, view, examples, attack, answered)
+    token_ids = answers(config, tuned, split, view, examples, attack, answered, ranks)
     return np.array(FAMILIES[config.task.family].primary.scores(*predicted_and_right(config, split, token_ids)))
 
 

@@ -63,10 +63,11 @@ def encode_under_attack(tuned: Tuned, text: Batch, image: Tensor, attack: Attack
 def encode(tuned: Tuned, text: Batch, grid: tuple[int, int] | None, point: Point) -> EncodedBatch:
     """Encodes a batch whose input is this point: embeddings and patches of this grid, or pixels if `grid` is None."""
     if grid is None:
-        return tuned.encode(text.source, tuned.backbone.features(*point))
+        return tuned.encode(text, tuned.backbone.features(*point))
     embedded, patches = point
+    padding = text.source == PAD if text.padded else None
     encoder, decoder = tuned.prefixes(len(embedded))
-    encoded: Encoded = tuned.backbone.encoder(embedded, text.source == PAD, patches, grid, None, encoder)
+    encoded: Encoded = tuned.backbone.encoder(embedded, padding, patches, grid, None, encoder)
     return EncodedBatch(encoded, decoder)
 
 
@@ -77,17 +78,17 @@ def losses(tuned: Tuned, text: Batch, grid: tuple[int, int] | None, point: Point
 
 def answer_losses(tuned: Tuned, text: Batch, questions: EncodedBatch) -> Tensor:
     """-log p of each example's right answer, B."""
-    answering = text.target != PAD
-    targets = text.target[answering]  # n tokens of answers
-    states = tuned.backbone.decode_states(text.decoder, questions.encoded, questions.prefixes, answering)
+    targets = text.answers.of_rows(text.target)  # n tokens of answers
+    states = tuned.backbone.decode_states(text.decoder, questions.encoded, questions.prefixes, text.answers)
     logits = tuned.backbone.logits(states)  # n V
     if tuned.config.task.answers is not None:
-        allowed, _ = tuned.trie.allowed(text.target)
-        possible = torch.zeros_like(logits, dtype=torch.bool).index_copy(1, tuned.trie.words, allowed[answering])
+        allowed = tuned.trie.allowed(text.target).flatten(0, 1).index_select(0, text.answers.places)
+        possible = torch.zeros_like(logits, dtype=torch.bool).index_copy(1, tuned.trie.words, allowed)
         possible = possible.scatter(1, targets[:, None], True)  # the right word in any case
         logits = logits.masked_fill(~possible, float("-inf"))
     token_losses = F.cross_entropy(logits, targets, reduction="none")
-    return token_losses.new_zeros(answering.shape).masked_scatter(answering, token_losses).sum(1)
+    of_places = token_losses.new_zeros(text.target.numel()).index_copy(0, text.answers.places, token_losses)
+    return of_places.view(text.target.shape).sum(1)
 
 
 def attacked(losses: Callable[[Point], Tensor], clean: Point, attack: Attack) -> Point:

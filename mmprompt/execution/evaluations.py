@@ -75,9 +75,11 @@ def is_default(settings: Settings) -> bool:
 def make_evaluation(run: RunContext, settings: Settings, answered: Answered) -> NewEvaluation:
     """Evaluates the loaded weights once. The result has the same bits whatever was done before."""
     config, attack, began = run.config, attack_of(settings), time.monotonic()
+    if run.ranks.leads:
+        run.ranks.same(dict(settings))  # the run's other processes wait for it (`mmprompt.execution.followers`)
     seen = run.view(settings["split"], ATTACK_INPUT[attack.input] if attack else "encoded")
     torch.manual_seed(config.seed)
-    scores = evaluate(config, run.tuned, run.data.split(settings["split"]), seen, settings, answered)
+    scores = evaluate(config, run.tuned, run.data.split(settings["split"]), seen, settings, answered, run.ranks)
     content = {
         "evaluation": evaluation_id(run.folder.id, settings),
         "run": run.folder.id,

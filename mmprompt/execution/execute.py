@@ -26,7 +26,9 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from mmprompt.data.ranks import Ranks
 from mmprompt.execution.evaluations import Settings, evaluate_finished_run, is_default, make_evaluation, results
+from mmprompt.execution.followers import followers, meet
 from mmprompt.execution.progress import OnStep, heartbeat, progress_reporter
 from mmprompt.execution.resources import device_hours, epochs, near_best, peak_memory_mb
 from mmprompt.execution.run_context import NoGPUError, RunContext, load_run
@@ -44,7 +46,8 @@ from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_writer import TrackingError
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.training.checkpoints import Checkpoints, State
-from mmprompt.training.train import Paused, TrainingError, train
+from mmprompt.training.train import Paused, train
+from mmprompt.training.update import TrainingError
 
 NEAR_LIMIT = Reason("time limit", "the time limit of its job was near", interrupted=True)
 LIMIT_REACHED = Reason(
@@ -299,15 +302,18 @@ def perform(
     until: int | None,
 ) -> None:
     """Executes one attempt: from config.json to the published result, or to the missing evaluations."""
-    run = load_run(folder, attempt, settings)  # first: its time counts from here
-    for other in folder.readable_attempts():
-        if other != attempt and other.is_running() is False:
-            other.sweep()
-    if attempt.evaluates:
-        evaluate_finished_run(run, evaluations or ())
-    else:
-        asked = default_evaluations(run.config) if evaluations is None else evaluations
-        train_and_evaluate(run, settings, watch, asked, until)
+    with followers(folder, attempt, settings, until) as meeting:
+        run = load_run(folder, attempt, settings, Ranks(0, max(1, settings.gpus)))  # first: its time counts from here
+        for other in folder.readable_attempts():
+            if other != attempt and other.is_running() is False:
+                other.sweep()
+        meet(run, meeting)
+        if attempt.evaluates:
+            evaluate_finished_run(run, evaluations or ())
+        else:
+            asked = default_evaluations(run.config) if evaluations is None else evaluations
+            train_and_evaluate(run, settings, watch, asked, until)
+        run.ranks.same(None)  # there is nothing more to evaluate
 
 
 def train_and_evaluate(
@@ -323,7 +329,7 @@ def train_and_evaluate(
     checkpoints = Checkpoints(attempt, settings.checkpoint_every, settings.checkpoint_seconds)
     try:
         report = progress_reporter(config, attempt, watch, until)
-        state = train(config, tuned, splits, views, checkpoints, record.log, report, until)
+        state = train(config, tuned, splits, views, checkpoints, record.log, report, until, run.ranks)
         result = facts(run, state)
         made = [make_evaluation(run, one, heartbeat(attempt)) for one in filter(is_default, evaluations)]
         result |= resources_taken(

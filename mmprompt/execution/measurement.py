@@ -37,7 +37,9 @@ from mmprompt.runs.signals import end_when_told
 from mmprompt.runs.store import Store
 from mmprompt.settings.parsing import parse
 from mmprompt.training.frozen_features import live_features
-from mmprompt.training.train import optimiser_of, update, update_ema
+from mmprompt.training.loader import Loader
+from mmprompt.training.train import update_ema
+from mmprompt.training.update import optimiser_of, update
 
 Request = Mapping[
     str, Any
@@ -109,7 +111,7 @@ class LoadedRow:
         seen = live_features(config, tuned, last, self.device)
         self._answer = partial(answers, config, tuned, last, seen)
         if self.is_trained:
-            self._train, self._view = self.run.data.split("train"), self.run.view("train")
+            self._loader = Loader(config, self.run.data.split("train"), self.run.view("train"), self.device)
             tuned.prompts = self._training = training
             self._weights = tuned.tuned_state()
             self._optimiser, self._ema = optimiser_of(tuned, config.optim), dict[str, Tensor]()
@@ -129,7 +131,7 @@ class LoadedRow:
         finish(self.device)
         began = time.perf_counter()
         for step in range(optim.steps // 2, optim.steps // 2 + count):
-            update(tuned, self._optimiser, config, self._train, self._view, step % optim.steps)
+            update(tuned, self._optimiser, config, self._loader, step % optim.steps)
             if optim.ema_decay is not None:
                 update_ema(self._ema, tuned.trained, optim.ema_decay)
         finish(self.device)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mmprompt.data.ranks import ALONE, Ranks
 from mmprompt.data.staging import staged
 from mmprompt.data.task_data import RecentTasks, TaskData
 from mmprompt.data.task_files import locate
@@ -52,6 +53,7 @@ class RunContext:
     tuned: Tuned
     cache: Cache | None
     tracking: Tracking
+    ranks: Ranks  # the processes that train it together
 
     @property
     def folder(self) -> RunFolder:
@@ -66,6 +68,8 @@ class RunContext:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"cpu: {processor()}"
         if self.device.type == "cpu" and os.environ.get(FAKE_GPUS) == "1" and os.environ.get("CUDA_VISIBLE_DEVICES"):
             name += " (in place of a fake GPU)"
+        if self.ranks.size > 1:
+            name = f"{self.ranks.size} x {name}"
         return {"attempt": self.attempt.number, **made_with, "device": name}
 
     def view(self, split: str, want: Want = "encoded") -> View:
@@ -86,21 +90,21 @@ class RunContext:
         )
 
 
-def load_run(folder: RunFolder, attempt: Attempt, settings: JobSettings) -> RunContext:
+def load_run(folder: RunFolder, attempt: Attempt, settings: JobSettings, ranks: Ranks = ALONE) -> RunContext:
     began = time.monotonic()
     config = read_config(folder.config_file)
     store = Store(folder.root)
     cache, kept_in = store.cache, store.fingerprints
     files = locate(config.task, settings.data, settings.stage, cache if settings.cache.max_gb > 0 else None, kept_in)
     data = RECENT_TASKS.get(config.task, config.model, files)
-    device = device_for(settings.gpus)
+    device = device_for(settings.gpus, ranks.rank)
     forget_peak(device)
     torch.set_num_threads(config.threads)
     backbone = backbone_of(config, Path(settings.backbone), settings.stage, kept_in)
     generator = torch.Generator().manual_seed(config.seed)
     tuned = Tuned(config, backbone, generator, data.answer_ids).to(device)
     features = open_cache(settings.cache, cache, device)
-    return RunContext(attempt, began, config, data, device, backbone, tuned, features, settings.tracking)
+    return RunContext(attempt, began, config, data, device, backbone, tuned, features, settings.tracking, ranks)
 
 
 def backbone_of(config: RunConfig, file: Path, stage: bool = False, kept_in: Path | None = None) -> OFA:
@@ -129,10 +133,11 @@ def pretrained(file: Path, checksum: str, model_json: str, stage: bool, kept_in:
     return model.eval().requires_grad_(False)
 
 
-def device_for(gpus: int) -> torch.device:
-    """Raises NoGPUError if torch sees fewer GPUs than the run needs. It never falls back to the CPU silently.
+def device_for(gpus: int, rank: int = 0) -> torch.device:
+    """The device of a process of a run with so many GPUs. It is never the CPU silently.
 
-    Those of the test cluster (tests/slurm) are fake, and said to be so: then it is the CPU, and the record says it.
+    Raises NoGPUError if torch sees fewer GPUs than the run needs. Those of the test cluster (tests/slurm) are fake, and said to be
+    so: then it is the CPU, and the record says it.
     """
     if not gpus:
         return torch.device("cpu")
@@ -145,7 +150,8 @@ def device_for(gpus: int) -> torch.device:
             f"cluster.gpus={gpus} was asked for, and torch {torch.__version__} (built for CUDA {torch.version.cuda}) sees "
             f"{seen}: {nvidia_driver()}, CUDA_VISIBLE_DEVICES {'is not set' if visible is None else f'is {visible!r}'}"
         )
-    return torch.device("cuda")
+    torch.cuda.set_device(rank)
+    return torch.device("cuda", rank)
 
 
 def nvidia_driver() -> str:

@@ -6,7 +6,7 @@ B batch, S source tokens, C x h x w features, T decoder tokens, V vocabulary.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmprompt.data.tasks import Batch
+from mmprompt.data.tasks import Batch, Sample
 from mmprompt.methods.install import install
 from mmprompt.methods.prompt import Prompts
 from mmprompt.models.attention import Prefixes
 from mmprompt.models.decoding import Trie
 from mmprompt.models.loss import label_smoothed, label_smoothed_over, token_losses
-from mmprompt.models.ofa import OFA, PAD, Encoded
+from mmprompt.models.ofa import OFA, Encoded
 from mmprompt.models.precision import dtype_of
 from mmprompt.models.shapes import shapes_only
 from mmprompt.runs.config import RunConfig
@@ -29,6 +29,17 @@ from mmprompt.settings.prompt import Prompt
 
 # From indices of examples to the model's input for them: image features, or the encoder's output where that is fixed.
 View = Callable[[np.ndarray], Tensor | Encoded]
+
+
+@dataclass(frozen=True)
+class TwoSteps:
+    """A view whose first step needs no device, so that another thread can read ahead of the second."""
+
+    read: Callable[[np.ndarray], Tensor]  # the images of these examples, B S S 3 uint8
+    compute: Callable[[Tensor], Tensor | Encoded]
+
+    def __call__(self, index: np.ndarray) -> Tensor | Encoded:
+        return self.compute(self.read(index))
 
 
 class AnswerError(ValueError):
@@ -115,31 +126,28 @@ class Tuned(nn.Module):
         prefixes: tuple[Prefixes | None, Prefixes | None] = self.prompts(batch, dtype_of(self.config.precision))
         return prefixes
 
-    def encode(self, source: Tensor, inputs: Tensor | Encoded) -> EncodedBatch:
-        """Encodes a batch. source B S; inputs: image features B C h w, or the encoder's output for these sources and images."""
-        encoder, decoder = self.prefixes(len(source))
+    def encode(self, text: Batch, inputs: Tensor | Encoded) -> EncodedBatch:
+        """Encodes the sources of a batch. inputs: image features B C h w, or the encoder's output for these sources and images."""
+        encoder, decoder = self.prefixes(len(text.source))
         if isinstance(inputs, Encoded):
             return EncodedBatch(inputs, decoder)
-        return EncodedBatch(self.backbone.encode(source, inputs, None, encoder), decoder)
+        return EncodedBatch(self.backbone.encode(text.source, inputs, None, encoder, text.padded), decoder)
 
     def loss(self, text: Batch, inputs: Tensor | Encoded, optim: Optim, dropped: float) -> Tensor:
         """The loss summed over the answers' tokens, without the share `dropped` of the tokens that has the largest losses.
 
-        States and logits are computed at the answers' positions only. `inputs`: as for `encode`. Raises AnswerError if smoothing
-        is over the allowed words and a right answer is not in the closed set.
+        States and logits are computed at the answers' positions only. `inputs`: as for `encode`. With smoothing over the allowed
+        words all right answers must be in the closed set (`check_answers`). No number is read back from a GPU.
         """
-        answering = text.target != PAD
-        targets, embedding = text.target[answering], self.backbone.embed.weight
-        weights = None if text.weight is None else text.weight[:, None].expand_as(text.target)[answering]
-        most = tokens_in_loss(len(targets), dropped)
-        questions = self.encode(text.source, inputs)
-        states = self.backbone.decode_states(text.decoder, questions.encoded, questions.prefixes, answering)
+        targets, embedding = text.answers.of_rows(text.target), self.backbone.embed.weight
+        weights = None if text.weight is None else text.answers.of_rows(text.weight[:, None].expand_as(text.target))
+        most = tokens_in_loss(text.answer_tokens, dropped)
+        questions = self.encode(text, inputs)
+        states = self.backbone.decode_states(text.decoder, questions.encoded, questions.prefixes, text.answers)
         if optim.smoothing_over == "allowed":
-            allowed, in_trie = self.trie.allowed(text.target)
-            if not in_trie.all():
-                raise AnswerError(self.config.task.name)
-            words = self.trie.words
-            losses = label_smoothed_over(allowed[answering], words, states, embedding, targets, optim.label_smoothing)
+            allowed, words = self.trie.allowed(text.target), self.trie.words
+            allowed = allowed.flatten(0, 1).index_select(0, text.answers.places)
+            losses = label_smoothed_over(allowed, words, states, embedding, targets, optim.label_smoothing)
             losses = losses if weights is None else losses * weights
             return losses.topk(most, largest=False, sorted=False).values.sum()
         if most < len(targets):
@@ -149,6 +157,16 @@ class Tuned(nn.Module):
             states, targets = states[least], targets[least]
             weights = None if weights is None else weights[least]
         return label_smoothed(states, embedding, targets, optim.label_smoothing, weights)
+
+    def check_answers(self, samples: Iterable[Sample], optim: Optim) -> None:
+        """Raises AnswerError if labels are smoothed over the allowed words, and a right answer is not in the closed set."""
+        if optim.smoothing_over == "allowed" and not self.answers.issuperset(tuple(one.answer) for one in samples):
+            raise AnswerError(self.config.task.name)
+
+    @cached_property
+    def answers(self) -> frozenset[tuple[int, ...]]:
+        """The closed set of answers."""
+        return frozenset(map(tuple, self.closed))
 
     def tuned_state(self) -> dict[str, Tensor]:
         """A copy of everything that may differ from the pretrained backbone: the trained parameters, and with backbone.mode=train

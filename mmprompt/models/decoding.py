@@ -33,6 +33,7 @@ class Trie:
     count: Tensor  # N, number of the node's children
     paths: Tensor  # N A, the nodes from below the root to the node itself; then 0
     ends: Tensor  # C, the node of each whole answer
+    widest: int  # the number of children of the node that has most
 
     @classmethod
     def of(cls, answers: Sequence[Sequence[int]], device: torch.device) -> Trie:
@@ -53,11 +54,11 @@ class Trie:
             count=count.to(device),
             paths=torch.tensor(paths, device=device),
             ends=torch.tensor([number[sequence] for sequence in sequences], device=device),
+            widest=int(count.max()),
         )
 
-    def allowed(self, answers: Tensor) -> tuple[Tensor, Tensor]:  # B T
-        """Returns which words are allowed at each position of these answers (B T W, bool), and which answers are in the trie
-        (B, bool).
+    def allowed(self, answers: Tensor) -> Tensor:  # B T
+        """Returns which words are allowed at each position of these answers, B T W, bool.
 
         `answers`: token ids with </s>, padded on either side. After the token with which an answer leaves the trie no word is
         allowed.
@@ -71,7 +72,7 @@ class Trie:
             next_nodes = torch.where(self.words[index] == token, following.gather(1, index[:, None])[:, 0], 0)
             in_trie = in_trie & ((next_nodes > 0) | (token == PAD))
             nodes = torch.where(token == PAD, nodes, next_nodes)
-        return torch.stack(allowed, 1), in_trie
+        return torch.stack(allowed, 1)
 
     @property
     def longest(self) -> int:
@@ -80,7 +81,7 @@ class Trie:
 
     def children(self, nodes: Tensor) -> Tensor:
         """The children of each node, in a last dimension; padded with 0."""
-        child = torch.arange(int(self.count[nodes].max()), device=nodes.device)
+        child = torch.arange(self.widest, device=nodes.device)
         return torch.where(child < self.count[nodes][..., None], self.first[nodes][..., None] + child, 0)
 
     def following(self, nodes: Tensor) -> Tensor:  # B K

@@ -88,6 +88,30 @@ def none_if_unpadded(padding: Tensor) -> Tensor | None:
     return padding if bool(padding.any()) else None
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The places in a batch whose states are computed, as indices: a mask on a GPU would have to be read back to know how many."""
+
+    columns: Tensor  # B A, the places of each row; a row with fewer than A is filled up
+    chosen: Tensor  # n, which of these B A places are wanted, row by row
+    places: Tensor  # n, the same places in the B T of the batch
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Wanted:
+        """The places where a mask on the CPU (B T) is True."""
+        most = int(mask.sum(1).max())
+        columns = mask.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        chosen = mask.gather(1, columns).flatten().nonzero()[:, 0]
+        return cls(columns, chosen, mask.flatten().nonzero()[:, 0])
+
+    def to(self, device: torch.device) -> Wanted:
+        return Wanted(*(x.to(device, non_blocking=True) for x in (self.columns, self.chosen, self.places)))
+
+    def of_rows(self, values: Tensor) -> Tensor:
+        """The values (B T) at the wanted places, n."""
+        return values.flatten().index_select(0, self.places)
+
+
 def drop_paths(rate: float, layers: int) -> list[float]:
     """The drop-path rate of each layer: it rises linearly from 0 in the first layer to `rate` in the last."""
     return [rate * layer / max(layers - 1, 1) for layer in range(layers)]
@@ -164,30 +188,33 @@ class Encoder(nn.Module):
     def forward(
         self,
         embedded: Tensor,
-        padding: Tensor,
+        padding: Tensor | None,
         patches: Tensor | None,
         grid: tuple[int, int] | None,
         image_mask: Tensor | None,
         prefixes: Prefixes | None,
     ) -> Encoded:
-        """embedded B S d; padding B S; patches B N d, N = h w of `grid`; image_mask B, False where an example has no image."""
+        """embedded B S d; padding B S, None: no text is padded; patches B N d, N = h w of `grid`; image_mask B, False
+        where an example has no image."""
         x = self.embed_text(embedded)
         if patches is not None:
             x = torch.cat([self.embed_image(patches), x], dim=1)  # B U d
-            absent = torch.zeros_like(padding[:, 0]) if image_mask is None else ~image_mask
-            padding = torch.cat([absent[:, None].expand(-1, patches.shape[1]), padding], dim=1)  # B U
+            if padding is not None or image_mask is not None:
+                text = embedded.new_zeros(embedded.shape[:2], dtype=torch.bool) if padding is None else padding
+                absent = torch.zeros_like(text[:, 0]) if image_mask is None else ~image_mask
+                padding = torch.cat([absent[:, None].expand(-1, patches.shape[1]), text], dim=1)  # B U
+                padding = padding if image_mask is None else none_if_unpadded(padding)
         prefixes = prefixes or [None] * len(self.layers)
         prompts = [0 if prefix is None else prefix[0].shape[2] for prefix in prefixes]
         positions, masks = self.masks(grid, embedded.shape[1], prompts)
-        batch_padding = none_if_unpadded(padding)
-        if batch_padding is not None:
-            x = x.masked_fill(batch_padding[:, :, None], 0)
-            zeros = masks[0].new_zeros(batch_padding.shape)
-            hidden = zeros.masked_fill(batch_padding, float("-inf"))[:, None, None]  # B 1 1 U
+        if padding is not None:
+            x = x.masked_fill(padding[:, :, None], 0)
+            zeros = masks[0].new_zeros(padding.shape)
+            hidden = zeros.masked_fill(padding, float("-inf"))[:, None, None]  # B 1 1 U
             masks = [mask + F.pad(hidden, (length, 0)) for mask, length in zip(masks, prompts, strict=True)]
         for layer, mask, prefix in zip(self.layers, masks, prefixes, strict=True):
             x = layer(x, mask, prefix)
-        return Encoded(self.norm(x), batch_padding, positions)
+        return Encoded(self.norm(x), padding, positions)
 
 
 class Decoder(nn.Module):
@@ -279,30 +306,35 @@ class OFA(nn.Module):
         return features  # B C h w
 
     def encode(
-        self, tokens: Tensor, features: Tensor | None, image_mask: Tensor | None, prefixes: Prefixes | None
+        self,
+        tokens: Tensor,
+        features: Tensor | None,
+        image_mask: Tensor | None,
+        prefixes: Prefixes | None,
+        padded: bool | None = None,
     ) -> Encoded:
         """Runs the encoder. tokens B S, padded on the right; features B C h w, None: no images; image_mask B, None: every example
-        has an image."""
+        has an image; padded: whether any text is padded, None: it is looked up, for which a GPU is waited for."""
         patches, grid = None, None
         if features is not None:
             patches, grid = self.encoder.patches(features), (features.shape[2], features.shape[3])
-        encoded: Encoded = self.encoder(self.embed(tokens), tokens == PAD, patches, grid, image_mask, prefixes)
+        padding: Tensor | None = tokens == PAD if padded is not False else None
+        if padding is not None and padded is None:
+            padding = none_if_unpadded(padding)
+        encoded: Encoded = self.encoder(self.embed(tokens), padding, patches, grid, image_mask, prefixes)
         return encoded
 
     def decode_states(
-        self, tokens: Tensor, encoded: Encoded, prefixes: Prefixes | None, wanted: Tensor | None = None
+        self, tokens: Tensor, encoded: Encoded, prefixes: Prefixes | None, wanted: Wanted | None = None
     ) -> Tensor:
         """The decoder's states for `tokens` (B T, padded on the right): B T d. States at padding are meaningless.
 
-        With `wanted` (B T, bool) returns only the n states where it is True, row by row: n d. The last layer then computes
-        nothing else.
+        With `wanted` returns only the states of these n places, row by row: n d. The last layer then computes nothing else.
         """
         cache = self.decoder.cache(encoded, prefixes, tokens.shape[1])
         if wanted is None:
             return self.read(tokens, cache, None)[0]  # B T d
-        most = int(wanted.sum(1).max())
-        columns = wanted.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # B A
-        return self.read(tokens, cache, columns)[0][wanted.gather(1, columns)]
+        return self.read(tokens, cache, wanted.columns)[0].flatten(0, 1).index_select(0, wanted.chosen)
 
     def read(self, tokens: Tensor, cache: KeyValueCache, wanted: Tensor | None) -> tuple[Tensor, KeyValueCache]:
         """Reads tokens (B T) from the first position on, each attending to itself and those before it. `wanted` (B A): as for the

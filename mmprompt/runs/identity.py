@@ -105,7 +105,20 @@ def freeze(composed: Mapping[str, Any]) -> tuple[RunConfig, Deployment]:
     Raises ConfigError for a wrong key, type or value, and for a missing backbone file.
     """
     deployment = deployment_of(composed)
-    return config_of(composed, checksum_of(deployment)), deployment
+    config = config_of(composed, checksum_of(deployment))
+    check_gpus(config, deployment.cluster.gpus)
+    return config, deployment
+
+
+def check_gpus(config: RunConfig, gpus: int) -> None:
+    """Raises ConfigError if some of this number of GPUs would have nothing to do in an update."""
+    optim = config.optim
+    if gpus > optim.parts:
+        raise ConfigError(
+            f"cluster.gpus={gpus} share the micro-batches of an update, and it has {optim.parts} "
+            f"(optim.batch_size={optim.batch_size} / optim.micro_batch={optim.micro_batch}); wanted: cluster.gpus={optim.parts} or "
+            "fewer, or a smaller optim.micro_batch"
+        )
 
 
 def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -40,6 +40,11 @@ class Optim(Section):
         description="examples of the validation split that each of them uses; after training all are used"
     )
 
+    @property
+    def parts(self) -> int:
+        """Micro-batches of an update."""
+        return self.batch_size // self.micro_batch
+
     @model_validator(mode="after")
     def _micro_batches_fill_a_batch(self) -> Self:
         if self.batch_size % self.micro_batch:

@@ -14,8 +14,7 @@ from __future__ import annotations
 import copy
 import json
 import platform
-from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from mmprompt.data.splits import Split
 from mmprompt.data.tasks import pad, preprocess
-from mmprompt.methods.tuned_model import Tuned, View
+from mmprompt.methods.tuned_model import Tuned, TwoSteps, View
 from mmprompt.models.ofa import OFA, PAD, Encoded, none_if_unpadded
 from mmprompt.models.precision import Precision, dtype_of
 from mmprompt.models.resnet import STRIDE
@@ -40,7 +39,8 @@ Want = Literal["pixels", "features", "encoded"]
 NUMBERS = {"cpu family": "family", "model": "model", "stepping": "stepping"}  # x86
 NUMBERS |= {"CPU implementer": "implementer", "CPU part": "part", "CPU variant": "variant"}  # ARM
 SPLITS_KEPT = 6  # so many splits' features are held in memory
-PIXELS = 2**19  # of all images of a batch, at most: 32 images with sides of 96 pixels, 2 with sides of 384
+# Of all images of a batch, at most: on a CPU 32 images with sides of 96 pixels, 2 with sides of 384; on a GPU 32 with sides of 480.
+PIXELS = {"cpu": 2**19, "cuda": 2**23}
 
 
 class FrozenFeatures:
@@ -85,11 +85,11 @@ class FrozenFeatures:
     ) -> Cached:
         """The rows of `make`, of this shape, through the cache. `examples`: for each row, what it is computed from."""
         name = f"{kind} of {self.name}"
-        return Cached(make, batch_size(self.task.image_size), name, shape, self.facts, examples, cache)
+        return Cached(make, batch_size(self.task.image_size, self.device), name, shape, self.facts, examples, cache)
 
     def in_batches(self, make: Make) -> Make:
         """Returns a function that calls `make` with batches of one size and joins the results, in float32."""
-        size = batch_size(self.task.image_size)
+        size = batch_size(self.task.image_size, self.device)
 
         @torch.no_grad()
         def make_in_batches(index: np.ndarray) -> Tensor:
@@ -102,7 +102,10 @@ class FrozenFeatures:
         return make_in_batches
 
     def make_features(self, index: np.ndarray) -> Tensor:
-        pixels = preprocess(self.examples.images[torch.from_numpy(index)].to(self.device), self.task.image_size)
+        return self.features_of(images_of(self.examples, index))
+
+    def features_of(self, images: Tensor) -> Tensor:
+        pixels = normalised(images, self.task.image_size, self.device)
         return self.backbone.features(pixels).permute(0, 2, 3, 1)  # B h w C, as the encoder reads them
 
     def make_outputs(self, index: np.ndarray) -> Tensor:
@@ -112,6 +115,16 @@ class FrozenFeatures:
     def features(self, index: np.ndarray) -> Tensor:
         """Image features of these examples."""
         return self.feature_rows(index).to(self.device).permute(0, 3, 1, 2)  # B C h w
+
+    @property
+    def anew(self) -> TwoSteps:
+        """The view of image features that are computed each time."""
+
+        def compute(images: Tensor) -> Tensor:
+            rows = self.in_batches(lambda index: self.features_of(images[torch.from_numpy(index)]))
+            return rows(np.arange(len(images))).permute(0, 3, 1, 2)  # B C h w
+
+        return TwoSteps(partial(images_of, self.examples), compute)
 
     def fill(self, rows: Make) -> None:
         """Fills the cache with these rows. Features come first, because the encoder's outputs are computed from them."""
@@ -125,10 +138,12 @@ class FrozenFeatures:
         """The encoder's output for these examples, cut after the longest of their texts."""
         hidden = self.source[torch.from_numpy(index)] == PAD
         length = int((~hidden).sum(1).max())
-        hidden = torch.cat([hidden.new_zeros(len(index), self.patches), hidden[:, :length]], dim=1)
+        padding = none_if_unpadded(torch.cat([hidden.new_zeros(len(index), self.patches), hidden[:, :length]], dim=1))
         states = self.output_rows(index)[:, : self.patches + length].to(self.device)
         return Encoded(
-            states, none_if_unpadded(hidden.to(self.device)), self.backbone.encoder.positions(self.grid, length)
+            states,
+            None if padding is None else padding.to(self.device),
+            self.backbone.encoder.positions(self.grid, length),
         )
 
 
@@ -167,26 +182,37 @@ def view(
     settings_json = config.model_dump_json(include=keys)
     frozen = frozen_features(ready(backbone, device, config.precision), settings_json, split, cache)
     encoded = want == "encoded" and tuned.encoder_is_fixed
+    if cache is None and not encoded:
+        return frozen.anew
     frozen.fill(frozen.output_rows if encoded else frozen.feature_rows)
     return frozen.outputs if encoded else frozen.features
 
 
 def live_features(config: RunConfig, tuned: Tuned, split: Split, device: torch.device) -> View:
     """As `view`, for a ResNet that trains or whose BatchNorm statistics change: features are computed anew for each batch."""
-    pixels_of = pixels(split, config.task.image_size, device)
-
-    return lambda index: tuned.backbone.features(pixels_of(index))
-
-
-def pixels(split: Split, image_size: int, device: torch.device) -> Callable[[np.ndarray], Tensor]:
-    """Returns a function from indices of examples to their normalised pixels, B 3 size size, the ResNet's input."""
-    return lambda index: preprocess(split.images[torch.from_numpy(index)].to(device), image_size)
+    size, backbone = config.task.image_size, tuned.backbone
+    return TwoSteps(partial(images_of, split), lambda images: backbone.features(normalised(images, size, device)))
 
 
-def batch_size(image_size: int) -> int:
+def pixels(split: Split, image_size: int, device: torch.device) -> TwoSteps:
+    """The view of normalised pixels, B 3 size size, the ResNet's input."""
+    return TwoSteps(partial(images_of, split), lambda images: normalised(images, image_size, device))
+
+
+def images_of(split: Split, index: np.ndarray) -> Tensor:
+    """The images of these examples, B S S 3 uint8."""
+    return split.images[torch.from_numpy(index)]
+
+
+def normalised(images: Tensor, image_size: int, device: torch.device) -> Tensor:
+    """Images, B S S 3 uint8, as the ResNet's input on the device, B 3 size size."""
+    return preprocess(images.to(device, non_blocking=True), image_size)
+
+
+def batch_size(image_size: int, device: torch.device) -> int:
     """The number of examples that are computed together. A power of two, because most batch sizes of runs are: a run's batch then
     needs little filling up where nothing is cached."""
-    return 1 << max(0, (PIXELS // image_size**2).bit_length() - 1)
+    return 1 << max(0, (PIXELS[device.type] // image_size**2).bit_length() - 1)
 
 
 def open_cache(settings: Caching, folder: Path, device: torch.device) -> Cache | None:
@@ -197,7 +223,9 @@ def open_cache(settings: Caching, folder: Path, device: torch.device) -> Cache |
 
 def machine(device: torch.device) -> list[str]:
     """The version of torch and the device: besides the settings, they decide the last bits of a number."""
-    return [torch.__version__, torch.cuda.get_device_name(device) if device.type == "cuda" else processor()]
+    if device.type == "cuda":
+        return [torch.__version__, torch.cuda.get_device_name(device), f"{PIXELS['cuda']} pixels together"]
+    return [torch.__version__, processor()]
 
 
 @lru_cache

@@ -18,7 +18,7 @@ from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.comparison import Comparison
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import backbone_file, deployment_of, store_folder
-from mmprompt.runs.identity import checksum_of, config_of, evaluation_id, evaluations_of, run_id
+from mmprompt.runs.identity import check_gpus, checksum_of, config_of, evaluation_id, evaluations_of, run_id
 from mmprompt.runs.records import as_json
 from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Deployment
@@ -121,6 +121,7 @@ def expand(name: str, overrides: Sequence[str], conf: Path) -> ExpandedSweep:
         )
         if training_key not in runs:
             config = config_of(composed, checksum)
+            check_gpus(config, deployment.cluster.gpus)
             runs[training_key] = config, run_id(config)
         config, run = runs[training_key]
         evaluations = evaluations_of(composed, config)

@@ -24,7 +24,7 @@ from plain import Reforward
 from mmprompt.methods.prompt import Prompts
 from mmprompt.models.attention import Prefixes
 from mmprompt.models.decoding import Trie, score_candidates, search
-from mmprompt.models.ofa import BOS, OFA, PAD, Encoded
+from mmprompt.models.ofa import BOS, OFA, PAD, Encoded, Wanted
 from mmprompt.settings.model import Model
 from mmprompt.settings.parsing import parse
 
@@ -100,7 +100,7 @@ def step(name: str, batch: int, side: int, source: int, instruction: int, answer
     leaves = [(key.requires_grad_(), value.requires_grad_()) for key, value in (p for p in prefixes or [] if p)]
 
     def run(sparing: bool) -> None:
-        states = model.decode_states(tokens, encoded, leaves, wanted if sparing else None)
+        states = model.decode_states(tokens, encoded, leaves, Wanted.of(wanted) if sparing else None)
         loss = model.logits(states if sparing else states[wanted]).logsumexp(-1).sum()
         torch.autograd.grad(loss, [leaf for pair in leaves for leaf in pair])
 

@@ -38,7 +38,8 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.settings.prompt import Prompt
 from mmprompt.training.feature_cache import Cache
 from mmprompt.training.frozen_features import FrozenFeatures
-from mmprompt.training.train import update
+from mmprompt.training.loader import Loader
+from mmprompt.training.update import update
 
 CPU, B, TARGET, SMOOTHING = torch.device("cpu"), 2, 16, 0.1
 TEMPLATE = "' find the thing : the thing : the thing : the thing : the'"  # <s>, 14 words, </s>
@@ -222,10 +223,9 @@ class Official:
             made["encoded"] = ours.backbone.encode(self.text.source, made["features"], None, encoder)
 
         def decode() -> None:
-            asked = ours.ask(self.text.source, made["encoded"])
-            answering = self.text.target != PAD
-            states = ours.backbone.decode_states(self.text.decoder, asked.encoded, asked.prefixes, answering)
-            target = self.text.target[answering]
+            asked, answers = ours.encode(self.text, made["encoded"]), self.text.answers
+            states = ours.backbone.decode_states(self.text.decoder, asked.encoded, asked.prefixes, answers)
+            target = answers.of_rows(self.text.target)
             made["loss"] = label_smoothed(states, ours.backbone.embed.weight, target, SMOOTHING)
 
         def look() -> None:
@@ -259,7 +259,8 @@ def micro(folder: Path) -> dict[str, Callable[[], None]]:
 
     def updates(tuned: Tuned, view: View) -> Callable[[], None]:
         optimiser = torch.optim.AdamW(tuned.prompts.parameters(), lr=1e-4)
-        return lambda: [update(tuned, optimiser, config, split, view, step) for step in range(10)] and None
+        loader = Loader(config, split, view, torch.device("cpu"))
+        return lambda: [update(tuned, optimiser, config, loader, step) for step in range(10)] and None
 
     both, decoder = tuned_with(config, backbone), tuned_with(config, backbone, depth="decoder")
     return {
