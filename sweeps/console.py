@@ -15,6 +15,7 @@ RUNS = {
     "run": ("mmprompt", "train one run, with a progress bar"),
     "parameters": ("mmprompt.parameters", "list the tensors that a method trains, for any model size, without weights"),
     "checkpoint": ("mmprompt.checkpoint", "say whether a checkpoint fits a model; read all of it"),
+    "fit": ("mmprompt.fit", "find the largest micro-batch that fits, and the time of the run"),
     "export": ("mmprompt.export", "write the weights of a finished run under the official names"),
     "pretrain": ("mmprompt.pretrain", "make the small backbone again (about an hour)"),
 }

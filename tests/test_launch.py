@@ -255,6 +255,7 @@ CLUSTER = Cluster.model_validate(
         "cpus": 1,
         "mem_gb": 2.0,
         "time_min": 60,
+        "recompute": False,
         "checkpoint_seconds": 30,
         "setup": [],
         "sbatch": {},

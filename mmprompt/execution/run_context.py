@@ -103,6 +103,7 @@ def load_run(folder: RunFolder, attempt: Attempt, settings: JobSettings, ranks: 
     backbone = backbone_of(config, Path(settings.backbone), settings.stage, kept_in)
     generator = torch.Generator().manual_seed(config.seed)
     tuned = Tuned(config, backbone, generator, data.answer_ids).to(device)
+    tuned.backbone.encoder.recompute = settings.recompute
     features = open_cache(settings.cache, cache, device)
     return RunContext(attempt, began, config, data, device, backbone, tuned, features, settings.tracking, ranks)
 

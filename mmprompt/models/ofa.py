@@ -23,6 +23,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mmprompt.models.attention import KeyValue, Past, Prefixes
 from mmprompt.models.layers import DecoderLayer, EncoderLayer, gather_places
@@ -136,6 +137,7 @@ class Encoder(nn.Module):
         self.norm = LayerNorm(model.dim)
         self.remembered = RecentResults()
         self.dtype = torch.float32  # of the layers
+        self.recompute = False  # whether the backward pass computes the layers again, for less memory
 
     def embed_text(self, embedded: Tensor) -> Tensor:
         text: Tensor = self.dropout(self.token_norm(embedded + self.types.weight[TEXT]))
@@ -213,7 +215,10 @@ class Encoder(nn.Module):
             hidden = zeros.masked_fill(padding, float("-inf"))[:, None, None]  # B 1 1 U
             masks = [mask + F.pad(hidden, (length, 0)) for mask, length in zip(masks, prompts, strict=True)]
         for layer, mask, prefix in zip(self.layers, masks, prefixes, strict=True):
-            x = layer(x, mask, prefix)
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, mask, prefix, use_reentrant=False)
+            else:
+                x = layer(x, mask, prefix)
         return Encoded(self.norm(x), padding, positions)
 
 

@@ -25,6 +25,7 @@ class JobSettings(Section):
     data: str | None  # folder of the files that tasks name
     stage: bool
     gpus: NotNegative
+    recompute: bool
     checkpoint_every: Positive | None
     checkpoint_seconds: PositiveFloat
     cache: Caching
@@ -38,6 +39,7 @@ class JobSettings(Section):
             data=data_folder(deployment),
             stage=deployment.data.stage,
             gpus=deployment.cluster.gpus,
+            recompute=deployment.cluster.recompute,
             checkpoint_every=deployment.cluster.checkpoint_every,
             checkpoint_seconds=deployment.cluster.checkpoint_seconds,
             cache=deployment.cache,

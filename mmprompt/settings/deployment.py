@@ -41,6 +41,10 @@ class Cluster(Section):
     checkpoint_seconds: PositiveFloat = Field(
         description="seconds between two checkpoints of a run; more if saving one takes more than a twentieth of that"
     )
+    recompute: bool = Field(
+        description="compute the encoder's layers again in the backward pass instead of keeping what they computed: less memory, "
+        "about a third more time, the same bits"
+    )
     runs_per_job: Positive | None = Field(
         description="runs in a job, one after the other; null: chosen so that jobs are even and start-up is paid seldom"
     )

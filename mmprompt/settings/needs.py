@@ -22,17 +22,18 @@ class _Sized(Section):
 def needs(composed: Mapping[str, Any]) -> dict[str, float | int]:
     """`mem_gb`, `cpus` and `time_min` for a run with these composed settings.
 
-    The checkpoint file, the model and the tuned copy lie in the host's memory at once. Where everything trains, so do two copies of
-    a checkpoint: the weights, the best ones and the two moments of Adam. A run that needs more time continues in the next job.
-    Raises ConfigError for a wrong setting of the model.
+    Each GPU has a process of its own, in whose memory the checkpoint file, the model and the tuned copy lie at once. Where
+    everything trains, so do two copies of a checkpoint: the weights, the best ones and the two moments of Adam. A run that needs
+    more time continues in the next job. Raises ConfigError for a wrong setting of the model.
     """
     parameters = parameter_count(parse(_Sized, {"model": composed["model"]}).model)
-    has_files, on_gpu = "files" in composed["task"]["data"], bool(composed["cluster"]["gpus"])
+    has_files, gpus = "files" in composed["task"]["data"], composed["cluster"]["gpus"]
+    processes = max(1, gpus) if isinstance(gpus, int) else 1
     copies = 4 + (8 if composed["method"] == "finetune" else 0)
-    memory = FLOOR_GB + copies * BYTES * parameters / 1e9 + (CUDA_GB if on_gpu else 0.0)
+    memory = processes * (FLOOR_GB + copies * BYTES * parameters / 1e9 + (CUDA_GB if gpus else 0.0))
     return {
         "mem_gb": float(round(memory)),
-        "cpus": IMAGE_DECODERS if has_files and on_gpu else 1,
+        "cpus": IMAGE_DECODERS * processes if has_files and gpus else 1,
         "time_min": 60 if parameters < SMALL else 240,
     }
 

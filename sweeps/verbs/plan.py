@@ -21,7 +21,16 @@ from sweeps.wording import count, duration, volume
 
 SHOWN = 12  # how many values of an axis are listed
 # Cluster settings that are not arguments of sbatch.
-OURS = ("kind", "checkpoint_every", "checkpoint_seconds", "runs_per_job", "max_parallel", "setup", "sbatch")
+OURS = (
+    "kind",
+    "recompute",
+    "checkpoint_every",
+    "checkpoint_seconds",
+    "runs_per_job",
+    "max_parallel",
+    "setup",
+    "sbatch",
+)
 
 
 def plan(names: Sequence[str], overrides: Sequence[str], retry: str | None, limit: int | None, json: bool) -> int:
