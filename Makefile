@@ -23,7 +23,7 @@ PROCESSES := -n 4
 CHOICE := cluster=$(CLUSTER) $(if $(filter all,$(TASKS)),'task=glob(micro_*)',$(if $(TASKS),task=$(TASKS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install paper publish report wandb-report notebooks notebook status logs cancel diff clean doctor sync tables test test-all chaos bench lint pretrain-micro \
+.PHONY: help install paper publish report wandb-report notebooks notebook status logs cancel diff clean doctor sync tables test test-all chaos bench bench-gpu lint pretrain-micro \
 	slurm-up slurm-down slurm-status
 
 help: ## print this list
@@ -126,6 +126,9 @@ chaos: $(INSTALLED) ## run sweeps and a search under sixty random faults on the 
 
 bench: $(INSTALLED) ## run every benchmark, and print Markdown (ARGS="planning sweep" chooses)
 	@$(PY) tests/bench $(ARGS)
+
+bench-gpu: $(INSTALLED) ## measure a step and decoding of the official sizes on a GPU, as a share of its rate (without one: the small model)
+	@$(PY) tests/bench gpu
 
 lint: $(INSTALLED) ## run ruff and mypy
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy

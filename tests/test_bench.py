@@ -1,5 +1,5 @@
-"""Each verb that `bench/verbs.py` measures says of all runs what it should: the stand-in for SLURM's
-commands answers what the verbs ask."""
+"""Benchmarks measure what they say, here in small: verbs on queued runs (`bench/verbs.py`), whose stand-in for SLURM's commands
+answers what they ask, and a step and decoding on whatever device there is (`bench/gpu.py`)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent / "bench"))
 
+import gpu
 from verbs import PER_BATCH, VERBS, Site
 
 
@@ -22,3 +23,10 @@ def test_every_verb_knows_all_runs_of_a_batch_and_of_many(tmp_path: Path) -> Non
     for site in (whole, spread):
         for verb, said in VERBS.items():
             assert said.format(site.runs) in site.verb(verb), (site, verb)
+
+
+@pytest.mark.long
+def test_a_step_and_decoding_are_measured_and_their_work_is_a_share_of_what_the_device_can() -> None:
+    [table] = gpu.sections()
+    rows = [line.split("|") for line in table.markdown().splitlines() if line.startswith("| micro")]
+    assert len(rows) == 2 and all(0 < float(row[4]) < 1 for row in rows)
