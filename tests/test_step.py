@@ -20,6 +20,7 @@ from mmprompt.data.splits import Split
 from mmprompt.data.tasks import collate
 from mmprompt.execution.execute import execute
 from mmprompt.methods.tuned_model import TwoSteps, outline
+from mmprompt.models.decoding import PATIENCE, search
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.store import Store
 from mmprompt.training.checkpoints import State
@@ -53,6 +54,19 @@ def test_a_step_never_looks_at_a_number_on_its_device(overrides: tuple[str, ...]
     gradients = [parameter.grad for parameter in tuned.trained.values()]
     assert loss.shape == () and any(gradient is not None for gradient in gradients)
     torch.nn.utils.clip_grad_norm_(tuned.trained.values(), config.optim.clip_norm)
+
+
+@pytest.mark.parametrize("no_repeat_ngram", [None, 3])
+def test_a_beam_search_waits_for_its_device_only_now_and_then(no_repeat_ngram: int | None) -> None:
+    config, _ = settings("task=micro_caption")
+    tuned, meta = outline(config), torch.device("meta")
+    text = collate(data_of(config).split("test").samples[:4]).to(meta)
+    questions = tuned.encode(text, torch.empty(4, tuned.backbone.encoder.resnet.channels, 6, 6, device=meta))
+    asked = tuned.backbone, questions.encoded, questions.prefixes, text.start
+    tokens, scores = search(*asked, 5, 1, PATIENCE - 2, no_repeat_ngram, None)
+    assert tokens.shape == (4, PATIENCE - 1) and scores.shape == (4,)
+    with pytest.raises(RuntimeError, match="meta"):  # then it looks whether all answers are complete
+        search(*asked, 5, 1, PATIENCE, no_repeat_ngram, None)
 
 
 class Reads:

@@ -20,6 +20,7 @@ from mmprompt.models.layers import gather_places
 from mmprompt.models.ofa import EOS, OFA, PAD, Encoded
 
 MINUS_INFINITY = float("-inf")
+PATIENCE = 8  # so many tokens are written on a GPU before it is asked whether all answers are complete: to ask is to wait for it
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,10 @@ def search(
 
         unfinished = ends.int().argsort(dim=1, stable=True)[:, :beam]  # B K, the likeliest that do not end
         total = scores.masked_fill(ends, MINUS_INFINITY).gather(1, unfinished)
-        if last or not ((answers.count < beam) & (total > MINUS_INFINITY).any(1)).any():
+        if last:
+            break
+        looks = start.device.type == "cpu" or step % PATIENCE == PATIENCE - 1
+        if looks and not ((answers.count < beam) & (total > MINUS_INFINITY).any(1)).any():
             break
         written, parent = gather_places(written, unfinished), parent.gather(1, unfinished)
         if following is not None:
@@ -195,8 +199,9 @@ def ban_repeats(log_probs: Tensor, written: Tensor, n: int) -> None:
         return
     grams = written.unfold(2, n, 1)  # B K t-n+1 n
     last = written[:, :, written.shape[2] - n + 1 :]  # B K n-1
-    row, hypothesis, gram = (grams[..., :-1] == last[:, :, None]).all(-1).nonzero(as_tuple=True)
-    log_probs[row, hypothesis, grams[row, hypothesis, gram, -1]] = MINUS_INFINITY
+    occurred = (grams[..., :-1] == last[:, :, None]).all(-1)  # B K t-n+1
+    highest = torch.where(occurred, MINUS_INFINITY, -MINUS_INFINITY).to(log_probs.dtype)
+    log_probs.scatter_reduce_(2, grams[..., -1], highest, "amin")
 
 
 @torch.no_grad()

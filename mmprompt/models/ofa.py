@@ -209,16 +209,23 @@ class Encoder(nn.Module):
         prefixes = prefixes or [None] * len(self.layers)
         prompts = [0 if prefix is None else prefix[0].shape[2] for prefix in prefixes]
         positions, masks = self.masks(grid, embedded.shape[1], prompts)
+        hidden: Tensor | None = None
         if padding is not None:
             x = x.masked_fill(padding[:, :, None], 0)
             zeros = masks[0].new_zeros(padding.shape)
             hidden = zeros.masked_fill(padding, float("-inf"))[:, None, None]  # B 1 1 U
-            masks = [mask + F.pad(hidden, (length, 0)) for mask, length in zip(masks, prompts, strict=True)]
+
+        def through(layer: nn.Module, x: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
+            if hidden is not None:  # only here: the masks of examples, B H U P+U, of all layers would take gigabytes
+                mask = mask + F.pad(hidden, (mask.shape[3] - hidden.shape[3], 0))
+            y: Tensor = layer(x, mask, prefix)
+            return y  # B U d
+
         for layer, mask, prefix in zip(self.layers, masks, prefixes, strict=True):
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(layer, x, mask, prefix, use_reentrant=False)
+                x = checkpoint(through, layer, x, mask, prefix, use_reentrant=False)
             else:
-                x = layer(x, mask, prefix)
+                x = through(layer, x, mask, prefix)
         return Encoded(self.norm(x), padding, positions)
 
 
