@@ -15,6 +15,7 @@ from synthetic_store import OFFLINE, evaluate, evaluations_of, launch, manifest,
 from analysis.records.frame import Sweep
 from analysis.records.reading import read_sweep
 from analysis.statistics.cell_statistics import cells
+from analysis.statistics.samples import rows
 from analysis.statistics.summaries import averages, detectable, trends
 from mmprompt.families.registry import PRIMARY_METRIC
 from mmprompt.runs.store import Store
@@ -202,6 +203,25 @@ def test_a_share_kept_has_the_error_of_a_ratio_over_the_same_examples(tmp_path: 
     assert row["kept_half_examples"] == pytest.approx(1.96 * np.std(again), rel=0.1)
     whole = frame[(frame["method"] == "prompt") & (frame["attack.epsilon"] == 0.0)].iloc[0]
     assert whole["kept"] == 100 and math.isnan(whole["kept_difference"])
+
+
+@pytest.mark.parametrize("unattacked", [[0.0, 80.0, 80.0], [0.0, 0.0, 0.0]])
+def test_a_seed_that_scores_0_without_attack_keeps_no_share_and_is_left_out(
+    unattacked: list[float], tmp_path: Path
+) -> None:
+    store, epsilons = Store(tmp_path), [0.0, 0.1, 0.2]
+    axes = {"task": ["micro_grounding"], "method": ["prompt"], "attack.epsilon": epsilons, "seed": SEEDS}
+    for seed, score in zip(SEEDS, unattacked, strict=True):
+        points = [
+            {"task": "micro_grounding", "method": "prompt", "attack.epsilon": epsilon, "seed": seed}
+            for epsilon in epsilons
+        ]
+        train(store, points[0], {"val/acc@0.5": 80.0, "test/acc@0.5": 80.0}, OFFLINE)
+        evaluate(store, points, [score, 60.0, 40.0], OFFLINE)
+    launch(store, manifest("attack", axes, "method", {}, {"method": "prompt"}, over="attack.epsilon", kept_from=0.0))
+    samples = [sample for row in rows(read_sweep(store, "attack"), "kept") for sample in row.samples.values()]
+    kept = [100 * (60 + 40) / 2 / score for score in unattacked if score]
+    assert [score for sample in samples for score in sample.scores] == pytest.approx(kept, rel=0.02)
 
 
 def test_metrics_in_percent_are_averaged_without_scaling(made: tuple[Store, Sweep]) -> None:

@@ -63,7 +63,11 @@ class Group:
     @property
     def seeds(self) -> list[Any]:
         """The seeds that have a score."""
-        return list(self.rows.loc[self.rows["value"].notna(), "seed"]) if "seed" in self.rows else []
+        return self.seeds_with("value")
+
+    def seeds_with(self, column: str) -> list[Any]:
+        """The seeds that have a value in this column: value or kept."""
+        return list(self.rows.loc[self.rows[column].notna(), "seed"]) if "seed" in self.rows else []
 
     def sample(self, column: str = "value", seeds: Sequence[Any] | None = None) -> Sample:
         """Returns the cell's sample. `column`: value or kept. `seeds`: only these, in this order; None: all that have a value."""
@@ -202,7 +206,7 @@ def _mean_of_cells(cells: list[Group], quantity: str) -> Sample:
     column = "value" if quantity == "score" else KEPT
     if len(cells) == 1:
         return cells[0].sample(column)
-    seeds = [seed for seed in cells[0].seeds if all(seed in group.seeds for group in cells)]
+    seeds = [seed for seed in cells[0].seeds_with(column) if all(seed in group.seeds_with(column) for group in cells)]
     by_split: dict[str, list[Sample]] = {}
     for group in cells:
         by_split.setdefault(group.label["split"], []).append(group.sample(column, seeds))
