@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
@@ -10,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 
 from mmprompt.models.ofa import OFA
-from mmprompt.models.ofa_checkpoint import official_name
+from mmprompt.models.ofa_checkpoint import ALIASES, official_name
+from mmprompt.models.shapes import shapes_only
 from mmprompt.settings.model import Model
 
 BINS = 50
@@ -67,8 +70,11 @@ FILES = {
 }
 
 
-def make(folder: Path, task: str, n: int = 6) -> Path:
-    """All that conf/task/TASK.yaml reads, n examples in each split."""
+def make(folder: Path, task: str, n: int = 6, pieces: int = 0, lines: int = 0) -> Path:
+    """All that conf/task/TASK.yaml reads, n examples in each split.
+
+    `pieces`, `lines`: at least so many entries of encoder.json and lines of dict.txt; the additional ones occur in no text.
+    """
     for name in FILES[task]:
         write(folder / "dataset" / name, rows(task, n))
     if task == "vqa":
@@ -76,13 +82,14 @@ def make(folder: Path, task: str, n: int = 6) -> Path:
         (folder / "dataset/vqa_data/trainval_ans2label.pkl").write_bytes(pickle.dumps(table))
     bpe = folder / "utils/BPE"
     bpe.mkdir(parents=True, exist_ok=True)
-    pieces = [*sorted(ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
-    (bpe / "encoder.json").write_text(json.dumps({piece: number for number, piece in enumerate(pieces)}))
+    known = [*sorted(ByteLevel.alphabet()), *("".join(pair) for pair in MERGES)]
+    known += [f"unused{number}" for number in range(len(known), pieces)]
+    (bpe / "encoder.json").write_text(json.dumps({piece: number for number, piece in enumerate(known)}))
     (bpe / "vocab.bpe").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in MERGES), encoding="utf-8")
-    lines = [
-        f"{number} {1000 - number}" for number in reversed(range(len(pieces)))
-    ]  # by how often they came, not by id
-    (bpe / "dict.txt").write_text("\n".join([*lines, "madeupword0000 0", "madeupword0001 0"]) + "\n")
+    # By how often they came, not by id.
+    dictionary = [f"{number} {len(known) - number}" for number in reversed(range(len(known)))]
+    dictionary += [f"madeupword{number:04} 0" for number in range(max(2, lines - len(known)))]
+    (bpe / "dict.txt").write_text("\n".join(dictionary) + "\n")
     return folder
 
 
@@ -90,4 +97,28 @@ def backbone(model: Model, file: Path) -> Path:
     """Random weights under official names."""
     state = OFA(model).state_dict()
     save_file({official_name(name): t.contiguous() for name, t in state.items() if "num_batches" not in name}, file)
+    return file
+
+
+def checkpoint(model: Model, file: Path, random: bool) -> Path:
+    """An official .pt file: settings, 16-bit weights under the official names, the aliases, and tensors that are not read here.
+
+    `random`: random weights; else every number is 0 and stored once, so that a file of any size has some hundred kB.
+    """
+    if random:
+        state = {name: tensor.half() for name, tensor in OFA(model).state_dict().items()}
+    else:
+        with shapes_only():
+            empty = OFA(model)
+        zero = torch.tensor(0, dtype=torch.float16)
+        state = {name: zero.expand(tensor.shape) for name, tensor in empty.state_dict().items()}
+    official = {official_name(name): tensor for name, tensor in state.items()}
+    official |= dict.fromkeys(ALIASES, official["encoder.embed_tokens.weight"])
+    official |= {f"{stack}.version": torch.tensor([3.0]) for stack in ("encoder", "decoder")}
+    official |= {f"decoder.code_layernorm_embedding.{part}": torch.zeros(model.dim) for part in ("weight", "bias")}
+    official["decoder.image_position_idx"] = torch.zeros(1026, dtype=torch.int64)
+    settings = {"model": argparse.Namespace(arch=model.name)}
+    torch.save(
+        {"args": None, "cfg": settings, "model": official, "extra_state": {}, "last_optimizer_state": None}, file
+    )
     return file
