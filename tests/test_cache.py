@@ -21,13 +21,14 @@ from mmprompt.execution.execute import execute
 from mmprompt.execution.run_context import backbone_of
 from mmprompt.methods.tuned_model import Tuned
 from mmprompt.models.ofa import OFA, PAD, STEP, Encoded
+from mmprompt.runs.cache import Cache
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import run_id
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Caching
 from mmprompt.settings.parsing import ConfigError
-from mmprompt.training.feature_cache import Cache, Cached
+from mmprompt.training.feature_cache import Cached
 from mmprompt.training.frozen_features import FrozenFeatures, open_cache, ready, view
 
 COUNT, SHAPE = 40, (3, 5)
@@ -59,6 +60,21 @@ def test_rows_in_the_cache_are_read_and_not_computed_again(tmp_path: Path) -> No
 def test_rows_missing_in_the_cache_are_computed(tmp_path: Path) -> None:
     assert torch.equal(cached(tmp_path)(ASKED), rows(ASKED))
     assert not (tmp_path / "cache").exists()
+
+
+def test_examples_that_are_computed_from_the_same_share_a_row(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make(index: np.ndarray) -> Tensor:
+        made.extend(index.tolist())
+        return rows(index % 10)
+
+    examples = [bytes([i % 10]) for i in range(COUNT)]  # of 40, 10 different ones
+    shared = Cached(make, 1, "rows", SHAPE, "facts", examples, Cache(tmp_path / "cache", 1.0))
+    shared.fill()
+    assert sorted(made) == list(range(10))
+    assert torch.equal(shared(ASKED), rows(ASKED % 10)) and len(made) == 10
+    assert sum(file.stat().st_size for file in shared.files) == 10 * (4 * 15 + 4)
 
 
 def test_cache_files_have_the_folders_permissions_and_no_other_file_is_left(tmp_path: Path) -> None:

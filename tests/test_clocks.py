@@ -78,7 +78,7 @@ def test_a_wrong_local_clock_does_not_change_the_servers_time(tmp_path: Path, na
 CACHE = """
 import sys
 from pathlib import Path
-from mmprompt.training.feature_cache import Cache
+from mmprompt.runs.cache import Cache
 Cache(Path(sys.argv[1]), 1).prepare()
 """
 STAGING = """

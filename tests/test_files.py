@@ -29,6 +29,7 @@ from mmprompt.families.grounding import hits
 from mmprompt.families.lines import DataError, normalise_text
 from mmprompt.methods.tuned_model import Tuned
 from mmprompt.models.ofa import BOS, EOS, OFA, PAD
+from mmprompt.runs.cache import Cache
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.fingerprint import fingerprint
@@ -48,7 +49,7 @@ def settings(task: str, *overrides: str) -> tuple[RunConfig, Deployment]:
     return freeze(tiny.composed(*given))
 
 
-def data_of(config: RunConfig, folder: Path, stage: bool = False, cache: Path | None = None) -> TaskData:
+def data_of(config: RunConfig, folder: Path, stage: bool = False, cache: Cache | None = None) -> TaskData:
     return TaskData(config.task, config.model, locate(config.task, str(folder), stage, cache))
 
 
@@ -389,13 +390,13 @@ def test_an_index_is_kept_read_again_and_made_again_when_damaged(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, _ = settings("coco_caption", f"paths.data={make(tmp_path, 'coco_caption', 7)}")
-    first = data_of(config, tmp_path, cache=tmp_path / "cache").split("val")
+    first = data_of(config, tmp_path, cache=Cache(tmp_path / "cache", 1.0)).split("val")
     [kept] = (tmp_path / "cache").glob("*.lines")
     content, made = kept.read_bytes(), kept.stat().st_mtime_ns
-    assert data_of(config, tmp_path, cache=tmp_path / "cache").split("val").items[3] == first.items[3]
+    assert data_of(config, tmp_path, cache=Cache(tmp_path / "cache", 1.0)).split("val").items[3] == first.items[3]
     assert kept.stat().st_mtime_ns == made
     kept.write_bytes(content[:-1])
-    assert data_of(config, tmp_path, cache=tmp_path / "cache").split("val").digests() == first.digests()
+    assert data_of(config, tmp_path, cache=Cache(tmp_path / "cache", 1.0)).split("val").digests() == first.digests()
     assert "is damaged; it is made again" in capsys.readouterr().out and kept.read_bytes() == content
 
 

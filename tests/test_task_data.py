@@ -8,6 +8,7 @@ from tiny import settings
 
 from mmprompt.data.task_data import RecentTasks, TaskData
 from mmprompt.data.task_files import TaskFiles
+from mmprompt.runs.cache import Cache
 
 NO_FILES = TaskFiles({}, None)
 
@@ -29,7 +30,9 @@ def test_runs_whose_task_vocabulary_or_files_differ_share_nothing() -> None:
         recent = RecentTasks()
         assert asked(recent, "task=micro_vqa") is not asked(recent, "task=micro_vqa", change)
     recent = RecentTasks()
-    assert asked(recent, "task=micro_vqa") is not asked(recent, "task=micro_vqa", files=TaskFiles({}, Path("cache")))
+    assert asked(recent, "task=micro_vqa") is not asked(
+        recent, "task=micro_vqa", files=TaskFiles({}, Cache(Path("cache"), 1.0))
+    )
 
 
 def test_the_last_two_tasks_stay_and_the_one_before_them_goes() -> None:

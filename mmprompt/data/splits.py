@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar, overload
@@ -19,17 +17,20 @@ import PIL
 import torch
 from torch import Tensor
 
+from mmprompt.data.decoded_images import DecodedImages
+from mmprompt.data.encoded_image import workers
+from mmprompt.data.line_index import indexed
 from mmprompt.data.task_files import TaskFiles
 from mmprompt.data.tasks import Item, Sample, encode
 from mmprompt.data.tokenizer import Vocabulary
-from mmprompt.data.tsv import Table, indexed
+from mmprompt.data.tsv import Table
 from mmprompt.families.lines import DataError, Example, Texts
 from mmprompt.families.registry import FAMILIES
+from mmprompt.runs.cache import Cache, distinct
 from mmprompt.runs.fingerprint import fingerprint
 from mmprompt.settings.task import Digits, Files, Task
 from mmprompt.world import small_world
 
-DECODERS = 8  # maximal number of threads that decode images
 INDEX_VERSION = 1  # raise it when the checks of a file's lines change: stored indices are then made again
 
 T = TypeVar("T")
@@ -50,6 +51,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def keep_images(self) -> None:
+        """From now on each image is decoded once, and kept in the store's cache if it fits: it will be needed again and again."""
+        if isinstance(self.images, FileImages):
+            self.images.keep()
 
 
 def small_world_split(task: Task, data: Digits, vocabulary: Vocabulary, split: str) -> Split:
@@ -91,7 +97,7 @@ def file_split(
                 trained,
                 sorted(closed),
             ]
-            index_file = files.cache / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.lines"
+            index_file = files.cache.folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.lines"
         tables.append(Table(file, data.columns, indexed(file, data.columns, read, index_file)))
     lines = Lines(tables)
 
@@ -103,7 +109,8 @@ def file_split(
         return encode(item(index), task.template, task.prompt_type, vocabulary)
 
     count = len(lines)
-    images, items, samples = FileImages(lines, task.image_size), OnDemand(count, item), OnDemand(count, sample)
+    images = FileImages(lines, task.image_size, f"images of {task.name}/{split}", files.cache)
+    items, samples = OnDemand(count, item), OnDemand(count, sample)
     return Split(split, images, items, samples, vocabulary, lines.digests)
 
 
@@ -128,19 +135,39 @@ class Lines:
 
 
 class FileImages:
-    """Images of lines, by the lines' numbers: read, decoded and resized each time they are used."""
+    """Images of lines, by the lines' numbers: read, decoded and resized each time they are used, unless they are kept."""
 
-    def __init__(self, lines: Lines, side: int) -> None:
-        self.lines, self.side = lines, side
+    def __init__(self, lines: Lines, side: int, name: str, cache: Cache | None) -> None:
+        """`name`: for messages. `cache`: where images are kept; None: nowhere."""
+        self.lines, self.side, self.name, self.cache = lines, side, name, cache
+        self.kept: DecodedImages | None = None
+        self.number_of = np.empty(
+            0, np.int64
+        )  # n, by line: the number of its image among the different ones, if they are kept
+
+    def keep(self) -> None:
+        """Keeps the images that are decoded from now on in the cache, each different one once."""
+        if self.cache is not None and self.kept is None:
+            digests = self.lines.digests()
+            first, self.number_of = distinct(digests)
+            kept = DecodedImages(self.name, [digests[line] for line in first], self.side, self.cache)
+            kept.open()
+            self.kept = kept
 
     def __getitem__(self, index: Tensor) -> Tensor:  # B side side 3
-        threads = min(DECODERS, len(os.sched_getaffinity(0)))
-        with ThreadPoolExecutor(threads) as pool:  # Pillow releases Python's global lock while it decodes
-            return torch.from_numpy(np.stack(list(pool.map(self.pixels, index.tolist()))))
+        images = torch.empty(len(index), self.side, self.side, 3, dtype=torch.uint8)
+        for _ in workers().map(self.load, index.tolist(), images.numpy()):  # Pillow lets go of Python's global lock
+            pass
+        return images
 
-    def pixels(self, index: int) -> np.ndarray:
-        table, line = self.lines.locate(index)
-        return table.pixels(line, self.side)
+    def load(self, index: int, image: np.ndarray) -> None:
+        """Puts the image of a line into `image`, side side 3 uint8. Raises DataError if it cannot be read."""
+        number = -1 if self.kept is None else int(self.number_of[index])
+        if self.kept is None or not self.kept.read(number, image):
+            table, line = self.lines.locate(index)
+            image[:] = table.pixels(line, self.side)
+            if self.kept is not None:
+                self.kept.write(number, image)
 
 
 class OnDemand(Sequence[T]):

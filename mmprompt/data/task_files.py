@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmprompt.data.staging import staged
+from mmprompt.runs.cache import Cache
 from mmprompt.runs.fingerprint import fingerprint, fingerprints
 from mmprompt.settings.task import Task
 
@@ -14,11 +15,11 @@ from mmprompt.settings.task import Task
 @dataclass(frozen=True)
 class TaskFiles:
     paths: Mapping[str, Path]  # by a file's name in the task's settings; empty for the small world
-    cache: Path | None  # folder for the files' indices; None: indices are not kept
+    cache: Cache | None  # for the files' indices and decoded images; None: they are not kept
     kept_in: Path | None = None  # folder for the fingerprints of large files
 
 
-def locate(task: Task, folder: str | None, stage: bool, cache: Path | None, kept_in: Path | None = None) -> TaskFiles:
+def locate(task: Task, folder: str | None, stage: bool, cache: Cache | None, kept_in: Path | None = None) -> TaskFiles:
     """Finds a task's files in `folder`. `stage`: copies them to the node's own disk, and returns the copies. `kept_in`: the folder
     for the fingerprints of large files.
 

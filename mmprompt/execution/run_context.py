@@ -20,6 +20,7 @@ from mmprompt.methods.tuned_model import Tuned, View
 from mmprompt.models.ofa import OFA
 from mmprompt.models.ofa_checkpoint import load_backbone, read_state
 from mmprompt.runs.attempt import Attempt
+from mmprompt.runs.cache import Cache
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.deployment import JobSettings
 from mmprompt.runs.fingerprint import fingerprint
@@ -29,7 +30,6 @@ from mmprompt.runs.store import Store
 from mmprompt.runs.wandb_writer import RecordWriter
 from mmprompt.settings.deployment import Tracking
 from mmprompt.settings.model import Model
-from mmprompt.training.feature_cache import Cache
 from mmprompt.training.frozen_features import Want, open_cache, processor, view
 
 FAKE_GPUS = "MMPROMPT_FAKE_GPUS"
@@ -94,8 +94,9 @@ def load_run(folder: RunFolder, attempt: Attempt, settings: JobSettings, ranks: 
     began = time.monotonic()
     config = read_config(folder.config_file)
     store = Store(folder.root)
-    cache, kept_in = store.cache, store.fingerprints
-    files = locate(config.task, settings.data, settings.stage, cache if settings.cache.max_gb > 0 else None, kept_in)
+    kept_in, max_gb = store.fingerprints, settings.cache.max_gb
+    cache = Cache(store.cache, max_gb) if max_gb > 0 else None
+    files = locate(config.task, settings.data, settings.stage, cache, kept_in)
     data = RECENT_TASKS.get(config.task, config.model, files)
     device = device_for(settings.gpus, ranks.rank)
     forget_peak(device)
@@ -104,7 +105,7 @@ def load_run(folder: RunFolder, attempt: Attempt, settings: JobSettings, ranks: 
     generator = torch.Generator().manual_seed(config.seed)
     tuned = Tuned(config, backbone, generator, data.answer_ids).to(device)
     tuned.backbone.encoder.recompute = settings.recompute
-    features = open_cache(settings.cache, cache, device)
+    features = open_cache(settings.cache, store.cache, device)
     return RunContext(attempt, began, config, data, device, backbone, tuned, features, settings.tracking, ranks)
 
 

@@ -7,7 +7,7 @@
     STORE/run/ID/result.json     the result; it names the attempt that was published
     STORE/run/ID/evaluations/    evaluations that later attempts made: ID.json, each written once
     STORE/costs/NAME/N.json      what the rows of a sweep take, N-th measurement (`execution.measurement`)
-    STORE/cache/                 features from frozen backbones (`training.feature_cache`); may be deleted at any time
+    STORE/cache/                 what can be computed again (`cache`); may be deleted at any time
     STORE/fingerprints/          those of large files (`fingerprint`); may be deleted at any time
 
 There are no locks. A process claims an attempt by renaming a prepared folder into place, which only one process can do. It
@@ -130,7 +130,7 @@ class Store:
 
     @property
     def cache(self) -> Path:
-        """Features that frozen backbones computed. The folder may be deleted at any time."""
+        """What can be computed again (`mmprompt.runs.cache`). The folder may be deleted at any time."""
         return self.root / "cache"
 
     @property

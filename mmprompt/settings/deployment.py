@@ -102,7 +102,8 @@ class Tracking(Section):
 
 
 class Caching(Section):
-    """Keeping what a frozen backbone computes of an example (`mmprompt.training.frozen_features`). It changes no bit."""
+    """Keeping what a frozen backbone computes of an example (`mmprompt.training.frozen_features`), and, where that is not kept, the
+    decoded images of files (`mmprompt.data.decoded_images`). It changes no bit."""
 
     frozen: Literal["auto", "on"] = Field(
         description="auto: keep it on a CPU with backbone.mode eval; on: on a GPU too, and backbone.mode=train is refused"

@@ -1,7 +1,8 @@
 """A cache on disk for rows that take long to compute, shared by all processes of a store: STORE/cache.
 
-n rows of one shape, float32. A shard is a file of rows, each followed by its crc32. A shard's name is a hash of everything that
-decides its bits, so that no file ever becomes stale, and any file may be deleted at any time.
+n examples, m different ones among them, m rows of one shape, float32. A shard is a file of rows, each followed by its crc32. A
+shard's name is a hash of everything that decides its bits, so that no file ever becomes stale, and any file may be deleted at any
+time.
 
 There are no locks. A shard is written under a temporary name and renamed into place; processes that fill the cache at the same
 time each choose at random among the missing shards. If two make the same shard, the files are equal. A shard that cannot be read
@@ -13,14 +14,11 @@ another host deletes it, every process that reads it is killed.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
@@ -28,54 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmprompt.runs.files import draft_of, make_folder, server_time, share
+from mmprompt.runs.cache import Cache, distinct
 
 SHARD_BYTES = 64e6  # maximal size of a file, give or take a batch
 SHARDS = 8  # of a small split, so that several processes can share the work
 OPEN_FILES = 200  # at most; the usual limit of a process is 1,024
-ABANDONED = 86_400.0  # seconds after which an unfinished file is taken to be left by a killed process, and is removed
 CHECKSUM_BYTES = 4
 
-Make = Callable[[np.ndarray], Tensor]  # from indices of rows to these rows
-
-
-@dataclass(frozen=True)
-class Cache:
-    """A folder and its maximal size."""
-
-    folder: Path
-    max_gb: float
-
-    @property
-    def used(self) -> int:
-        """The size of all files in the folder, in bytes."""
-        total = 0
-        for entry in os.scandir(self.folder):
-            with contextlib.suppress(FileNotFoundError):
-                total += entry.stat().st_size
-        return total
-
-    def prepare(self) -> None:
-        """Makes the folder, and removes unfinished files of killed processes."""
-        make_folder(self.folder)
-        now = server_time(self.folder)
-        for file in self.folder.glob(".*"):
-            with contextlib.suppress(OSError):
-                if now - file.stat().st_mtime > ABANDONED:
-                    file.unlink()
-
-    def write(self, file: Path, chunks: Sequence[bytes]) -> None:
-        """Writes a file. It appears only when it is complete. Raises OSError."""
-        draft = draft_of(file)
-        try:
-            with draft.open("xb") as handle:
-                handle.writelines(chunks)
-                handle.flush()
-                share(draft)
-                os.fsync(handle.fileno())
-            draft.rename(file)
-        finally:
-            draft.unlink(missing_ok=True)
+Make = Callable[[np.ndarray], Tensor]  # from indices of examples to their rows
 
 
 class Cached:
@@ -91,25 +49,26 @@ class Cached:
         examples: Sequence[bytes],
         cache: Cache,
     ) -> None:
-        """`batch`: how many rows are best made together. `examples`: for each row, what it is computed from. `facts`: everything
-        else that decides the rows' bits."""
+        """`batch`: how many rows are best made together. `examples`: for each example, what its row is computed from; equal ones
+        share a row. `facts`: everything else that decides the rows' bits."""
         self.make, self.name, self.shape, self.cache = make, name, tuple(shape), cache
-        self.count, self.row_bytes = len(examples), 4 * int(np.prod(shape))
+        self.first, self.row_of = distinct(examples)  # m, the first example of each row; n, the row of each example
+        self.count, self.row_bytes = len(self.first), 4 * int(np.prod(shape))
         shard = min(self.count / SHARDS, SHARD_BYTES / self.row_bytes)
         self.per_shard = math.ceil(shard / batch) * batch
         self.files: list[Path] = []
         for first in range(0, self.count, self.per_shard):
             key = hashlib.sha256(f"{facts} {self.shape}\n".encode())
-            key.update(b"".join(examples[first : first + self.per_shard]))
+            key.update(b"".join(examples[example] for example in self.first[first : first + self.per_shard]))
             self.files.append(cache.folder / f"{key.hexdigest()[:32]}.rows")
         self.handles: dict[int, FileIO] = {}
         self.given_up: set[int] = set()  # damaged shards that could not be written again
 
     def __call__(self, index: np.ndarray) -> Tensor:
-        """The rows with these indices, B and the shape of a row, in memory that torch has aligned."""
+        """The rows of these examples, B and the shape of a row, in memory that torch has aligned."""
         rows = torch.empty(len(index), *self.shape)
         buffers = rows.view(len(index), -1).numpy().view(np.uint8)
-        missing = [i for i, row in enumerate(index) if not self.read(int(row), buffers[i].data)]
+        missing = [i for i, row in enumerate(self.row_of[index]) if not self.read(int(row), buffers[i].data)]
         if missing:
             rows[missing] = self.make(index[missing]).cpu()
         return rows
@@ -148,7 +107,7 @@ class Cached:
     def write(self, shard: int) -> None:
         """Computes and writes a shard. Raises OSError if it cannot be written."""
         chunks: list[bytes] = []
-        for row in self.make(self.rows_of(shard)).cpu().numpy():
+        for row in self.make(self.first[self.rows_of(shard)]).cpu().numpy():
             chunks += [row.tobytes(), zlib.crc32(row.tobytes()).to_bytes(CHECKSUM_BYTES, "little")]
         self.cache.write(self.files[shard], chunks)
 
@@ -172,12 +131,10 @@ class Cached:
             self.cache.prepare()
             while missing := self.missing():
                 row_count = sum(len(self.rows_of(shard)) for shard in missing)
-                need = row_count * (self.row_bytes + CHECKSUM_BYTES) / 1e9
-                used, free = self.cache.used / 1e9, shutil.disk_usage(self.cache.folder).free / 1e9
-                line = f"{self.name}: {need:.3g} GB, the cache has {used:.3g} of {self.cache.max_gb:g} GB"
-                if used + need > self.cache.max_gb or need > free:
-                    line += f" and its disk {free:.3g} GB free, so they are not kept: raise cache.max_gb, or make room"
-                    print(f"{line} in {self.cache.folder}; {self.consequence}", flush=True)
+                need = row_count * (self.row_bytes + CHECKSUM_BYTES)
+                fits, line = self.cache.room(self.name, need, self.consequence)
+                if not fits:
+                    print(line, flush=True)
                     return
                 if not printed:
                     print(line, flush=True)

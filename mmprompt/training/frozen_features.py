@@ -28,11 +28,12 @@ from mmprompt.methods.tuned_model import Tuned, TwoSteps, View
 from mmprompt.models.ofa import OFA, PAD, Encoded, none_if_unpadded
 from mmprompt.models.precision import Precision, dtype_of
 from mmprompt.models.resnet import STRIDE
+from mmprompt.runs.cache import Cache
 from mmprompt.runs.config import RunConfig
 from mmprompt.settings.deployment import Caching
 from mmprompt.settings.model import Model
 from mmprompt.settings.task import Task
-from mmprompt.training.feature_cache import Cache, Cached, Make
+from mmprompt.training.feature_cache import Cached, Make
 
 Want = Literal["pixels", "features", "encoded"]
 # The numbers that identify a processor: their keys in /proc/cpuinfo, and their names here.
@@ -124,14 +125,19 @@ class FrozenFeatures:
             rows = self.in_batches(lambda index: self.features_of(images[torch.from_numpy(index)]))
             return rows(np.arange(len(images))).permute(0, 3, 1, 2)  # B C h w
 
-        return TwoSteps(partial(images_of, self.examples), compute)
+        return TwoSteps(reader(self.examples), compute)
 
     def fill(self, rows: Make) -> None:
-        """Fills the cache with these rows. Features come first, because the encoder's outputs are computed from them."""
+        """Fills the cache with these rows. Features come first, because the encoder's outputs are computed from them.
+
+        If rows are not kept, the images are needed again and again, so they are.
+        """
         if isinstance(rows, Cached) and rows.missing():
             for needed in dict.fromkeys((self.feature_rows, rows)):
                 assert isinstance(needed, Cached)
                 needed.fill()
+        if not isinstance(rows, Cached) or rows.missing():
+            self.examples.keep_images()
 
     @torch.no_grad()
     def outputs(self, index: np.ndarray) -> Encoded:
@@ -191,12 +197,18 @@ def view(
 def live_features(config: RunConfig, tuned: Tuned, split: Split, device: torch.device) -> View:
     """As `view`, for a ResNet that trains or whose BatchNorm statistics change: features are computed anew for each batch."""
     size, backbone = config.task.image_size, tuned.backbone
-    return TwoSteps(partial(images_of, split), lambda images: backbone.features(normalised(images, size, device)))
+    return TwoSteps(reader(split), lambda images: backbone.features(normalised(images, size, device)))
 
 
 def pixels(split: Split, image_size: int, device: torch.device) -> TwoSteps:
     """The view of normalised pixels, B 3 size size, the ResNet's input."""
-    return TwoSteps(partial(images_of, split), lambda images: normalised(images, image_size, device))
+    return TwoSteps(reader(split), lambda images: normalised(images, image_size, device))
+
+
+def reader(split: Split) -> Callable[[np.ndarray], Tensor]:
+    """A function that reads images of the split again and again, which therefore are kept as they were decoded."""
+    split.keep_images()
+    return partial(images_of, split)
 
 
 def images_of(split: Split, index: np.ndarray) -> Tensor:

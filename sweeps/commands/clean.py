@@ -14,7 +14,7 @@ SUMMARY = "free disk space that is no longer needed"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     unused = "free logs and code that were not used for N days (%(default)s)"
     parser.add_argument("--days", metavar="N", type=positive, default=30, help=unused)
-    cached = "also free the cached features of frozen backbones; they are computed again when needed"
+    cached = "also free cached features, indices of files and decoded images; they are made again when needed"
     parser.add_argument("--cache", action="store_true", help=cached)
     add_store(parser)
 

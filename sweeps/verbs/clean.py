@@ -39,7 +39,7 @@ STOPPED = "checkpoints of trials that a search has stopped, now that it is over"
 LOGS = "scripts and logs of batches whose runs are all done, older than {days} days"
 CODE = "copies of our code that no open batch uses, not used for {days} days"
 PROBES = "what the probes of `doctor` left, older than {days} days"
-CACHE = "cached features of frozen backbones"
+CACHE = "cached features, indices of files and decoded images"
 
 UnneededPath = tuple[str, Path]  # the kind, one of the constants above, and a file or folder of it
 
