@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import json
 import platform
+from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Literal
