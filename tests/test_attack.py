@@ -15,7 +15,7 @@ from mmprompt.data.tasks import Batch, collate, preprocess
 from mmprompt.evaluation.attack import answer_losses, encode, encode_under_attack
 from mmprompt.execution.run_context import backbone_of
 from mmprompt.methods.tuned_model import EncodedBatch, Tuned
-from mmprompt.models.ofa import PAD
+from mmprompt.models.ofa import PAD, Wanted
 from mmprompt.runs.config import METHODS
 from mmprompt.runs.deployment import backbone_file
 from mmprompt.settings.evaluation import Attack
@@ -59,7 +59,8 @@ class Asking:
             tensor[rows][:, : int((tensor[rows] != PAD).any(0).nonzero().max()) + 1]
             for tensor in (self.text.source, self.text.start, self.text.decoder, self.text.target)
         )
-        return Asking(self.tuned, Batch(source, start, decoder, target, None), self.pixels[rows], self.features[rows])
+        text = Batch(source, start, decoder, target, None, Wanted.of(target != PAD), bool((source == PAD).any()))
+        return Asking(self.tuned, text, self.pixels[rows], self.features[rows])
 
 
 @cache

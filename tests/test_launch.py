@@ -219,7 +219,8 @@ def test_if_all_workers_die_before_they_begin_a_run_the_launch_ends_and_prints_t
     [
         (["prompt.lenght=3"], "sweeps: there is no key prompt.lenght; did you mean prompt.length"),
         (["prompt.length=ten"], "sweeps: prompt.length='ten' (str) is not allowed"),
-        (["cluster.gpus=99"], "sweeps: cluster.gpus=99, but this machine has"),
+        (["cluster.gpus=99"], "sweeps: cluster.gpus=99 share the micro-batches of an update, and it has 1"),
+        (["cluster.gpus=4", "optim.micro_batch=1"], "sweeps: cluster.gpus=4, but this machine has"),
         (["paths.backbone=no.pt"], "sweeps: paths.backbone=no.pt is not a file"),
     ],
 )

@@ -295,7 +295,8 @@ def test_a_disk_that_cannot_be_written_ends_the_process_with_the_reason_and_lose
     end = victims.attempt(store, run.id, other.id, tracking="offline", shell_after_step=5, then=spoil)
     [attempt] = run.attempts()
     assert end.code == 1 and f"cannot be written: {reason}" in end.output.splitlines()[-1]
-    assert "checkpoint.6.pt cannot be written" in end.output + (error_of(attempt) or "")
+    said = end.output + (error_of(attempt) or "")  # on a slow machine the report of progress may be due first
+    assert "checkpoint.6.pt cannot be written" in said or "progress.json cannot be written" in said
     assert attempt.checkpoint_steps == [2, 4] and {*attempt.path.glob(".*")} <= {attempt.last_words}
     assert error_of(attempt) is None or error_of(attempt).startswith(INTERRUPTED)
     assert run.tries() == 0 and other.attempts() == []
