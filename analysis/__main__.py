@@ -5,6 +5,7 @@ and the caption; the paper's own values go into separate files, NAME_paper. It p
 the paths of all files. `verify` reports whether the files and records agree with each other. `curves` writes every logged step as
 CSV. `claims` lists the claims of sweeps and whether their runs show them. `trace SWEEP KEY=VALUE ...` lists the runs, files and
 commands behind a cell. `compare SWEEP ROW ROW` compares any two rows. `publish FILE ...` writes results into documents.
+`export RUN|SWEEP ...` writes the answers of runs for EvalAI and for COCO's server.
 
 NAME is the name of a sweep or a search. A search is called search-NAME, or NAME where no sweep has that name. All verbs read the
 store, or with `--from server` the runs' W&B records on the server that `wandb login` or WANDB_BASE_URL and WANDB_API_KEY
@@ -39,6 +40,7 @@ CHECKED = (
     "configurations, labels and header of the manifest, settings and splits of evaluations, W&B records to the last byte, "
     "scores of single examples, ranges, weights"
 )
+EXPORT = ("export", "answers")  # names of one verb: the command `mmprompt export` writes weights
 Read = tuple[Store, dict[str, Any], "Source"]  # the store, a sweep's manifest, and the source of its W&B records
 Verb = Callable[
     [Read, argparse.Namespace], tuple[str, bool]
@@ -72,6 +74,13 @@ def main(arguments: Sequence[str]) -> int:
 
                 print(report_to_wandb(store, given.project))
             return 0
+        if given.verb in EXPORT:
+            from analysis.reports.challenge_files import export
+
+            for line, is_ok in export(store, given.names, given.out or store.root / "answers"):
+                print(line, flush=True)
+                status = max(status, 0 if is_ok else 1)
+            return status
         if given.verb == "notebooks":
             from analysis.reports.notebook_files import write
 
@@ -112,8 +121,8 @@ def parser() -> argparse.ArgumentParser:
     )
     verbs = whole.add_subparsers(dest="verb", required=True)
 
-    def verb(name: str, description: str) -> argparse.ArgumentParser:
-        options = verbs.add_parser(name, help=description, description=description)
+    def verb(name: str, description: str, *others: str) -> argparse.ArgumentParser:
+        options = verbs.add_parser(name, help=description, description=description, aliases=others)
         help = "the store; default: MMPROMPT_RUNS, or runs/ in the clone"
         options.add_argument("--runs", type=store_folder, default=default_store(), help=help)
         options.add_argument("--from", dest="place", choices=["store", "server"], default="store", help="W&B records")
@@ -156,6 +165,10 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument(
         "--wandb", action="store_true", help="write the page, tables and figures as one run of your W&B project"
     )
+    server = "write the answers of runs into the JSON files that EvalAI (VQA) and COCO's server (captions) take"
+    export = verb(EXPORT[0], server, *EXPORT[1:])
+    export.add_argument("names", nargs="+", metavar="RUN|SWEEP", help="the beginning of a run's id, or a sweep")
+    export.add_argument("--out", type=Path, help="where the files are made; default: answers/ in the store")
     notebooks = verb("notebooks", "execute the notebooks on your runs, and write them with their output")
     notebooks.add_argument("names", nargs="*", metavar="NAME", help="notebooks; none: all")
     notebooks.add_argument("--out", type=Path, default=Path("docs/notebooks"), help="default: docs/notebooks")

@@ -76,6 +76,9 @@ def one_run(values: dict[str, Any]) -> None:
         evaluation = folder.evaluation(key)
         for metric, value in evaluation["metrics"].items() if evaluation else ():
             print(f"  {f'{split}/{metric}':24s} {value:7.2f}  {special_settings(evaluations[split])}".rstrip())
+        if evaluation and "unscored" in evaluation["settings"]:
+            command = f"`python -m analysis export {folder.id[:8]}` writes them"
+            print(f"  {split:24s} no score; {evaluation.get('n', 0):,} answers: {command}")
     chosen = f"chosen at step {result.get('best_step')} of {result.get('steps')}"
     print(f"  {chosen}; {result.get('trainable_parameters', 0):,} trained parameters\n  folder: {folder.path}")
 

@@ -26,6 +26,7 @@ RESULTS = {
     "trace": "list the runs behind a cell of a table, their files and the commands that repeat them",
     "verify": "check that runs, records and manifest agree",
     "curves": "write every logged step of runs as CSV",
+    "answers": "write the answers of runs into the files that EvalAI and COCO's server take (analysis export)",
     "report": "write the report page, report.html in the store: one file, no network",
     "notebooks": "execute the notebooks on your runs, and write them with their output",
     "publish": "write results into documents: claims, tables, figures, and the runs behind them",

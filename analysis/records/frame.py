@@ -126,13 +126,14 @@ class Sweep:
 
     @cached_property
     def shown(self) -> list[tuple[str, str]]:
-        """The (task, split) pairs that tables and figures show: the manifest's splits, otherwise all but validation."""
+        """The (task, split) pairs that tables and figures show: the manifest's splits, otherwise all but validation. Validation is
+        shown of a task that has scores on no other split, such as VQA."""
         named, validation = self.manifest["splits"], self.validation
         return [
             (task, split)
             for task, splits in self.evaluated_splits.items()
             for split in splits
-            if (split in named if named is not None else split != validation[task])
+            if (split in named if named is not None else split != validation[task] or splits == [split])
         ]
 
     @cached_property

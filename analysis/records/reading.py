@@ -23,7 +23,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.records import verify
+from analysis.records import unscored, verify
 from analysis.records.frame import ABOUT, WRONG, Sweep
 from analysis.records.manifest import point_values, read_manifest
 from analysis.records.sources import AnyRecord, Source, in_store
@@ -67,6 +67,7 @@ def assemble(store: Store, manifest: dict[str, Any], source: Source, deep: bool 
     ):
         if count:
             notes.append(f"{count} of {len(points)} runs have {problem}")
+    notes += unscored.notes(manifest, store)
     conflicts = verify.sentences(reading.findings)
     return Sweep(manifest, pd.DataFrame(rows), tuple(dict.fromkeys([*conflicts, *notes])), tuple(conflicts), store)
 

@@ -20,10 +20,11 @@ import numpy as np
 from analysis.records.stored import Unreadable, read, read_scores
 from mmprompt.families.family import PERCENT
 from mmprompt.families.registry import PRIMARY_METRIC, highest
+from mmprompt.runs.answer_file import answer_file, read_answers
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.identity import NEUTRAL, completed, digest, evaluation_id, frozen_text
-from mmprompt.runs.records import EVALUATION
+from mmprompt.runs.records import EVALUATION, DamagedError
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.settings.evaluation import Questions
 from mmprompt.settings.parsing import ConfigError, parse
@@ -214,7 +215,7 @@ def check_evaluation(
 def evaluation_setting(settings: Mapping[str, Any], key: str, config: Mapping[str, Any] | None) -> Any:
     """The value of `attack.epsilon`, `evaluation.beam`, ... in an evaluation's settings; MISSING if they have none."""
     section, _, name = key.partition(".")
-    if section not in Questions.model_fields or name == "splits":
+    if section not in Questions.model_fields or name in ("splits", "unscored"):
         return MISSING
     if section == "attack":
         attack = settings.get("attack", {"epsilon": 0.0})
@@ -308,6 +309,13 @@ def check_deeply(folder: RunFolder, result: Mapping[str, Any] | None) -> Iterato
         )
         if problem:
             yield problem
+            continue
+        if "answers" in record:
+            try:
+                read_answers(answer_file(file), record["answers"])
+            except DamagedError as error:
+                yield f"evaluations/{error.file.name} {error.why}"
+        if "unscored" in record["settings"]:
             continue
         metrics_of_task = [metric for metric in PRIMARY_METRIC.values() if metric in record["metrics"]]
         if not metrics_of_task:

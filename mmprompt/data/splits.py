@@ -48,6 +48,8 @@ class Split:
     samples: Sequence[Sample]  # n, encoded from the items
     vocabulary: Vocabulary  # which encoded the samples
     digests: Callable[[], list[bytes]]  # one per image; images with different pixels have different digests
+    ids: Sequence[str] | None = None  # n, as files have them; None where no challenge asks for them
+    is_scored: bool = True  # the right answers are here
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -70,14 +72,23 @@ def hashes(images: np.ndarray) -> list[bytes]:
 
 
 def file_split(
-    task: Task, data: Files, files: TaskFiles, vocabulary: Vocabulary, closed: frozenset[str], split: str
+    task: Task,
+    data: Files,
+    files: TaskFiles,
+    vocabulary: Vocabulary,
+    closed: frozenset[str],
+    split: str,
+    unscored: Sequence[str] = (),
 ) -> Split:
     """A split whose examples are lines of files. Every line is checked once, now, and read again whenever it is used.
 
-    `closed`: the closed set of answers, empty where text is generated. Raises DataError if a line of a file is not valid.
+    `closed`: the closed set of answers, empty where text is generated. `unscored`: the files of a split without right answers,
+    which is none of the task's; whatever stands in the column of right answers is not read. Raises DataError if a line of a file
+    is not valid.
     """
     trained = split == "train"
     read_line = FAMILIES[task.family].read
+    columns = columns_of(task, data, trained, bool(unscored))
 
     def read(texts: Texts, size: tuple[int, int]) -> Example:
         example = read_line(texts, size, task.image_size, data, trained)
@@ -86,19 +97,19 @@ def file_split(
         return example
 
     tables = []
-    for name in data.files[split]:
+    for name in unscored or data.files[split]:
         file, index_file = files.paths[name], None
         if files.cache is not None:
             facts = [
                 INDEX_VERSION,
                 fingerprint(file, files.kept_in),
-                data.columns,
+                columns,
                 task.family,
                 trained,
                 sorted(closed),
             ]
             index_file = files.cache.folder / f"{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.lines"
-        tables.append(Table(file, data.columns, indexed(file, data.columns, read, index_file)))
+        tables.append(Table(file, columns, indexed(file, columns, read, index_file)))
     lines = Lines(tables)
 
     def item(index: int) -> Example:
@@ -108,10 +119,27 @@ def file_split(
     def sample(index: int) -> Sample:
         return encode(item(index), task.template, task.prompt_type, vocabulary)
 
+    def example_id(index: int) -> str:
+        table, line = lines.locate(index)
+        return table.column(line, "id").decode()
+
     count = len(lines)
     images = FileImages(lines, task.image_size, f"images of {task.name}/{split}", files.cache)
     items, samples = OnDemand(count, item), OnDemand(count, sample)
-    return Split(split, images, items, samples, vocabulary, lines.digests)
+    ids = OnDemand(count, example_id) if "id" in columns else None
+    return Split(split, images, items, samples, vocabulary, lines.digests, ids, not unscored)
+
+
+def columns_of(task: Task, data: Files, trained: bool, unscored: bool) -> dict[str, int]:
+    """The columns that are read of a split's files, by name: of examples that a challenge may ask for also `id`, of an unscored
+    split all but the right answers."""
+    family = FAMILIES[task.family]
+    columns = dict(data.columns)
+    if family.challenge is not None and not trained:
+        columns.setdefault("id", family.challenge.id_column)
+    if unscored:
+        del columns[family.truth]
+    return columns
 
 
 class Lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class TaskData:
     def __init__(self, task: Task, model: Model, files: TaskFiles) -> None:
         self.task, self.model, self.files = task, model, files
         self._splits: dict[str, Split] = {}
+        self._unscored: dict[tuple[str, tuple[str, ...], str], Split] = {}
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -53,10 +55,26 @@ class TaskData:
             self._splits[name] = self._read(name)
         return self._splits[name]
 
+    def unscored_split(self, name: str, files: Sequence[str], fingerprint: str) -> Split:
+        """The split of `evaluation.unscored` with this name and these files, which have this fingerprint.
+
+        Raises RuntimeError if a file is missing or has changed, DataError if one is not valid.
+        """
+        key = name, tuple(files), fingerprint
+        if key not in self._unscored:
+            found = self.files.of(f"evaluation.unscored, split {name},", files, fingerprint)
+            self._unscored[key] = self._read_files(name, found, files)
+        return self._unscored[key]
+
     def _read(self, name: str) -> Split:
         if isinstance(self.task.data, Digits):
             return small_world_split(self.task, self.task.data, self.vocabulary, name)
-        return file_split(self.task, self.task.data, self.files, self.vocabulary, frozenset(self.answers), name)
+        return self._read_files(name, self.files)
+
+    def _read_files(self, name: str, files: TaskFiles, unscored: Sequence[str] = ()) -> Split:
+        assert not isinstance(self.task.data, Digits)
+        closed = frozenset(self.answers)
+        return file_split(self.task, self.task.data, files, self.vocabulary, closed, name, unscored)
 
 
 class RecentTasks:

@@ -22,6 +22,7 @@ from mmprompt.families.registry import FAMILIES
 from mmprompt.methods.tuned_model import EncodedBatch, Tuned, View
 from mmprompt.models.decoding import score_candidates, search
 from mmprompt.models.ofa import Encoded
+from mmprompt.runs.answer_file import Answers
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.identity import as_asked
 from mmprompt.settings.evaluation import Attack
@@ -84,10 +85,16 @@ def encode(tuned: Tuned, text: Batch, inputs: Tensor | Encoded, attack: Attack |
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of the answers to a set of examples."""
+    """The scores of the answers to a set of n examples, and the answers where a challenge may want them."""
 
-    examples: np.ndarray  # n, the score of each example under the primary metric of the task's family
-    metrics: dict[str, float]  # of the whole set: first the mean of `examples`, then the family's other metrics
+    n: int
+    examples: (
+        np.ndarray | None
+    )  # n, the score of each example under the primary metric of the task's family; None: unscored
+    metrics: dict[
+        str, float
+    ]  # of the whole set: first the mean of `examples`, then the family's other metrics; or empty
+    answers: Answers | None  # None where no challenge asks for them
 
 
 def evaluate(
@@ -106,9 +113,14 @@ def evaluate(
     decoding = config.model_copy(update={"task": as_asked(config.task, settings)})
     token_ids = answers(decoding, tuned, split, view, count(split, settings), attack_of(settings), answered, ranks)
     family: Family[Any, Any] = FAMILIES[config.task.family]
+    n = len(token_ids)
+    kept = None if split.ids is None else Answers(split.ids[:n], [split.vocabulary.decode(ids) for ids in token_ids])
+    if not split.is_scored:
+        return Scores(n, None, {}, kept)
     predicted, right = predicted_and_right(config, split, token_ids)
     scores = np.array(family.primary.scores(predicted, right))
-    return Scores(scores, {family.primary.name: float(scores.mean())} | family.other_metrics(predicted, right))
+    metrics = {family.primary.name: float(scores.mean())} | family.other_metrics(predicted, right)
+    return Scores(n, scores, metrics, kept)
 
 
 def count(split: Split, settings: Mapping[str, Any]) -> int:

@@ -25,6 +25,7 @@ from mmprompt.evaluation.answers import Answered, attack_of, count, evaluate
 from mmprompt.execution.progress import EvaluationProgress
 from mmprompt.execution.run_context import RunContext
 from mmprompt.families.registry import PRIMARY_METRIC
+from mmprompt.runs.answer_file import answer_file, checksum
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.records import EVALUATION, DamagedError, ResultRecord, as_json, read
@@ -45,7 +46,8 @@ class NewEvaluation:
     """A new evaluation: the content of its files."""
 
     content: dict[str, Any]
-    scores: np.ndarray  # of each example, under the primary metric
+    scores: np.ndarray | None  # of each example, under the primary metric; None: unscored
+    answers: bytes | None = None  # the content of their file; None where no challenge asks for them
 
     @property
     def id(self) -> str:
@@ -61,10 +63,14 @@ class NewEvaluation:
 
     def put(self, attempt: Attempt, folder: Path) -> None:
         """Writes it into a folder of the run or of its attempt. An existing file stays: the first one wins."""
-        buffer = io.BytesIO()
-        np.save(buffer, self.scores.astype(np.float32))
-        attempt.put(folder / f"{self.id}.npy", buffer.getbuffer(), once=True)
-        attempt.put(folder / f"{self.id}.json", as_json(self.content), once=True)
+        file = folder / f"{self.id}.json"
+        if self.scores is not None:
+            buffer = io.BytesIO()
+            np.save(buffer, self.scores.astype(np.float32))
+            attempt.put(file.with_suffix(".npy"), buffer.getbuffer(), once=True)
+        if self.answers is not None:
+            attempt.put(answer_file(file), self.answers, once=True)
+        attempt.put(file, as_json(self.content), once=True)
 
 
 def is_default(settings: Settings) -> bool:
@@ -77,20 +83,27 @@ def make_evaluation(run: RunContext, settings: Settings, answered: Answered) -> 
     config, attack, began = run.config, attack_of(settings), time.monotonic()
     if run.ranks.leads:
         run.ranks.same(dict(settings))  # the run's other processes wait for it (`mmprompt.execution.followers`)
-    seen = run.view(settings["split"], ATTACK_INPUT[attack.input] if attack else "encoded")
+    split = run.asked_split(settings)
+    seen = run.view(split, ATTACK_INPUT[attack.input] if attack else "encoded")
     torch.manual_seed(config.seed)
-    scores = evaluate(config, run.tuned, run.data.split(settings["split"]), seen, settings, answered, run.ranks)
+    scores = evaluate(config, run.tuned, split, seen, settings, answered, run.ranks)
     content = {
         "evaluation": evaluation_id(run.folder.id, settings),
         "run": run.folder.id,
         **run.origin,
         "settings": dict(settings),
-        "n": len(scores.examples),
+        "n": scores.n,
         "metrics": scores.metrics,
         "seconds": round(time.monotonic() - began, 2),
         "wandb": run.attempt.wandb,
     }
-    return NewEvaluation(content, scores.examples)
+    if not split.is_scored:
+        content["score"] = f"none: evaluation.unscored says that the right answers of {split.name} are not here"
+    if scores.answers is None:
+        return NewEvaluation(content, scores.examples)
+    answers = scores.answers.content
+    content |= {"answers": checksum(answers), "of": len(split)}
+    return NewEvaluation(content, scores.examples, answers)
 
 
 def evaluate_finished_run(run: RunContext, evaluations: Sequence[Settings]) -> None:
@@ -110,9 +123,7 @@ def evaluate_finished_run(run: RunContext, evaluations: Sequence[Settings]) -> N
     run.tuned.eval()
     began, record = time.monotonic(), run.record()
     made: list[NewEvaluation] = []
-    progress = EvaluationProgress(
-        attempt, sum(count(run.data.split(settings["split"]), settings) for settings in asked)
-    )
+    progress = EvaluationProgress(attempt, sum(count(run.asked_split(settings), settings) for settings in asked))
     try:
         for settings in asked:
             if made:

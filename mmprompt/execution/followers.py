@@ -139,7 +139,7 @@ def follow(request: dict[str, Any]) -> None:
         tuned.eval()
     else:
         splits = {name: run.data.split(name) for name in ("train", *config.task.splits)}
-        views = {name: run.view(name) for name in splits}
+        views = {name: run.view(split) for name, split in splits.items()}
         torch.manual_seed(config.seed)
         checkpoints = Checkpoints(attempt, None)  # of which a follower uses none
         try:

@@ -111,7 +111,8 @@ class LoadedRow:
         seen = live_features(config, tuned, last, self.device)
         self._answer = partial(answers, config, tuned, last, seen)
         if self.is_trained:
-            self._loader = Loader(config, self.run.data.split("train"), self.run.view("train"), self.device)
+            train = self.run.data.split("train")
+            self._loader = Loader(config, train, self.run.view(train), self.device)
             tuned.prompts = self._training = training
             self._weights = tuned.tuned_state()
             self._optimiser, self._ema = optimiser_of(tuned, config.optim), dict[str, Tensor]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from mmprompt.data.ranks import ALONE, Ranks
+from mmprompt.data.splits import Split
 from mmprompt.data.staging import staged
 from mmprompt.data.task_data import RecentTasks, TaskData
 from mmprompt.data.task_files import locate
@@ -72,8 +74,15 @@ class RunContext:
             name = f"{self.ranks.size} x {name}"
         return {"attempt": self.attempt.number, **made_with, "device": name}
 
-    def view(self, split: str, want: Want = "encoded") -> View:
-        return view(self.config, self.tuned, self.backbone, self.data.split(split), self.cache, want)
+    def view(self, split: Split, want: Want = "encoded") -> View:
+        return view(self.config, self.tuned, self.backbone, split, self.cache, want)
+
+    def asked_split(self, settings: Mapping[str, Any]) -> Split:
+        """The split of an evaluation with these settings: one of the task's, or an unscored one."""
+        name, unscored = settings["split"], settings.get("unscored")
+        if unscored is None:
+            return self.data.split(name)
+        return self.data.unscored_split(name, unscored["files"], unscored["fingerprint"])
 
     def record(self) -> RecordWriter:
         """Opens the W&B record of the attempt."""

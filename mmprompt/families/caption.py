@@ -22,8 +22,9 @@ from importlib.util import find_spec
 from itertools import zip_longest
 from pathlib import Path
 
+from mmprompt.families.challenge import Challenge
 from mmprompt.families.family import Family, FurtherMetric, PrimaryMetric
-from mmprompt.families.lines import AND, DataError, Example, FileSettings, Size, Texts, example_of
+from mmprompt.families.lines import AND, NOT_SCORED, DataError, Example, FileSettings, Size, Texts, example_of
 from mmprompt.families.text import normalised, without_punctuation
 
 MODELS = "spice/lib/stanford-corenlp-3.6.0-models.jar"  # of SPICE's parser, in pycocoevalcap's folder
@@ -35,12 +36,15 @@ Score = Callable[[Sequence[str], Sequence[Right]], float]
 def read(texts: Texts, size: Size, image_size: int, data: FileSettings, trained: bool) -> Example:
     """Reads a line. A caption to train on loses its punctuation; captions to compare with are in lower case too, as in COCO's
     evaluation. Raises DataError if there is no caption, or several to train on."""
+    if "captions" not in texts:
+        return example_of({}, "", {}, 1.0)
     captions = texts["captions"].split(AND)
     if trained and len(captions) > 1:
         raise DataError(f"{len(captions)} captions came, joined by {AND}; wanted, to train on: one on each line")
     bare = [without_punctuation(text) for text in captions]
     if not any(bare):
-        raise DataError(f"the caption {texts['captions']!r} came; wanted: words")
+        hint = "" if trained or texts["captions"].strip() else f"; {NOT_SCORED}"
+        raise DataError(f"the caption {texts['captions']!r} came; wanted: words{hint}")
     answer = next(text for text in bare if text)
     right = Counter(normalised(text) for text in bare if text)
     return example_of({}, " ".join(answer.split()[: data.max_target_words]), right, 1.0)
@@ -156,4 +160,5 @@ CAPTION = Family(
         FurtherMetric("meteor", "METEOR", "M", none_unless_it_runs("meteor", meteor, can_run_meteor), "METEOR"),
         FurtherMetric("spice", "SPICE", "S", none_unless_it_runs("spice", spice, can_run_spice), "SPICE"),
     ),
+    challenge=Challenge("COCO's caption challenge", "captions", "image_id", "caption", id_column=1),
 )

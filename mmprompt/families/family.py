@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from mmprompt.families.challenge import Challenge
 from mmprompt.families.lines import Reader
 
 Answer = TypeVar("Answer")  # the model's answer to an example: a text, or a box
@@ -65,6 +66,7 @@ class Family(Generic[Answer, Right]):
     references: tuple[ReferenceMetric[Right], ...] = ()
     normalise: Callable[[str], str] = str  # is applied to an answer's text before it is compared
     has_confidence: bool = False  # several people answered, and the loss may be weighted by how many gave an answer
+    challenge: Challenge | None = None  # to which answers on OFA's files can be sent
 
     @property
     def shown(self) -> tuple[PrimaryMetric[Answer, Right] | FurtherMetric[Answer, Right], ...]:

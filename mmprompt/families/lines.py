@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 AND = "&&"  # separates answers, captions, objects
+NOT_SCORED = "a split without right answers belongs into evaluation.unscored"  # what a reader's message ends with
 Texts = Mapping[str, str]  # the texts of a line, by column
 Size = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]  # x0 y0 x1 y1
@@ -52,7 +53,8 @@ class Example:
 
 
 # Arguments: a line's texts; the size of its image; the side in pixels of the square to which the task resizes it; the settings of
-# the files; whether the example is for training. Raises DataError, which says what came and what was wanted.
+# the files; whether the example is for training. In a family with a challenge, texts without the column of right answers give an
+# example that has none. Raises DataError, which says what came and what was wanted.
 Reader = Callable[[Texts, Size, int, FileSettings, bool], Example]
 
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from mmprompt.families.challenge import Challenge
 from mmprompt.families.family import Family, PrimaryMetric, ReferenceMetric
-from mmprompt.families.lines import AND, DataError, Example, FileSettings, Size, Texts, example_of, normalise_text
+from mmprompt.families.lines import (
+    AND,
+    NOT_SCORED,
+    DataError,
+    Example,
+    FileSettings,
+    Size,
+    Texts,
+    example_of,
+    normalise_text,
+)
 from mmprompt.families.short_answers import constant_answer, credits
 
 OBJECTS = 30  # only so many objects of an image are used, the first ones
@@ -13,6 +24,11 @@ SCORED = "|!+"  # separates an answer's score from the answer
 def read(texts: Texts, size: Size, image_size: int, data: FileSettings, trained: bool) -> Example:
     """Reads a line. The question loses its question mark, because the template has one. Raises DataError for an answer without a
     valid score."""
+    fields = {"question": normalise_text(texts["question"], data.max_source_words).removesuffix("?")}
+    if "objects" in texts:
+        fields["objects"] = " ".join(texts["objects"].strip().split(AND)[:OBJECTS])
+    if "answers" not in texts:
+        return example_of(fields, "", {}, 1.0)
     right: dict[str, float] = {}
     for part in texts["answers"].split(AND):
         score, mark, answer = part.partition(SCORED)
@@ -21,12 +37,12 @@ def read(texts: Texts, size: Size, image_size: int, data: FileSettings, trained:
         except ValueError:
             value = -1.0
         if not mark or not 0 <= value <= 1:
-            raise DataError(f"the answer {part!r} came; wanted: a score from 0 to 1, then {SCORED} and the answer")
+            hint = "" if trained or texts["answers"].strip() else f"; {NOT_SCORED}"
+            raise DataError(
+                f"the answer {part!r} came; wanted: a score from 0 to 1, then {SCORED} and the answer{hint}"
+            )
         right[answer.strip()] = max(value, right.get(answer.strip(), 0.0))
     best = max(right, key=right.__getitem__)
-    fields = {"question": normalise_text(texts["question"], data.max_source_words).removesuffix("?")}
-    if "objects" in texts:
-        fields["objects"] = " ".join(texts["objects"].strip().split(AND)[:OBJECTS])
     return example_of(fields, best, right, right[best] if data.confidence else 1.0)
 
 
@@ -39,4 +55,5 @@ VQA = Family(
     primary=PrimaryMetric("vqa_accuracy", "VQA accuracy (%)", "Accuracy", credits),
     references=(ReferenceMetric("constant_answer", constant_answer),),
     has_confidence=True,
+    challenge=Challenge("EvalAI's VQA challenge", "vqa", "question_id", "answer", id_column=0),
 )

@@ -174,7 +174,7 @@ class Attempt:
         return self.path / "evaluations"
 
     def evaluation_file(self, evaluation: str) -> Path:
-        """The file of an evaluation. The scores of single examples lie beside it, as .npy."""
+        """The file of an evaluation. The scores of single examples lie beside it, as .npy, and some answers, as .answers.jsonl."""
         return self.evaluations / f"{evaluation}.json"
 
     def sweep(self) -> None:

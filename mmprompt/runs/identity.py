@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmprompt.families.registry import FAMILIES
 from mmprompt.runs.config import METHODS, RunConfig
 from mmprompt.runs.deployment import ROOT, backbone_file, deployment_of, store_folder
 from mmprompt.runs.fingerprint import FOLDER, fingerprint, fingerprints
@@ -22,7 +24,7 @@ from mmprompt.settings.evaluation import Questions
 from mmprompt.settings.method import MethodSettings
 from mmprompt.settings.parsing import ConfigError, parse
 from mmprompt.settings.spelling import nearest
-from mmprompt.settings.task import WORLD_VERSION, Task
+from mmprompt.settings.task import WORLD_VERSION, Task, check_name
 
 # By precision. Raise one if the same settings begin to give other numbers: every run of that precision then gets a new id.
 TRAINING_VERSIONS = {"float32": 2, "bfloat16": 3}
@@ -50,6 +52,8 @@ NEUTRAL: dict[str, Any] = {
 }
 DECODING = ("beam", "no_repeat_ngram")  # settings of an evaluation that replace the task's
 ABSENT = "(no such key)"  # instead of a value
+UNSCORED = "evaluation.unscored"
+SPLIT = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)  # the name of an unscored split; it becomes part of a file's name
 ID_LENGTH = 16  # hex digits: 64 bits
 
 
@@ -200,18 +204,23 @@ def checksum_of(deployment: Deployment) -> str:
 
 def data_checksum(task: Task, folder: str | None, store: Path) -> str:
     """Of the task's files; of large ones kept in the store. Raises ConfigError if one is not there."""
+    return files_checksum(f"task={task.name}", task.files, folder, store)
+
+
+def files_checksum(who: str, names: Sequence[str], folder: str | None, store: Path) -> str:
+    """As `data_checksum`, of these files in the folder. `who`: the setting that names them, for messages."""
     if folder is None:
         raise ConfigError(
-            f"task={task.name} reads files, and paths.data=null; give the folder that holds {task.files[0]} and the others, "
+            f"{who} reads files, and paths.data=null; give the folder that holds {names[0]} and the others, "
             "for instance paths.data=/data/ofa"
         )
-    for name in task.files:
+    for name in names:
         if not (ROOT / folder / name).is_file():
-            raise ConfigError(f"paths.data={folder} holds no file {name}, which task={task.name} reads")
+            raise ConfigError(f"paths.data={folder} holds no file {name}, which {who} reads")
     try:
-        return fingerprints([ROOT / folder / name for name in task.files], store / FOLDER)
+        return fingerprints([ROOT / folder / name for name in names], store / FOLDER)
     except OSError as error:
-        raise ConfigError(f"paths.data={folder}: a file of task={task.name} cannot be read: {error}") from None
+        raise ConfigError(f"paths.data={folder}: a file of {who} cannot be read: {error}") from None
 
 
 def read_config(file: Path) -> RunConfig:
@@ -233,7 +242,8 @@ def evaluations_of(composed: Mapping[str, Any], config: RunConfig) -> dict[str, 
     """The settings of the evaluations that a composed configuration asks for, by split.
 
     They contain `split`, and only those settings that differ from the default evaluation: the whole split, decoded as the task
-    says, without attack. So equal evaluations have equal settings. Raises ConfigError for wrong settings.
+    says, without attack. So equal evaluations have equal settings. Of an unscored split, `unscored` has the files and their
+    fingerprint. Raises ConfigError for wrong settings, and for a file that is not there.
     """
     asked = parse(Questions, {key: composed[key] for key in Questions.model_fields})
     evaluation, attack = asked.evaluation, asked.attack
@@ -248,7 +258,41 @@ def evaluations_of(composed: Mapping[str, Any], config: RunConfig) -> dict[str, 
         if split not in known:
             of = f"task.name={config.task.name} has {', '.join(known)}"
             raise ConfigError(f"evaluation.splits={split} is not a split of the task{nearest(split, known)}; {of}")
-    return {split: {"split": split} | more for split in evaluation.splits or config.task.splits}
+    evaluations = {split: {"split": split} | more for split in evaluation.splits or config.task.splits}
+    check_unscored(asked, config.task)
+    for split, files in (evaluation.unscored or {}).items():
+        checksum = files_checksum(UNSCORED, files, composed["paths"]["data"], store_folder(composed["paths"]["runs"]))
+        evaluations[split] = {"split": split, "unscored": {"files": files, "fingerprint": checksum}} | more
+    return evaluations
+
+
+def check_unscored(asked: Questions, task: Task) -> None:
+    """Raises ConfigError if the task cannot have these unscored splits."""
+    unscored = asked.evaluation.unscored or {}
+    if not unscored:
+        return
+    if FAMILIES[task.family].challenge is None:
+        those = " and ".join(family.name for family in FAMILIES.values() if family.challenge is not None)
+        raise ConfigError(
+            f"{UNSCORED} is for a challenge, and task.family={task.family} has none; only those of {those} do"
+        )
+    if not task.files:
+        raise ConfigError(f"{UNSCORED} names files, and task={task.name} reads none")
+    if asked.attack.epsilon > 0:
+        raise ConfigError(
+            f"attack.epsilon={asked.attack.epsilon:g} does not go with {UNSCORED}: an attack makes the right answer unlikely, "
+            "and there is none"
+        )
+    for split, files in unscored.items():
+        if not SPLIT.fullmatch(split):
+            raise ConfigError(f"{UNSCORED} names the split {split!r}; wanted: letters, digits, - and _")
+        if split in task.data.splits:
+            raise ConfigError(f"{UNSCORED} names {split}, which task={task.name} has and scores; give it another name")
+        for name in files:
+            try:
+                check_name(name, f"{UNSCORED}.{split}")
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
 
 
 def default_evaluations(config: RunConfig) -> list[dict[str, Any]]:

@@ -35,6 +35,8 @@ def check_override(key: str, value: str | None, conf: Path) -> None:
 
 def as_text(value: Any) -> str:
     """A value as text in Hydra's grammar. Different values have different texts."""
+    if isinstance(value, dict):  # Hydra reads no quotes around its keys
+        return f"{{{','.join(f'{key}:{as_text(one)}' for key, one in value.items())}}}"
     is_plain = isinstance(value, str) and value not in ("null", "true", "false") and is_word(value)
     return str(value) if is_plain else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 

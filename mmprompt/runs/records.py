@@ -162,6 +162,9 @@ class EvaluationRecord(Versioned):
     run: NotRequired[Text]
     n: NotRequired[Count]
     seconds: NotRequired[Seconds]
+    score: NotRequired[Text]  # why there is none
+    answers: NotRequired[Text]  # sha256 of the file of answers (`mmprompt.runs.answer_file`)
+    of: NotRequired[Count]  # the examples of the whole split, if there are answers
 
 
 @with_config(OPEN)
@@ -169,6 +172,7 @@ class PointRecord(TypedDict):
     values: Settings  # by axis
     run: Name
     evaluations: dict[str, Name]  # by split
+    unscored: NotRequired[dict[str, Name]]  # the evaluations without a score, by split
     fixed: NotRequired[Settings]
 
 

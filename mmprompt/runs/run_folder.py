@@ -20,7 +20,8 @@ from mmprompt.runs.records import EVALUATION, RESULT, DamagedError, EvaluationRe
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's folder. A finished run has at most 15 files, and up to five more for each attempt that did not finish it."""
+    """One run's folder. A finished run has at most 15 files, one more for each evaluation whose answers are kept, and up to five
+    more for each attempt that did not finish it."""
 
     root: Path  # of the store
     id: str

@@ -6,6 +6,7 @@
     STORE/run/ID/attempts/N/     one attempt: checkpoints, weights.safetensors, evaluations/, wandb/
     STORE/run/ID/result.json     the result; it names the attempt that was published
     STORE/run/ID/evaluations/    evaluations that later attempts made: ID.json, each written once
+    STORE/answers/               files for challenges, written by `python -m analysis export`
     STORE/costs/NAME/N.json      what the rows of a sweep take, N-th measurement (`execution.measurement`)
     STORE/cache/                 what can be computed again (`cache`); may be deleted at any time
     STORE/fingerprints/          those of large files (`fingerprint`); may be deleted at any time

@@ -31,6 +31,10 @@ class Evaluation(Section):
     examples: Positive | None = Field(description="how many examples of each split, from its beginning; null: all")
     beam: Positive | None = Field(description="in place of task.beam; null: the task's")
     no_repeat_ngram: Positive | None = Field(description="in place of task.no_repeat_ngram; null: the task's")
+    unscored: dict[str, Annotated[list[str], Field(min_length=1)]] | None = Field(
+        description="further splits that are answered without a score, because only a challenge has their right answers: "
+        "{SPLIT: [FILE, ...]}, with files in paths.data; null: none"
+    )
 
 
 class Questions(Section):

@@ -53,7 +53,9 @@ class Files(Section):
         description="the files of each split, which are read one after the other; one split is called train"
     )
     validation: str = Field(description="the split on which weights are chosen")
-    columns: dict[str, NotNegative] = Field(description="the column of each field, counted from 0")
+    columns: dict[str, NotNegative] = Field(
+        description="the column of each field, counted from 0; id: the example's number for a challenge"
+    )
     encoder: str = Field(description="encoder.json of GPT-2's byte-level BPE")
     merges: str = Field(description="vocab.bpe of GPT-2's byte-level BPE")
     dictionary: str = Field(description="dict.txt: the BPE ids in the order of OFA's token ids, from the fourth on")
@@ -83,10 +85,10 @@ class Files(Section):
         return self
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, key: str = "task.data") -> None:
     """Raises ValueError if the name of a task's file is a path out of the folder paths.data: such a path would get into the id."""
     if not name or name.startswith(("/", "~")) or ".." in name.split("/"):
-        raise ValueError(f"task.data names the file {name!r}; wanted: a name inside the folder paths.data")
+        raise ValueError(f"{key} names the file {name!r}; wanted: a name inside the folder paths.data")
 
 
 class Task(Section):
@@ -166,7 +168,8 @@ class Task(Section):
         wanted, columns = {"image", family.truth, *asked}, self.data.columns
         if missing := sorted(wanted - columns.keys()):
             raise ValueError(f"task.data.columns={columns} does not say in which column {missing[0]} stands")
-        if unknown := sorted(columns.keys() - {"image", family.truth, *family.texts}):
+        numbered = () if family.challenge is None else ("id",)
+        if unknown := sorted(columns.keys() - {"image", family.truth, *family.texts, *numbered}):
             near = nearest(unknown[0], wanted)
             raise ValueError(f"task.data.columns has {unknown[0]}, which task.family={self.family} does not read{near}")
         if family.answers == "box" and self.data.max_image_size is None:

@@ -27,7 +27,7 @@ from mmprompt.settings.spelling import nearest
 from sweeps.grid import yaml_file
 from sweeps.grid.limits import check_range
 
-TABLES = ("cluster.sbatch",)  # keys whose value is a table; users choose the keys in it
+TABLES = ("cluster.sbatch", "evaluation.unscored")  # keys whose value is a table; users choose the keys in it
 MINE = "mine"  # name of a file that each user writes: conf/cluster/mine.yaml
 NOT_SETTINGS = ("sweep", "search")  # folders of conf/ that define sweeps and searches, not settings of a run
 INNERMOST = re.compile(r"\$\{([^${}]*)\}")  # an interpolation that contains no other

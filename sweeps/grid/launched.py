@@ -35,7 +35,7 @@ class LaunchedSweep:
         """The ids of the evaluations that the sweep's points need, by run."""
         needed: dict[str, set[str]] = {run: set() for run in self.runs}
         for point in self.manifest["points"]:
-            needed[point["run"]].update(point["evaluations"].values())
+            needed[point["run"]].update(point["evaluations"].values(), point.get("unscored", {}).values())
         return {run: frozenset(ids) for run, ids in needed.items()}
 
     @cached_property

@@ -240,7 +240,14 @@ def manifest(expanded: ExpandedSweep, code: Mapping[str, Any]) -> dict[str, Any]
         values = {_setting(config, key) for config in configs}
         if len(values) == 1:
             header[key] = values.pop()
-    header |= _common_settings([settings for by_split in expanded.point_evaluations for settings in by_split.values()])
+    header |= _common_settings(
+        [
+            settings
+            for by_split in expanded.point_evaluations
+            for settings in by_split.values()
+            if "unscored" not in settings
+        ]
+    )
     return {
         "sweep": sweep.name,
         "search": None,  # the name of a search only in manifests of searches (`sweeps.search.manifest`)
@@ -261,13 +268,20 @@ def manifest(expanded: ExpandedSweep, code: Mapping[str, Any]) -> dict[str, Any]
                 "values": point.values,
                 "fixed": {key: value for key, value in point.overrides.items() if key not in point.values},
                 "run": run,
-                "evaluations": {split: evaluation_id(run, settings) for split, settings in by_split.items()},
+                **_evaluations(run, by_split),
             }
             for (run, point), by_split in zip(expanded.points, expanded.point_evaluations, strict=True)
         ],
         **code,
         "launched": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def _evaluations(run: str, by_split: Mapping[str, Settings]) -> dict[str, dict[str, str]]:
+    """The ids of a point's evaluations by split: those of `evaluations` have scores, those of `unscored`, if any, have none."""
+    ids = {split: evaluation_id(run, settings) for split, settings in by_split.items()}
+    unscored = {split: ids.pop(split) for split, settings in by_split.items() if "unscored" in settings}
+    return {"evaluations": ids} | ({"unscored": unscored} if unscored else {})
 
 
 def _common_settings(evaluations: Sequence[Settings]) -> dict[str, Any]:
