@@ -209,6 +209,7 @@ def test_a_sweep_with_an_unscored_split_has_the_same_runs_and_scores_and_a_file_
     printed = " ".join(capsys.readouterr().out.split())
     assert status == 0, printed
     assert "test-dev has no score, because its right answers are not here: 2 of 2 runs answered it" in printed
+    assert "on the val split" in printed  # the only one with scores
     assert "missing" not in (questions.store.root / "tables/length.csv").read_text()
     status, printed = questions.export(capsys, "length")
     assert status == 0 and printed.count("5 answers to test-dev") == 2 and printed.count("6 answers to val") == 2
