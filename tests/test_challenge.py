@@ -351,6 +351,18 @@ def test_a_scored_split_without_right_answers_is_refused_with_the_key_that_takes
         data.split("val")
 
 
+def test_a_wrong_line_of_an_unscored_split_is_named_before_anything_trains(questions: Subject) -> None:
+    lines = lines_of("vqa")
+    lines[3][5] = "R0lGODlh"
+    write(questions.data / "dataset/vqa_data/wrong.tsv", lines)
+    new = ["seed=7", "evaluation.unscored={test-dev: [dataset/vqa_data/wrong.tsv]}"]
+    assert questions.evaluate(*new, batch="wrong") == "failed"
+    folder = questions.store.run(run_id(freeze(tiny.composed(*questions.given, *new))[0]))
+    [attempt] = folder.attempts()
+    assert "wrong.tsv, line 4: its image cannot be read" in (error_of(attempt) or "")
+    assert attempt.progress is None and attempt.checkpoint_steps == []
+
+
 def test_unscored_files_that_changed_since_launch_are_not_answered(questions: Subject) -> None:
     [asked] = [one for one in questions.asked(questions.unscored).values() if "unscored" in one]
     changed = asked | {"unscored": asked["unscored"] | {"fingerprint": "0" * 64}}

@@ -322,6 +322,8 @@ def train_and_evaluate(
     """Trains, makes the evaluations, and publishes. Raises Paused after update `until`."""
     config, attempt, tuned = run.config, run.attempt, run.tuned
     splits = {name: run.data.split(name) for name in ("train", *config.task.splits)}
+    for asked in evaluations:
+        run.asked_split(asked)  # a wrong line of an unscored split is named before anything trains, too
     views = {name: run.view(split) for name, split in splits.items()}
     record = run.record()
     # After everything that may have drawn random numbers: loading a backbone does, the first time in a process.
