@@ -35,6 +35,12 @@ def test_the_page_is_what_the_schemas_and_conf_say(tmp_path: Path) -> None:
     assert (ROOT / "docs" / "settings.md").read_text() == page(conf), written
 
 
+def test_a_default_is_one_of_the_values_also_where_null_stands_for_another() -> None:
+    rows = [row.split(" | ") for row in page(ROOT / "conf").splitlines() if row.startswith("| `")]
+    of_keys = [row for row in rows if len(row) == 4]
+    assert [row[0] for row in of_keys if row[1] == "`null`" and "null" not in row[2]] == []
+
+
 def test_allowed_values_are_described_in_words() -> None:
     class Some(Section):
         """Some settings."""

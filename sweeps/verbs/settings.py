@@ -46,7 +46,8 @@ def settings(words: Sequence[str], markdown: bool) -> int:
     defaults = composer.compose({})
     table = Table("key", "default", "values", "meaning", box=None, pad_edge=False)
     for key in shown:
-        table.add_row(*map(escape, (key.name, default(key, defaults), key.values, key.meaning)))
+        shown_default = default(key, defaults)
+        table.add_row(*map(escape, (key.name, shown_default, values(key, shown_default), key.meaning)))
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     console.print(table)
     if not words:
@@ -79,6 +80,11 @@ def default(key: Key, defaults: Mapping[str, Any]) -> str:
     return as_text(value)
 
 
+def values(key: Key, default: str) -> str:
+    """The values that a key takes. null is one of them if it is the default, though a schema sees what is put in its place."""
+    return f"{key.values} or null" if default == "null" and "null" not in key.values else key.values
+
+
 def page(conf: Path) -> str:
     """The page docs/settings.md."""
     composer = Composer(conf)
@@ -97,6 +103,6 @@ def _sections(keys: Sequence[Key], defaults: Mapping[str, Any]) -> Iterator[str]
         yield from ("| key | default | values | meaning |", "|---|---|---|---|")
         for key in own:
             shown = default(key, defaults)
-            cells = (f"`{key.name}`", f"`{shown}`" if shown else "", key.values, key.meaning)
+            cells = (f"`{key.name}`", f"`{shown}`" if shown else "", values(key, shown), key.meaning)
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
         yield ""
