@@ -28,7 +28,7 @@ from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Caching
 from mmprompt.settings.parsing import ConfigError
-from mmprompt.training.feature_cache import Cached
+from mmprompt.training.feature_cache import CHECKSUM_BYTES, Cached
 from mmprompt.training.frozen_features import FrozenFeatures, open_cache, ready, view
 
 COUNT, SHAPE = 40, (3, 5)
@@ -347,3 +347,13 @@ def test_on_a_gpu_nothing_is_cached_unless_cache_frozen_is_on(tmp_path: Path) ->
 def test_cache_settings_are_in_no_id_and_precision_is() -> None:
     ids = [run_id(settings(*o)[0]) for o in ((), ("cache.max_gb=1",), ("cache.frozen=on",), ("precision=bfloat16",))]
     assert ids[0] == ids[1] == ids[2] != ids[3]
+
+
+def test_features_in_bfloat16_take_half_the_room(tmp_path: Path) -> None:
+    def size(*overrides: str) -> int:
+        folder = tmp_path / str(len(overrides))
+        trained(folder, *overrides)
+        checksums = CHECKSUM_BYTES * 100  # of 40 + 30 + 30 examples
+        return sum(file.stat().st_size for file in (folder / "cache").glob("*.rows")) - checksums
+
+    assert size("precision=bfloat16") * 2 == size()

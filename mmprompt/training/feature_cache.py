@@ -1,8 +1,8 @@
 """A cache on disk for rows that take long to compute, shared by all processes of a store: STORE/cache.
 
-n examples, m different ones among them, m rows of one shape, float32. A shard is a file of rows, each followed by its crc32. A
-shard's name is a hash of everything that decides its bits, so that no file ever becomes stale, and any file may be deleted at any
-time.
+n examples, m different ones among them, m rows of one shape and precision. A shard is a file of rows, each followed by its
+crc32. A shard's name is a hash of everything that decides its bits, so that no file ever becomes stale, and any file may be deleted
+at any time.
 
 There are no locks. A shard is written under a temporary name and renamed into place; processes that fill the cache at the same
 time each choose at random among the missing shards. If two make the same shard, the files are equal. A shard that cannot be read
@@ -48,12 +48,13 @@ class Cached:
         facts: str,
         examples: Sequence[bytes],
         cache: Cache,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """`batch`: how many rows are best made together. `examples`: for each example, what its row is computed from; equal ones
         share a row. `facts`: everything else that decides the rows' bits."""
-        self.make, self.name, self.shape, self.cache = make, name, tuple(shape), cache
+        self.make, self.name, self.shape, self.cache, self.dtype = make, name, tuple(shape), cache, dtype
         self.first, self.row_of = distinct(examples)  # m, the first example of each row; n, the row of each example
-        self.count, self.row_bytes = len(self.first), 4 * int(np.prod(shape))
+        self.count, self.row_bytes = len(self.first), dtype.itemsize * int(np.prod(shape))
         shard = min(self.count / SHARDS, SHARD_BYTES / self.row_bytes)
         self.per_shard = math.ceil(shard / batch) * batch
         self.files: list[Path] = []
@@ -66,11 +67,11 @@ class Cached:
 
     def __call__(self, index: np.ndarray) -> Tensor:
         """The rows of these examples, B and the shape of a row, in memory that torch has aligned."""
-        rows = torch.empty(len(index), *self.shape)
-        buffers = rows.view(len(index), -1).numpy().view(np.uint8)
+        rows = torch.empty(len(index), *self.shape, dtype=self.dtype)
+        buffers = rows.view(len(index), -1).view(torch.uint8).numpy()
         missing = [i for i, row in enumerate(self.row_of[index]) if not self.read(int(row), buffers[i].data)]
         if missing:
-            rows[missing] = self.make(index[missing]).cpu()
+            rows[missing] = self.make(index[missing]).to("cpu", self.dtype)
         return rows
 
     def read(self, row: int, buffer: memoryview) -> bool:
@@ -107,7 +108,8 @@ class Cached:
     def write(self, shard: int) -> None:
         """Computes and writes a shard. Raises OSError if it cannot be written."""
         chunks: list[bytes] = []
-        for row in self.make(self.first[self.rows_of(shard)]).cpu().numpy():
+        rows = self.make(self.first[self.rows_of(shard)]).to("cpu", self.dtype).flatten(1)
+        for row in rows.contiguous().view(torch.uint8).numpy():
             chunks += [row.tobytes(), zlib.crc32(row.tobytes()).to_bytes(CHECKSUM_BYTES, "little")]
         self.cache.write(self.files[shard], chunks)
 

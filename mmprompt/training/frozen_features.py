@@ -53,6 +53,7 @@ class FrozenFeatures:
         settings = json.loads(settings_json)
         self.task, model = Task.model_validate(settings.pop("task")), Model.model_validate(settings["model"])
         self.backbone, self.device = backbone, backbone.embed.weight.device
+        self.dtype = backbone.encoder.dtype  # of features and of what the encoder makes of them
         self.examples, self.name, self.cache = split, f"{self.task.name}/{split.name}", cache
         side = -(-self.task.image_size // STRIDE)
         self.grid, self.patches, self.dim = (side, side), side * side, model.dim
@@ -87,10 +88,12 @@ class FrozenFeatures:
     ) -> Cached:
         """The rows of `make`, of this shape, through the cache. `examples`: for each row, what it is computed from."""
         name = f"{kind} of {self.name}"
-        return Cached(make, batch_size(self.task.image_size, self.device), name, shape, self.facts, examples, cache)
+        return Cached(
+            make, batch_size(self.task.image_size, self.device), name, shape, self.facts, examples, cache, self.dtype
+        )
 
     def in_batches(self, make: Make) -> Make:
-        """Returns a function that calls `make` with batches of one size and joins the results, in float32."""
+        """Returns a function that calls `make` with batches of one size and joins the results."""
         size = batch_size(self.task.image_size, self.device)
 
         @torch.no_grad()
@@ -98,7 +101,7 @@ class FrozenFeatures:
             rows = []
             for first in range(0, len(index), size):
                 part = index[first : first + size]
-                rows.append(make(np.resize(part, size))[: len(part)].float())
+                rows.append(make(np.resize(part, size))[: len(part)])
             return torch.cat(rows)
 
         return make_in_batches
