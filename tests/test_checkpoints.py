@@ -55,6 +55,7 @@ def test_one_that_does_not_fit_is_refused_and_nothing_is_begun(launcher: Launche
     assert not launcher.store.root.exists()
 
 
+@pytest.mark.long
 def test_one_that_lacks_what_is_allowed_by_name_is_trained(launcher: Launcher, lacking: Path) -> None:
     words = ("seed=1", "optim.steps=2", f"paths.backbone={lacking}", f"model.allow=[{NORM}]")
     code, output = launcher.run("launch", *words)

@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import pytest
 from clocks import wrong
-from groups import some
 from patience import ended, printed_by, until
 from test_job import LATER
 from tiny import frozen_run
@@ -228,7 +227,8 @@ def seen(store: Path, *runs: RunFolder) -> list[tuple[str, str | None]]:
     return [(found[run].name, causes[run].cause if run in causes else None) for run in ids]
 
 
-@pytest.mark.parametrize("clock", some(["-3600", "+3600", "jumps"], "+3600"))
+@pytest.mark.long
+@pytest.mark.parametrize("clock", ["-3600", "+3600", "jumps"])
 def test_a_clock_that_is_off_or_jumps_changes_neither_states_nor_causes_nor_hours(tmp_path: Path, clock: str) -> None:
     offset = tmp_path / "offset"
     offset.write_text("+0\n")

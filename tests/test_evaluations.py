@@ -302,6 +302,7 @@ def test_two_at_once_make_each_evaluation_once(run: RunFolder) -> None:
     assert evaluate(run, *many(run, 3)) == "done"
 
 
+@pytest.mark.long
 def test_a_killed_evaluation_goes_on_with_what_is_missing_and_touches_nothing_that_is_there(run: RunFolder) -> None:
     asked = many(run, 6)
     words = [sys.executable, "-c", STOPS + LATER, str(run.root), run.id, json.dumps(asked)]

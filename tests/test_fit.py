@@ -42,6 +42,7 @@ def test_it_shows_what_each_micro_batch_takes_and_the_time_of_the_run(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.long
 def test_sizes_that_do_not_fit_end_the_search_and_not_the_program() -> None:
     limited = subprocess.run(
         [sys.executable, "-c", LIMITED],

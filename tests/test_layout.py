@@ -421,9 +421,10 @@ def complaints(files: list[Path], page: str, font: str) -> list[str]:
     return re.findall(r"^(?:Overfull.*|.*too large.*|.*deprecated.*)$", log, re.MULTILINE)
 
 
+@pytest.mark.long
 @no_latex
-@pytest.mark.parametrize("font", some(list(FONTS), next(iter(FONTS))))
-@pytest.mark.parametrize("page", some(list(PAGES), next(iter(PAGES))))
+@pytest.mark.parametrize("font", FONTS)
+@pytest.mark.parametrize("page", PAGES)
 def test_every_table_fits_the_page(page: str, font: str, tmp_path: Path) -> None:
     files = []
     for name in SWEEPS:

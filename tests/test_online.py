@@ -136,7 +136,7 @@ CASES = {  # begun in this order: those that wait longest first
     "429 for a while": Case(2, half_way=for_a_while(failing(429))),
     "gone for a while": Case(2, half_way=for_a_while(WandbServer.refuse)),
 }
-USUAL = ("dies half way", "refused", "well", "401 from half way")
+USUAL = ("refused", "well", "401 from half way")
 HERE = list(CASES) if LONG else USUAL
 
 

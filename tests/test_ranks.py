@@ -59,9 +59,9 @@ def assert_same(one: RunFolder, two: RunFolder) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("optim.ema_decay=0.5",),
+        pytest.param(("optim.ema_decay=0.5",), marks=pytest.mark.long),
         ("method=finetune", "optim.eps=0.001", *LIVE),  # a smaller one moves gradients of 0 by their last bits
-        ("task=micro_caption", "optim.drop_worst=0.3", "task.data.val=31"),
+        pytest.param(("task=micro_caption", "optim.drop_worst=0.3", "task.data.val=31"), marks=pytest.mark.long),
     ],
     ids=["prompts with a moving average", "finetuning with live BatchNorm", "captions without the worst tokens"],
 )
@@ -116,6 +116,7 @@ def test_if_a_process_dies_the_run_fails_with_its_last_words_and_no_process_stay
     until(lambda: not children(), "no process stays")
 
 
+@pytest.mark.long
 def test_evaluations_of_a_finished_run_are_shared_as_well(tmp_path: Path) -> None:
     folder = trained(tmp_path, 2)
     more = [{"split": "test", "attack": {"kind": "fgsm", "input": "embeddings", "epsilon": 0.05}}]

@@ -194,6 +194,7 @@ def test_sync_gives_up_on_a_server_that_answers_but_takes_no_record(
     assert server.calls["Viewer"] > 2  # it was asked whether it can be used, and it answered
 
 
+@pytest.mark.long
 def test_a_run_that_the_server_refuses_is_named_with_the_reason_and_the_others_arrive(
     server: WandbServer, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +207,7 @@ def test_a_run_that_the_server_refuses_is_named_with_the_reason_and_the_others_a
     assert {f"{run}-1" for run in RUNS[1:]} == {run.id for run in server.runs.values()}
 
 
+@pytest.mark.long
 def test_an_interrupted_sync_stops_the_client_and_the_next_sync_sends_the_rest(
     server: WandbServer, store: Store
 ) -> None:

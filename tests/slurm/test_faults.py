@@ -59,6 +59,7 @@ def set_limit(sweep: Sweep, job: str, minutes: int) -> None:
     sweep.slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
 
 
+@pytest.mark.long
 @beside
 def test_a_run_whose_node_is_lost_resumes_on_another_and_its_surviving_process_changes_no_result(lab: Lab) -> None:
     with lab.alone("gn4"):
