@@ -163,6 +163,7 @@ def test_a_training_attempt_makes_exactly_the_evaluations_that_are_wanted(tmp_pa
     assert evaluate(folder, VAL) == "done" and content(folder, VAL)["attempt"] == 2
 
 
+@pytest.mark.long
 def test_an_evaluation_has_the_same_bits_whether_training_or_a_later_attempt_made_it(tmp_path: Path) -> None:
     at_once = trained(tmp_path / "a", "prompt.dropout=0.2", settings=[WEAK, VAL, TEST])
     later = trained(tmp_path / "b", "prompt.dropout=0.2")

@@ -69,6 +69,7 @@ def test_two_processes_publish_what_one_does(overrides: tuple[str, ...], tmp_pat
     assert_same(trained(tmp_path / "one", 1, *overrides), trained(tmp_path / "two", 2, *overrides))
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     class Enough(Exception):
         pass
