@@ -131,6 +131,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return conf
 
 
+@pytest.mark.long
 @settings(max_examples=100 if LONG else 5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example([{"a": [1, "1", 1.0, True]}], [], False)
 @example([{"t.x": [["${a}"], "['${a}']"]}], [], False)

@@ -172,6 +172,7 @@ def test_a_larger_study_trains_no_finished_run_again(finished: Searcher, tmp_pat
 # ------------------------------------------------------------------------------------------- a rung is a pause of the same run
 
 
+@pytest.mark.long
 def test_a_run_that_was_paused_at_rungs_has_the_same_bits_as_one_that_was_not(
     finished: Searcher, tmp_path: Path
 ) -> None:

@@ -157,6 +157,7 @@ def test_on_a_cluster_without_accounts_a_sweep_is_split_into_arrays_and_a_killed
             assert_same(sweep[seed], lab.undisturbed(seed))
 
 
+@pytest.mark.long
 @beside
 def test_two_users_who_launch_one_sweep_at_once_into_a_group_store_run_each_run_once_and_both_see_it(lab: Lab) -> None:
     if os.getuid() != 0:
