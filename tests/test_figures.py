@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from synthetic_store import DISABLED, LENGTHS, launch, manifest, run_all
 
 from analysis import names
 from analysis.figures import captions, figure_content, figure_files, paper_figures, style
+from analysis.figures.panels import SCORE, Quantity, rows
 from analysis.figures.scales import BREAK, Scale, limits, ticks
 from analysis.figures.shown_figure import save
 from analysis.figures.sweep_figures import draw, inference
@@ -656,3 +658,17 @@ def test_the_caption_agrees_with_the_frame(whole: Sweep) -> None:
     assert "(Welch, Holm and Dunnett)." in captions.caption(sweep, values.assign(difference_method=noisy))
     each = with_manifest(sweep, family="task")
     assert "over each task's comparisons" in captions.caption(each, values)
+
+
+@pytest.mark.parametrize(("n", "words"), [(1, "not defined"), (0, "missing")])
+def test_an_average_in_percent_of_a_score_of_0_is_drawn_as_not_defined(n: int, words: str) -> None:
+    nothing = {"value": math.nan, "lower": math.nan, "upper": math.nan, "baseline": False, "n": n}
+    ax = Figure().subplots()
+    rows(
+        ax,
+        pd.DataFrame([{"key": "prompt"} | nothing]),
+        ["prompt"],
+        {"prompt": style.KNOWN["prompt"]},
+        Quantity(*SCORE, "acc@0.5"),
+    )
+    assert [text.get_text() for text in ax.texts] == [words]

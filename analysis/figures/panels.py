@@ -305,8 +305,11 @@ def _words(transform: Any) -> dict[str, Any]:
 
 
 def _state(cell: Any) -> str:
-    """The word that explains why a value is absent."""
-    return "conflict" if getattr(cell, "conflict", 0) else whole_state(cell) or "missing"
+    """The words that explain why a value is absent. An average over tasks has no runs of its own, and so no state; in percent of a
+    baseline whose score is 0 it is not defined."""
+    if not hasattr(cell, "conflict"):
+        return "not defined" if cell.n else "missing"
+    return whole_state(cell) or "missing"
 
 
 def _mark_missing(ax: Axes, cells: pd.DataFrame, x: np.ndarray, look: Look, lines: int) -> None:
