@@ -77,7 +77,8 @@ def fit(values: dict[str, Any]) -> None:
     training = optim.steps * optim.batch_size * best.seconds / gpus
     asked = min(optim.validate_examples, len(data.split(config.task.validation)))
     times = -(-optim.steps // optim.validate_every)
-    validating = times * asked * seconds_per_answer(config, tuned, data.split(config.task.validation), device) / gpus
+    each = seconds_per_answer(config, tuned, data.split(config.task.validation), device, best.micro_batch)
+    validating = times * asked * each / gpus
     print(f"fastest: optim.micro_batch={best.micro_batch}, of optim.batch_size={optim.batch_size}")
     print(
         f"with it the run takes about {hours(training + validating)} on {gpus} {device.type}, without cached features:"
@@ -93,21 +94,19 @@ def hours(seconds: float) -> str:
 
 def sizes(config: RunConfig, tuned: Tuned, split: Split, device: torch.device) -> Iterator[Fit]:
     """Tries micro-batches of 1, 2, 4 ... examples, up to the whole batch, as long as they fit."""
-    longest = longest_first(split)
-    size, peaks = 1, [0.0]
+    longest, size, peak = longest_first(split, config.optim.batch_size), 1, 0.0
     while size <= config.optim.batch_size:
-        # Without a GPU nothing says "out of memory" but the kernel, which kills: so the next peak is foreseen.
-        if device.type == "cpu" and 2 * peaks[-1] - peaks[0] > 1e3 * memory_gb(device) and len(peaks) > 2:
+        # Without a GPU nothing says "out of memory" but the kernel, which kills. Twice the examples take at most twice the memory.
+        if device.type == "cpu" and 2 * peak > 1e3 * memory_gb(device):
             return
         try:
-            tried = measure(config, tuned, longest, device, size)
+            tried = measure(config, tuned, first(longest, size), device, size)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if MEMORY.search(str(error)):
                 return
             raise
         yield tried
-        peaks.append(tried.peak_mb)
-        size *= 2
+        size, peak = 2 * size, tried.peak_mb
 
 
 def measure(config: RunConfig, tuned: Tuned, split: Split, device: torch.device, size: int) -> Fit:
@@ -120,22 +119,25 @@ def measure(config: RunConfig, tuned: Tuned, split: Split, device: torch.device,
     forget_peak(device)
     before, optimiser = tuned.tuned_state(), optimiser_of(tuned, config.optim)
     tuned.train()
-    with Loader(config, split, live_features(config, tuned, split, device), device) as loader:
-        update(tuned, optimiser, config, loader, 0)
-        finish(device)
-        began = time.perf_counter()
-        for step in range(1, UPDATES + 1):
-            update(tuned, optimiser, config, loader, step)
-        finish(device)
-    seconds = (time.perf_counter() - began) / UPDATES / size
-    tuned.eval()
-    tuned.load_tuned_state(before)
-    return Fit(size, seconds, peak_memory_mb(device))
+    try:
+        with Loader(config, split, live_features(config, tuned, split, device), device) as loader:
+            update(tuned, optimiser, config, loader, 0)
+            finish(device)
+            began = time.perf_counter()
+            for step in range(1, UPDATES + 1):
+                update(tuned, optimiser, config, loader, step)
+            finish(device)
+        return Fit(size, (time.perf_counter() - began) / UPDATES / size, peak_memory_mb(device))
+    finally:
+        optimiser.zero_grad()
+        tuned.eval()
+        tuned.load_tuned_state(before)
 
 
-def seconds_per_answer(config: RunConfig, tuned: Tuned, split: Split, device: torch.device) -> float:
-    """Seconds in which an example is answered, from its pixels on."""
-    view, count = live_features(config, tuned, split, device), min(len(split), 2 * config.optim.micro_batch)
+def seconds_per_answer(config: RunConfig, tuned: Tuned, split: Split, device: torch.device, size: int) -> float:
+    """Seconds in which an example is answered, from its pixels on, in batches of this size or more."""
+    config = config.model_copy(update={"optim": config.optim.model_copy(update={"micro_batch": size})})
+    view, count = live_features(config, tuned, split, device), min(len(split), 2 * size)
     answers(config, tuned, split, view, 1)
     finish(device)
     began = time.perf_counter()
@@ -144,12 +146,18 @@ def seconds_per_answer(config: RunConfig, tuned: Tuned, split: Split, device: to
     return (time.perf_counter() - began) / count
 
 
-def longest_first(split: Split) -> Split:
-    """The split's first examples, those with the longest texts in front, and only these are used again and again."""
+def longest_first(split: Split, most: int) -> Split:
+    """The examples with the longest texts among the split's first ones, at most `most`, the longest in front."""
     samples = [split.samples[index] for index in range(min(LOOKED_AT, len(split)))]
-    order = sorted(range(len(samples)), key=lambda i: -len(samples[i].source) - len(samples[i].answer))
+    order = sorted(range(len(samples)), key=lambda i: -len(samples[i].source) - len(samples[i].answer))[:most]
     images = split.images[torch.tensor(order)]
     return replace(split, samples=[samples[i] for i in order], items=[split.items[i] for i in order], images=images)
+
+
+def first(split: Split, count: int) -> Split:
+    """The first examples of a split that is in memory."""
+    images = split.images[torch.arange(min(count, len(split)))]
+    return replace(split, samples=split.samples[:count], items=split.items[:count], images=images)
 
 
 def memory_gb(device: torch.device) -> float:

@@ -113,8 +113,15 @@ def test_if_a_process_dies_the_run_fails_with_its_last_words_and_no_process_stay
     thread.start()
     ended = execute(Store(tmp_path), [folder.id], job_settings(gpus=2), JOB)
     thread.join()
-    assert ended == {folder.id: "failed"}
+    assert ended == {folder.id: "failed"} and "process 1 of 0 to 1 ended: " in (error_of(folder.attempts()[0]) or "")
     until(lambda: not children(), "no process stays")
+
+
+def test_a_run_that_diverges_in_all_processes_is_called_diverged(tmp_path: Path) -> None:
+    folder = frozen_run(tmp_path, *SHARED, "optim.lr=1e30")
+    assert execute(Store(tmp_path), [folder.id], job_settings(gpus=2), JOB) == {folder.id: "failed"}
+    reason = folder.attempts()[0].reason
+    assert reason is not None and reason.kind == "diverged"
 
 
 @pytest.mark.long

@@ -109,15 +109,14 @@ def statistics(norm: nn.BatchNorm2d) -> list[Tensor]:
     return [norm.running_mean, norm.running_var]
 
 
-def joined(rank: int, size: int, meeting: str, device: torch.device) -> Ranks:
-    """Joins the processes of a run. `meeting`: a file that none of them has yet, on a disk of this node."""
+def join_group(ranks: Ranks, meeting: str, device: torch.device) -> None:
+    """Waits until all processes of the run are there. `meeting`: a file that none of them has yet, on a disk of this node."""
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=size)
-    return Ranks(rank, size)
+    distributed.init_process_group(backend, init_method=f"file://{meeting}", rank=ranks.rank, world_size=ranks.size)
 
 
-def part() -> None:
-    """Leaves the group of processes."""
+def leave_group() -> None:
+    """Leaves the group of processes, if there is one."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

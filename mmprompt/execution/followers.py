@@ -16,13 +16,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
-from mmprompt.data.ranks import Ranks, joined, part
+from mmprompt.data.ranks import Ranks, join_group, leave_group
 from mmprompt.execution.evaluations import make_evaluation, published_weights
 from mmprompt.execution.run_context import RunContext, load_run
 from mmprompt.runs.attempt import Attempt
@@ -36,6 +37,7 @@ from mmprompt.training.train import Paused, train
 
 DEATH_OF_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 PATIENCE = 10.0  # seconds that a follower has after SIGTERM
+MOMENT = 3.0  # seconds from the end of a follower's connections to its own end, at most
 
 
 class FollowerError(RuntimeError):
@@ -64,16 +66,20 @@ def followers(folder: RunFolder, attempt: Attempt, settings: JobSettings, until:
         processes = [start(log, request | {"rank": rank}) for rank, log in enumerate(logs, start=1)]
         try:
             yield meeting
-        except Exception as error:
-            for rank, (process, log) in enumerate(zip(processes, logs, strict=True), start=1):
-                if process.poll() not in (None, 0) and (text := log.read_text(errors="replace").strip()):
-                    print(text, file=sys.stderr, flush=True)
-                    last = text.splitlines()[-1]
-                    raise FollowerError(f"process {rank} of 0 to {settings.gpus - 1} ended: {last}") from error
+        except RuntimeError as error:
+            if type(error) is RuntimeError or isinstance(
+                error, distributed.DistError
+            ):  # not of ours, nor out of memory
+                for rank, (process, log) in enumerate(zip(processes, logs, strict=True), start=1):
+                    if has_failed(process):
+                        text = log.read_text(errors="replace").strip() or f"exit code {process.returncode}"
+                        print(text, file=sys.stderr, flush=True)
+                        last = text.splitlines()[-1]
+                        raise FollowerError(f"process {rank} of 0 to {settings.gpus - 1} ended: {last}") from error
             raise
         finally:
             end(processes)
-            part()
+            leave_group()
 
 
 def start(log: Path, request: dict[str, Any]) -> subprocess.Popen[str]:
@@ -111,7 +117,14 @@ def meet(run: RunContext, meeting: Path | None) -> None:
     """Waits until all processes of the run are there."""
     if meeting is not None:
         os.environ.update(ON_THIS_NODE)
-        joined(run.ranks.rank, run.ranks.size, str(meeting), run.device)
+        join_group(run.ranks, str(meeting), run.device)
+
+
+def has_failed(process: subprocess.Popen[str]) -> bool:
+    """Whether a follower has failed. Its connections are closed a moment before it has ended."""
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(MOMENT) != 0
+    return False
 
 
 def end(processes: list[subprocess.Popen[str]]) -> None:
@@ -157,4 +170,4 @@ def nothing(*of: object) -> None:
 if __name__ == "__main__":
     end_when_told()
     follow(json.load(sys.stdin))
-    part()
+    leave_group()

@@ -4,8 +4,8 @@
 
 There are no locks of the kernel: not every file server has them. The process whose turn it is writes its note anew every few
 seconds. The others wait until the note is gone. If its process is dead, or if the note stays as it is for PATIENCE, one of them
-takes the next turn: so a process that is killed or stopped, on any host, keeps nobody for ever. At worst two processes make the
-same thing. Part of the light half of the package.
+takes the next turn: a process that is killed or stopped, on any host, never blocks the others for good. At worst two processes
+make the same thing. Part of the light half of the package.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from mmprompt.training.loader import Loader, MicroBatch
 from mmprompt.training.optimiser import AdamW
 
 ODD_KERNEL = (
-    "a number was not finite with one kernel of attention, and all are with another, which this step was computed with; "
-    "this is a fault of the kernel, and none of the run"
+    "with the usual kernel of attention a number was not finite; with another kernel all are, and the step was made with that one. "
+    "The kernel is at fault, not the run"
 )
 
 
@@ -80,9 +80,8 @@ def update(tuned: Tuned, optimiser: torch.optim.Optimizer, config: RunConfig, lo
 def gradient(tuned: Tuned, loader: Loader, parts: Sequence[MicroBatch], step: int) -> tuple[float, float]:
     """Computes and clips the gradient of an update: of these micro-batches, and of those that other processes have.
 
-    Returns the mean loss per token, and the gradient's norm before it was clipped.
-
-    A GPU is waited for only here, at the end, and reads both in one go.
+    Returns the mean loss per token, and the gradient's norm before it was clipped. Only at the end, where both are read, the CPU
+    waits for a GPU.
     """
     optim, losses = tuned.config.optim, []
     dropped = optim.drop_worst if step >= optim.drop_worst_after else 0.0
