@@ -19,6 +19,7 @@ from mmprompt.methods.tuned_model import Tuned
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.identity import config_as_written
 from mmprompt.runs.store import Store
+from mmprompt.settings.parsing import ConfigError
 
 HALF = "precision=bfloat16"
 METHODS = (
@@ -141,3 +142,8 @@ def test_runs_in_bfloat16_have_new_ids_and_those_in_float32_their_old_ones() -> 
 )
 def test_ofas_own_models_compute_in_bfloat16_on_a_gpu(overrides: tuple[str, ...], precision: str) -> None:
     assert config_as_written(composed(*overrides), "none").precision == precision
+
+
+def test_a_wrong_precision_is_refused_with_all_words_that_are_allowed() -> None:
+    with pytest.raises(ConfigError, match=r"precision='half' is not allowed; wanted: auto, float32, bfloat16"):
+        config_as_written(composed("precision=half"), "none")

@@ -90,10 +90,8 @@ class Scores:
     n: int
     examples: (
         np.ndarray | None
-    )  # n, the score of each example under the primary metric of the task's family; None: unscored
-    metrics: dict[
-        str, float
-    ]  # of the whole set: first the mean of `examples`, then the family's other metrics; or empty
+    )  # n, each example's score under the family's primary metric; None: the split is unscored
+    metrics: dict[str, float]  # first the mean of `examples`, then the family's other metrics; empty: unscored
     answers: Answers | None  # None where no challenge asks for them
 
 

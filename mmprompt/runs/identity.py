@@ -145,11 +145,17 @@ def differing_keys(settings: Mapping[str, Any], others: Mapping[str, Any]) -> li
     return [key for key in keys if setting(settings, key) != setting(others, key)]
 
 
-def precision_of(composed: Mapping[str, Any]) -> Any:
-    """The precision of a run: `auto` is bfloat16 on a GPU, and float32 on a CPU, where bfloat16 is mostly slower."""
-    if composed["precision"] == "auto":
+def precision_of(composed: Mapping[str, Any]) -> str:
+    """The precision of a run: `auto` is bfloat16 on a GPU, and float32 on a CPU, where bfloat16 is mostly slower.
+
+    Raises ConfigError for any other word.
+    """
+    precision = composed["precision"]
+    if precision == "auto":
         return "bfloat16" if composed["cluster"]["gpus"] else "float32"
-    return composed["precision"]
+    if precision not in [*TRAINING_VERSIONS]:
+        raise ConfigError(f"precision={precision!r} is not allowed; wanted: auto, {', '.join(TRAINING_VERSIONS)}")
+    return str(precision)
 
 
 def config_as_written(composed: Mapping[str, Any], checksum: str) -> RunConfig:
@@ -163,8 +169,7 @@ def config_as_written(composed: Mapping[str, Any], checksum: str) -> RunConfig:
     values["backbone"] = dict(values["backbone"]) | {"checksum": checksum}
     data = dict(values["task"]["data"]) | {"fingerprint": f"digits-{WORLD_VERSION}"}
     values["task"] = dict(values["task"]) | {"data": data}
-    version = TRAINING_VERSIONS.get(str(values["precision"]), 1)  # 1 beside a wrong precision, which `parse` refuses
-    return parse(RunConfig, values | {"training_version": version})
+    return parse(RunConfig, values | {"training_version": TRAINING_VERSIONS[values["precision"]]})
 
 
 def config_of(composed: Mapping[str, Any], checksum: str) -> RunConfig:
