@@ -160,7 +160,21 @@ class Sweep:
 
     def let_go(self, job: str) -> None:
         """Lets a job begin that was submitted as HELD."""
-        self.slurm("scontrol", "update", f"JobId={job}", "Partition=main")
+        self.change(job, "Partition=main")
+
+    def change(self, job: str, setting: str) -> None:
+        """Changes a setting of a job. A controller that has just started refuses that for a moment; waits until it
+        accepts."""
+        command = ["scontrol", "update", f"JobId={job}", setting]
+
+        def accepted() -> bool:
+            done = subprocess.run(command, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            if "try again" in done.stderr:
+                return False
+            assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+            return True
+
+        until(accepted, f"SLURM sets {setting} of job {job}")
 
     def word(self, job: str) -> str:
         """SLURM's state of a job; empty if SLURM does not have it any more."""

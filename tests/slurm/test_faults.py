@@ -56,7 +56,7 @@ def elapsed(sweep: Sweep, job: str) -> int:
 
 
 def set_limit(sweep: Sweep, job: str, minutes: int) -> None:
-    sweep.slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+    sweep.change(job, f"TimeLimit={minutes}")
 
 
 @pytest.mark.long
@@ -71,7 +71,7 @@ def test_a_run_whose_node_is_lost_resumes_on_another_and_its_surviving_process_c
             until(lambda: sweep.waits_again(job), "SLURM has lost the node and requeues the job")
             row = sweep.row()
             assert row["state"] in ("queued", "running")
-            sweep.slurm("scontrol", "update", f"JobId={job}", "ExcNodeList=gn[3-4]")
+            sweep.change(job, "ExcNodeList=gn[3-4]")
             second = sweep.hold(1, 2) if first.job["host"] != socket.gethostname() else first
             assert is_alive(first)
             with slow(first, 0.5), slow(second, 0.5):  # both copies work at the same time

@@ -199,7 +199,7 @@ def test_the_trial_of_a_worker_whose_node_is_lost_is_completed_by_others(lab: La
         try:
             lab.cluster.kill("slurmd.gn4")
             until(lambda: one.sweep.word(lost.job["job"]) in ("PENDING", ""), "SLURM has lost the node")
-            one.sweep.slurm("scontrol", "update", f"JobId={lost.job['job']}", "ExcNodeList=gn[3-4]")
+            one.sweep.change(lost.job["job"], "ExcNodeList=gn[3-4]")
             until(lambda: is_over(one.read()), "the job ends the search elsewhere")
         finally:
             with contextlib.suppress(ProcessLookupError):  # a node that comes back ends the process

@@ -75,7 +75,7 @@ def test_renamed_jobs_are_still_recognised_by_the_next_launch_by_cancel_and_afte
     array = sweep.job(1).split("_")[0]
     stranger = sweep.slurm("sbatch", "--parsable", "-p", "later", "-J", "x|y", "--wrap=true").strip()
     try:
-        sweep.slurm("scontrol", "update", f"JobId={array}", "JobName=x|y")
+        sweep.change(array, "JobName=x|y")
         assert sweep.queue() == {}
         assert {row["job"] for row in sweep.rows().values()} == {f"{array}_0", f"{array}_1"}
         assert "2 queued" in sweep.launch() and len(sweep.batches()) == 1
