@@ -167,6 +167,7 @@ def test_a_file_written_once_is_complete_or_absent(tmp_path: Path) -> None:
         ("prompt.depth=enc", "prompt.depth='enc' is not allowed; choose one of 'both', 'encoder' or 'decoder'"),
         ("optim.lr=fast", "optim.lr='fast' (str) is not allowed; wanted: number"),
         ("optim.micro_batch=3", "optim.micro_batch=3 must divide optim.batch_size=8"),
+        ("optim.patience=1", "optim.patience=1 must be at least optim.validate_every=2"),
         ("prompt.layers=[7]", "prompt.layers=[7] names a layer that the encoder of model.name=micro does not have"),
         ("prompt.layers=[0,a]", "prompt.layers.1='a' (str) is not allowed; wanted: integer"),
         ("prompt.layers=[]", "prompt.layers=[] (list) is not allowed"),

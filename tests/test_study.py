@@ -24,7 +24,7 @@ from mmprompt.runs.files import StoreError
 from mmprompt.runs.store import Store
 from mmprompt.studies import sampler
 from mmprompt.studies.confirmation import is_over
-from mmprompt.studies.outcomes import Observation, StudyReader
+from mmprompt.studies.outcomes import Observation, RunOutcome, StudyReader
 from mmprompt.studies.study import Study, runs_of
 from sweeps.search.advance import Limits, StudyDriver
 from sweeps.search.definition import compose_search
@@ -51,6 +51,13 @@ def peak(config: RunConfig) -> float:
 def diverging(config: RunConfig) -> float | None:
     """The same score, but None, which means that the run diverges, for learning rates above 0.3."""
     return None if config.optim.lr > 0.3 else peak(config)
+
+
+def test_a_run_whose_patience_ended_before_a_rung_has_its_last_score_there_and_one_on_its_way_none() -> None:
+    scores = {25: 40.0, 50: 60.0, 75: 55.0}
+    done = RunOutcome("done", {"score": 61.0}, scores, 0.1, [])
+    assert [done.score_at(rung) for rung in (10, 50, 100)] == [None, 60.0, 55.0]
+    assert RunOutcome("open", {}, scores, 0.1, []).score_at(100) is None
 
 
 # ------------------------------------------------------------------------------------------------- any caller, at any time

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmprompt.data.splits import Split
 from mmprompt.data.tasks import collate, preprocess
-from mmprompt.execution.execute import execute
+from mmprompt.execution.execute import execute, execute_for_search
 from mmprompt.execution.run_context import backbone_of
 from mmprompt.methods.tuned_model import Tuned, tokens_in_loss
 from mmprompt.models.ofa import PAD
@@ -96,6 +96,29 @@ def test_of_equal_scores_on_validation_the_earlier_step_is_kept(tmp_path: Path) 
     folder, state = trained(tmp_path, "optim.lr=1e-30", "optim.validate_every=1")
     assert len(state.validation) == 4 and len({score for _, score in state.validation}) == 1
     assert (folder.result() or {})["best_step"] == 1
+
+
+STILL = ("optim.lr=1e-30", "optim.steps=20")  # no weight changes, so no score rises after the first, at step 2
+
+
+def test_a_run_ends_once_its_patience_does_and_one_with_more_patience_goes_on(tmp_path: Path) -> None:
+    folder, state = trained(tmp_path, *STILL, "optim.patience=4")
+    assert (folder.result() or {})["steps"] == state.step == 6 and state.best_step == 2
+    progress = folder.attempts()[0].progress or {}
+    assert (progress["step"], progress["steps"]) == (6, 6)
+    to_the_end, _ = trained(tmp_path, *STILL, "optim.patience=18")
+    assert (to_the_end.result() or {})["steps"] == 20
+
+
+def test_a_run_whose_patience_ends_is_not_paused_at_a_later_update_and_ends_there_after_a_pause(tmp_path: Path) -> None:
+    whole, _ = trained(tmp_path / "whole", *STILL, "optim.patience=4")
+    for pauses in ([10], [4, 10]):
+        folder = frozen_run(tmp_path / str(len(pauses)), *STILL, "optim.patience=4")
+        for until in pauses:
+            assert folder.result() is None
+            assert execute_for_search(Store(folder.root), folder.id, job_settings(), JOB, [{"split": "val"}], until)
+        assert (folder.result() or {})["steps"] == 6
+        assert folder.weights_file.read_bytes() == whole.weights_file.read_bytes()
 
 
 def test_the_moving_average_is_what_is_validated_and_published_and_training_does_not_feel_it(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from mmprompt.evaluation.answers import Answered
 from mmprompt.runs.attempt import Attempt
 from mmprompt.runs.config import RunConfig
 from mmprompt.training.checkpoints import State
+from mmprompt.training.train import is_over
 
 REPORT_EVERY = 2.0  # seconds between two progress reports
 OnStep = Callable[[State], None]
@@ -24,13 +25,14 @@ def progress_reporter(config: RunConfig, attempt: Attempt, watch: OnStep | None,
         nonlocal last
         if watch is not None:
             watch(state)
-        if time.monotonic() - last > REPORT_EVERY or state.step in (config.optim.steps, until):
+        ended = is_over(state, config.optim)
+        if time.monotonic() - last > REPORT_EVERY or ended or state.step == until:
             last = time.monotonic()
             loss = state.history[-1][1]["train/loss"]
             attempt.report(
                 {
                     "step": state.step,
-                    "steps": config.optim.steps,
+                    "steps": state.step if ended else config.optim.steps,
                     "loss": loss,
                     "validation": state.validation,
                     "seconds": state.seconds,  # that its steps took, of earlier attempts too

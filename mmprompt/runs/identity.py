@@ -48,6 +48,7 @@ NEUTRAL: dict[str, Any] = {
     "optim.drop_worst": 0.0,
     "optim.drop_worst_after": 0,
     "optim.ema_decay": None,
+    "optim.patience": None,
     **neutral_of(METHODS),
 }
 DECODING = ("beam", "no_repeat_ngram")  # settings of an evaluation that replace the task's

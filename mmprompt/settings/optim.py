@@ -19,7 +19,9 @@ class Optim(Section):
     clip_norm: PositiveFloat = Field(description="the gradient's norm is clipped to this")
     warmup_ratio: Rate = Field(description="share of the updates in which the learning rate rises from 0")
     decay_power: NotNegativeFloat = Field(description="power of the decay to 0; 1: linear, 0: none")
-    steps: Positive = Field(description="updates of the trained parameters")
+    steps: Positive = Field(
+        description="updates of the trained parameters; with optim.patience, the most that a run makes"
+    )
     batch_size: Positive = Field(description="examples per update")
     micro_batch: Positive = Field(
         description="examples per forward pass; must divide batch_size, and the gradients of an update are accumulated"
@@ -40,6 +42,10 @@ class Optim(Section):
         description="examples of the validation split that each of them uses; after training all are used"
     )
 
+    patience: Positive | None = Field(
+        description="training ends once this many updates bring no better validation score; null: it goes on to optim.steps"
+    )
+
     @property
     def parts(self) -> int:
         """Micro-batches of an update."""
@@ -49,4 +55,13 @@ class Optim(Section):
     def _micro_batches_fill_a_batch(self) -> Self:
         if self.batch_size % self.micro_batch:
             raise ValueError(f"optim.micro_batch={self.micro_batch} must divide optim.batch_size={self.batch_size}")
+        return self
+
+    @model_validator(mode="after")
+    def _patience_spans_a_validation(self) -> Self:
+        if self.patience is not None and self.patience < self.validate_every:
+            raise ValueError(
+                f"optim.patience={self.patience} must be at least optim.validate_every={self.validate_every}: between two "
+                "validations no score can rise"
+            )
         return self

@@ -33,6 +33,13 @@ class RunOutcome:
     def is_final(self) -> bool:
         return self.state in ("done", "diverged")
 
+    def score_at(self, rung: int) -> float | None:
+        """The score at a rung; None before it. A run whose patience ended before the rung stays where it was."""
+        if rung in self.scores or self.state != "done":
+            return self.scores.get(rung)
+        earlier = [step for step in self.scores if step < rung]
+        return self.scores[max(earlier)] if earlier else None
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -150,11 +157,10 @@ def trial_outcome(
     decisions: Mapping[tuple[int, int | None], Decision],
 ) -> Outcome:
     first = list(runs.values())[: definition.seeds.first]  # further seeds are trained to the end and compared there
-    rungs = {
-        rung: mean(run.scores[rung] for run in first)
-        for rung in definition.rungs
-        if all(rung in run.scores for run in first)
+    at_rungs = {
+        rung: [score for run in first if (score := run.score_at(rung)) is not None] for rung in definition.rungs
     }
+    rungs = {rung: mean(scores) for rung, scores in at_rungs.items() if len(scores) == len(first)}
     states = {run.state for run in runs.values()}
     state: Literal["done", "stopped", "diverged", "failed", "open"] = "open"
     values = None

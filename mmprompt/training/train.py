@@ -18,6 +18,7 @@ from mmprompt.evaluation.answers import example_scores
 from mmprompt.methods.tuned_model import Tuned, View
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.signals import leave, time_is_up
+from mmprompt.settings.optim import Optim
 from mmprompt.training.checkpoints import Checkpoints, State
 from mmprompt.training.loader import Loader
 from mmprompt.training.update import learning_rate, optimiser_of, update
@@ -67,6 +68,14 @@ def begun(checkpoints: Checkpoints, tuned: Tuned, optimiser: torch.optim.Optimiz
     return state
 
 
+def is_over(state: State, optim: Optim) -> bool:
+    """Whether training has come to its end: the last update, or as many without a better validation as `optim.patience` allows."""
+    waited = state.step - state.best_step
+    return state.step >= optim.steps or (
+        optim.patience is not None and state.best_step > 0 and waited >= optim.patience
+    )
+
+
 def train(
     config: RunConfig,
     tuned: Tuned,
@@ -78,7 +87,7 @@ def train(
     until: int | None = None,
     ranks: Ranks = ALONE,
 ) -> State:
-    """Trains to the last update, and leaves in `tuned` the weights that were best on validation.
+    """Trains to the end, and leaves in `tuned` the weights that were best on validation.
 
     `splits`: by name, at least `train` and the validation split. `views`: the view of each split. `log` is called once with each
     step and its values; after a resume first with those of the earlier steps. `report` is called with the state after each update.
@@ -97,7 +106,7 @@ def train(
     began = time.monotonic() - state.seconds
     last = optim.steps if until is None else min(until, optim.steps)
     with Loader(config, splits["train"], views["train"], next(tuned.parameters()).device, ranks) as loader:
-        while state.step < last:
+        while state.step < last and not is_over(state, optim):
             tuned.train()
             values = {"train/lr": learning_rate(optim, state.step + 1)}
             values["train/loss"] = update(tuned, optimiser, config, loader, state.step)
@@ -120,12 +129,12 @@ def train(
             log(state.step, values)
             report(state)
             # After the last step as well, because the evaluations that follow may take long and be interrupted.
-            due = checkpoints.is_due(state.step) or state.step in (last, optim.steps) or time_is_up()
+            due = checkpoints.is_due(state.step) or state.step == last or is_over(state, optim) or time_is_up()
             if due and ranks.leads:
                 checkpoints.save(state, tuned, optimiser)
             if time_is_up():
                 leave()
-    if last < optim.steps and state.step < optim.steps:
+    if not is_over(state, optim):
         report(state)
         raise Paused(state.step)
     tuned.load_tuned_state(state.best)
