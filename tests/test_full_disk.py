@@ -105,7 +105,8 @@ $sweeps status --json > {out}/after.json
 
 @pytest.mark.parametrize("left", some([16, 24, 32]))
 def test_a_launch_onto_a_full_disk_blames_no_run_and_the_same_command_goes_on(tmp_path: Path, left: int) -> None:
-    """So many files still fit: it ends before jobs claim runs, where W&B makes its folders, and while they train."""
+    """So many files still fit: it ends before jobs claim runs, where W&B makes its folders, and while they train, at the latest in
+    the second run."""
     store = tmp_path / "runs"
     store.mkdir()
     script = LAUNCHES.format(
@@ -134,5 +135,5 @@ def test_a_launch_onto_a_full_disk_blames_no_run_and_the_same_command_goes_on(tm
         )
         assert "--retry" not in said
     before, after = (json.loads((tmp_path / f"{name}.json").read_text())["sweeps"][0] for name in ("before", "after"))
-    assert {row["state"] for row in before["runs"]} == {"to do"}, printed
+    assert [row["state"] for row in before["runs"]] in (["to do", "to do"], ["done", "to do"]), printed
     assert [(row["state"], row["cause"]) for row in after["runs"]] == [("done", None)] * 2, printed

@@ -178,10 +178,12 @@ def test_visible_gpus_are_read_as_cuda_reads_them(visible: str, gpus: list[str])
 
 @pytest.mark.long
 def test_inside_an_allocation_each_worker_gets_one_of_its_gpus(launcher: Launcher) -> None:
-    """The allocation's two GPUs do not exist, so the runs fail at once; each job records the GPU that it was given."""
+    """The allocation's two GPUs do not exist, so the runs fail at once, and each ends its worker; each job records the GPU that it
+    was given. There are more runs than workers, because a worker may have ended, and another be in its place, before the second
+    has begun."""
     launcher.environment["CUDA_VISIBLE_DEVICES"] = "995,GPU-none"
-    code, output = launcher.run("launch", "seed=1,2", "optim.steps=2", "cluster.gpus=1")
-    assert code == 1 and "2 runs failed" in output and "sees 0: " in output
+    code, output = launcher.run("launch", "seed=1,2,3,4", "optim.steps=2", "cluster.gpus=1", "cluster.max_parallel=2")
+    assert code == 1 and "4 runs failed" in output and "sees 0: " in output
     assert {jobs[0]["visible_gpus"] for jobs in launcher.attempts().values()} == {"995", "GPU-none"}
     assert all(len(jobs) == 1 for jobs in launcher.attempts().values())
 
