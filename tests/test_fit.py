@@ -7,13 +7,20 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
-from tiny import JOB, SMALL, composed, frozen_run, job_settings
+from tiny import JOB, SMALL, composed, data_of, frozen_run, job_settings, settings
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmprompt.data.tasks import collate
 from mmprompt.execution.execute import execute
+from mmprompt.execution.run_context import backbone_of
 from mmprompt.fit import fit
+from mmprompt.methods.tuned_model import Tuned
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.store import Store
 
@@ -55,6 +62,35 @@ def test_sizes_that_do_not_fit_end_the_search_and_not_the_program() -> None:
     second = limited.stdout.split("fastest:")[1]
     tried = [int(line.split()[0]) for line in second.splitlines() if re.match(r" *\d+ +\d", line)]
     assert tried and max(tried) < 4096 and "of optim.batch_size=4096" in limited.stdout
+
+
+class Sums(TorchDispatchMode):
+    """Knows the memory of each sum that has a row for each of some examples and is as large as a mask of attention."""
+
+    def __init__(self, examples: int) -> None:
+        super().__init__()
+        self.examples, self.made = examples, list[StorageWeakRef]()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten.add.Tensor and made.dim() == 4 and len(made) == self.examples:
+            self.made.append(StorageWeakRef(made.untyped_storage()))
+        return made
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_no_mask_of_padded_texts_is_kept_for_the_backward_pass(recompute: bool) -> None:
+    config, deployment = settings()
+    split = data_of(config).split("train")
+    backbone = backbone_of(config, ROOT / deployment.paths.backbone)
+    tuned = Tuned(config, backbone, torch.Generator().manual_seed(1), [])
+    tuned.backbone.encoder.recompute = recompute
+    text = collate(split.samples[:8])
+    assert text.padded
+    with Sums(8) as sums:
+        loss = tuned.loss(text, torch.randn(8, tuned.backbone.encoder.resnet.channels, 6, 6), config.optim, 0.0)
+    assert len(sums.made) == config.model.encoder_layers
+    assert loss.requires_grad and all(made.expired() for made in sums.made)
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])

@@ -115,6 +115,11 @@ def test_attention_is_the_written_out_formula() -> None:
     expected = attention.out(heads.transpose(1, 2).reshape(2, 3, 8))
     torch.testing.assert_close(attention(x, memory, mask, prefix), expected, rtol=0, atol=1e-6)
 
+    whole = torch.nn.functional.pad(bias[:1, None].expand(1, 2, 3, 5), (4, 0))  # the same for both examples
+    hidden = torch.zeros(2, 1, 1, 5).masked_fill(padding[:, None, None], float("-inf"))
+    both = whole + torch.nn.functional.pad(hidden, (4, 0))
+    assert torch.equal(attention(x, memory, whole, prefix, hidden), attention(x, memory, both, prefix))
+
 
 def test_an_encoding_does_not_depend_on_earlier_calls(ofa: OFA) -> None:
     features = ofa.features(IMAGES)

@@ -12,7 +12,7 @@ from mini import MINI, PROMPT, mini_ofa, mini_prompts, official
 from torch import Tensor
 
 from mmprompt.methods.prompt import Prefix, Prompts
-from mmprompt.models.attention import Attention, KeyValue
+from mmprompt.models.attention import Attention, KeyValue, hiding
 from mmprompt.models.ofa import OFA, PAD
 from mmprompt.models.shapes import shapes_only
 
@@ -221,8 +221,9 @@ def attentions(ofa: OFA, prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> d
     given: dict[str, list[tuple[Any, ...]]] = {"encoder": [], "decoder": []}
     attend = Attention.attend
 
-    def look(self: Attention, x: Tensor, key_value: KeyValue, mask: Tensor) -> Tensor:
-        out = attend(self, x, key_value, mask)
+    def look(self: Attention, x: Tensor, key_value: KeyValue, mask: Tensor, hidden: Tensor | None = None) -> Tensor:
+        out = attend(self, x, key_value, mask, hidden)
+        mask = mask if hidden is None else hiding(mask, hidden)
         for stack, ids in of.items():
             if id(self) in ids:
                 given[stack].append((self, x, key_value, mask, out))

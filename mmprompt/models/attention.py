@@ -4,6 +4,7 @@ B batch, T queries, U keys, P prompt length, H heads, Dh head width, d width.
 Per head, with c the learned head scale:
     scores = q k' / sqrt(2 Dh) + bias        over [prefix ; keys], bias 0 on the prefix
     output = c softmax(scores) [prefix values ; values]
+Keys that are padding have -inf in `hidden`, B 1 1 U, which is added to the scores too.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from mmprompt.models.precision import Linear
 
 KeyValue = tuple[Tensor, Tensor]  # B H P Dh each
 Prefixes = Sequence[KeyValue | None]  # one per layer of a stack; None: that layer has no prompt
+View = tuple[torch.Size, tuple[int, ...], int]  # shape, strides and offset in a tensor's memory
 
 
 def concatenated(first: KeyValue | None, second: KeyValue) -> KeyValue:
@@ -26,6 +29,36 @@ def concatenated(first: KeyValue | None, second: KeyValue) -> KeyValue:
     if first is None:
         return second
     return torch.cat([first[0], second[0]], dim=2), torch.cat([first[1], second[1]], dim=2)
+
+
+def hiding(mask: Tensor, hidden: Tensor) -> Tensor:
+    """The mask (1 H T P+U) with -inf at the keys that are hidden (B 1 1 U): B H T P+U."""
+    return mask + F.pad(hidden, (mask.shape[3] - hidden.shape[3], 0))
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, hidden: Tensor | None, scale: float
+) -> Tensor:  # B H T Dh
+    """Attention of queries (B H T Dh) to keys and values (B H U Dh). `mask` and `hidden` are added to the scores.
+
+    Their sum has a row for each example, and all layers together gigabytes of it. So autograd keeps how it is made, not the sum.
+    """
+    if hidden is None:
+        return F.scaled_dot_product_attention(query, key, value, mask, scale=scale)
+    total = hiding(mask, hidden)
+    if torch.compiler.is_compiling():  # the compiler decides itself what the backward pass makes again
+        return F.scaled_dot_product_attention(query, key, value, total, scale=scale)
+    memory = total.untyped_storage()._cdata
+
+    def pack(kept: Tensor) -> Tensor | View:  # a kernel may keep a view of the sum
+        ours = kept.untyped_storage()._cdata == memory
+        return (kept.shape, kept.stride(), kept.storage_offset()) if ours else kept
+
+    def unpack(kept: Tensor | View) -> Tensor:
+        return kept if isinstance(kept, Tensor) else hiding(mask, hidden).as_strided(*kept)
+
+    with saved_tensors_hooks(pack, unpack):
+        return F.scaled_dot_product_attention(query, key, value, total, scale=scale)
 
 
 @dataclass(frozen=True)
@@ -75,17 +108,18 @@ class Attention(nn.Module):
     def key_value(self, memory: Tensor) -> KeyValue:
         return self.split(self.key(memory)), self.split(self.value(memory))  # B H U Dh each
 
-    def attend(self, x: Tensor, key_value: KeyValue, mask: Tensor) -> Tensor:
+    def attend(self, x: Tensor, key_value: KeyValue, mask: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Attention from `x` (B T d) to keys and values (B H U Dh); `mask` (B or 1, H T U) is added to the scores. B T d."""
-        query, (key, value) = self.split(self.query(x)), key_value
-        heads = F.scaled_dot_product_attention(query, key, value, mask, scale=self.scale)  # B H T Dh
+        heads = attention(self.split(self.query(x)), *key_value, mask, hidden, self.scale)  # B H T Dh
         heads = heads * self.head_scale.to(heads.dtype)[:, None, None]
         out: Tensor = self.out(heads.transpose(1, 2).flatten(2))
         return out  # B T d
 
-    def forward(self, x: Tensor, memory: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
+    def forward(
+        self, x: Tensor, memory: Tensor, mask: Tensor, prefix: KeyValue | None, hidden: Tensor | None = None
+    ) -> Tensor:
         """Attention from `x` (B T d) to `prefix` (B H P Dh) and `memory` (B U d); `mask` (B or 1, H T P+U) is added to the scores.
 
         Returns B T d.
         """
-        return self.attend(x, concatenated(prefix, self.key_value(memory)), mask)
+        return self.attend(x, concatenated(prefix, self.key_value(memory)), mask, hidden)

@@ -60,10 +60,10 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(model.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
-        """x B T d; mask (B or 1) H T P+T; prefix B H P Dh. Returns B T d."""
+    def forward(self, x: Tensor, mask: Tensor, hidden: Tensor | None, prefix: KeyValue | None) -> Tensor:
+        """x B T d; mask (B or 1) H T P+T; hidden B 1 1 T, -inf at padding; prefix B H P Dh. Returns B T d."""
         y: Tensor = self.self_norm(x)
-        y = self.self_out_norm(self.self_attention(y, y, mask, prefix))
+        y = self.self_out_norm(self.self_attention(y, y, mask, prefix, hidden))
         x = x + self.drop_path(self.dropout(y))
         y = self.ffn(self.ffn_norm(x))
         x = x + self.drop_path(self.adapter(self.dropout(y)))

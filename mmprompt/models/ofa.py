@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mmprompt.models.attention import KeyValue, Past, Prefixes
+from mmprompt.models.attention import KeyValue, Past, Prefixes, hiding
 from mmprompt.models.layers import DecoderLayer, EncoderLayer, gather_places
 from mmprompt.models.positions import (
     AbsoluteBias,
@@ -215,17 +215,15 @@ class Encoder(nn.Module):
             zeros = masks[0].new_zeros(padding.shape)
             hidden = zeros.masked_fill(padding, float("-inf"))[:, None, None]  # B 1 1 U
 
-        def through(layer: nn.Module, x: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
-            if hidden is not None:  # only here: the masks of examples, B H U P+U, of all layers would take gigabytes
-                mask = mask + F.pad(hidden, (mask.shape[3] - hidden.shape[3], 0))
-            y: Tensor = layer(x, mask, prefix)
+        def recomputed(layer: nn.Module, x: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
+            y: Tensor = layer(x, mask if hidden is None else hiding(mask, hidden), None, prefix)
             return y  # B U d
 
         for layer, mask, prefix in zip(self.layers, masks, prefixes, strict=True):
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(through, layer, x, mask, prefix, use_reentrant=False)
+                x = checkpoint(recomputed, layer, x, mask, prefix, use_reentrant=False)
             else:
-                x = through(layer, x, mask, prefix)
+                x = layer(x, mask, hidden, prefix)
         return Encoded(self.norm(x), padding, positions)
 
 
