@@ -20,7 +20,7 @@ from mmprompt.data.splits import Split
 from mmprompt.data.tasks import collate
 from mmprompt.execution.execute import execute
 from mmprompt.methods.tuned_model import TwoSteps, outline
-from mmprompt.models.decoding import PATIENCE, search
+from mmprompt.models.decoding import PATIENCE, score_candidates, search
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.store import Store
 from mmprompt.training.checkpoints import State
@@ -67,6 +67,16 @@ def test_a_beam_search_waits_for_its_device_only_now_and_then(no_repeat_ngram: i
     assert tokens.shape == (4, PATIENCE - 1) and scores.shape == (4,)
     with pytest.raises(RuntimeError, match="meta"):  # then it looks whether all answers are complete
         search(*asked, 5, 1, PATIENCE, no_repeat_ngram, None)
+
+
+def test_scoring_all_candidates_never_waits_for_its_device() -> None:
+    config, _ = settings("task=micro_vqa")
+    data, tuned, meta = data_of(config), outline(config), torch.device("meta")
+    tuned.closed = data.answer_ids
+    text = collate(data.split("test").samples[:4]).to(meta)
+    questions = tuned.encode(text, torch.empty(4, tuned.backbone.encoder.resnet.channels, 6, 6, device=meta))
+    asked = tuned.backbone, questions.encoded, questions.prefixes, text.start
+    assert score_candidates(*asked, tuned.trie, 2).shape == (4, len(tuned.closed))
 
 
 class Reads:

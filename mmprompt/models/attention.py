@@ -21,7 +21,7 @@ from mmprompt.models.precision import Linear
 
 KeyValue = tuple[Tensor, Tensor]  # B H P Dh each
 Prefixes = Sequence[KeyValue | None]  # one per layer of a stack; None: that layer has no prompt
-View = tuple[torch.Size, tuple[int, ...], int]  # shape, strides and offset in a tensor's memory
+View = tuple[torch.Size, tuple[int, ...], int | torch.SymInt]  # shape, strides and offset in a tensor's memory
 
 
 def concatenated(first: KeyValue | None, second: KeyValue) -> KeyValue:

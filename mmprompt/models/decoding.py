@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ MINUS_INFINITY = float("-inf")
 PATIENCE = 8  # so many tokens are written on a GPU before it is asked whether all answers are complete: to ask is to wait for it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trie:
     """A prefix tree of a closed set of answers. A node is a beginning of answers; node 0 is the empty one. Nodes are in order of
     length, and the children of a node are next to each other."""
@@ -34,6 +35,7 @@ class Trie:
     count: Tensor  # N, number of the node's children
     paths: Tensor  # N A, the nodes from below the root to the node itself; then 0
     ends: Tensor  # C, the node of each whole answer
+    on_cpu: tuple[Tensor, Tensor, Tensor]  # first, count and paths once more: to look at them, no GPU is waited for
     widest: int  # the number of children of the node that has most
 
     @classmethod
@@ -48,12 +50,12 @@ class Trie:
         longest = len(nodes[-1])
         paths = [[number[node[: i + 1]] for i in range(len(node))] + [0] * (longest - len(node)) for node in nodes]
         count = torch.bincount(torch.tensor([number[node[:-1]] for node in nodes[1:]]), minlength=len(nodes))
+        on_cpu = (1 + count.cumsum(0) - count, count, torch.tensor(paths))
         return cls(
             words=torch.tensor(words, device=device),
             word=torch.tensor([0, *(word_index[node[-1]] for node in nodes[1:])], device=device),
-            first=(1 + count.cumsum(0) - count).to(device),
-            count=count.to(device),
-            paths=torch.tensor(paths, device=device),
+            **dict(zip(("first", "count", "paths"), (one.to(device) for one in on_cpu), strict=True)),
+            on_cpu=on_cpu,
             ends=torch.tensor([number[sequence] for sequence in sequences], device=device),
             widest=int(count.max()),
         )
@@ -90,6 +92,34 @@ class Trie:
         children = self.children(nodes)
         none = nodes.new_zeros(*nodes.shape, len(self.words))
         return none.scatter_reduce(-1, self.word[children], children, "amax")  # B K W
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Nodes whose children are scored together. n nodes with at most c children each, k children in all."""
+
+    nodes: Tensor  # n
+    read: Tensor  # m, these nodes and those above them: what the decoder reads
+    places: Tensor  # n, indices of the nodes in `read`
+    children: Tensor  # k
+    which: Tensor  # k, their indices among the n c children of `Trie.children`, which are padded
+
+
+@lru_cache(maxsize=2)
+def chunks(trie: Trie, size: int) -> list[Chunk]:
+    """The root, for which nothing is read, and then all other nodes with several children, `size` of them at a time."""
+    device, (first, count, paths) = trie.ends.device, trie.on_cpu
+    branching = 1 + (count[1:] > 1).nonzero()[:, 0]
+    made = []
+    for nodes in (torch.zeros(1, dtype=torch.long), *(branching.split(size) if len(branching) else ())):
+        read = paths[nodes].unique()
+        read = read[read > 0]
+        child = torch.arange(trie.widest)
+        real = child < count[nodes][:, None]  # n c
+        children = (first[nodes][:, None] + child)[real]
+        parts = nodes, read, torch.searchsorted(read, nodes), children, real.flatten().nonzero()[:, 0]
+        made.append(Chunk(*(part.to(device) for part in parts)))
+    return made
 
 
 def lengths(tokens: Tensor) -> Tensor:
@@ -222,22 +252,20 @@ def score_candidates(
     states, cache = model.prefill(start, encoded, prefixes, trie.longest - 1)
     log_probs = torch.zeros(len(start), len(trie.word), device=start.device)  # B N, of each node given its parent
 
-    def score_children(states: Tensor, nodes: Tensor) -> None:  # B n d, n
-        children = trie.children(nodes)  # n c
+    def score_children(states: Tensor, of: Chunk) -> None:  # B n d
+        children = trie.children(of.nodes)  # n c
         embed = model.embed.weight[trie.words[trie.word[children]]]  # n c d
         logits = torch.einsum("bnd,ncd->bnc", states, embed).masked_fill(children == 0, MINUS_INFINITY)
-        log_probs[:, children[children > 0]] = logits.log_softmax(-1)[:, children > 0]
+        scores = logits.log_softmax(-1).flatten(1).index_select(1, of.which)  # B k
+        log_probs.index_copy_(1, of.children, scores)
 
-    score_children(states, trie.ends.new_zeros(1))
-    branching = 1 + (trie.count[1:] > 1).nonzero()[:, 0]
-    for first in range(0, len(branching), chunk):
-        nodes = branching[first : first + chunk]
-        read = trie.paths[nodes].unique()
-        read = read[read > 0]  # m, these nodes and their ancestors
-        past = (trie.paths[read][:, :, None] == read).any(1).expand(len(start), -1, -1)  # B m m
-        visible = torch.cat([(start != PAD)[:, None].expand(-1, len(read), -1), past], dim=2)  # B m S+m
-        place = lengths(start)[:, None] + (trie.paths[read] > 0).sum(1) - 1  # B m
-        tokens = trie.words[trie.word[read]].expand_as(place)
+    root, *others = chunks(trie, chunk)
+    score_children(states, root)
+    for one in others:
+        past = (trie.paths[one.read][:, :, None] == one.read).any(1).expand(len(start), -1, -1)  # B m m
+        visible = torch.cat([(start != PAD)[:, None].expand(-1, len(one.read), -1), past], dim=2)  # B m S+m
+        place = lengths(start)[:, None] + (trie.paths[one.read] > 0).sum(1) - 1  # B m
+        tokens = trie.words[trie.word[one.read]].expand_as(place)
         states, _ = model.extend(tokens, place, visible, cache)
-        score_children(states[:, torch.searchsorted(read, nodes)], nodes)
+        score_children(states.index_select(1, one.places), one)
     return log_probs[:, trie.paths[trie.ends]].sum(2)  # node 0 counts 0
