@@ -32,9 +32,11 @@ from mmprompt.runs.deployment import JobSettings, store_folder
 from mmprompt.runs.failures import MEMORY
 from mmprompt.runs.identity import freeze
 from mmprompt.runs.store import Store
+from mmprompt.settings.deployment import SpeedName
 from mmprompt.settings.parsing import ConfigError
 from mmprompt.training.frozen_features import live_features
 from mmprompt.training.loader import Loader
+from mmprompt.training.speed import Speed
 from mmprompt.training.update import optimiser_of, update
 
 LOOKED_AT = 512  # examples, among which those with the longest texts are chosen
@@ -66,7 +68,7 @@ def fit(values: dict[str, Any]) -> None:
     tuned = Tuned(config, backbone, generator, data.answer_ids).to(device)
     tuned.backbone.encoder.recompute = settings.recompute
     table, tried = Table("micro-batch", "ms per example", "peak memory in GB", box=None), []
-    for one in sizes(config, tuned, data.split("train"), device):
+    for one in sizes(config, tuned, data.split("train"), device, settings.speed):
         table.add_row(str(one.micro_batch), f"{1e3 * one.seconds:.2f}", f"{one.peak_mb / 1e3:.2f}")
         tried.append(one)
     Console(width=None if sys.stdout.isatty() else 120, soft_wrap=True).print(table)
@@ -92,7 +94,7 @@ def hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
-def sizes(config: RunConfig, tuned: Tuned, split: Split, device: torch.device) -> Iterator[Fit]:
+def sizes(config: RunConfig, tuned: Tuned, split: Split, device: torch.device, speed: SpeedName) -> Iterator[Fit]:
     """Tries micro-batches of 1, 2, 4 ... examples, up to the whole batch, as long as they fit."""
     longest, size, peak = longest_first(split, config.optim.batch_size), 1, 0.0
     while size <= config.optim.batch_size:
@@ -100,7 +102,7 @@ def sizes(config: RunConfig, tuned: Tuned, split: Split, device: torch.device) -
         if device.type == "cpu" and 2 * peak > 1e3 * memory_gb(device):
             return
         try:
-            tried = measure(config, tuned, first(longest, size), device, size)
+            tried = measure(config, tuned, first(longest, size), device, size, speed)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if MEMORY.search(str(error)):
                 return
@@ -109,7 +111,7 @@ def sizes(config: RunConfig, tuned: Tuned, split: Split, device: torch.device) -
         size, peak = 2 * size, tried.peak_mb
 
 
-def measure(config: RunConfig, tuned: Tuned, split: Split, device: torch.device, size: int) -> Fit:
+def measure(config: RunConfig, tuned: Tuned, split: Split, device: torch.device, size: int, asked: SpeedName) -> Fit:
     """Makes updates of one micro-batch of this size. The weights are those of the beginning again afterwards."""
     changed = {"batch_size": size, "micro_batch": size, "steps": UPDATES + 1, "lr": 1e-9}
     config = config.model_copy(update={"optim": config.optim.model_copy(update=changed)})
@@ -120,7 +122,8 @@ def measure(config: RunConfig, tuned: Tuned, split: Split, device: torch.device,
     before, optimiser = tuned.tuned_state(), optimiser_of(tuned, config.optim)
     tuned.train()
     try:
-        with Loader(config, split, live_features(config, tuned, split, device), device) as loader:
+        view = live_features(config, tuned, split, device)
+        with Speed(asked, device) as speed, Loader(config, split, view, device, speed=speed) as loader:
             update(tuned, optimiser, config, loader, 0)
             finish(device)
             began = time.perf_counter()

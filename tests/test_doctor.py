@@ -41,7 +41,12 @@ CLUSTER: dict[str, Any] = {
     "kind": "slurm",
     **dict.fromkeys(("partition", "account", "qos", "constraint", "reservation", "exclude", "gres", "python")),
     **{"gpus": 0, "cpus": 1, "mem_gb": 2.0, "time_min": 60, "max_parallel": None},
-    **{"recompute": False, "checkpoint_every": None, "checkpoint_seconds": 30},
+    **{
+        "recompute": False,
+        "speed": "eager",
+        "checkpoint_every": None,
+        "checkpoint_seconds": 30,
+    },
     **{"runs_per_job": None, "setup": [], "sbatch": {}},
 }
 

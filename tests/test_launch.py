@@ -259,6 +259,7 @@ CLUSTER = Cluster.model_validate(
         "mem_gb": 2.0,
         "time_min": 60,
         "recompute": False,
+        "speed": "eager",
         "checkpoint_seconds": 30,
         "setup": [],
         "sbatch": {},

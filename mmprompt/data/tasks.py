@@ -19,6 +19,8 @@ from torch import Tensor
 from mmprompt.data.tokenizer import Vocabulary
 from mmprompt.models.ofa import BOS, EOS, PAD, Wanted
 
+Width = Callable[[int], int]  # from the length of a batch's longest text to the batch's width
+
 
 class Item(Protocol):
     """One example: a question about an image and its answer, from the small world or from a file."""
@@ -65,7 +67,7 @@ class Batch:
     target: Tensor  # B T
     weight: Tensor | None  # B, the weight of each example's loss; None: all are 1
     answers: Wanted  # the places in `target` that the loss is summed over
-    padded: bool  # whether any source is shorter than the longest
+    padded: bool  # whether any source is shorter than the batch is wide
 
     @property
     def answer_tokens(self) -> int:
@@ -105,24 +107,31 @@ def encode(item: Item, template: str, prompt_type: str, tokenizer: Vocabulary) -
     return Sample(source, start, tokenizer.encode(answer), answer, item.weight)
 
 
-def pad(rows: Sequence[Sequence[int]]) -> Tensor:
+def exact(length: int) -> int:
+    """The width of a batch whose longest text has so many tokens: no wider than it has to be."""
+    return length
+
+
+def pad(rows: Sequence[Sequence[int]], width: Width = exact) -> Tensor:
     """Stacks rows of ids into one tensor, padded on the right."""
-    longest = max(len(row) for row in rows)
+    longest = width(max(len(row) for row in rows))
     return torch.tensor([[*row, *[PAD] * (longest - len(row))] for row in rows])
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stacks samples into a batch, padded on the right."""
+def collate(samples: Sequence[Sample], width: Width = exact) -> Batch:
+    """Stacks samples into a batch, padded on the right. `width`: the width for the longest of its texts; a wider batch has the same
+    loss, but for the order of sums."""
     weights = [sample.weight for sample in samples]
-    target = pad([[*[PAD] * (len(sample.start) - 1), *sample.answer, EOS] for sample in samples])
+    source = pad([sample.source for sample in samples], width)
+    target = pad([[*[PAD] * (len(sample.start) - 1), *sample.answer, EOS] for sample in samples], width)
     return Batch(
         weight=None if set(weights) == {1.0} else torch.tensor(weights),
-        source=pad([sample.source for sample in samples]),
+        source=source,
         start=pad([sample.start for sample in samples]),
-        decoder=pad([[*sample.start, *sample.answer] for sample in samples]),
+        decoder=pad([[*sample.start, *sample.answer] for sample in samples], width),
         target=target,
-        answers=Wanted.of(target != PAD),
-        padded=len({len(sample.source) for sample in samples}) > 1,
+        answers=Wanted.of(target != PAD, width),
+        padded=any(len(sample.source) < source.shape[1] for sample in samples),
     )
 
 

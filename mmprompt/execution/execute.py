@@ -142,7 +142,8 @@ def claim_and_try(
         return False
     try:
         work = "train" if folder.result() is None else "evaluate"
-        attempt = folder.claim(number, dict(job) | {"work": work, "gpus": settings.gpus} | process_facts())
+        place = {key: getattr(settings, key) for key in ("gpus", "speed")}
+        attempt = folder.claim(number, dict(job) | {"work": work} | place | process_facts())
         if attempt is not None:
             try_once(folder, attempt, settings, watch, evaluations, until)
     except StoreError as error:
@@ -331,7 +332,7 @@ def train_and_evaluate(
     checkpoints = Checkpoints(attempt, settings.checkpoint_every, settings.checkpoint_seconds)
     try:
         report = progress_reporter(config, attempt, watch, until)
-        state = train(config, tuned, splits, views, checkpoints, record.log, report, until, run.ranks)
+        state = train(config, tuned, splits, views, checkpoints, record.log, report, until, run.ranks, run.speed)
         result = facts(run, state)
         made = [make_evaluation(run, one, heartbeat(attempt)) for one in filter(is_default, evaluations)]
         result |= resources_taken(
@@ -366,6 +367,8 @@ def facts(run: RunContext, state: State) -> dict[str, Any]:
         "steps": state.step,
         "trainable_parameters": sum(parameter.numel() for parameter in run.tuned.trained.values()),
         "seconds": round(state.seconds, 2),
+        "compile_seconds": round(state.compile_seconds, 2),
+        "speed": run.speed.facts,
         "threads": torch.get_num_threads(),
     }
 

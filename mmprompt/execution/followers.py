@@ -156,7 +156,7 @@ def follow(request: dict[str, Any]) -> None:
         torch.manual_seed(config.seed)
         checkpoints = Checkpoints(attempt, None)  # of which a follower uses none
         try:
-            train(config, tuned, splits, views, checkpoints, nothing, nothing, request["until"], run.ranks)
+            train(config, tuned, splits, views, checkpoints, nothing, nothing, request["until"], run.ranks, run.speed)
         except Paused:
             return
     while (wanted := run.ranks.same(None)) is not None:

@@ -112,7 +112,7 @@ class LoadedRow:
         self._answer = partial(answers, config, tuned, last, seen)
         if self.is_trained:
             train = self.run.data.split("train")
-            self._loader = Loader(config, train, self.run.view(train), self.device)
+            self._loader = Loader(config, train, self.run.view(train), self.device, speed=self.run.speed)
             tuned.prompts = self._training = training
             self._weights = tuned.tuned_state()
             self._optimiser, self._ema = optimiser_of(tuned, config.optim), dict[str, Tensor]()

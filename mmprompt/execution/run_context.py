@@ -33,6 +33,7 @@ from mmprompt.runs.wandb_writer import RecordWriter
 from mmprompt.settings.deployment import Tracking
 from mmprompt.settings.model import Model
 from mmprompt.training.frozen_features import Want, open_cache, processor, view
+from mmprompt.training.speed import Speed
 
 FAKE_GPUS = "MMPROMPT_FAKE_GPUS"
 RECENT_TASKS = RecentTasks()  # of this process
@@ -56,6 +57,7 @@ class RunContext:
     cache: Cache | None
     tracking: Tracking
     ranks: Ranks  # the processes that train it together
+    speed: Speed
 
     @property
     def folder(self) -> RunFolder:
@@ -94,7 +96,8 @@ class RunContext:
             group=f"{config.model.name}/{config.task.name}/{config.method}",
             config=config.model_dump(mode="json")
             | {"run_id": self.folder.id, "work": self.attempt.job.get("work", "train")}
-            | self.origin,
+            | self.origin
+            | {"speed": self.speed.facts},
             tracking=self.tracking,
         )
 
@@ -115,7 +118,8 @@ def load_run(folder: RunFolder, attempt: Attempt, settings: JobSettings, ranks: 
     tuned = Tuned(config, backbone, generator, data.answer_ids).to(device)
     tuned.backbone.encoder.recompute = settings.recompute
     features = open_cache(settings.cache, store.cache, device)
-    return RunContext(attempt, began, config, data, device, backbone, tuned, features, settings.tracking, ranks)
+    speed = Speed("eager" if attempt.evaluates else settings.speed, device)
+    return RunContext(attempt, began, config, data, device, backbone, tuned, features, settings.tracking, ranks, speed)
 
 
 def backbone_of(config: RunConfig, file: Path, stage: bool = False, kept_in: Path | None = None) -> OFA:

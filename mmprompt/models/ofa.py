@@ -16,7 +16,7 @@ Initialisation, dropout and drop-path draw from torch's global random stream, wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -42,6 +42,11 @@ from mmprompt.settings.model import Model
 BOS, PAD, EOS = 0, 1, 2  # the same ids in every size (facts 4.2)
 TEXT, IMAGE = 0, 1  # rows of the type embedding
 STEP = 16  # masks are made for text lengths that are multiples of this, and shared by the shorter texts
+
+
+def stepped(length: int) -> int:
+    """The smallest multiple of STEP that is not below this length."""
+    return -(-length // STEP) * STEP
 
 
 @dataclass(frozen=True)
@@ -98,9 +103,11 @@ class Wanted:
     places: Tensor  # n, the same places in the B T of the batch
 
     @classmethod
-    def of(cls, mask: Tensor) -> Wanted:
-        """The places where a mask on the CPU (B T) is True."""
+    def of(cls, mask: Tensor, width: Callable[[int], int] | None = None) -> Wanted:
+        """The places where a mask on the CPU (B T) is True. `width`: from the number of places in the row that has most of them to
+        the number of columns; None: the same."""
         most = int(mask.sum(1).max())
+        most = most if width is None else min(width(most), mask.shape[1])
         columns = mask.int().argsort(dim=1, descending=True, stable=True)[:, :most]
         chosen = mask.gather(1, columns).flatten().nonzero()[:, 0]
         return cls(columns, chosen, mask.flatten().nonzero()[:, 0])
@@ -138,6 +145,7 @@ class Encoder(nn.Module):
         self.remembered = RecentResults()
         self.dtype = torch.float32  # of the layers
         self.recompute = False  # whether the backward pass computes the layers again, for less memory
+        self.run: Callable[..., Tensor] = EncoderLayer.__call__  # executes a layer
 
     def embed_text(self, embedded: Tensor) -> Tensor:
         text: Tensor = self.dropout(self.token_norm(embedded + self.types.weight[TEXT]))
@@ -174,7 +182,7 @@ class Encoder(nn.Module):
 
         While none of their parameters trains, they are computed once for all texts of similar length, and cut to this length.
         """
-        longest = max(length, min(-(-length // STEP) * STEP, self.token_positions.table.num_embeddings))
+        longest = max(length, min(stepped(length), self.token_positions.table.num_embeddings))
 
         def make() -> tuple[Tensor, list[Tensor]]:
             positions = self.positions(grid, longest)
@@ -216,14 +224,13 @@ class Encoder(nn.Module):
             hidden = zeros.masked_fill(padding, float("-inf"))[:, None, None]  # B 1 1 U
 
         def recomputed(layer: nn.Module, x: Tensor, mask: Tensor, prefix: KeyValue | None) -> Tensor:
-            y: Tensor = layer(x, mask if hidden is None else hiding(mask, hidden), None, prefix)
-            return y  # B U d
+            return self.run(layer, x, mask if hidden is None else hiding(mask, hidden), None, prefix)  # B U d
 
         for layer, mask, prefix in zip(self.layers, masks, prefixes, strict=True):
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(recomputed, layer, x, mask, prefix, use_reentrant=False)
             else:
-                x = layer(x, mask, hidden, prefix)
+                x = self.run(layer, x, mask, hidden, prefix)
         return Encoded(self.norm(x), padding, positions)
 
 
@@ -240,6 +247,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(model, rate) for rate in rates)
         self.norm = LayerNorm(model.dim)
         self.dtype = torch.float32  # of the layers
+        self.run: Callable[..., tuple[Tensor, Past]] = DecoderLayer.__call__  # executes a layer
 
     def cache(self, encoded: Encoded, prefixes: Prefixes | None, length: int) -> KeyValueCache:
         """An empty cache, with biases for at most `length` tokens."""
@@ -276,7 +284,7 @@ class Decoder(nn.Module):
                 visible = gather_places(visible.expand(len(wanted), -1, -1), wanted)
                 memory_mask = cache.memory_mask(places)
             mask = mask_at(cache.biases[i], places, keys, visible)
-            x, extended = layer(x, mask, past, memory, memory_mask, last)
+            x, extended = self.run(layer, x, mask, past, memory, memory_mask, last)
             pasts.append(extended)
         states: Tensor = self.norm(x.float())
         return states, replace(cache, past=pasts, places=keys)  # B A d

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from mmprompt.settings.deployment import NEEDS, Caching, Deployment, Tracking
+from mmprompt.settings.deployment import NEEDS, Caching, Deployment, SpeedName, Tracking
 from mmprompt.settings.needs import needs
 from mmprompt.settings.parsing import parse
 from mmprompt.settings.section import NotNegative, Positive, PositiveFloat, Section
@@ -26,6 +26,7 @@ class JobSettings(Section):
     stage: bool
     gpus: NotNegative
     recompute: bool
+    speed: SpeedName
     checkpoint_every: Positive | None
     checkpoint_seconds: PositiveFloat
     cache: Caching
@@ -40,6 +41,7 @@ class JobSettings(Section):
             stage=deployment.data.stage,
             gpus=deployment.cluster.gpus,
             recompute=deployment.cluster.recompute,
+            speed=deployment.cluster.speed,
             checkpoint_every=deployment.cluster.checkpoint_every,
             checkpoint_seconds=deployment.cluster.checkpoint_seconds,
             cache=deployment.cache,

@@ -93,6 +93,7 @@ class JobRecord(Process, Versioned):
     dirty: NotRequired[bool]
     work: NotRequired[Literal["train", "evaluate"]]
     gpus: NotRequired[Count]
+    speed: NotRequired[Text]  # cluster.speed
     user: NotRequired[Text]
     scheduler_job: NotRequired[Text | None]  # SLURM_JOB_ID
     visible_gpus: NotRequired[Text | None]
@@ -122,6 +123,15 @@ class ProgressRecord(Versioned):
 
 
 @with_config(OPEN)
+class SpeedRecord(TypedDict):
+    """How an attempt executed the layers in updates."""
+
+    asked: Text  # cluster.speed
+    used: Text
+    why: Text  # it was not as asked; else empty
+
+
+@with_config(OPEN)
 class ResultRecord(Versioned):
     """result.json: the published result."""
 
@@ -129,7 +139,9 @@ class ResultRecord(Versioned):
     metrics: dict[str, float]  # by split/metric
     evaluations: NotRequired[dict[str, Name]]  # by split
     steps: NotRequired[Count]
-    seconds: NotRequired[Seconds]
+    seconds: NotRequired[Seconds]  # of training, without those of compilation
+    compile_seconds: NotRequired[Seconds]
+    speed: NotRequired[SpeedRecord]  # of this attempt
     run: NotRequired[Text]
     evaluated: NotRequired[list[Name]]
     best_step: NotRequired[Count]

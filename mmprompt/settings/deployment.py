@@ -13,6 +13,9 @@ from mmprompt.settings.section import NotNegative, NotNegativeFloat, Positive, P
 NEEDS = ("mem_gb", "cpus", "time_min")  # keys that differ from model to model (`mmprompt.settings.needs`)
 
 
+SpeedName = Literal["eager", "graph", "compile"]
+
+
 class Cluster(Section):
     """Where jobs run, and what each may use. What is null is left to the cluster."""
 
@@ -45,6 +48,11 @@ class Cluster(Section):
         description="compute the encoder's layers again in the backward pass instead of keeping what they computed: less memory, "
         "about a third more time, the same bits"
     )
+    speed: SpeedName = Field(
+        description="how updates execute the layers; eager: one operation after another; compile: compiled, with texts padded to a "
+        "few lengths; graph: the same, replayed as CUDA graphs. The last bits differ, and the record says which it was; where it "
+        "cannot be done, the run goes on as eager"
+    )
     runs_per_job: Positive | None = Field(
         description="runs in a job, one after the other; null: chosen so that jobs are even and start-up is paid seldom"
     )
@@ -58,6 +66,11 @@ class Cluster(Section):
 
     @model_validator(mode="after")
     def _settings_go_into_files(self) -> Self:
+        if self.speed == "graph" and self.recompute:
+            raise ValueError(
+                "cluster.speed='graph' and cluster.recompute=true do not go together: a CUDA graph keeps its own memory; choose "
+                "cluster.speed=compile or eager, or cluster.recompute=false"
+            )
         if self.gres is not None and not self.gpus:
             raise ValueError(f"cluster.gres={self.gres} needs cluster.gpus, the number that a run uses; it is 0")
         for key in self.sbatch:

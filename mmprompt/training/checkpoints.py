@@ -20,6 +20,7 @@ from mmprompt.runs.files import remove
 HASH = hashlib.sha256().digest_size
 CHECKPOINTS_KEPT = 2  # per attempt
 SHARE = 0.05  # of the time at most for saving checkpoints, if they go by the time
+COMPILING = "train/compile_seconds"  # what is logged at a step in which layers were compiled
 PARTS = {"state", "tuned", "optimiser", "random", "random_cuda"}  # the parts of a checkpoint
 
 
@@ -34,7 +35,12 @@ class State:
     best: dict[str, Tensor] = field(default_factory=dict)  # tuned weights at best_step
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # what was logged at each step
     validation: list[tuple[int, float]] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float = 0.0  # of its steps, without COMPILING
+
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds in which layers were compiled, in all attempts that led here."""
+        return sum(values.get(COMPILING, 0.0) for _, values in self.history)
 
 
 class DamagedCheckpointError(RuntimeError):
@@ -109,10 +115,10 @@ class Checkpoints:
                 torch.cuda.set_rng_state(content["random_cuda"])
             self.resumed_from = {"attempt": attempt.number, "step": step}
             print(f"goes on from step {step} of attempt {attempt.number}", flush=True)
-            self.seconds_before = content["state"]["seconds"]
             state = State(**content["state"])
             if isinstance(state.history, dict):  # a list in checkpoints of versions before 2026-11-29
                 state.history = rows(state.history)
+            self.seconds_before = state.seconds + state.compile_seconds
             device = next(tuned.parameters()).device
             state.ema = {name: value.to(device) for name, value in state.ema.items()}  # where it is updated
             return state

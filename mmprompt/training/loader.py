@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mmprompt.data.ranks import ALONE, Ranks
 from mmprompt.data.splits import Split
-from mmprompt.data.tasks import Batch, Sample, collate
+from mmprompt.data.tasks import Batch, Sample, collate, exact
 from mmprompt.methods.tuned_model import TwoSteps, View
-from mmprompt.models.ofa import Encoded
+from mmprompt.models.ofa import Encoded, stepped
 from mmprompt.runs.config import RunConfig
+from mmprompt.training.speed import EAGER, Speed
 
 AHEAD = 2  # so many updates are read ahead, and at most so many are in memory
 
@@ -64,8 +66,17 @@ class MicroBatch:
 class Loader:
     """A process's micro-batches of a run's updates. A context: at its end nothing is read ahead any more."""
 
-    def __init__(self, config: RunConfig, split: Split, view: View, device: torch.device, ranks: Ranks = ALONE) -> None:
-        self.config, self.split, self.view, self.device, self.ranks = config, split, view, device, ranks
+    def __init__(
+        self,
+        config: RunConfig,
+        split: Split,
+        view: View,
+        device: torch.device,
+        ranks: Ranks = ALONE,
+        speed: Speed = EAGER,
+    ) -> None:
+        self.config, self.split, self.view, self.device = config, split, view, device
+        self.ranks, self.speed = ranks, speed
         # What lies in memory is read in no time, and a CPU has nothing to do it beside.
         slow = device.type != "cpu" or not isinstance(split.images, Tensor)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader") if slow else None
@@ -86,11 +97,20 @@ class Loader:
 
     def _micro_batch(self, index: np.ndarray) -> MicroBatch:
         samples = [self.split.samples[i] for i in index]
-        text = collate(samples)
+        text = collate(samples, self.width if self.speed.is_compiled else exact)
         read = self.view.read(index) if isinstance(self.view, TwoSteps) else index
         if self.device.type == "cuda":  # from pinned memory the GPU copies while it computes
             text, read = text.pinned(), read.pin_memory() if isinstance(read, Tensor) else read
         return MicroBatch(samples, text, read)
+
+    def width(self, length: int) -> int:
+        """The width of a batch for compiled layers: a multiple of STEP, if the model has so many positions."""
+        return max(length, min(stepped(length), self.config.model.max_positions + 2))
+
+    def read_again(self, step: int) -> list[MicroBatch]:
+        """As `read`, after the speed has changed: nothing stays of what was read ahead."""
+        self._ahead.clear()
+        return self.read(step)
 
     def __call__(self, step: int) -> list[MicroBatch]:
         """The micro-batches of the update after `step` updates. Begins to read those of the updates after it."""
@@ -107,4 +127,17 @@ class Loader:
         """Text and input of each micro-batch, on the device."""
         for part in parts:
             inputs = self.view.compute(part.read) if isinstance(self.view, TwoSteps) else self.view(part.read)
+            if self.speed.is_compiled and isinstance(inputs, Encoded):
+                inputs = widened(inputs)
             yield part.text.to(self.device), inputs
+
+
+def widened(encoded: Encoded) -> Encoded:
+    """The same with padding up to a multiple of STEP positions."""
+    more = stepped(encoded.states.shape[1]) - encoded.states.shape[1]
+    if more == 0:
+        return encoded
+    padding = encoded.padding
+    padding = encoded.states.new_zeros(encoded.states.shape[:2], dtype=torch.bool) if padding is None else padding
+    states, positions = (F.pad(part, (0, 0, 0, more)) for part in (encoded.states, encoded.positions))
+    return Encoded(states, F.pad(padding, (0, more), value=True), positions)

@@ -19,8 +19,9 @@ from mmprompt.methods.tuned_model import Tuned, View
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.signals import leave, time_is_up
 from mmprompt.settings.optim import Optim
-from mmprompt.training.checkpoints import Checkpoints, State
+from mmprompt.training.checkpoints import COMPILING, Checkpoints, State
 from mmprompt.training.loader import Loader
+from mmprompt.training.speed import EAGER, Speed
 from mmprompt.training.update import learning_rate, optimiser_of, update
 
 
@@ -86,13 +87,15 @@ def train(
     report: Callable[[State], None],
     until: int | None = None,
     ranks: Ranks = ALONE,
+    speed: Speed = EAGER,
 ) -> State:
     """Trains to the end, and leaves in `tuned` the weights that were best on validation.
 
     `splits`: by name, at least `train` and the validation split. `views`: the view of each split. `log` is called once with each
     step and its values; after a resume first with those of the earlier steps. `report` is called with the state after each update.
     `until`: the update after which this attempt ends, with Paused; the next attempt resumes there. `ranks`: the processes that
-    train the run together; only the leader reads and saves checkpoints.
+    train the run together; only the leader reads and saves checkpoints. `speed`: how they execute the layers; the time of
+    compilations is logged apart, and is not in the state's seconds.
     Raises TrainingError if the loss or the gradient is not finite. If a time limit is near, saves the state and raises SystemExit.
     """
     if not tuned.trained:
@@ -105,11 +108,17 @@ def train(
         log(step, values)
     began = time.monotonic() - state.seconds
     last = optim.steps if until is None else min(until, optim.steps)
-    with Loader(config, splits["train"], views["train"], next(tuned.parameters()).device, ranks) as loader:
+    device = next(tuned.parameters()).device
+    with speed, Loader(config, splits["train"], views["train"], device, ranks, speed) as loader:
         while state.step < last and not is_over(state, optim):
             tuned.train()
             values = {"train/lr": learning_rate(optim, state.step + 1)}
+            before = speed.seconds
             values["train/loss"] = update(tuned, optimiser, config, loader, state.step)
+            if (took := speed.seconds - before) > 0:
+                began += took
+                values[COMPILING] = round(took, 3)
+                print(f"step {state.step + 1}: compiled layers for {took:.1f} s", flush=True)
             state.step += 1
             if optim.ema_decay is not None:
                 update_ema(state.ema, tuned.trained, optim.ema_decay)

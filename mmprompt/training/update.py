@@ -59,7 +59,7 @@ def update(tuned: Tuned, optimiser: torch.optim.Optimizer, config: RunConfig, lo
     loader.ranks.draw(config.seed, step)
     drawn = random_state(loader.device)
     with loader.ranks.running_statistics(tuned, optim.parts):
-        total, norm = gradient(tuned, loader, parts, step)
+        total, norm = gradient_at_speed(tuned, loader, parts, step)
         if not (np.isfinite(total) and np.isfinite(norm)):
             with another_attention(), same_statistics(tuned):
                 restore_random_state(drawn, loader.device)
@@ -77,6 +77,26 @@ def update(tuned: Tuned, optimiser: torch.optim.Optimizer, config: RunConfig, lo
     return total
 
 
+def gradient_at_speed(tuned: Tuned, loader: Loader, parts: Sequence[MicroBatch], step: int) -> tuple[float, float]:
+    """As `gradient`, with the layers executed at the loader's speed. If they cannot be compiled, eager from now on."""
+    speed, drawn = loader.speed, random_state(loader.device)
+    if not speed.is_compiled:
+        return gradient(tuned, loader, parts, step)
+    buffers = [(buffer, buffer.clone()) for buffer in tuned.buffers() if tuned.live]
+    try:
+        with speed.layers_of(tuned):
+            return gradient(tuned, loader, parts, step)
+    except RuntimeError as error:
+        if not speed.failed(error):
+            raise
+        words = " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2])
+        speed.give_up(f"at step {step + 1} compilation failed with {type(error).__name__}: {words}")
+    for buffer, before in buffers:  # statistics of BatchNorms
+        buffer.copy_(before)
+    restore_random_state(drawn, loader.device)
+    return gradient(tuned, loader, loader.read_again(step), step)
+
+
 def gradient(tuned: Tuned, loader: Loader, parts: Sequence[MicroBatch], step: int) -> tuple[float, float]:
     """Computes and clips the gradient of an update: of these micro-batches, and of those that other processes have.
 
@@ -89,6 +109,7 @@ def gradient(tuned: Tuned, loader: Loader, parts: Sequence[MicroBatch], step: in
     for parameter in tuned.trained.values():
         parameter.grad = None
     for text, inputs in loader.on_device(parts):
+        loader.speed.begins(tuned.trained.values())
         loss = tuned.loss(text, inputs, optim, dropped)
         (loss / tokens).backward()
         losses.append(loss.detach())

@@ -32,7 +32,10 @@ from sweeps.verbs.status import StatusView, as_json
 from sweeps.wording import count
 
 # Cluster settings left out of `terms`.
-NOT_SHOWN = ("kind", "recompute", "checkpoint_every", "checkpoint_seconds", "runs_per_job", "setup", "sbatch", "python")
+NOT_SHOWN = (
+    *("kind", "recompute", "speed", "checkpoint_every", "checkpoint_seconds", "runs_per_job"),
+    *("setup", "sbatch", "python"),
+)
 SHOWN = 3  # how many runs are listed for each reason of failing
 
 

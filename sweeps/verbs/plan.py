@@ -24,6 +24,7 @@ SHOWN = 12  # how many values of an axis are listed
 OURS = (
     "kind",
     "recompute",
+    "speed",
     "checkpoint_every",
     "checkpoint_seconds",
     "runs_per_job",
