@@ -27,6 +27,9 @@ def test_every_verb_knows_all_runs_of_a_batch_and_of_many(tmp_path: Path) -> Non
 
 @pytest.mark.long
 def test_a_step_and_decoding_are_measured_and_their_work_is_a_share_of_what_the_device_can() -> None:
-    [table] = gpu.sections()
+    table, speeds = gpu.sections()
     rows = [line.split("|") for line in table.markdown().splitlines() if line.startswith("| micro")]
     assert len(rows) == 2 and all(0 < float(row[4]) < 1 for row in rows)
+    [beside] = [line.split("|") for line in speeds.markdown().splitlines() if line.startswith("| micro")]
+    compiled = [float(cell.split("(")[1].split(",")[0].rstrip(") ")) for cell in beside[2:-1]]
+    assert len(compiled) >= 2 and compiled[0] == 0 and all(seconds > 0 for seconds in compiled[1:])

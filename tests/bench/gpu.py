@@ -1,6 +1,7 @@
 """A GPU: the step of the official sizes and their decoding, as a share of what this GPU's matrix products reach.
 
-`make bench-gpu`, or `python tests/bench gpu`. Without a GPU it measures the small model, so that the program itself is tried.
+`make bench-gpu`, or `python tests/bench gpu`. Then the step at each `cluster.speed`, side by side. Without a GPU it measures the
+small model, at two speeds, so that the program itself is tried.
 Weights are random. A step is `update`: forward, backward, clipping and AdamW; 30 source tokens and 20 of the answer, P = 64.
 
 Work is counted as multiply-add = 2: the backward pass through a frozen layer has its input's gradient alone, attention's has both.
@@ -11,8 +12,8 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,11 +31,14 @@ from mmprompt.models.ofa import BOS, EOS, OFA
 from mmprompt.models.resnet import STRIDE
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.identity import config_as_written
+from mmprompt.settings.deployment import SpeedName
 from mmprompt.training.loader import Loader
+from mmprompt.training.speed import EAGER, Speed
 from mmprompt.training.update import optimiser_of, update
 
 SOURCE, ANSWER, P = 30, 20, 64  # tokens, and the prompt's length
 ROUNDS, WARM_UP = 7, 3
+SPEEDS: tuple[SpeedName, ...] = ("eager", "compile", "graph")
 ON_GPU = [  # model, pixels, batch, precision
     *(("ofa_large", 480, batch, "bfloat16") for batch in (8, 32, 128)),
     ("ofa_large", 480, 16, "float32"),
@@ -67,6 +71,14 @@ def sections() -> Iterator[Table]:
         if device.type == "cuda":
             torch.cuda.empty_cache()
     yield Table(head + "|---|--:|--:|--:|--:|--:|\n" + "\n".join(lines) + "\n\n" + same_bits(device) + "\n")
+    speeds = SPEEDS if device.type == "cuda" else SPEEDS[:2]
+    head = f"### A step at each `cluster.speed` on: {name}\n\n"
+    head += (
+        f"Texts of different lengths. Medians of {ROUNDS}; in brackets, seconds of compilation before and peak GB.\n\n"
+    )
+    head += "| model, pixels, batch, precision | " + " | ".join(f"{speed}, ms a step" for speed in speeds)
+    lines = [side_by_side(*case, speeds, device) for case in (ON_GPU if device.type == "cuda" else ON_CPU[:1])]
+    yield Table(head + " |\n|---" + "|--:" * len(speeds) + "|\n" + "\n".join(lines) + "\n")
 
 
 def row(model: str, pixels: int, batch: int, precision: str, device: torch.device, rate: float) -> str:
@@ -85,19 +97,39 @@ def row(model: str, pixels: int, batch: int, precision: str, device: torch.devic
     return f"| {case} | {spread} | {batch / middle:.0f} | {share:.3f} | {peak} | {1e3 * token:.1f} |"
 
 
+def side_by_side(
+    model: str, pixels: int, batch: int, precision: str, speeds: Sequence[SpeedName], device: torch.device
+) -> str:
+    cells = [f"{model}, {pixels}, {batch}, {precision}"]
+    for asked in speeds:
+        config = config_of(model, pixels, batch, precision)
+        tuned = Tuned(config, OFA(config.model), torch.Generator().manual_seed(1), []).to(device)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        with Speed(asked, device) as speed:
+            took = statistics.median(times(stepper(config, tuned, device, speed), device))
+        peak = f", {torch.cuda.max_memory_allocated() / 1e9:.1f}" if device.type == "cuda" else ""
+        cells.append(f"{1e3 * took:.1f} ({speed.seconds:.0f}{peak})" if not speed.why else speed.why)
+    return f"| {' | '.join(cells)} |"
+
+
 def config_of(model: str, pixels: int, batch: int, precision: str) -> RunConfig:
     sizes = (f"optim.batch_size={batch}", f"optim.micro_batch={batch}", "optim.steps=1000", f"task.image_size={pixels}")
     texts = (f"model={model}", f"prompt.length={P}", f"precision={precision}", "backbone.mode=eval", *sizes)
     return config_as_written(composed(*texts), "none")
 
 
-def stepper(config: RunConfig, tuned: Tuned, device: torch.device) -> Callable[[], object]:
-    """An update on features that are given."""
+def stepper(config: RunConfig, tuned: Tuned, device: torch.device, speed: Speed | None = None) -> Callable[[], object]:
+    """An update on features that are given. With a speed, half of the texts are shorter by a token."""
     batch, side = config.optim.batch_size, config.task.image_size // STRIDE
     sample = Sample([BOS, *range(10, 8 + SOURCE), EOS], [BOS], [*range(10, 9 + ANSWER)], "", 1.0)
     features = torch.randn(batch, tuned.backbone.encoder.resnet.channels, side, side, device=device)
-    split = Split("train", torch.zeros(batch, 1), [], [sample] * batch, None, list)  # type: ignore[arg-type]
-    loader, optimiser = Loader(config, split, lambda index: features, device), optimiser_of(tuned, config.optim)
+    shorter = sample if speed is None else replace(sample, source=sample.source[1:])
+    samples = [sample, shorter] * (batch // 2)
+    split = Split("train", torch.zeros(batch, 1), [], samples, None, list)  # type: ignore[arg-type]
+    loader = Loader(config, split, lambda index: features, device, speed=speed or EAGER)
+    optimiser = optimiser_of(tuned, config.optim)
     tuned.train()
     return lambda: update(tuned, optimiser, config, loader, 0)
 
