@@ -44,6 +44,7 @@ CLUSTER: dict[str, Any] = {
     **{
         "recompute": False,
         "speed": "eager",
+        "deterministic": False,
         "checkpoint_every": None,
         "checkpoint_seconds": 30,
     },

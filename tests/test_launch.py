@@ -260,6 +260,7 @@ CLUSTER = Cluster.model_validate(
         "time_min": 60,
         "recompute": False,
         "speed": "eager",
+        "deterministic": False,
         "checkpoint_seconds": 30,
         "setup": [],
         "sbatch": {},

@@ -27,6 +27,7 @@ import torch
 from safetensors.torch import save
 
 from mmprompt.data.ranks import Ranks
+from mmprompt.execution.determinism import deterministic
 from mmprompt.execution.evaluations import Settings, evaluate_finished_run, is_default, make_evaluation, results
 from mmprompt.execution.followers import followers, meet
 from mmprompt.execution.progress import OnStep, heartbeat, progress_reporter
@@ -142,7 +143,7 @@ def claim_and_try(
         return False
     try:
         work = "train" if folder.result() is None else "evaluate"
-        place = {key: getattr(settings, key) for key in ("gpus", "speed")}
+        place = {key: getattr(settings, key) for key in ("gpus", "speed", "deterministic")}
         attempt = folder.claim(number, dict(job) | {"work": work} | place | process_facts())
         if attempt is not None:
             try_once(folder, attempt, settings, watch, evaluations, until)
@@ -303,7 +304,7 @@ def perform(
     until: int | None,
 ) -> None:
     """Executes one attempt: from config.json to the published result, or to the missing evaluations."""
-    with followers(folder, attempt, settings, until) as meeting:
+    with deterministic(settings.deterministic), followers(folder, attempt, settings, until) as meeting:
         run = load_run(folder, attempt, settings, Ranks(0, max(1, settings.gpus)))  # first: its time counts from here
         for other in folder.readable_attempts():
             if other != attempt and other.is_running() is False:

@@ -24,6 +24,7 @@ import torch
 from torch import distributed
 
 from mmprompt.data.ranks import Ranks, join_group, leave_group
+from mmprompt.execution.determinism import deterministic
 from mmprompt.execution.evaluations import make_evaluation, published_weights
 from mmprompt.execution.run_context import RunContext, load_run
 from mmprompt.runs.attempt import Attempt
@@ -169,5 +170,7 @@ def nothing(*of: object) -> None:
 
 if __name__ == "__main__":
     end_when_told()
-    follow(json.load(sys.stdin))
+    request = json.load(sys.stdin)
+    with deterministic(request["settings"]["deterministic"]):
+        follow(request)
     leave_group()

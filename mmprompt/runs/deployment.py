@@ -27,6 +27,7 @@ class JobSettings(Section):
     gpus: NotNegative
     recompute: bool
     speed: SpeedName
+    deterministic: bool
     checkpoint_every: Positive | None
     checkpoint_seconds: PositiveFloat
     cache: Caching
@@ -42,6 +43,7 @@ class JobSettings(Section):
             gpus=deployment.cluster.gpus,
             recompute=deployment.cluster.recompute,
             speed=deployment.cluster.speed,
+            deterministic=deployment.cluster.deterministic,
             checkpoint_every=deployment.cluster.checkpoint_every,
             checkpoint_seconds=deployment.cluster.checkpoint_seconds,
             cache=deployment.cache,

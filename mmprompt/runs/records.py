@@ -94,6 +94,7 @@ class JobRecord(Process, Versioned):
     work: NotRequired[Literal["train", "evaluate"]]
     gpus: NotRequired[Count]
     speed: NotRequired[Text]  # cluster.speed
+    deterministic: NotRequired[bool]
     user: NotRequired[Text]
     scheduler_job: NotRequired[Text | None]  # SLURM_JOB_ID
     visible_gpus: NotRequired[Text | None]

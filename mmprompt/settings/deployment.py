@@ -53,6 +53,10 @@ class Cluster(Section):
         "few lengths; graph: the same, replayed as CUDA graphs. The last bits differ, and the record says which it was; where it "
         "cannot be done, the run goes on as eager"
     )
+    deterministic: bool = Field(
+        description="true: only kernels that give the same bits each time, so that a run that was killed has the bits of one that "
+        "was not, on the same kind of GPU too; slower. On a CPU this holds without it"
+    )
     runs_per_job: Positive | None = Field(
         description="runs in a job, one after the other; null: chosen so that jobs are even and start-up is paid seldom"
     )

@@ -33,7 +33,7 @@ from sweeps.wording import count
 
 # Cluster settings left out of `terms`.
 NOT_SHOWN = (
-    *("kind", "recompute", "speed", "checkpoint_every", "checkpoint_seconds", "runs_per_job"),
+    *("kind", "recompute", "speed", "deterministic", "checkpoint_every", "checkpoint_seconds", "runs_per_job"),
     *("setup", "sbatch", "python"),
 )
 SHOWN = 3  # how many runs are listed for each reason of failing

@@ -25,6 +25,7 @@ OURS = (
     "kind",
     "recompute",
     "speed",
+    "deterministic",
     "checkpoint_every",
     "checkpoint_seconds",
     "runs_per_job",
