@@ -48,7 +48,7 @@ from analysis.records.reading import read_sweep
 from analysis.records.sources import in_store
 from analysis.reports.curves import curves
 from analysis.reports.trace import command_to_repeat
-from analysis.statistics.cell_statistics import cells, edges, facts, learning_curves
+from analysis.statistics.cell_statistics import WHILE_TRAINING, cells, edges, facts, learning_curves
 from analysis.statistics.costs import SHOWN as MEASURED
 from analysis.statistics.costs import read_costs
 from analysis.statistics.families import compare
@@ -518,6 +518,29 @@ def test_a_learning_curve_has_mean_and_interval_over_seeds_at_each_validation(
                 row = rows.loc[(task, method, step)]
                 assert (row["value"], row["upper"]) == pytest.approx((np.mean(x), np.mean(x) + half))
                 assert row["epoch"] == pytest.approx(1.6 * step / STEPS)
+
+
+def test_a_run_that_ended_earlier_counts_on_with_the_score_of_the_weights_it_kept(
+    learnt: tuple[Store, Sweep, pd.DataFrame],
+) -> None:
+    """Otherwise the later part of a curve would be the mean of the runs that were still getting better."""
+    store, sweep, whole = learnt
+    rows = curves(store, sweep.manifest, in_store, [])
+    [ended] = rows.loc[
+        (rows["task"] == TASKS[0]) & (rows["method"] == "prompt") & (rows["seed"] == SEEDS[0]), "run"
+    ].unique()
+    early = rows[(rows["run"] != ended) | (rows["step"] <= 20)].copy()
+    early.loc[(early["run"] == ended) & (early["step"] == 20), WHILE_TRAINING] = 1.0  # its best was at step 10
+    frame = sweep.frame.assign(
+        epochs=sweep.frame["epochs"].where(sweep.frame["run"] != ended, sweep.frame["epochs"] * 20 / STEPS)
+    )
+    found = learning_curves(Sweep(sweep.manifest, frame, ()), early)
+    last = found[(found["task"] == TASKS[0]) & (found["method"] == "prompt") & (found["step"] == STEPS)].iloc[0]
+    scores_there = rows[(rows["task"] == TASKS[0]) & (rows["method"] == "prompt")]
+    others = scores_there[(scores_there["step"] == STEPS) & (scores_there["run"] != ended)][WHILE_TRAINING]
+    best = scores_there[(scores_there["step"] == 10) & (scores_there["run"] == ended)][WHILE_TRAINING].item()
+    assert last["n"] == 3 and last["value"] == pytest.approx(np.mean([*others, best]))
+    assert last["epoch"] == pytest.approx(1.6) and len(found) == len(whole)
 
 
 def test_the_figure_shows_the_curves_over_epochs(learnt: tuple[Store, Sweep, pd.DataFrame]) -> None:

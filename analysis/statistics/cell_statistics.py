@@ -187,17 +187,19 @@ def edges(sweep: Sweep, cells: pd.DataFrame) -> list[str]:
 def learning_curves(sweep: Sweep, curves: pd.DataFrame) -> pd.DataFrame:
     """Returns the validation score during training over seeds: a row per row label, task and step with a validation.
 
-    Columns: the row labels, task, step, epoch (NaN if a run did not record it), value, lower, upper, n.
+    A run that ended earlier than others of its row, because its patience did, has from then on the score of the weights it kept,
+    its best: otherwise a row would be the mean of those that still train. Columns: the row labels, task, step, epoch (NaN if a run
+    did not record it), value, lower, upper, n.
     """
     labels = [name for name in sweep.roles if name != sweep.over]
     runs = sweep.named.drop_duplicates("run").set_index("run")
     rows = curves[curves[WHILE_TRAINING].notna()] if WHILE_TRAINING in curves else curves.head(0)
-    last = rows["run"].map(rows.groupby("run")["step"].max())
     rows = rows[["run", "task", "step"]].assign(
-        epoch=rows["step"] / last * rows["run"].map(runs["epochs"].astype("float64")),
-        score=rows.get(WHILE_TRAINING),
-        **{name: rows["run"].map(runs[name]) for name in labels},
+        score=rows.get(WHILE_TRAINING), **{name: rows["run"].map(runs[name]) for name in labels}
     )
+    last = rows.groupby("run")["step"].max()
+    rows = pd.concat([rows, *_after_their_ends(rows, [*labels, "task"], last)])
+    rows = rows.assign(epoch=rows["step"] / rows["run"].map(last) * rows["run"].map(runs["epochs"].astype("float64")))
     curve_rows = [
         dict(zip([*labels, "task", "step"], label, strict=True))
         | {"epoch": group["epoch"].mean()}
@@ -206,6 +208,19 @@ def learning_curves(sweep: Sweep, curves: pd.DataFrame) -> pd.DataFrame:
     ]
     frame = pd.DataFrame(curve_rows, columns=[*labels, "task", "step", "epoch", *Interval._fields])
     return _sorted(frame, {"task": list(sweep.tasks)}, labels)
+
+
+def _after_their_ends(rows: pd.DataFrame, row_labels: list[str], last: pd.Series) -> Iterator[pd.DataFrame]:
+    """Yields, for each run that ended before others of its row, rows with its best score at their later steps.
+
+    `rows`: with columns run, step, score and the labels; `last`: the last step of each run.
+    """
+    for _, group in rows.groupby(row_labels, sort=False):
+        steps = group["step"].drop_duplicates()
+        for run, own in group.groupby("run", sort=False):
+            later = steps[steps > last[run]]
+            if len(later):
+                yield pd.DataFrame([own.iloc[-1]] * len(later)).assign(step=later.to_numpy(), score=own["score"].max())
 
 
 def interval_columns(interval: Interval, name: str) -> dict[str, float]:
