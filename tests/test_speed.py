@@ -39,8 +39,10 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")  # naming a GPU needs none
 LIVE = ("backbone.mode=train", "model.dropout=0.1", "model.encoder_drop_path=0.2", "model.decoder_drop_path=0.2")
 UPDATES = [  # speed, and overrides
     ("compile", "prompt.dropout=0.2"),
-    ("compile", "prompt.depth=decoder", "task=micro_vqa", "optim.smoothing_over=allowed"),
-    ("graph", "method=lora", "optim.micro_batch=4"),
+    pytest.param(
+        ("compile", "prompt.depth=decoder", "task=micro_vqa", "optim.smoothing_over=allowed"), marks=pytest.mark.long
+    ),
+    pytest.param(("graph", "method=lora", "optim.micro_batch=4"), marks=pytest.mark.long),
     pytest.param(("compile", "method=adapter", *LIVE), marks=pytest.mark.long),
     pytest.param(("compile", "precision=bfloat16"), marks=pytest.mark.long),
     pytest.param(
