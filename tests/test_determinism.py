@@ -13,7 +13,7 @@ from tiny import JOB, composed, frozen_run, job_settings
 from torch import Tensor
 
 from mmprompt.execution.determinism import WORKSPACE
-from mmprompt.execution.execute import execute
+from mmprompt.execution.execute import execute, execute_for_search
 from mmprompt.models.layers import DropPath
 from mmprompt.runs.deployment import deployment_of
 from mmprompt.runs.run_folder import RunFolder
@@ -48,6 +48,22 @@ def test_torch_is_deterministic_while_the_run_is_executed_and_a_cpu_has_the_same
         assert folder.attempts()[0].job["deterministic"] is wanted
         weights.append(load_file(folder.weights_file))
     assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items())
+
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.parametrize("gpus", [0, pytest.param(1, marks=NEEDS_GPU)])
+def test_a_deterministic_run_that_was_interrupted_has_the_bits_of_one_that_was_not(gpus: int, tmp_path: Path) -> None:
+    def weights(store: Path, *ends: int | None) -> bytes:
+        folder = frozen_run(store, "backbone.mode=train", "model.dropout=0.1")
+        place = job_settings(deterministic=True, gpus=gpus)
+        for until in ends:
+            assert execute_for_search(Store(store), folder.id, place, JOB, [{"split": "val"}], until)
+        assert folder.result() is not None
+        return folder.weights_file.read_bytes()
+
+    assert weights(tmp_path / "whole", None) == weights(tmp_path / "interrupted", 2, None)
 
 
 def test_an_operation_without_a_deterministic_kernel_is_named_with_the_key(

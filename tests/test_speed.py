@@ -232,8 +232,10 @@ def test_where_compilation_fails_the_run_has_the_bits_of_eager_and_says_so(
 
 def test_a_fault_that_is_not_of_compilation_is_not_hidden() -> None:
     speed = Speed("compile", CPU)
-    assert not speed.failed(RuntimeError("CUDA error: an illegal memory access was encountered"))
-    assert speed.failed(RuntimeError("Error: accessing tensor output of CUDAGraphs that has been overwritten by a run"))
+    assert not speed.is_to_blame(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    assert speed.is_to_blame(
+        RuntimeError("Error: accessing tensor output of CUDAGraphs that has been overwritten by a run")
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,10 @@ from mmprompt.runs.config import RunConfig
 from mmprompt.runs.store import Store
 from mmprompt.training.checkpoints import State
 from mmprompt.training.loader import AHEAD, Loader
-from mmprompt.training.update import ODD_KERNEL
+from mmprompt.training.update import ODD_KERNEL, another_attention
 
 CPU = torch.device("cpu")
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.mark.parametrize(
@@ -149,6 +150,18 @@ class Faulty(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gradient * float("nan")
+
+
+@pytest.mark.parametrize("device", [CPU, pytest.param(torch.device("cuda"), marks=NEEDS_GPU)], ids=str)
+def test_other_kernels_have_finite_gradients_where_the_usual_one_of_hopper_has_none(device: torch.device) -> None:
+    """192 keys, and scores so low that the logarithm of their sum is below -88.7 (PyTorch issue 196678)."""
+    torch.manual_seed(0)
+    parts = [torch.randn(2, 4, length, 64, device=device, dtype=torch.bfloat16) for length in (64, 192, 192)]
+    mask = torch.full((1, 4, 64, 192), -100.0, device=device, dtype=torch.bfloat16)
+    query, key, value = (part.requires_grad_() for part in parts)
+    with another_attention():
+        F.scaled_dot_product_attention(query, key, value, mask).float().sum().backward()
+    assert all(part.grad is not None and part.grad.isfinite().all() for part in (query, key, value))
 
 
 @pytest.mark.parametrize(

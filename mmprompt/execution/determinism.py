@@ -12,10 +12,8 @@ import torch
 from mmprompt.settings.parsing import ConfigError
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-REPRODUCIBLE = (
-    ":4096:8",
-    ":16:8",
-)  # its values with which cuBLAS gives the same bits each time; it reads it when it starts
+# The values with which cuBLAS, which reads them when it starts, gives the same bits each time.
+REPRODUCIBLE = (":4096:8", ":16:8")
 REFUSED = re.compile(r"(\S+) does not have a deterministic implementation")  # torch's words
 
 

@@ -87,7 +87,7 @@ class Speed:
                 parameter.grad = None if parameter.grad is None else parameter.grad.clone()
             torch.compiler.cudagraph_mark_step_begin()
 
-    def failed(self, error: RuntimeError) -> bool:
+    def is_to_blame(self, error: RuntimeError) -> bool:
         """Whether this is a fault of compilation or of CUDA graphs, and not of what is executed."""
         from torch._dynamo.exc import TorchDynamoException
 

@@ -87,7 +87,7 @@ def gradient_at_speed(tuned: Tuned, loader: Loader, parts: Sequence[MicroBatch],
         with speed.layers_of(tuned):
             return gradient(tuned, loader, parts, step)
     except RuntimeError as error:
-        if not speed.failed(error):
+        if not speed.is_to_blame(error):
             raise
         words = " ".join([line.strip() for line in str(error).splitlines() if line.strip()][:2])
         speed.give_up(f"at step {step + 1} compilation failed with {type(error).__name__}: {words}")
