@@ -81,10 +81,15 @@ class Search:
         for attempt in self.at_work():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(attempt.job["pid"], signal.SIGSTOP)
-                if max(attempt.checkpoint_steps, default=0) <= 10:
+                # A run that its process has just left, done or stopped at a rung, may have no checkpoint either.
+                is_open = attempt.run.path.name in self.open_runs() and attempt.run.result() is None
+                if is_open and max(attempt.checkpoint_steps, default=0) <= 10:
                     return attempt
             release(attempt)
         return None
+
+    def open_runs(self) -> list[str]:
+        return [run for one in self.read().outcomes if one.state == "open" for run in one.trial.runs.values()]
 
     def workers(self) -> list[str]:
         """SLURM's states of the workers in its queue."""
