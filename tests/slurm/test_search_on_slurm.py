@@ -72,13 +72,12 @@ class Search:
             attempt for run in runs for attempt in run.attempts() if error_of(attempt) is None and is_alive(attempt)
         ]
 
-    def one_at_work(self) -> Attempt:
-        attempts: list[Attempt] = until(self.at_work, "a worker is at a run", often=True)
-        return attempts[0]
-
-    def held_at_its_begin(self) -> Attempt | None:
-        """An attempt that is stopped (SIGSTOP) before its first rung, so that the search cannot end without it."""
+    def held_at_its_begin(self, not_in: str | None = None) -> Attempt | None:
+        """An attempt, in another job than `not_in`, that is stopped (SIGSTOP) before its first rung, so that the search cannot end
+        without it."""
         for attempt in self.at_work():
+            if attempt.job["job"] == not_in:
+                continue
             with contextlib.suppress(ProcessLookupError):
                 os.kill(attempt.job["pid"], signal.SIGSTOP)
                 # A run that its process has just left, done or stopped at a rung, may have no checkpoint either.
@@ -87,6 +86,13 @@ class Search:
                     return attempt
             release(attempt)
         return None
+
+    def hold(self, not_in: str | None = None) -> Attempt:
+        """Waits until it holds an attempt as above, and returns it."""
+        held: Attempt = until(
+            lambda: self.held_at_its_begin(not_in), "a worker is held before the first rung of a run", often=True
+        )
+        return held
 
     def open_runs(self) -> list[str]:
         return [run for one in self.read().outcomes if one.state == "open" for run in one.trial.runs.values()]
@@ -175,15 +181,15 @@ def test_search_commands_that_are_killed_or_run_at_once_submit_no_worker_too_man
 def test_workers_that_are_killed_requeued_or_at_their_time_limit_lose_no_trial(lab: Lab) -> None:
     one = search(lab)
     one.run()
-    first = one.one_at_work()
+    first = one.hold()
     os.kill(first.job["pid"], signal.SIGKILL)
-    requeued = until(
-        lambda: [a for a in one.at_work() if a.job["job"] != first.job["job"]], "another is at work", often=True
-    )[0]
+    requeued = one.hold(not_in=first.job["job"])
     one.sweep.slurm("scontrol", "requeue", requeued.job["job"])
+    release(requeued)
     until(lambda: error_of(requeued), "it says that it was told to end")
-    last = one.one_at_work()
+    last = one.hold()
     os.kill(last.job["pid"], signal.SIGUSR2)  # as SLURM does some time before the limit
+    release(last)
     until(lambda: error_of(last), "it says that its time is up")
     driver = one.start("--wait")
     printed = printed_by(driver)
@@ -199,8 +205,7 @@ def test_the_trial_of_a_worker_whose_node_is_lost_is_completed_by_others(lab: La
     with lab.alone("gn4"):
         one = Search(lab.sweep_on("gn4"), [RANDOM, "workers=1"])
         one.run()
-        lost = one.one_at_work()
-        os.kill(lost.job["pid"], signal.SIGSTOP)
+        lost = one.hold()
         try:
             lab.cluster.kill("slurmd.gn4")
             until(lambda: one.sweep.word(lost.job["job"]) in ("PENDING", ""), "SLURM has lost the node")
@@ -219,7 +224,7 @@ def test_the_trial_of_a_worker_whose_node_is_lost_is_completed_by_others(lab: La
 def test_cancel_ends_the_workers_of_a_search_and_the_next_call_goes_on(lab: Lab) -> None:
     one = search(lab)
     one.run()
-    held = until(one.held_at_its_begin, "a worker is held before the first rung of a run", often=True)
+    held = one.hold()
     code, output = one.sweep.run("cancel", "learning_rate")
     release(held)
     assert code == 0, output
