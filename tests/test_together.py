@@ -84,7 +84,7 @@ def test_cancel_of_one_of_the_sweeps_means_no_run_of_the_others(store: Store) ->
     freeze_batch(both, [list(both.configs)], "local", ABOUT, batches(both.store))
     for sweep in joined("length", "pixels", "prompt.length=8").sweeps:  # launched again since, with other settings
         write(sweep, ABOUT)
-    [length, pixels] = [set(runs_named(store, [name], None)) for name in ("length", "pixels")]
+    [length, pixels] = [set(runs_named(store, [name], None, batches(store))) for name in ("length", "pixels")]
     assert set(both.sweeps[0].configs) <= length and len(length) == 2
     assert set(both.configs) <= pixels and len(pixels) == 4
 

@@ -68,11 +68,11 @@ def cancel(what: Sequence[str], runs: Path, state: str | None) -> int:
     Raises StoreError if there is no such run or sweep.
     """
     store = store_at(runs)
-    named = runs_named(store, what, state)
+    named = runs_named(store, what, state, batches(store))
     if len(named) >= MANY:
         print(f"looking at {count(named)}", flush=True)
     _wait_for_launches(store, named)
-    planned = plan_cancellation(store, named, state)
+    planned = plan_cancellation(store, what, state)
     for reason, staying in planned.stays.items():
         print(f"{count(staying)} {'stays' if len(staying) == 1 else 'stay'}: {reason}")
     if not planned.runs:
@@ -85,23 +85,25 @@ def cancel(what: Sequence[str], runs: Path, state: str | None) -> int:
         print(f"launch to end, with its processes: that of {batch.folder}")
     if not confirm(f"cancel {count(planned.runs)}?"):
         return 1
-    now = plan_cancellation(store, named, state)  # pending jobs may have begun while the question waited for its answer
+    # While the question waited, pending jobs may have begun, and a search may have got further runs.
+    now = plan_cancellation(store, what, state)
     refused = slurm.cancel(ranges([job for job in planned.jobs if job in now.jobs]))
     for batch in planned.launches:
         if batch in now.launches:
             stop(batch)
-    return _report(store, planned, refused, state)
+    return _report(store, what, state, planned, refused)
 
 
-def runs_named(store: Store, what: Sequence[str], state: str | None) -> list[str]:
+def runs_named(store: Store, what: Sequence[str], state: str | None, all_batches: Sequence[Batch]) -> list[str]:
     """The ids of the runs that the words name: runs, and all runs of sweeps, of earlier launches too. Without words, all runs that
     were ever launched.
 
+    `all_batches`: those of the store. A search gets runs while it is at work: its name names those that these batches have.
     Raises StoreError for a word that names nothing, and if neither words nor a state are given.
     """
     if not what and state is None:
         raise StoreError("cancel what? give the beginning of a run's id, a sweep, or --state queued or running")
-    all_batches, runs, sweeps = batches(store), store.runs(), store.sweeps()
+    runs, sweeps = store.runs(), store.sweeps()
     named: dict[str, None] = {}
     for word in what:
         name = word if word in sweeps else f"{OF_SEARCH}{word}"
@@ -120,9 +122,11 @@ def _run_named(store: Store, word: str) -> str:
         raise StoreError(f"{error}, and there is no sweep of this name{nearest(word, store.sweeps())}") from None
 
 
-def plan_cancellation(store: Store, named: Sequence[str], state: str | None) -> Cancellation:
-    """Finds out, from the store, SLURM and this machine's processes, what holds the named runs that are in this state."""
+def plan_cancellation(store: Store, what: Sequence[str], state: str | None) -> Cancellation:
+    """Finds out, from the store, SLURM and this machine's processes, what now holds the runs that the words name and that are in
+    this state."""
     all_batches = batches(store)
+    named = runs_named(store, what, state, all_batches)
     queued, planned = queue(store, named, all_batches), Cancellation()
     holders = [*_jobs(all_batches, queued, named), *_launches(store, all_batches, set(named))]
     held = {run for holder in holders for run in holder.runs}
@@ -221,12 +225,14 @@ def stop(batch: Batch) -> None:
     Workers(batch, 0).stop()
 
 
-def _report(store: Store, planned: Cancellation, refused: Sequence[tuple[str, str]], state: str | None) -> int:
+def _report(
+    store: Store, what: Sequence[str], state: str | None, planned: Cancellation, refused: Sequence[tuple[str, str]]
+) -> int:
     """Prints how many runs were cancelled, and what is still held. Returns the exit code."""
     for job, reason in refused:
         print(f"scancel {job}: {reason}")
-    left = plan_cancellation(store, planned.runs, state)
-    cancelled = len(planned.runs) - len(left.runs)
+    left = plan_cancellation(store, what, state)
+    cancelled = len(set(planned.runs) - set(left.runs))
     print(
         f"{cancelled} of {count(planned.runs)} cancelled; "
         "runs that were at work keep their checkpoints, and the next launch resumes them"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,11 +73,11 @@ class Search:
             attempt for run in runs for attempt in run.attempts() if error_of(attempt) is None and is_alive(attempt)
         ]
 
-    def held_at_its_begin(self, not_in: str | None = None) -> Attempt | None:
-        """An attempt, in another job than `not_in`, that is stopped (SIGSTOP) before its first rung, so that the search cannot end
-        without it."""
+    def held_at_its_begin(self, but: Sequence[Attempt] = ()) -> Attempt | None:
+        """An attempt, in a job of none of `but`, that is stopped (SIGSTOP) before its first rung, so that the search cannot
+        end without it."""
         for attempt in self.at_work():
-            if attempt.job["job"] == not_in:
+            if attempt.job["job"] in [other.job["job"] for other in but]:
                 continue
             with contextlib.suppress(ProcessLookupError):
                 os.kill(attempt.job["pid"], signal.SIGSTOP)
@@ -87,10 +88,10 @@ class Search:
             release(attempt)
         return None
 
-    def hold(self, not_in: str | None = None) -> Attempt:
+    def hold(self, but: Sequence[Attempt] = ()) -> Attempt:
         """Waits until it holds an attempt as above, and returns it."""
         held: Attempt = until(
-            lambda: self.held_at_its_begin(not_in), "a worker is held before the first rung of a run", often=True
+            lambda: self.held_at_its_begin(but), "a worker is held before the first rung of a run", often=True
         )
         return held
 
@@ -183,7 +184,7 @@ def test_workers_that_are_killed_requeued_or_at_their_time_limit_lose_no_trial(l
     one.run()
     first = one.hold()
     os.kill(first.job["pid"], signal.SIGKILL)
-    requeued = one.hold(not_in=first.job["job"])
+    requeued = one.hold(but=[first])
     one.sweep.slurm("scontrol", "requeue", requeued.job["job"])
     release(requeued)
     until(lambda: error_of(requeued), "it says that it was told to end")
@@ -222,13 +223,50 @@ def test_the_trial_of_a_worker_whose_node_is_lost_is_completed_by_others(lab: La
 @pytest.mark.long
 @beside
 def test_cancel_ends_the_workers_of_a_search_and_the_next_call_goes_on(lab: Lab) -> None:
-    one = search(lab)
+    one = Search(lab.sweep(), [RANDOM, "budget.trials=14"])
     one.run()
-    held = one.hold()
-    code, output = one.sweep.run("cancel", "learning_rate")
-    release(held)
-    assert code == 0, output
+    held: list[Attempt] = []
+    for _ in range(3):
+        held.append(one.hold(but=held))
+    trials = len(one.read().outcomes)
+    with asking(one) as (process, terminal):
+        release(held[0])  # the search goes on while the question waits, with trials that nobody knew when it was asked
+        until(lambda: len(one.read().outcomes) > trials, "the search has another trial")
+        os.write(terminal, b"y\n")
+        output = printed_on(terminal, process)
+    for attempt in held:
+        release(attempt)
+    assert process.wait() == 0, output
     until(lambda: not one.workers(), "no worker is left")
-    assert not is_over(one.read())
+    assert not is_over(one.read()), output
     one.run("--wait")
-    one.assert_whole()
+    one.assert_whole(14)
+
+
+@contextlib.contextmanager
+def asking(one: Search) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A `cancel` of the search that waits for an answer, and the terminal on which it asked."""
+    ours, terminal = pty.openpty()
+    environment = {key: value for key, value in one.sweep.env.items() if key != "YES"}
+    words = one.sweep.command("cancel", "learning_rate")
+    process = subprocess.Popen(words, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    try:
+        printed = b""
+        while b"[y/N]" not in printed:
+            printed += os.read(ours, 4096)
+        yield process, ours
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def printed_on(terminal: int, process: subprocess.Popen[bytes]) -> str:
+    """What is printed on a terminal until the process has ended."""
+    printed = b""
+    with contextlib.suppress(OSError):  # at the end of the last process that has it open
+        while part := os.read(terminal, 4096):
+            printed += part
+    process.wait()
+    return printed.decode()
