@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,8 +73,7 @@ def cancel(what: Sequence[str], runs: Path, state: str | None) -> int:
         print(f"looking at {count(named)}", flush=True)
     _wait_for_launches(store, named)
     planned = plan_cancellation(store, what, state)
-    for reason, staying in planned.stays.items():
-        print(f"{count(staying)} {'stays' if len(staying) == 1 else 'stay'}: {reason}")
+    _print_stays(planned.stays)
     if not planned.runs:
         none = f": of {count(named)} none is {state or 'queued or running'}"
         print(f"nothing is cancelled{'' if planned.stays else none}")
@@ -87,18 +86,19 @@ def cancel(what: Sequence[str], runs: Path, state: str | None) -> int:
         return 1
     # While the question waited, pending jobs may have begun, and a search may have got further runs.
     now = plan_cancellation(store, what, state)
+    _print_stays({reason: staying for reason, staying in now.stays.items() if reason not in planned.stays})
     refused = slurm.cancel(ranges([job for job in planned.jobs if job in now.jobs]))
     for batch in planned.launches:
         if batch in now.launches:
             stop(batch)
-    return _report(store, what, state, planned, refused)
+    return _report(store, what, state, planned, now, refused)
 
 
 def runs_named(store: Store, what: Sequence[str], state: str | None, all_batches: Sequence[Batch]) -> list[str]:
     """The ids of the runs that the words name: runs, and all runs of sweeps, of earlier launches too. Without words, all runs that
     were ever launched.
 
-    `all_batches`: those of the store. A search gets runs while it is at work: its name names those that these batches have.
+    `all_batches`: those of the store. A search gets further runs while it is at work; its name means those that these batches have.
     Raises StoreError for a word that names nothing, and if neither words nor a state are given.
     """
     if not what and state is None:
@@ -225,18 +225,31 @@ def stop(batch: Batch) -> None:
     Workers(batch, 0).stop()
 
 
+def _print_stays(stays: Mapping[str, Sequence[str]]) -> None:
+    for reason, staying in stays.items():
+        print(f"{count(staying)} {'stays' if len(staying) == 1 else 'stay'}: {reason}")
+
+
 def _report(
-    store: Store, what: Sequence[str], state: str | None, planned: Cancellation, refused: Sequence[tuple[str, str]]
+    store: Store,
+    what: Sequence[str],
+    state: str | None,
+    planned: Cancellation,
+    now: Cancellation,
+    refused: Sequence[tuple[str, str]],
 ) -> int:
-    """Prints how many runs were cancelled, and what is still held. Returns the exit code."""
+    """Prints how many runs were cancelled, and what is still held. Returns the exit code.
+
+    `planned`: what the question was about; `now`: what could be cancelled when it was answered.
+    """
     for job, reason in refused:
         print(f"scancel {job}: {reason}")
     left = plan_cancellation(store, what, state)
-    cancelled = len(set(planned.runs) - set(left.runs))
+    cancelled = len(set(planned.runs).intersection(now.runs).difference(left.runs))
     print(
         f"{cancelled} of {count(planned.runs)} cancelled; "
         "runs that were at work keep their checkpoints, and the next launch resumes them"
     )
     if left.runs:
         print(f"{count(left.runs)} still held by {' '.join([*ranges(left.jobs), *(b.id for b in left.launches)])}")
-    return 1 if left.runs or planned.stays else 0
+    return 1 if left.runs or now.stays or planned.stays else 0

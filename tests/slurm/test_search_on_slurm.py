@@ -74,8 +74,8 @@ class Search:
         ]
 
     def held_at_its_begin(self, but: Sequence[Attempt] = ()) -> Attempt | None:
-        """An attempt, in a job of none of `but`, that is stopped (SIGSTOP) before its first rung, so that the search cannot
-        end without it."""
+        """An attempt that is stopped (SIGSTOP) before its first rung, so that the search cannot end without it; none in the jobs
+        of `but`."""
         for attempt in self.at_work():
             if attempt.job["job"] in [other.job["job"] for other in but]:
                 continue
@@ -228,45 +228,40 @@ def test_cancel_ends_the_workers_of_a_search_and_the_next_call_goes_on(lab: Lab)
     held: list[Attempt] = []
     for _ in range(3):
         held.append(one.hold(but=held))
-    trials = len(one.read().outcomes)
-    with asking(one) as (process, terminal):
-        release(held[0])  # the search goes on while the question waits, with trials that nobody knew when it was asked
-        until(lambda: len(one.read().outcomes) > trials, "the search has another trial")
-        os.write(terminal, b"y\n")
-        output = printed_on(terminal, process)
+    # The worker gets a run that is not named, so it stays.
+    code, output = cancelled(one, held[0], *sorted(one.sweep.store.runs()))
+    assert code == 1 and "also holds" in output and "0 of 3 runs cancelled" in output, output
+    assert len(one.workers()) == 3
+    held[0] = one.hold(but=held[1:])
+    code, output = cancelled(one, held[0], "learning_rate")
     for attempt in held:
         release(attempt)
-    assert process.wait() == 0, output
+    assert code == 0, output
     until(lambda: not one.workers(), "no worker is left")
     assert not is_over(one.read()), output
     one.run("--wait")
     one.assert_whole(14)
 
 
-@contextlib.contextmanager
-def asking(one: Search) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A `cancel` of the search that waits for an answer, and the terminal on which it asked."""
+def cancelled(one: Search, held: Attempt, *what: str) -> tuple[int, str]:
+    """Cancels these runs or the search, and says yes once the held worker has begun another trial. Returns exit code, output."""
     ours, terminal = pty.openpty()
     environment = {key: value for key, value in one.sweep.env.items() if key != "YES"}
-    words = one.sweep.command("cancel", "learning_rate")
+    words = one.sweep.command("cancel", *what)
     process = subprocess.Popen(words, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)
+    printed, trials = b"", len(one.read().outcomes)
     try:
-        printed = b""
         while b"[y/N]" not in printed:
             printed += os.read(ours, 4096)
-        yield process, ours
+        release(held)
+        until(lambda: len(one.read().outcomes) > trials, "the search has another trial")
+        os.write(ours, b"y\n")
+        with contextlib.suppress(OSError):  # when the process has ended
+            while part := os.read(ours, 4096):
+                printed += part
+        return process.wait(), printed.decode()
     finally:
         process.kill()
         process.wait()
         os.close(ours)
-
-
-def printed_on(terminal: int, process: subprocess.Popen[bytes]) -> str:
-    """What is printed on a terminal until the process has ended."""
-    printed = b""
-    with contextlib.suppress(OSError):  # at the end of the last process that has it open
-        while part := os.read(terminal, 4096):
-            printed += part
-    process.wait()
-    return printed.decode()
