@@ -8,6 +8,7 @@ import resource
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,30 @@ def test_jobs_that_begin_at_once_all_get_the_same_whole_copy(file: Path) -> None
     [copy] = copies
     assert Path(copy).is_relative_to(ours(file)) and Path(copy).read_bytes() == CONTENT
     assert len(list(Path(copy).parent.iterdir())) == 1
+
+
+def finish_copies(copy: Path, stopped: threading.Event) -> None:
+    """What other jobs of this node do in the copy's folder: they make drafts, and rename them to the copy."""
+    while not stopped.is_set():
+        draft = copy.with_name(f".another{time.monotonic_ns()}")
+        draft.write_bytes(CONTENT)
+        draft.rename(copy)
+
+
+def test_a_copy_that_other_jobs_finish_at_the_same_moment_is_used(file: Path) -> None:
+    checksum, stopped = fingerprint(file), threading.Event()
+    copy = staged(file, checksum)
+    others = [threading.Thread(target=finish_copies, args=(copy, stopped)) for _ in range(2)]
+    for other in others:
+        other.start()
+    try:
+        for _ in range(200):
+            copy.unlink(missing_ok=True)
+            assert staged(file, checksum) == copy
+    finally:
+        stopped.set()
+        for other in others:
+            other.join()
 
 
 @pytest.mark.parametrize("damage", [CONTENT[:-1], b"", CONTENT[:-1] + b"x"])

@@ -15,7 +15,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from mmprompt.runs.files import draft_of, remove, server_time
+from mmprompt.runs.files import draft_of, remove_abandoned
 from mmprompt.runs.fingerprint import fingerprint
 
 ABANDONED = 3600.0  # seconds after which an unfinished copy is taken to be left by a killed process, and is removed
@@ -30,7 +30,7 @@ def staged(file: Path, checksum: str) -> Path:
     copy = folder / checksum / file.name
     try:
         _keep_private(folder)
-        if not copy.is_file() or fingerprint(copy, folder / "fingerprints") != checksum:
+        if not _is_whole(copy, checksum, folder / "fingerprints"):
             copy.parent.mkdir(exist_ok=True)
             _copy(file, copy, checksum)
     except OSError as error:
@@ -50,15 +50,20 @@ def _keep_private(folder: Path) -> None:
             raise PermissionError(errno.EPERM, "it is not a folder of this user alone") from None
 
 
+def _is_whole(copy: Path, checksum: str, kept_in: Path) -> bool:
+    """Whether the copy is there and has the checksum. Not if another job puts its own there while this one reads."""
+    try:
+        return fingerprint(copy, kept_in) == checksum
+    except OSError:
+        return False
+
+
 def _copy(file: Path, copy: Path, checksum: str) -> None:
     """Copies `file` to `copy`. The copy appears only when it is complete and has the checksum.
 
     Raises OSError if the disk has no room or cannot be written, or if the file has another checksum.
     """
-    now = server_time(copy.parent)
-    for unfinished in copy.parent.glob(".*"):
-        if now - unfinished.stat().st_mtime > ABANDONED:
-            remove(unfinished)
+    remove_abandoned(copy.parent, ABANDONED)
     need, free = file.stat().st_size, shutil.disk_usage(copy.parent).free
     if need > free:
         raise OSError(errno.ENOSPC, f"{need / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB free")

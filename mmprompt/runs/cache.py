@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmprompt.runs.files import draft_of, make_folder, server_time, share
+from mmprompt.runs.files import draft_of, make_folder, remove_abandoned, share
 
 ABANDONED = 86_400.0  # seconds after which an unfinished file is taken to be left by a killed process, and is removed
 
@@ -38,11 +38,7 @@ class Cache:
     def prepare(self) -> None:
         """Makes the folder, and removes unfinished files of killed processes. Raises OSError."""
         make_folder(self.folder)
-        now = server_time(self.folder)
-        for file in self.folder.glob(".*"):
-            with contextlib.suppress(OSError):
-                if now - file.stat().st_mtime > ABANDONED:
-                    file.unlink()
+        remove_abandoned(self.folder, ABANDONED)
 
     def room(self, name: str, size: int, consequence: str) -> tuple[bool, str]:
         """Whether `size` more bytes fit into the folder and on its disk, and a line that says so. Raises OSError.

@@ -217,6 +217,18 @@ def remove(file: Path) -> None:
         file.unlink()
 
 
+def remove_abandoned(folder: Path, seconds: float) -> None:
+    """Removes unfinished files older than `seconds`, which killed processes have left.
+
+    Other processes may finish or remove theirs meanwhile.
+    """
+    now = server_time(folder)
+    for file in folder.glob(".*"):
+        with contextlib.suppress(OSError):
+            if now - file.stat().st_mtime > seconds:
+                file.unlink()
+
+
 def is_number(name: str) -> bool:
     """Whether a name is a number, as batches and attempts have. (`str.isdigit` would accept `²`.)"""
     return name.isascii() and name.isdecimal() and len(name) < 10
