@@ -46,6 +46,27 @@ def test_a_copy_from_which_the_scratch_file_system_removed_files_is_made_again(t
     assert list(store.code.iterdir()) == [copy]
 
 
+def test_a_copy_that_clean_moves_away_and_back_while_a_launch_reads_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, store = tree(tmp_path / "clone"), Store(tmp_path / "runs")
+    copy, read = snapshot.take(root, store), snapshot.fingerprint
+
+    def away(file: Path) -> str:
+        if not file.is_relative_to(copy):
+            return read(file)
+        monkeypatch.setattr(snapshot, "fingerprint", read)  # once
+        moved = copy.rename(copy.with_name(".moved"))
+        try:
+            return read(file)
+        finally:
+            moved.rename(copy)
+
+    monkeypatch.setattr(snapshot, "fingerprint", away)
+    assert snapshot.take(root, store) == copy and snapshot.identity(copy) == copy.name
+    assert list(store.code.iterdir()) == [copy]
+
+
 def test_a_store_in_which_no_copy_can_be_made_is_named_in_the_error(tmp_path: Path) -> None:
     root, store = tree(tmp_path / "clone"), Store(tmp_path / "runs")
     store.root.mkdir()

@@ -42,7 +42,7 @@ def take(root: Path, store: Store) -> Path:
     snapshot = store.code / identity(root)
     with contextlib.suppress(OSError):
         os.utime(snapshot)  # before reading it: a `clean` that has just moved it away moves it back
-    if snapshot.is_dir() and identity(snapshot) == snapshot.name:  # scratch file systems remove old files
+    if _is_whole(snapshot):  # scratch file systems remove old files
         return snapshot
     try:
         with drafted(snapshot) as draft:
@@ -53,14 +53,24 @@ def take(root: Path, store: Store) -> Path:
                 share(copy / file)
             if identity(copy) != snapshot.name:
                 raise StoreError(f"files under {root} were edited while they were copied; launch again")
-            if snapshot.is_dir() and identity(snapshot) != snapshot.name:
-                snapshot.rename(draft / "incomplete")
+            if snapshot.is_dir() and not _is_whole(snapshot):
+                with contextlib.suppress(FileNotFoundError):
+                    snapshot.rename(draft / "incomplete")
             copy.rename(snapshot)
     except OSError as error:
-        if snapshot.is_dir() and identity(snapshot) == snapshot.name:  # another launch made the same one first
+        if _is_whole(snapshot):  # another launch made the same one first
             return snapshot
         raise StoreError(f"no copy of the packages can be made in {store.code}: {error.strerror}") from error
     return snapshot
+
+
+def _is_whole(snapshot: Path) -> bool:
+    """Whether the copy is there, with the content that its name says. Not if `clean` or another launch moves it away while this one
+    reads it: what is there afterwards is found when a new copy is put in its place."""
+    try:
+        return snapshot.is_dir() and identity(snapshot) == snapshot.name
+    except FileNotFoundError:
+        return False
 
 
 def inside(file: Path, root: Path, snapshot: Path) -> Path:
