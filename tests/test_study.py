@@ -26,8 +26,10 @@ from mmprompt.studies import sampler
 from mmprompt.studies.confirmation import is_over
 from mmprompt.studies.outcomes import Observation, RunOutcome, StudyReader
 from mmprompt.studies.study import Study, runs_of
+from sweeps.jobs import slurm
 from sweeps.search.advance import Limits, StudyDriver
 from sweeps.search.definition import compose_search
+from sweeps.search.ongoing_runs import OngoingRuns
 from sweeps.search.warm import warm_start
 from sweeps.verbs.search import conclude
 
@@ -160,6 +162,25 @@ def test_trials_depend_neither_on_the_number_of_workers_nor_on_their_order(
             release(study.store, work.run)
             execute(study.store, work, peak)
     assert contents(study) == contents(calm)
+
+
+def test_the_end_that_a_worker_writes_down_while_slurm_is_asked_about_it_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, facts = Store(tmp_path), instant.JOB | {"scheduler": "slurm"}
+    paused, published, gone = (store.run(run).claim(1, facts) for run in ("paused", "published", "gone"))
+    assert paused and published and gone
+
+    def asked(batches: object) -> slurm.Answer:
+        paused.fail(from_text(f"{INTERRUPTED}paused at step 50"))
+        published.run.result_file.write_text(json.dumps({"attempt": 1, "metrics": {}}))
+        return slurm.Answer({}, frozenset(), "")  # and none of the jobs is in the queue any more
+
+    monkeypatch.setattr(slurm, "jobs", asked)
+    assert OngoingRuns(store).among([one.run.id for one in (paused, published, gone)]) == set()
+    assert paused.reason is not None and paused.reason.kind == "paused" and paused.run.tries() == 0
+    assert published.reason is None
+    assert gone.reason is not None and gone.reason.kind == "killed"
 
 
 def claim_elsewhere(store: Store, run: str) -> None:

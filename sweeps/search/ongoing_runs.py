@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from mmprompt.runs.attempt import Attempt
-from mmprompt.runs.failures import silent
+from mmprompt.runs.failures import Reason, silent
 from mmprompt.runs.store import Store
 from sweeps.jobs import slurm
 from sweeps.jobs.batch import batches
@@ -40,11 +40,11 @@ class OngoingRuns:
             if is_running:
                 busy.add(run)
             elif own_job is not None and newest.job.get("scheduler_job") == own_job:  # SLURM has requeued this very job
-                newest.fail(silent(True))
+                mark_ended(newest, silent(True))
             elif is_running is None:
                 elsewhere.append(newest)
             else:
-                newest.fail(silent(False, "killed, cancelled, or out of memory"))
+                mark_ended(newest, silent(False, "killed, cancelled, or out of memory"))
         return busy | self._elsewhere(elsewhere)
 
     def _elsewhere(self, attempts: Sequence[Attempt]) -> set[str]:
@@ -70,5 +70,12 @@ class OngoingRuns:
                 busy.add(attempt.run.id)
                 self._last_alive[attempt.run.id, attempt.number] = now
             else:  # a job that is pending again was interrupted and has not failed
-                attempt.fail(silent(interrupted=bool(word)))
+                mark_ended(attempt, silent(interrupted=bool(word)))
         return busy
+
+
+def mark_ended(attempt: Attempt, reason: Reason) -> None:
+    """Writes down that an attempt whose process is gone has ended, unless the process itself has written down its end since the
+    attempt was looked at, a reason or a result: SLURM may take seconds to answer."""
+    if attempt.reason is None and attempt in attempt.run.current_attempts(attempt.run.result()):
+        attempt.fail(reason)
