@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from attempts import error_of
 from hypothesis import given
@@ -22,7 +25,10 @@ from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.processes import this_process, who
 from mmprompt.runs.store import Store
+from sweeps.jobs import local
 from sweeps.jobs.arrays import ranges
+from sweeps.jobs.batch import batches
+from sweeps.verbs import cancel as cancel_verb
 from sweeps.verbs.cancel import cancel
 
 LONG = ["seed=1,2", "optim.steps=4000", "cluster.max_parallel=1"]
@@ -61,9 +67,13 @@ def answered(launcher: Launcher, answer: str) -> int:
     environment = {key: value for key, value in os.environ.items() if key != "YES"} | {"PYTHONPATH": str(ROOT)}
     os.write(ours, f"{answer}\n".encode())
     process = subprocess.Popen(words, env=environment, stdin=terminal, stdout=terminal, stderr=terminal)
-    code = ended(process)
-    assert b"cancel 2 runs? [y/N]" in os.read(ours, 4096)
-    os.close(ours), os.close(terminal)
+    os.close(terminal)
+    code, printed = ended(process), b""
+    with contextlib.suppress(OSError):  # after the last part of what it has printed
+        while part := os.read(ours, 4096):
+            printed += part
+    os.close(ours)
+    assert b"cancel 2 runs? [y/N]" in printed
     return code
 
 
@@ -75,6 +85,39 @@ def test_processes_whose_launch_was_killed_are_ended(launcher: Launcher, capsys:
     assert stop(launcher, *launcher.attempts()) == 0
     assert launcher.processes() == []
     assert "2 of 2 runs cancelled" in capsys.readouterr().out
+
+
+def test_killed_workers_are_gone_with_their_children_when_stop_returns_and_a_launch_may_end_before_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first child of the worker ends by itself when the worker is killed, and SIGKILL takes a moment, as of a large process."""
+    store = Store(tmp_path)
+    handed_over(store, 4, scheduler="local")
+    [batch] = batches(store)
+    running = iter([True, False])  # the launch
+    monkeypatch.setattr(cancel_verb, "is_running", lambda process: next(running))
+    monkeypatch.setattr(local, "LAST_WORDS", 0.0)
+    waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    words = [*waits, "-m", local.NODE, str(batch.folder), "1"]
+    with (
+        subprocess.Popen(waits, stdin=subprocess.PIPE) as first,
+        subprocess.Popen(waits, stdin=subprocess.PIPE) as second,
+        subprocess.Popen(words, stdin=subprocess.PIPE) as worker,
+    ):
+        children = [psutil.Process(one.pid) for one in (first, second)]
+        kill = psutil.Process.kill
+
+        def killed(process: psutil.Process) -> None:
+            if process == children[0]:
+                first.kill()
+                first.wait()
+                raise psutil.NoSuchProcess(process.pid)
+            threading.Timer(0.2, kill, [process]).start()
+
+        monkeypatch.setattr(psutil.Process, "children", lambda process, recursive: children)
+        monkeypatch.setattr(psutil.Process, "kill", killed)
+        cancel_verb.stop(batch)
+        assert not psutil.pid_exists(worker.pid) and not psutil.pid_exists(second.pid)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +167,7 @@ def handed_over(store: Store, runs: int, scheduler: str = "slurm") -> None:
     launcher = this_process() | {"pid": 2**22 + 1}  # higher than any pid
     batch = {"sweeps": {"length": ids}, "jobs": [[part] for part in parts], "job": {"scheduler": scheduler}}
     batch |= {"job_name": "mmprompt-1-abc", "launcher": launcher, "user": who(), "slurm_cluster": None}
-    batch |= {"overrides": [], "cluster": {"mem_gb": 2.0, "time_min": 60}}
+    batch |= {"overrides": [], "cluster": {"mem_gb": 2.0, "time_min": 60}, "store": str(store.root)}
     (store.jobs / "1" / "0").mkdir(parents=True)
     (store.jobs / "1" / "batch.json").write_text(json.dumps(batch))
     (store.jobs / "1" / "submitted.json").write_text(json.dumps({"waiting": 0, "why": ""}))

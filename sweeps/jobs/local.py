@@ -171,10 +171,14 @@ class Workers:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     worker.terminate()
             psutil.wait_procs(workers, timeout=AGAIN)
+        killed: list[psutil.Process] = []
         for worker in self._ours():
             with contextlib.suppress(psutil.NoSuchProcess):
-                for process in [worker, *worker.children(recursive=True)]:
-                    process.kill()
+                killed += [worker, *worker.children(recursive=True)]
+        for process in killed:
+            with contextlib.suppress(psutil.NoSuchProcess):  # a child that ends with its parent spares no other
+                process.kill()
+        psutil.wait_procs(killed, timeout=AGAIN)  # who asks next what is at work shall not find them
 
     def _ours(self) -> list[psutil.Process]:
         return [worker for worker in running_workers(self.store) if batch_folder(worker) == self.batch.folder]

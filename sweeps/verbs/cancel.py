@@ -7,6 +7,7 @@ checkpoints, from which the next launch resumes them.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -218,7 +219,8 @@ def stop(batch: Batch) -> None:
     """Ends a launch as Ctrl-C does, if it is still alive, and then its processes."""
     launcher = batch.record["launcher"]
     if is_running(launcher):
-        os.kill(launcher["pid"], signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(launcher["pid"], signal.SIGTERM)
         deadline = time.monotonic() + LAST_WORDS
         while is_running(launcher) and time.monotonic() < deadline:
             time.sleep(POLL)
