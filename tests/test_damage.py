@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mangled
 import mangled_store
@@ -277,6 +278,36 @@ def test_what_is_written_into_an_attempt_while_it_is_being_removed_is_removed_to
         attempt.report({"step": 2})
     attempt.leave()
     assert not attempt.run.path.exists()
+
+
+def test_an_attempt_that_is_removed_while_somebody_looks_into_it_has_no_checkpoints_and_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = claimed(tmp_path)
+    is_dir = Path.is_dir
+
+    def removed(path: Path) -> bool:
+        """Says that the folder is there, and then it is removed."""
+        there = is_dir(path)
+        if path == attempt.path:
+            shutil.rmtree(path, ignore_errors=True)
+        return there
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", removed)
+        assert attempt.checkpoint_steps == []
+    (attempt.path / "wandb" / "offline-run-1-a").mkdir(parents=True)
+    scandir = os.scandir
+
+    def listed(path: Path) -> Any:
+        """Lists the folder of the records, and then one of them is removed."""
+        found = scandir(path)
+        if path == attempt.path / "wandb":
+            shutil.rmtree(attempt.path / "wandb" / "offline-run-1-a", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(os, "scandir", listed)
+    assert attempt.wandb is None
 
 
 @pytest.mark.long

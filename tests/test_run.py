@@ -1,4 +1,6 @@
+import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 from patience import until
 from tiny import JOB, frozen_run, settings
 
+from mmprompt.runs import run_folder
 from mmprompt.runs.config import RunConfig
 from mmprompt.runs.files import StoreError, write_once
 from mmprompt.runs.identity import completed, digest, evaluation_id, frozen_text, read_config, run_id
@@ -95,6 +98,49 @@ def test_a_process_cannot_claim_a_number_that_another_claimed_in_between(tmp_pat
     number = folder.next_number
     assert folder.claim(folder.next_number, JOB) is not None  # another, in between
     assert folder.claim(number, JOB) is None
+
+
+def test_a_claim_is_made_again_if_a_process_that_has_just_published_takes_its_draft_for_a_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = frozen_run(tmp_path)
+    first = folder.claim(1, JOB | this_process())
+    assert first is not None
+    put = run_folder.put_folder
+
+    def after_the_other(draft: Path, place: Path, proof: str) -> bool:
+        monkeypatch.setattr(run_folder, "put_folder", put)
+        assert folder.publish(first, {"attempt": 1, "metrics": {}})
+        return put(draft, place, proof)
+
+    monkeypatch.setattr(run_folder, "put_folder", after_the_other)
+    second = folder.claim(2, JOB | this_process())
+    assert second is not None and second.job["pid"] == os.getpid()
+    assert sorted(path.name for path in (folder.path / "attempts").iterdir()) == ["1", "2"]
+
+
+def test_a_process_that_tidies_removes_a_draft_or_leaves_it_whole_to_one_that_puts_it_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = frozen_run(tmp_path)
+    first = folder.claim(1, JOB | this_process())
+    assert first is not None
+    draft, place = folder.path / "attempts" / ".2.0badc0de", folder.path / "attempts" / "2"
+    draft.mkdir()
+    (draft / "job.json").write_text("{}")
+
+    def remove(path: Path, ignore_errors: bool) -> None:
+        """As `shutil.rmtree`, which opens a folder and then removes what is in it, wherever it has been moved meanwhile."""
+        opened = os.open(path, os.O_RDONLY)
+        with contextlib.suppress(FileNotFoundError):
+            draft.rename(place)
+        for name in os.listdir(opened):
+            os.unlink(name, dir_fd=opened)
+        os.close(opened)
+
+    monkeypatch.setattr(run_folder.shutil, "rmtree", remove)
+    assert folder.publish(first, {"attempt": 1, "metrics": {}})
+    assert not place.exists() or (place / "job.json").exists()
 
 
 def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:

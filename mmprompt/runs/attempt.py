@@ -12,7 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmprompt.runs.failures import Reason, from_text
-from mmprompt.runs.files import Content, GoneError, StoreError, remove, share, sync_folder, write_once, write_over
+from mmprompt.runs.files import (
+    Content,
+    GoneError,
+    StoreError,
+    matching,
+    remove,
+    share,
+    sync_folder,
+    write_once,
+    write_over,
+)
 from mmprompt.runs.processes import is_running
 from mmprompt.runs.records import ERROR, JOB, PROGRESS, DamagedError, JobRecord, ProgressRecord, as_json, read
 from mmprompt.runs.wandb_record import record_files
@@ -156,7 +166,7 @@ class Attempt:
     @property
     def checkpoint_steps(self) -> list[int]:
         """The updates of its checkpoints, in ascending order."""
-        found = [CHECKPOINT.fullmatch(file.name) for file in self.path.glob("checkpoint.*.pt")]
+        found = [CHECKPOINT.fullmatch(file.name) for file in matching(self.path, "checkpoint.*.pt")]
         return sorted(int(name[1]) for name in found if name)
 
     @property
@@ -179,10 +189,10 @@ class Attempt:
 
     def sweep(self) -> None:
         """Removes unfinished files of its process, which has ended, and the W&B client's logs, but not its record."""
-        for file in (*self.path.glob(".*"), *self.evaluations.glob(".*")):
+        for file in (*matching(self.path, ".*"), *matching(self.evaluations, ".*")):
             remove(file)
         for part in ("files", "logs", "tmp"):
-            for folder in self.path.glob(f"wandb/*run-*/{part}"):
+            for folder in matching(self.path, f"wandb/*run-*/{part}"):
                 shutil.rmtree(folder, ignore_errors=True)
 
     @property

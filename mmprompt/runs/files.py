@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # errors where hard links are impossible
+LOOKS = 9  # how often a folder is listed from which something is removed each time
 
 
 class StoreError(RuntimeError):
@@ -211,6 +212,17 @@ def server_time(folder: Path) -> float:
     return time.time()
 
 
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """What matches a pattern in a folder, sorted; nothing if the folder is not there.
+
+    Other processes may remove it at any moment: `Path.glob` looks whether a folder is there, and then lists it.
+    """
+    for _ in range(LOOKS):
+        with contextlib.suppress(FileNotFoundError):  # removed between the two; the next time it is not found
+            return sorted(folder.glob(pattern))
+    return []
+
+
 def remove(file: Path) -> None:
     """Removes a file that is not needed. If it cannot be removed, it stays."""
     with contextlib.suppress(OSError):
@@ -223,7 +235,7 @@ def remove_abandoned(folder: Path, seconds: float) -> None:
     Other processes may finish or remove theirs meanwhile.
     """
     now = server_time(folder)
-    for file in folder.glob(".*"):
+    for file in matching(folder, ".*"):
         with contextlib.suppress(OSError):
             if now - file.stat().st_mtime > seconds:
                 file.unlink()

@@ -13,7 +13,18 @@ from typing import Any
 
 from mmprompt.runs.attempt import LAST_WORDS, Attempt
 from mmprompt.runs.config import RunConfig
-from mmprompt.runs.files import StoreError, drafted, is_number, put_folder, remove, write_once, write_over
+from mmprompt.runs.files import (
+    GoneError,
+    StoreError,
+    draft_of,
+    drafted,
+    is_number,
+    matching,
+    put_folder,
+    remove,
+    write_once,
+    write_over,
+)
 from mmprompt.runs.identity import digest, frozen_text
 from mmprompt.runs.records import EVALUATION, RESULT, DamagedError, EvaluationRecord, ResultRecord, as_json, read
 
@@ -81,7 +92,7 @@ class RunFolder:
     def evaluation_files(self, published: int | None) -> list[Path]:
         """The files of all evaluations, those of the published attempt last. `published` is its number."""
         own = [] if published is None else [Attempt(self, published).evaluations]
-        return [file for folder in (self.evaluations, *own) for file in sorted(folder.glob("[!.]*.json"))]
+        return [file for folder in (self.evaluations, *own) for file in matching(folder, "[!.]*.json")]
 
     def is_done(self, wanted: Collection[str]) -> bool:
         result = self.result()
@@ -170,13 +181,19 @@ class RunFolder:
         """
         text = as_json(job)
         attempt = Attempt(self, number, text)
-        try:
-            with drafted(attempt.path) as draft:
-                write_once(draft / "job.json", text)
-                write_once(draft / attempt.last_words.name, bytes(LAST_WORDS))
-                return attempt if put_folder(draft, attempt.path, "job.json") else None
-        except OSError as error:
-            raise StoreError(f"{attempt.path} cannot be made: {error.strerror}") from error
+        for may_try_again in (True, True, False):  # a process that publishes may take the draft for a leftover (`tidy`)
+            try:
+                with drafted(attempt.path) as draft:
+                    write_once(draft / "job.json", text, make=False)
+                    write_once(draft / attempt.last_words.name, bytes(LAST_WORDS), make=False)
+                    return attempt if put_folder(draft, attempt.path, "job.json") else None
+            except GoneError:
+                if not may_try_again:
+                    raise
+            except OSError as error:
+                if not (may_try_again and isinstance(error, FileNotFoundError)):
+                    raise StoreError(f"{attempt.path} cannot be made: {error.strerror}") from error
+        raise AssertionError
 
     @property
     def next_number(self) -> int:
@@ -233,7 +250,10 @@ class RunFolder:
                 if attempt != published:
                     shutil.rmtree(attempt.evaluations, ignore_errors=True)
                     remove(attempt.weights_file)
-        for draft in (self.path / "attempts").glob(".*"):
-            shutil.rmtree(draft, ignore_errors=True)
-        for file in self.path.glob(".*"):
+        attempts = self.path / "attempts"
+        for draft in filter(Path.is_dir, matching(attempts, ".*")):
+            # Another process may be about to put it in place. Then it loses the whole folder, or none of it: not only job.json.
+            with contextlib.suppress(OSError):
+                shutil.rmtree(draft.rename(draft_of(attempts / "tidied")), ignore_errors=True)
+        for file in matching(self.path, ".*"):
             remove(file)

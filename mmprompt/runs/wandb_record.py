@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mmprompt.runs.files import matching
 from mmprompt.runs.wandb_file import MAGIC, Damage, payloads
 from mmprompt.runs.wandb_messages import MessageError, decoder, is_history, number_of
 
@@ -57,7 +58,7 @@ class WandbRecord:
 
 def record_files(folder: Path) -> list[Path]:
     """The records in an attempt's folder, the newest last; none if tracking is disabled."""
-    return sorted(folder.glob("wandb/*run-*-*/run-*.wandb"))
+    return matching(folder, "wandb/*run-*-*/run-*.wandb")
 
 
 def read_record(path: Path, history: bool, values: bool = True) -> WandbRecord:

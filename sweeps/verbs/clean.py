@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmprompt.runs.attempt import Attempt
-from mmprompt.runs.files import StoreError, draft_of, remove, server_time
+from mmprompt.runs.files import StoreError, draft_of, matching, remove, server_time
 from mmprompt.runs.processes import is_running
 from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import OF_SEARCH, Store
@@ -109,7 +109,7 @@ def of_run(folder: RunFolder, state: State, now: float) -> Iterator[UnneededPath
                 yield from drafts(now, attempt.path, attempt.evaluations)
             if state.result is not None:
                 files = [attempt.checkpoint_file(step) for step in attempt.checkpoint_steps]
-                files += [attempt.weights_file, *attempt.evaluations.glob("[!.]*")] if not is_published else []
+                files += [attempt.weights_file, *matching(attempt.evaluations, "[!.]*")] if not is_published else []
                 yield from ((ATTEMPTS, file) for file in files if file.exists())
 
 
@@ -212,7 +212,7 @@ def of_code(
 def drafts(now: float, *folders: Path) -> Iterator[UnneededPath]:
     """Half-written files: their names begin with a dot, and after a day no process is writing them any more."""
     for folder in folders:
-        yield from ((DRAFTS, path) for path in folder.glob(".*") if is_older(path, DAY, now))
+        yield from ((DRAFTS, path) for path in matching(folder, ".*") if is_older(path, DAY, now))
 
 
 def is_older(path: Path, seconds: float, now: float) -> bool:
