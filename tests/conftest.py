@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from groups import LONG, group_of
+from hypothesis import HealthCheck, settings
 from launcher import Launcher
 
 from sweeps.jobs.batch import THREADS
@@ -48,6 +49,10 @@ sys.dont_write_bytecode = False
 # Several processes test at once, one for each core at least: more threads would wait for each other. Jobs set their own number.
 for variable in THREADS:
     os.environ.setdefault(variable, "1")
+
+# Hypothesis fails an example that takes 200 ms, by the clock on the wall: on a busy machine any of them may.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # What a shell starts in the background, or nohup, ignores SIGINT, and so does all that it starts: not these tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
