@@ -16,6 +16,7 @@ import pytest
 from groups import LONG, group_of
 from hypothesis import HealthCheck, settings
 from launcher import Launcher
+from patience import kill
 
 from sweeps.jobs.batch import THREADS
 
@@ -96,5 +97,4 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def launcher(tmp_path: Path) -> Iterator[Launcher]:
     launcher = Launcher(tmp_path)
     yield launcher
-    for process in launcher.processes():  # of a test that failed
-        process.kill()
+    kill(launcher.processes())  # of a test that failed

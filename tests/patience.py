@@ -10,7 +10,7 @@ import contextlib
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
 
@@ -69,6 +69,23 @@ def ended(process: subprocess.Popen[Any]) -> int:
         process.wait()
         raise
     return process.returncode
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """Kills processes, of which some may just have ended."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def children_that_execute(module: str, process: psutil.Process) -> list[psutil.Process]:
+    """The children of a process that execute this module. Others may end while they are looked at."""
+    found = []
+    for child in process.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if module in child.cmdline():
+                found.append(child)
+    return found
 
 
 def called(function: Callable[[], Any]) -> Any:

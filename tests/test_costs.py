@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from launcher import Launcher
-from patience import printed_by, until
+from patience import kill, printed_by, until
 
 from analysis.records.reading import read_sweep
 from analysis.records.sources import in_store
@@ -45,8 +45,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
     code, output = launcher.run("launch", *TWO)
     assert code == 0, output
     yield launcher
-    for process in launcher.processes():  # of a test that failed
-        process.kill()
+    kill(launcher.processes())  # of a test that failed
 
 
 def measurements(launcher: Launcher) -> dict[int, dict[str, Any]]:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 import yaml
-from patience import LAST_RESORT, printed_by, until
+from patience import LAST_RESORT, children_that_execute, printed_by, until
 
 from mmprompt.runs.deployment import ROOT
 from mmprompt.settings.deployment import Cluster
@@ -379,7 +379,7 @@ def test_an_interrupted_doctor_leaves_no_process_and_no_folder(tmp_path: Path) -
     process = subprocess.Popen(command(), cwd=tmp_path, env=variables(tmp_path), preexec_fn=accept_ctrl_c, **OUTPUT)
 
     def probes() -> list[psutil.Process]:
-        return [one for one in psutil.Process(process.pid).children() if "sweeps.doctor.node_checks" in one.cmdline()]
+        return children_that_execute("sweeps.doctor.node_checks", psutil.Process(process.pid))
 
     [probe] = until(probes, "the probe runs", process)
     process.send_signal(signal.SIGINT)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 import torch
 from attempts import error_of
-from patience import until
+from patience import children_that_execute, until
 from safetensors.torch import load_file
 from tiny import JOB, frozen_run, job_settings, settings
 
@@ -98,7 +98,7 @@ def scores_in(evaluation: Path) -> np.ndarray:
 
 
 def children() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children() if "mmprompt.execution.followers" in one.cmdline()]
+    return children_that_execute("mmprompt.execution.followers", psutil.Process())
 
 
 def test_if_a_process_dies_the_run_fails_with_its_last_words_and_no_process_stays(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from groups import LONG
+from patience import kill
 from searcher import TINY, Searcher
 
 from analysis.records.histories import read_history
@@ -34,8 +35,7 @@ from mmprompt.studies.confirmation import is_over
 def searcher(tmp_path: Path) -> Iterator[Searcher]:
     searcher = Searcher(tmp_path)
     yield searcher
-    for process in searcher.processes():  # left by a failed test
-        process.kill()
+    kill(searcher.processes())  # left by a failed test
 
 
 @pytest.fixture(scope="module")
@@ -309,8 +309,7 @@ def test_a_search_that_is_killed_several_times_and_continued_by_two_commands_has
         time.sleep(float(random.uniform(0.3, 4.0)))  # it is killed at a random line
         command.kill()
         command.wait()
-        for process in searcher.processes()[: int(random.integers(0, 2))]:  # sometimes a worker as well
-            process.kill()
+        kill(searcher.processes()[: int(random.integers(0, 2))])  # sometimes a worker as well
     one, other = searcher.start("sampler=random"), searcher.start("sampler=random")
     outputs = [process.communicate()[0] for process in (one, other)]
     assert (one.returncode, other.returncode) == (0, 0), outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import psutil
 import pytest
 from groups import some
 from launcher import TINY
-from patience import LAST_RESORT, printed_by
+from patience import LAST_RESORT, kill, printed_by
 from tiny import JOB, frozen_run
 from users import ANNA, BORIS, GROUP, User, paths, python
 
@@ -151,10 +152,20 @@ def shared() -> Iterator[Path]:
         (folder / user.name).mkdir(mode=0o700)
         os.chown(folder / user.name, user.uid, user.uid)
     yield folder
-    for process in psutil.process_iter(["uids"]):  # of a test that failed
-        if process.info["uids"] and process.info["uids"].real in (ANNA.uid, BORIS.uid):
-            process.kill()
+    left = [process for process in psutil.process_iter(["uids"]) if is_left(process, folder)]
+    kill(left)
+    psutil.wait_procs(left, timeout=60)  # they may be writing there
     shutil.rmtree(folder)
+
+
+def is_left(process: psutil.Process, folder: Path) -> bool:
+    """Whether a process is one of the two users' and works in this folder: left by a test that failed. Other tests on this machine
+    have users of the same ids."""
+    if not process.info["uids"] or process.info["uids"].real not in (ANNA.uid, BORIS.uid):
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return Path(process.cwd()).is_relative_to(folder)
+    return False
 
 
 SEEDS = ["-m", "sweeps", "{verb}", "length", *TINY, "optim.steps=2", "tracking=offline", "seed=1,2,3,4"]

@@ -18,7 +18,7 @@ from attempts import error_of
 from groups import LONG
 from launcher import Launcher
 from outcome import tables
-from patience import ended, printed_by, until
+from patience import ended, kill, printed_by, until
 
 from mmprompt.runs.run_folder import RunFolder
 from sweeps.jobs.batch import batches
@@ -56,7 +56,7 @@ def kill_driver(launcher: Launcher, process: subprocess.Popen[str], chance: rand
 def kill_worker(launcher: Launcher, process: subprocess.Popen[str], chance: random.Random) -> None:
     there = workers(launcher)
     if there:
-        chance.choice(there).kill()
+        kill([chance.choice(there)])
 
 
 def interrupt(launcher: Launcher, process: subprocess.Popen[str], chance: random.Random) -> None:
