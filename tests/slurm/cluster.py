@@ -256,8 +256,9 @@ class Cluster:
             path, text = self.folder / "etc" / template.name, string.Template(template.read_text()).substitute(values)
             if in_use and path.read_text() != text:
                 raise ClusterError(f"{path} is in use, and --port-base or {template} says otherwise now: down first")
-            path.touch(mode=0o600 if template.name == "slurmdbd.conf" else 0o644)  # slurmdbd insists
-            path.write_text(text)
+            if not in_use:  # else it says the same, and SLURM's commands may be reading it
+                path.touch(mode=0o600 if template.name == "slurmdbd.conf" else 0o644)  # slurmdbd insists
+                path.write_text(text)
         key = self.folder / "etc/munge.key"
         if not key.exists():
             key.touch(mode=0o600)
@@ -327,7 +328,8 @@ class Cluster:
     def _signal(self, daemon: Daemon, number: signal.Signals) -> None:
         pid = self._pid(daemon)
         if pid is not None:
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, number)
 
     # Processes
 

@@ -203,11 +203,24 @@ class Sweep:
 
     def hold(self, seed: int = 1, number: int = 1) -> Attempt:
         """Stops an attempt's process as soon as it has written a checkpoint."""
-        attempt = Attempt(self[seed], number)
-        what = f"attempt {number} of seed {seed} is at work"
-        until(lambda: attempt.path.exists() and attempt.checkpoint_steps, what, often=True)  # before it has ended
-        os.kill(attempt.job["pid"], signal.SIGSTOP)
+        [attempt] = self.hold_all([seed], number)
         return attempt
+
+    def hold_all(self, seeds: Sequence[int], number: int = 1) -> list[Attempt]:
+        """Stops an attempt of each seed as soon as it has written a checkpoint, in whichever order they do: one that is not looked
+        at while another is waited for may end."""
+        attempts, held = [Attempt(self[seed], number) for seed in seeds], list[Attempt]()
+
+        def are_held() -> bool:
+            for attempt in attempts:
+                if attempt not in held and attempt.path.exists() and attempt.checkpoint_steps:
+                    os.kill(attempt.job["pid"], signal.SIGSTOP)
+                    held.append(attempt)
+            return len(held) == len(attempts)
+
+        what = f"attempts {number} of seeds {', '.join(map(str, seeds))} are at work"
+        until(are_held, what, often=True)  # before they have ended
+        return attempts
 
     def done(self, seed: int = 1) -> dict[str, Any]:
         """Waits for the run's result, and returns it."""

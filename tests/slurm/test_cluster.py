@@ -1,7 +1,9 @@
 """The test cluster is a SLURM that schedules jobs, counts GPUs, keeps accounts and listens only on this machine."""
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,9 +58,15 @@ def test_a_request_that_no_node_can_satisfy_is_refused(slurm: Path, request_: st
     assert "Requested node configuration is not available" in refused.stderr
 
 
+def open_files(pid: int) -> Iterator[str]:
+    """The names of what a process has open. It may close any of it at any moment."""
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            yield path.readlink().name
+
+
 def test_every_daemon_listens_on_loopback_only(slurm: Path) -> None:
-    files = [path for pid in pids(slurm).values() for path in Path(f"/proc/{pid}/fd").iterdir()]
-    ours = {path.readlink().name for path in files}
+    ours = {name for pid in pids(slurm).values() for name in open_files(pid)}
     tables = [Path("/proc/net") / name for name in ("tcp", "tcp6") if (Path("/proc/net") / name).exists()]
     sockets = [line.split() for table in tables for line in table.read_text().splitlines()[1:]]
     listening = [fields[1].split(":")[0] for fields in sockets if fields[3] == "0A" and f"socket:[{fields[9]}]" in ours]

@@ -180,7 +180,7 @@ def together(lab: Lab, group_folder: Path, both: list) -> None:
     launches = [person.start(*person.sweeps("launch", *asked), **environment) for person in both]
     outputs = [printed_by(process) for process in launches]
     assert [process.returncode for process in launches] == [0, 0], outputs
-    attempts = {seed: sweep.hold(seed) for seed in sweep.seeds}
+    attempts = dict(zip(sweep.seeds, sweep.hold_all(sweep.seeds), strict=True))
     assert all(len(jobs) == 1 for jobs in sweep.queue().values()), sweep.queue()
     seen = [person.run(*person.sweeps("status", "--json"), **environment) for person in both]
     assert seen[0][1].count('"running"') == seen[1][1].count('"running"') >= 3, seen

@@ -31,8 +31,7 @@ def at_work(lab: Lab, running: int, waiting: int, *settings: str) -> Sweep:
     jobs = [sweep.job(seed) for seed in sweep.seeds]
     for job in jobs[:running]:
         sweep.let_go(job)
-    for seed in sweep.seeds[:running]:
-        sweep.hold(seed)
+    sweep.hold_all(sweep.seeds[:running])
     return sweep
 
 

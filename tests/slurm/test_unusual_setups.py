@@ -242,7 +242,7 @@ def test_jobs_held_by_slurm_after_a_requeue_are_not_submitted_again_and_can_be_r
 ) -> None:
     sweep = lab.sweep_here(seeds=(1, 2))
     sweep.launch()
-    attempts, jobs = [sweep.hold(seed) for seed in sweep.seeds], [sweep.job(seed) for seed in sweep.seeds]
+    attempts, jobs = sweep.hold_all(sweep.seeds), [sweep.job(seed) for seed in sweep.seeds]
     sweep.slurm("scontrol", "requeuehold", jobs[0])
     sweep.slurm("scontrol", "requeuehold", "State=SpecialExit", jobs[1])
     for attempt, job in zip(attempts, jobs, strict=True):
