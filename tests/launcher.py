@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -85,11 +86,11 @@ class Launcher:
         def at_work() -> psutil.Process | None:
             if self.store.manifest("length").exists():
                 for jobs in self.attempts().values():
-                    if jobs and psutil.pid_exists(jobs[-1]["pid"]):
+                    with contextlib.suppress(IndexError, psutil.NoSuchProcess):
                         return psutil.Process(jobs[-1]["pid"])
             return None
 
-        worker: psutil.Process = until(at_work, "a worker takes a run", self.latest)
+        worker: psutil.Process = until(at_work, "a worker takes a run", self.latest, often=True)  # it may soon be done
         return worker
 
     def processes(self) -> list[psutil.Process]:

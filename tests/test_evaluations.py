@@ -409,7 +409,7 @@ def test_a_killed_worker_that_evaluated_costs_what_it_was_at_until_the_next_laun
     run = launcher.manifest()["points"][0]["run"]
     folder, epsilons = launcher.store.run(run), "attack.epsilon=" + ",".join(f"0.{i:02}" for i in range(1, 9))
     process = launcher.start("launch", *sweep, epsilons, "evaluation.splits=[test]")
-    until(lambda: list(folder.evaluations.glob("[!.]*.json")), "an evaluation is made", process)
+    until(lambda: list(folder.evaluations.glob("[!.]*.json")), "an evaluation is made", process, often=True)
     launcher.worker().kill()
     said = printed_by(process)
     assert process.returncode == 1 and "ended without a word" in said, said
@@ -427,7 +427,7 @@ def test_a_live_evaluation_is_shown_and_kept_by_every_verb_and_ends_by_cancel(
     store, run = launcher.store, launcher.manifest()["points"][0]["run"]
     folder, epsilons = store.run(run), "attack.epsilon=" + ",".join(f"0.{i:02}" for i in range(1, 10))
     launch = launcher.start("launch", *sweep, epsilons, "evaluation.splits=[test]")
-    until(lambda: list(folder.evaluations.glob("[!.]*.json")), "an evaluation is made", launch)
+    until(lambda: list(folder.evaluations.glob("[!.]*.json")), "an evaluation is made", launch, often=True)
     attempt = folder.attempts()[-1]
     os.kill(attempt.job["pid"], signal.SIGSTOP)
     made = files(store, "run/*/evaluations/[!.]*")

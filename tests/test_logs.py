@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -189,7 +188,9 @@ def test_ctrl_c_ends_following_without_a_traceback(store: Store) -> None:
     follower = Follower(store, run)
     try:
         follower.until("it begins")
-        time.sleep(0.5)
+        with (store.root / "first.err").open("a") as log:
+            log.write("it goes on\n")
+        follower.until("it goes on")  # so it is following now
         follower.process.send_signal(2)
         assert "Traceback" not in follower.end()
     finally:

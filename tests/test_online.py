@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 from groups import LONG, some
-from patience import ended, until
+from patience import LAST_RESORT, ended, until
 from synthetic_store import OFFLINE
 from tiny import frozen_run
 from wandb_server import KEY, Upload, WandbServer
@@ -281,6 +281,7 @@ def test_a_server_that_was_out_of_order_is_asked_again_after_a_while_and_no_othe
         with pytest.warns(UserWarning, match="W&B cannot be reached"):
             assert is_offline(recorded(tmp_path, 1))
         server.heal()
+        monkeypatch.setitem(wandb_client.SETTINGS, "init_timeout", LAST_RESORT)  # for one that answers, however late
         assert is_offline(recorded(tmp_path, 2)) and not server.calls
         monkeypatch.setattr(CLIENT, "offline_until", time.monotonic())
         assert not is_offline(recorded(tmp_path, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from patience import LAST_RESORT, called, printed_by, until
 from synthetic_store import JOB, OFFLINE, claim, launch, manifest, run_all
@@ -207,6 +209,12 @@ def test_a_run_that_the_server_refuses_is_named_with_the_reason_and_the_others_a
     assert {f"{run}-1" for run in RUNS[1:]} == {run.id for run in server.runs.values()}
 
 
+def is_at_work(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 @pytest.mark.long
 def test_an_interrupted_sync_stops_the_client_and_the_next_sync_sends_the_rest(
     server: WandbServer, store: Store
@@ -215,11 +223,13 @@ def test_an_interrupted_sync_stops_the_client_and_the_next_sync_sends_the_rest(
     command = [sys.executable, "-m", "sweeps", "sync", "--runs", str(store.root)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until(lambda: server.calls["UpsertBucket"], "it sends a record", process)
+    clients = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     printed_by(process)
     assert process.returncode == 130
     server.heal()
-    time.sleep(1.2)  # requests that were under way have arrived
+    until(lambda: not any(map(is_at_work, clients)), "W&B's processes notice it, and end")
+    until(lambda: not server.connections, "requests that were under way have been answered")
     calls = server.calls.copy()
     time.sleep(2)
     assert server.calls == calls  # no process is left that sends anything

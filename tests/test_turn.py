@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from patience import LAST_RESORT, until
@@ -100,28 +101,23 @@ def test_a_damaged_note_keeps_nobody_for_ever(tmp_path: Path, content: str, monk
 def test_a_process_elsewhere_that_goes_on_is_waited_for_longer_than_patience(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turn, "PATIENCE", 1.0)
-    monkeypatch.setattr(turn, "LOOK", 0.01)
-    file, looks = tmp_path / "file", 0
+    """On a clock of its own: no process can be relied on to write a note each second, whatever the machine is doing."""
+    file, now = tmp_path / "file", 0.0
     note = note_of(file, host="elsewhere")
 
-    def go_on() -> None:
-        nonlocal looks
-        for looks in range(150):
-            replacement = tmp_path / "next"
-            replacement.write_text(
-                json.dumps({"process": this_process() | {"host": "elsewhere"}, "share": 0, "at": looks})
-            )
-            replacement.rename(note)
-            threading.Event().wait(0.02)
-        file.write_text("theirs")
-        note.unlink()
+    def sleep(seconds: float) -> None:
+        """What the other process does while this one sleeps: it writes its note anew, and in the end the file."""
+        nonlocal now
+        now += seconds
+        if now < 3 * turn.PATIENCE:
+            note_of(file, host="elsewhere", moment=now)
+        else:
+            file.write_text("theirs")
+            note.unlink()
 
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    assert asked(file) == "theirs"
-    thread.join(LAST_RESORT)
-    assert looks == 149
+    monkeypatch.setattr(turn, "LOOK", 0.4 * turn.PATIENCE)
+    monkeypatch.setattr(turn, "time", SimpleNamespace(monotonic=lambda: now, monotonic_ns=lambda: 0, sleep=sleep))
+    assert asked(file) == "theirs" and now >= 3 * turn.PATIENCE
 
 
 def test_of_many_at_once_one_makes_it(tmp_path: Path) -> None:

@@ -117,6 +117,11 @@ class WandbServer:
     def environment(self) -> dict[str, str]:
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY}
 
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._open)
+
     def heal(self) -> None:
         """Well again, on the same port."""
         self.status, self.delay, self._then = 0, 0.0, None
