@@ -11,19 +11,22 @@ from pathlib import Path
 
 import pytest
 from groups import some
-from launcher import Launcher
+from launcher import TINY, Launcher
 from patience import printed_by
 from synthetic_store import JOB
 
 from mmprompt.runs.attempt import TRIES
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.failures import from_text
+from mmprompt.runs.files import StoreError
 from mmprompt.runs.identity import evaluation_id
 from mmprompt.runs.store import Store
 from mmprompt.settings.deployment import Cluster
 from sweeps.jobs import snapshot
 from sweeps.jobs.batch import batches, pack
 from sweeps.jobs.local import signals_held_back, visible_gpus
+from sweeps.planning.launch_plan import plan_for, plan_launch
+from sweeps.verbs import launch as launch_verb
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +251,31 @@ def test_a_snapshot_is_complete_and_is_made_again_only_if_a_file_has_changed(tmp
     assert snapshot.files(copies[0]) == snapshot.files(tmp_path / "tree")
     (tmp_path / "tree" / "mmprompt/execution/execute.py").write_text("changed")
     assert snapshot.take(tmp_path / "tree", store) != copies[0]
+
+
+def test_an_attempt_is_not_declared_dead_before_it_is_certain_that_no_other_launch_was_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other launch's batch was put in place after this one had read the batches, and its job has begun the run."""
+    launch = plan_launch(["length"], [f"paths.runs={tmp_path}", *TINY, "seed=1"], None, None).launch
+    [run] = launch.configs
+    launch.store.run(run).create(launch.configs[run])
+    attempt = launch.store.run(run).claim(1, JOB | {"host": "a node", "scheduler": "slurm", "job": "7"})
+    assert attempt is not None
+    planned = plan_for(launch, None, None)
+    assert planned.to_do == [run]
+
+    def slower(*_: object) -> None:
+        monkeypatch.setattr(launch_verb, "freeze_batch", enough)
+
+    def enough(*_: object) -> None:
+        raise StoreError("enough")
+
+    for submit in (launch_verb._submit, launch_verb._launch_here):
+        monkeypatch.setattr(launch_verb, "freeze_batch", slower)
+        with pytest.raises(StoreError, match="enough"):
+            submit(planned, {}, *(("", None, None) if submit is launch_verb._launch_here else (None, None, print)))
+        assert attempt.reason is None
 
 
 CLUSTER = Cluster.model_validate(

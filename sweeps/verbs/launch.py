@@ -108,10 +108,11 @@ def _launch_here(planned: LaunchPlan, facts: Mapping[str, Any], why: str, retry:
         ]  # another launch may leave its running runs unfinished
         if not runs:
             return _report(planned, [], [])
-        _prepare(planned)
+        _create_folders(planned)
         batch = freeze_batch(planned.launch, [runs], "local", facts, planned.batches)
         if batch is None:  # another launch was faster
             planned = launch_plan.plan_for(planned.launch, retry, limit)
+    _mark_dead_attempts(planned)
     workers = Workers(batch, planned.local_workers)
     print(f"{planned.submission('local')} ({why}); logs in {batch.folder}", flush=True)
     return _follow(_watch(planned, facts, runs, workers), planned)
@@ -180,9 +181,10 @@ def _submit(
 ) -> tuple[LaunchPlan, list[str]]:
     """Submits the runs that are to do. Returns a new plan, and the runs that SLURM took. Raises ConfigError if SLURM refuses."""
     while planned.to_do:
-        _prepare(planned)
+        _create_folders(planned)
         batch = freeze_batch(planned.launch, planned.jobs, "slurm", facts, planned.batches)
         if batch is not None:
+            _mark_dead_attempts(planned)
             handed = hand_over(batch, say)
             return launch_plan.plan_for(planned.launch, None, None), handed
         wanted = set(planned.to_do)  # another launch was faster
@@ -227,10 +229,19 @@ def job_names(ids: Sequence[str]) -> str:
     return f"jobs {', '.join(ids)}" if len(ids) > 1 else f"job {ids[0]}"
 
 
-def _prepare(planned: LaunchPlan) -> None:
-    """Creates the folders of the runs to do, and marks attempts as ended whose process died without recording it."""
+def _create_folders(planned: LaunchPlan) -> None:
+    """Creates the folders of the runs to do."""
     for run in planned.to_do:
         planned.launch.store.run(run).create(planned.launch.configs[run])
+
+
+def _mark_dead_attempts(planned: LaunchPlan) -> None:
+    """Marks attempts of the runs to do as ended whose process died without recording it.
+
+    After this launch's batch was put in place, before its jobs begin. Until then another launch may have been faster: an attempt
+    that seems dead may be at work in a job of a batch that was not there when the batches were read.
+    """
+    for run in planned.to_do:
         attempt = planned.states[run].attempt
         if attempt is not None and attempt.reason is None:
             mark_dead(attempt)
