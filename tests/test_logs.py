@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import synthetic_store as made
@@ -18,7 +19,7 @@ from mmprompt.runs.failures import from_text
 from mmprompt.runs.files import StoreError
 from mmprompt.runs.processes import this_process
 from mmprompt.runs.store import Store
-from sweeps.verbs.logs import LINES, logs
+from sweeps.verbs.logs import LINES, LogPrinter, logs
 
 __all__ = ["store"]  # a fixture: a store, where SLURM's programs are not found
 
@@ -132,6 +133,24 @@ def test_a_run_or_an_attempt_that_does_not_exist_is_an_error_of_one_sentence(sto
 
 
 # Following
+
+
+def test_a_line_that_is_written_while_the_end_of_a_log_is_read_is_printed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, printer, opened = tmp_path / "log", LogPrinter(), Path.open
+    log.write_text("it begins\n")
+
+    def write_first(path: Path, mode: str) -> Any:
+        monkeypatch.setattr(Path, "open", opened)
+        with log.open("a") as file:
+            file.write("it goes on\n")
+        return opened(path, mode)
+
+    monkeypatch.setattr(Path, "open", write_first)
+    printer.print_ends(log)
+    printer.print_new(log)
+    assert capsys.readouterr().out == f"\n{log}:\nit begins\nit goes on\n"
 
 
 class Follower:

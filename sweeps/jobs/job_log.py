@@ -70,7 +70,12 @@ def timestamp(text: str, zone: tzinfo | None = None) -> float:
 
 def tail(file: Path, size: int = END) -> str:
     """Returns the last `size` bytes of a file as text; "" if the file does not exist or may not be read."""
+    return end_of(file, size)[0]
+
+
+def end_of(file: Path, size: int = END) -> tuple[str, int]:
+    """Returns the same, and how many bytes of the file it ends behind."""
     with contextlib.suppress(OSError), file.open("rb") as opened:
         opened.seek(max(0, opened.seek(0, os.SEEK_END) - size))
-        return opened.read().decode(errors="replace")
-    return ""
+        return opened.read().decode(errors="replace"), opened.tell()
+    return "", 0

@@ -17,7 +17,7 @@ from mmprompt.runs.run_folder import RunFolder
 from mmprompt.runs.store import Store
 from sweeps.grid.launched import find_run, label_of, store_at
 from sweeps.jobs.batch import batches, evaluations_by_run, log_of
-from sweeps.jobs.job_log import BEGINS, started_at, tail
+from sweeps.jobs.job_log import BEGINS, end_of, started_at, tail
 from sweeps.jobs.slurm import Job
 from sweeps.states.causes import CLOCKS, RunFailure, failures
 from sweeps.states.state import OPEN, queue, state
@@ -191,8 +191,8 @@ class LogPrinter:
     def print_ends(self, *logs: Path) -> None:
         """Prints the last lines of each log that is not empty."""
         for log in logs:
-            self._sizes[log] = log.stat().st_size if log.is_file() else 0
-            lines = tail(log).splitlines()[-LINES:]
+            text, self._sizes[log] = end_of(log)  # of one reading: a job may be writing
+            lines = text.splitlines()[-LINES:]
             if lines:
                 self._print(log, "\n".join(lines))
 
