@@ -149,7 +149,7 @@ class Workers:
         """Returns the most recently written log's name and conclusion, as a sentence for users."""
         logs = self.batch.worker_logs
         return (
-            f"{logs[-1]} ends with\n  {conclusion(logs[-1].read_text(encoding='utf-8'))}"
+            f"{logs[-1]} ends with\n  {conclusion(logs[-1].read_text(encoding='utf-8', errors='replace'))}"
             if logs
             else "they wrote no log"
         )
