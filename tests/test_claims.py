@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from full_sweeps import sweep_of
 from scipy import stats
 from test_cells import Scores, of_examples, stored
 
@@ -152,6 +153,15 @@ def test_every_sweep_that_claims_something_declares_its_contrasts(name: str) -> 
     sweep = read(name, ROOT / "conf", MOST)
     assert bool(sweep.claims) == (name not in ("learning_rate", "zero_shot"))
     assert all(one.paper or name in ("robustness_pgd", "pixels", "convergence") for one in sweep.claims)
+
+
+@pytest.mark.parametrize("name", names(ROOT / "conf"))
+def test_every_claim_of_a_sweep_that_is_done_has_a_verdict_on_each_of_its_tasks(name: str) -> None:
+    sweep = sweep_of(name)
+    found = claims(sweep)
+    for claim in sweep.manifest["claims"]:
+        tasks = {AVERAGE} if claim["tasks"] == "average" else {*sweep.tasks}
+        assert {*found.loc[found["claim"] == claim["claim"], "task"]} == tasks
 
 
 @pytest.mark.parametrize(

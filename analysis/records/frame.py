@@ -138,12 +138,13 @@ class Sweep:
 
     @cached_property
     def named(self) -> pd.DataFrame:
-        """`frame` with the label columns of its rows, and `baseline`: whether the row is the baseline.
+        """`frame` with the label columns of its rows, `baseline`: whether it is the baseline, and `point`: its index in `frame`.
 
-        A label joins the values of its axes: "bitfit all" where method and bitfit.rule are compared together.
+        A label joins the values of its axes: "bitfit all" where method and bitfit.rule are compared together. It has the name
+        of the first of them and replaces its values, which `frame` still has.
         """
         labels = {name: joined(self.frame, axes) for name, axes in self.roles.items()}
-        return self.frame.assign(**labels, baseline=self._is_baseline())
+        return self.frame.assign(**labels, baseline=self._is_baseline(), point=self.frame.index)
 
     def _is_baseline(self) -> pd.Series:
         """Whether each point belongs to the baseline, judged by the axes that its row's labels contain."""

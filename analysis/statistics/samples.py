@@ -174,8 +174,8 @@ def rows(sweep: Sweep, quantity: str = "score") -> list[Row]:
     axes = [axis for axis in sweep.manifest["axes"] if axis not in ("task", "seed", sweep.over)]
     row_of: dict[tuple[Any, ...], Row] = {}
     for (*label, task), cells in _cells_of_rows(sweep, labels, quantity).items():
-        first = cells[0].rows.iloc[0]
-        label_and_values = dict(zip(labels, label, strict=True)), {axis: first[axis] for axis in axes}
+        point = sweep.frame.loc[cells[0].rows.iloc[0]["point"]]  # its own values, where a label has the name of an axis
+        label_and_values = dict(zip(labels, label, strict=True)), {axis: point[axis] for axis in axes}
         row = row_of.setdefault(tuple(label), Row(*label_and_values, {}, cells[0].is_baseline))
         sample = (
             _fact_sample(cells[0], quantity) if quantity not in ("score", KEPT) else _mean_of_cells(cells, quantity)
