@@ -7,11 +7,14 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,7 +26,7 @@ from patience import ended
 
 from mmprompt.runs.deployment import ROOT
 from mmprompt.runs.files import StoreError
-from mmprompt.runs.processes import this_process, who
+from mmprompt.runs.processes import process_here, this_process, who
 from mmprompt.runs.store import Store
 from sweeps.jobs import local
 from sweeps.jobs.arrays import ranges
@@ -32,6 +35,7 @@ from sweeps.verbs import cancel as cancel_verb
 from sweeps.verbs.cancel import cancel
 
 LONG = ["seed=1,2", "optim.steps=4000", "cluster.max_parallel=1"]
+WAITS = [sys.executable, "-c", "import sys; sys.stdin.read()"]  # a process that waits until its input is closed
 
 
 def stop(launcher: Launcher, *what: str, state: str | None = None) -> int:
@@ -87,21 +91,35 @@ def test_processes_whose_launch_was_killed_are_ended(launcher: Launcher, capsys:
     assert "2 of 2 runs cancelled" in capsys.readouterr().out
 
 
-def test_killed_workers_are_gone_with_their_children_when_stop_returns_and_a_launch_may_end_before_it_is_told_to(
+def test_a_launch_may_end_just_before_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path)
+    with subprocess.Popen(WAITS, stdin=subprocess.PIPE) as launch:
+        handed_over(store, 4, scheduler="local", launcher=process_here(launch.pid))
+        send = os.kill
+
+        def too_late(pid: int, number: int) -> None:
+            monkeypatch.setattr(os, "kill", send)
+            launch.kill()
+            launch.wait()
+            send(pid, number)
+
+        monkeypatch.setattr(os, "kill", too_late)
+        cancel_verb.stop(batches(store)[0])
+        assert launch.returncode == -signal.SIGKILL
+
+
+def test_killed_workers_are_gone_with_their_children_when_stop_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first child of the worker ends by itself when the worker is killed, and SIGKILL takes a moment, as of a large process."""
     store = Store(tmp_path)
     handed_over(store, 4, scheduler="local")
     [batch] = batches(store)
-    running = iter([True, False])  # the launch
-    monkeypatch.setattr(cancel_verb, "is_running", lambda process: next(running))
     monkeypatch.setattr(local, "LAST_WORDS", 0.0)
-    waits = [sys.executable, "-c", "import sys; sys.stdin.read()"]
-    words = [*waits, "-m", local.NODE, str(batch.folder), "1"]
+    words = [*WAITS, "-m", local.NODE, str(batch.folder), "1"]
     with (
-        subprocess.Popen(waits, stdin=subprocess.PIPE) as first,
-        subprocess.Popen(waits, stdin=subprocess.PIPE) as second,
+        subprocess.Popen(WAITS, stdin=subprocess.PIPE) as first,
+        subprocess.Popen(WAITS, stdin=subprocess.PIPE) as second,
         subprocess.Popen(words, stdin=subprocess.PIPE) as worker,
     ):
         children = [psutil.Process(one.pid) for one in (first, second)]
@@ -159,12 +177,13 @@ def test_a_cancel_of_many_runs_says_that_it_is_reading_them(tmp_path: Path, caps
         assert capsys.readouterr().out.startswith(beginning)
 
 
-def handed_over(store: Store, runs: int, scheduler: str = "slurm") -> None:
-    """Writes a sweep as an ended launch leaves it: four runs in each job, none of which has begun."""
+def handed_over(store: Store, runs: int, scheduler: str = "slurm", launcher: Mapping[str, Any] | None = None) -> None:
+    """Writes a sweep as a launch leaves it: four runs in each job, none of which has begun. `launcher`: the launch, if it still
+    runs."""
     ids = [f"{number:016x}" for number in range(runs)]
     points = [{"run": run, "values": {}, "evaluations": {}} for run in ids]
     parts = [{"runs": ids[i : i + 4], "evaluations": [{"split": "val"}, {"split": "test"}]} for i in range(0, runs, 4)]
-    launcher = this_process() | {"pid": 2**22 + 1}  # higher than any pid
+    launcher = launcher or this_process() | {"pid": 2**22 + 1}  # higher than any pid
     batch = {"sweeps": {"length": ids}, "jobs": [[part] for part in parts], "job": {"scheduler": scheduler}}
     batch |= {"job_name": "mmprompt-1-abc", "launcher": launcher, "user": who(), "slurm_cluster": None}
     batch |= {"overrides": [], "cluster": {"mem_gb": 2.0, "time_min": 60}, "store": str(store.root)}

@@ -28,6 +28,8 @@ from mmprompt.runs.files import (
 from mmprompt.runs.identity import digest, frozen_text
 from mmprompt.runs.records import EVALUATION, RESULT, DamagedError, EvaluationRecord, ResultRecord, as_json, read
 
+DRAFTS = 3  # how often a claim is tried if its draft is removed
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -181,19 +183,25 @@ class RunFolder:
         """
         text = as_json(job)
         attempt = Attempt(self, number, text)
-        for may_try_again in (True, True, False):  # a process that publishes may take the draft for a leftover (`tidy`)
-            try:
-                with drafted(attempt.path) as draft:
-                    write_once(draft / "job.json", text, make=False)
-                    write_once(draft / attempt.last_words.name, bytes(LAST_WORDS), make=False)
-                    return attempt if put_folder(draft, attempt.path, "job.json") else None
-            except GoneError:
-                if not may_try_again:
-                    raise
-            except OSError as error:
-                if not (may_try_again and isinstance(error, FileNotFoundError)):
-                    raise StoreError(f"{attempt.path} cannot be made: {error.strerror}") from error
-        raise AssertionError
+        for _ in range(DRAFTS - 1):
+            with contextlib.suppress(GoneError):
+                return attempt if self._put(attempt, text) else None
+        return attempt if self._put(attempt, text) else None
+
+    def _put(self, attempt: Attempt, job: str) -> bool:
+        """Makes an attempt's folder with its `job.json`. Returns False if there is one.
+
+        Raises StoreError if it cannot be made; GoneError if its draft was removed: a process that publishes may take it for a
+        leftover (`tidy`).
+        """
+        try:
+            with drafted(attempt.path) as draft:
+                write_once(draft / "job.json", job, make=False)
+                write_once(draft / attempt.last_words.name, bytes(LAST_WORDS), make=False)
+                return put_folder(draft, attempt.path, "job.json")
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError)
+            raise (GoneError if gone else StoreError)(f"{attempt.path} cannot be made: {error.strerror}") from error
 
     @property
     def next_number(self) -> int:

@@ -40,11 +40,11 @@ class OngoingRuns:
             if is_running:
                 busy.add(run)
             elif own_job is not None and newest.job.get("scheduler_job") == own_job:  # SLURM has requeued this very job
-                mark_ended(newest, silent(True))
+                _mark_ended(newest, silent(True))
             elif is_running is None:
                 elsewhere.append(newest)
             else:
-                mark_ended(newest, silent(False, "killed, cancelled, or out of memory"))
+                _mark_ended(newest, silent(False, "killed, cancelled, or out of memory"))
         return busy | self._elsewhere(elsewhere)
 
     def _elsewhere(self, attempts: Sequence[Attempt]) -> set[str]:
@@ -70,11 +70,11 @@ class OngoingRuns:
                 busy.add(attempt.run.id)
                 self._last_alive[attempt.run.id, attempt.number] = now
             else:  # a job that is pending again was interrupted and has not failed
-                mark_ended(attempt, silent(interrupted=bool(word)))
+                _mark_ended(attempt, silent(interrupted=bool(word)))
         return busy
 
 
-def mark_ended(attempt: Attempt, reason: Reason) -> None:
+def _mark_ended(attempt: Attempt, reason: Reason) -> None:
     """Writes down that an attempt whose process is gone has ended, unless the process itself has written down its end since the
     attempt was looked at, a reason or a result: SLURM may take seconds to answer."""
     if attempt.reason is None and attempt in attempt.run.current_attempts(attempt.run.result()):
